@@ -1,0 +1,199 @@
+"""Floor 0 · errors. Every error that this library raises, and what each says became of the data.
+
+    OutboxError
+    ├── ConfigError             a setting cannot be used; nothing was opened or changed
+    ├── EntryError              what was put cannot be stored as asked; nothing was written
+    │   ├── InvalidEntry        a value, a name or a combination of arguments; carries `field`
+    │   └── IdConflict          the id is stored already, with other data
+    ├── UsageError              the call came from a place where it cannot work; nothing was written
+    │   ├── OutboxClosed        the outbox is closed, or was never opened
+    │   ├── ForeignLoop         another event loop or thread than the one that opened it
+    │   ├── ForkedProcess       a forked child of the process that opened it
+    │   ├── InsideTransaction   `put` on the outbox inside one of its own `transaction()` blocks
+    │   └── TransactionExpired  the block outlived its time limit; everything in it was rolled back
+    ├── StoreError              the local SQLite file; carries `path`
+    │   ├── StoreInUse          another process has it open for writing; carries `pid`, `since`
+    │   ├── StoreBusy           locked by another connection for too long; nothing was written
+    │   ├── NotADatabase        the file is no SQLite database; it was not touched
+    │   ├── WrongJournalMode    somebody else's database is not in WAL mode; it was not changed
+    │   ├── NotDurable          SQLite did not grant WAL and synchronous=FULL; nothing was written
+    │   ├── StoreTooNew         a newer version of this library wrote the file; it was not touched
+    │   ├── MigrationChanged    the file records another text for a migration than this library has
+    │   ├── StoreCorrupt        SQLite reports a damaged file
+    │   ├── DiskFull            no space; the entry is not acknowledged, putting the same id again is safe
+    │   ├── OutboxFull          a configured bound is reached; nothing was written
+    │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
+    └── RemoteError             reading from the remote end failed; carries `status`, `code`
+        └── Unreachable         no answer: the request may or may not have been carried out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class OutboxError(Exception):
+    """The root of every error that this library raises on purpose."""
+
+
+class ConfigError(OutboxError, ValueError):
+    """A setting cannot be used. `field` names it; nothing was opened or changed."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class EntryError(OutboxError):
+    """What was put cannot be stored as asked; nothing was written."""
+
+
+class InvalidEntry(EntryError, ValueError):
+    """A value, a name or a combination of arguments. `field` is its path, such as `trades.legs[2].price`."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(f"{field}: {message}; nothing was written")
+        self.field = field
+
+
+class IdConflict(EntryError):
+    """The id is stored already, with other data. The stored entry stays as it is."""
+
+    def __init__(self, id: str, destination: str) -> None:
+        super().__init__(
+            f"id {id} of {destination!r} is stored already with other data; the first stays, this one was not written"
+        )
+        self.id = id
+        self.destination = destination
+
+
+class UsageError(OutboxError, RuntimeError):
+    """The call came from a place where it cannot work; nothing was written."""
+
+
+class OutboxClosed(UsageError):
+    """The outbox is closed, or was never opened; nothing was written."""
+
+
+class ForeignLoop(UsageError):
+    """The call came from another event loop or thread; nothing was written. `put_threadsafe` exists for that."""
+
+
+class ForkedProcess(UsageError):
+    """The call came from a forked child of the process that opened the outbox; nothing was written."""
+
+
+class InsideTransaction(UsageError):
+    """`put` on the outbox inside its own `transaction()` block would wait for itself; use the block's `put`."""
+
+
+class TransactionExpired(UsageError):
+    """The block held the writer longer than its limit; everything in it was rolled back."""
+
+
+class StoreError(OutboxError):
+    """The local SQLite file. `path` names it."""
+
+    def __init__(self, message: str, *, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StoreInUse(StoreError):
+    """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) tell whose it is."""
+
+    def __init__(self, *, path: Path, pid: int | None, since: str | None) -> None:
+        holder = f"process {pid}" if pid else "another process"
+        started = f" since {since}" if since else ""
+        super().__init__(f"{path} is open for writing by {holder}{started}; nothing was opened", path=path)
+        self.pid = pid
+        self.since = since
+
+
+class StoreBusy(StoreError):
+    """Another connection kept the file locked. Nothing was written. `waited_s`: seconds."""
+
+    def __init__(self, *, path: Path, waited_s: float) -> None:
+        super().__init__(f"{path} stayed locked for {waited_s:g} s; nothing was written", path=path)
+        self.waited_s = waited_s
+
+
+class NotADatabase(StoreError):
+    """The file is no SQLite database; it was not touched."""
+
+
+class WrongJournalMode(StoreError):
+    """The file is somebody else's database and not in WAL mode; its mode was not changed."""
+
+
+class NotDurable(StoreError):
+    """SQLite did not grant what durability needs; nothing was written."""
+
+
+class StoreTooNew(StoreError):
+    """A newer version of this library wrote the file; it was not touched."""
+
+
+class MigrationChanged(StoreError):
+    """The file records another text for a migration than this library ships; it was not touched."""
+
+
+class StoreCorrupt(StoreError):
+    """SQLite reports a damaged file."""
+
+
+class DiskFull(StoreError):
+    """No space left. The entries `ids` are not acknowledged; putting the same ids again is safe."""
+
+    def __init__(self, *, path: Path, ids: Sequence[str] = ()) -> None:
+        super().__init__(
+            f"no space left for {path}; not acknowledged: {_listed(ids)} (putting the same id again is safe)",
+            path=path,
+        )
+        self.ids = tuple(ids)
+
+
+class OutboxFull(StoreError):
+    """A configured bound is reached; nothing was written. `limit` is the bound, `field` its setting."""
+
+    def __init__(self, *, path: Path, field: str, limit: int) -> None:
+        super().__init__(f"{path} is at its bound {field}={limit}; nothing was written", path=path)
+        self.field = field
+        self.limit = limit
+
+
+class OutcomeUnknown(StoreError):
+    """The commit failed in a way that may have stored the entry. Putting the same `id` again stores one row."""
+
+    def __init__(self, *, path: Path, ids: Sequence[str], waited_s: float) -> None:
+        super().__init__(
+            f"{path} failed to commit for {waited_s:g} s; stored or not: {_listed(ids)}"
+            " (putting the same id again stores one row)",
+            path=path,
+        )
+        self.ids = tuple(ids)
+        self.waited_s = waited_s
+
+    @property
+    def id(self) -> str | None:
+        """The id of the entry that the failed call put; None for a transaction without entries."""
+        return self.ids[0] if self.ids else None
+
+
+class RemoteError(OutboxError):
+    """The remote end refused to answer a read. `status`: HTTP; `code`: its own error code, if it gave one."""
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Unreachable(RemoteError):
+    """No answer arrived; the request may or may not have been carried out."""
+
+
+def _listed(ids: Sequence[str]) -> str:
+    shown = ", ".join(ids[:3])
+    return shown + (f" and {len(ids) - 3} more" if len(ids) > 3 else "") if ids else "the transaction"
