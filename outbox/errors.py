@@ -1,30 +1,30 @@
 """Floor 0 · errors. Every error that this library raises, and what each says became of the data.
 
-    OutboxError
-    ├── ConfigError             a setting cannot be used; nothing was opened or changed
-    ├── EntryError              what was put cannot be stored as asked; nothing was written
-    │   ├── InvalidEntry        a value, a name or a combination of arguments; carries `field`
-    │   └── IdConflict          the id is stored already, with other data
-    ├── UsageError              the call came from a place where it cannot work; nothing was written
-    │   ├── OutboxClosed        the outbox is closed, or was never opened
-    │   ├── ForeignLoop         another event loop or thread than the one that opened it
-    │   ├── ForkedProcess       a forked child of the process that opened it
-    │   ├── InsideTransaction   `put` on the outbox inside one of its own `transaction()` blocks
-    │   └── TransactionExpired  the block outlived its time limit; everything in it was rolled back
-    ├── StoreError              the local SQLite file; carries `path`
-    │   ├── StoreInUse          another process has it open for writing; carries `pid`, `since`
-    │   ├── StoreBusy           locked by another connection for too long; nothing was written
-    │   ├── NotADatabase        the file is no SQLite database; it was not touched
-    │   ├── WrongJournalMode    somebody else's database is not in WAL mode; it was not changed
-    │   ├── NotDurable          SQLite did not grant WAL and synchronous=FULL; nothing was written
-    │   ├── StoreTooNew         a newer version of this library wrote the file; it was not touched
-    │   ├── MigrationChanged    the file records another text for a migration than this library has
-    │   ├── StoreCorrupt        SQLite reports a damaged file
-    │   ├── DiskFull            no space; the entry is not acknowledged, putting the same id again is safe
-    │   ├── OutboxFull          a configured bound is reached; nothing was written
-    │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
-    └── RemoteError             reading from the remote end failed; carries `status`, `code`
-        └── Unreachable         no answer: the request may or may not have been carried out
+OutboxError
+├── ConfigError             a setting cannot be used; nothing was opened or changed
+├── EntryError              what was put cannot be stored as asked; nothing was written
+│   ├── InvalidEntry        a value, a name or a combination of arguments; carries `field`
+│   └── IdConflict          the id is stored already, with other data
+├── UsageError              the call came from a place where it cannot work; nothing was written
+│   ├── OutboxClosed        the outbox is closed, or was never opened
+│   ├── ForeignLoop         another event loop or thread than the one that opened it
+│   ├── ForkedProcess       a forked child of the process that opened it
+│   ├── InsideTransaction   `put` on the outbox inside one of its own `transaction()` blocks
+│   └── TransactionExpired  the block outlived its time limit; everything in it was rolled back
+├── StoreError              the local SQLite file; carries `path`
+│   ├── StoreInUse          another process has it open for writing; carries `pid`, `since`
+│   ├── StoreBusy           locked by another connection for too long; nothing was written
+│   ├── NotADatabase        the file is no SQLite database; it was not touched
+│   ├── WrongJournalMode    somebody else's database is not in WAL mode; it was not changed
+│   ├── NotDurable          SQLite did not grant WAL and synchronous=FULL; nothing was written
+│   ├── StoreTooNew         a newer version of this library wrote the file; it was not touched
+│   ├── MigrationChanged    the file records another text for a migration than this library has
+│   ├── StoreCorrupt        SQLite reports a damaged file
+│   ├── DiskFull            no space; the entry is not acknowledged, putting the same id again is safe
+│   ├── OutboxFull          a configured bound is reached; nothing was written
+│   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
+└── RemoteError             reading from the remote end failed; carries `status`, `code`
+    └── Unreachable         no answer: the request may or may not have been carried out
 """
 
 from __future__ import annotations

@@ -1,0 +1,10 @@
+"""Floor 7 · cli. argv to calls, results to text, JSON and exit codes. Loads typer and rich, which the library does not."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""
+    from outbox.cli.app import app
+
+    app()

@@ -1,0 +1,454 @@
+"""Floor 1 · encoding. Rows become canonical JSON, the only form in which they are stored, compared and sent.
+
+Canonical: keys sorted by code point, no spaces, real UTF-8 characters, one text per value. What Postgres would
+refuse or misread is converted where nothing is lost, repaired where it can be seen (`Encoded.repaired`), and
+refused with its path everywhere else; an error names paths, keys and types, never a value.
+
+Two roads lead to the same text. `_fast` hands rows of exact str, int, float, bool, None, dict, list and tuple to
+the C encoder; `_Writer` takes everything else, knows where it is, and is the only one that refuses.
+It imports only `outbox.errors` and the standard library: numpy, pandas and pydantic are known by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from json.encoder import encode_basestring
+from pathlib import PurePath
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from outbox.errors import InvalidEntry
+
+MAX_DEPTH = 100  # Levels of nesting, the row included; SQLite parses 1000, Python's stack takes some 300.
+_MAX_DIGITS = 4300  # Python's own limit for reading an integer back; Decimal alone has none.
+_MAX_KEY_SHOWN = 40  # Characters of an odd key that a path shows.
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_STACK = "nested too deep for what is left of the calling stack"
+_NUL_SEEN = "\N{SYMBOL FOR NULL}"
+
+_Trail: TypeAlias = "tuple[_Trail | None, str | int | None]"  # (the parent's, key or index; None in a set)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row as it is stored and sent."""
+
+    text: str  # a canonical JSON object
+    columns: tuple[str, ...]  # its top-level keys, sorted
+    repaired: tuple[str, ...]  # sorted paths of the strings and keys that held NUL or surrogates
+
+
+def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> Encoded:
+    """Return `row` encoded; the row is not changed and no reference to it is kept.
+
+    `row`: a mapping, a dataclass instance, a pydantic model or a namedtuple, with at least one column.
+    `where`: the destination, first part of every path. `integers`: columns in which integral floats and decimals
+    become integers (1.0 → 1); other values there stay as they are, for the server to judge.
+    Raises InvalidEntry, whose `field` is the path: a column that is no plain SQL identifier, a value without an
+    exact and unambiguous JSON form.
+    """
+    try:
+        if type(row) is dict and _TEXT.issuperset(map(type, row)) and not _holds_float(row, integers):
+            columns = _sorted_columns(tuple(row))
+            if columns and (text := _fast(row, row.values(), 1)):
+                return Encoded(text, columns, ())
+        return _Writer().row(row, where, integers)
+    except RecursionError:
+        raise InvalidEntry(_STACK, field=where) from None
+
+
+def encode_value(value: object, *, where: str) -> str:
+    """Return the canonical JSON of one value, by the rules of `encode_row`. Raises InvalidEntry."""
+    try:
+        return _fast(value, (value,), 0) or _Writer().value(value, (None, where), 1)
+    except RecursionError:
+        raise InvalidEntry(_STACK, field=where) from None
+
+
+def identifier(name: object, *, field: str) -> str:
+    """Return `name` if it is a plain SQL identifier of at most 63 characters, else raise InvalidEntry."""
+    if not isinstance(name, str):
+        raise InvalidEntry(f"a name must be a str, not {type(name).__name__}", field=field)
+    plain = str.__str__(name)  # A subclass may print as something else.
+    if not _IDENTIFIER.fullmatch(plain):
+        raise InvalidEntry(
+            f"{_shown(plain)} is no plain SQL identifier (ASCII letters, digits and underscores, no digit first,"
+            " at most 63 characters)",
+            field=field,
+        )
+    return plain
+
+
+# --- The fast road: what it does not know is None, and the careful road decides. -------------------------------
+
+_TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_C_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
+
+
+@lru_cache(maxsize=512)
+def _sorted_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names sorted; nothing if one is no identifier. A bot has few shapes of row: the cache is small."""
+    return tuple(sorted(names)) if all(map(_IDENTIFIER.fullmatch, names)) else ()
+
+
+def _holds_float(row: Mapping[str, object], integers: Collection[str]) -> bool:
+    for name in integers:  # noqa: SIM110 - any() with a generator takes three times as long
+        if type(row.get(name)) is float:
+            return True
+    return False
+
+
+def _is_plain(values: Collection[object], level: int) -> bool:
+    """Tell whether the C encoder would write `values` as `_Writer` does; containers in them are one level down.
+
+    Exact types only: the C encoder writes an Enum's data, a namedtuple as an array and the key True as "true".
+    A circular reference ends at the depth limit.
+    """
+    if _SCALARS.issuperset(map(type, values)):
+        return True
+    if level >= MAX_DEPTH:
+        return False
+    for value in values:
+        if type(value) is dict:
+            if not (_TEXT.issuperset(map(type, value)) and _is_plain(value.values(), level + 1)):
+                return False
+        elif type(value) is list or type(value) is tuple:
+            if not _is_plain(value, level + 1):
+                return False
+        elif type(value) not in _SCALARS:
+            return False
+    return True
+
+
+def _fast(value: object, values: Collection[object], level: int) -> str | None:
+    """Return `value` written by the C encoder, or None where that text would not be ours. `values` are its parts."""
+    if not _is_plain(values, level):
+        return None
+    try:
+        text = _C_ENCODER.encode(value)
+    except ValueError:  # NaN, an infinity, an integer of too many digits
+        return None
+    return text if "\\u0000" not in text and _is_utf8(text) else None
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- The careful road ------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Writes one row piece by piece and remembers what it repaired."""
+
+    __slots__ = ("repaired",)
+
+    def __init__(self) -> None:
+        self.repaired: set[str] = set()
+
+    def row(self, row: object, where: str, integers: Collection[str]) -> Encoded:
+        root: _Trail = (None, where)
+        fields = row if type(row) is dict else _simplify(row, root)
+        if type(fields) is not dict:
+            kind = type(row).__name__
+            raise InvalidEntry(f"a row is a mapping, a dataclass or a pydantic model, not {kind}", field=where)
+        if not fields:
+            raise InvalidEntry("a row needs at least one column", field=where)
+        items = self._sorted_items(fields, root)
+        columns = tuple([name for name, _ in items])
+        if not _sorted_columns(columns):  # one of them is no identifier; find it
+            for name in columns:
+                identifier(name, field=_path((root, name)))
+        members = []
+        for name, value in items:
+            text = self.value(value, (root, name), 2)
+            members.append(f'"{name}":{_as_integer(text) if name in integers else text}')
+        return Encoded(f"{{{','.join(members)}}}", columns, tuple(sorted(self.repaired)))
+
+    def value(self, value: object, trail: _Trail, level: int) -> str:
+        """Return the JSON of `value`, which stands on `level` if it is a container."""
+        kind = type(value)
+        if (scalar := _SCALAR_WRITERS.get(kind)) is not None:
+            return scalar(self, value, trail)
+        if level > MAX_DEPTH:
+            raise InvalidEntry(f"more than {MAX_DEPTH} levels of nesting, or it contains itself", field=_path(trail))
+        if (container := _CONTAINER_WRITERS.get(kind)) is not None:
+            return container(self, value, trail, level + 1)
+        return self.value(_simplify(value, trail), trail, level + 1)
+
+    def _null(self, value: None, trail: _Trail) -> str:
+        return "null"
+
+    def _bool(self, value: bool, trail: _Trail) -> str:
+        return "true" if value else "false"
+
+    def _str(self, value: str, trail: _Trail) -> str:
+        if "\0" in value or not value.isascii():
+            value = self._sound(value, trail)
+        return encode_basestring(value)
+
+    def _int(self, value: int, trail: _Trail) -> str:
+        try:
+            return int.__repr__(value)
+        except ValueError:
+            raise InvalidEntry("an int of too many digits; convert it to str", field=_path(trail)) from None
+
+    def _float(self, value: float, trail: _Trail) -> str:
+        return float.__repr__(value) if math.isfinite(value) else _not_finite(value)
+
+    def _decimal(self, value: Decimal, trail: _Trail) -> str:
+        if not value.is_finite():
+            return _not_finite(value)
+        text = str(value).upper()  # A decimal context may ask for "1e+2".
+        if len(text) > _MAX_DIGITS:
+            raise InvalidEntry("a Decimal of too many digits; convert it to str", field=_path(trail))
+        return text
+
+    def _dict(self, value: dict[object, object], trail: _Trail, level: int) -> str:
+        members = [
+            f"{encode_basestring(key)}:{self.value(member, (trail, key), level)}"
+            for key, member in self._sorted_items(value, trail)
+        ]
+        return f"{{{','.join(members)}}}"
+
+    def _list(self, value: Collection[object], trail: _Trail, level: int) -> str:
+        return f"[{','.join([self.value(member, (trail, i), level) for i, member in enumerate(value)])}]"
+
+    def _set(self, value: Collection[object], trail: _Trail, level: int) -> str:
+        return f"[{','.join(sorted([self.value(member, (trail, None), level) for member in value]))}]"
+
+    def _sorted_items(self, value: dict[Any, object], trail: _Trail) -> list[tuple[str, object]]:
+        items: dict[str, object] = {}
+        for key, member in value.items():
+            text = key if type(key) is str and key.isascii() and "\0" not in key else self._key(key, trail)
+            if text in items:
+                raise InvalidEntry("two keys of the mapping become this one", field=_path((trail, text)))
+            items[text] = member
+        return sorted(items.items())  # no two keys are equal, so no two values are compared
+
+    def _key(self, key: object, trail: _Trail) -> str:
+        plain = key
+        while isinstance(plain, Enum):
+            plain = plain.value
+        if isinstance(plain, str):
+            text = str.__str__(plain)
+            return self._sound(text, (trail, text))
+        if isinstance(plain, int) and not isinstance(plain, bool):
+            return self._int(plain, trail)
+        raise InvalidEntry(f"a key of type {type(key).__name__}; convert it to str", field=_path(trail))
+
+    def _sound(self, text: str, trail: _Trail) -> str:
+        """Return `text` as Postgres can store it: U+2400 for NUL, U+FFFD for a lone surrogate, pairs joined."""
+        if "\0" not in text and _is_utf8(text):
+            return text
+        self.repaired.add(_path(trail))
+        return _repair(text)
+
+
+_SCALAR_WRITERS: dict[type, Callable[[_Writer, Any, _Trail], str]] = {
+    str: _Writer._str,
+    float: _Writer._float,
+    int: _Writer._int,
+    bool: _Writer._bool,
+    type(None): _Writer._null,
+    Decimal: _Writer._decimal,
+}
+_CONTAINER_WRITERS: dict[type, Callable[[_Writer, Any, _Trail, int], str]] = {
+    dict: _Writer._dict,
+    list: _Writer._list,
+    tuple: _Writer._list,
+    set: _Writer._set,
+    frozenset: _Writer._set,
+}
+
+
+def _not_finite(value: float | Decimal) -> str:
+    """Postgres reads these strings into float and numeric columns; bare, they are no JSON."""
+    # math.isnan refuses a signaling Decimal.
+    is_nan = value.is_nan() if isinstance(value, Decimal) else math.isnan(value)
+    return '"NaN"' if is_nan else '"Infinity"' if value > 0 else '"-Infinity"'
+
+
+def _as_integer(text: str) -> str:
+    """Return a JSON number that is integral without point or exponent; any other JSON as it is."""
+    if text[0] not in "-0123456789" or text.lstrip("-").isdigit():
+        return text
+    number = Decimal(text)
+    # No float has more than 309 digits; 1E+999999 is left to the server instead of written out.
+    return str(int(number)) if number.adjusted() < 400 and number == number.to_integral_value() else text
+
+
+def _repair(text: str) -> str:
+    return text.replace("\0", _NUL_SEEN).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _path(trail: _Trail) -> str:
+    """Return a trail in words: `trades.legs[2].price`, `trades.data["odd key"]`, `trades.tags[*]` in a set."""
+    parent, step = trail
+    if parent is None:
+        return str(step)
+    steps: list[str] = []
+    while parent is not None:
+        if isinstance(step, str):
+            steps.append(f".{step}" if _IDENTIFIER.fullmatch(step) else f"[{_shown(step)}]")
+        else:
+            steps.append("[*]" if step is None else f"[{step}]")
+        parent, step = parent
+    return f"{step}{''.join(reversed(steps))}"
+
+
+def _shown(name: str) -> str:
+    cut = name if len(name) <= _MAX_KEY_SHOWN else f"{name[:_MAX_KEY_SHOWN]}…"
+    return encode_basestring(_repair(cut))
+
+
+# --- One step from a foreign type towards the types above ------------------------------------------------------
+
+
+class _RefusedError(Exception):
+    """A value without an unambiguous JSON form; the message says why and what to do."""
+
+
+def _simplify(value: object, trail: _Trail) -> object:
+    """Return `value` one step plainer. The one door through which foreign code is called."""
+    kind: type = type(value)
+    try:
+        return _simplifier(kind)(value)
+    except _RefusedError as error:
+        raise InvalidEntry(str(error), field=_path(trail)) from None
+    except Exception as error:  # noqa: BLE001 - a property, a serializer or a tzinfo may raise anything
+        # Without its cause: the message of a foreign error may quote the value.
+        problem = f"reading this {kind.__name__} raised {type(error).__name__}"
+        raise InvalidEntry(problem, field=_path(trail)) from None
+
+
+@lru_cache(maxsize=512)
+def _simplifier(kind: type) -> Callable[[Any], object]:
+    """Return what makes a value of type `kind` plainer. The first that fits decides, so Enum stands before str."""
+    if (scientific := _scientific(kind)) is not None:
+        return scientific
+    for base, simplify in _SIMPLIFIERS:
+        if issubclass(kind, base):
+            return simplify
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_fields
+    if callable(getattr(kind, "model_dump", None)):
+        return _model_fields
+    return _refuse
+
+
+def _scientific(kind: type) -> Callable[[Any], object] | None:
+    """Return what to do with a type of numpy or pandas, found by its bases' names; None for any other type."""
+    names = {base.__name__ for base in kind.__mro__ if str(base.__module__).startswith(("numpy", "pandas"))}
+    for name, simplify in _SCIENTIFIC.items():
+        if name in names:
+            return simplify
+    # Exact: a masked array hides values, a matrix never gets flat.
+    return _array if names == {"ndarray"} and kind.__name__ == "ndarray" else None
+
+
+def _moment(value: datetime) -> str:
+    if value.utcoffset() is None:
+        raise _RefusedError(
+            "a datetime without a time zone, which Postgres would read as UTC; use datetime.now(timezone.utc), or"
+            " .replace(tzinfo=…) with the zone it was taken in"
+        )
+    return datetime.isoformat(value)
+
+
+def _timestamp(value: Any) -> object:
+    return value.isoformat() if _moment(value) else None  # pandas' own: datetime's drops the nanoseconds
+
+
+def _moment64(value: Any) -> object:
+    return None if value != value else _refuse(value)  # only NaT differs from itself
+
+
+def _numpy_scalar(value: Any) -> object:
+    item = value.item()
+    # An extended float returns itself; complex and structured scalars return what is refused anyway.
+    return item if type(item) in _SCALARS else _refuse(value)
+
+
+def _array(value: Any) -> object:
+    # Not tolist(): that makes bare integers of datetime64[ns].
+    return list(value) if value.ndim else value[()]
+
+
+def _sequence(value: Any) -> object:
+    # A namedtuple keeps its names, as a row and inside one.
+    names = getattr(value, "_fields", None)
+    return list(value) if names is None else dict(zip(names, value, strict=True))
+
+
+def _dataclass_fields(value: Any) -> object:
+    # Not asdict(): that copies everything below and has no end in a circle.
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _model_fields(value: Any) -> object:
+    # pydantic's warnings quote the value, so they are off; other classes with a model_dump take no arguments.
+    return value.model_dump(warnings=False) if hasattr(value, "__pydantic_serializer__") else value.model_dump()
+
+
+def _refuse(value: object) -> object:
+    kind = type(value)
+    hints = (_HINTS[base.__name__] for base in kind.__mro__ if base.__name__ in _HINTS)
+    hint = next(hints, "convert it to str, a number, bool, datetime, dict or list")
+    raise _RefusedError(f"{kind.__name__} has no JSON form of its own; {hint}")
+
+
+_SIMPLIFIERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
+    (Enum, lambda value: value.value),
+    # Subclasses, by the base's own methods: theirs may return anything.
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (Decimal, Decimal),
+    (datetime, _moment),
+    (date, date.isoformat),
+    (time, time.isoformat),
+    (UUID, UUID.__str__),
+    (PurePath, str),  # not as_posix(): the path as the machine that wrote the row can open it
+    ((list, tuple), _sequence),
+    ((set, frozenset), frozenset),
+    (Mapping, dict),
+)
+_SCIENTIFIC: dict[str, Callable[[Any], object]] = {
+    "NaTType": lambda _: None,
+    "NAType": lambda _: None,
+    "Timestamp": _timestamp,
+    "datetime64": _moment64,
+    "timedelta64": _moment64,
+    "generic": _numpy_scalar,
+}
+_HINTS = {
+    **dict.fromkeys(("bytes", "bytearray", "memoryview"), "decode it, or use base64.b64encode(…).decode()"),
+    "timedelta": "use .total_seconds()",
+    "datetime64": "it has no time zone; use pandas.Timestamp(…, tz='UTC') or an aware datetime",
+    "complex": "use .real and .imag",
+    "generator": "use list(…)",
+    "ndarray": "use .tolist()",
+    "Series": "use .to_dict() or .tolist()",
+    "DataFrame": "put its rows one by one, from .to_dict('records')",
+    "SecretStr": "a secret should not leave the process; if it must, use .get_secret_value()",
+}

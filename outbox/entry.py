@@ -1,0 +1,95 @@
+"""Floor 1 · entry. The stored unit: a write bound for a destination, its id, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Operation(StrEnum):
+    """What the entry does at its destination."""
+
+    INSERT = "insert"
+    UPSERT = "upsert"
+    UPDATE = "update"
+
+
+class State(StrEnum):
+    """Where an entry stands. `policy/lifecycle.py` says which moves there are."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    DISCARDED = "discarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A remote table.
+
+    name: its identifier. key: the column that an insert fills with the entry's id.
+    on_conflict: the columns that decide an upsert. operation: the default of `put`.
+    integers: columns whose integral floats are sent as integers (PostgreSQL refuses 1.0 for an INT: 22P02).
+    """
+
+    name: str
+    key: str = "id"
+    on_conflict: tuple[str, ...] = ()
+    operation: Operation = Operation.INSERT
+    integers: frozenset[str] = frozenset()
+
+
+class Shape(NamedTuple):
+    """What entries must have in common to share one request; stored once, as a row of `outbox_lanes`."""
+
+    destination: str
+    operation: Operation
+    on_conflict: str  # comma-separated; for an insert the destination's key column
+    columns: str  # comma-separated, as sent in `columns=`
+    ordered: bool  # True: these entries have ordering keys, and travel one request at a time
+
+
+class Entry(NamedTuple):
+    """One row of the table `outbox`, as `put` writes it; the fields are columns of the same names."""
+
+    id: str
+    destination: str
+    operation: Operation
+    key: str | None
+    payload: str
+    on_conflict: str | None
+    match: str | None
+    lane: int | None
+    created_at_ms: int
+    source: str | None
+    digest: str
+
+
+def mint_id(now_ms: int, entropy: bytes) -> str:
+    """Return a UUIDv7 (RFC 9562, section 5.7) for `now_ms`; `entropy`: 10 random bytes."""
+    dice = int.from_bytes(entropy, "big")
+    number = (
+        (now_ms & 0xFFFF_FFFF_FFFF) << 80
+        | 0x7000_0000_0000_0000_0000
+        | (dice & 0x0FFF_0000_0000_0000_0000)
+        | 0x8000_0000_0000_0000
+        | (dice & 0x3FFF_FFFF_FFFF_FFFF)
+    )
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def digest(
+    destination: str,
+    operation: str,
+    key: str | None,
+    payload: str,
+    on_conflict: str | None,
+    match: str | None,
+) -> str:
+    """Return the digest over all that decides what is sent: 32 hexadecimal digits of BLAKE2b."""
+    # The unit separator cannot stand in a name, and JSON escapes it: no two entries give one text.
+    text = "\x1f".join((destination, operation, key or "", on_conflict or "", match or "", payload))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

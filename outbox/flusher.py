@@ -1,0 +1,511 @@
+"""Floor 4 · flusher. Batch, send, judge, settle: the background coroutine that empties the outbox.
+
+What is on its way is known in memory only. A crash leaves it pending, and the idempotency key makes the second
+sending harmless. An outage is a pause: one row of its own, never a change to the entries that wait behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
+
+from outbox.clock import Clock
+from outbox.encoding import identifier
+from outbox.entry import Destination, Operation, Shape, State, digest
+from outbox.errors import InvalidEntry
+from outbox.policy import backoff, batching
+from outbox.policy.shaping import intend
+from outbox.policy.verdicts import Delivered, Failure, Pause, Refusal, Reject, Reply, Retry, Scope, Split, judge
+from outbox.store.store import Adopted, Lane, Outgoing, Store, StoredPause, Unread
+from outbox.transport import Transport, build
+
+logger = logging.getLogger("outbox.flusher")
+
+# Entries read from a shell, or woken, in one step.
+_STEP = 500
+# While something else on the same project makes it fail, a pause is looked at with one row.
+_PROBE_ROWS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that the flusher needs; units as in `Settings`."""
+
+    batch_rows: int = 500
+    batch_bytes: int = 1_000_000
+    backoff_base_s: float = 0.5
+    backoff_cap_s: float = 300.0
+    pause_probe_s: float = 60.0
+    request_deadline_s: float = 30.0
+    requests_in_flight: int = 4
+    poll_s: float = 1.0
+
+
+@dataclass(slots=True)
+class FlusherState:
+    """What `stats()` shows of the flusher."""
+
+    started: bool = False
+    running: bool = False
+    last_error: str | None = None
+    last_delivery_ms: int | None = None
+
+
+@dataclass(slots=True)
+class _Paused:
+    """A pause as this process counts it: `due_s` on the monotonic clock, which no clock setting moves."""
+
+    stored: StoredPause
+    set_s: float
+    due_s: float
+    probing: bool = False
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """What is under way in a lane. after_seq: how far an unordered lane has been handed out."""
+
+    limit: int  # rows in the next request
+    under_way: int = 0
+    after_seq: int = 0
+    rewind: bool = False  # something behind after_seq is ready again: end what is under way, then start over
+
+
+class Flusher:
+    """Replays the store's entries through a transport until told to stop.
+
+    transport: asked before each round for what to send through; None: nothing is configured, rows stay pending.
+    Its argument is True when a pause is about to be probed: settings may have changed since.
+    draw: a source of uniform numbers in [0, 1), for the jitter.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transport: Callable[[bool], Awaitable[Transport | None]],
+        destinations: Callable[[str], Destination],
+        *,
+        clock: Clock,
+        draw: Callable[[], float],
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._destinations = destinations
+        self._clock = clock
+        self._draw = draw
+        self._limits = limits
+        self._pauses: dict[tuple[Scope, str], _Paused] = {}
+        self._lanes: dict[int, _Traffic] = {}
+        self._requests: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._seen_change = -1
+        self._idle_since_change = False
+        self._watchers: set[asyncio.Event] = set()
+        self.state = FlusherState()
+        self.delivered: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------------------------------ life
+
+    async def load(self) -> None:
+        """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        for stored in await self._store.pauses():
+            cap_s = max(self._limits.backoff_cap_s, self._limits.pause_probe_s)
+            wait_s = backoff.remaining_s(stored.next_try_at_ms, now_ms=now_ms, cap_s=cap_s)
+            self._pauses[Scope(stored.scope), stored.subject] = _Paused(stored, now_s, now_s + wait_s)
+
+    async def run(self) -> None:
+        """Send whatever becomes ready, until `stop`. Cancelling it leaves what is under way pending."""
+        self.state.started = self.state.running = True
+        self._stopping = False
+        self._ended.clear()
+        try:
+            while not self._stopping:
+                try:
+                    wait_s = await self._step()
+                except Exception as error:  # the file may be locked or the disk full: the next step may work
+                    self.state.last_error = f"{type(error).__name__}: {error}"
+                    logger.exception("flusher step failed")
+                    wait_s = self._limits.poll_s
+                await self._clock.wait(self._store.committed, wait_s)
+            await self._finish()
+        finally:
+            await self._abandon()
+            self.state.running = False
+            self._ended.set()
+
+    async def shut_down(self, grace_s: float) -> None:
+        """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending."""
+        self._stopping = True
+        self.nudge()
+        if self._ended.is_set():
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._ended.wait()
+        except TimeoutError:
+            for request in self._requests:
+                request.cancel()
+            await self._ended.wait()
+
+    def nudge(self) -> None:
+        """Look at once whether something can be sent."""
+        self._store.committed.set()
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever a request has ended."""
+        event = asyncio.Event()
+        self._watchers.add(event)
+        try:
+            yield event
+        finally:
+            self._watchers.discard(event)
+
+    def try_at_once(self) -> None:
+        """Make every pause due now; the count of its failures stays."""
+        for pause in self._pauses.values():
+            pause.due_s = self._clock.monotonic_s()
+        self.nudge()
+
+    async def forget_pauses(self) -> None:
+        """End every pause, as if nothing had failed: the settings have changed."""
+        keys = [(scope.value, subject) for scope, subject in self._pauses]
+        self._pauses.clear()
+        await self._store.end_pauses(keys)
+        self.nudge()
+
+    async def _finish(self) -> None:
+        while self._requests:
+            await asyncio.wait(self._requests)
+
+    async def _abandon(self) -> None:
+        for request in self._requests:
+            request.cancel()
+        if self._requests:
+            await asyncio.gather(*self._requests, return_exceptions=True)
+        self._requests.clear()
+
+    # ------------------------------------------------------------------------------------------ one step
+
+    async def _step(self) -> float:
+        """Start every request that can be started, and return the seconds until the next look."""
+        self._store.committed.clear()
+        transport = await self._transport(self._pause_is_due())
+        if transport is None:
+            return self._limits.poll_s
+        change = await self._store.changes()
+        if change != self._seen_change:
+            self._idle_since_change = False
+            self._seen_change = change
+        await self._wake_due()
+        if not self._idle_since_change or self._pause_is_due():
+            await self._read_shell()
+            started = await self._start_requests(transport)
+            self._idle_since_change = not started and not self._requests
+        return await self._next_look_s()
+
+    async def _next_look_s(self) -> float:
+        now_s = self._clock.monotonic_s()
+        waits = [self._limits.poll_s]
+        # One that is due already was tried in this step, or has nothing to send: the next commit wakes us.
+        waits += [pause.due_s - now_s for pause in self._pauses.values() if pause.due_s > now_s]
+        if (due_ms := await self._store.next_due_ms()) is not None:
+            waits.append(max(due_ms - self._clock.now_ms(), 0) / 1000)
+        return min(waits)
+
+    async def _wake_due(self) -> None:
+        now_ms = self._clock.now_ms()
+        due_ms = await self._store.next_due_ms()
+        if due_ms is not None and due_ms <= now_ms:
+            await self._store.wake_due(now_ms, _STEP)
+            for traffic in self._lanes.values():
+                traffic.rewind = True
+
+    def _pause_is_due(self) -> bool:
+        now_s = self._clock.monotonic_s()
+        return any(pause.due_s <= now_s and not pause.probing for pause in self._pauses.values())
+
+    async def _read_shell(self) -> None:
+        """Complete what a plain INSERT from a shell left open: lane, ordering key and digest."""
+        while unread := await self._store.unread(_STEP):
+            adopted = []
+            for entry in unread:
+                try:
+                    adopted.append(understood(entry, self._destinations(entry.destination)))
+                except InvalidEntry as error:
+                    logger.warning("entry from a shell cannot be sent", extra={"id": entry.id, "field": error.field})
+                    refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))
+                    await self._store.settle([entry.seq], State.DEAD, refusal=refusal)
+            await self._store.adopt(adopted)
+
+    async def _start_requests(self, transport: Transport) -> int:
+        started = 0
+        for lane in await self._store.ready_lanes():
+            while len(self._requests) < self._limits.requests_in_flight:
+                batch = await self._next_batch(lane)
+                if not batch:
+                    break
+                self._start(self._deliver(transport, lane, batch), lane, batch)
+                started += 1
+        return started
+
+    async def _next_batch(self, lane: Lane) -> list[Outgoing]:
+        """Return what `lane` may send now: nothing while it is paused, one row while a pause is probed."""
+        traffic = self._lanes.setdefault(lane.number, _Traffic(limit=self._limits.batch_rows))
+        if not traffic.under_way:
+            traffic.after_seq, traffic.rewind = 0, False
+        elif lane.shape.ordered or traffic.rewind:
+            return []
+        pauses = self._pauses_of(lane)
+        now_s = self._clock.monotonic_s()
+        if any(pause.probing or pause.due_s > now_s for pause in pauses):
+            return []
+        rows = 1 if lane.shape.operation is Operation.UPDATE else traffic.limit
+        limit = _PROBE_ROWS if pauses else rows
+        ready = await self._store.ready(lane, after_seq=traffic.after_seq, limit=limit)
+        batch = batching.take(
+            ready, size=lambda entry: len(entry.payload) + 60, max_rows=limit, max_bytes=self._limits.batch_bytes
+        )
+        if batch:
+            for pause in pauses:
+                pause.probing = True
+        return batch
+
+    def _pauses_of(self, lane: Lane) -> list[_Paused]:
+        keys = (
+            (Scope.EVERYTHING, ""),
+            (Scope.DESTINATION, lane.shape.destination),
+            (Scope.LANE, str(lane.number)),
+        )
+        return [self._pauses[key] for key in keys if key in self._pauses]
+
+    def _start(self, work: Coroutine[Any, Any, None], lane: Lane, batch: Sequence[Outgoing]) -> None:
+        traffic = self._lanes[lane.number]
+        traffic.under_way += 1
+        traffic.after_seq = max(traffic.after_seq, batch[-1].seq)
+        task = asyncio.create_task(work, name=f"outbox-request-{lane.shape.destination}")
+        self._requests.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._requests.discard(task)
+            traffic.under_way -= 1
+            self._idle_since_change = False
+            for pause in self._pauses_of(lane):
+                pause.probing = False
+            if not task.cancelled() and (error := task.exception()) is not None:
+                # What it carried is still pending and will be sent again, with the same keys.
+                self.state.last_error = f"{type(error).__name__}: {error}"
+                logger.error("request failed", exc_info=error)
+            self.nudge()
+            for watcher in self._watchers:
+                watcher.set()
+
+        task.add_done_callback(ended)
+
+    # ------------------------------------------------------------------------------------------ one batch
+
+    async def _deliver(self, transport: Transport, lane: Lane, batch: Sequence[Outgoing]) -> None:
+        """Send `batch`, halving it as long as one of its rows makes the server refuse all of them."""
+        stack: list[Sequence[Outgoing]] = [await self._intact(batch, lane)]
+        while stack:
+            entries = stack.pop()
+            if entries and not await self._deliver_once(transport, lane, entries, stack):
+                self._lanes[lane.number].rewind = True
+                return
+
+    async def _intact(self, batch: Sequence[Outgoing], lane: Lane) -> list[Outgoing]:
+        """Return the entries that are still what was put; a changed one is refused here, and kept."""
+        good = [entry for entry in batch if entry.digest == sent_digest(lane.shape, entry)]
+        if len(good) < len(batch):
+            bad = [entry for entry in batch if entry.digest != sent_digest(lane.shape, entry)]
+            refusal = Refusal(None, "DIGEST", "the stored entry is not what was put; it was not sent")
+            logger.error("stored entries were changed", extra={"ids": [entry.id for entry in bad]})
+            await self._store.settle([entry.seq for entry in bad], State.DEAD, refusal=refusal)
+        return good
+
+    async def _deliver_once(
+        self, transport: Transport, lane: Lane, entries: Sequence[Outgoing], stack: list[Sequence[Outgoing]]
+    ) -> bool:
+        """Send one request and write its verdict; False: the rest of the batch must wait."""
+        sent, superseded = self._to_send(lane.shape, entries)
+        request = build(lane.shape, sent)
+        started_s = self._clock.monotonic_s()
+        outcome = await transport.send(request, deadline_s=self._limits.request_deadline_s)
+        own = f"({lane.shape.on_conflict})=({sent[0].id})" if len(sent) == 1 else None
+        verdict = judge(lane.shape.operation, len(sent), outcome, own=own)
+        if not isinstance(verdict, Pause):
+            await self._end_pauses(lane)
+        match verdict:
+            case Delivered():
+                await self._delivered(lane, [*sent, *superseded])
+            case Split():
+                logger.info("batch refused, halving", extra=_facts(lane, verdict.refusal, rows=len(sent)))
+                first, second = batching.halves(entries)
+                stack += [second, first]
+            case Reject():
+                await self._rejected(lane, sent[0], verdict.refusal)
+                if superseded:  # its winner is dead: they are what the destination gets
+                    stack.append(superseded)
+            case Retry():
+                await self._postponed(lane, sent[0], verdict.refusal, attempts=1)
+                return not lane.shape.ordered
+            case Pause():
+                await self._paused(lane, sent, verdict, outcome, started_s)
+                return False
+            case _:
+                assert_never(verdict)
+        return True
+
+    def _to_send(self, shape: Shape, entries: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], Sequence[Outgoing]]:
+        if shape.operation is not Operation.UPSERT:
+            return entries, ()
+        columns = tuple(shape.on_conflict.split(","))
+        return batching.last_wins(entries, target=lambda entry: conflict_values(entry.payload, columns))
+
+    async def _delivered(self, lane: Lane, entries: Sequence[Outgoing]) -> None:
+        await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
+        self.delivered[lane.shape.destination] += len(entries)
+        self.state.last_delivery_ms = self._clock.now_ms()
+        traffic = self._lanes[lane.number]
+        traffic.limit = batching.next_limit(
+            traffic.limit, sent=len(entries), succeeded=True, max_rows=self._limits.batch_rows
+        )
+
+    async def _rejected(self, lane: Lane, entry: Outgoing, refusal: Refusal) -> None:
+        logger.warning("entry refused", extra=_facts(lane, refusal, id=entry.id))
+        await self._store.settle([entry.seq], State.DEAD, refusal=refusal, attempts=1)
+
+    async def _postponed(self, lane: Lane, entry: Outgoing, refusal: Refusal, *, attempts: int) -> None:
+        wait_s = backoff.delay_s(
+            entry.attempts + 1,
+            base_s=self._limits.backoff_base_s,
+            cap_s=self._limits.backoff_cap_s,
+            draw=self._draw(),
+        )
+        logger.info("entry postponed", extra=_facts(lane, refusal, id=entry.id, wait_s=round(wait_s, 3)))
+        until_ms = self._clock.now_ms() + int(wait_s * 1000) + 1
+        await self._store.postpone([entry.seq], until_ms, refusal=refusal, attempts=attempts)
+
+    # ------------------------------------------------------------------------------------------ pauses
+
+    async def _paused(
+        self, lane: Lane, entries: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, started_s: float
+    ) -> None:
+        """Stop sending in the verdict's scope for a while. One row of `outbox_pauses` changes, no entry does."""
+        if verdict.shrink:
+            await self._shrink(lane, entries, verdict)
+        key = (verdict.scope, _subject(verdict.scope, lane))
+        now_ms, before = self._clock.now_ms(), self._pauses.get(key)
+        if before is not None and before.set_s >= started_s:
+            return  # several requests met the same failure: it counts once
+        failures = before.stored.failures + 1 if before else 1
+        wait_s = self._wait_s(verdict, outcome, failures)
+        refusal = verdict.refusal
+        stored = StoredPause(
+            scope=key[0].value,
+            subject=key[1],
+            reason=verdict.reason.value,
+            status=refusal.status,
+            code=refusal.code,
+            message=refusal.message,
+            failures=failures,
+            since_ms=before.stored.since_ms if before else now_ms,
+            next_try_at_ms=now_ms + int(wait_s * 1000),
+        )
+        now_s = self._clock.monotonic_s()
+        self._pauses[key] = _Paused(stored, now_s, now_s + wait_s)
+        level = logging.WARNING if before is None else logging.INFO
+        facts = _facts(lane, refusal, reason=verdict.reason.value, failures=failures, wait_s=round(wait_s, 3))
+        logger.log(level, "sending paused", extra=facts)
+        self.state.last_error = f"{verdict.reason.value}: {refusal.message}"
+        await self._store.save_pause(stored)
+
+    def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
+        limits = self._limits
+        if isinstance(outcome, Reply):
+            header = outcome.headers.get("retry-after")
+            asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
+            if asked_s is not None:
+                # A tenth more at random: a thousand bots were told the same second.
+                return asked_s * (1 + 0.1 * self._draw())
+        if verdict.slow:
+            return limits.pause_probe_s * (0.5 + self._draw())
+        return backoff.delay_s(failures, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self._draw())
+
+    async def _shrink(self, lane: Lane, entries: Sequence[Outgoing], verdict: Pause) -> None:
+        """The batch may be too much for the server: halve the next one; a lone row lets the others pass."""
+        traffic = self._lanes[lane.number]
+        traffic.limit = batching.next_limit(
+            traffic.limit, sent=len(entries), succeeded=False, max_rows=self._limits.batch_rows
+        )
+        if len(entries) == 1 and self._pauses_of(lane):
+            stuck = replace(verdict.refusal, hint=verdict.refusal.hint or "stuck: fails alone; others pass it")
+            await self._postponed(lane, entries[0], stuck, attempts=0)
+
+    async def _end_pauses(self, lane: Lane) -> None:
+        """The server has spoken about rows of this lane: whatever held it back is over."""
+        over = [pause.stored for pause in self._pauses_of(lane)]
+        if not over:
+            return
+        for stored in over:
+            del self._pauses[Scope(stored.scope), stored.subject]
+            logger.info("sending resumed", extra={"scope": stored.scope, "subject": stored.subject})
+        self.state.last_error = None
+        await self._store.end_pauses([(stored.scope, stored.subject) for stored in over])
+
+
+# ---------------------------------------------------------------------------------------------- small helpers
+
+
+def sent_digest(shape: Shape, entry: Outgoing) -> str:
+    """Return the digest that `entry` must have if nobody has changed it since its put."""
+    on_conflict = shape.on_conflict if shape.operation is Operation.UPSERT else None
+    return digest(shape.destination, shape.operation, entry.key, entry.payload, on_conflict, entry.match)
+
+
+def understood(entry: Unread, destination: Destination) -> Adopted:
+    """Return what a shell's entry means. Raises InvalidEntry: it cannot be sent."""
+    values = json.loads(entry.payload)
+    on_conflict = tuple(entry.on_conflict.split(",")) if entry.on_conflict else None
+    match = json.loads(entry.match) if entry.match else None
+    columns = tuple(sorted(values))
+    if not columns:
+        raise InvalidEntry("an empty row", field=entry.destination)
+    for column in columns:
+        identifier(column, field=f"{entry.destination}.{column}")
+    intent = intend(
+        destination, columns, values, operation=entry.operation, key=entry.key, on_conflict=on_conflict, match=match
+    )
+    mark = digest(entry.destination, entry.operation, intent.key, entry.payload, intent.on_conflict, entry.match)
+    return Adopted(entry.seq, intent.shape, intent.key, intent.on_conflict, mark)
+
+
+def conflict_values(payload: str, columns: Sequence[str]) -> str:
+    """Return the canonical text of the payload's values in `columns`."""
+    row = json.loads(payload)
+    return json.dumps([row.get(column) for column in columns])
+
+
+def _subject(scope: Scope, lane: Lane) -> str:
+    match scope:
+        case Scope.EVERYTHING:
+            return ""
+        case Scope.DESTINATION:
+            return lane.shape.destination
+        case Scope.LANE:
+            return str(lane.number)
+
+
+def _facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:
+    """The facts of a log line. Neither payloads nor the server's details, which quote them."""
+    return {"destination": lane.shape.destination, "status": refusal.status, "code": refusal.code, **more}

@@ -1,0 +1,219 @@
+"""Floor 5 · settings. The only reader of the environment; the rooms below receive plain values."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import ipaddress
+import json
+import logging
+import os
+import socket
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from outbox.errors import ConfigError
+
+logger = logging.getLogger("outbox.settings")
+
+_PREFIX = "OUTBOX_"
+
+
+class KeyKind(StrEnum):
+    """What a Supabase key is for, as far as its text tells."""
+
+    SECRET = "secret"  # noqa: S105 - the kind, not a key
+    LEGACY_SERVICE_ROLE = "legacy service_role"
+    PUBLISHABLE = "publishable"
+    LEGACY_ANON = "legacy anon"
+    UNKNOWN = "unknown"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Arguments win over the environment (`OUTBOX_…`), that over `.env`.
+
+    Raises ConfigError: a value cannot be used; the message names the field and never shows the value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",  # a bot's .env holds other programs' secrets
+        hide_input_in_errors=True,
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    path: Path = Field(default=Path("outbox.db"), description="the SQLite file")
+    supabase_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SUPABASE_URL"),
+        description="the project's URL; without it rows stay pending",
+    )
+    supabase_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY"),
+        description="the project's secret key; without it rows stay pending",
+    )
+    batch_rows: int = Field(default=500, ge=1, le=10_000, description="rows in one request at the most")
+    batch_bytes: int = Field(default=1_000_000, ge=1_000, description="bytes in one request at the most")
+    backoff_base_s: float = Field(default=0.5, gt=0, description="the first pause after a failure, before jitter")
+    backoff_cap_s: float = Field(default=300.0, gt=0, description="the longest pause after failures")
+    pause_probe_s: float = Field(default=60.0, gt=0, description="how often to try when an operator is needed")
+    request_deadline_s: float = Field(default=30.0, gt=0, description="the longest that one request may take in all")
+    requests_in_flight: int = Field(default=4, ge=1, le=32, description="requests under way at once")
+    poll_s: float = Field(default=1.0, gt=0, description="how often to look for rows that a shell put in")
+    busy_timeout_s: float = Field(default=5.0, gt=0, description="how long to wait for a locked or failing file")
+    transaction_limit_s: float = Field(default=2.0, gt=0, description="how long transaction() may hold the writer")
+    max_waiting: int = Field(default=10_000, ge=1, description="puts of put_nowait that may wait for their commit")
+    retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
+    allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
+    source: str | None = Field(
+        default_factory=socket.gethostname, description="who puts: kept with each row; the host's name unless set"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _config_error(error) from None  # the original would show what was set
+        self._given = values
+        _warn_about_unknown_names()
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_file(cls, path: Path) -> Path:
+        if str(path).startswith((":memory:", "file:")) or path.name in ("", "..", "."):
+            raise ValueError("must be the path of a file; a database in memory is not durable")
+        return path.expanduser()
+
+    @field_validator("supabase_url", "supabase_key", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        return None if isinstance(text, str) and not text.strip() else value
+
+    @field_validator("supabase_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+            raise ValueError("holds characters that no key has")
+        return SecretStr(key.get_secret_value().strip()) if key is not None else None
+
+    @model_validator(mode="after")
+    def _url_is_safe(self) -> Self:
+        if self.supabase_url is None:
+            return self
+        parts = urlsplit(self.supabase_url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError("supabase_url: must be like https://<project>.supabase.co")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("supabase_url: must hold neither a user, a password nor a query")
+        if parts.scheme == "http" and not self.allow_insecure and not _is_loopback(parts.hostname):
+            raise ValueError(
+                "supabase_url: http:// would send the key in the clear; use https:// or set allow_insecure"
+            )
+        return self
+
+    def reread(self) -> Self:
+        """Return the settings as environment and `.env` are now, under the same arguments. Raises ConfigError."""
+        return type(self)(**self._given)
+
+    @property
+    def rest_url(self) -> str | None:
+        """Return the REST endpoint without a slash at its end, or None."""
+        if self.supabase_url is None:
+            return None
+        base = self.supabase_url.rstrip("/")
+        return base if base.endswith("/rest/v1") else f"{base}/rest/v1"
+
+    @property
+    def key_kind(self) -> KeyKind | None:
+        """Return what kind of key is set; None: none is."""
+        return None if self.supabase_key is None else _kind_of(self.supabase_key.get_secret_value())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what is wrong with the settings, a sentence each: rows are kept, but will not arrive."""
+        if self.supabase_url is None or self.supabase_key is None:
+            missing = " and ".join(
+                name
+                for name, value in (("SUPABASE_URL", self.supabase_url), ("SUPABASE_SECRET_KEY", self.supabase_key))
+                if value is None
+            )
+            return (f"{missing} not set: rows are kept in the file and sent once it is",)
+        if self.key_kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON):
+            return (f"the key is a {self.key_kind} key, which may not write: use the project's secret key",)
+        return ()
+
+    @classmethod
+    def options(cls) -> list[tuple[str, str, str]]:
+        """Return (environment name, default, description) of every setting, for the docs and `--help`."""
+        rows = []
+        for name, field in cls.model_fields.items():
+            alias = field.validation_alias
+            names = (
+                [str(each) for each in alias.choices] if isinstance(alias, AliasChoices) else [_PREFIX + name.upper()]
+            )
+            default = "the host's name" if name == "source" else str(field.default)
+            rows.append((", ".join(names), "" if default == "None" else default, field.description or ""))
+        return rows
+
+
+def load(**values: Any) -> Settings:
+    """Return the settings; arguments that are None count as not given."""
+    return Settings(**{name: value for name, value in values.items() if value is not None})
+
+
+def _config_error(error: ValidationError) -> ConfigError:
+    first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not field and ": " in message:
+        field, message = message.split(": ", 1)
+    return ConfigError(f"{field}: {message}", field=field or None)
+
+
+def _kind_of(key: str) -> KeyKind:
+    if key.startswith("sb_secret_"):
+        return KeyKind.SECRET
+    if key.startswith("sb_publishable_"):
+        return KeyKind.PUBLISHABLE
+    try:
+        claims = key.split(".")[1]
+        role = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["role"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        return KeyKind.UNKNOWN
+    kinds = {"service_role": KeyKind.LEGACY_SERVICE_ROLE, "anon": KeyKind.LEGACY_ANON}
+    return kinds.get(role, KeyKind.UNKNOWN) if isinstance(role, str) else KeyKind.UNKNOWN
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _warn_about_unknown_names() -> None:
+    """A misspelt setting would otherwise be ignored in silence."""
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known and name not in _warned:
+            _warned.add(name)
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            logger.warning("unknown setting %s is ignored%s", name, hint)
+
+
+_warned: set[str] = set()

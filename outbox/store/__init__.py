@@ -1,0 +1,1 @@
+"""Floor 3 · store. Everything SQLite: one file, one writer, durable on return."""

@@ -1,0 +1,226 @@
+"""Floor 3 · store. How the file is opened: durable or not at all. The only door to SQLite's own errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import urllib.parse
+from enum import Enum, auto
+from pathlib import Path
+from types import ModuleType
+
+import aiosqlite
+
+from outbox.errors import DiskFull, NotADatabase, NotDurable, StoreBusy, StoreCorrupt, StoreError, WrongJournalMode
+
+# 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).
+_FULL = 2
+# One text per group size up to 128 puts, and the rest of the queries.
+_CACHED_STATEMENTS = 256
+_NEEDED_VERSION = (3, 38, 0)
+
+
+def _engine() -> ModuleType:
+    """The SQLite that runs: the fixed one of the extra `[sqlite]` where it is installed, else Python's own."""
+    try:
+        from pysqlite3 import dbapi2  # type: ignore[import-not-found]
+    except ImportError:
+        return sqlite3
+    assert isinstance(dbapi2, ModuleType)
+    return dbapi2
+
+
+ENGINE = _engine()
+# The extra's errors are not the standard library's: both names of each stand here once.
+SqliteError: tuple[type[Exception], ...] = tuple({sqlite3.Error, ENGINE.Error})
+IntegrityError: tuple[type[Exception], ...] = tuple({sqlite3.IntegrityError, ENGINE.IntegrityError})
+
+
+def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Return whether this SQLite has the WAL-reset corruption bug (sqlite.org/wal.html#walresetbug).
+
+    Fixed in 3.51.3, and in 3.50.7 and 3.44.6 of their branches. It takes two connections that write at once.
+    """
+    if version >= (3, 51, 3) or version < (3, 7, 0):
+        return False
+    return not ((3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0))
+
+
+class Trouble(Enum):
+    """What a SQLite error means for what was being written."""
+
+    BUSY = auto()  # another connection holds a lock; nothing was written
+    FULL = auto()
+    CORRUPT = auto()
+    NOT_A_DATABASE = auto()
+    AMBIGUOUS = auto()  # an I/O error: stored or not, nobody knows
+    OTHER = auto()
+
+
+_TROUBLES = {
+    sqlite3.SQLITE_BUSY: Trouble.BUSY,
+    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+    sqlite3.SQLITE_CORRUPT: Trouble.CORRUPT,
+    sqlite3.SQLITE_NOTADB: Trouble.NOT_A_DATABASE,
+    sqlite3.SQLITE_IOERR: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_CANTOPEN: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_PROTOCOL: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_NOMEM: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_INTERRUPT: Trouble.AMBIGUOUS,
+}
+
+
+def trouble(error: Exception) -> Trouble:
+    """Return what `error` means. The low byte of an extended result code is its class."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
+
+
+async def connect(path: Path, *, readonly: bool, busy_timeout_s: float) -> aiosqlite.Connection:
+    """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them."""
+    uri = f"file:{urllib.parse.quote(str(path))}?mode={'ro' if readonly else 'rw'}"
+
+    def connector() -> sqlite3.Connection:
+        connection: sqlite3.Connection = ENGINE.connect(
+            uri,
+            uri=True,
+            isolation_level=None,
+            timeout=busy_timeout_s,
+            cached_statements=_CACHED_STATEMENTS,
+            check_same_thread=False,
+        )
+        return connection
+
+    connection = aiosqlite.Connection(connector, iter_chunk_size=64)
+    # aiosqlite's thread is no daemon: Python would wait for ever at exit for a connection that nobody closed.
+    connection._thread.daemon = True
+    return await connection
+
+
+async def pragma(connection: aiosqlite.Connection, text: str) -> object:
+    """Run `pragma {text}` and return the first value of its answer, or None."""
+    rows = list(await connection.execute_fetchall(f"pragma {text}"))
+    return rows[0][0] if rows else None
+
+
+async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connection:
+    """Return the read-write connection: WAL, synchronous=FULL, set and read back.
+
+    Creates the file (0600) where it is missing; its folder must be there.
+    Raises NotADatabase, WrongJournalMode, NotDurable, StoreBusy, StoreError; each says what became of the file.
+    """
+    if ENGINE.sqlite_version_info < _NEEDED_VERSION:
+        raise NotDurable(f"SQLite {ENGINE.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
+    await asyncio.to_thread(create_file, path)
+    connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s)
+    try:
+        await make_durable(connection, path)
+    except SqliteError as error:
+        await connection.close()
+        raise named(error, path, waited_s=busy_timeout_s) from error
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def open_reader(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connection:
+    """Return a connection that cannot write. Raises what `open_writer` raises."""
+    connection = await _opened(path, readonly=True, busy_timeout_s=busy_timeout_s)
+    try:
+        await pragma(connection, "schema_version")
+    except SqliteError as error:
+        await connection.close()
+        raise named(error, path, waited_s=busy_timeout_s) from error
+    return connection
+
+
+async def _opened(path: Path, *, readonly: bool, busy_timeout_s: float) -> aiosqlite.Connection:
+    try:
+        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s)
+    except SqliteError as error:
+        raise named(error, path, waited_s=busy_timeout_s) from error
+
+
+async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
+    """Set what durability needs and read it back; a database that is not ours is not converted."""
+    # The first read: a file that is no database fails here, before anything is written.
+    if not list(await connection.execute_fetchall("select 1 from sqlite_schema limit 1")):
+        # Before the first table, or never: lets the file shrink again after a long outage.
+        await pragma(connection, "auto_vacuum = incremental")
+        await pragma(connection, "journal_mode = wal")
+    mode = await pragma(connection, "journal_mode")
+    if mode != "wal":
+        # A live file's journal mode must not change under other connections, and idle ones cannot be seen.
+        raise WrongJournalMode(
+            f"{path} holds another program's tables and is in journal mode {mode!r}, the outbox needs 'wal';"
+            f' it was not changed. Stop what uses it and run once: sqlite3 "{path}" "pragma journal_mode=wal"'
+            " — or give the outbox a file of its own",
+            path=path,
+        )
+    # fullfsync matters on macOS alone: fsync there does not reach the platter (sqlite.org/pragma.html).
+    for setting, wanted in (("synchronous", _FULL), ("fullfsync", 1), ("checkpoint_fullfsync", 1)):
+        await pragma(connection, f"{setting} = {wanted}")
+        granted = await pragma(connection, setting)
+        if granted != wanted:
+            raise NotDurable(
+                f"{path}: SQLite granted {setting}={granted}, {wanted} is needed; nothing was written", path=path
+            )
+
+
+def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:
+    """Return this library's error for one of SQLite's; raise it `from` the original."""
+    match trouble(error):
+        case Trouble.BUSY:
+            return StoreBusy(path=path, waited_s=waited_s)
+        case Trouble.FULL:
+            return DiskFull(path=path)
+        case Trouble.CORRUPT:
+            return StoreCorrupt(f"{path} is damaged: {error}", path=path)
+        case Trouble.NOT_A_DATABASE:
+            return NotADatabase(f"{path} is no SQLite database; it was not touched", path=path)
+        case Trouble.AMBIGUOUS | Trouble.OTHER:
+            return StoreError(f"{path}: {error}", path=path)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and what is missing above it, and sync what names them. Raises StoreError."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
+    for each in missing:
+        sync_folder(each.parent)
+
+
+def create_file(path: Path) -> None:
+    """Create an empty file, 0600, that survives a power loss from here on.
+
+    SQLite creates files with 0644; a trade is nobody else's business. An existing file is never opened here:
+    closing any descriptor of it would drop this process's own SQLite locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable. Windows has no such call; NTFS journals them itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""Floor 3 · store. The schema's history: numbered, checksummed, each step with its record in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiosqlite
+
+from outbox.errors import MigrationChanged, StoreError, StoreTooNew
+
+_RECORDS = """
+create table if not exists outbox_migrations (
+    version       integer primary key,
+    name          text    not null,
+    checksum      text    not null,     -- SHA-256 of the migration's text
+    applied_at_ms integer not null
+) strict
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `migrations/`."""
+
+    version: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over the text with Unix line ends: a checkout on Windows must not change it."""
+        return hashlib.sha256(self.text.replace("\r\n", "\n").encode()).hexdigest()
+
+    def statements(self) -> Iterator[str]:
+        """Yield the statements one by one; `executescript` would commit the open transaction."""
+        lines: list[str] = []
+        for line in self.text.splitlines(keepends=True):
+            lines.append(line)
+            statement = "".join(lines)
+            if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
+                yield statement
+                lines = []
+        if any(line.strip() and not line.lstrip().startswith("--") for line in lines):
+            raise ValueError(f"migration {self.name} ends inside a statement")
+
+
+def folder(name: str) -> Path:
+    """Return where the SQL files of `name` are: in the wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / f"_{name}"
+    return inside if inside.is_dir() else package.parent / name
+
+
+def shipped() -> tuple[Migration, ...]:
+    """Return this version's migrations in order."""
+    files = sorted(folder("migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    return tuple(Migration(int(file.name[:4]), file.stem, file.read_text(encoding="utf-8")) for file in files)
+
+
+async def migrate(
+    connection: aiosqlite.Connection, path: Path, *, now_ms: int, migrations: Sequence[Migration] | None = None
+) -> int:
+    """Bring the file to the newest version and return how many steps that took; a current file is only read.
+
+    Raises StoreTooNew, MigrationChanged: the file is not touched. A step that fails is undone as a whole.
+    """
+    steps = shipped() if migrations is None else tuple(migrations)
+    done = await applied(connection)
+    check(done, steps, path)
+    todo = [step for step in steps if step.version not in done]
+    for step in todo:
+        await _apply(connection, step, path, now_ms=now_ms)
+    return len(todo)
+
+
+async def applied(connection: aiosqlite.Connection) -> dict[int, str]:
+    """Return the versions that the file records, each with its checksum; empty for a new file."""
+    known = await connection.execute_fetchall("select 1 from sqlite_schema where name = 'outbox_migrations'")
+    if not list(known):
+        return {}
+    rows = await connection.execute_fetchall("select version, checksum from outbox_migrations")
+    return {int(version): str(checksum) for version, checksum in rows}
+
+
+def check(done: dict[int, str], steps: Sequence[Migration], path: Path) -> None:
+    """Raise StoreTooNew or MigrationChanged if this version of the library must not touch the file."""
+    shipped_sums = {step.version: step.checksum for step in steps}
+    newest = max(shipped_sums)
+    if done and max(done) > newest:
+        raise StoreTooNew(
+            f"{path} has schema version {max(done)}, this library knows {newest}; it was not touched."
+            " Install the version of durable-outbox that wrote it, or a newer one",
+            path=path,
+        )
+    for version, checksum in done.items():
+        if shipped_sums.get(version) != checksum:
+            raise MigrationChanged(f"{path} was made with another text of migration {version:04}", path=path)
+
+
+async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, *, now_ms: int) -> None:
+    await connection.execute("begin immediate")
+    try:
+        await connection.execute(_RECORDS)
+        for statement in step.statements():
+            await connection.execute(statement)
+        await connection.execute(
+            "insert into outbox_migrations values (?, ?, ?, ?)", (step.version, step.name, step.checksum, now_ms)
+        )
+        await connection.execute("commit")
+    except BaseException as error:
+        if connection.in_transaction:
+            await connection.execute("rollback")
+        if isinstance(error, sqlite3.OperationalError) and "already exists" in str(error):
+            raise StoreError(
+                f"{path} has a table of its own that is called like one of the outbox ({error});"
+                " it was not changed. Give the outbox a file of its own",
+                path=path,
+            ) from error
+        raise

@@ -1,0 +1,178 @@
+"""Floor 3 · store. Every query that runs more than once: its purpose, the index it must use, its bound.
+
+A test asks SQLite for each one's plan, so that none of them reads the backlog or the history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outbox.entry import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """purpose: why it is asked. uses: the indexes its plan must name. bound: the rows it touches at the most."""
+
+    purpose: str
+    sql: str
+    uses: tuple[str, ...]
+    bound: str
+
+
+_COLUMNS = ", ".join(Entry._fields)
+_MARKS = f"({', '.join('?' * len(Entry._fields))})"
+
+
+def insert(rows: int) -> str:
+    """Return the statement that stores `rows` entries at once: one statement is one transaction is one sync.
+
+    An id that is stored already is left out of what it returns. Measured, 64 rows with all triggers: 12.9 µs a
+    row, against 14.0 with `json_each` and 14.7 with `executemany`.
+    """
+    values = ", ".join([_MARKS] * rows)
+    return f"insert into outbox ({_COLUMNS}) values {values} on conflict do nothing returning seq, id, destination"
+
+
+STORED = Query(
+    "what is stored under an id: tells a repeated put from another one with the same id",
+    "select seq, digest, payload, operation, key, on_conflict, match from outbox where id = ? and destination = ?",
+    ("sqlite_autoindex_outbox_1 (id=? AND destination=?)",),
+    "1",
+)
+
+LANE = Query(
+    "the number of a lane, made when it is new",
+    "insert into outbox_lanes (destination, operation, on_conflict, columns, ordered) values (?, ?, ?, ?, ?)"
+    " on conflict do update set lane = lane returning lane",
+    (),
+    "1",
+)
+
+LANES = Query(
+    "every lane that was ever used",
+    "select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes",
+    (),
+    "the lanes: kinds of request, not entries",
+)
+
+# A loose index scan: one step per lane that has something to send, however much each has.
+READY_LANES = Query(
+    "which lanes have something to send, each with its oldest entry",
+    """
+    with recursive ready (lane) as (
+        select min(lane) from outbox where state = 'pending' and waits is null
+        union all
+        select (select min(lane) from outbox where state = 'pending' and waits is null and lane > ready.lane)
+          from ready where ready.lane is not null
+    )
+    select lane, (select min(seq) from outbox o where o.state = 'pending' and o.waits is null and o.lane = ready.lane)
+      from ready where lane is not null
+    """,
+    ("outbox_ready",),
+    "1 per ready lane",
+)
+
+_SENT = "seq, id, key, payload, match, digest, attempts"
+
+READY = Query(
+    "what an unordered lane sends next, oldest first, behind what is on its way",
+    f"select {_SENT} from outbox where state = 'pending' and waits is null and lane = ? and seq > ?"
+    " order by seq limit ?",
+    ("outbox_ready (lane=? AND rowid>?)",),
+    "the limit",
+)
+
+# The first entry of each key is ready; those behind it in the same lane may travel with it.
+READY_RUNS = Query(
+    "what an ordered lane sends next: each ready key's entries from its first one on",
+    f"""
+    select {", ".join(f"e.{name}" for name in _SENT.split(", "))}, e.lane
+      from outbox as head
+      cross join outbox as e
+     where head.state = 'pending' and head.waits is null and head.lane = ?
+       and e.state = 'pending' and e.key is not null
+       and e.destination = head.destination and e.key = head.key and e.seq >= head.seq
+     limit ?
+    """,
+    ("outbox_ready (lane=?)", "outbox_turns (destination=? AND key=? AND rowid>?)"),
+    "the limit",
+)
+
+UNREAD = Query(
+    "what came in through a shell and has no lane yet",
+    "select seq, id, destination, operation, key, payload, on_conflict, match from outbox"
+    " where state = 'pending' and waits is null and lane is null order by seq limit ?",
+    ("outbox_ready (lane=?)",),
+    "the limit",
+)
+
+DUE = Query(
+    "which entries have waited long enough for something of their own",
+    """
+    update outbox set waits = null
+     where seq in (select seq from outbox indexed by outbox_due
+                    where state = 'pending' and waits = 'retry' and next_attempt_at_ms <= ?
+                    order by next_attempt_at_ms limit ?)
+    """,
+    ("outbox_due (next_attempt_at_ms<?)",),
+    "the limit",
+)
+
+NEXT_DUE = Query(
+    "when the next of them has",
+    "select next_attempt_at_ms from outbox indexed by outbox_due where state = 'pending' and waits = 'retry'"
+    " order by next_attempt_at_ms limit 1",
+    ("outbox_due",),
+    "1",
+)
+
+SETTLE = Query(
+    "write a verdict that ends an entry",
+    "update outbox set state = ?, settled_at_ms = ?, waits = null, next_attempt_at_ms = null, attempts = attempts + ?,"
+    " error_status = ?, error_code = ?, error_message = ?, error_details = ?, error_hint = ?"
+    " where state = 'pending' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the batch",
+)
+
+POSTPONE = Query(
+    "write a verdict that sends an entry again later",
+    "update outbox set waits = 'retry', next_attempt_at_ms = ?, attempts = attempts + ?,"
+    " error_status = ?, error_code = ?, error_message = ?, error_details = ?, error_hint = ?"
+    " where state = 'pending' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the batch",
+)
+
+COUNTS = Query(
+    "how many entries are in which state",
+    "select destination, state, entries from outbox_counts",
+    (),
+    "5 per destination",
+)
+
+OLDEST_RETRYING = Query(
+    "the oldest entry that waits for something of its own; those that wait for their turn have an older one in front",
+    "select min(seq) from outbox where state = 'pending' and waits = 'retry'",
+    ("outbox_retrying",),
+    "1",
+)
+
+PAUSES = Query(
+    "what is not sent to, and why",
+    "select scope, subject, reason, status, code, message, failures, since_ms, next_try_at_ms from outbox_pauses"
+    " order by since_ms",
+    (),
+    "the pauses: destinations and lanes, not entries",
+)
+
+PRUNE = Query(
+    "remove settled entries that are older than the retention",
+    "delete from outbox where seq in (select seq from outbox where state in ('delivered', 'discarded')"
+    " and settled_at_ms < ? order by settled_at_ms limit ?)",
+    ("outbox_settled (settled_at_ms<?)",),
+    "the limit",
+)
+
+ALL = {name: query for name, query in globals().items() if isinstance(query, Query)}

@@ -1,0 +1,336 @@
+"""Floor 3 · store. The one task that writes: group commit, transactions, and what to say when a commit fails.
+
+All puts that wait share one statement, so one transaction, so one sync; each caller resumes after it. Everything
+else that writes (a verdict, a caller's transaction) is a job of its own in the same line, first come, first served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import aiosqlite
+
+from outbox.clock import Clock
+from outbox.entry import Entry, Shape
+from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
+from outbox.store import connection as door
+from outbox.store import queries
+
+logger = logging.getLogger("outbox.store")
+
+T = TypeVar("T")
+
+# Up to here each group size has a statement of its own in the cache; beyond, multiples of it keep the texts few.
+_STEP = 128
+# 8 times 128 entries of 11 columns are 11,264 parameters; SQLite's limit is 32,766.
+_MAX_GROUP = 8 * _STEP
+_PAUSE_AFTER_IO_ERROR_S = 0.05
+# aiosqlite says ValueError when the connection is closed, which rolls back too.
+_NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *door.SqliteError)
+# Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
+_WAKE_SLICE = 32
+
+
+class Receipt(NamedTuple):
+    """What a put returns. id: the idempotency key. seq: the place in the outbox. duplicate: it was there already."""
+
+    id: str
+    seq: int
+    duplicate: bool = False
+
+
+@dataclass(slots=True)
+class _Put:
+    entry: Entry
+    shape: Shape
+    done: asyncio.Future[Receipt]
+
+
+@dataclass(slots=True)
+class _Job:
+    """Work in a transaction of its own; `work` gets the connection, inside the transaction."""
+
+    work: Callable[[aiosqlite.Connection], Awaitable[Any]]
+    done: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Bare:
+    """Work that begins and ends its own transaction, or needs none, such as a checkpoint. It runs once."""
+
+    work: Callable[[aiosqlite.Connection], Awaitable[Any]]
+    done: asyncio.Future[Any]
+    ids: Sequence[str]
+
+
+class Writer:
+    """Owns the read-write connection. Created by `Store`; nothing else ever writes."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path, *, clock: Clock, busy_timeout_s: float) -> None:
+        self._connection = connection
+        self._path = path
+        self._clock = clock
+        self._busy_timeout_s = busy_timeout_s
+        self._line: deque[_Put | _Job | _Bare] = deque()
+        self._work = asyncio.Event()
+        self._closing = False
+        # After a failed sync nothing may be acknowledged before a new connection has checkpointed: the kernel
+        # may have dropped the pages that it failed to write, and still show them to this one.
+        self._suspect = False
+        self.lanes: dict[Shape, int] = {}
+        self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
+        self._task = asyncio.create_task(self._run(), name="outbox-writer")
+
+    @property
+    def waiting(self) -> int:
+        """How many puts and jobs stand in line."""
+        return len(self._line)
+
+    def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
+        """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
+        done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.line_up(entry, shape, done)
+        return done
+
+    def line_up(self, entry: Entry, shape: Shape, done: asyncio.Future[Receipt]) -> None:
+        """Line `entry` up with a future of the caller's own."""
+        self._enter(_Put(entry, shape, done))
+
+    async def transact(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """Run `work` inside one transaction and return its result once that is on disk."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._enter(_Job(work, done))
+        return await done
+
+    async def hold(self, work: Callable[[aiosqlite.Connection], Awaitable[T]], ids: Sequence[str] = ()) -> T:
+        """Run `work` once, outside any transaction of the writer's own; nothing else is written meanwhile.
+
+        ids: the entries that an unknown outcome would concern; `work` may add to it.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._enter(_Bare(work, done, ids))
+        return await done
+
+    async def close(self) -> None:
+        """Commit what stands in line, then close the connection. Later puts raise OutboxClosed."""
+        self._closing = True
+        self._work.set()
+        await self._task
+        await self._connection.close()
+
+    def _enter(self, item: _Put | _Job | _Bare) -> None:
+        if self._closing or self._task.done():
+            raise OutboxClosed("the outbox is closed; nothing was written")
+        self._line.append(item)
+        self._work.set()
+
+    # ------------------------------------------------------------------------------------------ the task
+
+    async def _run(self) -> None:
+        while True:
+            if not self._line:
+                if self._closing:
+                    return
+                self._work.clear()
+                await self._work.wait()
+                continue
+            if isinstance(self._line[0], _Put):
+                group = self._next_group()
+                if group:
+                    await self._guarded(self._commit_puts(group), [put.done for put in group])
+            else:
+                job = self._line.popleft()
+                assert not isinstance(job, _Put)
+                if not job.done.cancelled():
+                    await self._guarded(self._commit_job(job), [job.done])
+
+    async def _guarded(self, work: Awaitable[None], waiters: Sequence[asyncio.Future[Any]]) -> None:
+        """Do `work`; whatever it raises reaches the callers, and the writer lives on for the next ones."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+
+    def _next_group(self) -> list[_Put]:
+        """Take the puts at the head of the line, without those whose caller has gone meanwhile."""
+        group: list[_Put] = []
+        while self._line and len(group) < _MAX_GROUP:
+            put = self._line[0]
+            if not isinstance(put, _Put):
+                break
+            self._line.popleft()
+            if not put.done.cancelled():
+                group.append(put)
+        if len(group) > _STEP and (odd := len(group) % _STEP):
+            self._line.extendleft(reversed(group[-odd:]))
+            del group[-odd:]
+        return group
+
+    async def _commit_puts(self, group: list[_Put]) -> None:
+        entries = [await self._placed(put) for put in group]
+        try:
+            rows = await self._committed(lambda: self._insert(entries), ids=[entry.id for entry in entries])
+        except door.IntegrityError:
+            await self._commit_one_by_one(group, entries)
+            return
+        await self._answer(group, entries, rows)
+
+    async def _insert(self, entries: Sequence[Entry]) -> list[Any]:
+        parameters = list(itertools.chain.from_iterable(entries))
+        return list(await self._connection.execute_fetchall(queries.insert(len(entries)), parameters))
+
+    async def _commit_one_by_one(self, group: list[_Put], entries: list[Entry]) -> None:
+        """One of them breaks a rule of the file (a trigger of the bot's own, say): only its caller may feel it."""
+        for put, entry in zip(group, entries, strict=True):
+            try:
+                rows = await self._committed(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
+            except door.IntegrityError as error:
+                problem = StoreError(
+                    f"{self._path} refuses entry {entry.id}: {error}; it was not written", path=self._path
+                )
+                problem.__cause__ = error
+                if not put.done.done():
+                    put.done.set_exception(problem)
+            else:
+                await self._answer([put], [entry], rows)
+
+    async def _answer(self, group: Sequence[_Put], entries: Sequence[Entry], rows: Sequence[Any]) -> None:
+        """Resume each caller; an id that was not inserted was there already, as the same entry or another."""
+        self.committed.set()
+        places = {(row[1], row[2]): int(row[0]) for row in rows}
+        for number, (put, entry) in enumerate(zip(group, entries, strict=True), 1):
+            seq = places.pop((entry.id, entry.destination), None)
+            if put.done.done():
+                pass
+            elif seq is not None:
+                put.done.set_result(Receipt(entry.id, seq))
+            else:
+                try:
+                    put.done.set_result(await stored_already(self._connection, entry))
+                except Exception as error:  # noqa: BLE001 - it is this caller's alone
+                    put.done.set_exception(error)
+            if number % _WAKE_SLICE == 0:
+                await asyncio.sleep(0)
+
+    async def _commit_job(self, job: _Job | _Bare) -> None:
+        work = job.work
+        if isinstance(job, _Bare):
+            result = await self._committed(lambda: work(self._connection), ids=job.ids, again=False)
+        else:
+            result = await self._committed(lambda: self._in_transaction(work), ids=())
+        self.committed.set()
+        if not job.done.done():
+            job.done.set_result(result)
+
+    async def _in_transaction(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        await self._connection.execute("begin immediate")
+        try:
+            result = await work(self._connection)
+            await self._connection.execute("commit")
+        except BaseException:
+            await roll_back(self._connection)
+            raise
+        return result
+
+    async def _placed(self, put: _Put) -> Entry:
+        """Return the entry with the number of its lane; a lane's first entry makes the lane."""
+        if put.entry.lane is not None:
+            return put.entry
+        lane = self.lanes.get(put.shape)
+        if lane is None:
+            lane = await self._committed(lambda: find_lane(self._connection, put.shape), ids=[put.entry.id])
+            self.lanes[put.shape] = lane
+        return put.entry._replace(lane=lane)
+
+    # ------------------------------------------------------------------------------------------ when it fails
+
+    async def _committed(self, work: Callable[[], Awaitable[T]], *, ids: Sequence[str], again: bool = True) -> T:
+        """Run `work`, which commits. Raises what became of the data: StoreBusy, DiskFull, OutcomeUnknown, StoreError.
+
+        again: whether `work` may run a second time. A failed sync may have stored the rows; trying again is safe
+        for entries, since an id is stored once, but not for a caller's own SQL.
+        """
+        started = self._clock.monotonic_s()
+        while True:
+            try:
+                if self._suspect:
+                    await self._reopen()
+                return await work()
+            except door.IntegrityError:
+                raise
+            except door.SqliteError as error:
+                waited_s = self._clock.monotonic_s() - started
+                problem = await self._failed(error, ids, waited_s)
+                if not isinstance(problem, OutcomeUnknown) or not again or waited_s >= self._busy_timeout_s:
+                    raise problem from error
+                await self._clock.wait(asyncio.Event(), _PAUSE_AFTER_IO_ERROR_S)
+
+    async def _failed(self, error: Exception, ids: Sequence[str], waited_s: float) -> StoreError:
+        """Return what the caller must be told about a commit that failed with `error`."""
+        await roll_back(self._connection)
+        kind = door.trouble(error)
+        if kind is door.Trouble.FULL:
+            return DiskFull(path=self._path, ids=ids)
+        if kind is not door.Trouble.AMBIGUOUS:
+            return door.named(error, self._path, waited_s=round(waited_s, 1))
+        self._suspect = True
+        logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})
+        return OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
+
+    async def _reopen(self) -> None:
+        """Leave the connection whose sync failed, and let a new one put the WAL's rows into the database."""
+        try:
+            await self._connection.close()
+        except door.SqliteError as error:
+            logger.warning("closing after a failed sync failed", extra={"error": str(error)})
+        self._connection = await door.connect(self._path, readonly=False, busy_timeout_s=self._busy_timeout_s)
+        await door.make_durable(self._connection, self._path)
+        busy = await door.pragma(self._connection, "wal_checkpoint(full)")
+        if busy:
+            raise StoreBusy(path=self._path, waited_s=self._busy_timeout_s)
+        self._suspect = False
+
+
+async def roll_back(connection: aiosqlite.Connection) -> None:
+    """End a failed transaction; SQLite may have ended it by itself."""
+    try:
+        if connection.in_transaction:
+            await connection.execute("rollback")
+    except _NO_ROLLBACK as error:
+        logger.warning("rollback failed", extra={"error": str(error)})
+
+
+async def find_lane(connection: aiosqlite.Connection, shape: Shape) -> int:
+    """Return the number of the lane of `shape`, making the lane if it is new."""
+    rows = await connection.execute_fetchall(queries.LANE.sql, (*shape[:4], int(shape.ordered)))
+    return int(next(iter(rows))[0])
+
+
+async def insert_one(connection: aiosqlite.Connection, entry: Entry) -> Receipt:
+    """Store one entry inside an open transaction. Raises IdConflict."""
+    rows = list(await connection.execute_fetchall(queries.insert(1), entry))
+    return Receipt(entry.id, int(rows[0][0])) if rows else await stored_already(connection, entry)
+
+
+async def stored_already(connection: aiosqlite.Connection, entry: Entry) -> Receipt:
+    """Return the receipt of the entry that has this id. Raises IdConflict: it is another one."""
+    rows = list(await connection.execute_fetchall(queries.STORED.sql, (entry.id, entry.destination)))
+    if not rows:
+        raise StoreError(f"entry {entry.id} is neither new nor stored; it was not written", path=Path())
+    seq, digest, *what = rows[0]
+    # A shell's entry has no digest before the flusher has read it.
+    same = digest == entry.digest or (
+        digest is None and tuple(what) == (entry.payload, entry.operation, entry.key, entry.on_conflict, entry.match)
+    )
+    if not same:
+        raise IdConflict(entry.id, entry.destination)
+    return Receipt(entry.id, int(seq), duplicate=True)

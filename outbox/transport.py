@@ -1,0 +1,186 @@
+"""Floor 3 · transport. How a batch becomes a request, and a request a reply: PostgREST over httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+from urllib.parse import quote
+
+import httpx
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from outbox.entry import Operation, Shape
+from outbox.policy.verdicts import Failure, Reply
+
+# Of the flusher's requests and the bot's reads; above requests_in_flight, or cancelled requests can starve the pool.
+_POOL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request without the key. path: below the REST endpoint, with its query."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Transport(Protocol):
+    """The one seam to the network."""
+
+    async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
+        """Send `request` and return the reply, or why there is none. Never raises for what the network does."""
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+
+
+class Sendable(Protocol):
+    """What a request needs to know of an entry."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def payload(self) -> str: ...
+    @property
+    def match(self) -> str | None: ...
+
+
+def build(shape: Shape, entries: Sequence[Sendable]) -> Request:
+    """Return the one request that carries `entries`, all of `shape`. An update carries one entry."""
+    match shape.operation:
+        case Operation.INSERT:
+            return _post(shape, [insert_body(shape, entry) for entry in entries], "ignore-duplicates")
+        case Operation.UPSERT:
+            return _post(shape, [entry.payload for entry in entries], "merge-duplicates")
+        case Operation.UPDATE:
+            (entry,) = entries
+            return _patch(shape, entry)
+
+
+def insert_body(shape: Shape, entry: Sendable) -> str:
+    """Return the row to insert: the payload, with the id in the key column unless the caller filled that."""
+    if shape.on_conflict in json_columns(entry.payload, shape.on_conflict):
+        return entry.payload
+    return f'{{"{shape.on_conflict}":{json.dumps(entry.id)},{entry.payload.lstrip()[1:]}'
+
+
+def json_columns(payload: str, column: str) -> frozenset[str]:
+    """Return `column` in a set if the JSON object `payload` has it; reads the object only if it may."""
+    if f'"{column}"' not in payload or column not in json.loads(payload):
+        return frozenset()
+    return frozenset({column})
+
+
+def _post(shape: Shape, rows: Sequence[str], resolution: str) -> Request:
+    path = f"{shape.destination}?on_conflict={shape.on_conflict}&columns={shape.columns}"
+    # PostgREST fills a column that a row does not have with its default instead of NULL (missing=default).
+    prefer = f"return=minimal,resolution={resolution},missing=default"
+    return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
+
+
+def _patch(shape: Shape, entry: Sendable) -> Request:
+    # Numbers stay the texts they are: a float would change a Decimal's digits.
+    wanted = json.loads(entry.match or "{}", parse_float=str, parse_int=str)
+    filters = "&".join(f"{column}={_filter(value)}" for column, value in sorted(wanted.items()))
+    path = f"{shape.destination}?{filters}&columns={shape.columns}"
+    return Request("PATCH", path, _headers("return=minimal,count=exact"), entry.payload.encode())
+
+
+def _filter(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return f"is.{json.dumps(value)}"
+    return f"eq.{quote(str(value), safe='')}"
+
+
+def _headers(prefer: str) -> tuple[tuple[str, str], ...]:
+    return (("content-type", "application/json"), ("prefer", prefer))
+
+
+class _KeyAuth(httpx.Auth):
+    """Adds the key at the last moment, so that no client, request or header list of ours holds it before."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["apikey"] = self._key
+        # A legacy key is a JWT and must stand in both headers; an sb_secret_ key as a bearer token is refused.
+        if self._key.startswith("eyJ"):
+            request.headers["authorization"] = f"Bearer {self._key}"
+        yield request
+
+    def __repr__(self) -> str:
+        return "<key>"
+
+
+def user_agent() -> str:
+    """Return our own name: Supabase refuses secret keys from what looks like a browser."""
+    try:
+        return f"durable-outbox/{version('durable-outbox')}"
+    except PackageNotFoundError:
+        return "durable-outbox"
+
+
+class PostgrestTransport:
+    """PostgREST behind `rest_url`, for example https://<project>.supabase.co/rest/v1."""
+
+    def __init__(self, rest_url: str, key: str) -> None:
+        self._rest_url = rest_url
+        self._auth = _KeyAuth(key)
+        self._client = self._new_client()
+        self._connect = AsyncRetrying(
+            # Nothing was sent yet: once more at once often saves a whole pause (a listener that restarts).
+            retry=retry_if_exception_type(httpx.ConnectError),
+            stop=stop_after_attempt(2),
+            wait=wait_random_exponential(multiplier=0.02, max=0.1),
+            reraise=True,
+        )
+
+    def _new_client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=30)
+        return httpx.AsyncClient(
+            limits=limits,
+            timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
+            follow_redirects=False,  # a POST must not wander
+            headers={"user-agent": user_agent(), "accept": "application/json"},
+        )
+
+    async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
+        """Send `request`; `deadline_s` bounds all of it, also a reply that drips."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._connect(self._once, request)
+        except TimeoutError:
+            return Failure.TIMEOUT
+        except httpx.PoolTimeout:
+            # Cancelled requests can leak places in the pool: a new client has them all again.
+            await self._client.aclose()
+            self._client = self._new_client()
+            return Failure.UNREACHABLE
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, ssl.SSLError):
+            return Failure.UNREACHABLE
+        except httpx.TimeoutException:
+            return Failure.TIMEOUT
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError):
+            return Failure.CUT
+
+    async def _once(self, request: Request) -> Reply:
+        response = await self._client.request(
+            request.method,
+            f"{self._rest_url}/{request.path}",
+            content=request.body,
+            headers=list(request.headers),
+            auth=self._auth,
+        )
+        return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
