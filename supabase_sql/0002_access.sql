@@ -1,0 +1,50 @@
+-- Who may do what: the service role reads, inserts and updates; nobody else gets in.
+--
+-- Needs:   0001_tables.sql; the owner of the tables. On a PostgreSQL without Supabase's three roles also CREATEROLE.
+-- Applies: again and again.
+-- Locks:   ACCESS EXCLUSIVE on each table for milliseconds.
+-- Takes away: every other privilege on these tables, DELETE of the service role included. The outbox never
+--          deletes a remote row, so a leaked key cannot wipe the trades. A program of yours that reads with the
+--          public key, or deletes with the service key, needs a grant of its own after this file.
+--
+-- Each block is one statement and so all or nothing, however the file is run: a bot that writes meanwhile never meets
+-- the moment between the revoke and the grant, or a table with row-level security and no policy.
+
+-- Supabase has these roles. A plain PostgreSQL with PostgREST in front of it needs them under the same names, and
+-- neither a grant nor a policy can name a role that is not there.
+do $$
+declare
+    role_name text;
+begin
+    foreach role_name in array array['anon', 'authenticated', 'service_role'] loop
+        if not exists (select from pg_catalog.pg_roles where rolname = role_name) then
+            execute pg_catalog.format('create role %I nologin noinherit', role_name);
+        end if;
+    end loop;
+end $$;
+
+do $$
+begin
+    grant usage on schema public to service_role;
+    revoke all on table public.sessions, public.trades, public.events from public, anon, authenticated, service_role;
+    grant select, insert, update on table public.sessions, public.trades, public.events to service_role;
+end $$;
+
+-- Supabase's service_role passes row-level security anyway; a service_role made above does not, and needs these.
+do $$
+declare
+    table_name text;
+begin
+    foreach table_name in array array['sessions', 'trades', 'events'] loop
+        execute pg_catalog.format('alter table public.%I enable row level security', table_name);
+        if not exists (
+            select from pg_catalog.pg_policies
+            where schemaname = 'public' and tablename = table_name and policyname = table_name || '_service'
+        ) then
+            execute pg_catalog.format(
+                'create policy %I on public.%I for all to service_role using (true) with check (true)',
+                table_name || '_service', table_name
+            );
+        end if;
+    end loop;
+end $$;

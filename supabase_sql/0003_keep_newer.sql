@@ -1,0 +1,32 @@
+-- A session upsert that arrives late does not revert newer state.
+--
+-- Needs:   0001_tables.sql, 0002_access.sql; the owner of the tables.
+-- Applies: again and again.
+-- Locks:   SHARE ROW EXCLUSIVE on sessions for milliseconds.
+--
+-- A request whose answer is lost may still be on its way while the outbox sends it again, delivers it, and goes on to
+-- the next put of the same session. When the first one lands after that, its version is lower than the row's, and the
+-- row stays as it is. Nothing is lost: its content had arrived with the second sending.
+--
+-- The row is kept by returning the old one, not null. With null PostgreSQL would count no row, an update would look
+-- like "not there yet" and be sent for ever; so it counts as done (2xx, one row), which it is.
+-- A write that does not name `version` leaves it as it is and goes through, and so does an equal one (a repetition).
+--
+-- For a table of your own: give it a column `version bigint not null default 0` and a trigger like the one below.
+
+create or replace function public.outbox_keep_row() returns trigger
+    language plpgsql
+    set search_path = ''
+as $$
+begin
+    return old;
+end $$;
+
+-- PostgreSQL lets everyone execute a new function, Supabase its three roles as well. A trigger needs none of that.
+revoke all on function public.outbox_keep_row() from public, anon, authenticated, service_role;
+
+create or replace trigger outbox_keep_newer
+    before update on public.sessions
+    for each row
+    when (new.version < old.version)
+    execute function public.outbox_keep_row();

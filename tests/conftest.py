@@ -1,0 +1,54 @@
+"""The remote end for every room that asks for it: one PostgreSQL and one REST server for the whole run.
+
+Nothing is started before a test names a fixture. `clean_remote` is the one to use: it is up and empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg.rows import TupleRow
+
+FAULTS = Path(__file__).parent / "remote" / "faults.sql"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that a test may stop or kill; the next test that asks finds it up."""
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def remote(postgres: EmbeddedPostgres) -> Iterator[SupabaseLite]:
+    """The REST server on `postgres`, with `supabase_sql` and the injected faults of `tests/remote/faults.sql`."""
+    with SupabaseLite(Driver.POSTGRES, dsn=postgres.dsn, extra_sql=[FAULTS]) as server:
+        yield server
+
+
+@pytest.fixture
+def sql(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection[TupleRow]]:
+    """A superuser's connection to the database behind `remote`; every statement commits by itself."""
+    import psycopg
+
+    postgres.start()
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def clean_remote(remote: SupabaseLite, sql: psycopg.Connection[TupleRow]) -> SupabaseLite:
+    """`remote`, up again whatever the test before did to it, with its three tables empty and the shipped privileges."""
+    remote.start()
+    sql.execute("set lock_timeout = '10s'")  # a slow request of the test before may still hold a table
+    # Supabase Lite, each time it starts, grants everything on every table to all three roles.
+    sql.execute((SQL / "0002_access.sql").read_bytes())
+    sql.execute("truncate public.sessions, public.trades, public.events")
+    return remote
