@@ -6,7 +6,6 @@ import random
 import sqlite3
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psycopg
 import pytest

@@ -40,7 +40,8 @@ async def trade_for_ever(outbox: Outbox, numbers: itertools.count[int]) -> None:
     for number in numbers:
         row = {"session_id": "crash", "trade_id": str(number), "symbol": "EURUSD", "timestamp": "2026-01-01T00:00:00Z"}
         await outbox.put("trades", row)
-        print(json.dumps(["trades", str(number)]), flush=True)
+        sys.stdout.write(json.dumps(["trades", str(number)]) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
