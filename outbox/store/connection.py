@@ -78,9 +78,13 @@ def trouble(error: Exception) -> Trouble:
     return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
 
 
-async def connect(path: Path, *, readonly: bool, busy_timeout_s: float) -> aiosqlite.Connection:
+async def connect(
+    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
+) -> aiosqlite.Connection:
     """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them."""
-    uri = f"file:{urllib.parse.quote(str(path))}?mode={'ro' if readonly else 'rw'}"
+    # By its bytes: a name on Linux need not be UTF-8.
+    options = ("mode=ro" if readonly else "mode=rw") + ("&immutable=1" if immutable else "")
+    uri = f"file:{urllib.parse.quote(os.fsencode(path))}?{options}"
 
     def connector() -> sqlite3.Connection:
         connection: sqlite3.Connection = ENGINE.connect(
@@ -126,20 +130,28 @@ async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connect
     return connection
 
 
-async def open_reader(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connection:
-    """Return a connection that cannot write. Raises what `open_writer` raises."""
-    connection = await _opened(path, readonly=True, busy_timeout_s=busy_timeout_s)
+async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = False) -> aiosqlite.Connection:
+    """Return a connection that cannot write. Raises what `open_writer` raises.
+
+    immutable: take no locks and make no -wal and -shm files; only right while nobody else writes.
+    """
+    connection = await _opened(path, readonly=True, busy_timeout_s=busy_timeout_s, immutable=immutable)
     try:
         await pragma(connection, "schema_version")
     except SqliteError as error:
         await connection.close()
         raise named(error, path, waited_s=busy_timeout_s) from error
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 
-async def _opened(path: Path, *, readonly: bool, busy_timeout_s: float) -> aiosqlite.Connection:
+async def _opened(
+    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
+) -> aiosqlite.Connection:
     try:
-        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s)
+        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s, immutable=immutable)
     except SqliteError as error:
         raise named(error, path, waited_s=busy_timeout_s) from error
 
@@ -147,11 +159,14 @@ async def _opened(path: Path, *, readonly: bool, busy_timeout_s: float) -> aiosq
 async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
     """Set what durability needs and read it back; a database that is not ours is not converted."""
     # The first read: a file that is no database fails here, before anything is written.
-    if not list(await connection.execute_fetchall("select 1 from sqlite_schema limit 1")):
+    empty = not list(await connection.execute_fetchall("select 1 from sqlite_schema limit 1"))
+    if empty:
         # Before the first table, or never: lets the file shrink again after a long outage.
         await pragma(connection, "auto_vacuum = incremental")
         await pragma(connection, "journal_mode = wal")
     mode = await pragma(connection, "journal_mode")
+    if mode != "wal" and empty:
+        raise NotDurable(f"{path}: SQLite granted journal_mode={mode}, wal is needed; nothing was written", path=path)
     if mode != "wal":
         # A live file's journal mode must not change under other connections, and idle ones cannot be seen.
         raise WrongJournalMode(
@@ -185,15 +200,23 @@ def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:
             return StoreError(f"{path}: {error}", path=path)
 
 
+def real_path(path: Path) -> Path:
+    """Return `path` without symbolic links, so that one file has one name, one lock and one WAL. Raises StoreError."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links is a RuntimeError before Python 3.13
+        raise StoreError(f"{path} cannot be found: {error}", path=path) from error
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` and what is missing above it, and sync what names them. Raises StoreError."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for each in missing:
+            sync_folder(each.parent)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
-    for each in missing:
-        sync_folder(each.parent)
 
 
 def create_file(path: Path) -> None:
@@ -205,14 +228,19 @@ def create_file(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        # SQLite would open it read-only without a word, and the first put would be the one to notice.
+        if not os.access(path, os.W_OK):
+            raise StoreError(f"{path} may not be written to; nothing was opened", path=path) from None
         return
     except OSError as error:
         raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
     try:
         os.fsync(descriptor)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made durable: {error.strerror}", path=path) from error
     finally:
         os.close(descriptor)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

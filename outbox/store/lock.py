@@ -6,15 +6,18 @@ inherit it (POSIX record locks belong to a process), so that nothing but the hol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import struct
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from outbox.errors import StoreInUse
+from outbox.errors import StoreError, StoreInUse
 
 if sys.platform == "win32":
     import msvcrt
@@ -30,54 +33,115 @@ if sys.platform == "win32":
             return False
         return True
 
+    def _locked_by(descriptor: int) -> int | None:
+        """Return 0 if somebody has the lock, None if nobody has; Windows does not say who."""
+        # Windows cannot be asked, only tried: a bot that starts within these microseconds is told StoreInUse
+        # unless it waits. Trying nothing would leave the pid in the file, which may be a dead one's or reused.
+        if not _try_lock(descriptor):
+            return 0
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        with contextlib.suppress(OSError):
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        return None
+
+    _TO_ASK = os.O_RDWR
+
 else:
     import fcntl
 
     def _try_lock(descriptor: int) -> bool:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # EAGAIN, EACCES: held. Any other error is no holder's doing.
             return False
         return True
+
+    # struct flock with a 64-bit off_t: Linux puts type and whence first, macOS and the BSDs last.
+    _LINUX = sys.platform.startswith("linux")
+    _FLOCK = struct.Struct("hhqqi0q" if _LINUX else "qqihhi")
+
+    def _locked_by(descriptor: int) -> int | None:
+        """Return the pid of the process that has the lock, 0 for one that this system does not name, None: nobody.
+
+        F_GETLK asks without taking, so that a bot that starts meanwhile gets its lock.
+        """
+        question = (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0) if _LINUX else (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
+        answer = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*question)))
+        kind, pid = (answer[0], answer[4]) if _LINUX else (answer[3], answer[2])
+        return None if kind == fcntl.F_UNLCK else max(int(pid), 0)
+
+    _TO_ASK = os.O_RDONLY
 
 
 # A POSIX record lock does not exclude its own process, and closing any descriptor of the file drops it:
 # this process's own locks are known here, and their files are never opened again.
 _held: dict[Path, WriterLock] = {}
+# Two threads that open the same file at once must not both find it free.
+_taking = threading.Lock()
+
+
+def _after_fork() -> None:
+    """A fork may have copied the mutex while another thread held it; the child owns none of the locks anyway."""
+    global _taking
+    _taking = threading.Lock()
+    _held.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class WriterLock:
     """The right to write to one outbox file. Acquire with `WriterLock(path)`, give back with `release()`."""
 
     def __init__(self, store: Path) -> None:
-        """Take the lock. Raises StoreInUse: this or another process has it. Returns at once either way."""
+        """Take the lock. Raises StoreInUse: this or another process has it; StoreError: it cannot be locked.
+
+        Returns at once either way.
+        """
         self._store = store.resolve()
         self._pid = os.getpid()
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._descriptor: int | None = None
-        mine = _held.get(self._store)
-        if mine is not None and mine._pid == self._pid:
-            raise StoreInUse(path=store, pid=self._pid, since=mine._since)
+        with _taking:
+            mine = _held.get(self._store)
+            if mine is not None:
+                raise StoreInUse(path=store, pid=self._pid, since=mine._since)
+            self._descriptor = self._taken(store)
+            _held[self._store] = self
+
+    def _taken(self, store: Path) -> int:
+        """Return the descriptor of the locked sidecar."""
         sidecar = lock_path(self._store)
-        descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o600)
-        if not _try_lock(descriptor):
+        try:
+            descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreError(f"{sidecar} cannot be opened: {error.strerror}; nothing was opened", path=store) from error
+        try:
+            mine = _try_lock(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise StoreError(f"{sidecar} cannot be locked: {error.strerror}; nothing was opened", path=store) from error
+        if not mine:
             pid, since = _holder(sidecar)
             os.close(descriptor)
             raise StoreInUse(path=store, pid=pid, since=since)
-        self._descriptor = descriptor
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps({"pid": self._pid, "since": self._since}).encode())
-        _held[self._store] = self
+        # Who holds it is news for people; a full disk must not keep the bot from opening what it has.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps({"pid": self._pid, "since": self._since}).encode())
+        return descriptor
 
     def release(self) -> None:
         """Give the lock back; the sidecar stays, since removing it would let two processes lock two files."""
-        if self._descriptor is None:
-            return
-        descriptor, self._descriptor = self._descriptor, None
-        os.close(descriptor)
-        if os.getpid() == self._pid:
-            _held.pop(self._store, None)
+        with _taking:
+            if self._descriptor is None:
+                return
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+            if os.getpid() == self._pid:
+                _held.pop(self._store, None)
 
     def __enter__(self) -> Self:
         return self
@@ -93,13 +157,43 @@ def lock_path(store: Path) -> Path:
     return store.with_name(store.name + ".lock")
 
 
+class Holder(NamedTuple):
+    """Whose the outbox file is. running: whether that process has the lock now; else it is the last one that had it.
+
+    pid: None: nobody ever had it, or nobody can say. since: UTC, ISO 8601.
+    """
+
+    pid: int | None
+    since: str | None
+    running: bool
+
+
+def look(store: Path) -> Holder:
+    """Return who has `store` open for writing, or had it last; takes nothing, creates nothing. Raises OSError."""
+    pid, since = holder(store)
+    mine = _held.get(store.resolve())
+    if mine is not None and mine._pid == os.getpid():
+        return Holder(pid, since, running=True)
+    try:
+        descriptor = os.open(lock_path(store.resolve()), _TO_ASK)
+    except FileNotFoundError:
+        return Holder(None, None, running=False)
+    try:
+        found = _locked_by(descriptor)
+    finally:
+        os.close(descriptor)
+    # The sidecar may still name the one before: it is written after the lock is taken.
+    written = pid if not found or found == pid else found
+    return Holder(written, since if written == pid else None, running=found is not None)
+
+
 def holder(store: Path) -> tuple[int | None, str | None]:
     """Return (pid, since) as the last holder of the lock wrote them; (None, None): nobody did.
 
     Opens the sidecar only where this process does not hold it: closing it again would drop the lock.
     """
     mine = _held.get(store.resolve())
-    if mine is not None and mine._pid == os.getpid():
+    if mine is not None:
         return mine._pid, mine._since
     return _holder(lock_path(store.resolve()))
 

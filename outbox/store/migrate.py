@@ -11,6 +11,7 @@ from pathlib import Path
 import aiosqlite
 
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
+from outbox.store import connection as door
 
 _RECORDS = """
 create table if not exists outbox_migrations (
@@ -41,7 +42,8 @@ class Migration:
         for line in self.text.splitlines(keepends=True):
             lines.append(line)
             statement = "".join(lines)
-            if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
+            # Knows triggers, strings and comments, also one behind the semicolon.
+            if ";" in line and sqlite3.complete_statement(statement):
                 yield statement
                 lines = []
         if any(line.strip() and not line.lstrip().startswith("--") for line in lines):
@@ -114,7 +116,7 @@ async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, 
     except BaseException as error:
         if connection.in_transaction:
             await connection.execute("rollback")
-        if isinstance(error, sqlite3.OperationalError) and "already exists" in str(error):
+        if isinstance(error, door.SqliteError) and "already exists" in str(error):
             raise StoreError(
                 f"{path} has a table of its own that is called like one of the outbox ({error});"
                 " it was not changed. Give the outbox a file of its own",

@@ -69,8 +69,8 @@ READY_LANES = Query(
     select lane, (select min(seq) from outbox o where o.state = 'pending' and o.waits is null and o.lane = ready.lane)
       from ready where lane is not null
     """,
-    ("outbox_ready",),
-    "1 per ready lane",
+    ("outbox_ready", "outbox_ready (lane>?)", "outbox_ready (lane=?)"),
+    "2 per ready lane",
 )
 
 _SENT = "seq, id, key, payload, match, digest, attempts"
@@ -79,7 +79,7 @@ READY = Query(
     "what an unordered lane sends next, oldest first, behind what is on its way",
     f"select {_SENT} from outbox where state = 'pending' and waits is null and lane = ? and seq > ?"
     " order by seq limit ?",
-    ("outbox_ready (lane=? AND rowid>?)",),
+    ("outbox_ready (lane=? AND seq>?)",),
     "the limit",
 )
 
@@ -95,7 +95,7 @@ READY_RUNS = Query(
        and e.destination = head.destination and e.key = head.key and e.seq >= head.seq
      limit ?
     """,
-    ("outbox_ready (lane=?)", "outbox_turns (destination=? AND key=? AND rowid>?)"),
+    ("outbox_ready (lane=?)", "outbox_turns (destination=? AND key=? AND seq>?)"),
     "the limit",
 )
 
@@ -121,10 +121,34 @@ DUE = Query(
 
 NEXT_DUE = Query(
     "when the next of them has",
+    # "is not null": a shell may set `waits` alone, and its entry would stand first and be due never.
     "select next_attempt_at_ms from outbox indexed by outbox_due where state = 'pending' and waits = 'retry'"
-    " order by next_attempt_at_ms limit 1",
-    ("outbox_due",),
+    " and next_attempt_at_ms is not null order by next_attempt_at_ms limit 1",
+    ("outbox_due (next_attempt_at_ms>?)",),
     "1",
+)
+
+# One branch for each value of `waits`, so that each has an index; a number is 8 bytes, the payloads come in pages.
+PENDING = Query(
+    "everything that is pending, oldest first, for a bot that wants to look at it",
+    """
+    select seq from outbox indexed by outbox_ready where state = 'pending' and waits is null
+    union all
+    select seq from outbox indexed by outbox_turns where state = 'pending' and key is not null and waits = 'turn'
+    union all
+    select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry'
+    order by seq limit ?
+    """,
+    ("outbox_ready", "outbox_turns", "outbox_retrying (waits=?)"),
+    "the backlog",
+)
+
+SHOWN = Query(
+    "one page of them",
+    "select seq, id, destination, operation, key, payload, on_conflict, match, created_at_ms from outbox"
+    " where state = 'pending' and seq in (select value from json_each(?)) order by seq",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the page",
 )
 
 SETTLE = Query(
@@ -149,13 +173,13 @@ COUNTS = Query(
     "how many entries are in which state",
     "select destination, state, entries from outbox_counts",
     (),
-    "5 per destination",
+    "6 per destination: the four states, pruned and removed",
 )
 
 OLDEST_RETRYING = Query(
     "the oldest entry that waits for something of its own; those that wait for their turn have an older one in front",
     "select min(seq) from outbox where state = 'pending' and waits = 'retry'",
-    ("outbox_retrying",),
+    ("outbox_retrying (waits=?)",),
     "1",
 )
 

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import aiosqlite
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from outbox.clock import Clock
-from outbox.entry import Entry, Operation, Shape, State
+from outbox.entry import Entry, Shape, State
 from outbox.errors import StoreInUse
 from outbox.policy.verdicts import Refusal
 from outbox.store import connection as door
@@ -20,45 +20,12 @@ from outbox.store import queries
 from outbox.store.block import Block
 from outbox.store.lock import WriterLock
 from outbox.store.migrate import migrate
+from outbox.store.reader import Lane, Outgoing, Reader, StoredPause, Unread
 from outbox.store.writer import Receipt, Writer, find_lane
 
+__all__ = ["Adopted", "Lane", "Outgoing", "Store", "StoredPause", "Unread"]
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A kind of request that has something to send. first_seq: its oldest ready entry."""
-
-    number: int
-    shape: Shape
-    first_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """An entry as the flusher sees it."""
-
-    seq: int
-    id: str
-    key: str | None
-    payload: str
-    match: str | None
-    digest: str
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """An entry that came in through a shell: only what the shell wrote."""
-
-    seq: int
-    id: str
-    destination: str
-    operation: Operation
-    key: str | None
-    payload: str
-    on_conflict: str | None
-    match: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,33 +39,16 @@ class Adopted:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPause:
-    """One row of `outbox_pauses`."""
-
-    scope: str
-    subject: str
-    reason: str
-    status: int | None
-    code: str | None
-    message: str | None
-    failures: int
-    since_ms: int
-    next_try_at_ms: int
-
-
-class Store:
+class Store(Reader):
     """The open file. `Store.open` makes one; nothing here decides anything, it stores and finds."""
 
     def __init__(
         self, path: Path, lock: WriterLock, writer: Writer, reader: aiosqlite.Connection, *, clock: Clock
     ) -> None:
-        self.path = path
+        super().__init__(path, reader)
         self._lock = lock
         self._writer = writer
-        self._reader = reader
         self._clock = clock
-        self._shapes: dict[int, Shape] = {}
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, busy_timeout_s: float = 5.0, wait_s: float = 0.0) -> Self:
@@ -107,6 +57,7 @@ class Store:
         wait_s: seconds to wait for another process to let go of it. Raises StoreInUse and every StoreError
         that says what is wrong with the file; what is not ours is never touched.
         """
+        path = await asyncio.to_thread(door.real_path, path)
         await asyncio.to_thread(door.make_folder, path.parent)
         lock = await _take_lock(path, wait_s)
         try:
@@ -139,9 +90,11 @@ class Store:
         """Commit what stands in line and close. The reader goes first: the last connection empties the WAL."""
         try:
             await self._reader.close()
-            await self._writer.close()
         finally:
-            self._lock.release()
+            try:
+                await self._writer.close()
+            finally:
+                self._lock.release()
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -154,6 +107,14 @@ class Store:
     def waiting(self) -> int:
         """How many puts and jobs wait for their commit."""
         return self._writer.waiting
+
+    async def caught_up(self) -> None:
+        """Return once everything that stands in line now has been committed or refused."""
+
+        async def nothing(_: aiosqlite.Connection) -> None:
+            return None
+
+        await self._writer.hold(nothing)
 
     def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
         """Return a future that resolves once `entry` is on disk."""
@@ -228,85 +189,6 @@ class Store:
 
         await self.transact(work)
 
-    # ------------------------------------------------------------------------------------------ reading
-
-    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Return the rows of a query on the reading connection. Raises StoreError."""
-        try:
-            return list(await self._reader.execute_fetchall(sql, parameters))
-        except door.SqliteError as error:
-            raise door.named(error, self.path) from error
-
-    async def changes(self) -> int:
-        """Return a number that changes whenever any other connection has committed. About 5 µs in SQLite."""
-        return int((await self.read("pragma data_version"))[0][0])
-
-    async def ready_lanes(self) -> list[Lane]:
-        """Return the lanes that have something to send, the one with the oldest entry first."""
-        rows = await self.read(queries.READY_LANES.sql)
-        if any(number not in self._shapes for number, _ in rows):
-            self._learn(await self.read(queries.LANES.sql))
-        lanes = [Lane(number, self._shapes[number], seq) for number, seq in rows]
-        return sorted(lanes, key=lambda lane: lane.first_seq)
-
-    async def ready(self, lane: Lane, *, after_seq: int, limit: int) -> list[Outgoing]:
-        """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together."""
-        if not lane.shape.ordered:
-            rows = await self.read(queries.READY.sql, (lane.number, after_seq, limit))
-            return [Outgoing(*row) for row in rows]
-        rows = await self.read(queries.READY_RUNS.sql, (lane.number, limit))
-        return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
-
-    async def unread(self, limit: int) -> list[Unread]:
-        """Return what a shell put in and nobody has read yet."""
-        rows = await self.read(queries.UNREAD.sql, (limit,))
-        return [Unread(row[0], row[1], row[2], Operation(row[3]), *row[4:]) for row in rows]
-
-    async def next_due_ms(self) -> int | None:
-        """Return when the next entry that waits for something of its own is due, in Unix milliseconds."""
-        rows = await self.read(queries.NEXT_DUE.sql)
-        return int(rows[0][0]) if rows else None
-
-    async def counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of entries by destination and state."""
-        counts: dict[str, dict[str, int]] = {}
-        for destination, state, entries in await self.read(queries.COUNTS.sql):
-            counts.setdefault(destination, {})[state] = entries
-        return counts
-
-    async def oldest_pending_ms(self) -> int | None:
-        """Return when the oldest pending entry was put, in Unix milliseconds; None: nothing is pending."""
-        # In an empty index NULL lanes come first: an unread entry is found like any other.
-        seqs = [seq for _, seq in await self.read(queries.READY_LANES.sql)]
-        seqs += [entry.seq for entry in await self.unread(1)]
-        seqs += [row[0] for row in await self.read(queries.OLDEST_RETRYING.sql) if row[0] is not None]
-        if not seqs:
-            return None
-        rows = await self.read("select created_at_ms from outbox where seq = ?", (min(seqs),))
-        return int(rows[0][0]) if rows else None
-
-    async def pauses(self) -> list[StoredPause]:
-        """Return what is not sent to, the longest pause first."""
-        return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]
-
-    def _learn(self, rows: Any) -> None:
-        for number, destination, operation, on_conflict, columns, ordered in rows:
-            self._shapes[number] = Shape(destination, Operation(operation), on_conflict, columns, bool(ordered))
-
-
-def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:
-    """Keep of each key the entries up to the first one of another lane: that one must wait for these."""
-    kept: list[Outgoing] = []
-    ended: set[str] = set()
-    for *fields, its_lane in rows:
-        entry = Outgoing(*fields)
-        assert entry.key is not None
-        if its_lane != lane:
-            ended.add(entry.key)
-        elif entry.key not in ended:
-            kept.append(entry)
-    return kept
-
 
 def _words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
     if refusal is None:
@@ -326,4 +208,19 @@ async def _take_lock(path: Path, wait_s: float) -> WriterLock:
         wait=wait_exponential(multiplier=0.02, max=0.5),
         reraise=True,
     )
-    return await retrying(asyncio.to_thread, WriterLock, path)
+    return await retrying(_lock_in_thread, path)
+
+
+async def _lock_in_thread(path: Path) -> WriterLock:
+    """Take the lock off the event loop; a caller that is cancelled meanwhile does not leave it held."""
+    attempt = asyncio.get_running_loop().run_in_executor(None, WriterLock, path)
+    try:
+        return await asyncio.shield(attempt)
+    except asyncio.CancelledError:
+        attempt.add_done_callback(_give_back)  # the thread cannot be stopped
+        raise
+
+
+def _give_back(attempt: asyncio.Future[WriterLock]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().release()

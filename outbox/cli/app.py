@@ -1,0 +1,203 @@
+"""Floor 7 · cli. The commands: argv to calls, results to text, JSON and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from outbox.api import DrainReport, Outbox
+from outbox.cli import text
+from outbox.cli.status import Health, as_json, read_status, show
+from outbox.errors import ConfigError, OutboxError, StoreError, StoreInUse
+from outbox.settings import Settings, load
+
+# The longest pause after failures, unless set otherwise: what is older has had its try.
+_STALLED_AFTER_MIN = 5.0
+# A bar that moves ten times a second looks alive and costs a counter's read each time.
+_REFRESH_S = 0.1
+
+app = typer.Typer(
+    help="Look at an outbox file, and send what waits in it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_Path = Annotated[
+    Path | None, typer.Option("--path", metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, for machines.")]
+
+
+@app.callback()
+def _commands() -> None:
+    """Keep `outbox` a set of commands, however few there are."""
+
+
+@app.command()
+def status(
+    path: _Path = None,
+    as_object: _Json = False,
+    stalled_after: Annotated[
+        float, typer.Option("--stalled-after", metavar="MINUTES", min=0, help="From which age pending is stalled.")
+    ] = _STALLED_AFTER_MIN,
+) -> None:
+    """Show what is pending, dead or paused, and who writes. Works while a bot runs; changes nothing.
+
+    \b
+    Exit codes, the worst that holds:
+      0  healthy
+      1  dead letters: the server refused entries for good; they are kept
+      2  stalled: something is paused, or pending for more than --stalled-after
+      3  the file is missing, unreadable or no outbox
+
+    \b
+    --json prints these fields:
+      path, health, exit_code
+      pending, delivered, dead, discarded, pruned, removed    entries
+      oldest_pending_age_s    seconds, or null
+      destinations            {name: {pending, delivered, dead, ...}}
+      pauses                  [{scope, subject, reason, status, code, message,
+                              failures, since, next_try}]
+      writer                  {pid, since, running}; not running: the last one
+      sqlite                  {version, exposed_to_wal_reset_bug}, this command's
+      db_bytes, wal_bytes
+      warnings                [sentence]: what keeps entries from arriving
+      error                   only with exit code 3, beside path, health, exit_code
+    """
+    with _complaints(path, as_object=as_object):
+        where, warnings = _settings_for_looking(path)
+        found = asyncio.run(read_status(where, warnings=warnings, stalled_after_s=stalled_after * 60))
+        if as_object:
+            _print_json(as_json(found))
+        else:
+            show(found, text.console())
+        raise typer.Exit(found.health)
+
+
+@app.command()
+def drain(
+    path: _Path = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to try.")] = 30.0,
+    as_object: _Json = False,
+) -> None:
+    """Send what is pending to Supabase until nothing is left or the time is up.
+
+    A running bot sends by itself and keeps the file to itself: stop it first.
+
+    \b
+    Exit codes:
+      0  nothing is pending any more; dead letters, if any, are reported
+      2  something is left: the time was up, or no URL and key are set
+      3  the file is missing, unreadable, or open for writing elsewhere
+
+    \b
+    --json prints these fields:
+      path, exit_code
+      delivered               entries sent in this drain
+      pending, dead           entries now
+      seconds                 how long it took
+      timed_out               whether the time was up
+      warnings                [sentence]: what keeps entries from arriving
+      error                   only with exit code 3, beside path, health, exit_code
+    """
+    with _complaints(path, as_object=as_object):
+        settings = load(path=path)
+        report = asyncio.run(_drain(settings, timeout))
+        left = bool(report.pending)
+        if as_object:
+            facts = asdict(report) | {"warnings": list(settings.warnings)}
+            _print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
+        else:
+            _show_report(report, settings, text.console())
+        raise typer.Exit(_left(left))
+
+
+def _left(left: bool) -> Health:
+    return Health.STALLED if left else Health.HEALTHY
+
+
+def _settings_for_looking(path: Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Return the file and what is wrong with the settings: a bad URL must not hide what the file says."""
+    try:
+        settings = load(path=path)
+    except ConfigError as error:
+        if path is None or error.field == "path":
+            raise
+        return path, (f"the settings cannot be used: {error}",)
+    return settings.path, settings.warnings
+
+
+@contextlib.contextmanager
+def _complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
+    """Say what is wrong in one sentence, or one object, and exit with code 3."""
+    try:
+        yield
+    except OutboxError as error:
+        where = str(getattr(error, "path", path or "")) or None
+        sentence = text.quoted(str(error))
+        if as_object:
+            _print_json({"path": where, "health": "unreadable", "exit_code": int(Health.UNREADABLE), "error": sentence})
+        else:
+            text.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
+        raise typer.Exit(Health.UNREADABLE) from None
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+
+
+# ---------------------------------------------------------------------------------------------------- draining
+
+
+async def _drain(settings: Settings, timeout: float) -> DrainReport:
+    """Drain with a progress bar on a terminal. Raises StoreInUse, and what else keeps the file from being opened."""
+    logging.getLogger("outbox").setLevel(logging.ERROR)  # the report says what a warning would
+    path = settings.path.absolute()
+    if not await asyncio.to_thread(path.exists):
+        raise StoreError(f"{path} does not exist; nothing was created", path=path)
+    try:
+        async with Outbox.open(settings) as outbox:
+            work = asyncio.create_task(outbox.drain(timeout))
+            console = text.console(stderr=True)
+            if console.is_terminal:
+                await _watch(outbox, work, console)
+            return await work
+    except StoreInUse as error:
+        hint = StoreError(
+            f"{error}. A bot that runs its flusher sends by itself; stop it to drain from here", path=path
+        )
+        raise hint from error
+
+
+async def _watch(outbox: Outbox, work: asyncio.Task[DrainReport], console: Console) -> None:
+    """Show how far `work` has come until it is done."""
+    columns = (TextColumn("draining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    start = await outbox.stats()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=start.pending)
+        while not work.done():
+            await asyncio.wait({work}, timeout=_REFRESH_S)
+            stats = await outbox.stats()
+            progress.update(bar, completed=max(0, start.pending - stats.pending))
+
+
+def _show_report(report: DrainReport, settings: Settings, console: Console) -> None:
+    took = f"{report.seconds:.1f} s"
+    console.print(f"{report.delivered:,} delivered in {took}; {report.pending:,} pending, {report.dead:,} dead.")
+    if report.timed_out:
+        console.print("The time was up; what is pending stays pending. `outbox status` says what is in the way.")
+    for warning in settings.warnings:
+        console.print(f"Warning: {warning}")

@@ -1,0 +1,230 @@
+"""Floor 7 · cli. `outbox status`: what the file says, how healthy that is, and how it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from outbox.cli import text
+from outbox.clock import SystemClock
+from outbox.entry import Shape
+from outbox.store import connection as door
+from outbox.store.lock import Holder
+from outbox.store.lock import look as look_at_lock
+from outbox.store.observer import Observer, look
+from outbox.store.reader import StoredPause
+
+_STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
+
+
+class Health(IntEnum):
+    """What a monitor is told; each is an exit code, the worst that holds."""
+
+    HEALTHY = 0
+    DEAD_LETTERS = 1
+    STALLED = 2
+    UNREADABLE = 3
+
+    @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that `outbox status` shows. Counts are entries; times are Unix milliseconds; sizes are bytes."""
+
+    path: Path
+    now_ms: int
+    destinations: Mapping[str, Mapping[str, int]]
+    oldest_pending_ms: int | None
+    pauses: tuple[StoredPause, ...]
+    lanes: Mapping[int, Shape]
+    holder: Holder
+    db_bytes: int
+    wal_bytes: int
+    warnings: tuple[str, ...]
+    stalled_after_s: float
+
+    def total(self, state: str) -> int:
+        """Return how many entries are in `state`, in all destinations."""
+        return sum(states.get(state, 0) for states in self.destinations.values())
+
+    @property
+    def oldest_age_s(self) -> float | None:
+        return None if self.oldest_pending_ms is None else max(0.0, (self.now_ms - self.oldest_pending_ms) / 1000)
+
+    @property
+    def health(self) -> Health:
+        """Return the worst that holds."""
+        if self.pauses or (self.oldest_age_s or 0) > self.stalled_after_s:
+            return Health.STALLED
+        return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
+
+
+async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
+    """Return how things stand in `path`, whoever has it open. Raises StoreError: it cannot be read."""
+
+    async def work(observer: Observer) -> Status:
+        return Status(
+            path=path,
+            now_ms=SystemClock().now_ms(),
+            destinations=await observer.counts(),
+            oldest_pending_ms=await observer.oldest_pending_ms(),
+            pauses=tuple(await observer.pauses()),
+            lanes=await observer.lanes(),
+            holder=await asyncio.to_thread(_holder, path),
+            db_bytes=await asyncio.to_thread(_size, path),
+            wal_bytes=await asyncio.to_thread(_size, path.with_name(path.name + "-wal")),
+            warnings=warnings,
+            stalled_after_s=stalled_after_s,
+        )
+
+    return await look(path, work)
+
+
+def _holder(path: Path) -> Holder:
+    try:
+        return look_at_lock(path)
+    except OSError:  # another user's sidecar: the counts are worth more than its pid
+        return Holder(None, None, running=False)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+# ---------------------------------------------------------------------------------------------------- for machines
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """Return the object that `--json` prints; its names are promised, and described in the command's help."""
+    return {
+        "path": str(status.path),
+        "health": status.health.words,
+        "exit_code": int(status.health),
+        **{state: status.total(state) for state in _STATES},
+        "oldest_pending_age_s": status.oldest_age_s,
+        "destinations": {
+            name: {state: states.get(state, 0) for state in _STATES}
+            for name, states in sorted(status.destinations.items())
+        },
+        "pauses": [
+            {
+                "scope": pause.scope,
+                "subject": subject(pause, status.lanes),
+                "reason": pause.reason,
+                "status": pause.status,
+                "code": pause.code,
+                "message": pause.message,
+                "failures": pause.failures,
+                "since": text.moment(pause.since_ms),
+                "next_try": text.moment(pause.next_try_at_ms),
+            }
+            for pause in status.pauses
+        ],
+        "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
+        "sqlite": {
+            "version": door.ENGINE.sqlite_version,
+            "exposed_to_wal_reset_bug": door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info),
+        },
+        "db_bytes": status.db_bytes,
+        "wal_bytes": status.wal_bytes,
+        "warnings": list(status.warnings),
+    }
+
+
+def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
+    """Return what `pause` stops, in words; a lane's number means nothing to its reader."""
+    if pause.scope == "lane" and pause.subject.isdigit() and (shape := lanes.get(int(pause.subject))) is not None:
+        return f"{shape.destination}: {shape.operation} of {shape.columns}"
+    return pause.subject
+
+
+# ---------------------------------------------------------------------------------------------------- for people
+
+
+def show(status: Status, console: Console) -> None:
+    """Print `status` for a person."""
+    console.print(_headline(status))
+    console.print(_facts(status))
+    if status.destinations:
+        console.print(_table(status))
+    for pause in status.pauses:
+        console.print(_pause(pause, status))
+    for warning in status.warnings:
+        console.print(Text.assemble(("Warning: ", "yellow"), warning))
+
+
+_COLOURS = {Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
+
+
+def _headline(status: Status) -> RenderableType:
+    return Text.assemble((status.health.words, f"bold {_COLOURS[status.health]}"), f"  {status.path}")
+
+
+def _facts(status: Status) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    oldest = "" if status.oldest_age_s is None else f", the oldest for {text.age(status.oldest_age_s)}"
+    grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
+    grid.add_row("Writer", _writer(status.holder))
+    exposed = door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info)
+    danger = ", exposed to the WAL-reset bug: do not write from a shell meanwhile" if exposed else ""
+    grid.add_row("SQLite", f"{door.ENGINE.sqlite_version}{danger}")
+    grid.add_row("Size", f"{text.size(status.db_bytes)}, WAL {text.size(status.wal_bytes)}")
+    return grid
+
+
+def _writer(holder: Holder) -> str:
+    since = f" since {holder.since}" if holder.since else ""
+    if holder.running:
+        return f"process {holder.pid or 'unknown'}{since}"
+    last = f"; the last was process {holder.pid}{since}" if holder.pid else ""
+    return f"none{last}"
+
+
+def _table(status: Status) -> RenderableType:
+    # Entries that somebody deleted before they were settled: shown when there are any, for they are a loss.
+    states = [state for state in _STATES if state != "removed" or status.total(state)]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("destination", overflow="fold", max_width=24)
+    for state in states:
+        table.add_column(state, justify="right")
+    for name, counts in sorted(status.destinations.items()):
+        style = "red" if counts.get("dead") else ""
+        table.add_row(name, *(f"{counts.get(state, 0):,}" for state in states), style=style)
+    if len(status.destinations) > 1:
+        table.add_row("all", *(f"{status.total(state):,}" for state in states), style="bold")
+    return Group(Text(), table)
+
+
+def _pause(pause: StoredPause, status: Status) -> RenderableType:
+    what = subject(pause, status.lanes) or "everything"
+    due_s = (pause.next_try_at_ms - status.now_ms) / 1000
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    grid.add_row("", "")
+    grid.add_row(Text("Paused", style="bold yellow"), text.quoted(what))
+    grid.add_row("why", pause.reason.replace("_", " "))
+    ago = text.age((status.now_ms - pause.since_ms) / 1000)
+    grid.add_row("since", f"{text.moment(pause.since_ms)} ({ago}, {pause.failures:,} failures)")
+    grid.add_row("next try", f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs")
+    said = [str(part) for part in (pause.status, pause.code) if part is not None]
+    if pause.message:
+        said.append(text.quoted(pause.message))
+    grid.add_row("it said", " ".join(said) or "nothing")
+    return grid

@@ -1,0 +1,46 @@
+"""Floor 7 · cli. How things read: consoles, ages, moments, sizes, and what a server said. Fits 80 columns."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+_LONGEST_QUOTE = 400
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that shows text as it is: a server's words are no markup."""
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def age(seconds: float) -> str:
+    """Return `seconds` in the two largest units that it has: `3 min 20 s`, `2 d 4 h`; below one second `0 s`."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for name, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, length)
+        if number or parts:
+            parts.append(f"{number} {name}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0 ")) or "0 s"
+
+
+def moment(unix_ms: int) -> str:
+    """Return a Unix time in milliseconds as UTC, ISO 8601, to the second."""
+    return datetime.fromtimestamp(unix_ms // 1000, UTC).isoformat(timespec="seconds")
+
+
+def size(number: int) -> str:
+    """Return bytes in the unit that suits them: `512 B`, `4.0 MiB`."""
+    amount = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{number} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def quoted(words: str) -> str:
+    """Return what a server said on one line, cut to 400 characters; it must not steer the terminal."""
+    plain = "".join(char if char.isprintable() else " " for char in words)
+    return plain if len(plain) <= _LONGEST_QUOTE else plain[:_LONGEST_QUOTE] + "..."

@@ -1,0 +1,183 @@
+"""Floor 3 · store. Everything that is read from an outbox file; the writer's process and onlookers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from outbox.entry import Operation, Shape
+from outbox.errors import OutboxClosed
+from outbox.store import connection as door
+from outbox.store import queries
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A kind of request that has something to send. first_seq: its oldest ready entry."""
+
+    number: int
+    shape: Shape
+    first_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An entry as the flusher sees it."""
+
+    seq: int
+    id: str
+    key: str | None
+    payload: str
+    match: str | None
+    digest: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An entry that came in through a shell: only what the shell wrote."""
+
+    seq: int
+    id: str
+    destination: str
+    operation: Operation
+    key: str | None
+    payload: str
+    on_conflict: str | None
+    match: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A pending entry as people see it. payload, match: JSON."""
+
+    seq: int
+    id: str
+    destination: str
+    operation: Operation
+    key: str | None
+    payload: str
+    on_conflict: str | None
+    match: str | None
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPause:
+    """One row of `outbox_pauses`."""
+
+    scope: str
+    subject: str
+    reason: str
+    status: int | None
+    code: str | None
+    message: str | None
+    failures: int
+    since_ms: int
+    next_try_at_ms: int
+
+
+class Reader:
+    """Finds what is stored, on a connection that cannot write. `Store` is one, and so is `Observer`."""
+
+    def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
+        self.path = path
+        self._reader = connection
+        self._shapes: dict[int, Shape] = {}
+
+    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Return the rows of a query on the reading connection. Raises StoreError, OutboxClosed."""
+        try:
+            return list(await self._reader.execute_fetchall(sql, parameters))
+        except door.SqliteError as error:
+            raise door.named(error, self.path) from error
+        except ValueError as error:  # aiosqlite's word for a closed connection
+            raise OutboxClosed("the outbox was closed meanwhile") from error
+
+    async def changes(self) -> int:
+        """Return a number that changes whenever any other connection has committed. About 5 µs in SQLite."""
+        return int((await self.read("pragma data_version"))[0][0])
+
+    async def ready_lanes(self) -> list[Lane]:
+        """Return the lanes that have something to send, the one with the oldest entry first."""
+        rows = await self.read(queries.READY_LANES.sql)
+        if any(number not in self._shapes for number, _ in rows):
+            self._learn(await self.read(queries.LANES.sql))
+        lanes = [Lane(number, self._shapes[number], seq) for number, seq in rows]
+        return sorted(lanes, key=lambda lane: lane.first_seq)
+
+    async def ready(self, lane: Lane, *, after_seq: int, limit: int) -> list[Outgoing]:
+        """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together."""
+        if not lane.shape.ordered:
+            rows = await self.read(queries.READY.sql, (lane.number, after_seq, limit))
+            return [Outgoing(*row) for row in rows]
+        rows = await self.read(queries.READY_RUNS.sql, (lane.number, limit))
+        return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
+
+    async def unread(self, limit: int) -> list[Unread]:
+        """Return what a shell put in and nobody has read yet."""
+        rows = await self.read(queries.UNREAD.sql, (limit,))
+        return [Unread(row[0], row[1], row[2], Operation(row[3]), *row[4:]) for row in rows]
+
+    async def pending_seqs(self, limit: int | None) -> list[int]:
+        """Return the numbers of all that is pending, or of the `limit` oldest, oldest first. O(backlog)."""
+        return [int(seq) for (seq,) in await self.read(queries.PENDING.sql, (-1 if limit is None else limit,))]
+
+    async def shown(self, seqs: Sequence[int]) -> list[Shown]:
+        """Return those of `seqs` that are still pending, oldest first."""
+        rows = await self.read(queries.SHOWN.sql, (f"[{','.join(map(str, seqs))}]",))
+        return [Shown(row[0], row[1], row[2], Operation(row[3]), *row[4:]) for row in rows]
+
+    async def next_due_ms(self) -> int | None:
+        """Return when the next entry that waits for something of its own is due, in Unix milliseconds."""
+        rows = await self.read(queries.NEXT_DUE.sql)
+        return int(rows[0][0]) if rows else None
+
+    async def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of entries by destination and state."""
+        counts: dict[str, dict[str, int]] = {}
+        for destination, state, entries in await self.read(queries.COUNTS.sql):
+            counts.setdefault(destination, {})[state] = entries
+        return counts
+
+    async def oldest_pending_ms(self) -> int | None:
+        """Return when the oldest pending entry was put, in Unix milliseconds; None: nothing is pending."""
+        # In an empty index NULL lanes come first: an unread entry is found like any other.
+        seqs = [seq for _, seq in await self.read(queries.READY_LANES.sql)]
+        seqs += [entry.seq for entry in await self.unread(1)]
+        seqs += [row[0] for row in await self.read(queries.OLDEST_RETRYING.sql) if row[0] is not None]
+        if not seqs:
+            return None
+        rows = await self.read("select created_at_ms from outbox where seq = ?", (min(seqs),))
+        return int(rows[0][0]) if rows else None
+
+    async def pauses(self) -> list[StoredPause]:
+        """Return what is not sent to, the longest pause first."""
+        return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]
+
+    async def lanes(self) -> dict[int, Shape]:
+        """Return every lane that was ever used, by its number."""
+        self._learn(await self.read(queries.LANES.sql))
+        return dict(self._shapes)
+
+    def _learn(self, rows: Any) -> None:
+        for number, destination, operation, on_conflict, columns, ordered in rows:
+            self._shapes[number] = Shape(destination, Operation(operation), on_conflict, columns, bool(ordered))
+
+
+def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:
+    """Keep of each key the entries up to the first one of another lane: that one must wait for these."""
+    kept: list[Outgoing] = []
+    ended: set[str] = set()
+    for *fields, its_lane in rows:
+        entry = Outgoing(*fields)
+        assert entry.key is not None
+        if its_lane != lane:
+            ended.add(entry.key)
+        elif entry.key not in ended:
+            kept.append(entry)
+    return kept

@@ -1,0 +1,502 @@
+"""The command line on real files: beside a running bot, after a clean end, after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from outbox import Outbox, Settings
+from outbox.cli.app import app
+from outbox.cli.text import age, size
+from tests.support import run_async
+
+ROOT = Path(__file__).parents[2]
+ROW = {"symbol": "EURUSD", "pnl": 1.25}
+# Invented for these tests; no server knows them.
+SECRET = "sb_secret_never_to_be_seen"
+PUBLISHABLE = "sb_publishable_never_to_be_seen"
+
+WRITER = """
+import asyncio, sys
+from outbox import Outbox
+
+async def main():
+    async with Outbox.open(path=sys.argv[1]) as outbox:
+        for number in range(7):
+            await outbox.put("trades", {"number": number})
+        print("ready", flush=True)
+        for line in sys.stdin:
+            await outbox.put("trades", {"line": line})
+            print("stored", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `.env` and no variable of the machine that runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(("OUTBOX_", "SUPABASE_")):
+            monkeypatch.delenv(name)
+    for name, value in {"COLUMNS": "80", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def bot_db(tmp_path: Path) -> Path:
+    """An outbox file with three trades and one event, closed cleanly."""
+    path = tmp_path / "bot.db"
+    fill(path)
+    return path
+
+
+@run_async
+async def fill(path: Path) -> None:
+    async with Outbox.open(Settings(path=path)) as outbox:
+        for _ in range(3):
+            await outbox.put("trades", ROW)
+        await outbox.put("events", {"kind": "started"})
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def status(path: Path, *more: object) -> tuple[int, dict[str, Any]]:
+    result = call("status", "--path", path, "--json", *more)
+    return result.exit_code, json.loads(result.stdout)
+
+
+def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "outbox", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, timeout=60)
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@contextmanager
+def running_bot(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that has put seven trades and has the file open; it puts one more per line."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as bot:
+        assert bot.stdout is not None
+        try:
+            assert bot.stdout.readline() == "ready\n"
+            yield bot
+        finally:
+            bot.kill()
+
+
+def put_one(bot: subprocess.Popen[str]) -> None:
+    assert bot.stdin is not None and bot.stdout is not None
+    bot.stdin.write("one more\n")
+    bot.stdin.flush()
+    assert bot.stdout.readline() == "stored\n"
+
+
+def listing(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+def test_the_library_loads_neither_typer_nor_rich_and_the_command_line_loads_both() -> None:
+    # httpx loads a command line of its own, and rich with it, wherever it finds click; that is not our doing.
+    without_click = "import sys; sys.modules['click'] = None; "
+    code = "import {}, sys; print(sorted({{'typer', 'rich'}} & set(sys.modules)))"
+
+    def loaded_by(module: str, before: str = without_click) -> str:
+        return subprocess.check_output([sys.executable, "-c", before + code.format(module)], text=True).strip()
+
+    assert loaded_by("outbox") == "[]"
+    assert loaded_by("outbox.cli") == "[]"
+    assert loaded_by("outbox.cli.app", before="") == "['rich', 'typer']"
+
+
+def test_the_package_runs_as_a_module_and_lists_its_commands() -> None:
+    done = run("--help")
+
+    assert done.returncode == 0
+    assert "status" in done.stdout
+    assert "drain" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------ status: the file
+
+
+def test_status_counts_what_is_in_a_cleanly_closed_file(bot_db: Path) -> None:
+    code, found = status(bot_db)
+
+    assert code == found["exit_code"] == 0
+    assert found["health"] == "healthy"
+    assert found["pending"] == 4
+    assert {name: counts["pending"] for name, counts in found["destinations"].items()} == {"events": 1, "trades": 3}
+    assert 0 <= found["oldest_pending_age_s"] < 60
+    assert found["db_bytes"] == bot_db.stat().st_size
+    assert found["wal_bytes"] == 0
+    assert found["writer"] == {"pid": os.getpid(), "since": found["writer"]["since"], "running": False}
+
+
+def test_status_leaves_a_cleanly_closed_file_and_its_folder_as_they_are(bot_db: Path) -> None:
+    before = listing(bot_db.parent)
+
+    assert status(bot_db)[0] == 0
+
+    assert listing(bot_db.parent) == before
+    # Control: an ordinary read-only connection makes files and leaves them there.
+    with closing(sqlite3.connect(f"file:{bot_db}?mode=ro", uri=True)) as connection:
+        connection.execute("select count(*) from outbox").fetchall()
+    assert set(listing(bot_db.parent)) - set(before) == {"bot.db-wal", "bot.db-shm"}
+
+
+def test_status_says_that_a_file_is_missing_and_creates_nothing(tmp_path: Path) -> None:
+    result = call("status", "--path", tmp_path / "nowhere" / "bot.db")
+
+    assert result.exit_code == 3
+    assert "does not exist; nothing was created" in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_answers_machines_with_an_object_when_the_file_is_missing_too(tmp_path: Path) -> None:
+    code, found = status(tmp_path / "bot.db")
+
+    assert (code, found["exit_code"], found["health"]) == (3, 3, "unreadable")
+    assert "does not exist" in found["error"]
+
+
+def test_status_refuses_a_file_that_is_no_database_in_one_line_and_leaves_it_alone(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no database at all\n" * 100)
+
+    done = run("status", "--path", notes)
+
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [f"outbox: {notes} is no SQLite database; it was not touched"]
+    assert notes.read_text() == "no database at all\n" * 100
+
+
+def test_status_refuses_a_database_that_holds_no_outbox(tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    execute(other, "create table positions (symbol text)")
+
+    result = call("status", "--path", other)
+
+    assert result.exit_code == 3
+    assert "holds no outbox" in result.stderr
+
+
+def test_status_finds_the_file_that_the_environment_names(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTBOX_PATH", str(bot_db))
+
+    assert json.loads(call("status", "--json").stdout)["pending"] == 4
+
+
+# ------------------------------------------------------------------------------------------ status: the bot
+
+
+def test_status_beside_a_running_bot_sees_what_is_only_in_the_wal_and_who_writes(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with running_bot(path) as bot:
+        _, first = status(path)
+        put_one(bot)
+        _, second = status(path)
+
+        assert (first["pending"], second["pending"]) == (7, 8)
+        assert first["writer"]["running"] is True
+        assert first["writer"]["pid"] == bot.pid
+        assert first["wal_bytes"] > 0
+
+
+def test_status_asks_for_the_lock_without_taking_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bot.db"
+    taken: list[int] = []
+    if sys.platform != "win32":  # which can only be tried
+        monkeypatch.setattr("outbox.store.lock._try_lock", taken.append)
+    with running_bot(path) as bot:
+        assert status(path)[1]["writer"]["running"] is True
+        put_one(bot)
+    assert status(path)[1]["writer"]["running"] is False
+    assert taken == []
+
+
+def test_status_after_a_kill_shows_every_row_and_no_writer(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with running_bot(path) as bot:
+        bot.send_signal(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        bot.wait()
+
+        code, found = status(path)
+
+        assert code == 0
+        assert found["pending"] == 7
+        assert found["writer"] == {"pid": bot.pid, "since": found["writer"]["since"], "running": False}
+
+
+def test_a_bot_can_open_the_file_after_a_look_at_what_a_kill_left(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with running_bot(path):
+        pass
+    assert status(path)[1]["pending"] == 7
+
+    with running_bot(path):
+        assert status(path)[1]["pending"] == 14
+
+
+# ------------------------------------------------------------------------------------------ status: health
+
+
+def test_dead_letters_are_exit_code_1(bot_db: Path) -> None:
+    execute(bot_db, "update outbox set state = 'dead' where destination = 'events'")
+
+    code, found = status(bot_db)
+
+    assert code == 1
+    assert (found["health"], found["dead"], found["pending"]) == ("dead letters", 1, 3)
+
+
+def test_entries_that_wait_for_too_long_are_exit_code_2_and_the_limit_can_be_set(bot_db: Path) -> None:
+    execute(bot_db, "update outbox set created_at_ms = created_at_ms - 10 * 60 * 1000 where seq = 1")
+
+    assert status(bot_db, "--stalled-after", 11)[0] == 0
+    code, found = status(bot_db)
+
+    assert (code, found["health"]) == (2, "stalled")
+    assert 600 <= found["oldest_pending_age_s"] < 660
+
+
+def test_a_pause_is_exit_code_2_also_beside_dead_letters_and_is_told_in_the_servers_words(bot_db: Path) -> None:
+    pause(bot_db, "destination", "trades", message="permission denied for table trades")
+    execute(bot_db, "update outbox set state = 'dead' where destination = 'events'")
+
+    code, found = status(bot_db)
+    text = call("status", "--path", bot_db).stdout
+
+    assert code == 2
+    assert found["pauses"] == [
+        {
+            "scope": "destination",
+            "subject": "trades",
+            "reason": "forbidden",
+            "status": 403,
+            "code": "42501",
+            "message": "permission denied for table trades",
+            "failures": 3,
+            "since": "2026-01-01T00:00:00+00:00",
+            "next_try": "2026-01-01T00:01:00+00:00",
+        }
+    ]
+    assert "403 42501 permission denied for table trades" in text
+    assert "due, once a flusher runs" in text
+
+
+def test_a_paused_lane_is_shown_by_what_it_sends_and_not_by_its_number(bot_db: Path) -> None:
+    pause(bot_db, "lane", "1", message="column pnll does not exist")
+
+    assert status(bot_db)[1]["pauses"][0]["subject"] == "trades: insert of id,pnl,symbol"
+
+
+def test_a_servers_words_cannot_steer_the_terminal(bot_db: Path) -> None:
+    pause(bot_db, "everything", "", message="\x1b[2J\x1b[31mall is well[/bold][red]\r\n")
+
+    text = call("status", "--path", bot_db).stdout
+
+    assert "\x1b" not in text
+    assert "all is well[/bold][red]" in text
+
+
+def pause(path: Path, scope: str, subject: str, *, message: str) -> None:
+    since_ms = 1_767_225_600_000  # 2026-01-01
+    row = (scope, subject, "forbidden", 403, "42501", message, 3, since_ms, since_ms + 60_000)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("insert into outbox_pauses values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+# ------------------------------------------------------------------------------------------ status: the text
+
+
+def test_the_text_fits_80_columns_with_long_names_and_large_numbers(bot_db: Path) -> None:
+    name = "a_destination_with_a_name_of_sixty_three_characters_which_is_ok"
+    assert len(name) == 63
+    execute(bot_db, f"insert into outbox_counts values ('{name}', 'delivered', 123456789)")
+    pause(bot_db, "destination", name, message="words " * 100)
+
+    lines = call("status", "--path", bot_db).stdout.splitlines()
+
+    assert any("123,456,789" in line for line in lines)
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_every_name_of_the_json_object_is_described_in_the_help(bot_db: Path) -> None:
+    pause(bot_db, "everything", "", message="no")
+    found = status(bot_db)[1]
+    help_text = call("status", "--help").stdout
+
+    names = {*found, *found["pauses"][0], *found["writer"], *found["sqlite"]}
+
+    assert {name for name in names if name not in help_text} == set()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        pytest.param(0.4, "0 s", id="less than a second"),
+        pytest.param(59.9, "59 s", id="seconds"),
+        pytest.param(200, "3 min 20 s", id="minutes and seconds"),
+        pytest.param(3600, "1 h", id="a whole hour"),
+        pytest.param(3601, "1 h", id="seconds do not count beside hours"),
+        pytest.param(187_200, "2 d 4 h", id="days and hours"),
+        pytest.param(-5, "0 s", id="a clock that was set back"),
+    ],
+)
+def test_an_age_is_told_in_its_two_largest_units(seconds: float, words: str) -> None:
+    assert age(seconds) == words
+
+
+def test_a_size_is_told_in_the_unit_that_suits_it() -> None:
+    assert [size(number) for number in (0, 1023, 4 * 2**20, 3 * 2**40)] == ["0 B", "1023 B", "4.0 MiB", "3072.0 GiB"]
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+def test_status_warns_when_there_is_no_url_and_no_key(bot_db: Path) -> None:
+    assert status(bot_db)[1]["warnings"] == [
+        "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file and sent once it is"
+    ]
+
+
+def test_status_warns_of_a_publishable_key_and_never_shows_it(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "https://project.supabase.co")
+    monkeypatch.setenv("SUPABASE_KEY", PUBLISHABLE)
+
+    text = call("status", "--path", bot_db).output
+    _, found = status(bot_db)
+
+    assert "the key is a publishable key" in text
+    assert PUBLISHABLE not in text + json.dumps(found)
+
+
+def test_settings_that_cannot_be_used_do_not_hide_what_the_file_says(
+    bot_db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "http://far.example")
+    monkeypatch.setenv("SUPABASE_KEY", SECRET)
+
+    code, found = status(bot_db)
+
+    assert (code, found["pending"]) == (0, 4)
+    assert "supabase_url: http:// would send the key in the clear" in found["warnings"][0]
+    assert call("drain", "--path", bot_db).exit_code == 3
+    assert SECRET not in json.dumps(found)
+
+
+# ------------------------------------------------------------------------------------------ drain
+
+
+class _Taker(BaseHTTPRequestHandler):
+    """A server that takes every row; what it took is in the server's `taken`."""
+
+    def do_POST(self) -> None:
+        rows = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.taken += rows  # type: ignore[attr-defined]
+        self.send_response(201)
+        self.send_header("preference-applied", self.headers["prefer"])
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The rows that a REST server on this machine took; the environment names it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Taker) as server:
+        rows: list[Any] = []
+        server.taken = rows  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("SUPABASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("SUPABASE_SECRET_KEY", SECRET)
+        yield rows
+        server.shutdown()
+
+
+def test_drain_sends_everything_and_exits_with_0(bot_db: Path, taken: list[Any]) -> None:
+    done = run("drain", "--path", bot_db, "--json")
+    report = json.loads(done.stdout)
+
+    assert done.returncode == report["exit_code"] == 0
+    assert (report["delivered"], report["pending"], report["timed_out"]) == (4, 0, False)
+    assert len(taken) == 4
+    assert SECRET not in done.stdout + done.stderr
+    assert status(bot_db)[1]["delivered"] == 4
+
+
+def test_drain_shows_its_progress_on_a_terminal_only(bot_db: Path, taken: list[Any]) -> None:
+    quiet = run("drain", "--path", bot_db)
+    fill(bot_db)
+    seen = run("drain", "--path", bot_db, FORCE_COLOR="1")
+
+    assert len(taken) == 8
+    assert quiet.stderr == ""
+    assert "draining" in seen.stderr
+    assert quiet.stdout.startswith("4 delivered in ")
+
+
+def test_drain_exits_with_2_when_something_is_left(bot_db: Path) -> None:
+    result = call("drain", "--path", bot_db, "--timeout", 0.1)
+
+    assert result.exit_code == 2
+    assert "4 pending" in result.stdout
+    assert "SUPABASE_URL and SUPABASE_SECRET_KEY not set" in result.stdout
+
+
+def test_drain_exits_with_2_when_nobody_answers_in_time(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SUPABASE_KEY", SECRET)
+
+    result = call("drain", "--path", bot_db, "--timeout", 0.3)
+
+    assert result.exit_code == 2
+    assert "what is pending stays pending" in result.stdout
+
+
+def test_drain_beside_a_running_bot_names_its_process_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with running_bot(path) as bot:
+        result = call("drain", "--path", path)
+
+        assert result.exit_code == 3
+        assert f"open for writing by process {bot.pid}" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_drain_creates_no_file_for_a_mistyped_path(tmp_path: Path) -> None:
+    result = call("drain", "--path", tmp_path / "bto.db")
+
+    assert result.exit_code == 3
+    assert "does not exist" in result.stderr
+    assert list(tmp_path.iterdir()) == []
