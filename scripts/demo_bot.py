@@ -91,7 +91,13 @@ async def resume(outbox: Outbox, started: datetime) -> Position:
             await tx.execute("insert into demo_position values (1, 0, 0, 0, 0)")
             await tx.put(
                 "sessions",
-                {"session_id": SESSION, "start_time": started, "status": "RUNNING", "symbols": ["EURUSD"], "version": 1},
+                {
+                    "session_id": SESSION,
+                    "start_time": started,
+                    "status": "RUNNING",
+                    "symbols": ["EURUSD"],
+                    "version": 1,
+                },
                 key=SESSION,
             )
     acknowledge("sessions", [SESSION])

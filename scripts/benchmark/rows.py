@@ -1,0 +1,170 @@
+"""What is promised, row by row: which probes each needs, and how their samples become one figure.
+
+A row is judged by ratios within one round, so that a machine that slows down slows both sides; the figure is the
+median over the rounds. To add a row: name its probes in `PROBES`, and say in `ROWS` how to read them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Samples = Mapping[str, Sequence[Mapping[str, float]]]
+
+LIBRARIES = "aiosqlite, httpx, tenacity, pydantic_settings"
+SCENARIOS = {  # what it is compared with: None: that is what others are compared with
+    "empty": None,
+    "empty_keyed": None,
+    "pending": "empty",
+    "delivered": "empty",
+    "blocked": "empty_keyed",
+    "paused": "empty",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One measurement of a round. work: its name in `probes`. quick: arguments that `--quick` makes smaller.
+
+    slow_sync: every fsync takes 5 ms more. times: how often in a round. shared: it needs the filled files.
+    """
+
+    work: str
+    full: Mapping[str, Any]
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    slow_sync: bool = False
+    times: int = 1
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a row came to. text: for the table. met: None where there is nothing to meet."""
+
+    text: str
+    met: bool | None
+    moonshot: bool | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One promise. needs: names of probes; judge: their samples to a figure."""
+
+    number: int
+    what: str
+    target: str
+    moonshot: str
+    needs: tuple[str, ...]
+    judge: Callable[[Samples], Figure]
+
+
+PROBES: dict[str, Probe] = {
+    "floor": Probe("floor", {"rows": 5_000}, {"rows": 2_000}),
+    "put 64": Probe("put", {"rows": 30_000, "tasks": 64}, {"rows": 10_000}),
+    "put 1": Probe("put", {"rows": 3_000, "tasks": 1}, {"rows": 1_000}),
+    "floor, slow sync": Probe("floor", {"rows": 300}, {"rows": 100}, slow_sync=True),
+    "put 64, slow sync": Probe("put", {"rows": 6_400, "tasks": 64}, {"rows": 3_200}, slow_sync=True),
+    "put 64, ticker": Probe("put", {"rows": 60_000, "tasks": 64, "ticker": True}, {"rows": 20_000}),
+    "backlog": Probe(
+        "backlog", {"scenarios": list(SCENARIOS), "puts": 500, "batches": 25}, {"batches": 10}, shared=True
+    ),
+    "import outbox": Probe("imports", {"modules": "outbox"}, times=3),
+    "import libraries": Probe("imports", {"modules": LIBRARIES}, times=3),
+}
+
+
+_COSTS = ("put", "flush", "stats")
+
+
+def ratios(samples: Samples, above: str, below: str, field_name: str) -> list[float]:
+    """Return one ratio per round of `field_name` in two probes."""
+    pairs = zip(samples[above], samples[below], strict=True)
+    return [one[field_name] / other[field_name] for one, other in pairs]
+
+
+def middle(samples: Samples, probe: str, field_name: str) -> float:
+    """Return the median over the rounds."""
+    return statistics.median(each[field_name] for each in samples[probe])
+
+
+def _put_64(samples: Samples) -> Figure:
+    ratio = statistics.median(ratios(samples, "put 64", "floor", "rows_per_s"))
+    p50, p99 = middle(samples, "put 64", "p50_ms"), middle(samples, "put 64", "p99_ms")
+    per_s = middle(samples, "put 64", "rows_per_s")
+    return Figure(
+        f"{ratio:.1f} F ({per_s:,.0f} rows/s), p50 {p50:.2f} ms, p99 {p99:.2f} ms",
+        ratio >= 7 and p50 <= 2,
+        ratio >= 12,
+        {"ratio": ratio, "p50_ms": p50, "p99_ms": p99, "rows_per_s": per_s},
+    )
+
+
+def _put_1(samples: Samples) -> Figure:
+    ratio = statistics.median(ratios(samples, "put 1", "floor", "p50_ms"))
+    ours, raw = (middle(samples, probe, "p50_ms") for probe in ("put 1", "floor"))
+    facts = {"ratio": ratio, "p50_ms": ours, "raw_p50_ms": raw}
+    text = f"{ratio:.2f} x ({ours * 1e3:.0f} µs; raw {raw * 1e3:.0f} µs)"
+    return Figure(text, ratio <= 1.8, ratio <= 1.4, facts)
+
+
+def _slow_sync(samples: Samples) -> Figure:
+    if not samples.get("floor, slow sync") or middle(samples, "floor, slow sync", "p50_ms") < 5:
+        return Figure("not measured: needs Linux and a C compiler", None)
+    ratio = statistics.median(ratios(samples, "put 64, slow sync", "floor, slow sync", "rows_per_s"))
+    per_s = middle(samples, "put 64, slow sync", "rows_per_s")
+    text = f"{ratio:.1f} F ({per_s:,.0f} rows/s)"
+    return Figure(text, ratio >= 40, ratio >= 60, {"ratio": ratio, "rows_per_s": per_s})
+
+
+def _ticker(samples: Samples) -> Figure:
+    p99 = middle(samples, "put 64, ticker", "late_p99_ms")
+    worst = middle(samples, "put 64, ticker", "late_max_ms")
+    text = f"p99 {p99:.2f} ms, max {worst:.2f} ms"
+    return Figure(text, p99 <= 2 and worst <= 10, worst <= 3, {"late_p99_ms": p99, "late_max_ms": worst})
+
+
+def _backlog(samples: Samples) -> Figure:
+    compared = {name: base for name, base in SCENARIOS.items() if base is not None}
+    facts: dict[str, float] = {}
+    for name, base in compared.items():
+        for cost in _COSTS:
+            rounds = [each[f"{name}_{cost}_ms"] / each[f"{base}_{cost}_ms"] for each in samples["backlog"]]
+            facts[f"{name}_{cost}"] = statistics.median(rounds)
+    lines = [f"{name}: " + ", ".join(f"{cost} {facts[f'{name}_{cost}']:.2f}" for cost in _COSTS) for name in compared]
+    worst = max(facts.values())
+    milliseconds = {name: middle(samples, "backlog", name) for name in samples["backlog"][0]}
+    return Figure("\n".join(lines), worst <= 1.2, worst <= 1.05, {"worst": worst, **facts, **milliseconds})
+
+
+def _open(samples: Samples) -> Figure:
+    empty, full = (middle(samples, "backlog", f"{name}_open_ms") for name in ("empty", "pending"))
+    text = f"{full:.1f} ms (empty: {empty:.1f} ms)"
+    return Figure(text, full <= 50, full <= 10, {"open_ms": full, "empty_open_ms": empty})
+
+
+def _imports(samples: Samples) -> Figure:
+    ours, theirs = (middle(samples, name, "import_ms") for name in ("import outbox", "import libraries"))
+    ratio = ours / theirs  # each is a median already
+    facts = {"ratio": ratio, "outbox_ms": ours, "libraries_ms": theirs}
+    return Figure(f"{ratio:.2f} x ({ours:.0f} ms; the libraries {theirs:.0f} ms)", ratio <= 1.15, None, facts)
+
+
+ROWS: tuple[Row, ...] = (
+    Row(1, "put, 64 tasks", ">= 7 F, p50 <= 2 ms", ">= 12 F", ("floor", "put 64"), _put_64),
+    Row(2, "put, 1 task: p50", "<= 1.8 x a raw commit", "<= 1.4 x", ("floor", "put 1"), _put_1),
+    Row(
+        3,
+        "put, 64 tasks, fsync + 5 ms",
+        ">= 40 F",
+        ">= 60 F",
+        ("floor, slow sync", "put 64, slow sync"),
+        _slow_sync,
+    ),
+    Row(4, "a 1 ms ticker's lateness", "p99 <= 2 ms, max <= 10 ms", "max <= 3 ms", ("put 64, ticker",), _ticker),
+    Row(5, "cost under a backlog, x empty", "<= 1.2 x", "<= 1.05 x", ("backlog",), _backlog),
+    Row(6, "open with a backlog", "<= 50 ms", "<= 10 ms", ("backlog",), _open),
+    Row(12, "import outbox", "<= 1.15 x its libraries", "", ("import outbox", "import libraries"), _imports),
+)

@@ -1,0 +1,140 @@
+"""The benchmark's own honesty: it refuses what would flatter it, and its figures are what its samples say."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from benchmark import disk, probes
+from benchmark.rows import PROBES, ROWS, SCENARIOS
+from benchmark.trades import trades
+
+ROOT = Path(__file__).parents[1]
+
+
+def probe(folder: Path, name: str, **arguments: object) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmark.probes", name, str(folder), json.dumps(arguments)]
+    path = os.pathsep.join([str(ROOT / "scripts"), str(ROOT)])
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("OUTBOX_", "SUPABASE_"))}
+    done = subprocess.run(command, cwd=folder, env=env | {"PYTHONPATH": path}, stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def test_every_row_names_probes_that_exist_and_every_probe_is_needed_by_a_row() -> None:
+    needed = {name for row in ROWS for name in row.needs}
+
+    assert needed == set(PROBES)
+    assert {each.work for each in PROBES.values()} <= set(probes.PROBES)
+    assert len({row.number for row in ROWS}) == len(ROWS)
+
+
+def test_the_trade_has_the_sixteen_fields_of_the_remote_table_and_no_two_are_alike() -> None:
+    first, second = trades(2)
+
+    assert len(first) == 16
+    assert first != second
+    assert 300 <= len(json.dumps(first)) <= 450
+
+
+def test_the_floor_and_a_put_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    floor = probe(tmp_path, "floor", rows=20)
+    put = probe(tmp_path, "put", rows=200, tasks=16, ticker=True)
+
+    assert set(floor) == {"rows_per_s", "p50_ms", "p99_ms"}
+    assert set(put) == set(floor) | {"late_p99_ms", "late_max_ms", "ticks"}
+    assert all(value > 0 for value in (*floor.values(), put["rows_per_s"], put["p50_ms"]))
+
+
+def test_what_is_not_durable_is_not_measured() -> None:
+    with pytest.raises(probes.WrongMeasurementError, match="synchronous is 1, 2 was wanted"):
+        probes._require("synchronous", 1, 2)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_filled_file_is_as_counted_and_keeps_its_backlog_through_a_round(tmp_path: Path, scenario: str) -> None:
+    probe(tmp_path, "fill", scenario=scenario, rows=1_000)
+    path = tmp_path / f"{scenario}.db"
+    before = counted(path)
+    assert before == stored(path)
+
+    probe(tmp_path, "backlog", scenarios=[scenario], puts=10, batches=2)
+    after = counted(path)
+
+    backlog = {"empty": 0, "empty_keyed": 0, "delivered": 0}.get(scenario, 1_000)
+    assert before["pending"] == backlog
+    assert after["pending"] >= backlog
+    assert after == stored(path)
+
+
+def counted(path: Path) -> dict[str, int]:
+    """What the counters say, the states that have none left out."""
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("select state, sum(entries) from outbox_counts group by state").fetchall()
+    connection.close()
+    return {"pending": 0} | dict(rows)
+
+
+def stored(path: Path) -> dict[str, int]:
+    """What the rows say."""
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("select state, count(*) from outbox group by state").fetchall()
+    connection.close()
+    return {"pending": 0} | dict(rows)
+
+
+def samples(**changed: float) -> dict[str, list[dict[str, float]]]:
+    """Three rounds in which everything just meets its target; `changed`: another value of a field."""
+    floor = {"rows_per_s": 100.0, "p50_ms": 10.0}
+    costs = {f"{name}_{cost}_ms": 1.0 for name in SCENARIOS for cost in ("put", "flush", "stats", "open")}
+    found = {
+        "floor": floor,
+        "put 64": {"rows_per_s": 701.0, "p50_ms": 2.0, "p99_ms": 5.0},
+        "put 1": {"p50_ms": 17.9},
+        "floor, slow sync": floor,
+        "put 64, slow sync": {"rows_per_s": 4001.0},
+        "put 64, ticker": {"late_p99_ms": 2.0, "late_max_ms": 10.0},
+        "backlog": costs,
+        "import outbox": {"import_ms": 114.0},
+        "import libraries": {"import_ms": 100.0},
+    }
+    return {name: [{**fields, **changed}] * 3 for name, fields in found.items()}
+
+
+def test_a_row_is_met_exactly_when_its_samples_meet_its_target() -> None:
+    assert [row.number for row in ROWS if row.judge(samples()).met is not True] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value"),
+    [
+        pytest.param(1, "p50_ms", 2.1, id="a put that takes too long"),
+        pytest.param(4, "late_max_ms", 10.1, id="a ticker that is once too late"),
+        pytest.param(5, "blocked_flush_ms", 1.3, id="a flush that feels the blocked key"),
+        pytest.param(6, "pending_open_ms", 51.0, id="an open that reads the backlog"),
+    ],
+)
+def test_a_row_is_missed_when_one_sample_field_is_worse(number: int, field: str, value: float) -> None:
+    (row,) = [each for each in ROWS if each.number == number]
+
+    assert row.judge(samples(**{field: value})).met is False
+
+
+def test_a_slow_disk_that_was_not_slow_counts_as_not_measured() -> None:
+    (row,) = [each for each in ROWS if each.number == 3]
+
+    assert row.judge(samples(p50_ms=0.2)).met is None
+    assert row.judge({}).met is None
+
+
+def test_a_file_system_in_memory_is_known_as_one() -> None:
+    memory = Path("/dev/shm")
+
+    assert not disk.is_in_memory(ROOT)
+    if disk.kind(ROOT) and memory.is_dir():
+        assert disk.is_in_memory(memory)
