@@ -37,7 +37,8 @@ create table outbox (
     error_hint         text,
     source             text,                                -- which bot put it
     digest             text,                                -- over all that is sent; checked before sending
-    unique (id, destination)
+    unique (id, destination),
+    check (waits is not 'retry' or next_attempt_at_ms is not null)
 ) strict;
 
 -- What may be sent now, lane by lane, oldest first.  Entries that came in through a shell have no lane yet.
@@ -96,7 +97,8 @@ begin
         on conflict do update set entries = entries + 1;
 end;
 
-create trigger outbox_counts_moved after update of state on outbox when old.state <> new.state
+create trigger outbox_counts_moved after update of state, destination on outbox
+    when old.state <> new.state or old.destination <> new.destination
 begin
     update outbox_counts set entries = entries - 1 where destination = old.destination and state = old.state;
     insert into outbox_counts values (new.destination, new.state, 1)
@@ -121,8 +123,9 @@ begin
 end;
 
 -- An entry joins the line late: it got its key, or it was revived.
-create trigger outbox_turn_joined after update of key, state on outbox
-    when new.key is not null and new.state = 'pending' and (old.key is not new.key or old.state <> 'pending')
+create trigger outbox_turn_joined after update of key, destination, state on outbox
+    when new.key is not null and new.state = 'pending'
+         and (old.key is not new.key or old.destination <> new.destination or old.state <> 'pending')
 begin
     update outbox set waits = 'turn'
      where state = 'pending' and key is not null and destination = new.destination and key = new.key
@@ -133,6 +136,17 @@ begin
      where seq = new.seq
        and exists (select 1 from outbox as e where e.state = 'pending' and e.key is not null
                       and e.destination = new.destination and e.key = new.key and e.seq < new.seq);
+end;
+
+-- An entry leaves its line for another one: a hand has changed its key or its destination.
+create trigger outbox_turn_left after update of key, destination on outbox
+    when old.key is not null and old.state = 'pending'
+         and (old.key is not new.key or old.destination <> new.destination)
+begin
+    update outbox set waits = null
+     where waits = 'turn'
+       and seq = (select e.seq from outbox as e where e.state = 'pending' and e.key is not null
+                     and e.destination = old.destination and e.key = old.key order by e.seq limit 1);
 end;
 
 create trigger outbox_turn_settled after update of state on outbox

@@ -27,17 +27,20 @@ from outbox.errors import (
     ForkedProcess,
     InsideTransaction,
     OutboxClosed,
+    OutboxError,
     OutboxFull,
-    UsageError,
 )
 from outbox.flusher import Flusher, FlusherState, Limits
+from outbox.policy.reading import checked_path, rows_of
 from outbox.policy.shaping import Written, member, written
 from outbox.settings import Settings
 from outbox.store import connection as door
 from outbox.store.block import Block, refuse_control
+from outbox.store.glance import Glance
+from outbox.store.reader import Shown
 from outbox.store.store import Store, StoredPause
 from outbox.store.writer import Receipt, find_lane, insert_one
-from outbox.transport import PostgrestTransport, Transport
+from outbox.transport import PostgrestTransport, Request, Transport
 
 logger = logging.getLogger("outbox")
 
@@ -47,8 +50,12 @@ _DECLARED = (
     Destination("events"),
     Destination("sessions", on_conflict=("session_id",), integers=frozenset({"total_trades", "version"})),
 )
+# A page of 1,000 rows has some hundred kilobytes; this is what one answer to a read may take in memory.
+_LONGEST_READ = 64 * 1024 * 1024
 # How long a stopping flusher may finish what is under way; after that it stays pending.
 _GRACE_S = 5.0
+# Payloads fetched in one step, so that the event loop goes on.
+_PAGE_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,18 @@ class Transaction:
     def __init__(self, outbox: Outbox, block: Block) -> None:
         self._outbox = outbox
         self._block = block
+        self._watchers: list[Callable[[bool], object]] = []
+
+    def when_over(self, watcher: Callable[[bool], object]) -> None:
+        """Call `watcher` once the block has ended: with True if it was committed, else (or if unknown) with False.
+
+        For objects that follow the transaction in memory, such as `SessionManager`. It must neither raise nor wait.
+        """
+        self._watchers.append(watcher)
+
+    def _over(self, committed: bool) -> None:
+        for watcher in reversed(self._watchers):  # as what they undo was done: the last one first
+            watcher(committed)
 
     async def put(
         self,
@@ -144,7 +163,7 @@ class Transaction:
             lane = entry.lane
             if lane is None:  # made in this transaction, and rolled back with it
                 lane = await find_lane(connection, ready.intent.shape)
-            receipt = await insert_one(connection, entry._replace(lane=lane))
+            receipt = await insert_one(connection, entry._replace(lane=lane), self._outbox._store.path)
             self._block.ids.append(receipt.id)
             return receipt
 
@@ -161,6 +180,18 @@ class Transaction:
             return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
 
         return await self._block.run(work)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each of `rows`; errors as `execute`. One that fails leaves those before it done.
+
+        The transaction's time limit counts: split what is large into several transactions.
+        """
+        refuse_control(sql)
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.executemany(sql, rows)
+
+        await self._block.run(work)
 
 
 class _Opening:
@@ -197,8 +228,12 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._destinations = {destination.name: destination for destination in _DECLARED}
         self._waiting = 0
+        self._draining: asyncio.Task[None] | None = None  # a flusher that runs for drains alone
+        self._drains = 0
+        self._glance = Glance(store.path)
         self._transport: Transport | None = None
         self._fixed_transport = False
         self._flusher = Flusher(
@@ -245,11 +280,11 @@ class Outbox:
             settings.path.absolute(), clock=clock, busy_timeout_s=settings.busy_timeout_s, wait_s=wait_s
         )
         outbox = cls(store, settings, clock=clock)
-        if transport is not None:
-            outbox._transport, outbox._fixed_transport = transport, True
-        else:
-            outbox._connect(settings)
         try:
+            if transport is not None:
+                outbox._transport, outbox._fixed_transport = transport, True
+            else:
+                outbox._connect(settings)
             await outbox._flusher.load()
         except BaseException:
             await outbox.close()
@@ -268,18 +303,26 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+        if os.getpid() != self._pid:
+            return  # a fork has neither the threads nor the locks; file and connections are the parent's
+        if self._closing is None:
+            self._loop_is_here()
+            self._closed = True
+            self._closing = asyncio.create_task(self._shut(), name="outbox-close")
+        # Cancelling one of its callers must not leave the file half closed.
+        await asyncio.shield(self._closing)
+
+    async def _shut(self) -> None:
         try:
             await self._flusher.shut_down(_GRACE_S)
+            self._glance.close()
             await self._store.close()
         finally:
             if self._transport is not None:
                 await self._transport.aclose()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if not getattr(self, "_closed", True) and os.getpid() == self._pid:
             warnings.warn(f"{self!r} was never closed; use `async with Outbox.open(…)`", ResourceWarning, stacklevel=1)
 
     def __repr__(self) -> str:
@@ -360,6 +403,7 @@ class Outbox:
         wait for ever.
         """
         self._check_process()
+        self._check_outside()  # asyncio.to_thread takes the block along
         ready = self._written(destination, row, operation, key, id, on_conflict, match)
         entry = self._entry(ready)
 
@@ -384,15 +428,20 @@ class Outbox:
         block = self._store.block(self._settings.transaction_limit_s if limit_s is None else limit_s)
         await block.begin()
         token = _inside.set((*_inside.get(), (self, block)))
+        tx, committed = Transaction(self, block), False
         try:
-            yield Transaction(self, block)
+            yield tx
         except BaseException:
-            await block.end(commit=False)
+            # What the block raised is what its caller must hear, above all a cancellation; nothing was written.
+            with contextlib.suppress(OutboxError):
+                await block.end(commit=False)
             raise
         else:
             await block.end(commit=True)
+            committed = True
         finally:
             _inside.reset(token)
+            tx._over(committed)
 
     def register(
         self,
@@ -464,28 +513,38 @@ class Outbox:
 
     def _check_caller(self) -> None:
         self._check_process()
+        self._loop_is_here()
+        self._check_outside()
+
+    def _loop_is_here(self) -> None:
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
             here = None
         if here is not self._loop:
             raise ForeignLoop("this is not the event loop that opened the outbox; nothing was written")
+
+    def _check_outside(self) -> None:
         if any(outbox is self and block.open for outbox, block in _inside.get()):
             raise InsideTransaction("use the block's own put: this one would wait for the block; nothing was written")
 
     # ------------------------------------------------------------------------------------------ sending
 
     async def run_flusher(self) -> None:
-        """Bring entries to Supabase until cancelled or closed. Run it once, as a background task."""
+        """Bring entries to Supabase until cancelled or closed. Run it once, as a background task.
+
+        Raises UsageError: it runs already.
+        """
         self._check_caller()
-        if self._flusher.state.running:
-            raise UsageError("the flusher is running already")
+        if self._draining is not None:  # a drain began before: it sends until it ends, then this goes on
+            await asyncio.wait({self._draining})
         await self._flusher.run()
 
     @contextlib.asynccontextmanager
     async def flushing(self) -> AsyncIterator[Outbox]:
         """Run the flusher for the length of the block."""
         task = asyncio.create_task(self.run_flusher(), name="outbox-flusher")
+        await asyncio.sleep(0)  # let it start, so that a drain in the block joins it
         try:
             yield self
         finally:
@@ -500,13 +559,19 @@ class Outbox:
         self._check_caller()
         started_s = self._clock.monotonic_s()
         before = self._flusher.delivered.total()
-        task = None
-        if not self._flusher.state.running:
-            task = asyncio.create_task(self._flusher.run(), name="outbox-drain")
+        await asyncio.sleep(0)  # a flusher whose task was created just now may start, and be joined
+        if not self._flusher.state.running and self._draining is None:
+            self._draining = asyncio.create_task(self._flusher.run(), name="outbox-drain")
+        self._drains += 1
         try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._store.caught_up()  # what put_nowait has lined up is meant too
             emptied = await self._emptied(started_s + timeout)
         finally:
-            if task is not None:
+            self._drains -= 1
+            if self._draining is not None and not self._drains:  # the last of several ends what they share
+                task, self._draining = self._draining, None
                 await self._flusher.shut_down(0.0)
                 await task
         counts = await self._store.counts()
@@ -565,7 +630,77 @@ class Outbox:
         else:
             self._transport = PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value())
 
+    # ------------------------------------------------------------------------------------------ reading
+
+    async def fetch(self, path: str) -> list[dict[str, Any]]:
+        """GET `path`, such as `trades?select=*&limit=10`, below the REST endpoint and return the rows.
+
+        One request, bounded by the settings' `request_deadline_s`; the path goes as it is, so encode what is in it.
+        Raises Unreachable: no answer; RemoteError: another answer than rows; ConfigError: no URL or key is set;
+        InvalidQuery: it is no such path. Never [] for a failure.
+        """
+        self._check_process()
+        self._loop_is_here()
+        request = Request("GET", checked_path(path), (), b"", reply_bytes=_LONGEST_READ)
+        if self._transport is None:
+            raise ConfigError("SUPABASE_URL and SUPABASE_SECRET_KEY are needed to read", field="supabase_url")
+        outcome = await self._transport.send(request, deadline_s=self._settings.request_deadline_s)
+        return rows_of(path, outcome)
+
     # ------------------------------------------------------------------------------------------ looking
+
+    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of the bot's own on its own tables in the same file.
+
+        Runs on the connection that cannot write, so it waits for no writer and sees what was committed before; what
+        an open `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep it short.
+        Raises InvalidEntry: BEGIN, ATTACH, PRAGMA and their like; StoreError: SQLite refused it; UsageError.
+        """
+        self._check_process()
+        self._loop_is_here()
+        refuse_control(sql)
+        return [tuple(row) for row in await self._store.read(sql, parameters)]
+
+    async def pending_entries(self, limit: int | None = None) -> list[Shown]:
+        """Return what is pending, or the `limit` oldest of it, oldest first: to look at, not to put again.
+
+        Reads the whole backlog, in pages: what is delivered meanwhile is left out. `stats()` counts without that.
+        """
+        self._check_process()
+        self._loop_is_here()
+        seqs = await self._store.pending_seqs(limit)
+        entries: list[Shown] = []
+        for start in range(0, len(seqs), _PAGE_ROWS):
+            entries += await self._store.shown(seqs[start : start + _PAGE_ROWS])
+        return entries
+
+    @property
+    def source(self) -> str | None:
+        """Who puts here, as the settings say: kept with each row, and what tells the sessions of two bots apart."""
+        return self._settings.source
+
+    @property
+    def clock(self) -> Clock:
+        """Where this outbox takes its time from."""
+        return self._clock
+
+    @property
+    def supabase_url(self) -> str | None:
+        """The project's URL, or None: none is set."""
+        return self._settings.supabase_url
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether there is somewhere to send to and read from. Without it rows are kept all the same."""
+        return self._transport is not None
+
+    def pending_now(self) -> int:
+        """Return how many entries are pending, without waiting: some ten microseconds in the caller's thread.
+
+        What `stats()` tells in full without holding up the event loop. Raises OutboxClosed, StoreError.
+        """
+        self._check_process()
+        return self._glance.pending()
 
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""

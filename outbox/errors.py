@@ -9,6 +9,9 @@ OutboxError
 │   ├── OutboxClosed        the outbox is closed, or was never opened
 │   ├── ForeignLoop         another event loop or thread than the one that opened it
 │   ├── ForkedProcess       a forked child of the process that opened it
+│   ├── SessionError        the session is not where this call needs it to be; carries `session_id`
+│   │   ├── SessionRunning      it is started already, by this or another SessionManager of the process
+│   │   └── SessionNotRunning   it was never started, or has ended
 │   ├── InsideTransaction   `put` on the outbox inside one of its own `transaction()` blocks
 │   └── TransactionExpired  the block outlived its time limit; everything in it was rolled back
 ├── StoreError              the local SQLite file; carries `path`
@@ -23,6 +26,7 @@ OutboxError
 │   ├── DiskFull            no space; the entry is not acknowledged, putting the same id again is safe
 │   ├── OutboxFull          a configured bound is reached; nothing was written
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
+├── InvalidQuery            a read cannot be asked like that; nothing was sent; carries `field`
 └── RemoteError             reading from the remote end failed; carries `status`, `code`
     └── Unreachable         no answer: the request may or may not have been carried out
 """
@@ -82,6 +86,22 @@ class ForeignLoop(UsageError):
 
 class ForkedProcess(UsageError):
     """The call came from a forked child of the process that opened the outbox; nothing was written."""
+
+
+class SessionError(UsageError):
+    """The session is not where this call needs it to be; nothing was written. `session_id`: "" if there is none."""
+
+    def __init__(self, message: str, *, session_id: str) -> None:
+        super().__init__(message)
+        self.session_id = session_id
+
+
+class SessionRunning(SessionError):
+    """The session is started already, by this or another SessionManager of the process; nothing was written."""
+
+
+class SessionNotRunning(SessionError):
+    """There is no session to end: it was never started, or has ended. Nothing was written."""
 
 
 class InsideTransaction(UsageError):
@@ -179,6 +199,14 @@ class OutcomeUnknown(StoreError):
     def id(self) -> str | None:
         """The id of the entry that the failed call put; None for a transaction without entries."""
         return self.ids[0] if self.ids else None
+
+
+class InvalidQuery(OutboxError, ValueError):
+    """A read cannot be asked like that. `field` is the argument, such as `filters.symbol`; nothing was sent."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(f"{field}: {message}; nothing was sent")
+        self.field = field
 
 
 class RemoteError(OutboxError):

@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict, SettingsError
 
 from outbox.errors import ConfigError
 
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX,
         env_file=".env",
         env_file_encoding="utf-8",
+        env_ignore_empty=True,  # SUPABASE_SECRET_KEY= must not hide a SUPABASE_KEY
         extra="ignore",  # a bot's .env holds other programs' secrets
         hide_input_in_errors=True,
         frozen=True,
@@ -81,38 +83,58 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        _refuse_unknown(values)
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise _config_error(error) from None  # the original would show what was set
+        except (OSError, UnicodeDecodeError, SettingsError) as error:
+            # Without its cause: a UnicodeDecodeError carries the whole file.
+            raise ConfigError(f".env cannot be read: {type(error).__name__}", field="env_file") from None
         self._given = values
-        _warn_about_unknown_names()
+        _warn_about_unknown_names(values.get("_env_file", self.model_config.get("env_file")))
 
     @field_validator("path")
     @classmethod
     def _is_a_file(cls, path: Path) -> Path:
-        if str(path).startswith((":memory:", "file:")) or path.name in ("", "..", "."):
+        if str(path).startswith((":memory:", "file:")) or path.name in ("", "..", ".") or "\0" in str(path):
             raise ValueError("must be the path of a file; a database in memory is not durable")
-        return path.expanduser()
+        try:
+            return path.expanduser()
+        except RuntimeError:
+            raise ValueError("names a home directory that cannot be found") from None
+
+    @field_validator("source")
+    @classmethod
+    def _can_be_stored(cls, source: str | None) -> str | None:
+        # A variable of the environment need not be UTF-8; SQLite would refuse it at every put.
+        if source is not None and (source.encode(errors="replace").decode() != source or "\0" in source):
+            raise ValueError("holds characters that cannot be stored")
+        return source
 
     @field_validator("supabase_url", "supabase_key", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        return None if isinstance(text, str) and not text.strip() else value
+        # A key from a file ends with its line.
+        return (text.strip() or None) if isinstance(text, str) else value
 
     @field_validator("supabase_key")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
             raise ValueError("holds characters that no key has")
-        return SecretStr(key.get_secret_value().strip()) if key is not None else None
+        return key
 
     @model_validator(mode="after")
     def _url_is_safe(self) -> Self:
         if self.supabase_url is None:
             return self
-        parts = urlsplit(self.supabase_url)
+        try:
+            parts = urlsplit(self.supabase_url)
+            _ = parts.port  # raises for one that is no number or too large
+        except ValueError:  # whose message quotes the URL, with the password that may stand in it
+            raise ValueError("supabase_url: is no URL") from None
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ValueError("supabase_url: must be like https://<project>.supabase.co")
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -205,10 +227,25 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _warn_about_unknown_names() -> None:
-    """A misspelt setting would otherwise be ignored in silence."""
+def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    """`extra="ignore"` is for the bot's .env; a misspelt argument is a mistake. `_…`: pydantic-settings' own."""
+    known = set(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.validation_alias, AliasChoices):
+            known.update(str(alias) for alias in field.validation_alias.choices)
+        else:
+            known.add(_PREFIX + name.upper())
+    for name in values:
+        if name not in known and not name.startswith("_"):
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(f"{name}: unknown setting{f'; did you mean {close[0]}?' if close else ''}", field=name)
+
+
+def _warn_about_unknown_names(env_file: Any) -> None:
+    """A misspelt setting would otherwise be ignored in silence. Names only: the values are not ours to read."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
-    for name in sorted(os.environ):
+    in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
+    for name in sorted({*os.environ, *(name.upper() for name in in_file)}):
         if name.startswith(_PREFIX) and name not in known and name not in _warned:
             _warned.add(name)
             close = difflib.get_close_matches(name, known, n=1)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox.clock import Clock
-from outbox.errors import InvalidEntry, StoreError, TransactionExpired
+from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
 from outbox.store import connection as door
 from outbox.store.writer import Writer, roll_back
 
@@ -24,7 +24,8 @@ T = TypeVar("T")
 _REFUSED = frozenset(
     "ATTACH BEGIN COMMIT DETACH END PRAGMA RELEASE ROLLBACK SAVEPOINT VACUUM".split()  # noqa: SIM905 - reads better
 )
-_FIRST_WORD = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
+# SQLite skips a byte order mark like a space.
+_FIRST_WORD = re.compile(r"(?:[\s;\ufeff]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
 
 
 def refuse_control(sql: str) -> None:
@@ -59,6 +60,7 @@ class Block:
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self.ids: list[str] = []  # what was put in it so far
+        self._expired = False
         self.open = True  # False: it ended, by itself or by its limit
 
     async def begin(self) -> None:
@@ -76,7 +78,7 @@ class Block:
     async def run(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Run `work` inside the transaction. Raises TransactionExpired: it is over, nothing was written."""
         if not self.open:
-            raise TransactionExpired("the transaction is over; nothing was written")
+            raise self._over()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._command(_Statement(work, done))
         return await done
@@ -109,9 +111,8 @@ class Block:
         while True:
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0 or (not self._commands and not await self._clock.wait(self._arrived, left_s)):
-                raise TransactionExpired(
-                    f"the transaction was open for more than {self._limit_s:g} s; everything in it was rolled back"
-                )
+                self._expired = True
+                raise self._over()
             self._arrived.clear()
             while self._commands:
                 command = self._commands.popleft()
@@ -132,26 +133,36 @@ class Block:
             if not connection.in_transaction:
                 # SQLite gave the whole transaction up (disk full, I/O error): nothing may run outside of it.
                 if not statement.done.done():
-                    statement.done.set_exception(self._lost(error))
+                    statement.done.set_exception(self._named(error, "the whole transaction was rolled back"))
                 raise
-            problem: Exception = error
-            if isinstance(error, door.SqliteError):
-                problem = StoreError(f"{self._path}: {error}; the statement was not carried out", path=self._path)
-                problem.__cause__ = error
+            # Not only SQLite's own errors: a parameter it cannot store is a TypeError, an OverflowError, a Warning.
+            known = isinstance(error, OutboxError)
             if not statement.done.done():
-                statement.done.set_exception(problem)
+                statement.done.set_exception(
+                    error if known else self._named(error, "the statement was not carried out")
+                )
         else:
             if not statement.done.done():
                 statement.done.set_result(result)
 
-    def _lost(self, error: Exception) -> StoreError:
-        lost = StoreError(f"{self._path}: {error}; the whole transaction was rolled back", path=self._path)
-        lost.__cause__ = error
-        return lost
+    def _named(self, error: Exception, consequence: str) -> StoreError:
+        if door.trouble(error) is door.Trouble.FULL:
+            problem: StoreError = DiskFull(path=self._path, ids=self.ids)
+        else:
+            problem = StoreError(f"{self._path}: {error}; {consequence}", path=self._path)
+        problem.__cause__ = error
+        return problem
+
+    def _over(self) -> TransactionExpired:
+        if self._expired:
+            return TransactionExpired(
+                f"the transaction was open for more than {self._limit_s:g} s; everything in it was rolled back"
+            )
+        return TransactionExpired("the transaction is over; nothing was written")
 
     def _dismiss(self) -> None:
         """Answer whoever still waits for a statement that will never run."""
         for command in self._commands:
             if isinstance(command, _Statement) and not command.done.done():
-                command.done.set_exception(TransactionExpired("the transaction is over; nothing was written"))
+                command.done.set_exception(self._over())
         self._commands.clear()

@@ -34,6 +34,8 @@ _MAX_GROUP = 8 * _STEP
 _PAUSE_AFTER_IO_ERROR_S = 0.05
 # aiosqlite says ValueError when the connection is closed, which rolls back too.
 _NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *door.SqliteError)
+# What may go wrong with a commit: SQLite's errors, and ours for a file that cannot be opened again.
+_TROUBLE: tuple[type[Exception], ...] = (StoreError, *door.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
 
@@ -122,7 +124,8 @@ class Writer:
         """Commit what stands in line, then close the connection. Later puts raise OutboxClosed."""
         self._closing = True
         self._work.set()
-        await self._task
+        # Not `await self._task`: a shutdown handler may have cancelled every task of the loop, this one too.
+        await asyncio.wait({self._task})
         await self._connection.close()
 
     def _enter(self, item: _Put | _Job | _Bare) -> None:
@@ -134,31 +137,40 @@ class Writer:
     # ------------------------------------------------------------------------------------------ the task
 
     async def _run(self) -> None:
-        while True:
-            if not self._line:
-                if self._closing:
-                    return
-                self._work.clear()
-                await self._work.wait()
-                continue
-            if isinstance(self._line[0], _Put):
-                group = self._next_group()
-                if group:
-                    await self._guarded(self._commit_puts(group), [put.done for put in group])
-            else:
-                job = self._line.popleft()
-                assert not isinstance(job, _Put)
-                if not job.done.cancelled():
-                    await self._guarded(self._commit_job(job), [job.done])
+        try:
+            while self._line or not self._closing:
+                if self._line:
+                    await self._serve_next()
+                else:
+                    self._work.clear()
+                    await self._work.wait()
+        finally:
+            # Cancelled from outside: whoever still stands in line must not wait for ever.
+            while self._line:
+                _fail(self._line.popleft(), OutboxClosed("the outbox's writer was cancelled; nothing was written"))
 
-    async def _guarded(self, work: Awaitable[None], waiters: Sequence[asyncio.Future[Any]]) -> None:
+    async def _serve_next(self) -> None:
+        if isinstance(self._line[0], _Put):
+            group = self._next_group()
+            if group:
+                await self._guarded(self._commit_puts(group), group)
+        else:
+            job = self._line.popleft()
+            assert not isinstance(job, _Put)
+            if not job.done.cancelled():
+                await self._guarded(self._commit_job(job), [job])
+
+    async def _guarded(self, work: Awaitable[None], items: Sequence[_Put | _Job | _Bare]) -> None:
         """Do `work`; whatever it raises reaches the callers, and the writer lives on for the next ones."""
         try:
             await work
         except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
+            for item in items:
+                _fail(item, error)
+        except BaseException:  # the task was cancelled, which does not stop SQLite's thread
+            for item in items:
+                _fail(item, OutcomeUnknown(path=self._path, ids=(), waited_s=0))
+            raise
 
     def _next_group(self) -> list[_Put]:
         """Take the puts at the head of the line, without those whose caller has gone meanwhile."""
@@ -215,18 +227,23 @@ class Writer:
                 put.done.set_result(Receipt(entry.id, seq))
             else:
                 try:
-                    put.done.set_result(await stored_already(self._connection, entry))
+                    put.done.set_result(await stored_already(self._connection, entry, self._path))
+                except door.SqliteError as error:  # the commit worked; what it found under this id cannot be read
+                    _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
                 except Exception as error:  # noqa: BLE001 - it is this caller's alone
-                    put.done.set_exception(error)
+                    _fail(put, error)
             if number % _WAKE_SLICE == 0:
                 await asyncio.sleep(0)
 
     async def _commit_job(self, job: _Job | _Bare) -> None:
         work = job.work
-        if isinstance(job, _Bare):
-            result = await self._committed(lambda: work(self._connection), ids=job.ids, again=False)
-        else:
-            result = await self._committed(lambda: self._in_transaction(work), ids=())
+        try:
+            if isinstance(job, _Bare):
+                result = await self._committed(lambda: work(self._connection), ids=job.ids, again=False)
+            else:
+                result = await self._committed(lambda: self._in_transaction(work), ids=())
+        except door.IntegrityError as error:  # a trigger of the bot's own
+            raise StoreError(f"{self._path}: {error}; nothing was written", path=self._path) from error
         self.committed.set()
         if not job.done.done():
             job.done.set_result(result)
@@ -260,6 +277,7 @@ class Writer:
         for entries, since an id is stored once, but not for a caller's own SQL.
         """
         started = self._clock.monotonic_s()
+        unknown = False  # once true it stays: a later "busy" or "full" says nothing about the first attempt
         while True:
             try:
                 if self._suspect:
@@ -267,10 +285,15 @@ class Writer:
                 return await work()
             except door.IntegrityError:
                 raise
-            except door.SqliteError as error:
+            except _TROUBLE as error:
                 waited_s = self._clock.monotonic_s() - started
-                problem = await self._failed(error, ids, waited_s)
-                if not isinstance(problem, OutcomeUnknown) or not again or waited_s >= self._busy_timeout_s:
+                problem = error if isinstance(error, StoreError) else await self._failed(error, ids, waited_s)
+                unknown = unknown or isinstance(problem, OutcomeUnknown)
+                if unknown and not isinstance(problem, OutcomeUnknown):
+                    problem = OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
+                if not unknown or not again or waited_s >= self._busy_timeout_s:
+                    if problem is error:
+                        raise
                     raise problem from error
                 await self._clock.wait(asyncio.Event(), _PAUSE_AFTER_IO_ERROR_S)
 
@@ -280,6 +303,8 @@ class Writer:
         kind = door.trouble(error)
         if kind is door.Trouble.FULL:
             return DiskFull(path=self._path, ids=ids)
+        if kind is door.Trouble.OTHER:
+            return StoreError(f"{self._path}: {error}; nothing was written", path=self._path)
         if kind is not door.Trouble.AMBIGUOUS:
             return door.named(error, self._path, waited_s=round(waited_s, 1))
         self._suspect = True
@@ -300,6 +325,31 @@ class Writer:
         self._suspect = False
 
 
+def _fail(item: _Put | _Job | _Bare, error: Exception, *, cause: Exception | None = None) -> None:
+    """Answer one caller with `error`; a put gets an exception of its own, which names its own id and no other."""
+    if item.done.done():
+        return
+    if isinstance(item, _Put):
+        own = _own(error, item.entry.id)
+        if own is not error:
+            own.__cause__ = cause or error.__cause__
+        error = own
+    item.done.set_exception(error)
+
+
+def _own(error: Exception, id: str) -> Exception:
+    """Return `error`, which may concern a whole group of puts, as it concerns the put of `id`."""
+    match error:
+        case OutcomeUnknown():
+            return OutcomeUnknown(path=error.path, ids=(id,), waited_s=error.waited_s)
+        case DiskFull():
+            return DiskFull(path=error.path, ids=(id,))
+        case StoreBusy():
+            return StoreBusy(path=error.path, waited_s=error.waited_s)
+        case _:
+            return error
+
+
 async def roll_back(connection: aiosqlite.Connection) -> None:
     """End a failed transaction; SQLite may have ended it by itself."""
     try:
@@ -315,17 +365,17 @@ async def find_lane(connection: aiosqlite.Connection, shape: Shape) -> int:
     return int(next(iter(rows))[0])
 
 
-async def insert_one(connection: aiosqlite.Connection, entry: Entry) -> Receipt:
+async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
     """Store one entry inside an open transaction. Raises IdConflict."""
     rows = list(await connection.execute_fetchall(queries.insert(1), entry))
-    return Receipt(entry.id, int(rows[0][0])) if rows else await stored_already(connection, entry)
+    return Receipt(entry.id, int(rows[0][0])) if rows else await stored_already(connection, entry, path)
 
 
-async def stored_already(connection: aiosqlite.Connection, entry: Entry) -> Receipt:
+async def stored_already(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
     """Return the receipt of the entry that has this id. Raises IdConflict: it is another one."""
     rows = list(await connection.execute_fetchall(queries.STORED.sql, (entry.id, entry.destination)))
-    if not rows:
-        raise StoreError(f"entry {entry.id} is neither new nor stored; it was not written", path=Path())
+    if not rows:  # a trigger of the bot's own said RAISE(IGNORE)
+        raise StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
     seq, digest, *what = rows[0]
     # A shell's entry has no digest before the flusher has read it.
     same = digest == entry.digest or (

@@ -1,0 +1,456 @@
+"""Group commit, and what a caller is told when a commit fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import struct
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from outbox.clock import SystemClock
+from outbox.entry import State
+from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
+from outbox.store.store import Store
+from outbox.store.writer import Receipt
+from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
+from tests.support import run_async
+
+UNLUCKY = """
+create trigger unlucky before insert on outbox when new.payload ->> '$.n' = 13
+begin
+    select raise(abort, 'no thirteen');
+end
+"""
+
+
+def commits(path: Path) -> int:
+    """Count the commits in the WAL: frames whose header holds the size of the database after them."""
+    content = path.with_name(path.name + "-wal").read_bytes()
+    (page,) = struct.unpack(">I", content[8:12])
+    salts = content[16:24]
+    frames = range(32, len(content), 24 + page)
+    return sum(content[at + 8 : at + 16] == salts and content[at + 4 : at + 8] != bytes(4) for at in frames)
+
+
+@contextlib.asynccontextmanager
+async def held(store: Store) -> AsyncIterator[None]:
+    """Keep the writer busy, so that what is put meanwhile stands in line."""
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def work(_: aiosqlite.Connection) -> None:
+        begun.set()
+        await gate.wait()
+
+    job = asyncio.create_task(store.transact(work))
+    await begun.wait()
+    try:
+        yield
+    finally:
+        gate.set()
+        await job
+
+
+# ---------------------------------------------------------------------------------------------- group commit
+
+
+@run_async
+async def test_a_put_is_on_disk_when_it_returns(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        receipt = await store.put(*entry())
+        assert rows(path, "select id, seq from outbox") == [(receipt.id, receipt.seq)]
+        assert not receipt.duplicate
+
+
+@pytest.mark.parametrize("puts", [1, 2, 64, 127, 128, 129, 130, 300, 1024, 1025])
+@run_async
+async def test_puts_that_wait_share_a_commit_and_keep_their_order(puts: int, tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        await store.put(*entry())  # makes the lane
+        async with held(store):
+            before = commits(path)
+            waiting = [store.put(*entry()) for _ in range(puts)]
+        receipts = await asyncio.gather(*waiting)
+        # 1,024 is the largest group, and above 128 it is a multiple of that: the rest is a group of its own.
+        assert commits(path) - before <= -(-puts // 1024) + 1 + (1 if puts > 128 else 0)
+
+    assert [receipt.seq for receipt in receipts] == list(range(2, puts + 2))
+
+
+@run_async
+async def test_puts_one_after_the_other_have_a_commit_each(tmp_path: Path) -> None:
+    """The control of the test above: it is the waiting together that saves commits."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        await store.put(*entry())
+        before = commits(path)
+        for _ in range(10):
+            await store.put(*entry())
+        assert commits(path) - before == 10
+
+
+@run_async
+async def test_one_rows_violation_fails_only_its_own_caller(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as connection:
+            connection.execute(UNLUCKY)
+        async with held(store):
+            waiting = [store.put(*entry(n)) for n in range(10, 20)]
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        again = await store.put(*entry(20))
+
+    problem = results.pop(3)
+    assert isinstance(problem, StoreError)
+    assert "no thirteen" in str(problem)
+    assert "not written" in str(problem)
+    assert all(isinstance(each, Receipt) and not each.duplicate for each in results)
+    assert rows(path, "select payload ->> '$.n' from outbox order by seq") == [
+        (n,) for n in (10, 11, 12, 14, 15, 16, 17, 18, 19, 20)
+    ]
+    assert again.seq > 0
+
+
+@run_async
+async def test_one_statement_for_the_group_would_lose_the_neighbours(tmp_path: Path) -> None:
+    """The control of the test above: SQLite undoes the whole statement."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as connection:
+            connection.execute(UNLUCKY)
+        with pytest.raises(sqlite3.IntegrityError):
+            await store._writer._insert([entry(n)[0] for n in (12, 13, 14)])
+    assert count(path) == 0
+
+
+@pytest.mark.parametrize("action", ["ignore", "rollback, 'no'", "fail, 'no'"])
+@run_async
+async def test_whatever_a_bots_trigger_does_the_caller_gets_a_typed_error(action: str, tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as connection:
+            connection.execute(UNLUCKY.replace("abort, 'no thirteen'", action))
+        async with held(store):
+            waiting = [store.put(*entry(n)) for n in (12, 13, 14)]
+        first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(first, Receipt)
+    assert isinstance(third, Receipt)
+    assert type(second) is StoreError
+    assert str(path) in str(second)
+    assert count(path) == 2
+
+
+@run_async
+async def test_a_bots_trigger_that_refuses_a_verdict_is_a_typed_error(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        receipt = await store.put(*entry())
+        with shell(path) as connection:
+            connection.execute("create trigger no before update on outbox begin select raise(abort, 'frozen'); end")
+        error = await raised(store.settle([receipt.seq], State.DELIVERED))
+        assert type(error) is StoreError
+        assert "frozen" in str(error)
+        await store.put(*entry())
+
+
+@run_async
+async def test_the_same_id_and_data_at_once_are_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        async with held(store):
+            waiting = [store.put(*entry(1, id="same")) for _ in range(5)]
+        receipts = await asyncio.gather(*waiting)
+        later = await store.put(*entry(1, id="same"))
+
+    assert receipts == [Receipt("same", 1), *[Receipt("same", 1, duplicate=True)] * 4]
+    assert later == Receipt("same", 1, duplicate=True)
+    assert count(path) == 1
+
+
+@run_async
+async def test_the_same_id_with_other_data_fails_only_its_own_caller(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        async with held(store):
+            waiting = [store.put(*entry(n, id=name)) for n, name in ((1, "a"), (2, "a"), (3, "b"))]
+        first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert isinstance(first, Receipt)
+    assert isinstance(third, Receipt)
+    assert isinstance(second, IdConflict)
+    assert (second.id, second.destination) == ("a", "trades")
+    assert rows(path, "select payload from outbox order by seq") == [('{"n":1}',), ('{"n":3}',)]
+
+
+@run_async
+async def test_a_put_repeated_after_a_shell_put_it_is_known(tmp_path: Path) -> None:
+    """A shell's row has no digest yet."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as connection:
+            connection.execute("""insert into outbox (id, destination, payload) values ('a', 'trades', '{"n":1}')""")
+        assert await store.put(*entry(1, id="a")) == Receipt("a", 1, duplicate=True)
+        assert isinstance(await raised(store.put(*entry(2, id="a"))), IdConflict)
+
+
+# ---------------------------------------------------------------------------------------------- cancelling
+
+
+@run_async
+async def test_a_put_cancelled_in_line_is_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        async with held(store):
+            first, second, third = (store.put(*entry(n)) for n in (1, 2, 3))
+            second.cancel()
+        await asyncio.gather(first, third)
+    assert rows(path, "select payload from outbox order by seq") == [('{"n":1}',), ('{"n":3}',)]
+
+
+@run_async
+async def test_a_put_cancelled_during_its_commit_disturbs_nobody(tmp_path: Path) -> None:
+    """Cancelled after n steps of the loop, for every n: neighbours are stored, and no transaction stays open."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        for steps in range(30):
+            waiting = [store.put(*entry()) for _ in range(3)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            waiting[1].cancel()
+            first, _, third = await asyncio.gather(*waiting, return_exceptions=True)
+            assert isinstance(first, Receipt)
+            assert isinstance(third, Receipt)
+        assert not store._writer._connection.in_transaction
+    assert 60 <= count(path) <= 90
+
+
+@run_async
+async def test_cancelled_jobs_leave_no_transaction_open(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        receipt = await store.put(*entry())
+        for steps in range(20):
+            job = asyncio.create_task(store.settle([receipt.seq], State.DELIVERED))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            job.cancel()
+            await asyncio.wait({job})
+            await store.put(*entry())
+            assert not store._writer._connection.in_transaction
+
+
+@run_async
+async def test_a_cancelled_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """A bot's shutdown handler may cancel every task of the loop, the writer among them."""
+    path = tmp_path / "bot.db"
+    store = await Store.open(path, clock=SystemClock())
+    gate = asyncio.Event()
+
+    async def work(_: aiosqlite.Connection) -> None:
+        await gate.wait()
+
+    job = asyncio.create_task(raised(store.transact(work)))
+    await until(lambda: store._writer._connection.in_transaction)
+    waiting = [store.put(*entry()) for _ in range(3)]
+
+    store._writer._task.cancel()
+
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in results] == [OutboxClosed] * 3
+    assert isinstance(await job, OutcomeUnknown)
+    with pytest.raises(OutboxClosed):
+        store.put(*entry())
+    await store.close()
+    async with opened(path) as again:  # closed for good, and the lock is free
+        await again.put(*entry())
+    assert count(path) == 1
+
+
+@run_async
+async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path, busy_timeout_s=30) as store:
+        with shell(path) as other:
+            other.execute("begin immediate")
+            made, shape = entry()
+            waiting = store.put(made, shape)
+            await until(lambda: store.waiting == 0)
+            store._writer._task.cancel()
+            error = await raised(waiting)
+            other.execute("rollback")
+    assert isinstance(error, OutcomeUnknown)
+    assert error.id == made.id
+
+
+# ---------------------------------------------------------------------------------------------- closing
+
+
+@run_async
+async def test_closing_commits_what_stands_in_line(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    store = await Store.open(path, clock=SystemClock())
+    waiting = [store.put(*entry()) for _ in range(200)]
+    await store.close()
+    assert all(put.done() for put in waiting)
+    assert count(path) == 200
+    assert not path.with_name("bot.db-wal").exists()
+    with pytest.raises(OutboxClosed):
+        store.put(*entry())
+    with pytest.raises(OutboxClosed):
+        await store.counts()
+
+
+# ---------------------------------------------------------------------------------------------- busy, full, failing
+
+
+@run_async
+async def test_a_file_that_stays_locked_is_said_to_be_and_the_loop_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path, busy_timeout_s=0.3) as store:
+        with shell(path) as other:
+            other.execute("begin immediate")
+            waiting = asyncio.gather(*(store.put(*entry()) for _ in range(3)), return_exceptions=True)
+            ticks = 0
+            while not waiting.done():
+                await asyncio.sleep(0.005)
+                ticks += 1
+            errors = await waiting
+            other.execute("rollback")
+        receipt = await store.put(*entry())
+
+    assert [type(error) for error in errors] == [StoreBusy] * 3
+    assert all("nothing was written" in str(error) for error in errors)
+    assert len({id(error) for error in errors}) == 3  # a traceback of its own for each caller
+    assert ticks >= 10
+    assert receipt.seq == 1
+
+
+@run_async
+async def test_a_file_that_is_locked_for_a_moment_only_delays(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as other:
+            other.execute("begin immediate")
+            waiting = store.put(*entry())
+            await until(lambda: store.waiting == 0)
+            assert not waiting.done()
+            other.execute("rollback")
+            await waiting
+    assert count(path) == 1
+
+
+@run_async
+async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heals_it(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        await store.put(*entry())
+        connection = store._writer._connection
+        rows_ = list(await connection.execute_fetchall("pragma page_count"))
+        await connection.execute(f"pragma max_page_count = {rows_[0][0]}")
+        made = [entry(n) for n in range(400)]
+
+        async with held(store):
+            waiting = [store.put(*each) for each in made]
+        errors = await asyncio.gather(*waiting, return_exceptions=True)
+        full = [(each[0].id, error) for each, error in zip(made, errors, strict=True) if isinstance(error, DiskFull)]
+        assert full
+        assert all(error.ids == (name,) and name in str(error) for name, error in full)
+        assert count(path) == 1 + sum(isinstance(each, Receipt) for each in errors)
+
+        await connection.execute("pragma max_page_count = 1000000")
+        receipts = await asyncio.gather(*(store.put(*each) for each in made))
+
+    assert count(path) == 401
+    assert len({receipt.seq for receipt in receipts}) == 400
+
+
+FAILING = """
+import asyncio, resource, signal, sqlite3, sys
+from pathlib import Path
+from outbox.clock import SystemClock
+from outbox.entry import Destination, mint_id
+from outbox.errors import OutcomeUnknown
+from outbox.policy.shaping import written
+from outbox.store.store import Store
+
+path, readers, heals, text = Path(sys.argv[1]), sys.argv[2] == "reader", sys.argv[2] == "small", "x" * int(sys.argv[3])
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+def entry(n):
+    ready = written(Destination("trades"), {"n": n, "text": text})
+    return ready.entry(f"id-{n}", created_at_ms=1, source=None, lane=None), ready.intent.shape
+
+async def main():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    store = await Store.open(path, clock=SystemClock(), busy_timeout_s=0.3)
+    await store.put(*entry(0))
+    other = sqlite3.connect(path, isolation_level=None)
+    if readers:  # an old snapshot: the checkpoint that must come first cannot finish
+        other.execute("begin")
+        other.execute("select count(*) from outbox").fetchone()
+    await store.put(*entry(1))
+    # From here on the system refuses to let the WAL grow: EFBIG, which is SQLITE_IOERR_WRITE.
+    limit = path.with_name(path.name + "-wal").stat().st_size + 100
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    results = await asyncio.gather(*(store.put(*entry(n)) for n in range(2, 6)), return_exceptions=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    for n, error in enumerate(results, 2):
+        if heals:
+            assert error.id == f"id-{n}" and not error.duplicate, repr(error)
+            continue
+        assert isinstance(error, OutcomeUnknown), repr(error)
+        assert error.id == f"id-{n}" and error.ids == (f"id-{n}",), error.ids
+        assert "nothing was written" not in str(error)
+        assert error.__cause__ is not None
+    if readers:
+        other.execute("rollback")
+    for n in range(0, 6):
+        await store.put(*entry(n))
+    await store.close()
+    print(sqlite3.connect(path).execute("select count(*), count(distinct id) from outbox").fetchone())
+    print(sqlite3.connect(path).execute("pragma integrity_check").fetchone())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        # The new connection's checkpoint empties the WAL, and the second attempt fits.
+        pytest.param("small", 3_000, id="healed by the second attempt"),
+        pytest.param("large", 200_000, id="until the deadline"),
+        # The second attempt fails with "busy", which says nothing about the first.
+        pytest.param("reader", 3_000, id="while a reader holds an old snapshot"),
+    ],
+)
+def test_a_failed_write_is_of_unknown_outcome_and_the_same_id_again_is_one_row(
+    case: str, size: int, tmp_path: Path
+) -> None:
+    with python(FAILING, str(tmp_path / "bot.db"), case, str(size)) as process:
+        out, err = process.communicate()
+    assert out.splitlines() == ["(6, 6)", "('ok',)"], err
+
+
+@run_async
+async def test_what_is_logged_about_a_failed_commit_holds_no_payload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as connection:
+            connection.execute(UNLUCKY)
+        assert isinstance(await raised(store.put(*entry(13))), StoreError)
+    assert not [
+        record for record in caplog.records if record.name.startswith("outbox") and '"n"' in record.getMessage()
+    ]

@@ -1,0 +1,149 @@
+"""The schema's history: sealed, in order, each step whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from outbox.clock import SystemClock
+from outbox.errors import MigrationChanged, StoreError, StoreTooNew
+from outbox.store import connection as door
+from outbox.store.migrate import Migration, applied, folder, migrate, shipped
+from outbox.store.store import Store
+from tests.store.tools import entry, opened, raised, rows, shell
+from tests.support import run_async
+
+SEALED = Path(__file__).with_name("sealed.txt")
+FIRST = Migration(1, "0001_first", "create table one (x);\n")
+SECOND = Migration(2, "0002_second", "create table two (x);\ninsert into two values (1);\n")
+
+
+def test_a_released_migration_never_changes() -> None:
+    """A change here is right only before the migration's first release: afterwards it needs a file of its own."""
+    lines = [line.split("  ") for line in SEALED.read_text(encoding="utf-8").splitlines()]
+    sums = {name: checksum for checksum, name in lines}
+    files = {
+        file.name: hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+        for file in folder("migrations").glob("*.sql")
+    }
+    assert files == sums
+    assert {f"{step.name}.sql": step.checksum for step in shipped()} == sums
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    assert [step.version for step in shipped()] == list(range(1, len(shipped()) + 1))
+
+
+def test_windows_line_ends_give_the_same_checksum_and_the_same_statements() -> None:
+    (step, *_) = shipped()
+    dos = Migration(step.version, step.name, step.text.replace("\n", "\r\n"))
+    assert dos.text != step.text
+    assert dos.checksum == step.checksum
+    assert [each.replace("\r\n", "\n") for each in dos.statements()] == list(step.statements())
+    assert Migration(1, "0001_other", step.text + " ").checksum != step.checksum
+
+
+@pytest.mark.parametrize(
+    ("text", "statements"),
+    [
+        pytest.param("select 1;\nselect 2;\n", 2, id="two"),
+        pytest.param("select 1;", 1, id="no line end at the end"),
+        pytest.param("-- first; words\nselect 1; -- why; and how\nselect 2;", 2, id="comments with semicolons"),
+        pytest.param("select 'a;\nb';\nselect 2;", 2, id="a text over two lines"),
+        pytest.param("/* one;\ntwo; */ select 1;\n", 1, id="a block comment over two lines"),
+        pytest.param(
+            "create trigger t after insert on x\nbegin\n    delete from y;\n    delete from z;\nend;\nselect 1;\n",
+            2,
+            id="a trigger",
+        ),
+        pytest.param("-- nothing but words\n", 0, id="nothing"),
+    ],
+)
+def test_a_migration_is_split_into_its_statements(text: str, statements: int) -> None:
+    assert len(list(Migration(1, "0001_x", text).statements())) == statements
+
+
+def test_a_migration_that_ends_inside_a_statement_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends inside"):
+        list(Migration(1, "0001_x", "select 1;\ncreate table x (\n").statements())
+
+
+async def run(path: Path, steps: Sequence[Migration]) -> int:
+    connection = await door.open_writer(path, busy_timeout_s=1)
+    try:
+        return await migrate(connection, path, now_ms=7, migrations=steps)
+    finally:
+        await connection.close()
+
+
+def tables(path: Path) -> list[tuple[object, ...]]:
+    return rows(path, "select name from sqlite_schema where type = 'table' order by name")
+
+
+@run_async
+async def test_steps_run_in_order_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    assert await run(path, [FIRST]) == 1
+    assert await run(path, [FIRST, SECOND]) == 1
+    assert await run(path, [FIRST, SECOND]) == 0
+    assert tables(path) == [("one",), ("outbox_migrations",), ("two",)]
+    assert rows(path, "select version, name, checksum, applied_at_ms from outbox_migrations order by 1") == [
+        (1, "0001_first", FIRST.checksum, 7),
+        (2, "0002_second", SECOND.checksum, 7),
+    ]
+
+
+@run_async
+async def test_a_step_that_fails_is_undone_as_a_whole_with_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    broken = Migration(2, "0002_broken", SECOND.text + "insert into nowhere values (1);\n")
+
+    with pytest.raises(door.SqliteError, match="nowhere"):
+        await run(path, [FIRST, broken])
+
+    assert tables(path) == [("one",), ("outbox_migrations",)]
+    assert await run(path, [FIRST, SECOND]) == 1  # the repaired one runs
+
+
+@run_async
+async def test_a_first_step_that_fails_leaves_no_table_behind(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with pytest.raises(door.SqliteError):
+        await run(path, [Migration(1, "0001_broken", FIRST.text + "nonsense;\n")])
+    assert tables(path) == []
+
+
+@run_async
+async def test_the_file_records_what_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        assert await applied(store._reader) == {step.version: step.checksum for step in shipped()}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param("insert into outbox_migrations values (99, 'later', 'x', 1)", StoreTooNew, id="newer"),
+        pytest.param("update outbox_migrations set checksum = 'x'", MigrationChanged, id="changed"),
+        pytest.param("update outbox_migrations set version = 0 where version = 1", MigrationChanged, id="unknown"),
+    ],
+)
+@run_async
+async def test_a_file_of_another_history_is_refused_and_not_touched(
+    change: str, error: type[StoreError], tmp_path: Path
+) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        await store.put(*entry())
+    with shell(path) as connection:
+        connection.execute(change)
+    before = path.read_bytes()
+
+    caught = await raised(Store.open(path, clock=SystemClock()))
+
+    assert type(caught) is error
+    assert path.read_bytes() == before
+    assert type(await raised(Store.open(path, clock=SystemClock()))) is error  # and it is not locked

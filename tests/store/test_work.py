@@ -1,0 +1,161 @@
+"""What a put, a look and a verdict cost does not grow with the backlog or the history: SQLite counts its own steps."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from outbox.entry import mint_id
+from outbox.store import queries
+from tests.store.tools import entry, schema
+
+MANY = 20_000
+# A deeper B-tree costs a few steps more; the backlog is 20,000 times as long.
+MORE = 40
+
+
+def nothing(db: sqlite3.Connection) -> None:
+    pass
+
+
+def pending(db: sqlite3.Connection) -> None:
+    db.execute(f"{SERIES} select 'trades', '{{}}', 1, null, 'pending', null from series")
+
+
+def one_key(db: sqlite3.Connection) -> None:
+    db.execute(f"{SERIES} select 'trades', '{{}}', 2, 'k', 'pending', null from series")
+
+
+def delivered(db: sqlite3.Connection) -> None:
+    db.execute(f"{SERIES} select 'trades', '{{}}', 1, null, 'delivered', n from series")
+
+
+def unread(db: sqlite3.Connection) -> None:
+    db.execute(f"{SERIES} select 'trades', '{{}}', null, null, 'pending', null from series")
+
+
+def retrying(db: sqlite3.Connection) -> None:
+    pending(db)
+    db.execute("update outbox set waits = 'retry', next_attempt_at_ms = 9000 + seq where lane = 1")
+
+
+SERIES = (
+    f"with recursive series (n) as (select 1 union all select n + 1 from series where n < {MANY})"
+    " insert into outbox (destination, payload, lane, key, state, settled_at_ms)"
+)
+BACKLOGS = [nothing, pending, one_key, delivered, unread, retrying]
+Work = Callable[[sqlite3.Connection], object]
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[dict[str, sqlite3.Connection]]:
+    """One file for each kind of backlog; each has a row of lane 3 besides, so that all have something to do."""
+    with schema() as a, schema() as b, schema() as c, schema() as d, schema() as e, schema() as f:
+        found = dict(zip((each.__name__ for each in BACKLOGS), (a, b, c, d, e, f), strict=True))
+        for fill, db in zip(BACKLOGS, found.values(), strict=True):
+            db.executemany(
+                "insert into outbox_lanes (destination, operation, columns, ordered) values (?, 'insert', 'n', ?)",
+                [("trades", 0), ("trades", 1), ("events", 0)],
+            )
+            db.execute("begin")
+            fill(db)
+            db.execute("commit")
+            db.execute("insert into outbox (seq, destination, payload, lane) values (1000000, 'events', '{}', 3)")
+        yield found
+
+
+def steps(db: sqlite3.Connection, work: Work) -> int:
+    """Count the steps of SQLite's machine that `work` takes; its changes are taken back."""
+    taken = 0
+
+    def step() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    db.execute("begin")
+    db.set_progress_handler(step, 1)
+    try:
+        work(db)
+    finally:
+        db.set_progress_handler(None, 1)
+        db.execute("rollback")
+    return taken
+
+
+def put(db: sqlite3.Connection, key: str | None = None) -> None:
+    made, _ = entry(1, id=mint_id(1, bytes(10)), key=key)
+    db.execute(queries.insert(1), made._replace(lane=2 if key else 1)).fetchall()
+
+
+def asks(query: queries.Query, *parameters: object) -> Work:
+    return lambda db: db.execute(query.sql, parameters).fetchall()
+
+
+def settles(db: sqlite3.Connection) -> None:
+    db.execute(queries.SETTLE.sql, ("delivered", 1, 0, None, None, None, None, None, "[1000000]"))
+
+
+def settles_the_first_of_its_key(db: sqlite3.Connection) -> None:
+    put(db, "other")
+    (seq,) = db.execute("select max(seq) from outbox").fetchone()
+    db.execute(queries.SETTLE.sql, ("delivered", 1, 0, None, None, None, None, None, f"[{seq}]"))
+
+
+WORK: list[tuple[str, Work]] = [
+    ("a put", put),
+    ("a put behind a key", lambda db: put(db, "k")),
+    ("READY of a lane", asks(queries.READY, 3, 0, 10)),
+    ("READY_RUNS of another lane", asks(queries.READY_RUNS, 3, 10)),
+    ("READY_LANES", asks(queries.READY_LANES)),
+    ("COUNTS", asks(queries.COUNTS)),
+    ("NEXT_DUE", asks(queries.NEXT_DUE)),
+    ("DUE when nothing is", asks(queries.DUE, 5, 500)),
+    ("OLDEST_RETRYING", asks(queries.OLDEST_RETRYING)),
+    ("PRUNE when nothing is old", asks(queries.PRUNE, 0, 500)),
+    ("SETTLE of one", settles),
+    ("SETTLE of the first of a key", settles_the_first_of_its_key),
+]
+
+
+@pytest.mark.parametrize("backlog", [each.__name__ for each in BACKLOGS if each is not nothing])
+@pytest.mark.parametrize("work", [pytest.param(work, id=name) for name, work in WORK])
+def test_work_does_not_grow_with_what_is_stored(work: Work, backlog: str, files: dict[str, sqlite3.Connection]) -> None:
+    empty = steps(files["nothing"], work)
+    full = steps(files[backlog], work)
+    assert full <= 2 * empty + MORE, f"{full} steps with {MANY} rows, {empty} with none"
+
+
+@pytest.mark.parametrize(
+    ("backlog", "sql"),
+    [
+        pytest.param("pending", "select count(*) from outbox where state = 'pending'", id="counting"),
+        pytest.param(
+            "pending", "select distinct lane from outbox where state = 'pending' and waits is null", id="lanes"
+        ),
+        pytest.param("one_key", "select min(created_at_ms) from outbox where state = 'pending'", id="the oldest"),
+        pytest.param("delivered", "select * from outbox where settled_at_ms < 0 and state <> 'dead'", id="pruning"),
+    ],
+)
+def test_work_that_grows_would_be_found_out(backlog: str, sql: str, files: dict[str, sqlite3.Connection]) -> None:
+    """The control: the plain way to ask the same."""
+
+    def work(db: sqlite3.Connection) -> object:
+        return db.execute(sql).fetchall()
+
+    assert steps(files[backlog], work) > 2 * steps(files["nothing"], work) + MORE
+
+
+@pytest.mark.parametrize("index", ["outbox_turns", "outbox_ready"])
+def test_without_its_index_work_would_grow(index: str) -> None:
+    """The control for the triggers, whose plans SQLite does not show."""
+    work: Work = asks(queries.READY_LANES) if index == "outbox_ready" else lambda db: put(db, "new")
+    with schema() as db:
+        db.execute("begin")
+        pending(db)
+        db.execute("commit")
+        with_index = steps(db, work)
+        db.execute(f"drop index {index}")
+        assert steps(db, work) > 10 * with_index

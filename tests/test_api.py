@@ -1,0 +1,819 @@
+"""`Outbox` as a bot calls it: what returns, what raises, and from where it may be called."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outbox import (
+    ConfigError,
+    DiskFull,
+    ForeignLoop,
+    ForkedProcess,
+    IdConflict,
+    InsideTransaction,
+    InvalidEntry,
+    Outbox,
+    OutboxClosed,
+    OutboxError,
+    OutboxFull,
+    Receipt,
+    Settings,
+    StoreBusy,
+    StoreError,
+    StoreInUse,
+    Transaction,
+    TransactionExpired,
+)
+from outbox.testing import ManualClock
+from tests.store.tools import count, python, raised, rows, shell, until
+from tests.support import run_async
+
+CANARY = "sb_secret_canary-4711"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "bot.db"
+
+
+def settings(path: Path, **more: Any) -> Settings:
+    return Settings(_env_file=None, path=path, **more)
+
+
+@asynccontextmanager
+async def opened(path: Path, *, clock: ManualClock | None = None, **more: Any) -> AsyncIterator[Outbox]:
+    async with Outbox.open(settings(path, **more), clock=clock) as outbox:
+        yield outbox
+
+
+def payloads(path: Path) -> list[Any]:
+    return [json.loads(str(text)) for (text,) in rows(path, "select payload from outbox order by seq")]
+
+
+# ---------------------------------------------------------------------------------------------- put
+
+
+@run_async
+async def test_a_put_is_in_the_file_when_it_returns(path: Path) -> None:
+    async with opened(path) as outbox:
+        receipt = await outbox.put("trades", {"symbol": "EURUSD"})
+        assert rows(path, "select id, seq, state, destination from outbox") == [
+            (receipt.id, receipt.seq, "pending", "trades")
+        ]
+        stats = await outbox.stats()
+    assert (stats.pending, stats.delivered, stats.dead, stats.discarded) == (1, 0, 0, 0)
+    assert stats.wal_bytes > 0
+    assert stats.db_bytes > 0
+
+
+@run_async
+async def test_a_caller_may_change_its_row_as_soon_as_the_put_has_begun(path: Path) -> None:
+    async with opened(path) as outbox:
+        row = {"n": 1, "legs": [1]}
+        task = asyncio.create_task(outbox.put("trades", row))
+        await asyncio.sleep(0)  # a task does not begin before the loop lets it
+        row["n"] = 2
+        row["legs"] = []
+        future = outbox.put_nowait("trades", row)  # begins at once
+        row["n"] = 3
+        row.clear()
+        await asyncio.gather(task, future)
+    assert payloads(path) == [{"legs": [1], "n": 1}, {"legs": [], "n": 2}]
+
+
+@run_async
+async def test_a_coroutine_that_nobody_has_begun_has_not_read_its_row(path: Path) -> None:
+    """The control of the test above, and a warning: calling `put` does nothing yet."""
+    async with opened(path) as outbox:
+        row = {"n": 1}
+        coroutine = outbox.put("trades", row)
+        row["n"] = 2
+        await coroutine
+    assert payloads(path) == [{"n": 2}]
+
+
+@run_async
+async def test_what_cannot_be_stored_is_refused_before_anything_is_written(path: Path) -> None:
+    async with opened(path) as outbox:
+        for work in (
+            outbox.put("trades", {"at": object()}),
+            outbox.put("no table!", {"n": 1}),
+            outbox.put("trades", {"n": 1}, operation="delete"),
+            outbox.put("trades", {"n": 1}, id=1.5),
+            outbox.put("trades", {"n": 1}, operation="update"),
+        ):
+            error = await raised(work)
+            assert isinstance(error, InvalidEntry), repr(error)
+            assert "nothing was written" in str(error)
+    assert count(path) == 0
+
+
+@run_async
+async def test_the_same_id_again_is_one_row_and_another_row_under_it_is_refused(path: Path) -> None:
+    async with opened(path) as outbox:
+        first = await outbox.put("trades", {"n": 1}, id="a")
+        again = await outbox.put("trades", {"n": 1}, id="a")
+        error = await raised(outbox.put("trades", {"n": 2}, id="a"))
+        elsewhere = await outbox.put("events", {"n": 2}, id="a")
+    assert again == Receipt("a", first.seq, duplicate=True)
+    assert isinstance(error, IdConflict)
+    assert not elsewhere.duplicate
+    assert payloads(path) == [{"n": 1}, {"n": 2}]
+
+
+# ---------------------------------------------------------------------------------------------- put_nowait
+
+
+@run_async
+async def test_put_nowait_is_bounded(path: Path) -> None:
+    async with opened(path, max_waiting=3) as outbox:
+        futures = [outbox.put_nowait("trades", {"n": n}) for n in range(3)]
+        with pytest.raises(OutboxFull) as caught:
+            outbox.put_nowait("trades", {"n": 3})
+        assert (caught.value.field, caught.value.limit) == ("max_waiting", 3)
+        await asyncio.gather(*futures)
+        await outbox.put_nowait("trades", {"n": 4})  # there is room again
+    assert [row["n"] for row in payloads(path)] == [0, 1, 2, 4]
+
+
+@run_async
+async def test_a_cancelled_put_nowait_frees_its_place_and_is_not_stored(path: Path) -> None:
+    async with opened(path, max_waiting=1) as outbox:
+        outbox.put_nowait("trades", {"n": 1}).cancel()
+        await asyncio.sleep(0)
+        await outbox.put_nowait("trades", {"n": 2})
+    assert payloads(path) == [{"n": 2}]
+
+
+async def fail_one(outbox: Outbox, use: Callable[[asyncio.Future[Receipt]], Coroutine[Any, Any, object]]) -> str:
+    await outbox.put("trades", {"n": 1}, id="a")
+    future = outbox.put_nowait("trades", {"n": "payload-canary"}, id="a")
+    await use(future)
+    await until(future.done)
+    await asyncio.sleep(0)
+    del future
+    gc.collect()
+    return "a"
+
+
+async def nobody(future: asyncio.Future[Receipt]) -> object:
+    return None
+
+
+async def awaits(future: asyncio.Future[Receipt]) -> object:
+    return await raised(future)
+
+
+async def gathers(future: asyncio.Future[Receipt]) -> object:
+    return await asyncio.gather(future, return_exceptions=True)
+
+
+async def calls_back(future: asyncio.Future[Receipt]) -> object:
+    future.add_done_callback(lambda done: done.exception())
+    return None
+
+
+@pytest.mark.parametrize(
+    ("use", "logged"),
+    [
+        pytest.param(nobody, 1, id="nobody looks"),
+        pytest.param(awaits, 0, id="awaited"),
+        pytest.param(gathers, 0, id="gathered"),
+        pytest.param(calls_back, 0, id="a callback"),
+    ],
+)
+@run_async
+async def test_a_failure_that_nobody_looks_at_is_logged_with_its_id(
+    use: Callable[[asyncio.Future[Receipt]], Coroutine[Any, Any, object]],
+    logged: int,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with opened(path) as outbox:
+        await fail_one(outbox, use)
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == logged
+    assert all("trades a" in message and "payload-canary" not in message for message in errors)
+
+
+# ---------------------------------------------------------------------------------------------- from where
+
+
+@run_async
+async def test_another_thread_has_a_put_of_its_own(path: Path) -> None:
+    async with opened(path) as outbox:
+        receipt = await asyncio.to_thread(lambda: outbox.put_threadsafe("trades", {"n": 1}).result(timeout=10))
+        error = await asyncio.to_thread(
+            lambda: outbox.put_threadsafe("trades", {"n": 2}, id=receipt.id).exception(timeout=10)
+        )
+        with pytest.raises(InvalidEntry):
+            await asyncio.to_thread(lambda: outbox.put_threadsafe("trades", {}))
+    assert isinstance(error, IdConflict)
+    assert payloads(path) == [{"n": 1}]
+
+
+@run_async
+async def test_many_threads_lose_nothing(path: Path) -> None:
+    async with opened(path) as outbox:
+
+        def work(thread: int) -> None:
+            for n in range(25):
+                outbox.put_threadsafe("trades", {"n": n, "thread": thread}).result(timeout=30)
+
+        await asyncio.gather(*(asyncio.to_thread(work, thread) for thread in range(4)))
+    assert count(path) == 100
+
+
+@run_async
+async def test_another_thread_or_loop_is_told_so(path: Path) -> None:
+    async with opened(path) as outbox:
+        errors: list[BaseException | None] = []
+
+        def elsewhere() -> None:
+            errors.append(asyncio.run(raised(outbox.put("trades", {"n": 1}))))
+            errors.append(asyncio.run(raised(outbox.close())))
+            try:
+                outbox.put_nowait("trades", {"n": 1})
+            except OutboxError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        assert [type(error) for error in errors] == [ForeignLoop] * 3
+        await outbox.put("trades", {"n": 2})  # and it was not closed
+    assert payloads(path) == [{"n": 2}]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_forked_child_is_told_so_and_cannot_hurt_its_parent(path: Path) -> None:
+    async def child_says(outbox: Outbox) -> int:
+        for work in (outbox.put("trades", {"n": 1}), outbox.stats()):
+            if not isinstance(await raised(work), ForkedProcess):
+                return 1
+        try:
+            outbox.put_threadsafe("trades", {"n": 1})
+        except ForkedProcess:
+            signal.alarm(10)  # asyncio's own timeouts need the loop, which a child does not have
+            await outbox.close()  # does nothing, and does not hang
+            return 0
+        return 2
+
+    @run_async
+    async def parent() -> None:
+        async with opened(path) as outbox:
+            await outbox.put("trades", {"n": 1})
+            child = os.fork()
+            if not child:
+                status = 9
+                try:
+                    status = await child_says(outbox)
+                finally:
+                    os._exit(status)
+            _, status = await asyncio.to_thread(os.waitpid, child, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            await outbox.put("trades", {"n": 2})
+            assert isinstance(await raised(_open(path)), StoreInUse)  # the child has not let go of the lock
+
+    parent()
+    assert payloads(path) == [{"n": 1}, {"n": 2}]
+
+
+async def _open(path: Path) -> Outbox:
+    return await Outbox.open(settings(path))
+
+
+# ---------------------------------------------------------------------------------------------- close
+
+
+@run_async
+async def test_closing_commits_what_stands_in_line_and_may_be_repeated(path: Path) -> None:
+    outbox = await _open(path)
+    futures = [outbox.put_nowait("trades", {"n": n}) for n in range(100)]
+    await asyncio.gather(outbox.close(), outbox.close())
+    await outbox.close()
+
+    assert all(future.done() and future.result() for future in futures)
+    assert count(path) == 100
+    for work in (outbox.put("trades", {"n": 1}), outbox.stats(), outbox.drain(), outbox.reload()):
+        assert isinstance(await raised(work), OutboxClosed)
+    with pytest.raises(OutboxClosed):
+        outbox.put_nowait("trades", {"n": 1})
+    with pytest.raises(OutboxClosed):
+        outbox.put_threadsafe("trades", {"n": 1})
+    with pytest.raises(OutboxClosed):
+        async with outbox.transaction():
+            pytest.fail("it began")
+    assert "closed" in repr(outbox)
+
+
+@run_async
+async def test_cancelling_a_close_does_not_leave_the_file_half_closed(path: Path) -> None:
+    for steps in range(12):
+        outbox = await _open(path)
+        future = outbox.put_nowait("trades", {"n": steps})
+        closing = asyncio.create_task(outbox.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        await outbox.close()
+        assert future.result()
+    assert count(path) == 12
+    async with opened(path):
+        """The lock is free."""
+
+
+@run_async
+async def test_a_look_while_it_closes_is_a_typed_error(path: Path) -> None:
+    for steps in range(12):
+        outbox = await _open(path)
+        looking = asyncio.create_task(raised(outbox.stats()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await outbox.close()
+        assert isinstance(await looking, OutboxError | None)
+
+
+FORGOTTEN = """
+import asyncio, sys
+from outbox import Outbox, Settings
+
+async def main():
+    outbox = await Outbox.open(Settings(_env_file=None, path=sys.argv[1]))
+    await outbox.put("trades", {"n": 1})
+    future = outbox.put_nowait("trades", {"n": 2})
+    if sys.argv[2] == "flushing":
+        asyncio.create_task(outbox.run_flusher())
+        await asyncio.sleep(0)
+    return outbox if sys.argv[2] == "kept" else None
+
+kept = asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["dropped", "kept", "flushing"])
+def test_a_program_that_forgets_to_close_ends_and_loses_nothing(how: str, path: Path) -> None:
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", FORGOTTEN, str(path), how],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert time.monotonic() - started < 20
+    assert "ResourceWarning" in result.stderr
+    assert "was never closed" in result.stderr
+    assert payloads(path)[:1] == [{"n": 1}]
+
+
+@run_async
+async def test_an_opening_that_fails_late_leaves_the_file_free(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(path.parent / "missing.pem"))  # httpx reads it for a new client
+    error = await raised(_opened_with_key(path))
+    assert error is None or isinstance(error, OSError)
+    async with opened(path) as outbox:
+        await outbox.put("trades", {"n": 1})
+
+
+async def _opened_with_key(path: Path) -> None:
+    async with opened(path, supabase_url="https://x.supabase.co", supabase_key=CANARY):
+        pass
+
+
+@run_async
+async def test_a_path_is_given_once(path: Path) -> None:
+    with pytest.raises(ConfigError, match="path"):
+        await Outbox.open(settings(path), path=path)
+
+
+# ---------------------------------------------------------------------------------------------- transaction
+
+
+async def positions(outbox: Outbox) -> None:
+    async with outbox.transaction() as tx:
+        await tx.execute("create table positions (symbol text primary key, qty real)")
+
+
+@run_async
+async def test_entries_and_the_bots_own_rows_commit_together(path: Path) -> None:
+    async with opened(path) as outbox:
+        await positions(outbox)
+        async with outbox.transaction() as tx:
+            receipt = await tx.put("trades", {"n": 1})
+            assert await tx.execute("insert into positions values (?, ?)", ("EURUSD", 1.5)) == []
+            assert await tx.execute("select qty from positions where symbol = :s", {"s": "EURUSD"}) == [(1.5,)]
+            assert count(path) == 0  # nobody else sees it yet
+            assert rows(path, "select * from positions") == []
+        assert rows(path, "select id from outbox") == [(receipt.id,)]
+        assert rows(path, "select * from positions") == [("EURUSD", 1.5)]
+
+
+@run_async
+async def test_an_exception_takes_all_of_it_back(path: Path) -> None:
+    async with opened(path) as outbox:
+        await positions(outbox)
+        with pytest.raises(ZeroDivisionError):
+            async with outbox.transaction() as tx:
+                await tx.put("trades", {"n": 1})
+                await tx.put("a_new_lane", {"n": 1})
+                await tx.execute("insert into positions values ('EURUSD', 1)")
+                raise ZeroDivisionError
+        assert rows(path, "select * from positions") == []
+        assert rows(path, "select * from outbox_lanes") == []
+        await outbox.put("a_new_lane", {"n": 2})  # its lane, too, was rolled back
+        stats = await outbox.stats()
+    assert payloads(path) == [{"n": 2}]
+    assert stats.pending == 1
+
+
+@run_async
+async def test_a_put_inside_the_block_that_would_wait_for_itself_is_refused(path: Path) -> None:
+    async with opened(path) as outbox:
+        async with outbox.transaction() as tx:
+            for work in (
+                lambda: outbox.put("trades", {"n": 1}),
+                lambda: outbox.drain(),
+                lambda: asyncio.create_task(outbox.put("trades", {"n": 1})),  # a child of the block
+                lambda: asyncio.to_thread(outbox.put_threadsafe, "trades", {"n": 1}),
+            ):
+                error = await raised(work())
+                assert isinstance(error, InsideTransaction), repr(error)
+            with pytest.raises(InsideTransaction):
+                outbox.put_nowait("trades", {"n": 1})
+            with pytest.raises(InsideTransaction):
+                async with outbox.transaction():
+                    pytest.fail("it began")
+            await tx.put("trades", {"n": 2})
+        await outbox.put("trades", {"n": 3})
+    assert [row["n"] for row in payloads(path)] == [2, 3]
+
+
+@run_async
+async def test_a_child_of_the_block_that_outlives_it_may_put(path: Path) -> None:
+    async with opened(path) as outbox:
+        over = asyncio.Event()
+
+        async def child() -> None:
+            await over.wait()
+            await outbox.put("trades", {"n": 1})
+
+        async with outbox.transaction():
+            task = asyncio.create_task(child())
+        over.set()
+        await task
+    assert count(path) == 1
+
+
+@run_async
+async def test_another_outbox_is_another_file(path: Path) -> None:
+    async with opened(path) as outbox, opened(path.with_name("other.db")) as other:
+        async with outbox.transaction() as tx:
+            await tx.put("trades", {"n": 1})
+            await other.put("trades", {"n": 2})
+        assert payloads(other._store.path) == [{"n": 2}]
+
+
+@run_async
+async def test_the_puts_of_others_wait_for_the_block_and_then_succeed(path: Path) -> None:
+    async with opened(path) as outbox:
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def block() -> None:
+            async with outbox.transaction() as tx:
+                await tx.put("trades", {"n": 1})
+                begun.set()
+                await over.wait()
+
+        task = asyncio.create_task(block())
+        await begun.wait()
+        others = [asyncio.create_task(outbox.put("trades", {"n": n})) for n in (2, 3)]
+        await asyncio.wait(others, timeout=0.05)
+        assert not any(other.done() for other in others)
+        over.set()
+        await asyncio.gather(task, *others)
+    assert [row["n"] for row in payloads(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "BEGIN",
+        "begin immediate",
+        "/* x */ commit",
+        "-- a\nPRAGMA synchronous = off",
+        "ATTACH 'x.db' AS x",
+        "detach x",
+        "SAVEPOINT a",
+        "release a",
+        "VACUUM",
+        ";;; rollback",
+        "; /* a */ ; -- b\n\t end",
+        "/* a /* b */ pragma user_version = 3",
+        "/* -- */ commit",
+        "--\ncommit",
+        "\ufeffcommit",
+        "\f\r\n\v commit",
+    ],
+)
+@run_async
+async def test_a_statement_that_would_leave_the_transaction_is_refused(sql: str, path: Path) -> None:
+    async with opened(path) as outbox:
+        with pytest.raises(ZeroDivisionError):
+            async with outbox.transaction() as tx:
+                await tx.put("trades", {"n": 1})
+                with pytest.raises(InvalidEntry, match="cannot be used"):
+                    await tx.execute(sql)
+                raise ZeroDivisionError
+    assert count(path) == 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [
+        pytest.param("nonsense", (), id="no SQL"),
+        pytest.param("select * from nowhere", (), id="no table"),
+        pytest.param("select 1; commit", (), id="two statements"),
+        pytest.param("select ?", (), id="too few parameters"),
+        pytest.param("select 1", (1,), id="too many parameters"),
+        pytest.param("select ?", (object(),), id="a parameter that SQLite cannot store"),
+        pytest.param("select ?", (2**70,), id="an integer too large for SQLite"),
+        pytest.param("select ?", ("\ud800",), id="half a character"),
+        pytest.param("select '\0'", (), id="a NUL"),
+        pytest.param("insert into positions values ('EURUSD', 2)", (), id="a row that is there already"),
+        pytest.param("insert or fail into positions values ('EURUSD', 2)", (), id="the same, or fail"),
+    ],
+)
+@run_async
+async def test_a_failing_statement_is_a_typed_error_and_leaves_the_block_usable(
+    sql: str, parameters: tuple[Any, ...], path: Path
+) -> None:
+    async with opened(path) as outbox:
+        await positions(outbox)
+        async with outbox.transaction() as tx:
+            await tx.execute("insert into positions values ('EURUSD', 1)")
+            error = await raised(tx.execute(sql, parameters))
+            assert type(error) is StoreError, repr(error)
+            assert error.__cause__ is not None
+            await tx.put("trades", {"n": 1})
+            conflict = await raised(tx.put("trades", {"n": 2}, id=(await tx.put("trades", {"n": 3})).id))
+            assert isinstance(conflict, IdConflict)
+    assert rows(path, "select * from positions") == [("EURUSD", 1.0)]
+    assert [row["n"] for row in payloads(path)] == [1, 3]
+
+
+@run_async
+async def test_a_statement_that_takes_the_whole_transaction_back_says_so(path: Path) -> None:
+    async with opened(path) as outbox:
+        await positions(outbox)
+        await outbox.put("trades", {"n": 0})
+
+        async def block(*, goes_on: bool) -> None:
+            async with outbox.transaction() as tx:
+                await tx.execute("insert into positions values ('EURUSD', 1)")
+                await tx.put("trades", {"n": 1})
+                error = await raised(tx.execute("insert or rollback into positions values ('EURUSD', 2)"))
+                assert type(error) is StoreError, repr(error)
+                assert "the whole transaction was rolled back" in str(error)
+                if not goes_on:
+                    raise error
+                assert isinstance(await raised(tx.execute("insert into positions values ('X', 2)")), OutboxError)
+
+        for goes_on in (False, True):
+            error = await raised(block(goes_on=goes_on))
+            assert type(error) is StoreError, repr(error)
+        await outbox.put("trades", {"n": 2})
+    assert rows(path, "select * from positions") == []
+    assert [row["n"] for row in payloads(path)] == [0, 2]
+
+
+@run_async
+async def test_a_block_that_outlives_its_limit_is_rolled_back_and_the_writer_goes_on(path: Path) -> None:
+    clock = ManualClock()
+    async with opened(path, clock=clock, transaction_limit_s=3) as outbox:
+
+        async def block() -> None:
+            async with outbox.transaction() as tx:
+                await tx.put("trades", {"n": 1})
+                other = asyncio.create_task(raised(_put_outside(outbox)))
+                clock.advance(2.9)
+                await tx.put("trades", {"n": 2})
+                clock.advance(0.2)
+                await until(lambda: not tx._block.open)
+                assert await other is None  # the writer has gone on
+                error = await raised(tx.put("trades", {"n": 3}))
+                assert isinstance(error, TransactionExpired)
+                assert "more than 3 s" in str(error)
+
+        error = await raised(block())
+        assert isinstance(error, TransactionExpired)
+        assert "rolled back" in str(error)
+        assert "more than 3 s" in str(error)
+    assert [row["n"] for row in payloads(path)] == [9]
+
+
+async def _put_outside(outbox: Outbox) -> Receipt:
+    # In a thread of no block: its context is its own.
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Receipt] = loop.create_future()
+
+    def from_thread() -> None:
+        receipt = outbox.put_threadsafe("trades", {"n": 9}).result(timeout=30)
+        loop.call_soon_threadsafe(future.set_result, receipt)
+
+    threading.Thread(target=from_thread).start()
+    return await future
+
+
+@run_async
+async def test_a_block_that_forgets_itself_is_told_at_its_end(path: Path) -> None:
+    async with opened(path) as outbox:
+        with pytest.raises(TransactionExpired):
+            async with outbox.transaction(limit_s=0.05) as tx:
+                await tx.put("trades", {"n": 1})
+                await until(lambda: not tx._block.open)
+    assert count(path) == 0
+
+
+@run_async
+async def test_a_cancellation_is_not_lost_to_the_limit(path: Path) -> None:
+    """A timeout around a block that has expired must stay a timeout."""
+    async with opened(path) as outbox:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                async with outbox.transaction(limit_s=0.01) as tx:
+                    await tx.put("trades", {"n": 1})
+                    await asyncio.Event().wait()
+        await outbox.put("trades", {"n": 2})
+    assert payloads(path) == [{"n": 2}]
+
+
+@run_async
+async def test_a_block_cancelled_at_any_moment_leaves_no_transaction_open(path: Path) -> None:
+    """All of it or nothing: each block puts two rows."""
+    async with opened(path) as outbox:
+        await outbox.put("trades", {"n": 0})
+
+        async def block() -> None:
+            async with outbox.transaction() as tx:
+                await tx.put("trades", {"n": 1})
+                await tx.put("trades", {"n": 2})
+
+        finished = 0
+        for steps in range(40):
+            task = asyncio.create_task(block())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            finished += not task.cancelled()
+            await outbox.put("trades", {"n": 0})
+            assert not outbox._store._writer._connection.in_transaction
+    numbers = [row["n"] for row in payloads(path)]
+    assert numbers.count(0) == 41
+    assert numbers.count(1) == numbers.count(2) >= finished
+
+
+@run_async
+async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) -> None:
+    async with opened(path) as outbox:
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def first() -> None:
+            async with outbox.transaction() as tx:
+                begun.set()
+                await over.wait()
+                await tx.put("trades", {"n": 1})
+
+        async def second() -> None:
+            async with outbox.transaction():
+                pytest.fail("it began")
+
+        holding = asyncio.create_task(first())
+        await begun.wait()
+        waiting = asyncio.create_task(second())
+        await until(lambda: outbox._store.waiting == 1)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        over.set()
+        await holding
+        await outbox.put("trades", {"n": 2})
+    assert [row["n"] for row in payloads(path)] == [1, 2]
+
+
+@run_async
+async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path: Path) -> None:
+    async with opened(path) as outbox:
+        await outbox.put("trades", {"n": 0})
+        connection = outbox._store._writer._connection
+        (pages,) = next(iter(await connection.execute_fetchall("pragma page_count")))
+        await connection.execute(f"pragma max_page_count = {pages}")
+
+        async def block() -> None:
+            async with outbox.transaction() as tx:
+                for n in range(400):
+                    await tx.put("trades", {"n": n + 1, "text": "x" * 1000})
+
+        error = await raised(block())
+        assert isinstance(error, DiskFull), repr(error)
+        await connection.execute("pragma max_page_count = 1000000")
+        await block()
+    assert count(path) == 401
+
+
+@run_async
+async def test_a_block_that_cannot_begin_says_why(path: Path) -> None:
+    async with opened(path, busy_timeout_s=0.1) as outbox:
+        with shell(path) as other:
+            other.execute("begin immediate")
+            with pytest.raises(StoreBusy):
+                async with outbox.transaction():
+                    pytest.fail("it began")
+            other.execute("rollback")
+        async with outbox.transaction() as tx:
+            await tx.put("trades", {"n": 1})
+    assert count(path) == 1
+
+
+@run_async
+async def test_closing_waits_for_an_open_block(path: Path) -> None:
+    outbox = await _open(path)
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def block() -> None:
+        async with outbox.transaction() as tx:
+            begun.set()
+            await over.wait()
+            await tx.put("trades", {"n": 1})
+
+    task = asyncio.create_task(block())
+    await begun.wait()
+    closing = asyncio.create_task(outbox.close())
+    await asyncio.sleep(0)
+    over.set()
+    await asyncio.gather(task, closing)
+    assert count(path) == 1
+
+
+@run_async
+async def test_a_transaction_is_what_the_package_says(path: Path) -> None:
+    async with opened(path) as outbox, outbox.transaction() as tx:
+        assert isinstance(tx, Transaction)
+        assert (await tx.put("trades", {"n": 1}, id="a")).id == "a"
+        assert (await tx.put("trades", {"n": 1}, id="a")).duplicate
+
+
+# ---------------------------------------------------------------------------------------------- secrets
+
+
+@run_async
+async def test_the_key_is_in_no_text_that_the_outbox_makes(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = settings(path, supabase_url="https://127.0.0.1:9", supabase_key=CANARY, poll_s=0.01)
+    async with Outbox.open(made) as outbox:
+        texts = [repr(outbox), str(outbox), repr(made), str(made), repr(outbox._transport), repr(vars(outbox))]
+        async with outbox.flushing():
+            await outbox.put("trades", {"n": 1})
+            report = await outbox.drain(timeout=0.3)  # nobody listens there
+        assert report.pending == 1
+        texts += [repr(await outbox.stats()), repr(report)]
+        try:
+            await outbox.put("trades", {"n": object()})
+        except InvalidEntry as error:
+            texts.append("".join(traceback.format_exception(error)))
+    texts += [record.getMessage() + repr(vars(record)) for record in caplog.records]
+    texts.append(await asyncio.to_thread(path.read_text, encoding="latin-1"))
+
+    assert len(texts) > 8
+    assert not [text for text in texts if CANARY in text or "canary" in text]
+
+
+def test_the_library_loads_without_the_command_line() -> None:
+    # httpx loads rich for a command line of its own wherever that is installed.
+    with python("import outbox, sys; print({'typer', 'outbox.cli'} & set(sys.modules))") as process:
+        out, _ = process.communicate()
+    assert out == "set()\n"
+
+
+def test_sqlite_is_the_one_that_the_tests_believe() -> None:
+    assert sqlite3.sqlite_version_info >= (3, 38)
