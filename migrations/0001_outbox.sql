@@ -132,10 +132,11 @@ begin
        and seq = (select e.seq from outbox as e where e.state = 'pending' and e.key is not null
                      and e.destination = new.destination and e.key = new.key and e.seq > new.seq
                    order by e.seq limit 1);
-    update outbox set waits = 'turn'
-     where seq = new.seq
-       and exists (select 1 from outbox as e where e.state = 'pending' and e.key is not null
-                      and e.destination = new.destination and e.key = new.key and e.seq < new.seq);
+    update outbox
+       set waits = case when exists (select 1 from outbox as e where e.state = 'pending' and e.key is not null
+                                        and e.destination = new.destination and e.key = new.key and e.seq < new.seq)
+                        then 'turn' when waits = 'turn' then null else waits end
+     where seq = new.seq;
 end;
 
 -- An entry leaves its line for another one: a hand has changed its key or its destination.
@@ -147,6 +148,7 @@ begin
      where waits = 'turn'
        and seq = (select e.seq from outbox as e where e.state = 'pending' and e.key is not null
                      and e.destination = old.destination and e.key = old.key order by e.seq limit 1);
+    update outbox set waits = null where seq = new.seq and new.key is null and waits = 'turn';
 end;
 
 create trigger outbox_turn_settled after update of state on outbox

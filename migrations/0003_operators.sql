@@ -60,13 +60,15 @@ begin
        and seq = (select e.seq from outbox as e where e.state = 'pending' and e.key is not null
                      and e.destination = new.destination and e.key = new.key and e.seq > new.seq
                    order by e.seq limit 1);
-    update outbox set waits = 'turn'
-     where seq = new.seq
-       and (exists (select 1 from outbox as e where e.state = 'pending' and e.key is not null
-                       and e.destination = new.destination and e.key = new.key and e.seq < new.seq)
-            or (exists (select 1 from outbox_meta where name = 'strict_order' and value = '1')
-                and exists (select 1 from outbox as d where d.state = 'dead' and d.key is not null
-                               and d.destination = new.destination and d.key = new.key and d.seq < new.seq)));
+    update outbox
+       set waits = case when exists (select 1 from outbox as e where e.state = 'pending' and e.key is not null
+                                        and e.destination = new.destination and e.key = new.key and e.seq < new.seq)
+                          or (exists (select 1 from outbox_meta where name = 'strict_order' and value = '1')
+                              and exists (select 1 from outbox as d where d.state = 'dead' and d.key is not null
+                                             and d.destination = new.destination and d.key = new.key
+                                             and d.seq < new.seq))
+                        then 'turn' when waits = 'turn' then null else waits end
+     where seq = new.seq;
 end;
 
 drop trigger outbox_turn_left;
@@ -81,6 +83,7 @@ begin
        and not (exists (select 1 from outbox_meta where name = 'strict_order' and value = '1')
                 and exists (select 1 from outbox as d where d.state = 'dead' and d.key is not null
                                and d.destination = old.destination and d.key = old.key and d.seq < outbox.seq));
+    update outbox set waits = null where seq = new.seq and new.key is null and waits = 'turn';
 end;
 
 drop trigger outbox_turn_settled;

@@ -5,6 +5,7 @@ async with Outbox.open(path="bot.db") as outbox, outbox.flushing():
 """
 
 from outbox.api import DrainReport, Outbox, Stats, Transaction
+from outbox.bars import LocalStorage
 from outbox.entry import Operation, State
 from outbox.errors import (
     ConfigError,
@@ -15,6 +16,7 @@ from outbox.errors import (
     IdConflict,
     InsideTransaction,
     InvalidEntry,
+    InvalidQuery,
     MigrationChanged,
     NotADatabase,
     NotDurable,
@@ -23,6 +25,9 @@ from outbox.errors import (
     OutboxFull,
     OutcomeUnknown,
     RemoteError,
+    SessionError,
+    SessionNotRunning,
+    SessionRunning,
     StoreBusy,
     StoreCorrupt,
     StoreError,
@@ -33,8 +38,12 @@ from outbox.errors import (
     UsageError,
     WrongJournalMode,
 )
+from outbox.models import Event, Session, Trade
+from outbox.sessions import SessionEndReason, SessionManager
 from outbox.settings import Settings
 from outbox.store.writer import Receipt
+from outbox.supabase import SupabaseClient
+from outbox.trades import PaperTrade, TradeLogger
 
 __version__ = "0.1.0"
 
@@ -43,11 +52,14 @@ __all__ = [
     "DiskFull",
     "DrainReport",
     "EntryError",
+    "Event",
     "ForeignLoop",
     "ForkedProcess",
     "IdConflict",
     "InsideTransaction",
     "InvalidEntry",
+    "InvalidQuery",
+    "LocalStorage",
     "MigrationChanged",
     "NotADatabase",
     "NotDurable",
@@ -57,8 +69,15 @@ __all__ = [
     "OutboxError",
     "OutboxFull",
     "OutcomeUnknown",
+    "PaperTrade",
     "Receipt",
     "RemoteError",
+    "Session",
+    "SessionEndReason",
+    "SessionError",
+    "SessionManager",
+    "SessionNotRunning",
+    "SessionRunning",
     "Settings",
     "State",
     "Stats",
@@ -67,6 +86,9 @@ __all__ = [
     "StoreError",
     "StoreInUse",
     "StoreTooNew",
+    "SupabaseClient",
+    "Trade",
+    "TradeLogger",
     "Transaction",
     "TransactionExpired",
     "Unreachable",

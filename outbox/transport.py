@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -19,16 +20,22 @@ from outbox.policy.verdicts import Failure, Reply
 
 # Of the flusher's requests and the bot's reads; above requests_in_flight, or cancelled requests can starve the pool.
 _POOL = 64
+# What is read of a reply at the most; PostgREST's errors have a few hundred bytes, a hostile page may have no end.
+_LONGEST_REPLY = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request without the key. path: below the REST endpoint, with its query."""
+    """An HTTP request without the key. path: below the REST endpoint, with its query.
+
+    reply_bytes: how much of the reply is read at the most; a read needs room for its rows.
+    """
 
     method: str
     path: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    reply_bytes: int = _LONGEST_REPLY
 
 
 class Transport(Protocol):
@@ -120,6 +127,21 @@ class _KeyAuth(httpx.Auth):
         return "<key>"
 
 
+class _WithoutQuery(logging.Filter):
+    """httpx logs each URL at INFO, and the filters of an update are values of its row: they stay out of the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                value.copy_with(query=None) if isinstance(value, httpx.URL) and "/rest/v1/" in value.path else value
+                for value in record.args
+            )
+        return True
+
+
+_WITHOUT_QUERY = _WithoutQuery()
+
+
 def user_agent() -> str:
     """Return our own name: Supabase refuses secret keys from what looks like a browser."""
     try:
@@ -135,6 +157,7 @@ class PostgrestTransport:
         self._rest_url = rest_url
         self._auth = _KeyAuth(key)
         self._client = self._new_client()
+        logging.getLogger("httpx").addFilter(_WITHOUT_QUERY)  # the same one is added once
         self._connect = AsyncRetrying(
             # Nothing was sent yet: once more at once often saves a whole pause (a listener that restarts).
             retry=retry_if_exception_type(httpx.ConnectError),
@@ -154,32 +177,45 @@ class PostgrestTransport:
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
         """Send `request`; `deadline_s` bounds all of it, also a reply that drips."""
+        client = self._client
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._connect(self._once, request)
+                return await self._connect(self._once, client, request)
         except TimeoutError:
             return Failure.TIMEOUT
         except httpx.PoolTimeout:
-            # Cancelled requests can leak places in the pool: a new client has them all again.
-            await self._client.aclose()
-            self._client = self._new_client()
+            if self._client is client:  # the first of them
+                # Cancelled requests can leak places in the pool: a new client has them all again.
+                self._client = self._new_client()
+                await client.aclose()
             return Failure.UNREACHABLE
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, ssl.SSLError):
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL, ssl.SSLError):
             return Failure.UNREACHABLE
         except httpx.TimeoutException:
             return Failure.TIMEOUT
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError):
             return Failure.CUT
+        except RuntimeError:
+            if client.is_closed:  # new settings, or a new pool, in the same moment
+                return Failure.CUT
+            raise
 
-    async def _once(self, request: Request) -> Reply:
-        response = await self._client.request(
+    async def _once(self, client: httpx.AsyncClient, request: Request) -> Reply:
+        sent = client.stream(
             request.method,
             f"{self._rest_url}/{request.path}",
             content=request.body,
             headers=list(request.headers),
             auth=self._auth,
         )
-        return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
+        body = bytearray()
+        async with sent as response:
+            async for piece in response.aiter_bytes():
+                body += piece
+                if len(body) > request.reply_bytes:
+                    break
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(response.status_code, headers, bytes(body[: request.reply_bytes]))
 
     async def aclose(self) -> None:
         """Close the connections."""
