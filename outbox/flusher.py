@@ -11,17 +11,30 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 from typing import Any, assert_never
 
 from outbox.clock import Clock
 from outbox.encoding import identifier
 from outbox.entry import Destination, Operation, Shape, State, digest
-from outbox.errors import InvalidEntry
+from outbox.errors import InvalidEntry, UsageError
 from outbox.policy import backoff, batching
 from outbox.policy.shaping import intend
-from outbox.policy.verdicts import Delivered, Failure, Pause, Refusal, Reject, Reply, Retry, Scope, Split, judge
+from outbox.policy.verdicts import (
+    Delivered,
+    Failure,
+    Pause,
+    Refusal,
+    Reject,
+    Reply,
+    Retry,
+    Scope,
+    Split,
+    Verdict,
+    judge,
+)
 from outbox.store.store import Adopted, Lane, Outgoing, Store, StoredPause, Unread
 from outbox.transport import Transport, build
 
@@ -59,22 +72,29 @@ class FlusherState:
 
 @dataclass(slots=True)
 class _Paused:
-    """A pause as this process counts it: `due_s` on the monotonic clock, which no clock setting moves."""
+    """A pause as this process counts it: `due_s` on the monotonic clock, which no clock setting moves.
+
+    turn: its place among the flusher's requests; a clock may stand still between the two.
+    """
 
     stored: StoredPause
-    set_s: float
+    turn: int
     due_s: float
     probing: bool = False
+    reread: bool = False  # the settings were read again since it is due
 
 
 @dataclass(slots=True)
 class _Traffic:
     """What is under way in a lane. after_seq: how far an unordered lane has been handed out."""
 
+    lane: Lane
     limit: int  # rows in the next request
     under_way: int = 0
     after_seq: int = 0
     rewind: bool = False  # something behind after_seq is ready again: end what is under way, then start over
+    # Entries that failed alone in a way that may be theirs or an outage's.  True: others have passed since.
+    suspects: dict[int, bool] = field(default_factory=dict)
 
 
 class Flusher:
@@ -104,6 +124,10 @@ class Flusher:
         self._pauses: dict[tuple[Scope, str], _Paused] = {}
         self._lanes: dict[int, _Traffic] = {}
         self._requests: set[asyncio.Task[None]] = set()
+        self._turns = count(1)
+        self._broken = 0  # requests in a row that ended in an error of ours
+        self._rest_until_s = float("-inf")
+        self._started_ms, self._started_s = clock.now_ms(), clock.monotonic_s()
         self._stopping = False
         self._ended = asyncio.Event()
         self._ended.set()
@@ -119,12 +143,25 @@ class Flusher:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         for stored in await self._store.pauses():
-            cap_s = max(self._limits.backoff_cap_s, self._limits.pause_probe_s)
-            wait_s = backoff.remaining_s(stored.next_try_at_ms, now_ms=now_ms, cap_s=cap_s)
-            self._pauses[Scope(stored.scope), stored.subject] = _Paused(stored, now_s, now_s + wait_s)
+            wait_s = backoff.remaining_s(stored.next_try_at_ms, now_ms=now_ms, cap_s=self._longest_wait_s)
+            self._pauses[Scope(stored.scope), stored.subject] = _Paused(stored, next(self._turns), now_s + wait_s)
+
+    @property
+    def _longest_wait_s(self) -> float:
+        """The longest that anything was ever made to wait: a tenth and a half are the jitter of `_wait_s`."""
+        return max(self._limits.backoff_cap_s * 1.1, self._limits.pause_probe_s * 1.5)
+
+    def _now_ms(self) -> int:
+        """Unix time at the start, counted on by the monotonic clock: what an entry waits by, whatever is set since."""
+        return self._started_ms + int((self._clock.monotonic_s() - self._started_s) * 1000)
 
     async def run(self) -> None:
-        """Send whatever becomes ready, until `stop`. Cancelling it leaves what is under way pending."""
+        """Send whatever becomes ready, until `shut_down`. Cancelling it leaves what is under way pending.
+
+        Raises UsageError: it runs already; two would send one entry twice at once.
+        """
+        if self.state.running:
+            raise UsageError("the flusher is running already")
         self.state.started = self.state.running = True
         self._stopping = False
         self._ended.clear()
@@ -136,6 +173,7 @@ class Flusher:
                     self.state.last_error = f"{type(error).__name__}: {error}"
                     logger.exception("flusher step failed")
                     wait_s = self._limits.poll_s
+                    self._rest_until_s = self._clock.monotonic_s() + wait_s  # puts go on, and each would wake us
                 await self._clock.wait(self._store.committed, wait_s)
             await self._finish()
         finally:
@@ -174,13 +212,15 @@ class Flusher:
     def try_at_once(self) -> None:
         """Make every pause due now; the count of its failures stays."""
         for pause in self._pauses.values():
-            pause.due_s = self._clock.monotonic_s()
+            pause.due_s, pause.reread = self._clock.monotonic_s(), False
+        self._rest_until_s = float("-inf")
         self.nudge()
 
     async def forget_pauses(self) -> None:
         """End every pause, as if nothing had failed: the settings have changed."""
         keys = [(scope.value, subject) for scope, subject in self._pauses]
         self._pauses.clear()
+        self._rest_until_s = float("-inf")
         await self._store.end_pauses(keys)
         self.nudge()
 
@@ -189,6 +229,7 @@ class Flusher:
             await asyncio.wait(self._requests)
 
     async def _abandon(self) -> None:
+        self._stopping = True
         for request in self._requests:
             request.cancel()
         if self._requests:
@@ -200,7 +241,10 @@ class Flusher:
     async def _step(self) -> float:
         """Start every request that can be started, and return the seconds until the next look."""
         self._store.committed.clear()
-        transport = await self._transport(self._pause_is_due())
+        rest_s = self._rest_until_s - self._clock.monotonic_s()
+        if rest_s > 0:
+            return rest_s
+        transport = await self._transport(self._settings_may_help())
         if transport is None:
             return self._limits.poll_s
         change = await self._store.changes()
@@ -209,9 +253,10 @@ class Flusher:
             self._seen_change = change
         await self._wake_due()
         if not self._idle_since_change or self._pause_is_due():
+            self._idle_since_change = True  # unless a request ends while the store is read
             await self._read_shell()
-            started = await self._start_requests(transport)
-            self._idle_since_change = not started and not self._requests
+            if await self._start_requests(transport) or self._requests:
+                self._idle_since_change = False
         return await self._next_look_s()
 
     async def _next_look_s(self) -> float:
@@ -220,48 +265,89 @@ class Flusher:
         # One that is due already was tried in this step, or has nothing to send: the next commit wakes us.
         waits += [pause.due_s - now_s for pause in self._pauses.values() if pause.due_s > now_s]
         if (due_ms := await self._store.next_due_ms()) is not None:
-            waits.append(max(due_ms - self._clock.now_ms(), 0) / 1000)
+            waits.append(max(due_ms - self._now_ms(), 0) / 1000)
         return min(waits)
 
     async def _wake_due(self) -> None:
-        now_ms = self._clock.now_ms()
+        now_ms = self._now_ms()
         due_ms = await self._store.next_due_ms()
-        if due_ms is not None and due_ms <= now_ms:
+        if due_ms is None:
+            return
+        if due_ms > now_ms + self._longest_wait_s * 1000:  # written by a clock that was set back since
+            now_ms = due_ms
+        if due_ms <= now_ms:
             await self._store.wake_due(now_ms, _STEP)
-            for traffic in self._lanes.values():
-                traffic.rewind = True
+            self._rewind()
+
+    def _rewind(self) -> None:
+        """Something may be ready behind what the lanes have handed out."""
+        for traffic in self._lanes.values():
+            traffic.rewind = True
 
     def _pause_is_due(self) -> bool:
         now_s = self._clock.monotonic_s()
         return any(pause.due_s <= now_s and not pause.probing for pause in self._pauses.values())
 
+    def _settings_may_help(self) -> bool:
+        """Return True once for each pause that has become due: its probe deserves fresh settings."""
+        now_s = self._clock.monotonic_s()
+        due = [pause for pause in self._pauses.values() if pause.due_s <= now_s and not pause.reread]
+        for pause in due:
+            pause.reread = True
+        return bool(due)
+
     async def _read_shell(self) -> None:
-        """Complete what a plain INSERT from a shell left open: lane, ordering key and digest."""
-        while unread := await self._store.unread(_STEP):
-            adopted = []
-            for entry in unread:
-                try:
-                    adopted.append(understood(entry, self._destinations(entry.destination)))
-                except InvalidEntry as error:
-                    logger.warning("entry from a shell cannot be sent", extra={"id": entry.id, "field": error.field})
-                    refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))
-                    await self._store.settle([entry.seq], State.DEAD, refusal=refusal)
-            await self._store.adopt(adopted)
+        """Complete what a plain INSERT from a shell left open: lane, ordering key and digest.
+
+        One step's worth of them; committing it makes the next step follow at once.
+        """
+        unread = await self._store.unread(_STEP)
+        if not unread:
+            return
+        adopted = []
+        for entry in unread:
+            try:
+                adopted.append(understood(entry, self._destinations(entry.destination)))
+            except (ValueError, RecursionError) as error:  # InvalidEntry; JSON that SQLite reads and Python does not
+                logger.warning(
+                    "entry from a shell cannot be sent", extra={"id": entry.id, "error": type(error).__name__}
+                )
+                refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))
+                await self._store.settle([entry.seq], State.DEAD, refusal=refusal)
+        await self._store.adopt(adopted)
+        self._rewind()
 
     async def _start_requests(self, transport: Transport) -> int:
+        lanes = await self._store.ready_lanes()
+        await self._end_empty_pauses(lanes)
         started = 0
-        for lane in await self._store.ready_lanes():
-            while len(self._requests) < self._limits.requests_in_flight:
-                batch = await self._next_batch(lane)
-                if not batch:
-                    break
+        for lane in self._in_turn(lanes):
+            batch = await self._next_batch(lane)
+            if batch:
                 self._start(self._deliver(transport, lane, batch), lane, batch)
                 started += 1
         return started
 
+    def _in_turn(self, lanes: Sequence[Lane]) -> Iterator[Lane]:
+        """Give the lanes that may start a request: a long backlog of one does not shut out the others."""
+        waiting = list(lanes)
+        while waiting:
+            # Among equals the oldest entry, but for one that may be what a pause is about.
+            waiting.sort(key=lambda lane: (self._traffic(lane).under_way, bool(self._traffic(lane).suspects)))
+            for lane in list(waiting):
+                if self._stopping or len(self._requests) >= self._limits.requests_in_flight:
+                    return
+                before = self._traffic(lane).under_way
+                yield lane
+                if self._traffic(lane).under_way <= before:
+                    waiting.remove(lane)
+
+    def _traffic(self, lane: Lane) -> _Traffic:
+        return self._lanes.setdefault(lane.number, _Traffic(lane, limit=self._limits.batch_rows))
+
     async def _next_batch(self, lane: Lane) -> list[Outgoing]:
         """Return what `lane` may send now: nothing while it is paused, one row while a pause is probed."""
-        traffic = self._lanes.setdefault(lane.number, _Traffic(limit=self._limits.batch_rows))
+        traffic = self._traffic(lane)
         if not traffic.under_way:
             traffic.after_seq, traffic.rewind = 0, False
         elif lane.shape.ordered or traffic.rewind:
@@ -272,9 +358,15 @@ class Flusher:
             return []
         rows = 1 if lane.shape.operation is Operation.UPDATE else traffic.limit
         limit = _PROBE_ROWS if pauses else rows
-        ready = await self._store.ready(lane, after_seq=traffic.after_seq, limit=limit)
+        look = max(limit, self._limits.batch_rows) if traffic.suspects else limit
+        ready = await self._store.ready(lane, after_seq=traffic.after_seq, limit=look)
+        if self._stopping or self._pauses_of(lane) != pauses:
+            return []  # it was paused while the store was read
         batch = batching.take(
-            ready, size=lambda entry: len(entry.payload) + 60, max_rows=limit, max_bytes=self._limits.batch_bytes
+            _unsuspected(ready, traffic.suspects) if pauses else _like_the_first(ready, traffic.suspects),
+            size=lambda entry: sent_bytes(lane.shape, entry),
+            max_rows=limit,
+            max_bytes=self._limits.batch_bytes,
         )
         if batch:
             for pause in pauses:
@@ -282,15 +374,11 @@ class Flusher:
         return batch
 
     def _pauses_of(self, lane: Lane) -> list[_Paused]:
-        keys = (
-            (Scope.EVERYTHING, ""),
-            (Scope.DESTINATION, lane.shape.destination),
-            (Scope.LANE, str(lane.number)),
-        )
-        return [self._pauses[key] for key in keys if key in self._pauses]
+        return [self._pauses[key] for key in _scopes(lane) if key in self._pauses]
 
     def _start(self, work: Coroutine[Any, Any, None], lane: Lane, batch: Sequence[Outgoing]) -> None:
         traffic = self._lanes[lane.number]
+        probed = self._pauses_of(lane)
         traffic.under_way += 1
         traffic.after_seq = max(traffic.after_seq, batch[-1].seq)
         task = asyncio.create_task(work, name=f"outbox-request-{lane.shape.destination}")
@@ -300,17 +388,33 @@ class Flusher:
             self._requests.discard(task)
             traffic.under_way -= 1
             self._idle_since_change = False
-            for pause in self._pauses_of(lane):
+            for pause in probed:
                 pause.probing = False
-            if not task.cancelled() and (error := task.exception()) is not None:
-                # What it carried is still pending and will be sent again, with the same keys.
-                self.state.last_error = f"{type(error).__name__}: {error}"
-                logger.error("request failed", exc_info=error)
+            self._rest_after(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)
             self.nudge()
             for watcher in self._watchers:
                 watcher.set()
 
         task.add_done_callback(ended)
+
+    def _rest_after(self, error: BaseException | None, traffic: _Traffic) -> None:
+        """What a broken request carried is still pending and is sent again with the same keys, but not in a loop.
+
+        A full disk, say, takes no verdict, and the server answers all the while.
+        """
+        if error is None:
+            self._broken = 0
+        if error is None or self._stopping:
+            return
+        self._broken += 1
+        limits = self._limits
+        wait_s = backoff.delay_s(
+            self._broken, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self._draw()
+        )
+        self._rest_until_s = self._clock.monotonic_s() + wait_s
+        traffic.rewind = True
+        self.state.last_error = f"{type(error).__name__}: {error}"
+        logger.error("request failed", exc_info=error)
 
     # ------------------------------------------------------------------------------------------ one batch
 
@@ -339,17 +443,18 @@ class Flusher:
         """Send one request and write its verdict; False: the rest of the batch must wait."""
         sent, superseded = self._to_send(lane.shape, entries)
         request = build(lane.shape, sent)
-        started_s = self._clock.monotonic_s()
+        turn = next(self._turns)
         outcome = await transport.send(request, deadline_s=self._limits.request_deadline_s)
         own = f"({lane.shape.on_conflict})=({sent[0].id})" if len(sent) == 1 else None
         verdict = judge(lane.shape.operation, len(sent), outcome, own=own)
-        if not isinstance(verdict, Pause):
-            await self._end_pauses(lane)
+        await self._learn(lane, entries, verdict)
         match verdict:
             case Delivered():
-                await self._delivered(lane, [*sent, *superseded])
+                await self._delivered(lane, entries)
             case Split():
                 logger.info("batch refused, halving", extra=_facts(lane, verdict.refusal, rows=len(sent)))
+                if verdict.shrink:
+                    self._shrink(lane, sent)
                 first, second = batching.halves(entries)
                 stack += [second, first]
             case Reject():
@@ -357,10 +462,14 @@ class Flusher:
                 if superseded:  # its winner is dead: they are what the destination gets
                     stack.append(superseded)
             case Retry():
-                await self._postponed(lane, sent[0], verdict.refusal, attempts=1)
+                await self._postponed(lane, entries, verdict.refusal)
                 return not lane.shape.ordered
             case Pause():
-                await self._paused(lane, sent, verdict, outcome, started_s)
+                if verdict.shrink and len(sent) == 1 and self._is_stuck(lane, entries):
+                    hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
+                    await self._postponed(lane, entries, replace(verdict.refusal, hint=hint))
+                    return not lane.shape.ordered
+                await self._paused(lane, sent, verdict, outcome, turn)
                 return False
             case _:
                 assert_never(verdict)
@@ -385,28 +494,59 @@ class Flusher:
         logger.warning("entry refused", extra=_facts(lane, refusal, id=entry.id))
         await self._store.settle([entry.seq], State.DEAD, refusal=refusal, attempts=1)
 
-    async def _postponed(self, lane: Lane, entry: Outgoing, refusal: Refusal, *, attempts: int) -> None:
+    async def _postponed(self, lane: Lane, entries: Sequence[Outgoing], refusal: Refusal) -> None:
+        """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
+        heads = list({entry.key or entry.id: entry for entry in reversed(entries)}.values())
         wait_s = backoff.delay_s(
-            entry.attempts + 1,
+            max(entry.attempts for entry in heads) + 1,
             base_s=self._limits.backoff_base_s,
             cap_s=self._limits.backoff_cap_s,
             draw=self._draw(),
         )
-        logger.info("entry postponed", extra=_facts(lane, refusal, id=entry.id, wait_s=round(wait_s, 3)))
-        until_ms = self._clock.now_ms() + int(wait_s * 1000) + 1
-        await self._store.postpone([entry.seq], until_ms, refusal=refusal, attempts=attempts)
+        facts = _facts(lane, refusal, ids=[entry.id for entry in heads], wait_s=round(wait_s, 3))
+        logger.info("entry postponed", extra=facts)
+        until_ms = self._now_ms() + int(wait_s * 1000) + 1
+        await self._store.postpone([entry.seq for entry in heads], until_ms, refusal=refusal, attempts=1)
+
+    # An entry that fails alone with a timeout, say, may be the cause or may stand in an outage.  It is suspected, and
+    # the next probe is another one.  That one's success proves it: failing alone again, it is postponed by itself.
+
+    def _is_stuck(self, lane: Lane, entries: Sequence[Outgoing]) -> bool:
+        return any(self._lanes[lane.number].suspects.get(entry.seq, False) for entry in entries)
+
+    async def _learn(self, lane: Lane, entries: Sequence[Outgoing], verdict: Verdict) -> None:
+        """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
+        over = [key for key in _scopes(lane) if key in self._pauses]
+        if not isinstance(verdict, Pause):
+            for entry in entries:
+                self._lanes[lane.number].suspects.pop(entry.seq, None)
+            self._mark_suspects(over, proven=True)
+        elif verdict.refusal.code is None:  # not the server's own words
+            return
+        else:
+            wider = _scopes(lane)[: list(Scope).index(verdict.scope)]
+            over = [key for key in over if key in wider]
+        await self._end_pauses(over)
+
+    def _mark_suspects(self, keys: Collection[tuple[Scope, str]], *, proven: bool) -> None:
+        for traffic in self._lanes.values():
+            if traffic.suspects and not set(keys).isdisjoint(_scopes(traffic.lane)):
+                traffic.suspects = dict.fromkeys(traffic.suspects, proven)
 
     # ------------------------------------------------------------------------------------------ pauses
 
     async def _paused(
-        self, lane: Lane, entries: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, started_s: float
+        self, lane: Lane, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int
     ) -> None:
         """Stop sending in the verdict's scope for a while. One row of `outbox_pauses` changes, no entry does."""
         if verdict.shrink:
-            await self._shrink(lane, entries, verdict)
-        key = (verdict.scope, _subject(verdict.scope, lane))
+            self._shrink(lane, sent)
+            if len(sent) == 1:
+                self._lanes[lane.number].suspects[sent[0].seq] = False
+        key = _scopes(lane)[list(Scope).index(verdict.scope)]
+        self._mark_suspects([key], proven=False)
         now_ms, before = self._clock.now_ms(), self._pauses.get(key)
-        if before is not None and before.set_s >= started_s:
+        if before is not None and before.turn > turn:
             return  # several requests met the same failure: it counts once
         failures = before.stored.failures + 1 if before else 1
         wait_s = self._wait_s(verdict, outcome, failures)
@@ -422,8 +562,7 @@ class Flusher:
             since_ms=before.stored.since_ms if before else now_ms,
             next_try_at_ms=now_ms + int(wait_s * 1000),
         )
-        now_s = self._clock.monotonic_s()
-        self._pauses[key] = _Paused(stored, now_s, now_s + wait_s)
+        self._pauses[key] = _Paused(stored, next(self._turns), self._clock.monotonic_s() + wait_s)
         level = logging.WARNING if before is None else logging.INFO
         facts = _facts(lane, refusal, reason=verdict.reason.value, failures=failures, wait_s=round(wait_s, 3))
         logger.log(level, "sending paused", extra=facts)
@@ -432,36 +571,47 @@ class Flusher:
 
     def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
         limits = self._limits
-        if isinstance(outcome, Reply):
-            header = outcome.headers.get("retry-after")
-            asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
-            if asked_s is not None:
-                # A tenth more at random: a thousand bots were told the same second.
-                return asked_s * (1 + 0.1 * self._draw())
-        if verdict.slow:
-            return limits.pause_probe_s * (0.5 + self._draw())
-        return backoff.delay_s(failures, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self._draw())
+        own_s = (
+            limits.pause_probe_s * (0.5 + self._draw())
+            if verdict.slow
+            else backoff.delay_s(failures, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self._draw())
+        )
+        header = outcome.headers.get("retry-after") if isinstance(outcome, Reply) else None
+        asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
+        if asked_s is None:
+            return own_s
+        # A tenth more at random: a thousand bots were told the same second. "Retry-After: 0" is no leave to storm.
+        return max(own_s, asked_s * (1 + 0.1 * self._draw()))
 
-    async def _shrink(self, lane: Lane, entries: Sequence[Outgoing], verdict: Pause) -> None:
-        """The batch may be too much for the server: halve the next one; a lone row lets the others pass."""
+    def _shrink(self, lane: Lane, sent: Sequence[Outgoing]) -> None:
+        """The batch may be too much for the server: halve the next one."""
         traffic = self._lanes[lane.number]
         traffic.limit = batching.next_limit(
-            traffic.limit, sent=len(entries), succeeded=False, max_rows=self._limits.batch_rows
+            traffic.limit, sent=len(sent), succeeded=False, max_rows=self._limits.batch_rows
         )
-        if len(entries) == 1 and self._pauses_of(lane):
-            stuck = replace(verdict.refusal, hint=verdict.refusal.hint or "stuck: fails alone; others pass it")
-            await self._postponed(lane, entries[0], stuck, attempts=0)
 
-    async def _end_pauses(self, lane: Lane) -> None:
-        """The server has spoken about rows of this lane: whatever held it back is over."""
-        over = [pause.stored for pause in self._pauses_of(lane)]
-        if not over:
+    async def _end_empty_pauses(self, lanes: Sequence[Lane]) -> None:
+        """End each pause that is due and holds nothing back: no probe would ever end it."""
+        held = {key for lane in lanes for key in _scopes(lane)}
+        now_s = self._clock.monotonic_s()
+        idle = [
+            key for key, pause in self._pauses.items() if pause.due_s <= now_s and not pause.probing and key not in held
+        ]
+        await self._end_pauses(idle)
+
+    async def _end_pauses(self, keys: Sequence[tuple[Scope, str]]) -> None:
+        if not keys:
             return
-        for stored in over:
-            del self._pauses[Scope(stored.scope), stored.subject]
-            logger.info("sending resumed", extra={"scope": stored.scope, "subject": stored.subject})
+        over = {key: self._pauses.pop(key) for key in keys}
+        for scope, subject in keys:
+            logger.info("sending resumed", extra={"scope": scope.value, "subject": subject})
         self.state.last_error = None
-        await self._store.end_pauses([(stored.scope, stored.subject) for stored in over])
+        try:
+            await self._store.end_pauses([(scope.value, subject) for scope, subject in keys])
+        except BaseException:
+            # The file still says paused: the next answer tries again to end it.
+            self._pauses = over | self._pauses
+            raise
 
 
 # ---------------------------------------------------------------------------------------------- small helpers
@@ -478,6 +628,8 @@ def understood(entry: Unread, destination: Destination) -> Adopted:
     values = json.loads(entry.payload)
     on_conflict = tuple(entry.on_conflict.split(",")) if entry.on_conflict else None
     match = json.loads(entry.match) if entry.match else None
+    if not isinstance(match, dict | None):
+        raise InvalidEntry("must be a JSON object", field="match")
     columns = tuple(sorted(values))
     if not columns:
         raise InvalidEntry("an empty row", field=entry.destination)
@@ -492,18 +644,39 @@ def understood(entry: Unread, destination: Destination) -> Adopted:
 
 def conflict_values(payload: str, columns: Sequence[str]) -> str:
     """Return the canonical text of the payload's values in `columns`."""
-    row = json.loads(payload)
+    # Numbers stay the texts they are: two decimals that are one float are two rows.
+    row = json.loads(payload, parse_float=str, parse_int=str)
     return json.dumps([row.get(column) for column in columns])
 
 
-def _subject(scope: Scope, lane: Lane) -> str:
-    match scope:
-        case Scope.EVERYTHING:
-            return ""
-        case Scope.DESTINATION:
-            return lane.shape.destination
-        case Scope.LANE:
-            return str(lane.number)
+def sent_bytes(shape: Shape, entry: Outgoing) -> int:
+    """Return the bytes that `entry` adds to a request, at the most: an insert's id may come on top of its payload."""
+    payload = len(entry.payload) if entry.payload.isascii() else len(entry.payload.encode())
+    return payload + len(shape.on_conflict) + 6 * len(entry.id) + len('"":"",,')
+
+
+def _unsuspected(ready: Sequence[Outgoing], suspects: Mapping[int, bool]) -> Sequence[Outgoing]:
+    """What a pause is probed with: not what may be its cause, nor what must wait for that; else that itself."""
+    keys = {entry.key for entry in ready if entry.seq in suspects and entry.key is not None}
+    return [entry for entry in ready if entry.seq not in suspects and entry.key not in keys] or ready
+
+
+def _like_the_first(ready: Sequence[Outgoing], suspects: Mapping[int, bool]) -> Sequence[Outgoing]:
+    """The first entries of one sort: a suspect alone, and what was refused before apart from what was not."""
+    if ready and ready[0].seq in suspects:
+        return ready[:1]
+    return list(
+        takewhile(lambda entry: entry.seq not in suspects and bool(entry.attempts) is bool(ready[0].attempts), ready)
+    )
+
+
+def _scopes(lane: Lane) -> list[tuple[Scope, str]]:
+    """Return the pauses that `lane` may stand under, in the order of `Scope`: the widest first."""
+    return [
+        (Scope.EVERYTHING, ""),
+        (Scope.DESTINATION, lane.shape.destination),
+        (Scope.LANE, str(lane.number)),
+    ]
 
 
 def _facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:

@@ -33,7 +33,7 @@ def retry_after_s(header: str | None, *, now_ms: int, cap_s: float) -> float | N
         return min(float(text[:10]), cap_s)
     try:
         then = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year that no calendar has
         return None
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from typing import TypeVar
+from urllib.parse import quote
 
 from outbox.encoding import encode_row, encode_value, identifier
 from outbox.entry import Destination, Entry, Operation, Shape, digest
 from outbox.errors import InvalidEntry
 
 _LONGEST_ID = 200
+# Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
+_LONGEST_MATCH = 8000
+# PostgREST reads these as its own parameters: `limit=eq.5` is no filter, and the update would reach every row.
+_RESERVED = frozenset({"and", "columns", "limit", "not", "offset", "on_conflict", "or", "order", "select"})
 E = TypeVar("E", bound=Enum)
 
 
@@ -66,7 +71,7 @@ def written(
         if own is None:  # a model's field that nobody has filled: the id that is minted goes there
             values = json.loads(encoded.text, parse_float=Decimal)
             del values[destination.key]
-            encoded = encode_row(values, where=name)
+            encoded = replace(encode_row(values, where=name), repaired=encoded.repaired)
     if chosen is Operation.INSERT and key is None and on_conflict is None and match is None:
         intent = _plain_insert(destination, encoded.columns)
     else:
@@ -151,30 +156,35 @@ def _update(
 ) -> Intent:
     if not match:
         raise InvalidEntry("an update needs to say which rows", field="match")
-    for column, value in match.items():
+    for column in match:
         identifier(column, field="match")
         if column in columns:
             # Sent a second time it would find nothing: its own first sending has changed what it looks for.
             raise InvalidEntry("is both matched and set; its replay would match nothing", field=f"match.{column}")
-        if isinstance(value, Mapping | list | tuple | set):
-            raise InvalidEntry("must be a single value", field=f"match.{column}")
+        if column in _RESERVED:
+            raise InvalidEntry("is a word of PostgREST's own and cannot be matched", field=f"match.{column}")
     text = encode_row(match, where="match").text
+    values = json.loads(text)
+    for column, value in values.items():
+        if isinstance(value, dict | list):
+            raise InvalidEntry("must be a single value", field=f"match.{column}")
+    if len(quote(text)) > _LONGEST_MATCH:
+        raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
     shape = Shape(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True)
-    return Intent(shape, key or key_text(list(json.loads(text).values())), None, text)
+    return Intent(shape, key or key_text(list(values.values())), None, text)
 
 
 def key_text(key: object) -> str | None:
     """Return an ordering key as text: a single text as it is, anything else as canonical JSON; None: no key."""
     if key is None:
         return None
+    if isinstance(key, str) and not key:
+        raise InvalidEntry("must not be empty", field="key")
     if isinstance(key, list | tuple) and len(key) == 1:
         key = key[0]
     canonical = encode_value(key, where="key")
     plain = json.loads(canonical)
-    text = plain if isinstance(plain, str) else canonical
-    if not text:
-        raise InvalidEntry("must not be empty", field="key")
-    return text
+    return plain if isinstance(plain, str) and plain else canonical
 
 
 def member(kind: type[E], value: object, *, field: str) -> E:

@@ -88,9 +88,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One of several rows was refused and the statement rolled back: nobody was delivered; halve and send."""
+    """One of several rows was refused and the statement rolled back: nobody was delivered; halve and send.
+
+    shrink: not one of the rows, but their number was refused; the next batches had better be smaller too.
+    """
 
     refusal: Refusal
+    shrink: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class Cause(Enum):
     ROW = auto()
     PARENT = auto()  # a referenced row is not there yet
     DUPLICATE = auto()  # a unique index holds the value already
+    SIZE = auto()  # too large: several rows are too many, a lone one is too large for good
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +146,18 @@ class _Rest:
 _ALL, _TABLE, _LANE = Scope.EVERYTHING, Scope.DESTINATION, Scope.LANE
 _DOWN = _Rest(_ALL, Reason.OVERLOADED)
 _TOO_MUCH = _Rest(_TABLE, Reason.TIMEOUT, shrink=True)
+# The server's or a gateway's own limit of time: a smaller batch may fit.
+_TOO_SLOW = _Rest(_ALL, Reason.OVERLOADED, shrink=True)
 _CONTENDED = _Rest(_TABLE, Reason.OVERLOADED)
+# One row may be what breaks it (XX000 also stands for "invalid memory alloc request size"): others must pass.
+_BROKEN = _Rest(_TABLE, Reason.OVERLOADED, shrink=True)
 _BAD_KEY = _Rest(_ALL, Reason.UNAUTHORIZED, slow=True)
 _BAD_SERVER = _Rest(_ALL, Reason.MISCONFIGURED, slow=True)
 _BAD_REQUEST = _Rest(_TABLE, Reason.MISCONFIGURED, slow=True)
 _SUSPENDED = _Rest(_ALL, Reason.SUSPENDED, slow=True)
 _NO_TABLE = _Rest(_TABLE, Reason.SCHEMA, slow=True)
 _NO_COLUMN = _Rest(_LANE, Reason.SCHEMA, slow=True)
+_LONG_URL = _Rest(_LANE, Reason.MISCONFIGURED, slow=True)  # it holds the lane's columns
 _NO_GRANT = _Rest(_TABLE, Reason.FORBIDDEN, slow=True)
 _UNKNOWN = _Rest(_TABLE, Reason.UNKNOWN, shrink=True)
 
@@ -155,7 +165,7 @@ _UNKNOWN = _Rest(_TABLE, Reason.UNKNOWN, shrink=True)
 CODES: dict[str, Cause | _Rest] = {
     # PostgREST
     "PGRST00": _DOWN,  # no connection, schema cache not built yet
-    "PGRST003": _Rest(_ALL, Reason.OVERLOADED, shrink=True),  # no pooled connection in time
+    "PGRST003": _TOO_SLOW,  # no pooled connection in time
     "PGRST1": _BAD_REQUEST,
     "PGRST102": Cause.ROW,  # the body is no JSON
     "PGRST106": _BAD_SERVER,  # schema not exposed
@@ -167,10 +177,11 @@ CODES: dict[str, Cause | _Rest] = {
     "PGRST2": _NO_TABLE,
     "PGRST204": _NO_COLUMN,
     "PGRST3": _BAD_KEY,
-    "PGRSTX": _DOWN,
+    "PGRSTX": _BROKEN,
     # PostgreSQL
     "08": _DOWN,
     "09": Cause.ROW,
+    "0A": _CONTENDED,  # "cached plan must not change result type": after a migration, until the pool has reconnected
     "0L": _BAD_KEY,
     "0P": _BAD_KEY,
     "21": Cause.ROW,
@@ -180,17 +191,22 @@ CODES: dict[str, Cause | _Rest] = {
     "23505": Cause.DUPLICATE,
     "25": _CONTENDED,
     "25006": _SUSPENDED,  # read-only: disk full, over quota, or a replica
+    "26": _CONTENDED,  # a prepared statement is not there: a pooler between PostgREST and PostgreSQL
     "28": _BAD_KEY,
     "2D": _CONTENDED,
     "38": Cause.ROW,
     "39": Cause.ROW,
     "3B": Cause.ROW,
+    "3D": _BAD_SERVER,  # no such database
+    "3F": _NO_TABLE,  # no such schema
     "40": _CONTENDED,
+    "42": _NO_COLUMN,  # the statement or the server's own SQL is wrong, not the row
     "42501": _NO_GRANT,
     "42703": _NO_COLUMN,
     "42804": Cause.ROW,
     "42883": _NO_TABLE,
     "42P01": _NO_TABLE,
+    "42P05": _CONTENDED,  # a prepared statement is there already: see 26
     "42P10": _NO_TABLE,  # no unique index for on_conflict
     "42P17": _NO_TABLE,
     "53": _DOWN,
@@ -200,31 +216,38 @@ CODES: dict[str, Cause | _Rest] = {
     "57": _DOWN,
     "57014": _TOO_MUCH,  # statement timeout
     "58": _DOWN,
+    "72": _CONTENDED,  # snapshot too old
     "F0": _BAD_SERVER,
     "HV": _BAD_SERVER,
     "P0": Cause.ROW,
-    "XX": _DOWN,
+    "XX": _BROKEN,
 }
 
-STATUSES: dict[int, _Rest] = {
+STATUSES: dict[int, Cause | _Rest] = {
     401: _BAD_KEY,
     402: _SUSPENDED,
     # A gateway's or firewall's own page; what trips a firewall may be one body.
     403: _Rest(_ALL, Reason.FORBIDDEN, slow=True, shrink=True),
     404: _BAD_SERVER,
-    408: _Rest(_ALL, Reason.TIMEOUT),
-    414: _BAD_REQUEST,
+    408: _Rest(_ALL, Reason.TIMEOUT, shrink=True),
+    413: Cause.SIZE,
+    414: _LONG_URL,
     429: _Rest(_ALL, Reason.RATE_LIMITED),
-    431: _BAD_REQUEST,
+    431: _LONG_URL,
     502: _DOWN,
     503: _DOWN,
-    504: _DOWN,
+    504: _TOO_SLOW,
+    **dict.fromkeys((*range(520, 528), 530), _DOWN),
+    524: _TOO_SLOW,  # Cloudflare's 504
     540: _SUSPENDED,
     544: _TOO_MUCH,
     546: _DOWN,
-} | dict.fromkeys((*range(520, 528), 530), _DOWN)
+}
 
-_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+# Gateways have codes of their own, and 401 or 544 begin like classes of PostgreSQL's.
+_CODE = re.compile(r"PGRST[0-9A-Z]{1,3}|[0-9A-Z]{5}")
+# PostgREST's form; a file server says "bytes 0-99/100".
+_CHANGED = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/([0-9]{1,18})")
 
 
 def judge(operation: Operation, rows: int, outcome: Reply | Failure, *, own: str | None = None) -> Verdict:
@@ -256,9 +279,9 @@ def _no_reply(failure: Failure) -> Verdict:
 def _accepted(operation: Operation, reply: Reply) -> Verdict:
     """A proxy's or captive portal's page says 200 too: only PostgREST's own marks count."""
     if operation is Operation.UPDATE:
-        changed = reply.headers.get("content-range", "").rpartition("/")[2]
-        if changed.isascii() and changed.isdigit():
-            if int(changed) > 0:
+        changed = _CHANGED.fullmatch(reply.headers.get("content-range", ""))
+        if changed is not None:
+            if int(changed[1]) > 0:
                 return Delivered()
             return Retry(Refusal(reply.status, None, "no row matched: it is not there yet"))
     elif "resolution=" in reply.headers.get("preference-applied", ""):
@@ -273,9 +296,9 @@ def _refused(operation: Operation, rows: int, reply: Reply, own: str | None) -> 
     if isinstance(rule, _Rest):
         return Pause(rule.scope, rule.reason, refusal, slow=rule.slow, shrink=rule.shrink)
     if rows > 1:
-        return Split(refusal)
+        return Split(refusal, shrink=rule is Cause.SIZE)
     match rule:
-        case Cause.ROW:
+        case Cause.ROW | Cause.SIZE:
             return Reject(refusal)
         case Cause.PARENT:
             return Retry(refusal)
@@ -288,11 +311,12 @@ def _rule(refusal: Refusal, status: int) -> Cause | _Rest:
     if special is not None:
         return special
     code = refusal.code or ""
-    if not code.startswith("PT"):  # raised on purpose, with a status of its own
-        for length in range(min(len(code), 8), 1, -1):
+    # PT…: raised on purpose, with a status of its own.
+    if _CODE.fullmatch(code) and not code.startswith("PT"):
+        for length in range(len(code), 1, -1):
             if (rule := CODES.get(code[:length])) is not None:
                 return rule
-        if status == 400 and _SQLSTATE.fullmatch(code):
+        if status == 400 and not code.startswith("PGRST"):
             return Cause.ROW
     if 300 <= status < 400:
         return _BAD_SERVER
@@ -310,15 +334,17 @@ def _special(refusal: Refusal, status: int) -> Cause | _Rest | None:
             return _BAD_KEY  # the key's role does not exist
         case "21000" if "WHERE clause" in refusal.message:
             return _BAD_REQUEST
-        case None if status == 413:
-            return Cause.ROW  # several rows: halve; one row: too large for good
+        case "PGRST102" if "Content-Type" in refusal.message:
+            return _BAD_REQUEST  # something on the way has changed our headers
         case _:
             return None
 
 
 def _is_ours(refusal: Refusal, own: str | None) -> bool:
     """Whether the duplicate is the entry itself, there since an earlier sending: `Key (id)=(…) already exists`."""
-    return own is not None and own in (refusal.details or "")
+    # The first parenthesis names the columns; a value behind it may hold any text. A uuid is told in lower case.
+    details = (refusal.details or "").casefold()
+    return own is not None and details[details.find("(") :].startswith(own.casefold())
 
 
 def read_refusal(reply: Reply) -> Refusal:

@@ -1,0 +1,265 @@
+"""What the flusher's tests stand on: a real store, a scripted remote end with tables, and time that is moved by hand.
+
+`idle` returns when the flusher has nothing left to do at this moment of the clock; nothing here sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from outbox import Outbox, Settings
+from outbox.api import Stats
+from outbox.policy.verdicts import Failure, Reply
+from outbox.store.store import Store
+from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
+from outbox.transport import Request
+
+Row = dict[str, Any]
+
+
+class Clock(ManualClock):
+    """Tells who rests on it, and when the next alarm goes off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pulse = asyncio.Event()
+        self.resting = 0
+        self.rests = 0  # how often somebody went to rest: a busy loop shows here
+
+    async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
+        self.resting += 1
+        self.rests += 1
+        self.pulse.set()
+        try:
+            return await super().wait(event, timeout_s)
+        finally:
+            self.resting -= 1
+
+    @property
+    def ringing(self) -> bool:
+        return any(alarm.is_set() for _, alarm in self._alarms)
+
+    @property
+    def next_alarm_s(self) -> float:
+        return min(due_s for due_s, _ in self._alarms) - self._monotonic_s
+
+
+@dataclass
+class Remote(ScriptedTransport):
+    """Tables behind the script: what is accepted is applied, by the rules of PostgREST.
+
+    rule: what the database says of one row (table, row): None, or the answer that refuses the whole request.
+    """
+
+    rule: Callable[[str, Row], Reply | None] = lambda _table, _row: None
+    inserted: dict[tuple[str, str], Row] = field(default_factory=dict)
+    merged: dict[tuple[str, str], Row] = field(default_factory=dict)
+    pulse: asyncio.Event = field(default_factory=asyncio.Event)
+    held: int = 0
+    largest: int = 0  # requests that waited at the gate at once
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.otherwise = self.commit
+
+    async def send(self, request: Request, *, deadline_s: float) -> Answer:
+        if not self.gate.is_set():
+            self.held += 1
+            self.largest = max(self.largest, self.held)
+            self.pulse.set()
+        try:
+            return await super().send(request, deadline_s=deadline_s)
+        finally:
+            if self.held:
+                self.held -= 1
+
+    def commit(self, request: Request) -> Reply:
+        """Do what the request says, all of it or nothing."""
+        name, sent = table(request), rows(request)
+        for row in sent:
+            if (no := self.rule(name, row)) is not None:
+                return no
+        if request.method == "PATCH":
+            return self._update(name, request, sent[0])
+        deciding = query(request)["on_conflict"].split(",")
+        merge = "merge-duplicates" in prefer(request)
+        keys = [json.dumps([row[column] for column in deciding], default=str) for row in sent]
+        if merge and len(set(keys)) < len(keys):
+            return refused(500, "21000", "ON CONFLICT DO UPDATE command cannot affect row a second time")
+        for row, key in zip(sent, keys, strict=True):
+            if merge:
+                self.merged[name, key] = self.merged.get((name, key), {}) | row
+            else:
+                self.inserted.setdefault((name, row[deciding[0]]), row)
+        return Reply(201, {"preference-applied": prefer(request)}, b"")
+
+    def _update(self, name: str, request: Request, row: Row) -> Reply:
+        filters = {column: value.removeprefix("eq.") for column, value in query(request).items() if column != "columns"}
+        found = [
+            target
+            for (of, _), target in self.merged.items()
+            if of == name and all(str(target.get(column)) == value for column, value in filters.items())
+        ]
+        for target in found:
+            target |= row
+        return Reply(204, {"content-range": f"*/{len(found)}"}, b"")
+
+    @property
+    def sizes(self) -> list[int]:
+        """The rows of each request so far."""
+        return [len(rows(request)) for request in self.requests]
+
+    def ids(self, name: str) -> list[str]:
+        return [key for of, key in self.inserted if of == name]
+
+
+def table(request: Request) -> str:
+    return request.path.partition("?")[0]
+
+
+def query(request: Request) -> dict[str, str]:
+    return dict(parse_qsl(request.path.partition("?")[2], keep_blank_values=True))
+
+
+def rows(request: Request) -> list[Row]:
+    body = json.loads(request.body, parse_float=Decimal)
+    return body if isinstance(body, list) else [body]
+
+
+def prefer(request: Request) -> str:
+    return dict(request.headers)["prefer"]
+
+
+def then(remote: Remote, answer: Answer) -> Callable[[Request], Answer]:
+    """Answer `answer` although everything was stored: a reply that is lost."""
+
+    def script(request: Request) -> Answer:
+        remote.commit(request)
+        return answer
+
+    return script
+
+
+@dataclass
+class Bench:
+    outbox: Outbox
+    clock: Clock
+    remote: Remote
+    path: Path
+
+    @property
+    def flusher(self) -> Any:
+        return self.outbox._flusher
+
+    @property
+    def store(self) -> Store:
+        return self.outbox._store
+
+    def _is_idle(self) -> bool:
+        return (
+            self.clock.resting > 0
+            and not self.clock.ringing
+            and not self.store.committed.is_set()
+            and len(self.flusher._requests) == (0 if self.remote.gate.is_set() else self.remote.held)
+        )
+
+    async def idle(self) -> None:
+        """Return when the flusher rests, and every request has ended or hangs at the closed gate."""
+        while not self._is_idle():
+            self.clock.pulse.clear()
+            await self.clock.pulse.wait()
+
+    async def advance(self, seconds: float) -> None:
+        await self.idle()
+        self.clock.advance(seconds)
+        await self.idle()
+
+    async def live(self, seconds: float) -> None:
+        """Let time pass from alarm to alarm."""
+        end_s = self.clock.monotonic_s() + seconds
+        await self.idle()
+        while (left_s := end_s - self.clock.monotonic_s()) > 0:
+            await self.advance(min(max(self.clock.next_alarm_s, 0.001), left_s))
+
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 10_000.0) -> None:
+        end_s = self.clock.monotonic_s() + within_s
+        await self.idle()
+        while not condition():
+            assert self.clock.monotonic_s() < end_s, "it never came to pass"
+            await self.advance(max(self.clock.next_alarm_s, 0.001))
+
+    async def settled(self, *, within_s: float = 100_000.0) -> Stats:
+        """Let time pass until nothing is pending."""
+        end_s = self.clock.monotonic_s() + within_s
+        await self.idle()
+        while (stats := await self.stats()).pending:
+            assert self.clock.monotonic_s() < end_s, "something stays pending for ever"
+            await self.advance(max(self.clock.next_alarm_s, 0.001))
+        return stats
+
+    async def stats(self) -> Stats:
+        """Return the stats; what was put is always somewhere."""
+        stats = await self.outbox.stats()
+        (put,) = await self.store.read("select coalesce(max(seq), 0) from outbox")
+        total = stats.pending + stats.delivered + stats.dead + stats.discarded + stats.pruned + stats.removed
+        assert total == put[0]
+        counted = dict.fromkeys(("pending", "delivered", "dead", "discarded"), 0)
+        counted |= dict(await self.store.read("select state, count(*) from outbox group by state"))
+        assert counted == {state: getattr(stats, state) for state in counted}
+        return stats
+
+    async def entry(self, seq: int) -> Row:
+        names = "state waits attempts next_attempt_at_ms error_status error_code error_message error_details error_hint"
+        (found,) = await self.store.read(f"select {', '.join(names.split())} from outbox where seq = ?", (seq,))
+        return dict(zip(names.split(), found, strict=True))
+
+    async def entries(self) -> list[Any]:
+        return await self.store.read("select * from outbox order by seq")
+
+    async def put_many(self, count: int, destination: str = "events", **more: Any) -> list[str]:
+        receipts = await asyncio.gather(*(self.outbox.put(destination, {"n": n}, **more) for n in range(count)))
+        return [receipt.id for receipt in receipts]
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    folder: Path, *, remote: Remote | None = None, clock: Clock | None = None, draw: float | None = 0.5, **settings: Any
+) -> AsyncIterator[Bench]:
+    """Open the outbox of `folder`; its flusher does not run. draw: the dice, always the same; None: real ones."""
+    clock = clock or Clock()
+    remote = remote or Remote()
+    remote.pulse = clock.pulse
+    path = folder / "outbox.db"
+    chosen = Settings(path=path, _env_file=None, **{"poll_s": 1.0, **settings})
+    async with Outbox.open(chosen, clock=clock, transport=remote) as outbox:
+        outbox._flusher._draw = random.Random(7).random if draw is None else lambda: draw
+        try:
+            yield Bench(outbox, clock, remote, path)
+        finally:
+            remote.gate.set()
+
+
+@contextlib.asynccontextmanager
+async def flushing(folder: Path, **more: Any) -> AsyncIterator[Bench]:
+    """The same with its flusher running, and at rest."""
+    async with opened(folder, **more) as bench:
+        task = asyncio.create_task(bench.outbox.run_flusher())
+        await bench.idle()
+        try:
+            yield bench
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+DOWN = Failure.UNREACHABLE
