@@ -405,10 +405,10 @@ class SupabaseLite:
 
 # Waits until its owner closes the pipe or is killed; then ends PostgreSQL, which is nobody's child, and its files.
 _POSTGRES_GUARD: Final = """
-import shutil, subprocess, sys
-folder, user, *stop = sys.argv[1:]
+import json, shutil, subprocess, sys
+folder, account, *stop = sys.argv[1:]
 sys.stdin.buffer.read()
-subprocess.run(stop, cwd=folder, user=user or None)
+subprocess.run(stop, cwd=folder, **json.loads(account))
 shutil.rmtree(folder, ignore_errors=True)
 """
 
@@ -437,8 +437,8 @@ class EmbeddedPostgres:
         self._data = self._folder / "data"
         self.log_path = self._folder / "postgres.log"
         self._guard: subprocess.Popen[bytes] | None = None
-        self._user = _account_for(self.bin)
-        self._options: dict[str, Any] = {"cwd": self._folder} | ({"user": self._user} if self._user else {})
+        self._account = _account_for(self.bin)
+        self._options: dict[str, Any] = {"cwd": self._folder, **self._account}
 
     def __enter__(self) -> Self:
         try:
@@ -502,9 +502,9 @@ class EmbeddedPostgres:
         password = self._folder / "password"
         password.write_text(self._password, "utf-8")
         self._data.mkdir()
-        if self._user:
+        if self._account:
             for path in (self._folder, self._data, password):
-                shutil.chown(path, self._user)
+                shutil.chown(path, self._account["user"])
         command = [str(self.bin / "initdb"), "-D", str(self._data), "-U", "postgres", f"--pwfile={password}"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
         _run("initdb", command, log=self.log_path, timeout_s=60, **self._options)
@@ -512,7 +512,7 @@ class EmbeddedPostgres:
             conf.write(_POSTGRES_CONF.format(port=self.port))
         stop = [str(self.bin / "pg_ctl"), "-D", str(self._data), "-m", "immediate", "-w", "stop"]
         self._guard = subprocess.Popen(
-            [sys.executable, "-c", _POSTGRES_GUARD, str(self._folder), self._user, *stop],
+            [sys.executable, "-c", _POSTGRES_GUARD, str(self._folder), json.dumps(self._account), *stop],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -532,15 +532,21 @@ def _postgres_programs() -> Path:
     return Path(wheel.origin).parent / "pginstall18" / "bin"
 
 
-def _account_for(programs: Path) -> str:
-    """Return the account to run as, empty for our own: PostgreSQL refuses root, and a container has little else."""
+def _account_for(programs: Path) -> dict[str, Any]:
+    """Return whom to run as, as `subprocess` wants it; empty for ourselves.
+
+    PostgreSQL refuses root, and a container has little else. root's groups go too: they would be asked first, and a
+    folder that is closed to them stays closed although it is open to everybody else.
+    """
     if sys.platform == "win32" or os.geteuid() != 0:
-        return ""
+        return {}
+    import pwd
+
     for folder in (programs, *programs.parents):
         mode = folder.stat().st_mode
         if not mode & 0o001:  # closed to others, such as /root: let them pass through, not look
             folder.chmod(mode | 0o001)
-    return "nobody"
+    return {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
 
 
 if __name__ == "__main__":  # what a set-up script runs, so that no test's time limit covers the download

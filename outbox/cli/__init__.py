@@ -5,6 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line."""
+    import logging
+
     from outbox.cli.app import app
 
+    logging.getLogger("outbox").setLevel(logging.ERROR)  # what a warning would say, the commands show
     app()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -164,7 +163,6 @@ def _print_json(facts: dict[str, Any]) -> None:
 
 async def _drain(settings: Settings, timeout: float) -> DrainReport:
     """Drain with a progress bar on a terminal. Raises StoreInUse, and what else keeps the file from being opened."""
-    logging.getLogger("outbox").setLevel(logging.ERROR)  # the report says what a warning would
     path = settings.path.absolute()
     if not await asyncio.to_thread(path.exists):
         raise StoreError(f"{path} does not exist; nothing was created", path=path)

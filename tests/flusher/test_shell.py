@@ -128,8 +128,11 @@ async def test_a_shells_entry_does_not_starve_behind_rows_that_keep_coming(tmp_p
             if before:
                 before.pop().set()
             before.append(asyncio.Event())
-            if len(bench.remote.requests) < 61:
-                await before[0].wait()
+            next_one = before[0]
+            for _ in range(20_000):  # a flusher that starts over lets the last one end first
+                if next_one.is_set() or len(bench.remote.requests) == 61:
+                    break
+                await asyncio.sleep(0)
             return answer
 
         bench.store.unread = a_little_later  # type: ignore[method-assign]

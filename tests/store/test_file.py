@@ -411,8 +411,10 @@ elif sys.argv[1] == "folder":
     (folder / "bot.db.lock").unlink(missing_ok=True)
 elif sys.argv[1] == "lock":
     (folder / "bot.db.lock").chmod(0o444)
-if os.getuid() == 0:
-    os.setuid(65534)  # root ignores permissions
+if os.getuid() == 0:  # root ignores permissions, and its groups are asked before everybody else
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
 try:
     asyncio.run(use(path))
     print("opened")
