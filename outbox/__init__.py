@@ -17,6 +17,7 @@ from outbox.errors import (
     InsideTransaction,
     InvalidEntry,
     InvalidQuery,
+    InvalidRequest,
     MigrationChanged,
     NotADatabase,
     NotDurable,
@@ -41,6 +42,7 @@ from outbox.errors import (
 from outbox.models import Event, Session, Trade
 from outbox.sessions import SessionEndReason, SessionManager
 from outbox.settings import Settings
+from outbox.store.operators import Handled, Outcome
 from outbox.store.writer import Receipt
 from outbox.supabase import SupabaseClient
 from outbox.trades import PaperTrade, TradeLogger
@@ -55,10 +57,12 @@ __all__ = [
     "Event",
     "ForeignLoop",
     "ForkedProcess",
+    "Handled",
     "IdConflict",
     "InsideTransaction",
     "InvalidEntry",
     "InvalidQuery",
+    "InvalidRequest",
     "LocalStorage",
     "MigrationChanged",
     "NotADatabase",
@@ -68,6 +72,7 @@ __all__ = [
     "OutboxClosed",
     "OutboxError",
     "OutboxFull",
+    "Outcome",
     "OutcomeUnknown",
     "PaperTrade",
     "Receipt",

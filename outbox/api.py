@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,12 +32,15 @@ from outbox.errors import (
     OutboxFull,
 )
 from outbox.flusher import Flusher, FlusherState, Limits
+from outbox.operations import Operations, selection
 from outbox.policy.reading import checked_path, rows_of
 from outbox.policy.shaping import Written, member, written
 from outbox.settings import Settings
 from outbox.store import connection as door
 from outbox.store.block import Block, refuse_control
+from outbox.store.desk import Desk
 from outbox.store.glance import Glance
+from outbox.store.operators import Handled
 from outbox.store.reader import Shown
 from outbox.store.store import Store, StoredPause
 from outbox.store.writer import Receipt, find_lane, insert_one
@@ -244,6 +248,9 @@ class Outbox:
             draw=random.random,
             limits=_limits(settings),
         )
+        flusher = self._flusher.state
+        self._operations = Operations(store, clock=clock, sending=lambda: flusher.running)
+        self._desk: Desk | None = None
 
     @classmethod
     def open(
@@ -285,10 +292,15 @@ class Outbox:
                 outbox._transport, outbox._fixed_transport = transport, True
             else:
                 outbox._connect(settings)
+            await store.keep_strict_order(settings.strict_order)
             await outbox._flusher.load()
+            # The machine's own clock: other processes, which leave the requests, have no other.
+            actions = outbox._operations.actions(_reload(outbox))
+            outbox._desk = Desk(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
         except BaseException:
             await outbox.close()
             raise
+        _log_engine()
         for warning in () if outbox._fixed_transport else settings.warnings:
             logger.warning("%s", warning)
         return outbox
@@ -315,6 +327,8 @@ class Outbox:
     async def _shut(self) -> None:
         try:
             await self._flusher.shut_down(_GRACE_S)
+            if self._desk is not None:
+                await self._desk.stop(_GRACE_S)
             self._glance.close()
             await self._store.close()
         finally:
@@ -525,8 +539,11 @@ class Outbox:
             raise ForeignLoop("this is not the event loop that opened the outbox; nothing was written")
 
     def _check_outside(self) -> None:
-        if any(outbox is self and block.open for outbox, block in _inside.get()):
-            raise InsideTransaction("use the block's own put: this one would wait for the block; nothing was written")
+        for outbox, block in _inside.get():
+            if outbox is self and block.open:
+                raise InsideTransaction(
+                    "use the block's own put: this one would wait for the block; nothing was written"
+                )
 
     # ------------------------------------------------------------------------------------------ sending
 
@@ -630,6 +647,44 @@ class Outbox:
         else:
             self._transport = PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value())
 
+    # ------------------------------------------------------------------------------------------ dead letters
+
+    async def requeue(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        destination: str | None = None,
+        code: str | None = None,
+        everything: bool = False,
+        force: bool = False,
+    ) -> list[Handled]:
+        """Revive dead entries: they are pending again, their attempts forgotten, their history kept.
+
+        Those that match all that is given: ids (none: no entry), destination, code (the server's error code, or its
+        HTTP status where it gave none); `everything` must be said. Returns what became of each entry, and of each id
+        that no entry has. One that a later entry of its key has overtaken, or may be overtaking, would revert newer
+        state and is refused, unless forced. Done in steps, puts come in between.
+
+        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
+        """
+        self._check_caller()
+        which = selection(ids, destination, code, everything=everything)
+        return await self._operations.requeue(which, force=force)
+
+    async def discard(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        reason: str,
+        destination: str | None = None,
+        code: str | None = None,
+        everything: bool = False,
+    ) -> list[Handled]:
+        """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
+        self._check_caller()
+        which = selection(ids, destination, code, everything=everything)
+        return await self._operations.discard(which, reason=reason)
+
     # ------------------------------------------------------------------------------------------ reading
 
     async def fetch(self, path: str) -> list[dict[str, Any]]:
@@ -730,6 +785,26 @@ class Outbox:
         )
 
 
+def _log_engine() -> None:
+    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
+    facts = {"version": door.ENGINE.sqlite_version, "module": door.ENGINE.__name__}
+    exposed = door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info)
+    note = ", exposed to the WAL-reset bug if a shell writes too" if exposed else ""
+    logger.info("SQLite %s%s", facts["version"], note, extra={"sqlite": facts})
+
+
+def _reload(outbox: Outbox) -> Callable[[], Awaitable[None]]:
+    """What a request to reload calls. Its task must not keep an outbox alive that nobody has closed."""
+    itself = weakref.ref(outbox)
+
+    async def reload() -> None:
+        if (found := itself()) is None:
+            raise OutboxClosed("the outbox is closed; nothing was reloaded")
+        await found.reload()
+
+    return reload
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
         batch_rows=settings.batch_rows,
@@ -740,6 +815,9 @@ def _limits(settings: Settings) -> Limits:
         request_deadline_s=settings.request_deadline_s,
         requests_in_flight=settings.requests_in_flight,
         poll_s=settings.poll_s,
+        orphan_attempts=settings.orphan_attempts,
+        orphan_after_s=settings.orphan_after_s,
+        strict_order=settings.strict_order,
     )
 
 

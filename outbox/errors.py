@@ -26,6 +26,7 @@ OutboxError
 │   ├── DiskFull            no space; the entry is not acknowledged, putting the same id again is safe
 │   ├── OutboxFull          a configured bound is reached; nothing was written
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
+├── InvalidRequest          an operator's request cannot be carried out as asked; nothing was changed; carries `field`
 ├── InvalidQuery            a read cannot be asked like that; nothing was sent; carries `field`
 └── RemoteError             reading from the remote end failed; carries `status`, `code`
     └── Unreachable         no answer: the request may or may not have been carried out
@@ -199,6 +200,14 @@ class OutcomeUnknown(StoreError):
     def id(self) -> str | None:
         """The id of the entry that the failed call put; None for a transaction without entries."""
         return self.ids[0] if self.ids else None
+
+
+class InvalidRequest(OutboxError, ValueError):
+    """What an operator asks for cannot be carried out as asked. `field` is the argument; nothing was changed."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(f"{field}: {message}; nothing was changed")
+        self.field = field
 
 
 class InvalidQuery(OutboxError, ValueError):

@@ -21,6 +21,7 @@ from outbox.encoding import identifier
 from outbox.entry import Destination, Operation, Shape, State, digest
 from outbox.errors import InvalidEntry, UsageError
 from outbox.policy import backoff, batching
+from outbox.policy.patience import gives_up
 from outbox.policy.shaping import intend
 from outbox.policy.verdicts import (
     Delivered,
@@ -58,6 +59,9 @@ class Limits:
     request_deadline_s: float = 30.0
     requests_in_flight: int = 4
     poll_s: float = 1.0
+    orphan_attempts: int = 10
+    orphan_after_s: float = 86_400.0
+    strict_order: bool = False
 
 
 @dataclass(slots=True)
@@ -459,15 +463,21 @@ class Flusher:
                 stack += [second, first]
             case Reject():
                 await self._rejected(lane, sent[0], verdict.refusal)
+                if self._limits.strict_order:
+                    stack[:] = [_not_behind(sent[0], waiting) for waiting in stack]
                 if superseded:  # its winner is dead: they are what the destination gets
                     stack.append(superseded)
             case Retry():
-                await self._postponed(lane, entries, verdict.refusal)
+                if await self._is_orphaned(entries[0]):
+                    gone = f"{verdict.refusal.message} (its parent never came: gave up)"
+                    await self._rejected(lane, entries[0], replace(verdict.refusal, message=gone))
+                else:
+                    await self._postponed(lane, entries, verdict.refusal, event="postponed")
                 return not lane.shape.ordered
             case Pause():
                 if verdict.shrink and len(sent) == 1 and self._is_stuck(lane, entries):
                     hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
-                    await self._postponed(lane, entries, replace(verdict.refusal, hint=hint))
+                    await self._postponed(lane, entries, replace(verdict.refusal, hint=hint), event="stuck")
                     return not lane.shape.ordered
                 await self._paused(lane, sent, verdict, outcome, turn)
                 return False
@@ -492,9 +502,21 @@ class Flusher:
 
     async def _rejected(self, lane: Lane, entry: Outgoing, refusal: Refusal) -> None:
         logger.warning("entry refused", extra=_facts(lane, refusal, id=entry.id))
-        await self._store.settle([entry.seq], State.DEAD, refusal=refusal, attempts=1)
+        await self._store.settle([entry.seq], State.DEAD, refusal=refusal, attempts=1, batch_rows=1)
 
-    async def _postponed(self, lane: Lane, entries: Sequence[Outgoing], refusal: Refusal) -> None:
+    async def _is_orphaned(self, entry: Outgoing) -> bool:
+        """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
+        oldest = await self._store.oldest_pending_seq()
+        return gives_up(
+            entry.attempts + 1,
+            since_ms=entry.refused_since_ms,
+            now_ms=self._clock.now_ms(),
+            earlier_pending=oldest is not None and oldest < entry.seq,
+            limit=self._limits.orphan_attempts,
+            after_s=self._limits.orphan_after_s,
+        )
+
+    async def _postponed(self, lane: Lane, entries: Sequence[Outgoing], refusal: Refusal, *, event: str) -> None:
         """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
         heads = list({entry.key or entry.id: entry for entry in reversed(entries)}.values())
         wait_s = backoff.delay_s(
@@ -506,7 +528,14 @@ class Flusher:
         facts = _facts(lane, refusal, ids=[entry.id for entry in heads], wait_s=round(wait_s, 3))
         logger.info("entry postponed", extra=facts)
         until_ms = self._now_ms() + int(wait_s * 1000) + 1
-        await self._store.postpone([entry.seq for entry in heads], until_ms, refusal=refusal, attempts=1)
+        await self._store.postpone(
+            [entry.seq for entry in heads],
+            until_ms,
+            refusal=refusal,
+            attempts=1,
+            event=event,
+            batch_rows=len(entries),
+        )
 
     # An entry that fails alone with a timeout, say, may be the cause or may stand in an outage.  It is suspected, and
     # the next probe is another one.  That one's success proves it: failing alone again, it is postponed by itself.
@@ -668,6 +697,11 @@ def _like_the_first(ready: Sequence[Outgoing], suspects: Mapping[int, bool]) -> 
     return list(
         takewhile(lambda entry: entry.seq not in suspects and bool(entry.attempts) is bool(ready[0].attempts), ready)
     )
+
+
+def _not_behind(dead: Outgoing, entries: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    """In strict order nothing follows a dead entry of its key; the store holds those back from now on."""
+    return [entry for entry in entries if entry.key is None or entry.key != dead.key or entry.seq < dead.seq]
 
 
 def _scopes(lane: Lane) -> list[tuple[Scope, str]]:

@@ -76,6 +76,13 @@ class Settings(BaseSettings):
     busy_timeout_s: float = Field(default=5.0, gt=0, description="how long to wait for a locked or failing file")
     transaction_limit_s: float = Field(default=2.0, gt=0, description="how long transaction() may hold the writer")
     max_waiting: int = Field(default=10_000, ge=1, description="puts of put_nowait that may wait for their commit")
+    orphan_attempts: int = Field(
+        default=10, ge=1, description="refusals of a row whose parent is missing before it may be given up"
+    )
+    orphan_after_s: float = Field(default=86_400.0, gt=0, description="and the shortest time before that")
+    strict_order: bool = Field(
+        default=False, description="a dead entry holds back what comes after it under the same key"
+    )
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
     allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
     source: str | None = Field(
@@ -243,7 +250,7 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
 
 def _warn_about_unknown_names(env_file: Any) -> None:
     """A misspelt setting would otherwise be ignored in silence. Names only: the values are not ours to read."""
-    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {_PREFIX + name.upper() for name in Settings.model_fields} | {_PREFIX + "SQLITE"}  # see store/connection.py
     in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
     for name in sorted({*os.environ, *(name.upper() for name in in_file)}):
         if name.startswith(_PREFIX) and name not in known and name not in _warned:

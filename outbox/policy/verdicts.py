@@ -44,6 +44,7 @@ class Refusal:
     message: str
     details: str | None = None
     hint: str | None = None
+    request_id: str | None = None  # the gateway's name for the request: what its support asks for
 
 
 # ------------------------------------------------------------------------------------------ the verdicts
@@ -347,17 +348,23 @@ def _is_ours(refusal: Refusal, own: str | None) -> bool:
     return own is not None and details[details.find("(") :].startswith(own.casefold())
 
 
+# Supabase's gateway, most others, Cloudflare.
+_REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
+
+
 def read_refusal(reply: Reply) -> Refusal:
     """Return what the body says of the error; gateways send HTML, cut JSON or nothing at all."""
     try:
         body = json.loads(reply.body)
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         body = None
+    request_id = next((reply.headers[name][:200] for name in _REQUEST_IDS if reply.headers.get(name)), None)
     if not isinstance(body, dict):
-        return Refusal(reply.status, None, f"HTTP {reply.status} without a PostgREST error")
+        message = f"HTTP {reply.status} without a PostgREST error"
+        return Refusal(reply.status, None, message, request_id=request_id)
 
     def text(*names: str) -> str | None:
         return next((str(body[name])[:2000] for name in names if body.get(name) not in (None, "")), None)
 
     message = text("message", "error", "msg") or f"HTTP {reply.status}"
-    return Refusal(reply.status, text("code", "error_code"), message, text("details"), text("hint"))
+    return Refusal(reply.status, text("code", "error_code"), message, text("details"), text("hint"), request_id)

@@ -12,7 +12,16 @@ from types import ModuleType
 
 import aiosqlite
 
-from outbox.errors import DiskFull, NotADatabase, NotDurable, StoreBusy, StoreCorrupt, StoreError, WrongJournalMode
+from outbox.errors import (
+    ConfigError,
+    DiskFull,
+    NotADatabase,
+    NotDurable,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    WrongJournalMode,
+)
 
 # 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).
 _FULL = 2
@@ -21,11 +30,27 @@ _CACHED_STATEMENTS = 256
 _NEEDED_VERSION = (3, 38, 0)
 
 
+# Which SQLite runs: auto (also if it is not set), stdlib or pysqlite3.  From the environment alone: it decides what is
+# imported, before there are settings and a .env.
+CHOICE = "OUTBOX_SQLITE"
+
+
 def _engine() -> ModuleType:
-    """The SQLite that runs: the fixed one of the extra `[sqlite]` where it is installed, else Python's own."""
+    """The SQLite that runs: the fixed one of the extra `[sqlite]` where it is installed, else Python's own.
+
+    Raises ConfigError: the choice cannot be met.
+    """
+    choice = os.environ.get(CHOICE, "").strip().lower() or "auto"
+    if choice not in ("auto", "stdlib", "pysqlite3"):
+        raise ConfigError(f"{CHOICE}: must be auto, stdlib or pysqlite3", field=CHOICE)
+    if choice == "stdlib":
+        return sqlite3
     try:
-        from pysqlite3 import dbapi2  # type: ignore[import-not-found]
-    except ImportError:
+        from pysqlite3 import dbapi2  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        if choice == "pysqlite3":
+            message = f"{CHOICE}: pysqlite3 cannot be imported ({error}): pip install 'durable-outbox[sqlite]'"
+            raise ConfigError(message, field=CHOICE) from error
         return sqlite3
     assert isinstance(dbapi2, ModuleType)
     return dbapi2
@@ -76,6 +101,16 @@ def trouble(error: Exception) -> Trouble:
     """Return what `error` means. The low byte of an extended result code is its class."""
     code = getattr(error, "sqlite_errorcode", None)
     return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
+
+
+def is_not_utf8(error: Exception) -> bool:
+    """Return whether `error` says that a text in the file is no UTF-8, which SQLite itself never checks."""
+    return "decode to UTF-8" in str(error)
+
+
+def readable(raw: bytes) -> str:
+    """Return `raw` as text, with U+FFFD for what is no UTF-8."""
+    return raw.decode("utf-8", "replace")
 
 
 async def connect(

@@ -73,7 +73,7 @@ READY_LANES = Query(
     "2 per ready lane",
 )
 
-_SENT = "seq, id, key, payload, match, digest, attempts"
+_SENT = "seq, id, key, payload, match, digest, attempts, refused_since_ms"
 
 READY = Query(
     "what an unordered lane sends next, oldest first, behind what is on its way",
@@ -183,6 +183,44 @@ OLDEST_RETRYING = Query(
     "1",
 )
 
+POSTPONED = Query(
+    "how many entries wait for something of their own",
+    "select count(*) from (select 1 from outbox where state = 'pending' and waits = 'retry' limit ?)",
+    ("outbox_retrying (waits=?)",),
+    "the limit",
+)
+
+FIRST_REFUSED = Query(
+    "remember when the server first refused these very rows",
+    "update outbox set refused_since_ms = ? where refused_since_ms is null and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the batch",
+)
+
+_FIRST_BEHIND_A_DEAD_ONE = """
+ where state = 'pending'
+   and seq in (select first
+                 from (select d.seq as dead,
+                              (select e.seq from outbox as e where e.state = 'pending' and e.key is not null
+                                  and e.destination = d.destination and e.key = d.key order by e.seq limit 1) as first
+                         from outbox as d indexed by outbox_dead_keys where d.state = 'dead' and d.key is not null)
+                where dead < first)
+"""
+
+FREEZE = Query(
+    "strict order begins: what comes after a dead entry of its key waits",
+    "update outbox set waits = 'turn'" + _FIRST_BEHIND_A_DEAD_ONE,
+    ("outbox_dead_keys", "outbox_turns (destination=? AND key=?)"),
+    "the dead entries; asked when the setting changes",
+)
+
+THAW = Query(
+    "strict order ends: what waits behind a dead entry goes on",
+    "update outbox set waits = null" + _FIRST_BEHIND_A_DEAD_ONE + "   and waits = 'turn'",
+    ("outbox_dead_keys", "outbox_turns (destination=? AND key=?)"),
+    "the dead entries; asked when the setting changes",
+)
+
 PAUSES = Query(
     "what is not sent to, and why",
     "select scope, subject, reason, status, code, message, failures, since_ms, next_try_at_ms from outbox_pauses"
@@ -191,12 +229,96 @@ PAUSES = Query(
     "the pauses: destinations and lanes, not entries",
 )
 
+# What overtook a dead entry must stay as long as that one is dead: `requeue` looks for it. The newest of a key will do.
 PRUNE = Query(
-    "remove settled entries that are older than the retention",
-    "delete from outbox where seq in (select seq from outbox where state in ('delivered', 'discarded')"
-    " and settled_at_ms < ? order by settled_at_ms limit ?)",
-    ("outbox_settled (settled_at_ms<?)",),
+    "remove settled entries that are older than the retention, but not what shows that a dead one was overtaken",
+    """
+    delete from outbox where seq in (
+        select old.seq from outbox as old indexed by outbox_settled
+         where old.state in ('delivered', 'discarded') and old.settled_at_ms < ?
+           and not (
+               old.state = 'delivered' and old.key is not null
+               and exists (select 1 from outbox as d where d.state = 'dead' and d.key is not null
+                              and d.destination = old.destination and d.key = old.key and d.seq < old.seq)
+               and not exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                                  and l.destination = old.destination and l.key = old.key and l.seq > old.seq))
+         order by old.settled_at_ms limit ?)
+    """,
+    (
+        "outbox_settled (settled_at_ms<?)",
+        "outbox_dead_keys (destination=? AND key=? AND seq<?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+    ),
+    "the limit, and one for each key that has a dead entry",
+)
+
+_SELECTED = "seq, id, destination, state, error_code, error_status, settled_at_ms"
+
+DEAD = Query(
+    "the next dead entries of a destination, oldest first",
+    f"select {_SELECTED} from outbox where state = 'dead' and destination = ? and seq > ? order by seq limit ?",
+    ("outbox_dead (destination=? AND seq>?)",),
     "the limit",
+)
+
+SEQS = Query(
+    "the entries that have one of some ids, each id perhaps in several destinations",
+    "select seq, id from outbox where id in (select value from json_each(?))",
+    ("sqlite_autoindex_outbox_1 (id=?)",),
+    "the ids, times the destinations",
+)
+
+SELECTED = Query(
+    "one step of them",
+    f"select {_SELECTED} from outbox where seq in (select value from json_each(?)) order by seq",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+# In flight are only entries of a key whose first pending one is ready: those behind it may travel with it.
+OVERTAKEN = Query(
+    "which dead entries a later one of their key has overtaken, or may be overtaking now",
+    """
+    select mine.seq,
+           exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                      and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq),
+           exists (select 1 from outbox as p where p.state = 'pending' and p.key is not null
+                      and p.destination = mine.destination and p.key = mine.key and p.seq > mine.seq)
+           and (select h.waits is null from outbox as h where h.state = 'pending' and h.key is not null
+                   and h.destination = mine.destination and h.key = mine.key order by h.seq limit 1)
+      from outbox as mine where mine.key is not null and mine.seq in (select value from json_each(?))
+    """,
+    (
+        "INTEGER PRIMARY KEY (rowid=?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=?)",
+    ),
+    "the step",
+)
+
+REVIVE = Query(
+    "make dead entries pending, as if they had just been put; the server's words stay until its next ones",
+    "update outbox set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null, settled_at_ms = null,"
+    " refused_since_ms = null where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+GIVE_UP = Query(
+    "give dead entries up",
+    "update outbox set state = 'discarded', settled_at_ms = ?"
+    " where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+NOTE = Query(
+    "write a line of history for each of some entries",
+    "insert into outbox_history (at_ms, event, status, code, message, batch_rows, request_id, seq)"
+    " select ?, ?, ?, ?, ?, ?, ?, value from json_each(?)",
+    (),
+    "the step",
 )
 
 ALL = {name: query for name, query in globals().items() if isinstance(query, Query)}

@@ -35,6 +35,7 @@ class Outgoing:
     match: str | None
     digest: str
     attempts: int
+    refused_since_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,11 @@ class Reader:
         try:
             return list(await self._reader.execute_fetchall(sql, parameters))
         except door.SqliteError as error:
-            raise door.named(error, self.path) from error
+            if not door.is_not_utf8(error):
+                raise door.named(error, self.path) from error
+            # A shell may put any bytes; one such row must not keep all the others from being read.
+            self._reader.text_factory = door.readable
+            return await self.read(sql, parameters)
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise OutboxClosed("the outbox was closed meanwhile") from error
 
@@ -146,14 +151,26 @@ class Reader:
 
     async def oldest_pending_ms(self) -> int | None:
         """Return when the oldest pending entry was put, in Unix milliseconds; None: nothing is pending."""
+        seq = await self.oldest_pending_seq()
+        if seq is None:
+            return None
+        rows = await self.read("select created_at_ms from outbox where seq = ?", (seq,))
+        return int(rows[0][0]) if rows else None
+
+    async def oldest_pending_seq(self) -> int | None:
+        """Return the number of the oldest pending entry; None: nothing is pending.
+
+        Those that wait for their turn are left out: each has an older one in front of it.
+        """
         # In an empty index NULL lanes come first: an unread entry is found like any other.
         seqs = [seq for _, seq in await self.read(queries.READY_LANES.sql)]
         seqs += [entry.seq for entry in await self.unread(1)]
         seqs += [row[0] for row in await self.read(queries.OLDEST_RETRYING.sql) if row[0] is not None]
-        if not seqs:
-            return None
-        rows = await self.read("select created_at_ms from outbox where seq = ?", (min(seqs),))
-        return int(rows[0][0]) if rows else None
+        return min(seqs, default=None)
+
+    async def postponed(self, most: int) -> int:
+        """Return how many entries wait for something of their own; `most` stands for that many or more."""
+        return int((await self.read(queries.POSTPONED.sql, (most,)))[0][0])
 
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""

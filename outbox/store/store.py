@@ -20,6 +20,7 @@ from outbox.store import queries
 from outbox.store.block import Block
 from outbox.store.lock import WriterLock
 from outbox.store.migrate import migrate
+from outbox.store.operators import note
 from outbox.store.reader import Lane, Outgoing, Reader, StoredPause, Unread
 from outbox.store.writer import Receipt, Writer, find_lane
 
@@ -137,17 +138,52 @@ class Store(Reader):
         return await self._writer.transact(work)
 
     async def settle(
-        self, seqs: Sequence[int], state: State, *, refusal: Refusal | None = None, attempts: int = 0
+        self,
+        seqs: Sequence[int],
+        state: State,
+        *,
+        refusal: Refusal | None = None,
+        attempts: int = 0,
+        batch_rows: int | None = None,
     ) -> None:
-        """Write the end of pending entries; those that are not pending any more are left alone."""
+        """Write the end of pending entries, and why; those that are not pending any more are left alone."""
         now_ms = self._clock.now_ms()
         parameters = (state.value, now_ms, attempts, *_words(refusal), _list(seqs))
-        await self.transact(lambda connection: connection.execute(queries.SETTLE.sql, parameters))
 
-    async def postpone(self, seqs: Sequence[int], until_ms: int, *, refusal: Refusal, attempts: int) -> None:
-        """Let pending entries wait until `until_ms` for something of their own."""
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute(queries.SETTLE.sql, parameters)
+            if refusal is not None:
+                await _remember(connection, seqs, "refused", refusal, now_ms=now_ms, batch_rows=batch_rows)
+
+        await self.transact(work)
+
+    async def postpone(
+        self, seqs: Sequence[int], until_ms: int, *, refusal: Refusal, attempts: int, event: str, batch_rows: int
+    ) -> None:
+        """Let pending entries wait until `until_ms` for something of their own. event: postponed or stuck."""
+        now_ms = self._clock.now_ms()
         parameters = (until_ms, attempts, *_words(refusal), _list(seqs))
-        await self.transact(lambda connection: connection.execute(queries.POSTPONE.sql, parameters))
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute(queries.POSTPONE.sql, parameters)
+            await connection.execute(queries.FIRST_REFUSED.sql, (now_ms, _list(seqs)))
+            await _remember(connection, seqs, event, refusal, now_ms=now_ms, batch_rows=batch_rows)
+
+        await self.transact(work)
+
+    async def keep_strict_order(self, strict: bool) -> None:
+        """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows."""
+        rows = await self.read("select value from outbox_meta where name = 'strict_order'")
+        if (rows == [("1",)]) == strict:
+            return
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute(
+                "insert or replace into outbox_meta values ('strict_order', ?)", (str(int(strict)),)
+            )
+            await connection.execute(queries.FREEZE.sql if strict else queries.THAW.sql)
+
+        await self.transact(work)
 
     async def wake_due(self, now_ms: int, limit: int) -> None:
         """Make entries ready whose time has come."""
@@ -188,6 +224,28 @@ class Store(Reader):
             await connection.executemany("delete from outbox_pauses where scope = ? and subject = ?", pauses)
 
         await self.transact(work)
+
+
+async def _remember(
+    connection: aiosqlite.Connection,
+    seqs: Sequence[int],
+    event: str,
+    refusal: Refusal,
+    *,
+    now_ms: int,
+    batch_rows: int | None,
+) -> None:
+    await note(
+        connection,
+        seqs,
+        now_ms=now_ms,
+        event=event,
+        status=refusal.status,
+        code=refusal.code,
+        message=refusal.message,
+        batch_rows=batch_rows,
+        request_id=refusal.request_id,
+    )
 
 
 def _words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
