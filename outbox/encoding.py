@@ -16,14 +16,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from json.encoder import encode_basestring
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from outbox.errors import InvalidEntry
@@ -39,9 +38,8 @@ _NUL_SEEN = "\N{SYMBOL FOR NULL}"
 _Trail: TypeAlias = "tuple[_Trail | None, str | int | None]"  # (the parent's, key or index; None in a set)
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One row as it is stored and sent."""
+class Encoded(NamedTuple):
+    """One row as it is stored and sent. A tuple: one is made for every put, in half the time of a frozen dataclass."""
 
     text: str  # a canonical JSON object
     columns: tuple[str, ...]  # its top-level keys, sorted

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import text
+from outbox.cli import changes, entries, text
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.status import Health, as_json, read_status, show
-from outbox.errors import ConfigError, OutboxError, StoreError, StoreInUse
+from outbox.errors import StoreError, StoreInUse
 from outbox.settings import Settings, load
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
@@ -33,27 +29,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_Path = Annotated[
-    Path | None, typer.Option("--path", metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, for machines.")]
-
-
-@app.callback()
-def _commands() -> None:
-    """Keep `outbox` a set of commands, however few there are."""
+for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload):
+    app.command()(command)
 
 
 @app.command()
 def status(
-    path: _Path = None,
-    as_object: _Json = False,
+    path: FilePath = None,
+    as_object: AsJson = False,
     stalled_after: Annotated[
         float, typer.Option("--stalled-after", metavar="MINUTES", min=0, help="From which age pending is stalled.")
     ] = _STALLED_AFTER_MIN,
 ) -> None:
     """Show what is pending, dead or paused, and who writes. Works while a bot runs; changes nothing.
+
+    \b
+    Example:
+      outbox status --stalled-after 10
 
     \b
     Exit codes, the worst that holds:
@@ -76,11 +68,11 @@ def status(
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
     """
-    with _complaints(path, as_object=as_object):
-        where, warnings = _settings_for_looking(path)
+    with complaints(path, as_object=as_object):
+        where, warnings = file_and_warnings(path)
         found = asyncio.run(read_status(where, warnings=warnings, stalled_after_s=stalled_after * 60))
         if as_object:
-            _print_json(as_json(found))
+            print_json(as_json(found))
         else:
             show(found, text.console())
         raise typer.Exit(found.health)
@@ -88,13 +80,17 @@ def status(
 
 @app.command()
 def drain(
-    path: _Path = None,
+    path: FilePath = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to try.")] = 30.0,
-    as_object: _Json = False,
+    as_object: AsJson = False,
 ) -> None:
     """Send what is pending to Supabase until nothing is left or the time is up.
 
     A running bot sends by itself and keeps the file to itself: stop it first.
+
+    \b
+    Example:
+      outbox drain --timeout 60
 
     \b
     Exit codes:
@@ -112,13 +108,13 @@ def drain(
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
     """
-    with _complaints(path, as_object=as_object):
+    with complaints(path, as_object=as_object):
         settings = load(path=path)
         report = asyncio.run(_drain(settings, timeout))
         left = bool(report.pending)
         if as_object:
             facts = asdict(report) | {"warnings": list(settings.warnings)}
-            _print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
+            print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
         else:
             _show_report(report, settings, text.console())
         raise typer.Exit(_left(left))
@@ -126,36 +122,6 @@ def drain(
 
 def _left(left: bool) -> Health:
     return Health.STALLED if left else Health.HEALTHY
-
-
-def _settings_for_looking(path: Path | None) -> tuple[Path, tuple[str, ...]]:
-    """Return the file and what is wrong with the settings: a bad URL must not hide what the file says."""
-    try:
-        settings = load(path=path)
-    except ConfigError as error:
-        if path is None or error.field == "path":
-            raise
-        return path, (f"the settings cannot be used: {error}",)
-    return settings.path, settings.warnings
-
-
-@contextlib.contextmanager
-def _complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
-    """Say what is wrong in one sentence, or one object, and exit with code 3."""
-    try:
-        yield
-    except OutboxError as error:
-        where = str(getattr(error, "path", path or "")) or None
-        sentence = text.quoted(str(error))
-        if as_object:
-            _print_json({"path": where, "health": "unreadable", "exit_code": int(Health.UNREADABLE), "error": sentence})
-        else:
-            text.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
-        raise typer.Exit(Health.UNREADABLE) from None
-
-
-def _print_json(facts: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------------- draining

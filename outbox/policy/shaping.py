@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from outbox.encoding import encode_row, encode_value, identifier
@@ -32,8 +32,7 @@ class Intent:
     match: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):  # a tuple, as `Encoded`: one for every put
     """A write that is ready for the store, but for its time and, where `id` is None, its id."""
 
     id: str | None
@@ -71,7 +70,7 @@ def written(
         if own is None:  # a model's field that nobody has filled: the id that is minted goes there
             values = json.loads(encoded.text, parse_float=Decimal)
             del values[destination.key]
-            encoded = replace(encode_row(values, where=name), repaired=encoded.repaired)
+            encoded = encode_row(values, where=name)._replace(repaired=encoded.repaired)
     if chosen is Operation.INSERT and key is None and on_conflict is None and match is None:
         intent = _plain_insert(destination, encoded.columns)
     else:

@@ -98,7 +98,7 @@ class Writer:
     def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
         """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.line_up(entry, shape, done)
+        self._enter(_Put(entry, shape, done))
         return done
 
     def line_up(self, entry: Entry, shape: Shape, done: asyncio.Future[Receipt]) -> None:
@@ -188,7 +188,8 @@ class Writer:
         return group
 
     async def _commit_puts(self, group: list[_Put]) -> None:
-        entries = [await self._placed(put) for put in group]
+        # No coroutine for the many whose lane is known.
+        entries = [put.entry if put.entry.lane is not None else await self._placed(put) for put in group]
         try:
             rows = await self._committed(lambda: self._insert(entries), ids=[entry.id for entry in entries])
         except door.IntegrityError:
@@ -259,9 +260,7 @@ class Writer:
         return result
 
     async def _placed(self, put: _Put) -> Entry:
-        """Return the entry with the number of its lane; a lane's first entry makes the lane."""
-        if put.entry.lane is not None:
-            return put.entry
+        """Return the entry, which has no lane yet, with the number of one; a lane's first entry makes the lane."""
         lane = self.lanes.get(put.shape)
         if lane is None:
             lane = await self._committed(lambda: find_lane(self._connection, put.shape), ids=[put.entry.id])

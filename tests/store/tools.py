@@ -15,6 +15,7 @@ from pathlib import Path
 from outbox.clock import Clock, SystemClock
 from outbox.entry import Destination, Entry, Shape, mint_id
 from outbox.policy.shaping import written
+from outbox.store import connection as door
 from outbox.store.migrate import shipped
 from outbox.store.store import Store
 
@@ -44,7 +45,8 @@ async def opened(
 @contextlib.contextmanager
 def shell(path: Path | str, *, timeout_s: float = 5.0) -> Iterator[sqlite3.Connection]:
     """A connection of nobody's in particular: the library's own code is not involved."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=timeout_s)
+    # The library's own SQLite: a second one in the same process would drop the first one's file locks.
+    connection: sqlite3.Connection = door.ENGINE.connect(path, isolation_level=None, timeout=timeout_s)
     try:
         yield connection
     finally:

@@ -1,0 +1,53 @@
+"""Floor 7 · cli. What all commands share: options, complaints, JSON, where the file is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outbox.cli import text
+from outbox.cli.status import Health
+from outbox.errors import ConfigError, OutboxError
+from outbox.settings import load
+
+FilePath = Annotated[
+    Path | None, typer.Option("--path", metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, for machines.")]
+
+
+def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Return the file and what is wrong with the settings: a bad URL must not hide what the file says."""
+    try:
+        settings = load(path=path)
+    except ConfigError as error:
+        if path is None or error.field == "path":
+            raise
+        return path, (f"the settings cannot be used: {error}",)
+    return settings.path, settings.warnings
+
+
+@contextlib.contextmanager
+def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
+    """Say what is wrong in one sentence, or one object, and exit with code 3."""
+    try:
+        yield
+    except OutboxError as error:
+        where = str(getattr(error, "path", path or "")) or None
+        sentence = text.quoted(str(error))
+        if as_object:
+            print_json({"path": where, "health": "unreadable", "exit_code": int(Health.UNREADABLE), "error": sentence})
+        else:
+            text.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
+        raise typer.Exit(Health.UNREADABLE) from None
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """Print one object on one line."""
+    sys.stdout.write(json.dumps(facts) + "\n")

@@ -1,0 +1,262 @@
+"""Floor 7 · cli. `outbox ls` and `outbox show`: entries, their story, and what to do next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from outbox.cli import text
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.clock import SystemClock
+from outbox.entry import State
+from outbox.store import ledger
+from outbox.store.ledger import Line, Row, Story
+from outbox.store.observer import look
+
+_LIMIT = 20
+_NOT_FOUND = 1
+
+
+def ls(
+    path: FilePath = None,
+    state: Annotated[State | None, typer.Option(help="Only entries in this state.")] = None,
+    destination: Annotated[str | None, typer.Option(metavar="TABLE", help="Only entries for this table.")] = None,
+    code: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Only those last refused with this code, or HTTP status.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = _LIMIT,
+    as_object: AsJson = False,
+) -> None:
+    """List entries, the newest first. Works while a bot runs; changes nothing.
+
+    \b
+    Examples:
+      outbox ls --state dead
+      outbox ls --destination trades --code 23514 --limit 5 --json
+
+    \b
+    --json prints {path, entries: [...]}, each entry with these fields:
+      seq, id, destination, operation, state, key, source
+      created_at, settled_at, next_attempt_at    UTC, or null
+      waits                   turn: behind its key; retry: until next_attempt_at
+      attempts                refusals of this very row
+      error                   {status, code, message, details, hint}: the last
+                              refusal in the server's own words, or null
+
+    \b
+    Exit codes:
+      0  listed, be it nothing
+      3  the file is missing, unreadable or no outbox
+    """
+    with complaints(path, as_object=as_object):
+        where, _ = file_and_warnings(path)
+        rows = asyncio.run(
+            look(
+                where,
+                lambda observer: ledger.listed(observer, state=state, destination=destination, code=code, limit=limit),
+            )
+        )
+        if as_object:
+            print_json({"path": str(where), "entries": [row_json(row) for row in rows]})
+        else:
+            _show_list(rows, limit, text.console())
+
+
+def show(
+    its_id: Annotated[str, typer.Argument(metavar="ID", help="The entry's id.")],
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Show one entry: payload, state, the server's own words, its history, what to do next. Changes nothing.
+
+    \b
+    Example:
+      outbox show order-17
+
+    \b
+    --json prints {path, entries: [...]}: one for each destination that has the
+    id, each with the fields of `outbox ls` and these:
+      payload, match          as they are sent
+      on_conflict             an upsert's deciding columns
+      history                 [{at, event, status, code, message, batch_rows,
+                              request_id}], oldest first, at most 20
+      overtaken               a later entry of its key was delivered
+      behind                  id of the entry of its key in front of it, or null
+      next                    what to do, a sentence each
+
+    \b
+    Exit codes:
+      0  shown
+      1  no entry has this id
+      3  the file is missing, unreadable or no outbox
+    """
+    with complaints(path, as_object=as_object):
+        where, _ = file_and_warnings(path)
+        stories = asyncio.run(look(where, lambda observer: ledger.stories(observer, its_id)))
+        if as_object:
+            print_json({"path": str(where), "entries": [story_json(story) for story in stories]})
+        for story in () if as_object else stories:
+            _show_story(story, text.console())
+        if not stories:
+            if not as_object:
+                text.console(stderr=True).print(
+                    f"outbox: no entry has the id {text.quoted(its_id)}; it may have been pruned", soft_wrap=True
+                )
+            raise typer.Exit(_NOT_FOUND)
+
+
+# ---------------------------------------------------------------------------------------------- what to do
+
+
+def advice(story: Story) -> list[str]:
+    """Return what its reader can do about an entry, a sentence each."""
+    row = story.row
+    match row.state:
+        case State.DELIVERED:
+            return ["Nothing: it has arrived. It is pruned after the retention."]
+        case State.DISCARDED:
+            return ["Nothing: it was given up, and is pruned after the retention."]
+        case State.DEAD:
+            return _advice_for_dead(story)
+        case State.PENDING:
+            return _advice_for_pending(story)
+
+
+def _advice_for_dead(story: Story) -> list[str]:
+    name = story.row.id
+    give_up = f'Not needed any more? outbox discard {name} --reason "..."'
+    if story.overtaken:
+        return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
+    return [f"Mend what the server complains of, then: outbox requeue {name}", give_up]
+
+
+def _advice_for_pending(story: Story) -> list[str]:
+    row = story.row
+    if row.waits == "turn" and story.behind:
+        return [f"It waits for an earlier entry of its key: outbox show {story.behind}"]
+    if row.waits == "retry" and row.next_attempt_at_ms is not None:
+        return [f"It is tried again at {text.moment(row.next_attempt_at_ms)}, by itself."]
+    return ["It is sent by itself. If it stays: outbox status says what is in the way."]
+
+
+# ---------------------------------------------------------------------------------------------- for machines
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    """Return an entry as `--json` prints it; the names are promised in the command's help."""
+    said = {name: getattr(row, f"error_{name}") for name in ("status", "code", "message", "details", "hint")}
+    return {
+        **{name: getattr(row, name) for name in ("seq", "id", "destination", "operation", "state", "key", "source")},
+        "created_at": text.moment(row.created_at_ms),
+        "settled_at": _moment(row.settled_at_ms),
+        "next_attempt_at": _moment(row.next_attempt_at_ms),
+        "waits": row.waits,
+        "attempts": row.attempts,
+        "error": said if any(value is not None for value in said.values()) else None,
+    }
+
+
+def story_json(story: Story) -> dict[str, Any]:
+    """Return an entry with its story as `--json` prints it."""
+    return {
+        **row_json(story.row),
+        "payload": json.loads(story.payload),
+        "match": None if story.match is None else json.loads(story.match),
+        "on_conflict": story.on_conflict,
+        "history": [{"at": text.moment(line.at_ms), **_without(asdict(line), "at_ms")} for line in story.history],
+        "overtaken": story.overtaken,
+        "behind": story.behind,
+        "next": advice(story),
+    }
+
+
+def _moment(unix_ms: int | None) -> str | None:
+    return None if unix_ms is None else text.moment(unix_ms)
+
+
+def _without(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in facts.items() if key != name}
+
+
+# ---------------------------------------------------------------------------------------------- for people
+
+
+def said(status: int | None, code: str | None, message: str | None) -> str:
+    """Return a refusal on one line."""
+    parts = [str(part) for part in (status, code) if part is not None]
+    return " ".join([*parts, *([text.quoted(message)] if message else [])])
+
+
+def _show_list(rows: list[Row], limit: int, console: Console) -> None:
+    now_ms = SystemClock().now_ms()
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("id", overflow="fold", min_width=8)
+    table.add_column("state")
+    table.add_column("table", overflow="ellipsis", no_wrap=True, max_width=16)
+    table.add_column("put", justify="right", no_wrap=True)
+    for row in rows:
+        age = f"{text.age((now_ms - row.created_at_ms) / 1000)}"
+        table.add_row(text.quoted(row.id), row.state, row.destination, age)
+        if words := said(row.error_status, row.error_code, row.error_message):
+            table.add_row(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
+    console.print(table if rows else "No entry matches.")
+    if len(rows) == limit:
+        console.print(f"The newest {limit:,}; --limit shows more.")
+
+
+def _show_story(story: Story, console: Console) -> None:
+    row = story.row
+    console.print(Text.assemble((row.state, "bold"), f"  {row.destination}  ", text.quoted(row.id)), soft_wrap=False)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(overflow="fold")
+    for name, value in _facts(story):
+        grid.add_row(name, value)
+    console.print(grid)
+    console.print("payload")
+    pretty = json.dumps(json.loads(story.payload), indent=2, ensure_ascii=False)
+    for line in pretty.splitlines():
+        console.print(f"  {_plain(line)}")
+    if story.history:
+        console.print("history")
+    for each in story.history:
+        console.print(f"  {text.moment(each.at_ms)}  {_told(each)}")
+    console.print(Text("what next", style="bold"))
+    for sentence in advice(story):
+        console.print(f"  {text.quoted(sentence)}", soft_wrap=True)
+
+
+def _facts(story: Story) -> list[tuple[str, str]]:
+    row = story.row
+    facts = [
+        ("operation", row.operation + (f" on {story.on_conflict}" if story.on_conflict else "")),
+        ("key", text.quoted(row.key) if row.key else ""),
+        ("match", text.quoted(story.match) if story.match else ""),
+        ("put", text.moment(row.created_at_ms) + (f" by {text.quoted(row.source)}" if row.source else "")),
+        (row.state, _moment(row.settled_at_ms) or ""),
+        ("next try", _moment(row.next_attempt_at_ms) or ""),
+        ("refused", f"{row.attempts:,} times" if row.attempts else ""),
+        ("it said", said(row.error_status, row.error_code, row.error_message)),
+        ("details", text.quoted(row.error_details or "")),
+        ("hint", text.quoted(row.error_hint or "")),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _told(line: Line) -> str:
+    batch = f" (in a batch of {line.batch_rows:,})" if line.batch_rows and line.batch_rows > 1 else ""
+    named = f" [request {text.quoted(line.request_id)}]" if line.request_id else ""
+    words = said(line.status, line.code, line.message)
+    return f"{line.event}{f': {words}' if words else ''}{batch}{named}"
+
+
+def _plain(line: str) -> str:
+    """A payload must not steer the terminal, and is shown whole."""
+    return "".join(char if char.isprintable() else " " for char in line)
