@@ -330,12 +330,27 @@ def imports(folder: Path, *, modules: str) -> Facts:
     return {"import_ms": float(done.stdout) * 1e3}
 
 
+def _remote(name: str) -> Callable[..., Facts]:
+    """Return a probe of `benchmark.remote`, which imports what the others must not pay for."""
+
+    def probe(folder: Path, **arguments: Any) -> Facts:
+        from benchmark import remote
+
+        found: Facts = getattr(remote, name)(folder, **arguments)
+        return found
+
+    return probe
+
+
 PROBES: dict[str, Callable[..., Facts]] = {
     "floor": floor,
     "put": put,
     "fill": fill,
     "backlog": backlog,
     "imports": imports,
+    "drain": _remote("drain"),
+    "recover": _remote("recover"),
+    "poison": _remote("poison"),
 }
 
 if __name__ == "__main__":

@@ -71,6 +71,9 @@ PROBES: dict[str, Probe] = {
     "backlog": Probe(
         "backlog", {"scenarios": list(SCENARIOS), "puts": 500, "batches": 25}, {"batches": 10}, shared=True
     ),
+    "drain": Probe("drain", {"rows": 100_000}, {"rows": 10_000}),
+    "recover": Probe("recover", {"rows": 100_000, "outage_s": 20.0}, {"rows": 10_000, "outage_s": 5.0}),
+    "poison": Probe("poison", {"rows": 10_000, "bad": [1, 5, 50]}, {"rows": 5_000}),
     "import outbox": Probe("imports", {"modules": "outbox"}, times=3),
     "import libraries": Probe("imports", {"modules": LIBRARIES}, times=3),
 }
@@ -79,10 +82,10 @@ PROBES: dict[str, Probe] = {
 _COSTS = ("put", "flush", "stats")
 
 
-def ratios(samples: Samples, above: str, below: str, field_name: str) -> list[float]:
-    """Return one ratio per round of `field_name` in two probes."""
+def ratios(samples: Samples, above: str, below: str, field_name: str, other_name: str | None = None) -> list[float]:
+    """Return one ratio per round: `field_name` of one probe to `other_name` (the same unless given) of another."""
     pairs = zip(samples[above], samples[below], strict=True)
-    return [one[field_name] / other[field_name] for one, other in pairs]
+    return [one[field_name] / other[other_name or field_name] for one, other in pairs]
 
 
 def middle(samples: Samples, probe: str, field_name: str) -> float:
@@ -145,6 +148,25 @@ def _open(samples: Samples) -> Figure:
     return Figure(text, full <= 50, full <= 10, {"open_ms": full, "empty_open_ms": empty})
 
 
+def _drain(samples: Samples) -> Figure:
+    ratio = statistics.median(ratios(samples, "drain", "drain", "rows_per_s", "bare_rows_per_s"))
+    ours, bare = (middle(samples, "drain", name) for name in ("rows_per_s", "bare_rows_per_s"))
+    facts = {"ratio": ratio, "rows_per_s": ours, "bare_rows_per_s": bare}
+    return Figure(f"{ratio:.2f} x ({ours:,.0f} rows/s; bare {bare:,.0f})", ratio >= 0.9, ratio >= 1.3, facts)
+
+
+def _recover(samples: Samples) -> Figure:
+    seconds, per_s = (middle(samples, "recover", name) for name in ("recovered_s", "rows_per_s"))
+    return Figure(f"{seconds:.1f} s ({per_s:,.0f} rows/s)", None, None, {"recovered_s": seconds, "rows_per_s": per_s})
+
+
+def _poison(samples: Samples) -> Figure:
+    clean = middle(samples, "poison", "requests_0")
+    extra = {name: middle(samples, "poison", name) - clean for name in samples["poison"][0] if name != "requests_0"}
+    text = ", ".join(f"{name.removeprefix('requests_')} poison: +{number:.0f}" for name, number in extra.items())
+    return Figure(f"{text} (clean: {clean:.0f})", None, None, {"requests_0": clean, **extra})
+
+
 def _imports(samples: Samples) -> Figure:
     ours, theirs = (middle(samples, name, "import_ms") for name in ("import outbox", "import libraries"))
     ratio = ours / theirs  # each is a median already
@@ -166,5 +188,8 @@ ROWS: tuple[Row, ...] = (
     Row(4, "a 1 ms ticker's lateness", "p99 <= 2 ms, max <= 10 ms", "max <= 3 ms", ("put 64, ticker",), _ticker),
     Row(5, "cost under a backlog, x empty", "<= 1.2 x", "<= 1.05 x", ("backlog",), _backlog),
     Row(6, "open with a backlog", "<= 50 ms", "<= 10 ms", ("backlog",), _open),
+    Row(7, "drain into the REST server", ">= 0.9 x a bare httpx loop", ">= 1.3 x", ("drain",), _drain),
     Row(12, "import outbox", "<= 1.15 x its libraries", "", ("import outbox", "import libraries"), _imports),
+    Row(14, "recovery of the remote end to an empty backlog", "report", "", ("recover",), _recover),
+    Row(15, "extra requests to isolate refused rows", "report", "", ("poison",), _poison),
 )

@@ -1,0 +1,152 @@
+"""What it costs to bring rows to a real REST server: Supabase Lite on a PostgreSQL that this process starts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
+
+from benchmark.trades import trades
+
+Facts = dict[str, float]
+
+BATCH = 500
+_PUTS_AT_ONCE = 5_000
+
+
+@contextmanager
+def _servers() -> Iterator[tuple[SupabaseLite, str]]:
+    """A REST server on a database of its own, and the address of that database."""
+    quiet = logging.getLogger("benchmark").info
+    with EmbeddedPostgres() as postgres, SupabaseLite(Driver.POSTGRES, dsn=postgres.dsn, progress=quiet) as remote:
+        yield remote, postgres.dsn
+
+
+@asynccontextmanager
+async def _opened(path: Path, remote: SupabaseLite) -> AsyncIterator[Any]:
+    from outbox import Outbox, Settings
+
+    async with Outbox.open(Settings(path=path, supabase_url=remote.url, supabase_key=remote.secret_key)) as outbox:
+        yield outbox
+
+
+async def _put_all(outbox: Any, rows: list[dict[str, Any]]) -> None:
+    for start in range(0, len(rows), _PUTS_AT_ONCE):
+        await asyncio.gather(*(outbox.put("trades", row) for row in rows[start : start + _PUTS_AT_ONCE]))
+
+
+def _arrived(dsn: str, *, empty: bool = False) -> int:
+    """Return how many rows PostgreSQL has, each counted once by its business number; then remove them if asked."""
+    with psycopg.connect(dsn, autocommit=True) as sql:
+        ((rows, numbers),) = sql.execute("select count(*), count(distinct trade_id) from trades").fetchall()
+        if rows != numbers:
+            sys.exit(f"{rows - numbers} rows arrived twice")
+        if empty:
+            sql.execute("truncate trades")
+    return int(rows)
+
+
+def drain(folder: Path, *, rows: int) -> Facts:
+    """Drain `rows` trades; a plain httpx loop posts the same bodies over one connection; then an outage ends."""
+    with _servers() as (remote, dsn):
+        return asyncio.run(_drain(folder, remote, dsn, rows))
+
+
+async def _drain(folder: Path, remote: SupabaseLite, dsn: str, rows: int) -> Facts:
+    todo = trades(rows)
+    async with _opened(folder / "outbox.db", remote) as outbox:
+        await _put_all(outbox, todo)
+        bodies = [(each.path, dict(each.headers), each.body) async for each in _prepared(outbox)]
+        before = time.perf_counter()
+        report = await outbox.drain(timeout=600)
+        drain_s = time.perf_counter() - before
+    _require(report.pending == report.dead == 0 and _arrived(dsn, empty=True) == rows, "not everything arrived")
+    bare_s = await asyncio.to_thread(_bare, remote, bodies)
+    _require(_arrived(dsn, empty=True) == rows, "the bare loop has lost rows")
+    return {"drain_s": drain_s, "bare_s": bare_s, "rows_per_s": rows / drain_s, "bare_rows_per_s": rows / bare_s}
+
+
+async def _prepared(outbox: Any) -> AsyncIterator[Any]:
+    """Yield the requests that a drain will send, in the order of the ids."""
+    from outbox.transport import build
+
+    (lane,) = await outbox._store.ready_lanes()
+    after = 0
+    while batch := await outbox._store.ready(lane, after_seq=after, limit=BATCH):
+        yield build(lane.shape, batch)
+        after = batch[-1].seq
+
+
+def _bare(remote: SupabaseLite, bodies: list[tuple[str, dict[str, str], bytes]]) -> float:
+    with httpx.Client(base_url=f"{remote.url}/rest/v1", headers={"apikey": remote.secret_key}, timeout=60) as client:
+        before = time.perf_counter()
+        for path, headers, body in bodies:
+            client.post(f"/{path}", content=body, headers=headers).raise_for_status()
+        return time.perf_counter() - before
+
+
+def recover(folder: Path, *, rows: int, outage_s: float) -> Facts:
+    """Seconds from the moment the remote end answers again to an empty backlog of `rows`, pauses and all."""
+    with _servers() as (remote, dsn):
+        return asyncio.run(_recover(folder, remote, dsn, rows, outage_s))
+
+
+async def _recover(folder: Path, remote: SupabaseLite, dsn: str, rows: int, outage_s: float) -> Facts:
+    remote.stop()
+    async with _opened(folder / "outbox.db", remote) as outbox, outbox.flushing():
+        began = time.perf_counter()
+        await _put_all(outbox, trades(rows))
+        await asyncio.sleep(max(0.0, outage_s - (time.perf_counter() - began)))
+        await asyncio.to_thread(remote.start)
+        before = time.perf_counter()
+        with outbox._flusher.watch() as a_request_ended:
+            while (await outbox.stats()).pending:
+                await a_request_ended.wait()
+                a_request_ended.clear()
+        recovered_s = time.perf_counter() - before
+    _require(_arrived(dsn) == rows, "not everything arrived")
+    return {"recovered_s": recovered_s, "rows_per_s": rows / recovered_s}
+
+
+def poison(folder: Path, *, rows: int, bad: list[int]) -> Facts:
+    """Requests that it takes to deliver `rows` trades of which some are refused, for each number of those in `bad`."""
+    found: Facts = {}
+    with _servers() as (remote, dsn):
+        for number in bad:
+            found[f"requests_{number}"] = asyncio.run(_poison(folder / f"{number}.db", remote, rows, number))
+            _require(_arrived(dsn, empty=True) == rows - number, "another number arrived than was good")
+    return found | {"requests_0": -(-rows // BATCH)}
+
+
+async def _poison(path: Path, remote: SupabaseLite, rows: int, bad: int) -> int:
+    todo = trades(rows)
+    for number in range(bad):  # spread evenly, none at an edge of a batch
+        todo[(2 * number + 1) * rows // (2 * bad)]["timestamp"] = "yesterdayish"
+    async with _opened(path, remote) as outbox:
+        await _put_all(outbox, todo)
+        sent = 0
+        send = outbox._transport.send
+
+        async def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal sent
+            sent += 1
+            return await send(*arguments, **options)
+
+        outbox._transport.send = counted
+        report = await outbox.drain(timeout=600)
+    _require(report.dead == bad and report.pending == 0, f"{report.dead} dead and {report.pending} pending")
+    return sent
+
+
+def _require(met: bool, otherwise: str) -> None:
+    if not met:
+        sys.exit(f"not measured: {otherwise}")
