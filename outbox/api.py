@@ -32,6 +32,7 @@ from outbox.errors import (
     OutboxFull,
 )
 from outbox.flusher import Flusher, FlusherState, Limits
+from outbox.maintenance import Housekeeper
 from outbox.operations import Operations, selection
 from outbox.policy.reading import checked_path, rows_of
 from outbox.policy.shaping import Written, member, written
@@ -251,6 +252,7 @@ class Outbox:
         flusher = self._flusher.state
         self._operations = Operations(store, clock=clock, sending=lambda: flusher.running)
         self._desk: Desk | None = None
+        self._housekeeper: Housekeeper | None = None
 
     @classmethod
     def open(
@@ -296,6 +298,7 @@ class Outbox:
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
             actions = outbox._operations.actions(_reload(outbox))
+            outbox._housekeeper = Housekeeper(store, clock=clock, retention_days=settings.retention_days)
             outbox._desk = Desk(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
         except BaseException:
             await outbox.close()
@@ -329,6 +332,8 @@ class Outbox:
             await self._flusher.shut_down(_GRACE_S)
             if self._desk is not None:
                 await self._desk.stop(_GRACE_S)
+            if self._housekeeper is not None:
+                await self._housekeeper.stop()
             self._glance.close()
             await self._store.close()
         finally:

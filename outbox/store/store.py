@@ -203,6 +203,17 @@ class Store(Reader):
 
         await self.transact(work)
 
+    async def prune(self, before_ms: int, limit: int) -> int:
+        """Remove up to `limit` entries that were settled before `before_ms`, and return how many that were."""
+        rows = await self.read(queries.PRUNABLE.sql, (before_ms,))
+        if not rows:
+            return 0  # an idle outbox is not even locked
+
+        async def work(connection: aiosqlite.Connection) -> int:
+            return (await connection.execute(queries.PRUNE.sql, (before_ms, limit))).rowcount
+
+        return await self.transact(work)
+
     async def save_pause(self, pause: StoredPause) -> None:
         """Write a pause, or what is new about one."""
         sql = (

@@ -1,0 +1,48 @@
+"""Floor 4 · maintenance. Keeping house: settled entries older than the retention go, in small steps between the puts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from outbox.clock import Clock
+from outbox.errors import OutboxClosed, OutboxError
+from outbox.store.store import Store
+
+logger = logging.getLogger("outbox.maintenance")
+
+# A step of 500 rows holds the writer for a few milliseconds; puts stand in line behind one of them at the most.
+_STEP = 500
+_EVERY_S = 60.0
+_DAY_MS = 86_400_000
+
+
+class Housekeeper:
+    """Prunes every minute in a task of its own. The counts of what is gone stay in `outbox_counts`, as `pruned`."""
+
+    def __init__(self, store: Store, *, clock: Clock, retention_days: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._retention_ms = int(retention_days * _DAY_MS)
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="outbox-maintenance")
+
+    async def stop(self) -> None:
+        """Let the step under way end, and no other begin."""
+        self._stop.set()
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._prune()
+            except OutboxClosed:
+                return
+            except OutboxError as error:  # locked or full: the next minute may be better
+                logger.warning("pruning failed, it is tried again", extra={"error": str(error)})
+            await self._clock.wait(self._stop, _EVERY_S)
+
+    async def _prune(self) -> None:
+        before_ms = self._clock.now_ms() - self._retention_ms
+        while not self._stop.is_set() and await self._store.prune(before_ms, _STEP) == _STEP:
+            await asyncio.sleep(0)
