@@ -465,8 +465,7 @@ class Flusher:
                 await self._rejected(lane, sent[0], verdict.refusal)
                 if self._limits.strict_order:
                     stack[:] = [_not_behind(sent[0], waiting) for waiting in stack]
-                if superseded:  # its winner is dead: they are what the destination gets
-                    stack.append(superseded)
+                stack.append(superseded)  # their winner is dead: they are what the destination gets
             case Retry():
                 if await self._is_orphaned(entries[0]):
                     gone = f"{verdict.refusal.message} (its parent never came: gave up)"

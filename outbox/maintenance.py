@@ -1,4 +1,4 @@
-"""Floor 4 · maintenance. Keeping house: settled entries older than the retention go, in small steps between the puts."""
+"""Floor 4 · maintenance. Keeping house: what is settled and older than the retention goes, in small steps."""
 
 from __future__ import annotations
 
@@ -44,5 +44,6 @@ class Housekeeper:
 
     async def _prune(self) -> None:
         before_ms = self._clock.now_ms() - self._retention_ms
-        while not self._stop.is_set() and await self._store.prune(before_ms, _STEP) == _STEP:
-            await asyncio.sleep(0)
+        more = True
+        while more and not self._stop.is_set():
+            more = await self._store.prune(before_ms, _STEP) == _STEP

@@ -308,8 +308,8 @@ OVERTAKEN = Query(
 REVIVE = Query(
     "make dead entries pending, as if they had just been put; the server's words stay until its next ones",
     # "not indexed": SQLite 3.53 on an analyzed file would go through all dead entries; the number is no index.
-    "update outbox not indexed set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null, settled_at_ms = null,"
-    " refused_since_ms = null where state = 'dead' and seq in (select value from json_each(?))",
+    "update outbox not indexed set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null,"
+    " settled_at_ms = null, refused_since_ms = null where state = 'dead' and seq in (select value from json_each(?))",
     ("INTEGER PRIMARY KEY (rowid=?)",),
     "the step",
 )

@@ -1,0 +1,165 @@
+"""`requeue`, `discard`, `reload`, `ls` and `show`: with a bot, without one, and with one that does not answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from outbox.cli.app import app
+from tests.store.test_inbox import bot, states, until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `.env` and no variable of the machine that runs the tests; a narrow terminal."""
+    for name in list(os.environ):
+        if name.startswith(("OUTBOX_", "SUPABASE_")):
+            monkeypatch.delenv(name)
+    for name, value in {"COLUMNS": "80", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def dead(tmp_path: Path) -> Path:
+    """A file with three dead letters, t0, t1, t2, and nobody who has it open."""
+    path = tmp_path / "bot.db"
+    with bot(path):
+        pass
+    return path
+
+
+def call(*arguments: object, answer: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=answer)
+
+
+def as_json(*arguments: object) -> tuple[int, dict[str, Any]]:
+    result = call(*arguments, "--json")
+    found: dict[str, Any] = json.loads(result.stdout)
+    return result.exit_code, found
+
+
+def test_without_a_bot_the_command_does_it_itself(dead: Path) -> None:
+    code, found = as_json("requeue", "t0", "--path", dead, "--yes")
+    assert (code, found["by"], found["outcomes"]) == (0, "this command", {"requeued": 1})
+    assert states(dead) == {"dead": 2, "pending": 1}
+
+    code, found = as_json("discard", "--code", "22P02", "--reason", "test rows", "--path", dead, "--yes")
+    assert (code, found["done"]) == (0, 2)
+    assert states(dead) == {"discarded": 2, "pending": 1}
+
+
+def test_with_a_bot_it_is_asked_of_the_bot(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path):
+        code, found = as_json("discard", "t1", "--reason", "x", "--path", path, "--yes")
+        assert (code, found["by"]) == (0, "the running bot")
+        result = call("reload", "--path", path)
+        assert result.exit_code == 0
+        assert "read its settings again" in result.stdout
+    assert states(path) == {"dead": 2, "discarded": 1}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_bot_that_does_not_answer_in_time_still_has_the_request(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path) as process:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            result = call("discard", "t1", "--reason", "x", "--path", path, "--yes", "--timeout", "0.2")
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert result.exit_code == 2
+        assert "still there" in result.stdout
+        until(lambda: states(path).get("discarded"))
+
+
+def test_who_says_no_changes_nothing(dead: Path) -> None:
+    result = call("requeue", "--all", "--path", dead, answer="n\n")
+    assert result.exit_code == 1
+    assert "3 dead entries" in result.stderr
+    assert states(dead) == {"dead": 3}
+    assert call("requeue", "--all", "--path", dead, answer="y\n").exit_code == 0  # the control
+    assert states(dead) == {"pending": 3}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["requeue"], id="nothing is selected"),
+        pytest.param(["requeue", "t0", "--all"], id="a contradiction"),
+        pytest.param(["discard", "t0"], id="no reason"),
+        pytest.param(["requeue", "--destination", "no table"], id="no name of a table"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_in_one_line(arguments: list[str], dead: Path) -> None:
+    result = call(*arguments, "--path", dead, "--yes")
+    assert result.exit_code == 3
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert states(dead) == {"dead": 3}
+
+
+def test_a_missing_file_is_not_created(tmp_path: Path) -> None:
+    for command in (["requeue", "--all", "--yes"], ["reload"], ["ls"], ["show", "x"]):
+        assert call(*command, "--path", tmp_path / "none.db").exit_code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ls_lists_what_the_filters_mean(dead: Path) -> None:
+    def ids(*arguments: object) -> list[str]:
+        code, found = as_json("ls", "--path", dead, *arguments)
+        assert code == 0
+        return [entry["id"] for entry in found["entries"]]
+
+    assert ids() == ["t2", "t1", "t0"]
+    assert ids("--state", "dead", "--limit", 2) == ["t2", "t1"]
+    assert ids("--state", "pending") == []
+    assert ids("--code", "22P02", "--destination", "trades") == ["t2", "t1", "t0"]
+    assert ids("--code", "23514") == []
+
+
+def test_show_tells_an_entrys_story_and_what_to_do_next(dead: Path) -> None:
+    call("requeue", "t0", "--path", dead, "--yes")
+    code, found = as_json("show", "t1", "--path", dead)
+    (entry,) = found["entries"]
+
+    assert code == 0
+    assert entry["payload"] == {"id": "t1", "n": 1}
+    assert entry["error"]["message"] == "bad text"
+    assert [line["event"] for line in entry["history"]] == ["refused"]
+    assert any("outbox requeue t1" in sentence for sentence in entry["next"])
+
+    text = call("show", "t0", "--path", dead).stdout
+    assert "requeued" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert call("show", "nobody", "--path", dead).exit_code == 1
+
+
+HELPED = ["status", "drain", "ls", "show", "requeue", "discard", "reload"]
+
+
+@pytest.mark.parametrize("command", HELPED)
+def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> None:
+    text = call(command, "--help").stdout
+    examples = re.findall(r"^\s+outbox (.+)$", text.partition("Example")[2].partition("Exit codes")[0], re.MULTILINE)
+    assert examples, text
+    for example in examples:
+        result = call(*shlex.split(example), "--path", dead)
+        # Unknown ids and dead letters have codes of their own; 2 with a usage text is what a wrong example gives.
+        assert "Usage:" not in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_every_command_is_among_those_whose_help_is_tested() -> None:
+    listed = call("--help").stdout
+    assert set(re.findall(r"^  (\w+)  ", listed.partition("Commands:")[2], re.MULTILINE)) == set(HELPED)

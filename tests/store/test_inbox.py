@@ -1,0 +1,233 @@
+"""Requests to the running writer: answered once, carried out once, also when somebody is killed in between."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outbox import Outbox, Settings
+from outbox.store import inbox
+from outbox.store.lock import WriterLock
+from tests.support import run_async
+
+ROOT = Path(__file__).parents[2]
+posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+# A bot whose server refuses every row; what it does not answer by itself, it is killed with.
+BOT = """
+import asyncio, sys
+from outbox import Outbox, Settings
+from outbox.testing import ScriptedTransport, refused
+
+async def main():
+    remote = ScriptedTransport(otherwise=refused(400, "22P02", "bad text"))
+    settings = Settings(path=sys.argv[1], poll_s=float(sys.argv[2]))
+    async with Outbox.open(settings, transport=remote) as outbox:
+        if not (await outbox.stats()).dead:
+            for number in range(3):
+                await outbox.put("trades", {"id": f"t{number}", "n": number})
+            await outbox.drain(5)
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def bot(path: Path, *, poll_s: float = 0.02) -> Iterator[subprocess.Popen[str]]:
+    """A running bot with three dead letters: t0, t1, t2."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", BOT, str(path), str(poll_s)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
+    """Return what `condition` says as soon as that is something."""
+    give_up = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < give_up, "it never came to pass"
+        time.sleep(0.005)
+    return found
+
+
+def answered(path: Path, action: str, **arguments: Any) -> Mapping[str, Any]:
+    request = inbox.post(path, action, arguments)
+    answer: Mapping[str, Any] = until(lambda: inbox.answer_to(path, request))
+    return answer
+
+
+def states(path: Path) -> dict[str, int]:
+    import sqlite3
+
+    connection = sqlite3.connect(path)
+    try:
+        return dict(connection.execute("select state, count(*) from outbox group by state").fetchall())
+    finally:
+        connection.close()
+
+
+@run_async
+async def open_and_look(path: Path) -> list[Any]:
+    """Open the outbox until its inbox is empty, and return the history of t0."""
+    async with Outbox.open(Settings(path=path, poll_s=0.02)) as outbox:
+        while any(inbox.waiting(path)):
+            await outbox.stats()  # a look of ours for each of the writer's
+        rows = await outbox._store.read("select event from outbox_history join outbox using (seq) where id = 't0'")
+        return [event for (event,) in rows]
+
+
+def test_a_running_bot_carries_a_request_out_and_answers(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path):
+        answer = answered(path, "discard", ids=["t0", "nobody"], reason="a test")
+
+        assert answer["ok"]
+        assert answer["outcomes"] == {"discarded": 1, "unknown id": 1}
+        assert states(path) == {"dead": 2, "discarded": 1}
+        place = inbox.folder(path)
+        assert list(place.iterdir()) == []  # the request was answered, the answer fetched
+        if os.name != "nt":
+            assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def test_a_request_that_makes_no_sense_is_answered_so(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path):
+        unknown = answered(path, "dance")
+        empty = answered(path, "requeue")
+        newer = answered(path, "requeue", ids=["t0"], phase_of_the_moon="full")
+
+    assert not unknown["ok"]
+    assert "unknown" in unknown["error"]
+    assert not empty["ok"]
+    assert not newer["ok"]
+    assert states(path) == {"dead": 3}  # above all: nothing was widened
+
+
+def test_a_request_without_a_writer_is_carried_out_by_the_next_one(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path):
+        pass
+    request = inbox.post(path, "discard", {"ids": ["t0"], "reason": "later"})
+    assert inbox.answer_to(path, request) is None
+
+    assert open_and_look(path) == ["refused", "discarded"]
+
+    answer = inbox.answer_to(path, request)
+    assert answer is not None
+    assert answer["outcomes"] == {"discarded": 1}
+
+
+def test_a_writer_killed_before_it_answers_lets_the_next_one_do_it_once(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path, poll_s=3600) as process:  # it never looks again
+        request = inbox.post(path, "discard", {"ids": ["t0"], "reason": "once"})
+        process.kill()
+        process.wait()
+    assert open_and_look(path) == ["refused", "discarded"]
+
+    # Killed between carrying out and answering, the request is still there: once more, to no further effect.
+    again = inbox.folder(path) / f"{request.name}.request.json"
+    assert inbox.answer_to(path, request) is not None
+    again.write_text(json.dumps({"action": "discard", "arguments": {"ids": ["t0"], "reason": "once"}}))
+    assert open_and_look(path) == ["refused", "discarded"]
+    repeated = inbox.answer_to(path, request)
+    assert repeated is not None
+    assert repeated["outcomes"] == {"discarded before": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"{oops", id="cut"),
+        pytest.param(b"[]", id="no object"),
+        pytest.param(b'{"action": 7, "arguments": {}}', id="no action"),
+        pytest.param(b" " * 3_000_000, id="too large"),
+    ],
+)
+def test_what_is_no_request_is_set_aside_and_said(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    inbox.post(path, "reload", {})
+    place = inbox.folder(path)
+    (place / "0-strange.request.json").write_bytes(content)
+
+    with caplog.at_level(logging.WARNING, logger="outbox.store"):
+        assert [request.action for request in inbox.waiting(path)] == ["reload"]
+
+    assert "set aside" in caplog.text
+    assert [file.read_bytes() for file in place.iterdir() if "unreadable" in file.name] == [content]
+
+
+@posix
+def test_a_folder_that_others_may_write_into_is_not_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    inbox.post(path, "reload", {})
+    inbox.folder(path).chmod(0o777)
+    with pytest.raises(PermissionError):
+        list(inbox.waiting(path))
+    inbox.folder(path).chmod(0o700)
+    assert len(list(inbox.waiting(path))) == 1  # the control
+
+
+def test_a_request_can_be_taken_back_until_it_is_answered(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    request = inbox.post(path, "reload", {})
+    assert inbox.withdraw(path, request)
+    assert list(inbox.waiting(path)) == []
+    assert not inbox.withdraw(path, request)
+
+
+def test_answers_that_nobody_fetches_go_after_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    request = inbox.post(path, "reload", {})
+    inbox.answer(path, request, {"ok": True})
+    inbox.tidy(path, now_s=time.time())
+    assert len(list(inbox.folder(path).iterdir())) == 1
+    inbox.tidy(path, now_s=time.time() + 90_000)
+    assert list(inbox.folder(path).iterdir()) == []
+
+
+@posix
+def test_a_stopped_owner_keeps_its_lock_and_answers_when_it_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path) as process:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(Exception, match="open for writing by process"):
+                WriterLock(path)
+            request = inbox.post(path, "discard", {"ids": ["t0"], "reason": "patience"})
+        finally:
+            process.send_signal(signal.SIGCONT)
+        answer = until(lambda: inbox.answer_to(path, request))
+
+    assert answer["outcomes"] == {"discarded": 1}
+
+
+def test_reload_ends_the_pauses_of_a_running_bot(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with bot(path):
+        assert answered(path, "reload")["ok"]
