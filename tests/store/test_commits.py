@@ -17,6 +17,7 @@ import pytest
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
+from outbox.store import connection as door
 from outbox.store.store import Store
 from outbox.store.writer import Receipt
 from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
@@ -379,6 +380,7 @@ from outbox.clock import SystemClock
 from outbox.entry import Destination, mint_id
 from outbox.errors import OutcomeUnknown
 from outbox.policy.shaping import written
+from outbox.store import connection as door
 from outbox.store.store import Store
 
 path, readers, heals, text = Path(sys.argv[1]), sys.argv[2] == "reader", sys.argv[2] == "small", "x" * int(sys.argv[3])
@@ -392,7 +394,7 @@ async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     store = await Store.open(path, clock=SystemClock(), busy_timeout_s=0.3)
     await store.put(*entry(0))
-    other = sqlite3.connect(path, isolation_level=None)
+    other = door.ENGINE.connect(path, isolation_level=None)
     if readers:  # an old snapshot: the checkpoint that must come first cannot finish
         other.execute("begin")
         other.execute("select count(*) from outbox").fetchone()
