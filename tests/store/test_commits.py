@@ -127,7 +127,7 @@ async def test_one_statement_for_the_group_would_lose_the_neighbours(tmp_path: P
     async with opened(path) as store:
         with shell(path) as connection:
             connection.execute(UNLUCKY)
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(door.IntegrityError):
             await store._writer._insert([entry(n)[0] for n in (12, 13, 14)])
     assert count(path) == 0
 
