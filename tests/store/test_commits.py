@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
 import struct
 import sys
 from collections.abc import AsyncIterator
