@@ -89,6 +89,7 @@ class Stats:
     pruned: int
     removed: int
     oldest_pending_age_s: float | None
+    postponed: int  # of the pending ones, those that wait for a row of their own or are stuck; counted up to 1,000
     paused: str | None
     pauses: tuple[StoredPause, ...]
     destinations: Mapping[str, Mapping[str, int]]
@@ -778,6 +779,7 @@ class Outbox:
             pruned=_total(counts, "pruned"),
             removed=_total(counts, "removed"),
             oldest_pending_age_s=None if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000),
+            postponed=await self._store.postponed(1000),
             paused=pauses[0].reason if pauses else None,
             pauses=pauses,
             destinations=counts,

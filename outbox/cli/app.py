@@ -59,6 +59,9 @@ def status(
       path, health, exit_code
       pending, delivered, dead, discarded, pruned, removed    entries
       oldest_pending_age_s    seconds, or null
+      postponed               pending entries that wait for a row of their own
+                              or are stuck; 1,000 is that many or more
+      strict_order            whether a dead entry holds back its key
       destinations            {name: {pending, delivered, dead, ...}}
       pauses                  [{scope, subject, reason, status, code, message,
                               failures, since, next_try}]

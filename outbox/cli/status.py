@@ -22,6 +22,8 @@ from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
 from outbox.store.reader import StoredPause
 
+# Counting stops here: status must not read a backlog.
+_MOST = 1000
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
 
@@ -46,6 +48,8 @@ class Status:
     now_ms: int
     destinations: Mapping[str, Mapping[str, int]]
     oldest_pending_ms: int | None
+    postponed: int  # pending entries that wait for something of their own; _MOST stands for that many or more
+    strict_order: bool
     pauses: tuple[StoredPause, ...]
     lanes: Mapping[int, Shape]
     holder: Holder
@@ -79,6 +83,8 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             now_ms=SystemClock().now_ms(),
             destinations=await observer.counts(),
             oldest_pending_ms=await observer.oldest_pending_ms(),
+            postponed=await observer.postponed(_MOST),
+            strict_order=await observer.strict_order(),
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
             holder=await asyncio.to_thread(_holder, path),
@@ -116,6 +122,8 @@ def as_json(status: Status) -> dict[str, Any]:
         "exit_code": int(status.health),
         **{state: status.total(state) for state in _STATES},
         "oldest_pending_age_s": status.oldest_age_s,
+        "postponed": status.postponed,
+        "strict_order": status.strict_order,
         "destinations": {
             name: {state: states.get(state, 0) for state in _STATES}
             for name, states in sorted(status.destinations.items())
@@ -180,6 +188,12 @@ def _facts(status: Status) -> RenderableType:
     grid.add_column(overflow="fold")
     oldest = "" if status.oldest_age_s is None else f", the oldest for {text.age(status.oldest_age_s)}"
     grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
+    if status.postponed:
+        many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
+        grid.add_row("", f"{many} wait for a row of their own or are stuck: outbox show ID says why")
+    if status.total("dead"):
+        order = "is held back (strict_order)" if status.strict_order else "goes on"
+        grid.add_row("Dead", f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}")
     grid.add_row("Writer", _writer(status.holder))
     exposed = door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info)
     danger = ", exposed to the WAL-reset bug: do not write from a shell meanwhile" if exposed else ""

@@ -168,6 +168,10 @@ class Reader:
         seqs += [row[0] for row in await self.read(queries.OLDEST_RETRYING.sql) if row[0] is not None]
         return min(seqs, default=None)
 
+    async def strict_order(self) -> bool:
+        """Return whether a dead entry holds back what comes after it under its key."""
+        return await self.read("select value from outbox_meta where name = 'strict_order'") == [("1",)]
+
     async def postponed(self, most: int) -> int:
         """Return how many entries wait for something of their own; `most` stands for that many or more."""
         return int((await self.read(queries.POSTPONED.sql, (most,)))[0][0])

@@ -173,8 +173,7 @@ class Store(Reader):
 
     async def keep_strict_order(self, strict: bool) -> None:
         """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows."""
-        rows = await self.read("select value from outbox_meta where name = 'strict_order'")
-        if (rows == [("1",)]) == strict:
+        if await self.strict_order() == strict:
             return
 
         async def work(connection: aiosqlite.Connection) -> None:

@@ -500,3 +500,17 @@ def test_drain_creates_no_file_for_a_mistyped_path(tmp_path: Path) -> None:
     assert result.exit_code == 3
     assert "does not exist" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_status_says_what_waits_by_itself_and_what_a_dead_letter_means_for_its_key(bot_db: Path) -> None:
+    with closing(sqlite3.connect(bot_db)) as shell, shell:
+        shell.execute("update outbox set waits = 'retry', next_attempt_at_ms = 9 where seq = 1")
+        shell.execute("update outbox set state = 'dead' where seq = 2")
+
+    code, facts = status(bot_db)
+    shown = call("status", "--path", bot_db).stdout
+
+    assert code == 1
+    assert (facts["postponed"], facts["dead"], facts["strict_order"]) == (1, 1, False)
+    assert "1 wait for a row of their own or are stuck" in " ".join(shown.split())
+    assert "what follows under their keys goes on" in " ".join(shown.split())

@@ -373,12 +373,13 @@ async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heal
 
 
 FAILING = """
-import asyncio, resource, signal, sqlite3, sys
+import asyncio, resource, signal, sys
 from pathlib import Path
 from outbox.clock import SystemClock
 from outbox.entry import Destination, mint_id
 from outbox.errors import OutcomeUnknown
 from outbox.policy.shaping import written
+from outbox.store import connection as door
 from outbox.store import connection as door
 from outbox.store.store import Store
 
@@ -416,8 +417,8 @@ async def main():
     for n in range(0, 6):
         await store.put(*entry(n))
     await store.close()
-    print(sqlite3.connect(path).execute("select count(*), count(distinct id) from outbox").fetchone())
-    print(sqlite3.connect(path).execute("pragma integrity_check").fetchone())
+    print(door.ENGINE.connect(path).execute("select count(*), count(distinct id) from outbox").fetchone())
+    print(door.ENGINE.connect(path).execute("pragma integrity_check").fetchone())
 
 asyncio.run(main())
 """
