@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
@@ -174,3 +175,60 @@ async def test_a_missing_table_holds_back_its_own_rows_only(
     assert (report.pending, report.dead) == (2, 0)
     assert pauses == {("destination", "PGRST205"), ("lane", "PGRST204")}
     assert sql.execute("select trade_id from trades").fetchall() == [("2",)]
+
+
+@run_async
+async def test_a_new_key_in_the_env_file_is_found_by_the_next_probe_without_a_restart(
+    tmp_path: Path, clean_remote: SupabaseLite, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = tmp_path / ".env"
+    common = f"SUPABASE_URL={clean_remote.url}\nOUTBOX_PAUSE_PROBE_S=0.1\nOUTBOX_POLL_S=0.05\n"
+    env.write_text(f"{common}SUPABASE_SECRET_KEY=sb_secret_expired\n", encoding="utf-8")
+
+    async with Outbox.open() as outbox, outbox.flushing():
+        await outbox.put("trades", trade(1))
+        while (await outbox.stats()).paused != "unauthorized":
+            pass  # each look gives way to the flusher
+        env.write_text(f"{common}SUPABASE_SECRET_KEY={clean_remote.secret_key}\n", encoding="utf-8")
+        while (await outbox.stats()).pending:
+            pass
+
+        stats = await outbox.stats()
+        assert (stats.delivered, stats.dead, stats.paused) == (1, 0, None)
+    assert sql.execute("select trade_id from trades").fetchall() == [("1",)]
+
+
+@run_async
+async def test_the_status_and_the_history_explain_the_fate_of_every_row(
+    tmp_path: Path, clean_remote: SupabaseLite, sql: Sql
+) -> None:
+    """Poison, an orphan, a missing table, a misspelt column, an outage: each row's state says why it is there."""
+    sql.execute("create table public.fills (id uuid primary key, trade uuid references public.trades (id))")
+    sql.execute("grant all on public.fills to service_role; notify pgrst, 'reload schema'")
+    try:
+        clean_remote.stop()
+        clean_remote.start()  # Lite reads the tables when it starts
+        async with opened(tmp_path, clean_remote) as outbox, outbox.flushing():
+            poison = await outbox.put("trades", trade(1) | {"timestamp": "yesterdayish"})
+            orphan = await outbox.put("fills", {"trade": "00000000-0000-7000-8000-000000000000"})
+            await outbox.put("no_such_table", {"a": 1})
+            await outbox.put("trades", trade(2) | {"misspelt": 1})
+            good = await outbox.put("trades", trade(3))
+            await outbox.drain(timeout=2)
+
+            rows = await outbox._store.read("select id, state, waits, error_code from outbox order by seq")
+            fates = {row[0]: tuple(row[1:]) for row in rows}
+            assert fates[poison.id] == ("dead", None, "22007")
+            assert fates[orphan.id] == ("pending", "retry", "23503")
+            assert fates[good.id] == ("delivered", None, None)
+            stats = await outbox.stats()
+            assert {(pause.scope, pause.code) for pause in stats.pauses} == {
+                ("destination", "PGRST205"),
+                ("lane", "PGRST204"),
+            }
+            assert (stats.pending, stats.dead, stats.delivered, stats.postponed) == (3, 1, 1, 1)
+            told = await outbox._store.read("select distinct event, code from outbox_history order by event")
+            assert [tuple(line) for line in told] == [("postponed", "23503"), ("refused", "22007")]
+    finally:
+        sql.execute("drop table public.fills")
