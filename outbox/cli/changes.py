@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -188,7 +187,6 @@ def _change(
     where: Path, action: str, arguments: Mapping[str, Any], local: Local, timeout_s: float, *, as_object: bool
 ) -> int:
     """Do it, or have it done; print what came of it and return the exit code."""
-    logging.getLogger("outbox").setLevel(logging.ERROR)
     by, facts = _done(where, action, arguments, local, timeout_s)
     code = _exit_code(facts)
     if as_object:

@@ -88,7 +88,7 @@ def floor(folder: Path, *, rows: int) -> Facts:
 async def _opened(path: Path) -> AsyncIterator[Any]:
     from outbox import Outbox, Settings
 
-    async with Outbox.open(Settings(path=path)) as outbox:
+    async with Outbox.open(Settings(path=path, retention_days=100_000)) as outbox:
         yield outbox
         connection = outbox._store._writer._connection
         for pragma, wanted in (("journal_mode", "wal"), ("synchronous", 2)):
