@@ -333,7 +333,7 @@ async def _store_and_take_back(folder: Path, count: int, trades: list[int], chun
 def test_a_hundred_thousand_bars_go_in_and_out_in_small_pieces_between_which_trades_are_put(
     tmp_path: Path, chunks: dict[str, list[int]], encoded_at_once: list[int]
 ) -> None:
-    """Measured beside it, on two cores: no stall of the event loop over 5 ms, and no put over 10 ms."""
+    """Counted, not timed. Measured beside it on two calm cores: stalls of 2 to 5 ms; a busy machine adds its own."""
     trades: list[int] = []
 
     _store_and_take_back(tmp_path, 100_000, trades, chunks)
