@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -130,17 +131,22 @@ def advice(story: Story) -> list[str]:
 
 
 def _advice_for_dead(story: Story) -> list[str]:
-    name = story.row.id
-    give_up = f'Not needed any more? outbox discard {name} --reason "..."'
+    name = _typed(story.row.id)
+    give_up = f'Not needed any more? outbox discard --reason "..." {name}'
     if story.overtaken:
         return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
     return [f"Mend what the server complains of, then: outbox requeue {name}", give_up]
 
 
+def _typed(its_id: str) -> str:
+    """Return an id as a shell takes it: none of it is a command, an option or several words."""
+    return f"{'-- ' if its_id.startswith('-') else ''}{shlex.quote(its_id)}"
+
+
 def _advice_for_pending(story: Story) -> list[str]:
     row = story.row
     if row.waits == "turn" and story.behind:
-        return [f"It waits for an earlier entry of its key: outbox show {story.behind}"]
+        return [f"It waits for an earlier entry of its key: outbox show {_typed(story.behind)}"]
     if row.waits == "retry" and row.next_attempt_at_ms is not None:
         return [f"It is tried again at {text.moment(row.next_attempt_at_ms)}, by itself."]
     return ["It is sent by itself. If it stays: outbox status says what is in the way."]

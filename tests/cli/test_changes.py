@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from outbox.cli.app import app
 from tests.store.test_inbox import bot, states, until
+from tests.store.tools import shell
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,6 +144,42 @@ def test_show_tells_an_entrys_story_and_what_to_do_next(dead: Path) -> None:
     assert "requeued" in text
     assert max(map(len, text.splitlines())) <= 80
     assert call("show", "nobody", "--path", dead).exit_code == 1
+
+
+@pytest.mark.parametrize("odd", ["two words", "$(touch pwned)", "-x", "it's"])
+def test_the_commands_that_show_advises_mean_just_this_entry_also_with_an_odd_id(odd: str, dead: Path) -> None:
+    with shell(dead) as connection:
+        connection.execute("update outbox set id = ? where id = 't0'", (odd,))
+    (entry,) = json.loads(call("show", "--path", dead, "--json", "--", odd).stdout)["entries"]
+
+    for sentence in entry["next"]:
+        words = shlex.split(sentence.partition("outbox ")[2])
+        assert words[-1] == odd
+        result = call(words[0], "--path", dead, *words[1:], answer="n\n")
+        assert (result.exit_code, odd in result.stderr, "1 dead entry?" in result.stderr) == (1, True, True)
+    assert states(dead) == {"dead": 3}
+
+
+def test_an_unknown_id_changes_nothing_and_is_exit_code_1(dead: Path) -> None:
+    code, found = as_json("requeue", "nobody", "--path", dead, "--yes")
+    assert (code, found["outcomes"], found["done"]) == (1, {"unknown id": 1}, 0)
+    code, found = as_json("show", "nobody", "--path", dead)
+    assert (code, found["entries"]) == (1, [])
+    assert states(dead) == {"dead": 3}
+
+
+def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) -> None:
+    _, listed = as_json("ls", "--path", dead)
+    _, shown = as_json("show", "t0", "--path", dead)
+    _, done = as_json("requeue", "t0", "--path", dead, "--yes")
+    _, ended = as_json("reload", "--path", dead)
+    promised = {name: call(name, "--help").stdout for name in ("ls", "show", "requeue", "reload")}
+
+    assert {name for name in listed["entries"][0] if name not in promised["ls"]} == set()
+    assert {name for name in shown["entries"][0] if name not in promised["ls"] + promised["show"]} == set()
+    assert set(done) == {"path", "exit_code", "outcomes", "done", "entries", "left_out", "by"}
+    assert {name for name in {*done, *done["entries"][0]} if name not in promised["requeue"]} == set()
+    assert {name for name in ended if name not in promised["reload"] + promised["requeue"]} == set()
 
 
 HELPED = ["status", "drain", "ls", "show", "requeue", "discard", "reload"]

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings
+from outbox.errors import StoreInUse
 from outbox.store import inbox
 from outbox.store.lock import WriterLock
+from tests.store.tools import rows, shell
 from tests.support import run_async
 
 ROOT = Path(__file__).parents[2]
@@ -45,11 +47,20 @@ asyncio.run(main())
 """
 
 
+# Before it is ready: a child that only waits to be killed.
+CHILD = """child = os.fork()
+        if not child:
+            import signal
+            signal.pause()
+            os._exit(0)
+        """
+
+
 @contextmanager
-def bot(path: Path, *, poll_s: float = 0.02) -> Iterator[subprocess.Popen[str]]:
+def bot(path: Path, *, poll_s: float = 0.02, code: str = BOT) -> Iterator[subprocess.Popen[str]]:
     """A running bot with three dead letters: t0, t1, t2."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", BOT, str(path), str(poll_s)]
+    command = [sys.executable, "-c", code, str(path), str(poll_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
             assert process.stdout is not None
@@ -217,7 +228,7 @@ def test_a_stopped_owner_keeps_its_lock_and_answers_when_it_goes_on(tmp_path: Pa
     with bot(path) as process:
         process.send_signal(signal.SIGSTOP)
         try:
-            with pytest.raises(Exception, match="open for writing by process"):
+            with pytest.raises(StoreInUse, match="open for writing by process"):
                 WriterLock(path)
             request = inbox.post(path, "discard", {"ids": ["t0"], "reason": "patience"})
         finally:
@@ -230,4 +241,79 @@ def test_a_stopped_owner_keeps_its_lock_and_answers_when_it_goes_on(tmp_path: Pa
 def test_reload_ends_the_pauses_of_a_running_bot(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     with bot(path):
+        pass
+    hour_ms = int(time.time() * 1000) + 3_600_000
+    with shell(path) as connection:
+        pause = ("destination", "trades", "forbidden", 403, "42501", "no", 1, hour_ms - 3_600_000, hour_ms)
+        connection.execute("insert into outbox_pauses values (?, ?, ?, ?, ?, ?, ?, ?, ?)", pause)
+    with bot(path):
+        assert not answered(path, "dance")["ok"]
+        assert rows(path, "select subject from outbox_pauses") == [("trades",)]  # the control: another look ends none
         assert answered(path, "reload")["ok"]
+        assert rows(path, "select subject from outbox_pauses") == []
+
+
+@posix
+def test_requests_and_answers_are_their_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    before = os.umask(0)
+    try:
+        request = inbox.post(path, "reload", {})
+        (file,) = inbox.folder(path).iterdir()
+        modes = [stat.S_IMODE(each.stat().st_mode) for each in (inbox.folder(path), file)]
+        inbox.answer(path, request, {"ok": True})
+        (file,) = inbox.folder(path).iterdir()
+        (tmp_path / "control").touch()
+    finally:
+        os.umask(before)
+    assert [*modes, stat.S_IMODE(file.stat().st_mode)] == [0o700, 0o600, 0o600]
+    assert stat.S_IMODE((tmp_path / "control").stat().st_mode) == 0o666
+
+
+@posix
+def test_links_pipes_and_folders_are_set_aside_unread_and_other_names_are_let_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    inbox.post(path, "reload", {})
+    place = inbox.folder(path)
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_text(json.dumps({"action": "discard", "arguments": {"everything": True, "reason": "a trap"}}))
+    (place / "0-link.request.json").symlink_to(elsewhere)
+    os.mkfifo(place / "1-pipe.request.json")
+    (place / "2-folder.request.json").mkdir()
+    (place / "notes.txt").write_text("not yours")
+
+    with caplog.at_level(logging.WARNING, logger="outbox.store"):
+        assert [request.action for request in inbox.waiting(path)] == ["reload"]
+
+    assert caplog.text.count("set aside") == 3
+    assert (place / "notes.txt").read_text() == "not yours"
+    # The control: the same words in a file of its own are a request.
+    elsewhere.replace(place / "3-plain.request.json")
+    assert sorted(request.action for request in inbox.waiting(path)) == ["discard", "reload"]
+
+
+@posix
+def test_a_forked_child_left_behind_by_a_killed_bot_keeps_no_request_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    forking = BOT.replace('print("ready"', CHILD + 'print("ready"')
+    forking = forking.replace("import asyncio, sys", "import asyncio, os, sys")
+    forking = forking.replace("await asyncio.to_thread", "print(child, flush=True); await asyncio.to_thread")
+    with bot(path, code=forking, poll_s=3600) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(StoreInUse):  # the control: its parent has the lock
+                WriterLock(path)
+            request = inbox.post(path, "discard", {"ids": ["t0"], "reason": "an orphan"})
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it is there
+
+            assert open_and_look(path) == ["refused", "discarded"]
+            assert inbox.answer_to(path, request) is not None
+        finally:
+            os.kill(child, signal.SIGKILL)

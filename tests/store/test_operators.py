@@ -11,9 +11,11 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.errors import InvalidRequest
+from outbox.policy.verdicts import Reply
 from outbox.store import operators, queries
-from outbox.store.operators import Outcome
+from outbox.store.operators import Filter, Outcome
 from outbox.testing import ManualClock, ScriptedTransport, refused
+from tests.store.tools import until
 from tests.support import run_async
 
 BAD = refused(400, "22P02", "bad text")
@@ -165,6 +167,104 @@ async def test_a_discarded_entry_keeps_its_row_its_words_and_the_reason(tmp_path
         assert [each.outcome for each in await outbox.requeue(["a"])] == [Outcome.IS_DISCARDED]
         stats = await outbox.stats()
         assert (stats.dead, stats.discarded) == (0, 1)
+
+
+@run_async
+async def test_the_refusals_of_a_revived_entry_are_counted_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, ["a"])
+        facts = "select attempts, settled_at_ms is null from outbox"
+        assert await outbox._store.read(facts) == [(1, 0)]  # the control
+
+        await outbox.requeue(["a"])
+
+        assert await outbox._store.read(facts) == [(0, 1)]
+
+
+@run_async
+async def test_a_revived_entry_goes_before_the_later_ones_of_its_key_that_wait(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, ["old"], key="k")
+        await outbox.put("trades", {"id": "new", "n": 2}, key="k")
+
+        (revived,) = await outbox.requeue(["old"])
+        await outbox.drain()
+
+        assert revived.outcome is Outcome.REQUEUED  # nothing is on its way while no flusher runs
+        assert [b'"id":"old"' in request.body for request in remote.requests[-2:]] == [True, False]
+
+
+@run_async
+async def test_an_entry_is_not_revived_while_a_later_one_of_its_key_is_on_its_way(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, ["old"], key="k")
+        await die(outbox, remote, ["apart"], key="another")
+        remote.gate.clear()
+        await outbox.put("trades", {"id": "new", "n": 2}, key="k")
+        sent = len(remote.requests)
+        async with outbox.flushing():
+            await until(lambda: len(remote.requests) > sent)
+
+            outcomes = {each.id: each.outcome for each in await outbox.requeue(everything=True)}
+
+            remote.gate.set()
+        assert outcomes == {"old": Outcome.LATER_UNDER_WAY, "apart": Outcome.REQUEUED}
+
+
+@run_async
+async def test_what_died_after_the_request_was_made_is_not_meant_by_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, ["a"])
+        ((died_at_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
+        for until_ms, outcome in ((died_at_ms - 1, Outcome.DIED_SINCE), (died_at_ms, Outcome.REQUEUED)):
+            which = Filter(ids=("a",), died_until_ms=until_ms)
+            (done,) = await operators.requeue(outbox._store.transact, which, now_ms=died_at_ms, force=False)
+            assert done.outcome is outcome
+
+
+@run_async
+async def test_a_step_holds_no_more_than_its_share_and_lets_a_put_come_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "STEP", 3)
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, [f"a{n}" for n in range(8)])
+        dead_after: list[int] = []
+
+        async def transact(work: Any) -> Any:
+            done = await outbox._store.transact(work)
+            dead_after.append((await outbox.stats()).dead)
+            await outbox.put("events", {"step": len(dead_after)})
+            return done
+
+        which = Filter(everything=True)
+        handled = await operators.discard(transact, which, now_ms=1, reason="in steps")
+
+        assert [each.id for each in handled] == [f"a{n}" for n in range(8)]
+        assert dead_after == [8, 5, 2, 0]  # the first one asks which destinations there are
+        assert (await outbox.stats()).pending == 4
+
+
+@run_async
+async def test_the_http_status_stands_in_for_a_code_that_the_server_did_not_give(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, ["a"], Reply(413, {}, b""))
+        await die(outbox, remote, ["b"])
+
+        assert await outbox.requeue(code="400") == []  # the control: the server gave "b" a code
+        assert [each.id for each in await outbox.requeue(code="413")] == ["a"]
+
+
+@pytest.mark.parametrize("reason", [None, 7, "x" * 1001, "\ud800"])
+@run_async
+async def test_a_reason_that_cannot_be_kept_changes_nothing(reason: Any, tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        await die(outbox, remote, ["a"])
+        with pytest.raises(InvalidRequest):
+            await outbox.discard(["a"], reason=reason)
+        assert (await outbox.stats()).dead == 1
+        await outbox.discard(["a"], reason="x" * 1000)  # the control
+        assert (await outbox.stats()).discarded == 1
 
 
 def test_the_queries_of_operators_are_among_those_whose_plans_are_checked() -> None:
