@@ -620,7 +620,10 @@ class Outbox:
                 await self._clock.wait(progress, min(left_s, self._settings.poll_s))
 
     async def reload(self) -> None:
-        """Read environment and `.env` again and end every pause. The path cannot change. Raises ConfigError."""
+        """Read environment and `.env` again, send with the URL and key that are there now, and end every pause.
+
+        Other settings count from the next open. Raises ConfigError: the old URL and key stay.
+        """
         self._check_caller()
         await self._refresh()
         await self._flusher.forget_pauses()
@@ -784,10 +787,10 @@ class Outbox:
             pauses=pauses,
             destinations=counts,
             flusher=self._flusher.state,
-            wal_bytes=_size(path.with_name(path.name + "-wal")),
-            db_bytes=_size(path),
+            wal_bytes=door.file_bytes(path.with_name(path.name + "-wal")),
+            db_bytes=door.file_bytes(path),
             sqlite_version=door.ENGINE.sqlite_version,
-            exposed_to_wal_reset_bug=door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info),
+            exposed_to_wal_reset_bug=door.EXPOSED_TO_WAL_RESET_BUG,
             warnings=() if self._fixed_transport else self._settings.warnings,
         )
 
@@ -795,8 +798,7 @@ class Outbox:
 def _log_engine() -> None:
     """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
     facts = {"version": door.ENGINE.sqlite_version, "module": door.ENGINE.__name__}
-    exposed = door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info)
-    note = ", exposed to the WAL-reset bug if a shell writes too" if exposed else ""
+    note = ", exposed to the WAL-reset bug if a shell writes too" if door.EXPOSED_TO_WAL_RESET_BUG else ""
     logger.info("SQLite %s%s", facts["version"], note, extra={"sqlite": facts})
 
 
@@ -830,10 +832,3 @@ def _limits(settings: Settings) -> Limits:
 
 def _total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
     return sum(states.get(state, 0) for states in counts.values())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

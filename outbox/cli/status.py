@@ -88,8 +88,8 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
             holder=await asyncio.to_thread(_holder, path),
-            db_bytes=await asyncio.to_thread(_size, path),
-            wal_bytes=await asyncio.to_thread(_size, path.with_name(path.name + "-wal")),
+            db_bytes=await asyncio.to_thread(door.file_bytes, path),
+            wal_bytes=await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal")),
             warnings=warnings,
             stalled_after_s=stalled_after_s,
         )
@@ -102,13 +102,6 @@ def _holder(path: Path) -> Holder:
         return look_at_lock(path)
     except OSError:  # another user's sidecar: the counts are worth more than its pid
         return Holder(None, None, running=False)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 # ---------------------------------------------------------------------------------------------------- for machines
@@ -145,7 +138,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
         "sqlite": {
             "version": door.ENGINE.sqlite_version,
-            "exposed_to_wal_reset_bug": door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info),
+            "exposed_to_wal_reset_bug": door.EXPOSED_TO_WAL_RESET_BUG,
         },
         "db_bytes": status.db_bytes,
         "wal_bytes": status.wal_bytes,
@@ -195,8 +188,9 @@ def _facts(status: Status) -> RenderableType:
         order = "is held back (strict_order)" if status.strict_order else "goes on"
         grid.add_row("Dead", f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}")
     grid.add_row("Writer", _writer(status.holder))
-    exposed = door.exposed_to_wal_reset_bug(door.ENGINE.sqlite_version_info)
-    danger = ", exposed to the WAL-reset bug: do not write from a shell meanwhile" if exposed else ""
+    danger = ""
+    if door.EXPOSED_TO_WAL_RESET_BUG:
+        danger = ", exposed to the WAL-reset bug: do not write from a shell meanwhile"
     grid.add_row("SQLite", f"{door.ENGINE.sqlite_version}{danger}")
     grid.add_row("Size", f"{text.size(status.db_bytes)}, WAL {text.size(status.wal_bytes)}")
     return grid

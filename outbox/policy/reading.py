@@ -15,11 +15,10 @@ from urllib.parse import quote
 
 from outbox.encoding import encode_value, identifier
 from outbox.errors import InvalidEntry, InvalidQuery, RemoteError, Unreachable
+from outbox.policy.shaping import RESERVED
 from outbox.policy.verdicts import Failure, Reply, read_refusal
 
 OPERATORS = frozenset({"eq", "gt", "gte", "lt", "lte"})
-# As parameters these mean something else than a column of this name.
-RESERVED = frozenset({"select", "order", "limit", "offset", "columns", "on_conflict", "and", "or", "not"})
 # What Supabase gives at most in one answer, unless the project says otherwise.
 PAGE_ROWS = 1000
 

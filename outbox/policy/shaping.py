@@ -18,7 +18,7 @@ _LONGEST_ID = 200
 # Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
 _LONGEST_MATCH = 8000
 # PostgREST reads these as its own parameters: `limit=eq.5` is no filter, and the update would reach every row.
-_RESERVED = frozenset({"and", "columns", "limit", "not", "offset", "on_conflict", "or", "order", "select"})
+RESERVED = frozenset({"and", "columns", "limit", "not", "offset", "on_conflict", "or", "order", "select"})
 E = TypeVar("E", bound=Enum)
 
 
@@ -160,7 +160,7 @@ def _update(
         if column in columns:
             # Sent a second time it would find nothing: its own first sending has changed what it looks for.
             raise InvalidEntry("is both matched and set; its replay would match nothing", field=f"match.{column}")
-        if column in _RESERVED:
+        if column in RESERVED:
             raise InvalidEntry("is a word of PostgREST's own and cannot be matched", field=f"match.{column}")
     text = encode_row(match, where="match").text
     values = json.loads(text)

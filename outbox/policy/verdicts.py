@@ -72,7 +72,6 @@ class Reason(StrEnum):
     SCHEMA = "schema"  # a table, column or unique index is missing
     NOT_POSTGREST = "not_postgrest"  # a captive portal or a proxy answered
     UNKNOWN = "unknown"
-    WRONG_PROJECT = "wrong_project"
 
 
 @dataclass(frozen=True, slots=True)

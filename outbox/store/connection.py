@@ -74,6 +74,17 @@ def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
     return not ((3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0))
 
 
+EXPOSED_TO_WAL_RESET_BUG = exposed_to_wal_reset_bug(ENGINE.sqlite_version_info)
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of `path`; 0: it is not there, as a WAL after a clean close."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class Trouble(Enum):
     """What a SQLite error means for what was being written."""
 

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from outbox.errors import InvalidQuery
-from outbox.policy.reading import OPERATORS, RESERVED, Query, asked, checked_limit, checked_path
+from outbox.policy.reading import OPERATORS, Query, asked, checked_limit, checked_path
+from outbox.policy.shaping import RESERVED
 
 
 def names(*good: str) -> st.SearchStrategy[str]:
