@@ -1,0 +1,212 @@
+"""What operators and races between them and the flusher must not do; and which SQLite is chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from outbox import InvalidRequest, Outbox, Outcome, Settings
+from outbox.store import inbox, operators
+from outbox.store.operators import Filter
+from outbox.testing import ScriptedTransport, refused
+from tests.store.tools import ROOT, until
+from tests.support import run_async
+
+BAD = refused(400, "22P02", "bad text")
+
+
+def n_of(remote: ScriptedTransport) -> list[bytes]:
+    """The business number of each row that was sent, in the order of sending."""
+    return [request.body.split(b'"n":')[1][:1] for request in remote.requests]
+
+
+async def put_old_and_new(outbox: Outbox, remote: ScriptedTransport) -> None:
+    """`old` dies; `new`, later and of the same key, is on its way and hangs there."""
+    remote.answers.append(BAD)
+    await outbox.put("states", {"k": 1, "n": 1}, operation="upsert", on_conflict=("k",), id="old")
+    await outbox.drain()
+    remote.gate.clear()
+    await outbox.put("states", {"k": 1, "n": 2}, operation="upsert", on_conflict=("k",), id="new")
+
+
+@run_async
+async def test_an_entry_is_not_revived_while_a_later_one_of_its_key_is_on_its_way(tmp_path: Path) -> None:
+    remote = ScriptedTransport()
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
+        await put_old_and_new(outbox, remote)
+        async with outbox.flushing():
+            await until(lambda: len(remote.requests) == 2)
+
+            (refusal,) = await outbox.requeue(["old"])
+            remote.gate.set()
+            await outbox.drain()
+
+        assert refusal.outcome is Outcome.LATER_UNDER_WAY
+        assert n_of(remote) == [b"1", b"2"]  # the newer state was sent last
+
+
+@run_async
+async def test_without_that_check_the_older_state_would_be_sent_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above: only what was delivered already is looked at."""
+    remote = ScriptedTransport()
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
+        monkeypatch.setattr(outbox._operations, "_sending", lambda: False)
+        await put_old_and_new(outbox, remote)
+        async with outbox.flushing():
+            await until(lambda: len(remote.requests) == 2)
+
+            (revived,) = await outbox.requeue(["old"])
+            remote.gate.set()
+            await outbox.drain()
+
+        assert revived.outcome is Outcome.REQUEUED
+        assert n_of(remote)[-1] == b"1"
+
+
+@run_async
+async def test_an_older_entry_of_a_key_is_revived_before_a_newer_one_whatever_the_order_of_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "STEP", 1)
+    remote = ScriptedTransport()
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", batch_rows=1), transport=remote) as outbox:
+        remote.otherwise = BAD
+        for each in ("first", "second"):
+            await outbox.put("trades", {"n": 1}, key="k", id=each)
+        await outbox.drain()
+        remote.otherwise = ScriptedTransport().otherwise
+
+        handled = await outbox.requeue(["second", "first"])
+
+        assert [(each.id, each.outcome) for each in handled] == [
+            ("first", Outcome.REQUEUED),
+            ("second", Outcome.REQUEUED),
+        ]
+
+
+@run_async
+async def test_an_id_in_several_destinations_is_answered_for_each(tmp_path: Path) -> None:
+    remote = ScriptedTransport()
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
+        await outbox.put("events", {"n": 1}, id="x")
+        await outbox.drain()
+        remote.answers.append(BAD)
+        await outbox.put("trades", {"n": 1}, id="x")
+        await outbox.drain()
+
+        handled = await outbox.discard(["x"], reason="a test")
+
+        assert {each.destination: each.outcome for each in handled} == {
+            "events": Outcome.IS_DELIVERED,
+            "trades": Outcome.DISCARDED,
+        }
+
+
+@run_async
+async def test_a_late_request_leaves_what_died_after_it_was_made(tmp_path: Path) -> None:
+    remote = ScriptedTransport(otherwise=BAD)
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
+        await outbox.put("trades", {"n": 1}, id="x")
+        await outbox.drain()
+        ((died_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
+        before, then = Filter(everything=True, died_until_ms=died_ms - 1), Filter(ids=("x",), died_until_ms=died_ms - 1)
+
+        assert await outbox._operations.discard(before, reason="r") == []
+        (left,) = await outbox._operations.discard(then, reason="r")
+
+        assert left.outcome is Outcome.DIED_SINCE
+        assert (await outbox.stats()).dead == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"ids": "abc"}, id="a text, which is a sequence of letters"),
+        pytest.param({"ids": [1]}, id="a number as id"),
+        pytest.param({"everything": 1}, id="a number for yes"),
+        pytest.param({"destination": ["trades"]}, id="a list as destination"),
+        pytest.param({"destination": "trades; drop"}, id="no name of a table"),
+        pytest.param({"everything": True, "session": "s"}, id="a selector of a newer version"),
+    ],
+)
+def test_a_filter_that_could_mean_more_than_was_said_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest, match="nothing was changed"):
+        Filter.of(values)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@run_async
+async def test_a_request_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    outside = tmp_path / "outside.json"
+    outside.write_text('{"action": "discard", "arguments": {"everything": true, "reason": "r"}}')
+    async with Outbox.open(Settings(path=path, poll_s=0.01), transport=ScriptedTransport(otherwise=BAD)) as outbox:
+        await outbox.put("trades", {"n": 1})
+        await outbox.drain()
+        place = inbox.folder(path)
+        await asyncio.to_thread(place.mkdir, mode=0o700)
+        (place / "1.request.json").symlink_to(outside)
+        aside = place / "1.request.unreadable"
+
+        await until(aside.is_symlink)
+
+        assert (await outbox.stats()).dead == 1
+    assert outside.exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        pytest.param("stdlib", "sqlite3", id="Python's own"),
+        pytest.param("", "sqlite3", id="nothing chosen, the extra not installed"),
+        pytest.param("pysqlite3", "ConfigError", id="the extra, which is not installed"),
+        pytest.param("duckdb", "ConfigError", id="none that is known"),
+    ],
+)
+def test_which_sqlite_runs_without_the_extra(choice: str, said: str) -> None:
+    code = """
+import sys
+sys.modules["pysqlite3"] = None  # as if it were not installed
+try:
+    from outbox.store import connection
+    print(connection.ENGINE.__name__)
+except Exception as error:
+    print(type(error).__name__)
+"""
+    env = {**os.environ, "OUTBOX_SQLITE": choice, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
+
+
+@pytest.mark.parametrize(
+    ("choice", "runs"),
+    [
+        # Beside Python's own SQLite the extra costs acknowledged rows: nobody gets it by installing it alone.
+        pytest.param("", "sqlite3", id="nothing chosen"),
+        pytest.param("stdlib", "sqlite3", id="Python's own"),
+        pytest.param("pysqlite3", "extra", id="the extra"),
+        pytest.param("auto", "extra", id="whichever is there"),
+    ],
+)
+def test_the_extra_runs_only_by_choice(choice: str, runs: str) -> None:
+    code = """
+import sqlite3, sys, types
+extra = types.ModuleType("extra")  # what matters here is which module is taken
+extra.__dict__.update({name: value for name, value in vars(sqlite3).items() if not name.startswith("__")})
+package = types.ModuleType("pysqlite3")
+package.dbapi2 = extra
+sys.modules["pysqlite3"] = package
+from outbox.store import connection
+print(connection.ENGINE.__name__)
+"""
+    env = {**os.environ, "OUTBOX_SQLITE": choice, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == runs
