@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from outbox import Outbox, Settings
-from outbox import flusher as flusher_room
 from outbox.entry import Operation, Shape
+from outbox.flusher import delivery
 from outbox.transport import Request, Sendable, build
 
 
@@ -46,5 +46,5 @@ async def trade_for_ever(outbox: Outbox, numbers: itertools.count[int]) -> None:
 
 if __name__ == "__main__":
     if "without-key" in sys.argv[3:]:
-        flusher_room.build = without_key  # type: ignore[attr-defined]
+        delivery.build = without_key  # type: ignore[attr-defined]
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from outbox import Outbox, Settings
-from outbox import flusher as flusher_room
 from outbox.entry import Operation
+from outbox.flusher import delivery
 from outbox.policy.verdicts import Delivered, Failure, Pause, Reason, Refusal, Reject, Reply, Scope, Split, Verdict
 from tests.crash.writer import without_key
 
@@ -65,7 +65,7 @@ async def obey(outbox: Outbox, do: str, **words: object) -> object:
 
 if __name__ == "__main__":
     if "without-key" in sys.argv[2:]:
-        flusher_room.build = without_key  # type: ignore[attr-defined]
+        delivery.build = without_key  # type: ignore[attr-defined]
     if "status-only" in sys.argv[2:]:
-        flusher_room.judge = judge_by_status  # type: ignore[attr-defined]
+        delivery.judge = judge_by_status  # type: ignore[attr-defined]
     asyncio.run(main(Path(sys.argv[1])))

@@ -1,0 +1,18 @@
+"""Floor 4 · flusher. Batch, send, judge, settle: the background coroutine that empties the outbox.
+
+What is on its way is known in memory only. A crash leaves it pending, and the idempotency key makes the second
+sending harmless. An outage is a pause: one row of its own, never a change to the entries that wait behind it.
+
+    loop        when to look, and what may start: `Flusher`
+    adoption    what a plain INSERT from a shell means
+    lanes       which entries travel next, and which lane has its turn
+    requests    what is under way, and the rest after an error of ours
+    delivery    one batch, from its request to its settled verdict
+    pauses      what is not sent for a while, and until when
+    means       what all of these work with
+"""
+
+from outbox.flusher.loop import Flusher
+from outbox.flusher.means import FlusherState, Limits
+
+__all__ = ["Flusher", "FlusherState", "Limits"]

@@ -1,0 +1,187 @@
+"""Floor 4 · flusher. When to look, what may start, and the life of the coroutine that does it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+
+from outbox.clock import Clock
+from outbox.entry import Destination
+from outbox.errors import UsageError
+from outbox.flusher.adoption import adopt
+from outbox.flusher.delivery import Delivery
+from outbox.flusher.lanes import Lanes
+from outbox.flusher.means import Limits, Means
+from outbox.flusher.pauses import Pauses
+from outbox.flusher.requests import Requests
+from outbox.store.store import Store
+from outbox.transport import Transport
+
+logger = logging.getLogger("outbox.flusher")
+
+# Entries read from a shell, or woken, in one step.
+_STEP = 500
+
+
+class Flusher:
+    """Replays the store's entries through a transport until told to stop.
+
+    transport: asked before each round for what to send through; None: nothing is configured, rows stay pending.
+    Its argument is True when a pause is about to be probed: settings may have changed since.
+    draw: a source of uniform numbers in [0, 1), for the jitter.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transport: Callable[[bool], Awaitable[Transport | None]],
+        destinations: Callable[[str], Destination],
+        *,
+        clock: Clock,
+        draw: Callable[[], float],
+        limits: Limits,
+    ) -> None:
+        self._means = Means(store, clock, draw, limits)
+        self._store = store
+        self._transport = transport
+        self._destinations = destinations
+        self._clock = clock
+        self._poll_s = limits.poll_s
+        self._pauses = Pauses(self._means)
+        self._lanes = Lanes(self._means, self._pauses)
+        self._requests = Requests(self._means, self._pauses, self._request_ended)
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._seen_change = -1
+        self._idle_since_change = False
+        self.state = self._means.state
+        self.delivered = self._means.delivered
+
+    # ------------------------------------------------------------------------------------------ life
+
+    async def load(self) -> None:
+        """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
+        await self._pauses.load()
+
+    async def run(self) -> None:
+        """Send whatever becomes ready, until `shut_down`. Cancelling it leaves what is under way pending.
+
+        Raises UsageError: it runs already; two would send one entry twice at once.
+        """
+        if self.state.running:
+            raise UsageError("the flusher is running already")
+        self.state.started = self.state.running = True
+        self._requests.stopping = False
+        self._ended.clear()
+        try:
+            while not self._requests.stopping:
+                wait_s = await self._safe_step()
+                await self._clock.wait(self._store.committed, wait_s)
+            await self._requests.finish()
+        finally:
+            await self._requests.abandon()
+            self.state.running = False
+            self._ended.set()
+
+    async def shut_down(self, grace_s: float) -> None:
+        """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending."""
+        self._requests.stopping = True
+        self.nudge()
+        if self._ended.is_set():
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._ended.wait()
+        except TimeoutError:
+            self._requests.cancel()
+            await self._ended.wait()
+
+    def nudge(self) -> None:
+        """Look at once whether something can be sent."""
+        self._store.committed.set()
+
+    def watch(self) -> AbstractContextManager[asyncio.Event]:
+        """Give an event that is set whenever a request has ended."""
+        return self._requests.watch()
+
+    def try_at_once(self) -> None:
+        """Make every pause due now; the count of its failures stays."""
+        self._pauses.make_due()
+        self._requests.end_rest()
+        self.nudge()
+
+    async def forget_pauses(self) -> None:
+        """End every pause, as if nothing had failed: the settings have changed."""
+        self._requests.end_rest()
+        await self._pauses.forget()
+        self.nudge()
+
+    def _request_ended(self) -> None:
+        self._idle_since_change = False
+        self.nudge()
+
+    # ------------------------------------------------------------------------------------------ one step
+
+    async def _safe_step(self) -> float:
+        """Take a step; after one that fails rest for a poll. Returns the seconds until the next look."""
+        try:
+            return await self._step()
+        except Exception as error:  # the file may be locked or the disk full: the next step may work
+            self._means.failed(error)
+            logger.exception("flusher step failed")
+            self._requests.rest(self._poll_s)  # puts go on, and each would wake us
+            return self._poll_s
+
+    async def _step(self) -> float:
+        """Start every request that can be started, and return the seconds until the next look."""
+        self._store.committed.clear()
+        if (rest_s := self._requests.rest_s) > 0:
+            return rest_s
+        transport = await self._transport(self._pauses.settings_may_help())
+        if transport is None:
+            return self._poll_s
+        change = await self._store.changes()
+        if change != self._seen_change:
+            self._idle_since_change = False
+            self._seen_change = change
+        await self._wake_due()
+        if not self._idle_since_change or self._pauses.may_probe():
+            self._idle_since_change = True  # unless a request ends while the store is read
+            if await adopt(self._store, self._destinations, _STEP):
+                self._lanes.rewind()
+            if await self._start_requests(transport) or self._requests:
+                self._idle_since_change = False
+        return await self._next_look_s()
+
+    async def _wake_due(self) -> None:
+        """Make ready what has waited long enough for something of its own."""
+        now_ms = self._means.steady_ms()
+        due_ms = await self._store.next_due_ms()
+        if due_ms is None:
+            return
+        if due_ms > now_ms + self._means.limits.longest_wait_s * 1000:  # written by a clock that was set back since
+            now_ms = due_ms
+        if due_ms <= now_ms:
+            await self._store.wake_due(now_ms, _STEP)
+            self._lanes.rewind()
+
+    async def _start_requests(self, transport: Transport) -> bool:
+        """Start what may start, and return whether there was any of it."""
+        lanes = await self._store.ready_lanes()
+        await self._pauses.end_idle(lanes)
+        started = False
+        for lane in self._lanes.in_turn(lanes, self._requests.may_start):
+            batch = await self._lanes.next_batch(lane)
+            if batch and not self._requests.stopping:  # told to while the store was read
+                delivery = Delivery(self._means, self._pauses, self._lanes, transport, lane)
+                self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
+                started = True
+        return started
+
+    async def _next_look_s(self) -> float:
+        waits_s = [self._poll_s, *self._pauses.waits_s()]
+        if (due_ms := await self._store.next_due_ms()) is not None:
+            waits_s.append(max(due_ms - self._means.steady_ms(), 0) / 1000)
+        return min(waits_s)

@@ -1,0 +1,82 @@
+"""Floor 4 · flusher. What the flusher is told, what it tells, and what all of its parts work with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from outbox.clock import Clock
+from outbox.policy import backoff
+from outbox.policy.verdicts import Refusal
+from outbox.store.store import Lane, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that the flusher needs; units as in `Settings`."""
+
+    batch_rows: int = 500
+    batch_bytes: int = 1_000_000
+    backoff_base_s: float = 0.5
+    backoff_cap_s: float = 300.0
+    pause_probe_s: float = 60.0
+    request_deadline_s: float = 30.0
+    requests_in_flight: int = 4
+    poll_s: float = 1.0
+    orphan_attempts: int = 10
+    orphan_after_s: float = 86_400.0
+    strict_order: bool = False
+
+    @property
+    def longest_wait_s(self) -> float:
+        """The longest that anything was ever made to wait: a tenth and a half are the jitter of a pause."""
+        return max(self.backoff_cap_s * 1.1, self.pause_probe_s * 1.5)
+
+
+@dataclass(slots=True)
+class FlusherState:
+    """What `stats()` shows of the flusher."""
+
+    started: bool = False
+    running: bool = False
+    last_error: str | None = None
+    last_delivery_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Means:
+    """What each part of the flusher works with.
+
+    draw: a source of uniform numbers in [0, 1), for the jitter. delivered: entries, by destination.
+    """
+
+    store: Store
+    clock: Clock
+    draw: Callable[[], float]
+    limits: Limits
+    state: FlusherState = field(default_factory=FlusherState)
+    delivered: Counter[str] = field(default_factory=Counter)
+    _started_ms: int = field(init=False)
+    _started_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started_ms, self._started_s = self.clock.now_ms(), self.clock.monotonic_s()
+
+    def steady_ms(self) -> int:
+        """Unix time at the start, counted on by the monotonic clock: what an entry waits by, whatever is set since."""
+        return self._started_ms + int((self.clock.monotonic_s() - self._started_s) * 1000)
+
+    def backoff_s(self, failures: int) -> float:
+        """Return the seconds to wait after failure number `failures` (1 after the first), jitter included."""
+        limits = self.limits
+        return backoff.delay_s(failures, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self.draw())
+
+    def failed(self, error: BaseException) -> None:
+        """Show an error of ours in `stats()`."""
+        self.state.last_error = f"{type(error).__name__}: {error}"
+
+
+def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:
+    """Return the facts of a log line. Neither payloads nor the server's details, which quote them."""
+    return {"destination": lane.shape.destination, "status": refusal.status, "code": refusal.code, **more}

@@ -1,0 +1,200 @@
+"""Floor 4 · flusher. What is not sent for a while: each pause begins, is probed and ends here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import count, takewhile
+
+from outbox.flusher.means import Means, facts
+from outbox.policy import backoff
+from outbox.policy.verdicts import Failure, Pause, Reply, Scope
+from outbox.store.store import Lane, StoredPause
+
+logger = logging.getLogger("outbox.flusher")
+
+# A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
+PauseKey = tuple[Scope, str]
+
+
+def key_of(lane: Lane, scope: Scope) -> PauseKey:
+    """Return the pause that holds `lane` back when it reaches as far as `scope`."""
+    match scope:
+        case Scope.EVERYTHING:
+            return scope, ""
+        case Scope.DESTINATION:
+            return scope, lane.shape.destination
+        case Scope.LANE:
+            return scope, str(lane.number)
+
+
+def keys_of(lane: Lane) -> list[PauseKey]:
+    """Return the pauses that `lane` may stand under, the widest first."""
+    return [key_of(lane, scope) for scope in Scope]
+
+
+def wider_than(scope: Scope) -> frozenset[Scope]:
+    """Return the scopes that reach further than `scope`."""
+    return frozenset(takewhile(lambda each: each is not scope, Scope))
+
+
+@dataclass(slots=True)
+class Paused:
+    """A pause as this process counts it: `due_s` on the monotonic clock, which no clock setting moves.
+
+    turn: its place among the flusher's requests; a clock may stand still between the two.
+    """
+
+    stored: StoredPause
+    turn: int
+    due_s: float
+    probing: bool = False
+    reread: bool = False  # the settings were read again since it is due
+
+
+class Pauses:
+    """The pauses in force, in memory and in the file."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._store = means.store
+        self._clock = means.clock
+        self._paused: dict[PauseKey, Paused] = {}
+        self._turns = count(1)
+
+    async def load(self) -> None:
+        """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
+        now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
+        for stored in await self._store.pauses():
+            wait_s = backoff.remaining_s(stored.next_try_at_ms, now_ms=now_ms, cap_s=self._means.limits.longest_wait_s)
+            self._paused[Scope(stored.scope), stored.subject] = Paused(stored, self.turn(), now_s + wait_s)
+
+    def turn(self) -> int:
+        """Return the next place in the order of requests and pauses."""
+        return next(self._turns)
+
+    # ------------------------------------------------------------------------------------------ looking
+
+    def over(self, lane: Lane) -> dict[PauseKey, Paused]:
+        """Return the pauses that hold `lane` back, the widest first."""
+        return {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
+
+    def _is_due(self, pause: Paused) -> bool:
+        return pause.due_s <= self._clock.monotonic_s()
+
+    def waits_s(self) -> list[float]:
+        """Return the seconds until each pause is due that is not yet."""
+        # One that is due already was tried in this step, or has nothing to send: the next commit wakes us.
+        now_s = self._clock.monotonic_s()
+        return [pause.due_s - now_s for pause in self._paused.values() if pause.due_s > now_s]
+
+    def may_probe(self) -> bool:
+        """Return whether some pause is due and nobody probes it yet."""
+        return any(self._is_due(pause) and not pause.probing for pause in self._paused.values())
+
+    def stand_in_the_way(self, pauses: Collection[Paused]) -> bool:
+        """Return whether one of `pauses` forbids even a probe: not due yet, or probed at this moment."""
+        return any(pause.probing or not self._is_due(pause) for pause in pauses)
+
+    # ------------------------------------------------------------------------------------------ probing
+
+    def settings_may_help(self) -> bool:
+        """Return True once for each pause that has become due: its probe deserves fresh settings."""
+        due = [pause for pause in self._paused.values() if self._is_due(pause) and not pause.reread]
+        for pause in due:
+            pause.reread = True
+        return bool(due)
+
+    def probe(self, lane: Lane) -> Sequence[Paused]:
+        """Mark the pauses over `lane` as probed by a request that starts now, and return them for `probed`."""
+        pauses = list(self.over(lane).values())
+        for pause in pauses:
+            pause.probing = True
+        return pauses
+
+    @staticmethod
+    def probed(pauses: Sequence[Paused]) -> None:
+        """Take the mark off: the request has ended."""
+        for pause in pauses:
+            pause.probing = False
+
+    def make_due(self) -> None:
+        """Let every pause be probed at once; the count of its failures stays."""
+        for pause in self._paused.values():
+            pause.due_s, pause.reread = self._clock.monotonic_s(), False
+
+    # ------------------------------------------------------------------------------------------ beginning
+
+    async def begin(self, lane: Lane, verdict: Pause, outcome: Reply | Failure, *, turn: int) -> None:
+        """Stop sending in the verdict's scope for a while, or for a while longer; `turn` is the failed request's.
+
+        One row of `outbox_pauses` changes, no entry does.
+        """
+        key = key_of(lane, verdict.scope)
+        before = self._paused.get(key)
+        if before is not None and before.turn > turn:
+            return  # several requests met the same failure: it counts once
+        failures = before.stored.failures + 1 if before else 1
+        wait_s = self._wait_s(verdict, outcome, failures)
+        now_ms = self._clock.now_ms()
+        stored = StoredPause(
+            scope=key[0].value,
+            subject=key[1],
+            reason=verdict.reason.value,
+            status=verdict.refusal.status,
+            code=verdict.refusal.code,
+            message=verdict.refusal.message,
+            failures=failures,
+            since_ms=before.stored.since_ms if before else now_ms,
+            next_try_at_ms=now_ms + int(wait_s * 1000),
+        )
+        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s)
+        level = logging.WARNING if before is None else logging.INFO
+        told = facts(lane, verdict.refusal, reason=stored.reason, failures=failures, wait_s=round(wait_s, 3))
+        logger.log(level, "sending paused", extra=told)
+        self._means.state.last_error = f"{stored.reason}: {stored.message}"
+        await self._store.save_pause(stored)
+
+    def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
+        limits, draw = self._means.limits, self._means.draw
+        own_s = limits.pause_probe_s * (0.5 + draw()) if verdict.slow else self._means.backoff_s(failures)
+        header = outcome.headers.get("retry-after") if isinstance(outcome, Reply) else None
+        asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
+        if asked_s is None:
+            return own_s
+        # A tenth more at random: a thousand bots were told the same second. "Retry-After: 0" is no leave to storm.
+        return max(own_s, asked_s * (1 + 0.1 * draw()))
+
+    # ------------------------------------------------------------------------------------------ ending
+
+    async def end(self, keys: Collection[PauseKey]) -> None:
+        """End these pauses, which are in force: something has shown that they are over."""
+        if not keys:
+            return
+        over = {key: self._paused.pop(key) for key in keys}
+        for scope, subject in keys:
+            logger.info("sending resumed", extra={"scope": scope.value, "subject": subject})
+        self._means.state.last_error = None
+        try:
+            await self._store.end_pauses(_texts(keys))
+        except BaseException:
+            # The file still says paused: the next answer tries again to end it.
+            self._paused = over | self._paused
+            raise
+
+    async def end_idle(self, lanes: Sequence[Lane]) -> None:
+        """End each pause that is due and holds back none of `lanes`: no probe would ever end it."""
+        held = {key for lane in lanes for key in keys_of(lane)}
+        due = [key for key, pause in self._paused.items() if self._is_due(pause) and not pause.probing]
+        await self.end([key for key in due if key not in held])
+
+    async def forget(self) -> None:
+        """End every pause, as if nothing had failed."""
+        keys = list(self._paused)
+        self._paused.clear()
+        await self._store.end_pauses(_texts(keys))
+
+
+def _texts(keys: Collection[PauseKey]) -> list[tuple[str, str]]:
+    return [(scope.value, subject) for scope, subject in keys]

@@ -1,0 +1,118 @@
+"""Floor 4 · flusher. What is under way: one task for each batch; and the rest that an error of ours makes us take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+from outbox.flusher.lanes import Traffic
+from outbox.flusher.means import Means
+from outbox.flusher.pauses import Pauses
+from outbox.store.store import Outgoing
+
+logger = logging.getLogger("outbox.flusher")
+
+
+class Requests:
+    """The batches under way. ended: called whenever one of them is so no more.
+
+    stopping: nothing more starts, and how the last ones end is not reported.
+    """
+
+    def __init__(self, means: Means, pauses: Pauses, ended: Callable[[], None]) -> None:
+        self._means = means
+        self._pauses = pauses
+        self._ended = ended
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: set[asyncio.Event] = set()
+        self._broken = 0  # in a row that ended in an error of ours
+        self._rest_until_s = float("-inf")
+        self.stopping = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def may_start(self) -> bool:
+        """Return whether there is room for one more."""
+        return not self.stopping and len(self) < self._means.limits.requests_in_flight
+
+    def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Sequence[Outgoing]) -> None:
+        """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
+        probed = self._pauses.probe(traffic.lane)
+        traffic.start(batch)
+        task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.shape.destination}")
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            traffic.end()
+            self._pauses.probed(probed)
+            self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)
+            self._ended()
+            for watcher in self._watchers:
+                watcher.set()
+
+        task.add_done_callback(over)
+
+    def _judge_end(self, error: BaseException | None, traffic: Traffic) -> None:
+        """What a broken request carried is still pending and is sent again with the same keys, but not in a loop.
+
+        A full disk, say, takes no verdict, and the server answers all the while.
+        """
+        if error is None:
+            self._broken = 0
+        if error is None or self.stopping:
+            return
+        self._broken += 1
+        self.rest(self._means.backoff_s(self._broken))
+        traffic.rewind = True
+        self._means.failed(error)
+        logger.error("request failed", exc_info=error)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever a request has ended."""
+        event = asyncio.Event()
+        self._watchers.add(event)
+        try:
+            yield event
+        finally:
+            self._watchers.discard(event)
+
+    # ------------------------------------------------------------------------------------------ rest
+
+    def rest(self, wait_s: float) -> None:
+        """Start nothing for `wait_s` seconds, whatever is put meanwhile."""
+        self._rest_until_s = self._means.clock.monotonic_s() + wait_s
+
+    def end_rest(self) -> None:
+        """Start again at once."""
+        self._rest_until_s = float("-inf")
+
+    @property
+    def rest_s(self) -> float:
+        """The seconds of rest that are left; 0 or less: none."""
+        return self._rest_until_s - self._means.clock.monotonic_s()
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    async def finish(self) -> None:
+        """Return once none is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Give up what is under way; it stays pending."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def abandon(self) -> None:
+        """Give it up, and return once it has ended."""
+        self.stopping = True
+        self.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
