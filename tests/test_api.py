@@ -791,7 +791,15 @@ async def test_the_key_is_in_no_text_that_the_outbox_makes(path: Path, caplog: p
     caplog.set_level(logging.DEBUG)
     made = settings(path, supabase_url="https://127.0.0.1:9", supabase_key=CANARY, poll_s=0.01)
     async with Outbox.open(made) as outbox:
-        texts = [repr(outbox), str(outbox), repr(made), str(made), repr(outbox._transport), repr(vars(outbox))]
+        texts = [
+            repr(outbox),
+            str(outbox),
+            repr(made),
+            str(made),
+            repr(outbox._remote.transport),
+            repr(vars(outbox._remote)),
+            repr(vars(outbox)),
+        ]
         async with outbox.flushing():
             await outbox.put("trades", {"n": 1})
             report = await outbox.drain(timeout=0.3)  # nobody listens there

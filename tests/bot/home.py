@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from outbox import Outbox, Settings
-from outbox.api import _Opening
+from outbox.api.opening import Opening
 from outbox.testing import ManualClock, ScriptedTransport
 
 ROOT = Path(__file__).parents[2]
 VICTIM = str(Path(__file__).with_name("victim.py"))
 
 
-def opened(folder: Path, clock: ManualClock, *, source: str = "bot-a") -> _Opening:
+def opened(folder: Path, clock: ManualClock, *, source: str = "bot-a") -> Opening:
     """Return an outbox to open; closing it without ending the session is, to the session, a crash."""
     return Outbox.open(Settings(path=folder / "bot.db", source=source), clock=clock, transport=ScriptedTransport())
 

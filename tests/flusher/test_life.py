@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import outbox.api
+import outbox.api.outbox
 from outbox import Outbox, Settings
 from outbox.errors import UsageError
 from outbox.policy.verdicts import Failure, Reply
@@ -85,7 +85,7 @@ async def test_cancelling_the_flusher_leaves_a_hung_request_pending(tmp_path: Pa
 async def test_closing_waits_for_a_hung_request_no_longer_than_its_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox.api, "_GRACE_S", 0.05)
+    monkeypatch.setattr(outbox.api.outbox, "_GRACE_S", 0.05)
     async with opened(tmp_path) as bench:
         bench.remote.gate.clear()
         await bench.put_many(5)
