@@ -73,6 +73,7 @@ class Store(Reader):
         try:
             await migrate(connection, path, now_ms=clock.now_ms())
             lanes = await connection.execute_fetchall(queries.LANES.sql)
+            ((last_seq,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
             reader = await door.open_reader(path, busy_timeout_s=busy_timeout_s)
         except door.SqliteError as error:
             await connection.close()
@@ -80,9 +81,8 @@ class Store(Reader):
         except BaseException:
             await connection.close()
             raise
-        store = cls(
-            path, lock, Writer(connection, path, clock=clock, busy_timeout_s=busy_timeout_s), reader, clock=clock
-        )
+        writer = Writer(connection, path, clock=clock, busy_timeout_s=busy_timeout_s, last_seq=last_seq)
+        store = cls(path, lock, writer, reader, clock=clock)
         store._learn(lanes)
         store._writer.lanes.update({shape: number for number, shape in store._shapes.items()})
         return store

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -75,7 +76,9 @@ class _Bare:
 class Writer:
     """Owns the read-write connection. Created by `Store`; nothing else ever writes."""
 
-    def __init__(self, connection: aiosqlite.Connection, path: Path, *, clock: Clock, busy_timeout_s: float) -> None:
+    def __init__(
+        self, connection: aiosqlite.Connection, path: Path, *, clock: Clock, busy_timeout_s: float, last_seq: int
+    ) -> None:
         self._connection = connection
         self._path = path
         self._clock = clock
@@ -86,6 +89,8 @@ class Writer:
         # After a failed sync nothing may be acknowledged before a new connection has checkpointed: the kernel
         # may have dropped the pages that it failed to write, and still show them to this one.
         self._suspect = False
+        # The last entry that is known. Another's insert (a transaction's, a shell's, a trigger's) shows as a gap.
+        self._last_seq = last_seq
         self.lanes: dict[Shape, int] = {}
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
@@ -191,21 +196,24 @@ class Writer:
         # No coroutine for the many whose lane is known.
         entries = [put.entry if put.entry.lane is not None else await self._placed(put) for put in group]
         try:
-            rows = await self._committed(lambda: self._insert(entries), ids=[entry.id for entry in entries])
+            seqs = await self._committed(lambda: self._insert(entries), ids=[entry.id for entry in entries])
         except door.IntegrityError:
             await self._commit_one_by_one(group, entries)
             return
-        await self._answer(group, entries, rows)
+        await self._answer(group, entries, seqs)
 
-    async def _insert(self, entries: Sequence[Entry]) -> list[Any]:
+    async def _insert(self, entries: Sequence[Entry]) -> range | None:
+        """Store `entries` and return their places; None: some were there already, or others came in between."""
         parameters = list(itertools.chain.from_iterable(entries))
-        return list(await self._connection.execute_fetchall(queries.insert(len(entries)), parameters))
+        cursor = await self._connection.execute(queries.insert(len(entries)), parameters)
+        places = range(self._last_seq + 1, self._last_seq + 1 + len(entries))
+        return places if cursor.rowcount == len(entries) and cursor.lastrowid == places[-1] else None
 
     async def _commit_one_by_one(self, group: list[_Put], entries: list[Entry]) -> None:
         """One of them breaks a rule of the file (a trigger of the bot's own, say): only its caller may feel it."""
         for put, entry in zip(group, entries, strict=True):
             try:
-                rows = await self._committed(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
+                seqs = await self._committed(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
             except door.IntegrityError as error:
                 problem = StoreError(
                     f"{self._path} refuses entry {entry.id}: {error}; it was not written", path=self._path
@@ -214,27 +222,40 @@ class Writer:
                 if not put.done.done():
                     put.done.set_exception(problem)
             else:
-                await self._answer([put], [entry], rows)
+                await self._answer([put], [entry], seqs)
 
-    async def _answer(self, group: Sequence[_Put], entries: Sequence[Entry], rows: Sequence[Any]) -> None:
-        """Resume each caller; an id that was not inserted was there already, as the same entry or another."""
+    async def _answer(self, group: Sequence[_Put], entries: Sequence[Entry], seqs: range | None) -> None:
+        """Resume each caller: the commit is done. seqs: the entries' places, where nothing needs to be looked up."""
         self.committed.set()
-        places = {(row[1], row[2]): int(row[0]) for row in rows}
-        for number, (put, entry) in enumerate(zip(group, entries, strict=True), 1):
-            seq = places.pop((entry.id, entry.destination), None)
-            if put.done.done():
-                pass
-            elif seq is not None:
+        if seqs is None:
+            await self._answer_looked_up(group, entries)
+            return
+        self._last_seq = seqs[-1]
+        for number, (put, entry, seq) in enumerate(zip(group, entries, seqs, strict=True), 1):
+            if not put.done.done():
                 put.done.set_result(Receipt(entry.id, seq))
-            else:
-                try:
-                    put.done.set_result(await stored_already(self._connection, entry, self._path))
-                except door.SqliteError as error:  # the commit worked; what it found under this id cannot be read
-                    _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
-                except Exception as error:  # noqa: BLE001 - it is this caller's alone
-                    _fail(put, error)
             if number % _WAKE_SLICE == 0:
                 await asyncio.sleep(0)
+
+    async def _answer_looked_up(self, group: Sequence[_Put], entries: Sequence[Entry]) -> None:
+        """The same, by what the file says: an id may have been there already, as the same entry or another."""
+        before = self._last_seq
+        try:
+            found = await stored(self._connection, entries)
+        except door.SqliteError as error:  # the commit worked; what it found under these ids cannot be read
+            for put in group:
+                _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
+            return
+        for number, (put, entry) in enumerate(zip(group, entries, strict=True)):
+            try:
+                receipt = receipt_of(entry, found.get(number), self._path, after_seq=before)
+            except (IdConflict, StoreError) as error:
+                _fail(put, error)
+                continue
+            before = max(before, receipt.seq)  # the same id again in this group is there already
+            if not put.done.done():
+                put.done.set_result(receipt)
+        self._last_seq = before
 
     async def _commit_job(self, job: _Job | _Bare) -> None:
         work = job.work
@@ -366,20 +387,30 @@ async def find_lane(connection: aiosqlite.Connection, shape: Shape) -> int:
 
 async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
     """Store one entry inside an open transaction. Raises IdConflict."""
-    rows = list(await connection.execute_fetchall(queries.insert(1), entry))
-    return Receipt(entry.id, int(rows[0][0])) if rows else await stored_already(connection, entry, path)
+    cursor = await connection.execute(queries.insert(1), entry)
+    if cursor.rowcount == 1 and cursor.lastrowid is not None:
+        return Receipt(entry.id, cursor.lastrowid)
+    return receipt_of(entry, (await stored(connection, [entry])).get(0), path)
 
 
-async def stored_already(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
-    """Return the receipt of the entry that has this id. Raises IdConflict: it is another one."""
-    rows = list(await connection.execute_fetchall(queries.STORED.sql, (entry.id, entry.destination)))
-    if not rows:  # a trigger of the bot's own said RAISE(IGNORE)
+async def stored(connection: aiosqlite.Connection, entries: Sequence[Entry]) -> dict[int, Sequence[Any]]:
+    """Return what the file holds under the ids of `entries`, by their number; see `queries.STORED`."""
+    pairs = json.dumps([(entry.id, entry.destination) for entry in entries])
+    return {row[0]: row[1:] for row in await connection.execute_fetchall(queries.STORED.sql, (pairs,))}
+
+
+def receipt_of(entry: Entry, row: Sequence[Any] | None, path: Path, *, after_seq: int | None = None) -> Receipt:
+    """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
+
+    Raises IdConflict: it is another entry; StoreError: nothing is stored.
+    """
+    if row is None:  # a trigger of the bot's own said RAISE(IGNORE)
         raise StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
-    seq, digest, *what = rows[0]
+    seq, digest, *what = row
     # A shell's entry has no digest before the flusher has read it.
     same = digest == entry.digest or (
         digest is None and tuple(what) == (entry.payload, entry.operation, entry.key, entry.on_conflict, entry.match)
     )
     if not same:
         raise IdConflict(entry.id, entry.destination)
-    return Receipt(entry.id, int(seq), duplicate=True)
+    return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)

@@ -18,7 +18,7 @@ from outbox.entry import State
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
 from outbox.store import connection as door
 from outbox.store.store import Store
-from outbox.store.writer import Receipt
+from outbox.store.writer import Receipt, insert_one
 from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
 from tests.support import run_async
 
@@ -202,6 +202,30 @@ async def test_a_put_repeated_after_a_shell_put_it_is_known(tmp_path: Path) -> N
 
 
 # ---------------------------------------------------------------------------------------------- cancelling
+
+
+@run_async
+async def test_receipts_name_their_own_rows_whoever_else_puts_rows_in_between(tmp_path: Path) -> None:
+    """A shell, a transaction, and a trigger of the bot's own that answers each trade with an event."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        with shell(path) as db:
+            db.execute("insert into outbox (destination, payload) values ('events', '{\"shell\": 1}')")
+        receipts = [await store.put(*entry(1))]
+        await store.transact(lambda connection: insert_one(connection, entry(2)[0], path))
+        receipts += await asyncio.gather(*(store.put(*entry(n)) for n in range(3, 6)))
+        with shell(path) as db:
+            db.execute(
+                "create trigger echo after insert on outbox when new.destination = 'trades' begin"
+                " insert into outbox (destination, payload) values ('events', '{\"echo\": 1}'); end"
+            )
+        receipts += await asyncio.gather(*(store.put(*entry(n)) for n in range(6, 70)))
+        receipts.append(await store.put(*entry(70)))
+    with shell(path) as db:
+        there = dict(db.execute("select id, seq from outbox where destination = 'trades'").fetchall())
+        assert db.execute("select count(*) from outbox where destination = 'events'").fetchone() == (66,)
+    assert len(there) == 70 and not any(receipt.duplicate for receipt in receipts)
+    assert [there[receipt.id] for receipt in receipts] == [receipt.seq for receipt in receipts]
 
 
 @run_async
