@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 import logging
+import math
 import os
 import sqlite3
 import statistics
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark.peers import peer
 from benchmark.trades import trades
 
 Facts = dict[str, float]
@@ -125,6 +127,23 @@ async def _put(path: Path, rows: int, tasks: int, ticker: bool) -> Facts:
     if ticker:
         found |= {"late_p99_ms": _quantile(late, 0.99) * 1e3, "late_max_ms": max(late) * 1e3, "ticks": len(late)}
     return found
+
+
+def written(folder: Path, *, rows: int, tasks: int) -> Facts:
+    """Bytes that reach the disk for each put, the last checkpoint's too, beside those of its payload; Linux only."""
+    payload = statistics.mean(len(json.dumps(row, separators=(",", ":"))) for row in trades(rows))
+    before = _bytes_to_disk()
+    asyncio.run(_put(folder / "outbox.db", rows, tasks, False))
+    return {"bytes_per_put": (_bytes_to_disk() - before) / rows, "payload_bytes": payload}
+
+
+def _bytes_to_disk() -> float:
+    """Return what the kernel counts as sent to the block device for this process; nan: it does not say."""
+    try:
+        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines())
+    except OSError:
+        return math.nan
+    return int(fields["write_bytes"])
 
 
 @contextmanager
@@ -348,7 +367,13 @@ PROBES: dict[str, Callable[..., Facts]] = {
     "fill": fill,
     "backlog": backlog,
     "imports": imports,
+    "written": written,
+    "peer": peer,
     "drain": _remote("drain"),
+    "far": _remote("far"),
+    "visible": _remote("visible"),
+    "memory": _remote("memory"),
+    "busy": _remote("busy"),
     "recover": _remote("recover"),
     "poison": _remote("poison"),
 }

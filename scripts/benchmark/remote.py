@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import statistics
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +18,7 @@ import httpx
 import psycopg
 from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
 
+from benchmark.delay import line
 from benchmark.trades import trades
 
 Facts = dict[str, float]
@@ -32,10 +36,11 @@ def _servers() -> Iterator[tuple[SupabaseLite, str]]:
 
 
 @asynccontextmanager
-async def _opened(path: Path, remote: SupabaseLite) -> AsyncIterator[Any]:
+async def _opened(path: Path, remote: SupabaseLite, *, url: str | None = None) -> AsyncIterator[Any]:
     from outbox import Outbox, Settings
 
-    async with Outbox.open(Settings(path=path, supabase_url=remote.url, supabase_key=remote.secret_key)) as outbox:
+    settings = Settings(path=path, supabase_url=url or remote.url, supabase_key=remote.secret_key)
+    async with Outbox.open(settings) as outbox:
         yield outbox
 
 
@@ -61,16 +66,16 @@ def drain(folder: Path, *, rows: int) -> Facts:
         return asyncio.run(_drain(folder, remote, dsn, rows))
 
 
-async def _drain(folder: Path, remote: SupabaseLite, dsn: str, rows: int) -> Facts:
+async def _drain(folder: Path, remote: SupabaseLite, dsn: str, rows: int, *, url: str | None = None) -> Facts:
     todo = trades(rows)
-    async with _opened(folder / "outbox.db", remote) as outbox:
+    async with _opened(folder / "outbox.db", remote, url=url) as outbox:
         await _put_all(outbox, todo)
         bodies = [(each.path, dict(each.headers), each.body) async for each in _prepared(outbox)]
         before = time.perf_counter()
         report = await outbox.drain(timeout=600)
         drain_s = time.perf_counter() - before
     _require(report.pending == report.dead == 0 and _arrived(dsn, empty=True) == rows, "not everything arrived")
-    bare_s = await asyncio.to_thread(_bare, remote, bodies)
+    bare_s = await asyncio.to_thread(_bare, remote, url or remote.url, bodies)
     _require(_arrived(dsn, empty=True) == rows, "the bare loop has lost rows")
     return {"drain_s": drain_s, "bare_s": bare_s, "rows_per_s": rows / drain_s, "bare_rows_per_s": rows / bare_s}
 
@@ -86,12 +91,109 @@ async def _prepared(outbox: Any) -> AsyncIterator[Any]:
         after = batch[-1].seq
 
 
-def _bare(remote: SupabaseLite, bodies: list[tuple[str, dict[str, str], bytes]]) -> float:
-    with httpx.Client(base_url=f"{remote.url}/rest/v1", headers={"apikey": remote.secret_key}, timeout=60) as client:
+def _bare(remote: SupabaseLite, url: str, bodies: list[tuple[str, dict[str, str], bytes]]) -> float:
+    with httpx.Client(base_url=f"{url}/rest/v1", headers={"apikey": remote.secret_key}, timeout=60) as client:
         before = time.perf_counter()
         for path, headers, body in bodies:
             client.post(f"/{path}", content=body, headers=headers).raise_for_status()
         return time.perf_counter() - before
+
+
+def far(folder: Path, *, rows: int, delay_s: float) -> Facts:
+    """The same through a line that delays each byte by `delay_s` seconds each way."""
+    with _servers() as (remote, dsn), line(remote.port, delay_s) as near:
+        return asyncio.run(_drain(folder, remote, dsn, rows, url=f"http://127.0.0.1:{near}"))
+
+
+def visible(folder: Path, *, rows: int) -> Facts:
+    """From the call of `put`, and from that of a POST of one's own, to the row in PostgreSQL; one at a time."""
+    with _servers() as (remote, dsn), psycopg.connect(dsn, autocommit=True) as sql:
+        return asyncio.run(_visible(folder, remote, sql, rows))
+
+
+async def _visible(folder: Path, remote: SupabaseLite, sql: psycopg.Connection[Any], rows: int) -> Facts:
+    taken: dict[str, list[float]] = {"put": [], "post": []}
+    headers = {"apikey": remote.secret_key, "prefer": "return=minimal"}
+    async with (
+        httpx.AsyncClient(base_url=f"{remote.url}/rest/v1", headers=headers) as client,
+        _opened(folder / "outbox.db", remote) as outbox,
+        outbox.flushing(),
+    ):
+        for number, row in enumerate(trades(2 * rows)):
+            way = "put" if number % 2 else "post"
+            before = time.perf_counter()
+            if way == "put":
+                await outbox.put("trades", row)
+            else:
+                (await client.post("/trades", json=row)).raise_for_status()
+            await asyncio.to_thread(_wait_for, sql, row["trade_id"])
+            taken[way].append(time.perf_counter() - before)
+            await outbox.drain(timeout=10)  # its verdict is settled too: the next one finds an idle system
+    return {f"{way}_p50_ms": statistics.median(seconds) * 1e3 for way, seconds in taken.items()}
+
+
+def _wait_for(sql: psycopg.Connection[Any], trade_id: str) -> None:
+    while not sql.execute("select from trades where trade_id = %s", (trade_id,)).fetchall():
+        pass
+
+
+def memory(folder: Path, *, rows: int) -> Facts:
+    """How much a process grows at its peak while it drains `rows` trades that another one has put."""
+    path = folder / "outbox.db"
+    with _servers() as (remote, dsn):
+        subprocess.run([sys.executable, "-m", "benchmark.remote", str(path), str(rows)], check=True)
+        found = asyncio.run(_memory(path, remote))
+        _require(_arrived(dsn) == rows, "not everything arrived")
+    return found
+
+
+async def _memory(path: Path, remote: SupabaseLite) -> Facts:
+    async with _opened(path, remote) as outbox:
+        before_mib = _peak_mib()
+        started = time.perf_counter()
+        await outbox.drain(timeout=3600)
+        return {"grown_mib": _peak_mib() - before_mib, "before_mib": before_mib, "s": time.perf_counter() - started}
+
+
+def _peak_mib() -> float:
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def busy(folder: Path, *, rows: int, backlog: int) -> Facts:
+    """The rate of 64 tasks' puts alone, and while the flusher drains `backlog` rows and whatever comes in."""
+    with _servers() as (remote, dsn):
+        found = asyncio.run(_busy(folder, remote, rows, backlog))
+        _require(_arrived(dsn) > 0, "nothing arrived: no drain ran beside the puts")
+    return found
+
+
+async def _busy(folder: Path, remote: SupabaseLite, rows: int, backlog: int) -> Facts:
+    todo = trades(2 * rows + backlog)
+    async with _opened(folder / "outbox.db", remote) as outbox:
+        await _put_all(outbox, todo[2 * rows :])
+        alone = await _rate(outbox, todo[:rows])
+        async with outbox.flushing():
+            beside = await _rate(outbox, todo[rows : 2 * rows])
+            left = (await outbox.stats()).pending
+    _require(left > 0, "the backlog was empty before the puts were done")
+    return {"alone_rows_per_s": alone, "beside_rows_per_s": beside, "left": left}
+
+
+async def _rate(outbox: Any, rows: list[dict[str, Any]]) -> float:
+    todo = iter(rows)
+
+    async def work() -> None:
+        for row in todo:
+            await outbox.put("trades", row)
+
+    before = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(64)))
+    return len(rows) / (time.perf_counter() - before)
 
 
 def recover(folder: Path, *, rows: int, outage_s: float) -> Facts:
@@ -134,14 +236,14 @@ async def _poison(path: Path, remote: SupabaseLite, rows: int, bad: int) -> int:
     async with _opened(path, remote) as outbox:
         await _put_all(outbox, todo)
         sent = 0
-        send = outbox._transport.send
+        send = outbox._remote.transport.send
 
         async def counted(*arguments: Any, **options: Any) -> Any:
             nonlocal sent
             sent += 1
             return await send(*arguments, **options)
 
-        outbox._transport.send = counted
+        outbox._remote.transport.send = counted
         report = await outbox.drain(timeout=600)
     _require(report.dead == bad and report.pending == 0, f"{report.dead} dead and {report.pending} pending")
     return sent
@@ -150,3 +252,15 @@ async def _poison(path: Path, remote: SupabaseLite, rows: int, bad: int) -> int:
 def _require(met: bool, otherwise: str) -> None:
     if not met:
         sys.exit(f"not measured: {otherwise}")
+
+
+async def _fill(path: Path, rows: int) -> None:
+    from outbox import Outbox, Settings
+
+    async with Outbox.open(Settings(path=path)) as outbox:
+        await _put_all(outbox, trades(rows))
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    asyncio.run(_fill(Path(sys.argv[1]), int(sys.argv[2])))

@@ -6,6 +6,7 @@ median over the rounds. To add a row: name its probes in `PROBES`, and say in `R
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 
 Samples = Mapping[str, Sequence[Mapping[str, float]]]
 
+PEERS = ("aiosqlite", "diskcache", "huey", "litequeue", "persist-queue", "sqloutbox")
 LIBRARIES = "aiosqlite, httpx, tenacity, pydantic_settings"
 SCENARIOS = {  # what it is compared with: None: that is what others are compared with
     "empty": None,
@@ -29,6 +31,7 @@ class Probe:
     """One measurement of a round. work: its name in `probes`. quick: arguments that `--quick` makes smaller.
 
     slow_sync: every fsync takes 5 ms more. times: how often in a round. shared: it needs the filled files.
+    once: in the first round alone; it takes minutes.
     """
 
     work: str
@@ -37,6 +40,7 @@ class Probe:
     slow_sync: bool = False
     times: int = 1
     shared: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,14 @@ PROBES: dict[str, Probe] = {
         "backlog", {"scenarios": list(SCENARIOS), "puts": 500, "batches": 25}, {"batches": 10}, shared=True
     ),
     "drain": Probe("drain", {"rows": 100_000}, {"rows": 10_000}),
+    "far drain": Probe("far", {"rows": 100_000, "delay_s": 0.05}, {"rows": 10_000}, once=True),
+    "visible": Probe("visible", {"rows": 200}, {"rows": 50}),
+    "memory": Probe("memory", {"rows": 1_000_000}, {"rows": 50_000}, once=True),
+    "busy": Probe("busy", {"rows": 30_000, "backlog": 60_000}, {"rows": 10_000, "backlog": 20_000}),
+    "written": Probe("written", {"rows": 30_000, "tasks": 64}, {"rows": 10_000}),
     "recover": Probe("recover", {"rows": 100_000, "outage_s": 20.0}, {"rows": 10_000, "outage_s": 5.0}),
     "poison": Probe("poison", {"rows": 10_000, "bad": [1, 5, 50]}, {"rows": 5_000}),
+    **{f"peer {name}": Probe("peer", {"name": name, "rows": 2_000, "tasks": 64}, {"rows": 1_000}) for name in PEERS},
     "import outbox": Probe("imports", {"modules": "outbox"}, times=3),
     "import libraries": Probe("imports", {"modules": LIBRARIES}, times=3),
 }
@@ -155,6 +165,43 @@ def _drain(samples: Samples) -> Figure:
     return Figure(f"{ratio:.2f} x ({ours:,.0f} rows/s; bare {bare:,.0f})", ratio >= 0.9, ratio >= 1.3, facts)
 
 
+def _far(samples: Samples) -> Figure:
+    ratio = statistics.median(ratios(samples, "far drain", "far drain", "rows_per_s", "bare_rows_per_s"))
+    ours, bare = (middle(samples, "far drain", name) for name in ("rows_per_s", "bare_rows_per_s"))
+    facts = {"ratio": ratio, "rows_per_s": ours, "bare_rows_per_s": bare}
+    return Figure(f"{ratio:.1f} x ({ours:,.0f} rows/s; one at a time {bare:,.0f})", ratio >= 5, None, facts)
+
+
+def _visible(samples: Samples) -> Figure:
+    ours, post = (middle(samples, "visible", f"{way}_p50_ms") for way in ("put", "post"))
+    more = ours - post
+    facts = {"more_ms": more, "put_p50_ms": ours, "post_p50_ms": post}
+    return Figure(f"{ours:.1f} ms: the POST ({post:.1f} ms) + {more:.1f} ms", more <= 3, more <= 1, facts)
+
+
+def _memory(samples: Samples) -> Figure:
+    grown, before = (middle(samples, "memory", name) for name in ("grown_mib", "before_mib"))
+    if math.isnan(grown):
+        return Figure("not measured: the system does not say", None)
+    return Figure(f"+ {grown:.0f} MiB ({before:.0f} before)", grown <= 64, grown <= 16, {"grown_mib": grown})
+
+
+def _busy(samples: Samples) -> Figure:
+    ratio = statistics.median(ratios(samples, "busy", "busy", "beside_rows_per_s", "alone_rows_per_s"))
+    alone, beside = (middle(samples, "busy", f"{which}_rows_per_s") for which in ("alone", "beside"))
+    facts = {"ratio": ratio, "alone_rows_per_s": alone, "beside_rows_per_s": beside}
+    return Figure(f"{ratio:.2f} x ({beside:,.0f} rows/s; alone {alone:,.0f})", ratio >= 0.7, ratio >= 0.9, facts)
+
+
+def _written(samples: Samples) -> Figure:
+    total, payload = (middle(samples, "written", name) for name in ("bytes_per_put", "payload_bytes"))
+    if not total > 0:  # nan, or a file system that the kernel keeps no count for
+        return Figure("not measured: the system does not say", None)
+    ratio = total / payload
+    text = f"{ratio:.1f} x ({total:,.0f} bytes; the payload {payload:,.0f})"
+    return Figure(text, None, ratio <= 3, {"ratio": ratio, "bytes_per_put": total})
+
+
 def _recover(samples: Samples) -> Figure:
     seconds, per_s = (middle(samples, "recover", name) for name in ("recovered_s", "rows_per_s"))
     return Figure(f"{seconds:.1f} s ({per_s:,.0f} rows/s)", None, None, {"recovered_s": seconds, "rows_per_s": per_s})
@@ -165,6 +212,14 @@ def _poison(samples: Samples) -> Figure:
     extra = {name: middle(samples, "poison", name) - clean for name in samples["poison"][0] if name != "requests_0"}
     text = ", ".join(f"{name.removeprefix('requests_')} poison: +{number:.0f}" for name, number in extra.items())
     return Figure(f"{text} (clean: {clean:.0f})", None, None, {"requests_0": clean, **extra})
+
+
+def _peers(samples: Samples) -> Figure:
+    facts = {
+        name: statistics.median(ratios(samples, f"peer {name}", "floor", "rows_per_s"))
+        for name in sorted(PEERS, key=lambda name: -middle(samples, f"peer {name}", "rows_per_s"))
+    }
+    return Figure("\n".join(f"{name}: {ratio:.2f} F" for name, ratio in facts.items()), None, None, facts)
 
 
 def _imports(samples: Samples) -> Figure:
@@ -189,7 +244,13 @@ ROWS: tuple[Row, ...] = (
     Row(5, "cost under a backlog, x empty", "<= 1.2 x", "<= 1.05 x", ("backlog",), _backlog),
     Row(6, "open with a backlog", "<= 50 ms", "<= 10 ms", ("backlog",), _open),
     Row(7, "drain into the REST server", ">= 0.9 x a bare httpx loop", ">= 1.3 x", ("drain",), _drain),
+    Row(8, "the same, 50 ms away each way", ">= 5 x one request at a time", "", ("far drain",), _far),
+    Row(9, "put to visible in PostgreSQL, p50", "<= a direct POST + 3 ms", "+ 1 ms", ("visible",), _visible),
+    Row(10, "memory while a backlog drains", "grows <= 64 MiB", "<= 16 MiB", ("memory",), _memory),
+    Row(11, "puts while the flusher drains", ">= 0.7 x without", ">= 0.9 x", ("busy",), _busy),
     Row(12, "import outbox", "<= 1.15 x its libraries", "", ("import outbox", "import libraries"), _imports),
+    Row(13, "bytes to the disk for each put, 64 tasks", "report", "<= 3 x the payload", ("written",), _written),
     Row(14, "recovery of the remote end to an empty backlog", "report", "", ("recover",), _recover),
     Row(15, "extra requests to isolate refused rows", "report", "", ("poison",), _poison),
+    Row(20, "put, 64 tasks, by others", "report", "", ("floor", *(f"peer {name}" for name in PEERS)), _peers),
 )
