@@ -1,0 +1,96 @@
+"""Floor 6 · api. What a put and a drained row cost, counted: hops to SQLite's threads, and requests. Never timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import pytest
+
+from outbox import Outbox, Settings
+from outbox.testing import ManualClock, ScriptedTransport
+from tests.support import run_async
+
+ROWS = 2_000
+BATCH = 100
+
+
+@contextmanager
+def counted_hops(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Yield a list that grows by one with each call that crosses into one of SQLite's threads."""
+    hops: list[str] = []
+    plain = aiosqlite.Connection._execute
+
+    async def counted(self: aiosqlite.Connection, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        hops.append(getattr(fn, "__name__", str(fn)))
+        return await plain(self, fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aiosqlite.Connection, "_execute", counted)
+        yield hops
+
+
+@asynccontextmanager
+async def opened(path: Path, transport: ScriptedTransport, **changes: Any) -> AsyncIterator[Outbox]:
+    """Open an outbox whose clock stands still; what keeps house has had its turn, and has no other."""
+    async with Outbox.open(Settings(path=path, **changes), clock=ManualClock(), transport=transport) as outbox:
+        await outbox.put("events", {"n": 0})
+        await outbox._store.caught_up()
+        yield outbox
+
+
+@run_async
+async def test_a_put_costs_one_hop_and_so_do_all_puts_that_wait_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path / "bot.db", ScriptedTransport()) as outbox:
+        await outbox.put("trades", {"n": 0})  # the first entry of its kind makes the lane
+        with counted_hops(monkeypatch) as hops:
+            await outbox.put("trades", {"n": 1})
+            assert len(hops) == 1, hops
+
+        with counted_hops(monkeypatch) as hops:
+            await asyncio.gather(*(outbox.put("trades", {"n": n}) for n in range(64)))
+            assert len(hops) <= 2, hops  # the first may have gone ahead alone
+
+        with counted_hops(monkeypatch) as hops:  # the control: what else is counted when there is more to count
+            async with outbox.transaction() as tx:
+                await tx.put("trades", {"n": 100})
+            assert len(hops) > 2, hops
+
+
+@run_async
+async def test_a_drain_sends_full_requests_and_settles_each_with_a_fixed_number_of_hops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drained(rows: int) -> tuple[int, int]:
+        transport = ScriptedTransport()
+        async with opened(tmp_path / f"{rows}.db", transport, batch_rows=BATCH) as outbox:
+            await asyncio.gather(*(outbox.put("trades", {"n": n}) for n in range(rows)))
+            with counted_hops(monkeypatch) as hops:
+                report = await outbox.drain(timeout=30)
+            assert (report.delivered, report.pending) == (rows + 1, 0)
+        return len(transport.requests) - 1, len(hops)
+
+    requests, hops = await drained(ROWS)
+    _, few_hops = await drained(BATCH)
+
+    assert requests == ROWS // BATCH
+    # Reading a batch, its verdict's transaction and the looks in between: some 12; never one for each row.
+    assert hops - few_hops <= 20 * (ROWS // BATCH - 1), f"{hops} hops for {requests} requests"
+
+
+@run_async
+async def test_looking_costs_the_same_hops_whatever_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def looked_at(rows: int) -> int:
+        async with opened(tmp_path / f"{rows}.db", ScriptedTransport()) as outbox:
+            await asyncio.gather(*(outbox.put("trades", {"n": n}) for n in range(rows)))
+            with counted_hops(monkeypatch) as hops:
+                assert (await outbox.stats()).pending == rows + 1
+        return len(hops)
+
+    assert await looked_at(1) == await looked_at(ROWS)
