@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, entries, text
+from outbox.cli import changes, entries, inspection, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.status import Health, as_json, read_status, show
 from outbox.errors import StoreError, StoreInUse
@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload):
+for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload, inspection.inspect):
     app.command()(command)
 
 

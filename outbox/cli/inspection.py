@@ -1,0 +1,58 @@
+"""Floor 7 · cli. `outbox inspect`: the file in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from outbox.cli import text
+from outbox.cli.common import FilePath, complaints, file_and_warnings
+from outbox.errors import ConfigError
+from outbox.store.connection import real_path
+from outbox.store.observer import look
+
+
+def inspect(
+    path: FilePath = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser there.")] = True,
+) -> None:
+    """Look at the file in a browser: ready questions, facets, the backlog over time. Works while a bot runs.
+
+    Datasette, read-only, at 127.0.0.1 alone: nobody on another machine reaches it. It shows payloads. Needs the
+    extra `inspect`, no network. Ctrl-C ends it.
+
+    \b
+    Example:
+      outbox inspect --path bot.db --no-browser
+
+    \b
+    Exit codes:
+      0  it was ended
+      3  the file is missing, unreadable or no outbox; the port is taken; the
+         extra is not installed
+    """
+    with complaints(path, as_object=False):
+        where = real_path(file_and_warnings(path)[0])
+        asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
+        _serve(where, port, browser=browser)
+
+
+def _serve(where: Path, port: int, *, browser: bool) -> None:
+    try:
+        from outbox.inspection.server import serve
+    except ModuleNotFoundError as error:
+        hint = "python3 -m pip install 'durable-outbox[inspect]'"
+        raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
+    console = text.console()
+
+    def ready(address: str) -> None:
+        console.print(f"{where} is at {address} for this machine alone. Ctrl-C ends it.", soft_wrap=True)
+        if browser:
+            webbrowser.open(address)
+
+    serve(where, port, ready)
