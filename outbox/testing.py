@@ -1,22 +1,33 @@
-"""Floor 4 · testing. A clock that stands still and a remote end that follows a script; production never imports it.
+"""Floor 4 · testing. A clock that stands still and a remote end of your own making; production never imports it.
 
-clock, remote = ManualClock(), ScriptedTransport()
+clock, remote = ManualClock(), FakeRemote()
 async with Outbox.open(path="test.db", clock=clock, transport=remote) as outbox:
-    remote.answers.append(Failure.UNREACHABLE)      # the first request fails, the rest succeed
+    remote.down()           # an outage, until remote.up()
+
+docs/testing.md shows how a bot is tested against outages, refusals, lost and late replies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
 
 from outbox.policy.verdicts import Failure, Reply
 from outbox.transport import Request
 
+__all__ = ["Answer", "Failure", "FakeRemote", "ManualClock", "Reply", "ScriptedTransport", "accepted", "refused"]
+
 Answer = Reply | Failure
 Script = Callable[[Request], Answer]
+Row = dict[str, Any]
+
+# Between two steps of the clock everybody else gets this long, in real seconds: SQLite works in a thread of its own.
+_BREATH_S = 0.001
 
 
 class ManualClock:
@@ -45,6 +56,21 @@ class ManualClock:
             if due_s <= self._monotonic_s:
                 alarm.set()
 
+    async def advance_until(
+        self, condition: Callable[[], object], *, within_s: float = 3600.0, step_s: float = 1.0
+    ) -> float:
+        """Let time pass in steps of `step_s` seconds until `condition()` holds, and return how many seconds passed.
+
+        Raises TimeoutError: it did not hold within `within_s` seconds of this clock.
+        """
+        started_s = self._monotonic_s
+        while not condition():
+            if self._monotonic_s - started_s >= within_s:
+                raise TimeoutError(f"after {within_s:g} s the condition still did not hold")
+            await asyncio.sleep(_BREATH_S)
+            self.advance(step_s)
+        return self._monotonic_s - started_s
+
     async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
         """Return True as soon as `event` is set, False once the clock was advanced by `timeout_s`."""
         if event.is_set() or timeout_s <= 0:
@@ -66,6 +92,7 @@ class ManualClock:
 class ScriptedTransport:
     """Answers each request with the next of `answers`, else with `otherwise`; `requests` holds what was sent.
 
+    An answer is a `Reply`, a `Failure`, or a function of the request that returns one.
     gate: while it is not set, requests wait: a server that hangs.
     """
 
@@ -87,6 +114,92 @@ class ScriptedTransport:
         """Nothing is open."""
 
 
+def _commit_all(_table: str, _row: Row) -> None:
+    return None
+
+
+@dataclass
+class FakeRemote(ScriptedTransport):
+    """A remote end with tables: what is accepted is stored, by the rules of PostgREST.
+
+    rule: what the database says of one row (table, row): None, or the answer that refuses the whole request.
+    """
+
+    rule: Callable[[str, Row], Reply | None] = _commit_all
+    inserted: dict[tuple[str, str], Row] = field(default_factory=dict)  # by table and the text of its key
+    merged: dict[tuple[str, str], Row] = field(default_factory=dict)  # by table and its deciding values, as JSON
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.otherwise = self.commit
+
+    # ------------------------------------------------------------------------------------------ what a test says
+
+    def down(self) -> None:
+        """Let nobody reach it: an outage."""
+        self.otherwise = Failure.UNREACHABLE
+
+    def up(self) -> None:
+        """End the outage."""
+        self.otherwise = self.commit
+
+    def lose_reply(self) -> None:
+        """Carry the next request out and lose the reply: the sender cannot know."""
+        self.answers.append(self._commit_in_silence)
+
+    def hold(self) -> None:
+        """Answer nothing until `release`; what is sent meanwhile arrives late."""
+        self.gate.clear()
+
+    def release(self) -> None:
+        """Answer what was held, and what comes."""
+        self.gate.set()
+
+    def rows(self, table: str) -> list[Row]:
+        """Return the rows of `table`, in the order of their first arrival; those inserted come first."""
+        return [row for stored in (self.inserted, self.merged) for (name, _), row in stored.items() if name == table]
+
+    # ------------------------------------------------------------------------------------------ what it does
+
+    def commit(self, request: Request) -> Reply:
+        """Do what the request says, all of it or nothing."""
+        name, _, query = request.path.partition("?")
+        sent, arguments = self.decoded(request), dict(parse_qsl(query, keep_blank_values=True))
+        for row in sent:
+            if (no := self.rule(name, row)) is not None:
+                return no
+        if request.method == "PATCH":
+            return self._update(name, arguments, sent[0])
+        prefer = dict(request.headers)["prefer"]
+        deciding = arguments["on_conflict"].split(",")
+        if "merge-duplicates" not in prefer:
+            for row in sent:
+                self.inserted.setdefault((name, row[deciding[0]]), row)
+            return accepted(request)
+        keys = [(name, json.dumps([row[column] for column in deciding], default=str)) for row in sent]
+        if len(set(keys)) < len(keys):
+            return refused(500, "21000", "ON CONFLICT DO UPDATE command cannot affect row a second time")
+        for key, row in zip(keys, sent, strict=True):
+            self.merged[key] = self.merged.get(key, {}) | row
+        return accepted(request)
+
+    def _update(self, name: str, arguments: dict[str, str], changes: Row) -> Reply:
+        wanted = {column: value.removeprefix("eq.") for column, value in arguments.items() if column != "columns"}
+        found = [row for row in self.rows(name) if all(str(row.get(column)) == text for column, text in wanted.items())]
+        for row in found:
+            row |= changes
+        return Reply(204, {"content-range": f"*/{len(found)}"}, b"")
+
+    def _commit_in_silence(self, request: Request) -> Failure:
+        self.commit(request)
+        return Failure.CUT
+
+    def decoded(self, request: Request) -> list[Row]:
+        """Return the rows that `request` carries."""
+        body = json.loads(request.body)
+        return body if isinstance(body, list) else [body]
+
+
 def accepted(request: Request) -> Reply:
     """Answer as PostgREST does when it has stored everything."""
     if request.method == "PATCH":
@@ -97,7 +210,5 @@ def accepted(request: Request) -> Reply:
 
 def refused(status: int, code: str, message: str = "", *, details: str | None = None) -> Reply:
     """Answer as PostgREST does when the database has refused the statement."""
-    import json
-
     body = {"code": code, "message": message, "details": details, "hint": None}
     return Reply(status, {"content-type": "application/json"}, json.dumps(body).encode())

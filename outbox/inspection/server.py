@@ -21,7 +21,7 @@ def serve(path: Path, port: int, ready: Callable[[str], None]) -> None:
 
     Raises ConfigError: the port is taken.
     """
-    with _listening(port) as listener:
+    with listening(port) as listener:
         address = f"http://{_HOST}:{listener.getsockname()[1]}/"
         config = uvicorn.Config(
             make_site(path).app(), lifespan="on", log_level="warning", access_log=False, timeout_graceful_shutdown=1
@@ -44,7 +44,8 @@ class _Server(uvicorn.Server):
             self._ready()
 
 
-def _listening(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
+    """Return a socket bound to `port` of this machine's loopback; 0: a free one. Raises ConfigError: it is taken."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         if os.name == "posix":  # elsewhere the option would let another program take the port over

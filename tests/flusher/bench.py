@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl
 
 from outbox import Outbox, Settings
 from outbox.api import Stats
-from outbox.policy.verdicts import Failure, Reply
+from outbox.policy.verdicts import Failure
 from outbox.store.store import Store
-from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
+from outbox.testing import Answer, FakeRemote, ManualClock
 from outbox.transport import Request
 
 Row = dict[str, Any]
@@ -54,22 +54,12 @@ class Clock(ManualClock):
 
 
 @dataclass
-class Remote(ScriptedTransport):
-    """Tables behind the script: what is accepted is applied, by the rules of PostgREST.
+class Remote(FakeRemote):
+    """Counts what hangs at its gate, and keeps the digits of the numbers that it is sent."""
 
-    rule: what the database says of one row (table, row): None, or the answer that refuses the whole request.
-    """
-
-    rule: Callable[[str, Row], Reply | None] = lambda _table, _row: None
-    inserted: dict[tuple[str, str], Row] = field(default_factory=dict)
-    merged: dict[tuple[str, str], Row] = field(default_factory=dict)
     pulse: asyncio.Event = field(default_factory=asyncio.Event)
     held: int = 0
     largest: int = 0  # requests that waited at the gate at once
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.otherwise = self.commit
 
     async def send(self, request: Request, *, deadline_s: float) -> Answer:
         if not self.gate.is_set():
@@ -82,36 +72,8 @@ class Remote(ScriptedTransport):
             if self.held:
                 self.held -= 1
 
-    def commit(self, request: Request) -> Reply:
-        """Do what the request says, all of it or nothing."""
-        name, sent = table(request), rows(request)
-        for row in sent:
-            if (no := self.rule(name, row)) is not None:
-                return no
-        if request.method == "PATCH":
-            return self._update(name, request, sent[0])
-        deciding = query(request)["on_conflict"].split(",")
-        merge = "merge-duplicates" in prefer(request)
-        keys = [json.dumps([row[column] for column in deciding], default=str) for row in sent]
-        if merge and len(set(keys)) < len(keys):
-            return refused(500, "21000", "ON CONFLICT DO UPDATE command cannot affect row a second time")
-        for row, key in zip(sent, keys, strict=True):
-            if merge:
-                self.merged[name, key] = self.merged.get((name, key), {}) | row
-            else:
-                self.inserted.setdefault((name, row[deciding[0]]), row)
-        return Reply(201, {"preference-applied": prefer(request)}, b"")
-
-    def _update(self, name: str, request: Request, row: Row) -> Reply:
-        filters = {column: value.removeprefix("eq.") for column, value in query(request).items() if column != "columns"}
-        found = [
-            target
-            for (of, _), target in self.merged.items()
-            if of == name and all(str(target.get(column)) == value for column, value in filters.items())
-        ]
-        for target in found:
-            target |= row
-        return Reply(204, {"content-range": f"*/{len(found)}"}, b"")
+    def decoded(self, request: Request) -> list[Row]:
+        return rows(request)
 
     @property
     def sizes(self) -> list[int]:

@@ -1,56 +1,61 @@
-"""What the inspection's tests look at: a file with something in every state, and its writer if it still runs."""
+"""What the inspection's tests look at: a file with something in every state, and its writer, which still runs."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from datasette.app import Datasette
 
-from outbox import Outbox, Settings, Stats
+from outbox import Outbox, Settings
 from outbox.inspection.site import make_site
-from outbox.policy.verdicts import Failure, Reply
-from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
-from outbox.transport import Request
+from outbox.testing import FakeRemote, ManualClock, Reply, refused
 
 TOO_MUCH = 'new row for relation "trades" violates check constraint "volume_limit"'
 
 
-def _answer(request: Request) -> Reply:
-    sent = json.loads(request.body)
-    rows = sent if isinstance(sent, list) else [sent]
-    return refused(400, "23514", TOO_MUCH) if any(row.get("volume") == 13 for row in rows) else accepted(request)
-
-
-async def _flush_until(outbox: Outbox, condition: Callable[[Stats], bool]) -> None:
-    async with outbox.flushing():
-        while not condition(await outbox.stats()):
-            await asyncio.sleep(0.001)  # the test's own deadline ends it
+def _rule(_table: str, row: dict[str, Any]) -> Reply | None:
+    match row:
+        case {"volume": 13}:
+            return refused(400, "23514", TOO_MUCH)
+        case {"session_id": "missing"}:
+            return refused(409, "23503", "insert violates foreign key constraint")
+        case _:
+            return None
 
 
 @contextlib.asynccontextmanager
 async def busy_bot(path: Path) -> AsyncIterator[Outbox]:
-    """A bot with 4 entries delivered, 2 dead, 1 postponed, 3 pending in a pause, and a session; it still runs."""
-    clock, remote = ManualClock(), ScriptedTransport(otherwise=_answer)
+    """A bot with 4 entries delivered, 2 dead and 4 pending behind a pause; it still has the file open."""
+    clock, remote = ManualClock(), FakeRemote(rule=_rule)
     settings = Settings(path=path, source="a-bot", _env_file=None)
     async with Outbox.open(settings, clock=clock, transport=remote) as outbox:
         for volume in (1, 2, 13, 13):
             await outbox.put("trades", {"symbol": "EURUSD", "volume": volume})
             clock.advance(60)
         for balance in (100, 90):
-            await outbox.put("sessions", {"session_id": "s-1", "balance": balance}, operation="upsert")
+            await _put_session(outbox, balance)
         await outbox.drain()
-        remote.otherwise = refused(409, "23503", "insert violates foreign key constraint")
-        await outbox.put("trades", {"symbol": "GBPUSD", "session_id": "s-9"})
-        await _flush_until(outbox, lambda stats: stats.postponed == 1)
-        remote.otherwise = Failure.UNREACHABLE
+        await outbox.put("trades", {"symbol": "GBPUSD", "session_id": "missing"})
+        await _send_once(outbox, clock, remote)
+        clock.advance(60)  # the postponed one is due again
+        remote.down()
         for balance in (80, 70, 60):
-            await outbox.put("sessions", {"session_id": "s-1", "balance": balance}, operation="upsert")
-        await _flush_until(outbox, lambda stats: stats.paused is not None)
+            await _put_session(outbox, balance)
+        await _send_once(outbox, clock, remote)
         yield outbox
+
+
+async def _put_session(outbox: Outbox, balance: int) -> None:
+    await outbox.put("sessions", {"session_id": "s-1", "balance": balance}, operation="upsert")
+
+
+async def _send_once(outbox: Outbox, clock: ManualClock, remote: FakeRemote) -> None:
+    before = len(remote.requests)
+    async with outbox.flushing():  # its end waits for the verdict of what is under way
+        await clock.advance_until(lambda: len(remote.requests) > before)
 
 
 @contextlib.contextmanager
