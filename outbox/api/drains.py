@@ -34,7 +34,7 @@ class Drains:
     async def drain(self, timeout_s: float) -> DrainReport:
         """Make one immediate try, whatever the flusher waits for, and go on from there."""
         started_s = self._clock.monotonic_s()
-        before = self._flusher.delivered.total()
+        before = self._flusher.tally.delivered.total()
         await asyncio.sleep(0)  # a flusher whose task was created just now may start, and be joined
         if not self._flusher.state.running and self._running is None:
             self._running = asyncio.create_task(self._flusher.run(), name="outbox-drain")
@@ -52,7 +52,7 @@ class Drains:
                 await task
         counts = await self._store.counts()
         return DrainReport(
-            delivered=self._flusher.delivered.total() - before,
+            delivered=self._flusher.tally.delivered.total() - before,
             pending=total(counts, State.PENDING),
             dead=total(counts, State.DEAD),
             seconds=self._clock.monotonic_s() - started_s,

@@ -13,6 +13,6 @@ sending harmless. An outage is a pause: one row of its own, never a change to th
 """
 
 from outbox.flusher.loop import Flusher
-from outbox.flusher.means import FlusherState, Limits
+from outbox.flusher.means import FlusherState, Limits, Tally
 
-__all__ = ["Flusher", "FlusherState", "Limits"]
+__all__ = ["Flusher", "FlusherState", "Limits", "Tally"]

@@ -9,18 +9,20 @@ from collections.abc import Callable
 from outbox.encoding import identifier
 from outbox.entry import Destination, State, digest
 from outbox.errors import InvalidEntry
+from outbox.flusher.means import Means
 from outbox.policy.shaping import intend
 from outbox.policy.verdicts import Refusal
-from outbox.store.store import Adopted, Store, Unread
+from outbox.store.store import Adopted, Unread
 
 logger = logging.getLogger("outbox.flusher")
 
 
-async def adopt(store: Store, destinations: Callable[[str], Destination], limit: int) -> bool:
+async def adopt(means: Means, destinations: Callable[[str], Destination], limit: int) -> bool:
     """Complete up to `limit` entries that a shell has left open, and return whether there were any.
 
     What cannot be sent is dead from here on. Committing the others makes the next step follow at once.
     """
+    store = means.store
     unread = await store.unread(limit)
     if not unread:
         return False
@@ -32,6 +34,7 @@ async def adopt(store: Store, destinations: Callable[[str], Destination], limit:
             logger.warning("entry from a shell cannot be sent", extra={"id": entry.id, "error": type(error).__name__})
             refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))
             await store.settle([entry.seq], State.DEAD, refusal=refusal)
+            means.tally.rejected[entry.destination] += 1
     await store.adopt(adopted)
     return True
 

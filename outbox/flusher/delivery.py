@@ -65,6 +65,7 @@ class Delivery:
         logger.error("stored entries were changed", extra={"ids": [entry.id for entry in changed]})
         seqs = [entry.seq for entry in changed]
         await self._store.settle(seqs, State.DEAD, refusal=refusal)
+        self._means.tally.rejected[shape.destination] += len(seqs)
         return [entry for entry in batch if entry.seq not in seqs]
 
     # ------------------------------------------------------------------------------------------ one attempt
@@ -118,7 +119,7 @@ class Delivery:
 
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
-        self._means.delivered[self._lane.shape.destination] += len(entries)
+        self._means.tally.delivered[self._lane.shape.destination] += len(entries)
         self._means.state.last_delivery_ms = self._means.clock.now_ms()
         self._resize(len(entries), succeeded=True)
 
@@ -162,6 +163,7 @@ class Delivery:
         """Make `entry` a dead letter."""
         logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
         await self._store.settle([entry.seq], State.DEAD, refusal=refusal, attempts=1, batch_rows=1)
+        self._means.tally.rejected[self._lane.shape.destination] += 1
 
     async def _postpone(self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str) -> None:
         """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
@@ -177,6 +179,7 @@ class Delivery:
             event=event,
             batch_rows=len(entries),
         )
+        self._means.tally.retries[self._lane.shape.destination] += len(first)
 
     async def _is_orphaned(self, entry: Outgoing) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""

@@ -57,7 +57,7 @@ class Flusher:
         self._seen_change = -1
         self._idle_since_change = False
         self.state = self._means.state
-        self.delivered = self._means.delivered
+        self.tally = self._means.tally
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -149,7 +149,7 @@ class Flusher:
         await self._wake_due()
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
-            if await adopt(self._store, self._destinations, _STEP):
+            if await adopt(self._means, self._destinations, _STEP):
                 self._lanes.rewind()
             if await self._start_requests(transport) or self._requests:
                 self._idle_since_change = False

@@ -45,10 +45,20 @@ class FlusherState:
 
 
 @dataclass(slots=True)
+class Tally:
+    """What this flusher has done since it was made. Entries by destination; pauses by reason."""
+
+    delivered: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)  # made dead letters
+    retries: Counter[str] = field(default_factory=Counter)  # made to wait for something of their own
+    pauses: Counter[str] = field(default_factory=Counter)  # begun, not prolonged
+
+
+@dataclass(slots=True)
 class Means:
     """What each part of the flusher works with.
 
-    draw: a source of uniform numbers in [0, 1), for the jitter. delivered: entries, by destination.
+    draw: a source of uniform numbers in [0, 1), for the jitter.
     """
 
     store: Store
@@ -56,7 +66,7 @@ class Means:
     draw: Callable[[], float]
     limits: Limits
     state: FlusherState = field(default_factory=FlusherState)
-    delivered: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     _started_ms: int = field(init=False)
     _started_s: float = field(init=False)
 

@@ -154,6 +154,8 @@ class Pauses:
         told = facts(lane, verdict.refusal, reason=stored.reason, failures=failures, wait_s=round(wait_s, 3))
         logger.log(level, "sending paused", extra=told)
         self._means.state.last_error = f"{stored.reason}: {stored.message}"
+        if before is None:
+            self._means.tally.pauses[stored.reason] += 1
         await self._store.save_pause(stored)
 
     def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:

@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. The outbox file in a browser: Datasette, read-only, on this machine alone.
+"""Floor 5 · inspection. The outbox file in a browser: Datasette, read-only, on this machine alone.
 
     questions   what people ask of an outbox, as SQL
     backlog     how many entries waited, over time, as a drawing

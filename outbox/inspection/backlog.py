@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. How many entries waited, over time, as a drawing. Pure: no I/O and no clock."""
+"""Floor 5 · inspection. How many entries waited, over time, as a drawing. Pure: no I/O and no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. What Datasette asks its plugins, of which this module is one."""
+"""Floor 5 · inspection. What Datasette asks its plugins, of which this module is one."""
 
 from __future__ import annotations
 

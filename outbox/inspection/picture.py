@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. What the first page shows: the counts, and the backlog over time."""
+"""Floor 5 · inspection. What the first page shows: the counts, and the backlog over time."""
 
 from __future__ import annotations
 

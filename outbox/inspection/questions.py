@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. What people ask of an outbox, as SQL that Datasette offers by name."""
+"""Floor 5 · inspection. What people ask of an outbox, as SQL that Datasette offers by name."""
 
 from __future__ import annotations
 

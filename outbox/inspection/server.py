@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. The site on a port of this machine's loopback, until it is interrupted."""
+"""Floor 5 · inspection. The site on a port of this machine's loopback, until it is interrupted."""
 
 from __future__ import annotations
 

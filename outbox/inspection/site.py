@@ -1,4 +1,4 @@
-"""Floor 6 · inspection. Datasette, told what an outbox is: ready questions, facets, times, a first page with a plot."""
+"""Floor 5 · inspection. Datasette, told what an outbox is: ready questions, facets, times, a first page with a plot."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from outbox.store.lock import WriterLock
 from outbox.store.migrate import migrate
 from outbox.store.operators import note
 from outbox.store.reader import Lane, Outgoing, Reader, StoredPause, Unread
-from outbox.store.writer import Receipt, Writer, find_lane
+from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 
 __all__ = ["Adopted", "Lane", "Outgoing", "Store", "StoredPause", "Unread"]
 
@@ -120,6 +120,13 @@ class Store(Reader):
     def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
         """Return a future that resolves once `entry` is on disk."""
         return self._writer.put(entry, shape)
+
+    def watch_puts(self, watcher: PutWatcher) -> None:
+        """Call `watcher` for each put from here on: when it gets in line, with the future that says what became of it.
+
+        It must neither raise nor wait.
+        """
+        self._writer.watchers = (*self._writer.watchers, watcher)
 
     def line_up(self, entry: Entry, shape: Shape, done: asyncio.Future[Receipt]) -> None:
         """The same with a future of the caller's."""

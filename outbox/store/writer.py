@@ -28,6 +28,9 @@ logger = logging.getLogger("outbox.store")
 
 T = TypeVar("T")
 
+# Called with the destination of each put when it gets in line, and the future that says what became of it.
+PutWatcher = Callable[[str, asyncio.Future["Receipt"]], None]
+
 # Up to here each group size has a statement of its own in the cache; beyond, multiples of it keep the texts few.
 _STEP = 128
 # 8 times 128 entries of 11 columns are 11,264 parameters; SQLite's limit is 32,766.
@@ -92,6 +95,7 @@ class Writer:
         # The last entry that is known. Another's insert (a transaction's, a shell's, a trigger's) shows as a gap.
         self._last_seq = last_seq
         self.lanes: dict[Shape, int] = {}
+        self.watchers: tuple[PutWatcher, ...] = ()
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 
@@ -103,12 +107,14 @@ class Writer:
     def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
         """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._enter(_Put(entry, shape, done))
+        self.line_up(entry, shape, done)
         return done
 
     def line_up(self, entry: Entry, shape: Shape, done: asyncio.Future[Receipt]) -> None:
         """Line `entry` up with a future of the caller's own."""
         self._enter(_Put(entry, shape, done))
+        for watcher in self.watchers:
+            watcher(entry.destination, done)
 
     async def transact(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Run `work` inside one transaction and return its result once that is on disk."""

@@ -1,0 +1,124 @@
+"""Floor 7 · metrics. What a monitor is told of an outbox, through OpenTelemetry's API. Needs the extra `otel`.
+
+    from outbox.metrics import instrument
+
+    instrument(outbox)      # to the global MeterProvider, whatever the bot has made of that
+
+`outbox.metrics.prometheus.serve` is for a bot that has none. docs/monitoring.md says what each figure means.
+
+    figures     every figure: its name, kind, unit and meaning, and where it is read
+    prometheus  the figures as a page for Prometheus (extra `prometheus`)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import assert_never
+
+try:
+    from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
+except ModuleNotFoundError as error:
+    hint = "outbox.metrics needs the extra `otel`: python3 -m pip install 'durable-outbox[otel]'"
+    raise ModuleNotFoundError(hint, name=error.name) from error
+
+from outbox.api import Outbox
+from outbox.errors import OutboxError
+from outbox.metrics.figures import DURATION, FIGURES, Figure, Kind, Watched
+
+__all__ = ["instrument"]
+
+logger = logging.getLogger("outbox.metrics")
+
+# From a fast disk's sync to the longest wait for a locked file, OUTBOX_BUSY_TIMEOUT_S.
+_BOUNDARIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, name: str | None = None) -> None:
+    """Tell `meter_provider` (else the global one) how `outbox` does, until it is closed. Again: nothing changes.
+
+    name: what tells several outboxes apart, the attribute `outbox.name`; the file's name unless given.
+    Figures are read when they are collected, in the collector's thread; a put costs a microsecond or two more.
+    """
+    _instruments_of(meter_provider or get_meter_provider()).watch(outbox, name or outbox._store.path.name)
+
+
+class _Instruments:
+    """The instruments of one provider: made once, since a second one of a name would not be asked."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._watched: list[tuple[weakref.ref[Outbox], Watched]] = []
+        self._duration = meter.create_histogram(
+            DURATION.name,
+            unit=DURATION.unit,
+            description=DURATION.says,
+            explicit_bucket_boundaries_advisory=_BOUNDARIES_S,
+        )
+        for figure in FIGURES:
+            if figure.read is not None:
+                _create(meter, figure, partial(self._observe, figure))
+
+    def watch(self, outbox: Outbox, name: str) -> None:
+        self._watched = [(itself, watched) for itself, watched in self._watched if itself() is not None]
+        if any(itself() is outbox for itself, _ in self._watched):
+            return
+        watched = Watched.of(outbox, name)
+        self._watched.append((weakref.ref(outbox), watched))
+        outbox._store.watch_puts(partial(self._time_put, watched))
+
+    def _observe(self, figure: Figure, _options: CallbackOptions) -> Iterator[Observation]:
+        assert figure.read is not None
+        for itself, watched in list(self._watched):
+            if (outbox := itself()) is None or outbox._closed:
+                continue
+            try:
+                found = list(figure.read(watched))
+            except OutboxError as error:  # the others are still told
+                logger.warning("figure cannot be read", extra={"figure": figure.name, "error": str(error)})
+                continue
+            for value, attributes in found:
+                yield Observation(value, {"outbox.name": watched.name, **attributes})
+
+    def _time_put(self, watched: Watched, destination: str, done: asyncio.Future[object]) -> None:
+        started_s = watched.clock.monotonic_s()
+
+        def over(future: asyncio.Future[object]) -> None:
+            if future.cancelled():  # the caller has gone; nobody waited so long
+                return
+            attributes = {"outbox.name": watched.name, "outbox.destination": destination}
+            if (error := future.exception()) is not None:
+                attributes["error.type"] = type(error).__name__
+            self._duration.record(watched.clock.monotonic_s() - started_s, attributes)
+
+        # Not the future's own: put_nowait's takes this for somebody who looks at its failure.
+        asyncio.Future.add_done_callback(done, over)
+
+
+def _create(meter: Meter, figure: Figure, callback: Callable[[CallbackOptions], Iterable[Observation]]) -> None:
+    facts = {"unit": figure.unit, "description": figure.says}
+    match figure.kind:
+        case Kind.COUNTER:
+            meter.create_observable_counter(figure.name, [callback], **facts)
+        case Kind.UP_DOWN:
+            meter.create_observable_up_down_counter(figure.name, [callback], **facts)
+        case Kind.GAUGE:
+            meter.create_observable_gauge(figure.name, [callback], **facts)
+        case Kind.HISTOGRAM:
+            raise AssertionError(f"{figure.name} is recorded, not read")
+        case _:
+            assert_never(figure.kind)
+
+
+_made: weakref.WeakKeyDictionary[MeterProvider, _Instruments] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def _instruments_of(provider: MeterProvider) -> _Instruments:
+    with _making:
+        if provider not in _made:
+            _made[provider] = _Instruments(provider.get_meter("outbox"))
+        return _made[provider]

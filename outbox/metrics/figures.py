@@ -1,0 +1,170 @@
+"""Floor 7 · metrics. Every figure: its name, kind, unit and meaning, and where it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Self
+
+from outbox.api import Outbox
+from outbox.clock import Clock
+from outbox.entry import State
+from outbox.flusher import FlusherState, Tally
+from outbox.store.gauges import Gauges
+
+Value = tuple[float, Mapping[str, str]]
+
+
+class Kind(Enum):
+    """How a figure behaves, in OpenTelemetry's words."""
+
+    COUNTER = "counter"  # since the bot's start; only grows
+    UP_DOWN = "up-down counter"  # now; may be added up over bots
+    GAUGE = "gauge"  # now; adding up makes no sense
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the figures of one outbox are read from, in any thread."""
+
+    name: str
+    gauges: Gauges
+    tally: Tally
+    flusher: FlusherState
+    clock: Clock
+
+    @classmethod
+    def of(cls, outbox: Outbox, name: str) -> Self:
+        flusher = outbox._flusher
+        return cls(name, Gauges(outbox._store.path), flusher.tally, flusher.state, outbox.clock)
+
+    def age_s(self, since_ms: int | None) -> float:
+        """Return the seconds since `since_ms`; 0: it is None."""
+        return 0.0 if since_ms is None else max(0.0, (self.clock.now_ms() - since_ms) / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One metric. unit: in UCUM, as OpenTelemetry asks. read: None, it is recorded when it happens."""
+
+    name: str
+    kind: Kind
+    unit: str
+    says: str
+    read: Callable[[Watched], Iterable[Value]] | None
+
+
+def _by(attribute: str, counts: Mapping[str, int]) -> list[Value]:
+    # A copy in one step: the event loop may count while another thread reads.
+    return [(number, {attribute: value}) for value, number in dict(counts).items()]
+
+
+def _entries(state: State) -> Callable[[Watched], Iterable[Value]]:
+    return lambda watched: _by("outbox.destination", watched.gauges.entries(state))
+
+
+def _active_pauses(watched: Watched) -> list[Value]:
+    counts = Counter((pause.scope, pause.reason) for pause in watched.gauges.pauses())
+    return [
+        (number, {"outbox.pause.scope": scope, "outbox.pause.reason": reason})
+        for (scope, reason), number in counts.items()
+    ]
+
+
+def _one(read: Callable[[Watched], float]) -> Callable[[Watched], Iterable[Value]]:
+    return lambda watched: [(read(watched), {})]
+
+
+DURATION = Figure(
+    "outbox.put.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "How long a put took to be on disk, by destination; `error.type` if it failed.",
+    None,
+)
+
+FIGURES = (
+    Figure(
+        "outbox.entries.pending",
+        Kind.UP_DOWN,
+        "{entry}",
+        "Entries that wait to be delivered, by destination.",
+        _entries(State.PENDING),
+    ),
+    Figure(
+        "outbox.entries.oldest_age",
+        Kind.GAUGE,
+        "s",
+        "How long the oldest pending entry has waited; 0: nothing is pending.",
+        _one(lambda watched: watched.age_s(watched.gauges.oldest_pending_ms())),
+    ),
+    Figure(
+        "outbox.entries.postponed",
+        Kind.UP_DOWN,
+        "{entry}",
+        "Pending entries that wait for something of their own, such as a parent row, or are stuck; 1,000: or more.",
+        _one(lambda watched: watched.gauges.postponed()),
+    ),
+    Figure(
+        "outbox.entries.dead",
+        Kind.UP_DOWN,
+        "{entry}",
+        "Entries that the server refused for good and nobody has requeued or discarded, by destination.",
+        _entries(State.DEAD),
+    ),
+    Figure(
+        "outbox.entries.delivered",
+        Kind.COUNTER,
+        "{entry}",
+        "Entries delivered, by destination.",
+        lambda watched: _by("outbox.destination", watched.tally.delivered),
+    ),
+    Figure(
+        "outbox.entries.rejected",
+        Kind.COUNTER,
+        "{entry}",
+        "Entries that became dead letters, by destination.",
+        lambda watched: _by("outbox.destination", watched.tally.rejected),
+    ),
+    Figure(
+        "outbox.entries.retries",
+        Kind.COUNTER,
+        "{entry}",
+        "How often an entry was postponed for something of its own, by destination; outages are not counted.",
+        lambda watched: _by("outbox.destination", watched.tally.retries),
+    ),
+    Figure(
+        "outbox.pauses.started",
+        Kind.COUNTER,
+        "{pause}",
+        "Pauses that began, by reason; an outage is one, however long.",
+        lambda watched: _by("outbox.pause.reason", watched.tally.pauses),
+    ),
+    Figure(
+        "outbox.pauses.active",
+        Kind.UP_DOWN,
+        "{pause}",
+        "Pauses in force, by scope and reason.",
+        _active_pauses,
+    ),
+    Figure(
+        "outbox.flusher.running",
+        Kind.UP_DOWN,
+        "{flusher}",
+        "1: the flusher runs; 0: nothing is sent.",
+        _one(lambda watched: int(watched.flusher.running)),
+    ),
+    DURATION,
+    Figure("outbox.db.size", Kind.UP_DOWN, "By", "Size of the file.", _one(lambda watched: watched.gauges.db_bytes())),
+    Figure("outbox.wal.size", Kind.UP_DOWN, "By", "Size of its WAL.", _one(lambda watched: watched.gauges.wal_bytes())),
+    Figure(
+        "outbox.checkpoint.held_back",
+        Kind.GAUGE,
+        "s",
+        "How long a reader has kept the WAL from being emptied; 0: nobody does.",
+        _one(lambda watched: watched.age_s(watched.gauges.since_ms("checkpoint_held_ms"))),
+    ),
+)

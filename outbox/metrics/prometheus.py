@@ -1,0 +1,83 @@
+"""Floor 7 · metrics. The figures as a page for Prometheus, through OpenTelemetry's own exporter.
+
+    from outbox.metrics.prometheus import serve
+
+    with serve(outbox):     # http://127.0.0.1:9464/metrics
+
+The exporter and not `prometheus_client` by itself: so there is one set of instruments, and a bot that moves to an
+OpenTelemetry collector later keeps its names, rules and dashboards. Needs the extra `prometheus`.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+from wsgiref.simple_server import WSGIServer
+
+try:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.sdk.metrics import MeterProvider
+    from prometheus_client import CollectorRegistry, start_http_server
+except ModuleNotFoundError as error:
+    hint = "outbox.metrics.prometheus needs the extra `prometheus`: python3 -m pip install 'durable-outbox[prometheus]'"
+    raise ModuleNotFoundError(hint, name=error.name) from error
+
+from outbox.api import Outbox
+from outbox.errors import ConfigError
+from outbox.metrics import instrument
+
+# OpenTelemetry's own choice for this exporter.
+_PORT = 9464
+
+
+class Endpoint:
+    """The page while it is served, in threads of its own. A context manager; `close` ends it."""
+
+    def __init__(self, server: WSGIServer, thread: threading.Thread, provider: MeterProvider) -> None:
+        self._server = server
+        self._thread = thread
+        self._provider = provider
+
+    @property
+    def url(self) -> str:
+        """Where Prometheus finds it."""
+        host, port = self._server.server_address[:2]
+        name = host if isinstance(host, str) else host.decode()
+        return f"http://{f'[{name}]' if ':' in name else name}:{port}/metrics"
+
+    def close(self) -> None:
+        """Stop serving and free the port. Idempotent."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._provider.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def serve(*outboxes: Outbox, port: int = _PORT, host: str = "127.0.0.1") -> Endpoint:
+    """Serve the figures of `outboxes` until the result is closed; its `url` says where.
+
+    port: 0 is any that is free. host: the loopback, so that nobody on another machine reads them; a Prometheus
+    elsewhere needs "0.0.0.0" here and a firewall. They name files and tables, and hold neither payloads nor keys.
+    Raises ConfigError: the address is taken or no address of this machine.
+    """
+    registry = CollectorRegistry()
+    reader = PrometheusMetricReader(registry=registry)
+    provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    for outbox in outboxes:
+        instrument(outbox, provider)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        provider.shutdown()
+        raise ConfigError(f"{host}:{port} cannot be served: {error.strerror}", field="port") from error
+    return Endpoint(server, thread, provider)
