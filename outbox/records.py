@@ -140,7 +140,7 @@ def _warn_about_unknown(trade: Mapping[str, object]) -> None:
     unknown = {str(name) for name in trade.keys() - _TRADE_KEYS} - _warned
     if unknown and len(_warned) < 1000:  # a bot that makes up keys must not make this grow for ever
         _warned.update(unknown)
-        logger.warning("a trade's keys without a column in `trades` are left out: %s", ", ".join(sorted(unknown)))
+        logger.warning("keys without a column are left out", extra={"destination": "trades", "keys": sorted(unknown)})
 
 
 _warned: set[str] = set()

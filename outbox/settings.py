@@ -256,8 +256,7 @@ def _warn_about_unknown_names(env_file: Any) -> None:
         if name.startswith(_PREFIX) and name not in known and name not in _warned:
             _warned.add(name)
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            logger.warning("unknown setting %s is ignored%s", name, hint)
+            logger.warning("unknown setting is ignored", extra={"setting": name, "meant": close[0] if close else None})
 
 
 _warned: set[str] = set()

@@ -208,9 +208,10 @@ async def test_a_failure_that_nobody_looks_at_is_logged_with_its_id(
 ) -> None:
     async with opened(path) as outbox:
         await fail_one(outbox, use)
-    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    errors = [vars(record) for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == logged
-    assert all("trades a" in message and "payload-canary" not in message for message in errors)
+    assert all((facts["destination"], facts["id"]) == ("trades", "a") for facts in errors)
+    assert "payload-canary" not in repr(errors)
 
 
 # ---------------------------------------------------------------------------------------------- from where

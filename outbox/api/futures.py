@@ -15,10 +15,10 @@ logger = logging.getLogger("outbox")
 class PutFuture(asyncio.Future[Receipt]):
     """What `put_nowait` returns. Await it or not: a failure that nobody looks at is logged."""
 
-    def __init__(self, what: str, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._watched = False
-        super().add_done_callback(_log_unwatched(what))
+        super().add_done_callback(_log_unwatched(destination, id))
 
     def __await__(self) -> Generator[Any, None, Receipt]:
         self._watched = True
@@ -29,10 +29,11 @@ class PutFuture(asyncio.Future[Receipt]):
         super().add_done_callback(fn, context=context)
 
 
-def _log_unwatched(what: str) -> Callable[[asyncio.Future[Receipt]], None]:
+def _log_unwatched(destination: str, id: str) -> Callable[[asyncio.Future[Receipt]], None]:
     def log(future: asyncio.Future[Receipt]) -> None:
         assert isinstance(future, PutFuture)
         if not future._watched and not future.cancelled() and (error := future.exception()) is not None:
-            logger.error("put_nowait failed for %s: %s", what, error)
+            facts = {"destination": destination, "id": id, "error": str(error)}
+            logger.error("put_nowait failed and nobody looked", extra=facts)
 
     return log

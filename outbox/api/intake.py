@@ -74,7 +74,8 @@ class Intake:
             match=match,
         )
         if ready.repaired:
-            logger.warning("text repaired: PostgreSQL stores neither NUL nor lone surrogates: %s", ready.repaired)
+            # PostgreSQL stores neither NUL nor lone surrogates.
+            logger.warning("text repaired", extra={"destination": destination, "fields": ready.repaired})
         now_ms, shape = self._clock.now_ms(), ready.intent.shape
         entry = ready.entry(
             ready.id or mint_id(now_ms, os.urandom(10)),

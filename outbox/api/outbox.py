@@ -136,7 +136,7 @@ class Outbox:
             raise
         _log_engine()
         for warning in outbox._remote.warnings:
-            logger.warning("%s", warning)
+            logger.warning("entries cannot be sent", extra={"why": warning})
         return outbox
 
     async def __aenter__(self) -> Self:
@@ -225,7 +225,7 @@ class Outbox:
         if self._waiting >= self._settings.max_waiting:
             raise OutboxFull(path=self._store.path, field="max_waiting", limit=self._settings.max_waiting)
         entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
-        future = PutFuture(f"{destination} {entry.id}", loop=self._loop)
+        future = PutFuture(destination, entry.id, loop=self._loop)
         self._store.line_up(entry, shape, future)
         self._waiting += 1
         asyncio.Future.add_done_callback(future, self._left_line)
@@ -489,9 +489,9 @@ class Outbox:
 
 def _log_engine() -> None:
     """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
-    facts = {"version": door.ENGINE.sqlite_version, "module": door.ENGINE.__name__}
-    note = ", exposed to the WAL-reset bug if a shell writes too" if door.EXPOSED_TO_WAL_RESET_BUG else ""
-    logger.info("SQLite %s%s", facts["version"], note, extra={"sqlite": facts})
+    version, library = door.ENGINE.sqlite_version, door.ENGINE.__name__
+    exposed = door.EXPOSED_TO_WAL_RESET_BUG
+    logger.info("opened", extra={"sqlite": version, "library": library, "exposed_to_wal_reset_bug": exposed})
 
 
 def _reload(outbox: Outbox) -> Callable[[], Awaitable[None]]:

@@ -44,7 +44,7 @@ class Remote:
             try:
                 await self.refresh()
             except ConfigError as error:
-                logger.warning("new settings cannot be used, the old ones stay: %s", error)
+                logger.warning("new settings cannot be used, the old ones stay", extra={"error": str(error)})
         return self.transport
 
     async def refresh(self) -> None:

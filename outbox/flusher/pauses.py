@@ -150,9 +150,11 @@ class Pauses:
             next_try_at_ms=now_ms + int(wait_s * 1000),
         )
         self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s)
-        level = logging.WARNING if before is None else logging.INFO
         told = facts(lane, verdict.refusal, reason=stored.reason, failures=failures, wait_s=round(wait_s, 3))
-        logger.log(level, "sending paused", extra=told)
+        if before is None:
+            logger.warning("sending paused", extra=told)
+        else:
+            logger.info("sending stays paused", extra=told)
         self._means.state.last_error = f"{stored.reason}: {stored.message}"
         if before is None:
             self._means.tally.pauses[stored.reason] += 1

@@ -70,7 +70,7 @@ class Requests:
         self.rest(self._means.backoff_s(self._broken))
         traffic.rewind = True
         self._means.failed(error)
-        logger.error("request failed", exc_info=error)
+        logger.error("request failed", exc_info=error, extra={"destination": traffic.lane.shape.destination})
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[asyncio.Event]:

@@ -12,6 +12,7 @@ from outbox.api import Outbox
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher import FlusherState, Tally
+from outbox.policy.verdicts import Reason
 from outbox.store.gauges import Gauges
 
 Value = tuple[float, Mapping[str, str]]
@@ -57,9 +58,14 @@ class Figure:
     read: Callable[[Watched], Iterable[Value]] | None
 
 
-def _by(attribute: str, counts: Mapping[str, int]) -> list[Value]:
+def _by(attribute: str, counts: Mapping[str, int], known: Iterable[str] = ()) -> list[Value]:
+    """One value for each that was counted, and 0 for each of `known`: a counter that appears at 1 shows no increase."""
     # A copy in one step: the event loop may count while another thread reads.
-    return [(number, {attribute: value}) for value, number in dict(counts).items()]
+    return [(number, {attribute: value}) for value, number in (dict.fromkeys(known, 0) | dict(counts)).items()]
+
+
+def _by_destination(read: Callable[[Tally], Mapping[str, int]]) -> Callable[[Watched], Iterable[Value]]:
+    return lambda watched: _by("outbox.destination", read(watched.tally), watched.gauges.destinations())
 
 
 def _entries(state: State) -> Callable[[Watched], Iterable[Value]]:
@@ -120,28 +126,28 @@ FIGURES = (
         Kind.COUNTER,
         "{entry}",
         "Entries delivered, by destination.",
-        lambda watched: _by("outbox.destination", watched.tally.delivered),
+        _by_destination(lambda tally: tally.delivered),
     ),
     Figure(
         "outbox.entries.rejected",
         Kind.COUNTER,
         "{entry}",
         "Entries that became dead letters, by destination.",
-        lambda watched: _by("outbox.destination", watched.tally.rejected),
+        _by_destination(lambda tally: tally.rejected),
     ),
     Figure(
         "outbox.entries.retries",
         Kind.COUNTER,
         "{entry}",
         "How often an entry was postponed for something of its own, by destination; outages are not counted.",
-        lambda watched: _by("outbox.destination", watched.tally.retries),
+        _by_destination(lambda tally: tally.retries),
     ),
     Figure(
         "outbox.pauses.started",
         Kind.COUNTER,
         "{pause}",
         "Pauses that began, by reason; an outage is one, however long.",
-        lambda watched: _by("outbox.pause.reason", watched.tally.pauses),
+        lambda watched: _by("outbox.pause.reason", watched.tally.pauses, (reason.value for reason in Reason)),
     ),
     Figure(
         "outbox.pauses.active",

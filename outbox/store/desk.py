@@ -74,18 +74,18 @@ class Desk:
         except (StoreError, OutboxClosed):
             raise
         except OutboxError as error:
-            logger.warning("request refused", extra={**facts, "error": str(error)})
+            logger.warning("operator's request refused", extra={**facts, "error": str(error)})
             return _error(str(error))
         except Exception as error:  # an error of ours: the same request would fail for ever, and hold up the others
-            logger.exception("request failed", extra=facts)
+            logger.exception("operator's request failed", extra=facts)
             return _error(f"it failed inside the bot ({type(error).__name__}); its log says where")
-        logger.info("request carried out", extra={**facts, "outcomes": content.get("outcomes")})
+        logger.info("operator's request carried out", extra={**facts, "outcomes": content.get("outcomes")})
         return content
 
     def _complain(self, words: str) -> None:
         """Log what is wrong once, not at every look."""
         if words != self._complaint:
-            logger.warning("the inbox cannot be served, it is tried again: %s", words)
+            logger.warning("inbox cannot be served, it is tried again", extra={"error": words})
         self._complaint = words
 
 

@@ -32,6 +32,11 @@ class Gauges:
         with self._asking() as ask:
             return {destination: entries for destination, its, entries in ask(queries.COUNTS.sql) if its == state}
 
+    def destinations(self) -> set[str]:
+        """Return every destination that ever had an entry."""
+        with self._asking() as ask:
+            return {destination for destination, _, _ in ask(queries.COUNTS.sql)}
+
     def oldest_pending_ms(self) -> int | None:
         """Return when the oldest pending entry was put, in Unix milliseconds; None: nothing is pending."""
         with self._asking() as ask:

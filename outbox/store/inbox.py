@@ -156,14 +156,14 @@ def _request(file: Path, name: str) -> Request | None:
         if not _is_plain(file):
             content = None
         else:  # its reader may get the right, or the disk may recover
-            logger.warning("request cannot be read", extra={"request": name, "error": error.strerror})
+            logger.warning("operator's request cannot be read", extra={"request": name, "error": error.strerror})
             return None
     match content:
         case {"action": str(action), "arguments": dict(arguments)}:
             return Request(name, action, arguments)
     with contextlib.suppress(FileNotFoundError):
         file.rename(file.with_suffix(_UNREADABLE))
-        logger.warning("request set aside: it cannot be understood", extra={"request": name})
+        logger.warning("operator's request set aside: it cannot be understood", extra={"request": name})
     return None
 
 

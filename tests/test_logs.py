@@ -1,0 +1,159 @@
+"""What the library logs: fixed phrases with their facts beside them, each in the table of docs/logs.md."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from outbox.logs import FactsFormatter
+from tests.doc_blocks import run_page
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "logs.md"
+
+Line = tuple[str, str, str, frozenset[str]]
+
+# `outbox.flusher.means.facts` gives these with every line that is about a refusal.
+REFUSAL = frozenset({"destination", "status", "code"})
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.FunctionDef | ast.AsyncFunctionDef | ast.Module]]:
+    """Return each call of a logger's method with the function it stands in, the innermost one."""
+    scopes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=method)) if method in LEVELS:
+                inside = [scope for scope in scopes if node in ast.walk(scope)]
+                yield node, inside[-1] if inside else tree
+
+
+def line_of(call: ast.Call, scope: ast.AST, logger: str) -> Line:
+    """Return what `call` logs. Raises AssertionError: it is no fixed phrase, or its facts cannot be told."""
+    match call:
+        case ast.Call(func=ast.Attribute(attr=level), args=[ast.Constant(value=str(phrase))]):
+            extra = next((each.value for each in call.keywords if each.arg == "extra"), None)
+            return level, logger, phrase, frozenset() if extra is None else keys(extra, scope)
+        case _:
+            raise AssertionError(f"no fixed phrase: {ast.unparse(call)}")
+
+
+def keys(extra: ast.expr, scope: ast.AST) -> frozenset[str]:
+    match extra:
+        case ast.Dict():
+            parts = [
+                keys(value, scope) if key is None else frozenset({ast.literal_eval(key)})
+                for key, value in zip(extra.keys, extra.values, strict=True)
+            ]
+            return frozenset().union(*parts)
+        case ast.Call(func=ast.Name(id="facts")):
+            return REFUSAL | {str(each.arg) for each in extra.keywords}
+        case ast.Name(id=name):
+            for node in ast.walk(scope):
+                match node:
+                    case ast.Assign(targets=[ast.Name(id=its)]) if its == name:
+                        return keys(node.value, scope)
+    raise AssertionError(f"these facts cannot be told from the code: {ast.unparse(extra)}")
+
+
+def logger_of(tree: ast.Module) -> str:
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="logger")], value=ast.Call(args=[ast.Constant(value=str(name))])):
+                return name
+    raise AssertionError("it logs without a logger of its own")
+
+
+def logged() -> dict[Line, str]:
+    """Return every line that the package logs, and the file where it stands."""
+    found = {}
+    for path in sorted((ROOT / "outbox").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for call, scope in calls(tree):
+            found[line_of(call, scope, logger_of(tree))] = path.name
+    return found
+
+
+def documented() -> list[Line]:
+    rows = [
+        line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ") and "`outbox" in line
+    ]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [
+        (level, logger.strip("`"), phrase, frozenset(facts.replace("`", "").replace(",", " ").split()))
+        for level, logger, phrase, facts, _ in cells
+    ]
+
+
+def test_the_table_is_what_the_code_logs() -> None:
+    lines, table = logged(), documented()
+    assert len(table) == len(set(table)) > 20
+    assert set(lines) - set(table) == set(), "not in docs/logs.md"
+    assert set(table) - set(lines) == set(), "logged nowhere"
+
+
+def test_no_fact_has_a_name_that_logging_keeps_for_itself() -> None:
+    common = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+    assert {line for line in logged() if line[3] & common} == set()
+
+
+def test_no_phrase_has_room_for_a_value() -> None:
+    assert [phrase for _, _, phrase, _ in logged() if "%" in phrase or "{" in phrase] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'logger.info("put %s", row)',
+        'logger.info(f"put {row}")',
+        "logger.info(phrase)",
+        'logger.warning("put", extra=made_elsewhere)',
+    ],
+    ids=["with a value", "f-string", "variable", "unknown facts"],
+)
+def test_a_line_of_another_kind_would_be_found(code: str) -> None:
+    tree = ast.parse(f"def function():\n    {code}\n")
+    with pytest.raises(AssertionError):
+        for call, scope in calls(tree):
+            line_of(call, scope, "outbox")
+
+
+# ------------------------------------------------------------------------------------------------ the formatter
+
+
+def formatted(**extra: object) -> str:
+    record = logging.makeLogRecord({"name": "outbox", "levelname": "INFO", "msg": "entry refused", **extra})
+    return FactsFormatter("%(levelname)s %(message)s").format(record)
+
+
+def test_the_formatter_shows_the_facts_behind_the_phrase() -> None:
+    assert formatted(id="a-1", code="23514", status=400) == "INFO entry refused id=a-1 code=23514 status=400"
+    assert formatted() == "INFO entry refused"
+
+
+def test_a_fact_cannot_pass_for_another_one_or_for_another_line() -> None:
+    assert formatted(error='no\nid="x"', ids=["a", "b"], subject="") == (
+        'INFO entry refused error="no\\nid=\\"x\\"" ids=["a", "b"] subject=""'
+    )
+
+
+def test_a_traceback_follows_the_facts() -> None:
+    try:
+        raise ValueError("what")
+    except ValueError as error:
+        text = formatted(id="a", exc_info=(type(error), error, error.__traceback__))
+    assert text.splitlines()[0] == "INFO entry refused id=a"
+    assert text.endswith("ValueError: what")
+
+
+def test_the_pages_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    assert asyncio.run(run_page(PAGE, tmp_path)) == 1
+    assert isinstance(root.handlers[0].formatter, FactsFormatter)
