@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ OLD_PENDING = [
     {"table": "events", "data": {"event_type": "OLD", "timestamp": "2026-01-01T00:00:00Z",
      "data": '{"from": "the old file"}'}},
 ]  # fmt: skip
-MIGRATING = Path(__file__).parents[1] / "docs" / "migrating.md"
+DOCS = Path(__file__).parents[1] / "docs"
+MIGRATING = DOCS / "migrating.md"
 
 
 @pytest.fixture
@@ -48,6 +50,22 @@ async def test_the_migration_guide_runs_from_top_to_bottom(
         found = sql.execute(f"select count(*) from {table}").fetchone()
         assert found is not None
         assert found[0] > 0, f"the page sends nothing to {table}"
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("testing.md", 8), ("monitoring.md", 2)])
+@run_async
+async def test_the_page_runs_without_a_remote_end(
+    name: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("SUPABASE_URL", "SUPABASE_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    assert await run_page(DOCS / name, tmp_path) == blocks
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(((?!https?://)[^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_every_block_that_does_not_run_is_the_old_module() -> None:
