@@ -42,7 +42,8 @@ def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, n
     """Tell `meter_provider` (else the global one) how `outbox` does, until it is closed. Again: nothing changes.
 
     name: what tells several outboxes apart, the attribute `outbox.name`; the file's name unless given.
-    Figures are read when they are collected, in the collector's thread; a put costs a microsecond or two more.
+    Figures are read when they are collected, in the collector's thread: some 10 ms. A put costs some 25 µs more, nearly
+    all of it the SDK's.
     """
     _instruments_of(meter_provider or get_meter_provider()).watch(outbox, name or outbox._store.path.name)
 
