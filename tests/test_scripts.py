@@ -201,11 +201,11 @@ def test_the_linter_and_the_type_checker_see_every_script() -> None:
 
 def test_the_lock_pins_every_dependency_and_names_no_place() -> None:
     text = environment.LOCK.read_text(encoding="utf-8")
-    pins = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    pins = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     project = tomllib.loads((environment.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = {
-        re.split(r"[^\w-]", line)[0] for line in project["dependencies"] + project["optional-dependencies"]["dev"]
-    }
+    extras = project["optional-dependencies"]
+    named = [line for name in ("dev", "inspect", "otel", "prometheus") for line in extras[name]]
+    wanted = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"] + named}
 
     assert "://" not in text
     assert [line for line in pins if not re.match(r"[\w.-]+==[\w.]+( ; .+)?$", line)] == []

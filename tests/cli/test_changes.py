@@ -183,6 +183,8 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
 
 
 HELPED = ["status", "drain", "ls", "show", "requeue", "discard", "reload"]
+# It runs until it is ended; tests/inspection starts it as its example does.
+ENDLESS = ["inspect"]
 
 
 @pytest.mark.parametrize("command", HELPED)
@@ -199,4 +201,4 @@ def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> Non
 
 def test_every_command_is_among_those_whose_help_is_tested() -> None:
     listed = call("--help").stdout
-    assert set(re.findall(r"^  (\w+)  ", listed.partition("Commands:")[2], re.MULTILINE)) == set(HELPED)
+    assert set(re.findall(r"^  (\w+)  ", listed.partition("Commands:")[2], re.MULTILINE)) == {*HELPED, *ENDLESS}
