@@ -134,7 +134,7 @@ class Outbox:
         except BaseException:
             await outbox.close()
             raise
-        _log_engine()
+        _log_opened(store)
         for warning in outbox._remote.warnings:
             logger.warning("entries cannot be sent", extra={"why": warning})
         return outbox
@@ -487,11 +487,15 @@ class Outbox:
         )
 
 
-def _log_engine() -> None:
+def _log_opened(store: Store) -> None:
     """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
-    version, library = door.ENGINE.sqlite_version, door.ENGINE.__name__
-    exposed = door.EXPOSED_TO_WAL_RESET_BUG
-    logger.info("opened", extra={"sqlite": version, "library": library, "exposed_to_wal_reset_bug": exposed})
+    facts = {
+        "path": str(store.path),
+        "sqlite": door.ENGINE.sqlite_version,
+        "library": door.ENGINE.__name__,
+        "exposed_to_wal_reset_bug": door.EXPOSED_TO_WAL_RESET_BUG,
+    }
+    logger.info("opened", extra=facts)
 
 
 def _reload(outbox: Outbox) -> Callable[[], Awaitable[None]]:

@@ -112,15 +112,23 @@ select destination, count(*) as entries,
         """
 select e.destination, e.key, count(*) as behind, min(e.created_at_ms) as since_ms,
        (select h.id from outbox as h
-         where h.destination = e.destination and h.key = e.key and h.state in ('pending', 'dead')
-         order by h.seq limit 1) as first_id
+         where h.seq = (select min(seq)
+                          from (select p.seq from outbox as p
+                                 where p.state = 'pending' and p.key is not null
+                                   and p.destination = e.destination and p.key = e.key
+                                union all
+                                select d.seq from outbox as d join outbox_meta as m
+                                 where d.state = 'dead' and d.key is not null
+                                   and d.destination = e.destination and d.key = e.key
+                                   and m.name = 'strict_order' and m.value = '1'))) as first_id
   from outbox as e
  where e.state = 'pending' and e.key is not null and e.waits = 'turn'
  group by e.destination, e.key
  order by behind desc
  limit 100
 """,
-        "Entries of one key arrive in the order of their puts: first_id is the one in front.",
+        "Entries of one key arrive in the order of their puts: first_id is the one in front; with OUTBOX_STRICT_ORDER"
+        " it may be a dead one.",
     ),
     Question(
         "who_puts",

@@ -43,6 +43,7 @@ async def test_every_question_has_an_answer(tmp_path: Path) -> None:
     assert {row["destination"]: row["entries"] for row in answers["delivered_per_hour"]} == {"trades": 2, "sessions": 2}
     assert {row["destination"]: row["longest_s"] for row in answers["delay"]} == {"trades": 240.0, "sessions": 0.0}
     assert [(row["key"], row["behind"]) for row in answers["held_back"]] == [("s-1", 2)]
+    assert answers["held_back"][0]["first_id"] == answers["waiting_longest"][1]["id"]
     assert {(row["source"], row["destination"]) for row in answers["who_puts"]} == {
         ("a-bot", "trades"),
         ("a-bot", "sessions"),
