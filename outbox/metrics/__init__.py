@@ -41,7 +41,8 @@ _BOUNDARIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1
 def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, name: str | None = None) -> None:
     """Tell `meter_provider` (else the global one) how `outbox` does, until it is closed. Again: nothing changes.
 
-    name: what tells several outboxes apart, the attribute `outbox.name`; the file's name unless given.
+    name: what tells several outboxes apart, the attribute `outbox.name`; the file's name unless given, or its whole
+    path if another outbox of the provider has that name.
     Figures are read when they are collected, in the collector's thread: some 10 ms. A put costs some 25 µs more, nearly
     all of it the SDK's.
     """
@@ -64,9 +65,11 @@ class _Instruments:
                 _create(meter, figure, partial(self._observe, figure))
 
     def watch(self, outbox: Outbox, name: str) -> None:
-        self._watched = [(itself, watched) for itself, watched in self._watched if itself() is not None]
+        self._watched = [each for each in self._watched if (held := each[0]()) is not None and not held._closed]
         if any(itself() is outbox for itself, _ in self._watched):
             return
+        if any(watched.name == name for _, watched in self._watched):
+            name = str(outbox._store.path)
         watched = Watched.of(outbox, name)
         self._watched.append((weakref.ref(outbox), watched))
         outbox._store.watch_puts(partial(self._time_put, watched))

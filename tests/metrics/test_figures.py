@@ -187,6 +187,19 @@ async def test_two_outboxes_are_told_apart_and_a_closed_one_falls_silent(tmp_pat
     assert names(reader) == {}
 
 
+@run_async
+async def test_two_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    clock, (meter_provider, reader) = ManualClock(), provider()
+    async with (
+        opened(tmp_path / "a" / "bot.db", clock, FakeRemote()) as one,
+        opened(tmp_path / "b" / "bot.db", clock, FakeRemote()) as other,
+    ):
+        for outbox in (one, other):
+            instrument(outbox, meter_provider)
+            await outbox.put("trades", {"volume": 1})
+        assert names(reader) == {"bot.db": 1, str((tmp_path / "b" / "bot.db").resolve()): 1}
+
+
 def names(reader: InMemoryMetricReader) -> dict[str, float]:
     metric = Collected(reader).metrics.get("outbox.entries.pending")
     points: list[Any] = [] if metric is None else list(metric.data.data_points)
