@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from outbox.api import DrainReport, Outbox
 from outbox.cli import changes, entries, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, as_json, read_status, show
 from outbox.errors import StoreError, StoreInUse
 from outbox.settings import Settings, load
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload):
+for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload, doctor):
     app.command()(command)
 
 
