@@ -73,7 +73,7 @@ def planned(dsn: str, path: str) -> tuple[int, dict[str, str], bytes]:
     columns = asked["columns"][0].split(",")
     try:
         with psycopg.connect(dsn) as connection:
-            types = dict(
+            types: dict[str, str] = dict(
                 connection.execute(
                     "select attname, format_type(atttypid, atttypmod) from pg_attribute where attrelid = %s::regclass",
                     (f"public.{table}",),
