@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, entries, text
+from outbox.cli import changes, entries, moving, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, as_json, read_status, show
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload, doctor):
     app.command()(command)
+app.command("import-legacy")(moving.import_old)
 
 
 @app.command()
