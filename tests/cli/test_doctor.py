@@ -493,6 +493,16 @@ def test_another_journal_mode_is_a_fault(bot_db: Path) -> None:
 # ------------------------------------------------------------------------------------------ the text
 
 
+def test_every_check_stands_in_the_page_about_it(bot_db: Path, project: SupabaseLite) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    checks = {found["check"] for found in Report(bot_db).facts["findings"]}
+
+    named = {f"TABLE:{check.partition(':')[2]}" if ":" in check else check for check in checks}
+
+    assert len(named) > 15
+    assert {check for check in named if f"| `{check}` |" not in page} == set()
+
+
 def test_the_text_has_a_line_for_each_check_and_its_fix_in_one_piece(bot_db: Path) -> None:
     with closing(sqlite3.connect(bot_db)) as shell, shell:
         shell.execute("update outbox set state = 'dead' where seq = 1")
