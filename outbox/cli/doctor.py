@@ -31,6 +31,7 @@ from outbox.policy.keys import read_key
 from outbox.policy.remote_diagnosis import Complaint, Target, complaint, complaint_of, mend, targets
 from outbox.policy.verdicts import Failure, read_refusal
 from outbox.settings import Settings, load
+from outbox.store.migrate import folder as sql_folder
 from outbox.transport import PostgrestTransport
 
 # An answer that takes longer is itself a finding; the bot waits up to OUTBOX_REQUEST_DEADLINE_S.
@@ -137,7 +138,10 @@ async def _findings(
 
 def _targets(local: Local, only: Sequence[str]) -> list[Target]:
     found = local.content
-    return targets(DECLARED, found.shapes if found else (), found.used if found else (), only)
+    if found is None:
+        return targets(DECLARED, (), {}, (), only)
+    newest = {shape.destination: shape for _, shape in sorted(found.lanes.items())}
+    return targets(DECLARED, found.shapes, newest, found.used, only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ async def _ask(settings: Settings, asked: Sequence[Target], content: Content | N
         findings = [*await _project(settings, first, timeout_s)]
         for target in () if silent(first.outcome) else asked:
             delivered = content.delivered.get(target.name) if content else None
-            findings += remote_diagnosis.table(await questions.table(target, delivered))
+            findings += remote_diagnosis.table(await questions.table(target, delivered), sql=sql_folder("supabase_sql"))
     finally:
         await transport.aclose()
     return _Asked(tuple(findings), first.ahead_s)
@@ -187,14 +191,14 @@ def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
     for each in content.pauses:
         shape = content.lanes.get(int(each.subject)) if each.scope == "lane" and each.subject.isdigit() else None
         name = shape.destination if shape else each.subject if each.scope == "destination" else ""
-        checks = [found for found in asked if ":" not in found.check or not name or found.check.startswith(f"{name}:")]
+        checks = [found for found in asked if ":" not in found.check or found.check.startswith(f"{name}:")]
         findings.append(
             diagnosis.pause(
                 subject(each, content.lanes),
                 each.reason,
                 said(each.status, each.code, each.message),
                 fix=mend(complaint_of(each.reason, each.code), name, _deciding(content, name)),
-                mended=bool(checks) and all(found.severity is Severity.OK for found in checks),
+                mended=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )
     return findings or [diagnosis.no_pauses()]

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum, auto
+from pathlib import Path
 
 from outbox.entry import Destination, Operation, Shape
-from outbox.policy.diagnosis import Finding, Severity
+from outbox.policy.diagnosis import Finding, Severity, typed
 from outbox.policy.keys import KeyFacts, KeyKind
 from outbox.policy.verdicts import Failure, Pause, Reason, Refusal, Reply, Split, judge, read_refusal
 
@@ -43,34 +44,41 @@ class Target:
 
 
 def targets(
-    declared: Iterable[Destination], shapes: Iterable[Shape], used: Iterable[str], only: Iterable[str] = ()
+    declared: Iterable[Destination],
+    pending: Iterable[Shape],
+    newest: Mapping[str, Shape],
+    used: Iterable[str],
+    only: Iterable[str] = (),
 ) -> list[Target]:
-    """Return what to ask about, by name: what is declared, and what has entries. only: nothing but these tables."""
-    known, kinds, seen, chosen = {each.name: each for each in declared}, list(shapes), set(used), set(only)
-    names = {*known, *(shape.destination for shape in kinds), *seen, *chosen}
-    return [
-        _target(
-            known.get(name) or Destination(name), [each for each in kinds if each.destination == name], name in seen
-        )
-        for name in sorted(chosen or names)
-    ]
+    """Return what to ask about, by name: what is declared, and what has entries. only: nothing but these tables.
+
+    pending: the kinds of request that pending entries need. newest: each table's newest kind, for one without them.
+    """
+    known, kinds, seen = {each.name: each for each in declared}, list(pending), set(used)
+    names = set(only) or {*known, *seen, *newest, *(shape.destination for shape in kinds)}
+    found = []
+    for name in sorted(names):
+        shapes = [shape for shape in kinds if shape.destination == name]
+        if not shapes and name in newest:
+            shapes = [newest[name]]
+        found.append(_target(known.get(name, Destination(name)), shapes, name in seen))
+    return found
 
 
 def _target(declared: Destination, shapes: Sequence[Shape], used: bool) -> Target:
     # A bot's own declaration of the key is not in the file, but its inserts are: they say which column it is.
-    keys = [shape.on_conflict for shape in shapes if shape.operation is Operation.INSERT]
-    key = keys[0] if keys and keys[0] else declared.key
-    written = {column for shape in shapes for column in shape.columns.split(",") if column}
+    keys = [shape.on_conflict for shape in shapes if shape.operation is Operation.INSERT and shape.on_conflict]
     conflicts = {shape.on_conflict for shape in shapes if shape.on_conflict}
+    declared_ones = {",".join(declared.on_conflict)} - {""}
     if not shapes:
-        conflicts |= {key, *([",".join(declared.on_conflict)] if declared.on_conflict else [])}
-    deciding = {column for each in conflicts for column in each.split(",")}
+        conflicts = {declared.key, *declared_ones}
+    columns = {column for each in (*conflicts, *(shape.columns for shape in shapes)) for column in each.split(",")}
     return Target(
         declared.name,
-        key,
-        tuple(sorted({*written, *deciding, *declared.integers, *declared.on_conflict})),
-        tuple(sorted(conflicts)),
-        bool(declared.on_conflict) or any(shape.operation is not Operation.INSERT for shape in shapes),
+        keys[0] if keys else declared.key,
+        tuple(sorted({*columns, *declared.integers, *declared.on_conflict} - {""})),
+        tuple(sorted(conflicts | declared_ones)),
+        bool(declared_ones) or any(shape.operation is not Operation.INSERT for shape in shapes),
         used,
     )
 
@@ -165,7 +173,8 @@ def said(outcome: Outcome) -> str:
 _KEY_FIX = (
     "set SUPABASE_SECRET_KEY to the project's secret key (dashboard: project settings, API keys), then: outbox reload"
 )
-_TABLES_FIX = 'psql "$DATABASE_URL" -f supabase_sql/0001_tables.sql -f supabase_sql/0002_access.sql'
+_SQL = Path("supabase_sql")
+_FILES = ("0001_tables.sql", "0002_access.sql", "0003_keep_newer.sql")
 _SHIPPED = frozenset({"events", "sessions", "trades"})
 
 
@@ -178,11 +187,16 @@ _ANYWHERE = {
 }
 
 
-def mend(what: Complaint, table: str = "", columns: Sequence[str] = ()) -> str | None:
-    """Return what mends a complaint: a command, or SQL for the project's SQL editor. columns: those it is about."""
+def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: Path = _SQL) -> str | None:
+    """Return what mends a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
+
+    sql: where the shipped SQL files are.
+    """
     match what:
         case Complaint.TABLE:
-            return _TABLES_FIX if table in _SHIPPED else f"create table public.{table} (...); {_grant(table)}"
+            files = " ".join(f"-f {typed(sql / name)}" for name in _FILES)
+            own = f"create table public.{table} (...); {_grant(table)}"
+            return f'psql "$DATABASE_URL" {files}' if table in _SHIPPED else own
         case Complaint.COLUMN:
             adds = ", ".join(f"add column {column} <type>" for column in columns) or "add column <name> <type>"
             return f"mend the name in the bot, or: alter table public.{table} {adds}"
@@ -275,11 +289,14 @@ def _day(unix_s: float) -> str:
 # ------------------------------------------------------------------------------------------ its tables
 
 
-def table(facts: TableFacts) -> list[Finding]:
-    """Judge one table's answers: table, columns, grants, unique index, rows; what cannot be told is left out."""
+def table(facts: TableFacts, *, sql: Path = _SQL) -> list[Finding]:
+    """Judge one table's answers: table, columns, grants, unique index, rows; what cannot be told is left out.
+
+    sql: where the shipped SQL files are.
+    """
     target, what = facts.target, complaint(facts.read)
     if what is Complaint.TABLE:
-        return [_no_table(target, facts.read)]
+        return [_no_table(target, facts.read, mend(what, target.name, sql=sql))]
     if what not in (Complaint.NOTHING, Complaint.COLUMN):
         return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
     return [
@@ -291,16 +308,12 @@ def table(facts: TableFacts) -> list[Finding]:
     ]
 
 
-def _no_table(target: Target, outcome: Outcome) -> Finding:
+def _no_table(target: Target, outcome: Outcome, fix: str | None) -> Finding:
     says = f"it is not there, or not exposed ({said(outcome)})"
     if not target.used:
         # The bot may have no use for it: it would be a fault only once something is put for it.
-        return Finding(f"{target.name}: table", _WARNING, f"{says}; nothing was put for it", _no_table_fix(target))
-    return Finding(f"{target.name}: table", _FAULT, says, _no_table_fix(target))
-
-
-def _no_table_fix(target: Target) -> str | None:
-    return mend(Complaint.TABLE, target.name)
+        return Finding(f"{target.name}: table", _WARNING, f"{says}; nothing was put for it", fix)
+    return Finding(f"{target.name}: table", _FAULT, says, fix)
 
 
 def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:

@@ -6,11 +6,13 @@ import asyncio
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from outbox.clock import Clock
+from outbox.encoding import identifier
 from outbox.entry import Destination, Operation, Shape
-from outbox.errors import OutboxError, StoreCorrupt
+from outbox.errors import InvalidEntry, OutboxError, StoreCorrupt
 from outbox.policy.diagnosis import Trial
 from outbox.store import connection as door
 from outbox.store.observer import Observer
@@ -49,18 +51,27 @@ async def pending_shapes(reader: Reader) -> list[Shape]:
     shapes = [lanes[number] for (number,) in await reader.read(_PENDING_LANES) if number in lanes]
     for entry in await reader.unread(_MOST_UNREAD):
         columns = _columns(entry.payload)
+        deciding = entry.on_conflict.split(",") if entry.on_conflict else []
         if entry.operation is Operation.INSERT:
-            columns |= {Destination(entry.destination).key}
-        named = ",".join(sorted(columns))
-        shapes.append(Shape(entry.destination, entry.operation, entry.on_conflict or "", named, ordered=False))
+            columns.add(Destination(entry.destination).key)
+        if columns and _are_names([*columns, *deciding]):  # else it will be dead, and need no column
+            named = ",".join(sorted(columns))
+            shapes.append(Shape(entry.destination, entry.operation, entry.on_conflict or "", named, ordered=False))
     return shapes
 
 
 def _columns(payload: str) -> set[str]:
     try:
         return set(json.loads(payload))
-    except (ValueError, RecursionError):  # what Python cannot read will be dead; it needs no column
+    except (ValueError, RecursionError):  # Python reads less of JSON than SQLite does
         return set()
+
+
+def _are_names(columns: Iterable[str]) -> bool:
+    try:
+        return all(identifier(column, field="column") for column in columns)
+    except InvalidEntry:
+        return False
 
 
 async def newest_put_ms(reader: Reader) -> int | None:

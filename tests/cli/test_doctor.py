@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 from outbox import Outbox, Settings
 from outbox.cli.app import app
 from outbox.policy import diagnosis
+from tests.cli.test_cli import put_one, running_bot
 from tests.postgrest_front import front
 from tests.support import run_async
 
@@ -197,7 +198,39 @@ def test_the_key_is_never_shown(bot_db: Path, project: SupabaseLite) -> None:
     assert "it is a secret key" in shown
 
 
+def test_beside_a_running_bot_it_names_its_process_and_the_bot_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    path = tmp_path / "bot.db"
+    with running_bot(path) as bot:
+        report = Report(path, "--offline")
+        put_one(bot)
+
+    assert set(report.bad()) == {"settings"}  # no URL, no key
+    assert report.says("writer") == f"process {bot.pid} has the file open for writing"
+
+
 # ------------------------------------------------------------------------------------------ tables
+
+
+def test_a_table_of_the_bots_own_is_asked_about_by_what_it_last_sent(
+    bot_db: Path, fronted: str, project: SupabaseLite, sql: Connection
+) -> None:
+    put(bot_db, "orders", {"order_id": "o-1"}, operation="upsert", on_conflict=("order_id",))
+    with orders(project, sql, "order_id text primary key"):
+        assert CliRunner().invoke(app, ["drain", "--path", str(bot_db)]).exit_code == 0
+        report = Report(bot_db)
+
+    assert report.bad() == {}
+    assert report.says("orders: unique index") == "there is one on (order_id)"
+
+
+def test_what_a_shell_has_put_under_no_columns_name_is_not_asked_about(bot_db: Path, project: SupabaseLite) -> None:
+    with closing(sqlite3.connect(bot_db)) as shell, shell:
+        shell.execute("""insert into outbox (destination, payload) values ('events', '{"x&limit=9": 1}')""")
+
+    assert Report(bot_db).bad() == {}
 
 
 def test_a_missing_table_of_entries_nobody_declared_is_a_fault(bot_db: Path, project: SupabaseLite) -> None:
@@ -209,7 +242,10 @@ def test_a_missing_table_of_entries_nobody_declared_is_a_fault(bot_db: Path, pro
     severity, says = report.bad()["ordres: table"]
     assert (severity, report.code) == ("fault", 2)
     assert "PGRST205" in says
-    assert "grant select, insert, update on public.ordres to service_role" in report.fix("ordres: table")
+    assert (
+        "create table public.ordres (...); grant select, insert, update on public.ordres to service_role"
+        in report.fix("ordres: table")
+    )
 
 
 def test_a_missing_table_that_nothing_was_put_for_is_a_warning_and_can_be_left_out(

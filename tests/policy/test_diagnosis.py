@@ -272,19 +272,23 @@ def test_what_is_asked_about_a_table_is_what_is_sent_to_it() -> None:
         Shape("orders", Operation.UPSERT, "order_id,leg", "leg,order_id,price", ordered=True),
         Shape("trades", Operation.UPDATE, "", "pnl", ordered=True),
     ]
-    found = {each.name: each for each in targets([Destination("trades"), Destination("events")], shapes, ["orders"])}
+    last = {
+        "bills": Shape("bills", Operation.INSERT, "bill_id", "bill_id,sum", ordered=False),
+        "orders": Shape("orders", Operation.UPSERT, "wrong", "wrong", ordered=True),
+    }
+    found = {
+        each.name: each
+        for each in targets([Destination("trades"), Destination("events")], shapes, last, ["orders", "bills"])
+    }
 
+    orders = ("leg", "lots", "order_id", "price")
     assert found["orders"] == Target(
-        "orders",
-        "order_id",
-        ("leg", "lots", "order_id", "price"),
-        ("order_id", "order_id,leg"),
-        updates=True,
-        used=True,
+        "orders", "order_id", orders, ("order_id", "order_id,leg"), updates=True, used=True
     )
+    assert found["bills"] == Target("bills", "bill_id", ("bill_id", "sum"), ("bill_id",), updates=False, used=True)
     assert found["trades"] == Target("trades", "id", ("pnl",), (), updates=True, used=False)
     assert found["events"] == Target("events", "id", ("id",), ("id",), updates=False, used=False)
-    assert [each.name for each in targets([], shapes, [], only=["new", "orders"])] == ["new", "orders"]
+    assert [each.name for each in targets([], shapes, {}, [], only=["new", "orders"])] == ["new", "orders"]
 
 
 @pytest.mark.parametrize("kind", list(Obstacle))
