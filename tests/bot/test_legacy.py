@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from pydantic import SecretStr
+from supabase_lite import SupabaseLite
 
 from outbox import InvalidRequest, LocalStorage, Outbox, SessionManager, Settings, legacy
 from outbox.legacy import LegacyReport, OldFile, import_legacy
@@ -495,3 +498,31 @@ async def test_a_bots_puts_pass_between_the_pieces_of_a_large_file(tmp_path: Pat
             between.append(receipt.seq)
         assert (await work).taken == 1000
     assert any(1 < seq < 1000 for seq in between)
+
+
+# ------------------------------------------------------------------------------------------ on to the remote end
+
+
+@run_async
+async def test_what_was_moved_in_arrives_once_and_a_start_that_had_arrived_is_a_dead_letter(
+    tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[Any]
+) -> None:
+    trade = {**TRADE, "timestamp": "2026-01-01T00:00:00+00:00"}
+    sql.execute("insert into sessions (session_id, start_time, status) values ('ab12cd34', now(), 'STOPPED')")
+    settings = Settings(
+        path=tmp_path / "bot.db",
+        source="bot-a",
+        supabase_url=clean_remote.url,
+        supabase_key=SecretStr(clean_remote.secret_key),
+    )
+    for _ in range(2):
+        leave(tmp_path, [item("sessions", START), item("trades", trade), item("trades", trade), event(n=1)])
+        async with Outbox.open(settings) as outbox:
+            await import_legacy(outbox, tmp_path / "old")
+            report = await outbox.drain(timeout=20)
+            assert (report.pending, report.dead) == (0, 1)
+
+    assert sql.execute("select count(*), count(distinct id) from trades").fetchall() == [(2, 2)]
+    assert sql.execute("select data ->> 'n' from events").fetchall() == [("1",)]
+    assert sql.execute("select status from sessions").fetchall() == [("STOPPED",)]
+    assert [row["destination"] for row in rows(tmp_path, "select * from outbox where state = 'dead'")] == ["sessions"]
