@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import stat
@@ -51,6 +52,10 @@ class Local:
 
 async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     """Look at `path` and its machine. Writes nothing to it; tries one commit in a folder of its own beside it."""
+    try:
+        path = await asyncio.to_thread(door.real_path, path)
+    except StoreError as error:
+        return Local((diagnosis.unreadable(str(error)),), None)
     if not await asyncio.to_thread(path.exists):
         return Local((diagnosis.missing(path), *await _machine(path.parent)), None)
     # Before SQLite opens the file here: closing a descriptor of it would drop SQLite's own locks.
@@ -86,15 +91,21 @@ class _Beside:
 
 
 def _beside(path: Path) -> _Beside:
-    real = path.resolve()
-    there = [each for each in (real.with_name(real.name + suffix) for suffix in _BESIDE) if each.exists()]
-    modes = None if os.name == "nt" else {each: stat.S_IMODE(each.stat().st_mode) for each in there}
     try:
-        holder, wal = lock_file.look(real), read_wal(real)
+        holder, wal = lock_file.look(path), read_wal(path)
     except OSError:  # another user's: the other checks are worth more
-        holder, wal = Holder(None, None, running=False), WalFacts(door.file_bytes(real.with_name(real.name + "-wal")))
-    writable = os.access(real, os.W_OK) and os.access(real.parent, os.W_OK)
-    return _Beside(modes, writable, is_wal(real), wal, holder)
+        holder, wal = Holder(None, None, running=False), WalFacts(door.file_bytes(path.with_name(path.name + "-wal")))
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return _Beside(None if os.name == "nt" else _modes(path), writable, is_wal(path), wal, holder)
+
+
+def _modes(path: Path) -> dict[Path, int]:
+    """Return the permission bits of the file and of those beside it."""
+    modes = {}
+    for each in (path.with_name(path.name + suffix) for suffix in _BESIDE):
+        with contextlib.suppress(FileNotFoundError):  # a bot may close the file in this moment
+            modes[each] = stat.S_IMODE(each.stat().st_mode)
+    return modes
 
 
 async def _machine(folder: Path) -> list[Finding]:

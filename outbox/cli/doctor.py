@@ -256,4 +256,5 @@ def show(path: Path | None, findings: Sequence[Finding], console: Console) -> No
         console.print(grid)
         if finding.fix:
             # Never cut into lines: it is there to be copied.
-            console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), text.quoted(finding.fix)), soft_wrap=True)
+            fix = "".join(char if char.isprintable() else " " for char in finding.fix)
+            console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), fix), soft_wrap=True)

@@ -85,8 +85,9 @@ def _target(declared: Destination, shapes: Sequence[Shape], used: bool) -> Targe
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """A table's answers. missing: columns that it does not have. inserts: by on_conflict. sighted: the newest delivered
-    insert's id, and what a read of it says; None: there is none, or its key is not the one that is read.
+    """A table's answers. missing: columns that it does not have. inserts: by on_conflict.
+
+    sighted: the newest delivered insert's id, and what a read of it says; None: there is none to look for.
     """
 
     target: Target
@@ -109,6 +110,7 @@ class Complaint(Enum):
     INDEX = auto()
     GRANT = auto()
     ROW_SECURITY = auto()
+    POLICY = auto()
     KEY = auto()
     SUSPENDED = auto()
     WRONG_URL = auto()
@@ -121,7 +123,7 @@ _BY_CODE = {
     "42P10": Complaint.INDEX,
     "42703": Complaint.COLUMN,
     "PGRST204": Complaint.COLUMN,
-    "42P17": Complaint.ROW_SECURITY,  # a policy that reads its own table
+    "42P17": Complaint.POLICY,  # one that reads its own table
     "42501": Complaint.GRANT,
     "42P01": Complaint.TABLE,
     "PGRST205": Complaint.TABLE,
@@ -176,8 +178,6 @@ _KEY_FIX = (
 _SQL = Path("supabase_sql")
 _FILES = ("0001_tables.sql", "0002_access.sql", "0003_keep_newer.sql")
 _SHIPPED = frozenset({"events", "sessions", "trades"})
-
-
 _ANYWHERE = {
     Complaint.KEY: _KEY_FIX,
     Complaint.SUSPENDED: "restore the project in Supabase's dashboard, or settle its quota; rows are kept meanwhile",
@@ -207,6 +207,8 @@ def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: 
         case Complaint.ROW_SECURITY:
             everything = "for all to service_role using (true) with check (true)"
             return f"create policy {table}_service on public.{table} {everything}"
+        case Complaint.POLICY:
+            return f"rewrite the policy that reads its own table: select * from pg_policies where tablename = '{table}'"
         case _:
             return _ANYWHERE.get(what)
 
@@ -318,7 +320,7 @@ def _no_table(target: Target, outcome: Outcome, fix: str | None) -> Finding:
 
 def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
     what = complaint(outcome)
-    if what is Complaint.ROW_SECURITY:
+    if what in (Complaint.ROW_SECURITY, Complaint.POLICY):
         aspect = "rows"
     return Finding(f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", mend(what, target.name))
 

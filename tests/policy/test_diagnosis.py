@@ -191,7 +191,7 @@ def reply(status: int, code: str = "", message: str = "", **headers: str) -> Rep
         pytest.param(reply(400, "42703"), Complaint.COLUMN, id="no column to read"),
         pytest.param(reply(400, "42P10"), Complaint.INDEX, id="no unique index"),
         pytest.param(reply(403, "42501", "permission denied for table t"), Complaint.GRANT, id="no grant"),
-        pytest.param(reply(500, "42P17"), Complaint.ROW_SECURITY, id="a policy that reads its own table"),
+        pytest.param(reply(500, "42P17"), Complaint.POLICY, id="a policy that reads its own table"),
         pytest.param(
             reply(403, "42501", "new row violates row-level security policy"), Complaint.ROW_SECURITY, id="a policy"
         ),
