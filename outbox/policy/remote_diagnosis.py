@@ -208,7 +208,7 @@ def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: 
             everything = "for all to service_role using (true) with check (true)"
             return f"create policy {table}_service on public.{table} {everything}"
         case Complaint.POLICY:
-            return f"rewrite the policy that reads its own table: select * from pg_policies where tablename = '{table}'"
+            return f"rewrite the policy of public.{table} that reads its own table; pg_policies lists them"
         case _:
             return _ANYWHERE.get(what)
 
