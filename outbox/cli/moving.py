@@ -37,7 +37,7 @@ def import_old(
 
     \b
     Example:
-      outbox import-legacy /srv/old-bot --path bot.db
+      outbox import-legacy /srv/old-bot
 
     \b
     Exit codes:
