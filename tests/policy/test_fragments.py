@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outbox.policy.fragments import BEHIND, BROKEN, CUT_SHORT, NOT_ONE, Piece, members, pieces
@@ -38,6 +38,8 @@ def problems(text: str) -> list[tuple[str, str]]:
     return [(text[piece.start : piece.end], piece.problem) for piece in pieces(text, wanted) if piece.value is None]
 
 
+# Each example is read again for each of its bytes.
+@settings(max_examples=40, deadline=None)
 @given(lists, st.sampled_from([None, 2]), st.booleans())
 def test_of_a_file_that_is_cut_at_any_byte_every_whole_item_is_read_and_no_other(
     whole: list[Any], indent: int | None, ascii_only: bool
@@ -53,6 +55,7 @@ def test_of_a_file_that_is_cut_at_any_byte_every_whole_item_is_read_and_no_other
         assert cut in (0, len(raw)) or problems(part), "a file that ends early must say so"
 
 
+@settings(deadline=None)
 @given(lists, st.data())
 def test_a_file_that_is_spoilt_anywhere_costs_only_what_was_spoilt(whole: list[Any], data: st.DataObject) -> None:
     text = json.dumps(whole, indent=2)
@@ -67,6 +70,7 @@ def test_a_file_that_is_spoilt_anywhere_costs_only_what_was_spoilt(whole: list[A
     assert [each for each in untouched if each not in found] == []
 
 
+@settings(deadline=None)
 @given(st.text() | lists.map(json.dumps).flatmap(lambda text: st.permutations(list(text)).map("".join)))
 def test_nothing_is_read_twice_or_made_up_whatever_the_text_is(text: str) -> None:
     found = list(pieces(text, wanted))
@@ -115,6 +119,7 @@ def test_what_is_read_and_what_is_left(text: str, tables: list[str], left: list[
 # ------------------------------------------------------------------------------------------ one object
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(max_size=5), values, max_size=5), st.sampled_from([None, 2]))
 def test_of_an_object_that_is_cut_anywhere_every_whole_member_is_read(
     whole: dict[str, Any], indent: int | None
