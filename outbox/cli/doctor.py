@@ -191,13 +191,15 @@ def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
     for each in content.pauses:
         shape = content.lanes.get(int(each.subject)) if each.scope == "lane" and each.subject.isdigit() else None
         name = shape.destination if shape else each.subject if each.scope == "destination" else ""
+        what = complaint_of(each.reason, each.code)
+        columns = _deciding(content, name) if what is Complaint.INDEX else ()
         checks = [found for found in asked if ":" not in found.check or found.check.startswith(f"{name}:")]
         findings.append(
             diagnosis.pause(
                 subject(each, content.lanes),
                 each.reason,
                 said(each.status, each.code, each.message),
-                fix=mend(complaint_of(each.reason, each.code), name, _deciding(content, name)),
+                fix=mend(what, name, columns, sql=sql_folder("supabase_sql")),
                 mended=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )

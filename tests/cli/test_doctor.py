@@ -336,6 +336,16 @@ def test_a_pause_is_told_with_what_mends_it_until_it_is_mended(
     assert mended.fix("pauses") == "outbox reload"
 
 
+def test_a_pause_for_a_column_leaves_the_column_to_the_servers_words(bot_db: Path, project: SupabaseLite) -> None:
+    put(bot_db, "trades", {**TRADE, "symboll": "EURUSD"})
+    assert CliRunner().invoke(app, ["drain", "--path", str(bot_db), "--timeout", "0.5"]).exit_code == 2
+
+    report = Report(bot_db, "--offline")
+
+    assert "Could not find the 'symboll' column" in report.bad()["pauses"][1]
+    assert "alter table public.trades add column <name> <type>; then: outbox reload" in report.fix("pauses")
+
+
 # ------------------------------------------------------------------------------------------ key and project
 
 
