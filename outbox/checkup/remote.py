@@ -7,6 +7,7 @@ a statement without rows is theirs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -129,6 +130,8 @@ async def obstacle(url: str, *, deadline_s: float) -> tuple[Obstacle, str]:
             )
             _, writer = await connected
             writer.close()
+            with contextlib.suppress(OSError):  # it was only to see whether it can be made
+                await writer.wait_closed()
     except (OSError, TimeoutError) as error:  # ssl.SSLError and socket.gaierror are OSErrors
         return _kind(error), _words(error)
     return Obstacle.OTHER, "a connection can be made, but the request gets no answer"
