@@ -26,6 +26,7 @@ from outbox.cli.app import app
 from outbox.policy import diagnosis
 from tests.cli.test_cli import put_one, running_bot
 from tests.postgrest_front import front
+from tests.store.test_wal import process
 from tests.support import run_async
 
 Connection = psycopg.Connection[TupleRow]
@@ -534,6 +535,52 @@ def test_another_journal_mode_is_a_fault(bot_db: Path) -> None:
 
     assert report.bad()["durability"][0] == "fault"
     assert "pragma journal_mode=wal" in report.fix("durability")
+
+
+READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("begin")
+connection.execute("select count(*) from outbox").fetchall()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not say who has a lock")
+def test_a_reader_that_holds_the_wal_back_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(diagnosis, "_LARGE_WAL_BYTES", 1)
+    path = tmp_path / "bot.db"
+    with running_bot(path) as bot:
+        with process(READER, path) as reader:
+            put_one(bot)
+            held = Report(path, "--offline")
+        free = Report(path, "--offline")
+
+    assert f"process {reader.pid} has been reading an old state" in held.bad()["wal"][1]
+    assert held.fix("wal").endswith(f"ps -p {reader.pid}")
+    assert "process" not in free.says("wal")
+
+
+def test_a_full_disk_and_a_network_file_system_are_faults(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outbox.checkup.local._free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("outbox.checkup.local.filesystem_of", lambda path: "nfs4")
+
+    bad = Report(bot_db, "--offline").bad()
+
+    assert (bad["disk"][0], bad["durability"][0]) == ("fault", "fault")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a link needs a right of its own on Windows")
+def test_a_link_is_followed_to_the_file_and_a_circle_of_links_is_told(bot_db: Path, tmp_path: Path) -> None:
+    bot_db.chmod(0o640)
+    link, circle = tmp_path / "link.db", tmp_path / "circle.db"
+    link.symlink_to(bot_db)
+    circle.symlink_to(circle)
+
+    assert "chmod 600" in Report(link, "--offline").fix("permissions")
+    assert Report(circle, "--offline").code == 3
 
 
 # ------------------------------------------------------------------------------------------ the text
