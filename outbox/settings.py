@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import ipaddress
-import json
 import logging
 import os
 import socket
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -19,20 +16,11 @@ from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict, SettingsError
 
 from outbox.errors import ConfigError
+from outbox.policy.keys import KeyKind, read_key
 
 logger = logging.getLogger("outbox.settings")
 
 _PREFIX = "OUTBOX_"
-
-
-class KeyKind(StrEnum):
-    """What a Supabase key is for, as far as its text tells."""
-
-    SECRET = "secret"  # noqa: S105 - the kind, not a key
-    LEGACY_SERVICE_ROLE = "legacy service_role"
-    PUBLISHABLE = "publishable"
-    LEGACY_ANON = "legacy anon"
-    UNKNOWN = "unknown"
 
 
 class Settings(BaseSettings):
@@ -165,9 +153,15 @@ class Settings(BaseSettings):
         return base if base.endswith("/rest/v1") else f"{base}/rest/v1"
 
     @property
+    def in_the_clear(self) -> bool:
+        """Return whether the key travels unencrypted to another machine."""
+        parts = urlsplit(self.supabase_url or "")
+        return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+    @property
     def key_kind(self) -> KeyKind | None:
         """Return what kind of key is set; None: none is."""
-        return None if self.supabase_key is None else _kind_of(self.supabase_key.get_secret_value())
+        return None if self.supabase_key is None else read_key(self.supabase_key.get_secret_value()).kind
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -209,20 +203,6 @@ def _config_error(error: ValidationError) -> ConfigError:
     if not field and ": " in message:
         field, message = message.split(": ", 1)
     return ConfigError(f"{field}: {message}", field=field or None)
-
-
-def _kind_of(key: str) -> KeyKind:
-    if key.startswith("sb_secret_"):
-        return KeyKind.SECRET
-    if key.startswith("sb_publishable_"):
-        return KeyKind.PUBLISHABLE
-    try:
-        claims = key.split(".")[1]
-        role = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["role"]
-    except (IndexError, ValueError, KeyError, TypeError):
-        return KeyKind.UNKNOWN
-    kinds = {"service_role": KeyKind.LEGACY_SERVICE_ROLE, "anon": KeyKind.LEGACY_ANON}
-    return kinds.get(role, KeyKind.UNKNOWN) if isinstance(role, str) else KeyKind.UNKNOWN
 
 
 def _is_loopback(host: str) -> bool:

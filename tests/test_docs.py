@@ -44,6 +44,7 @@ async def test_the_migration_guide_runs_from_top_to_bottom(
     assert await run_page(MIGRATING, tmp_path) >= 5
 
     assert not left.exists()
+    assert left.with_name("pending_uploads.json.imported").exists()
     query = "select data ->> 'from' from events where event_type = 'OLD'"
     assert sql.execute(query).fetchall() == [("the old file",)]
     for table in ("trades", "events", "sessions"):

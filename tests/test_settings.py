@@ -15,7 +15,8 @@ import pytest
 
 from outbox import ConfigError, Settings
 from outbox import settings as module
-from outbox.settings import KeyKind, load
+from outbox.policy.keys import KeyKind
+from outbox.settings import load
 
 CANARY = "sb_secret_canary-4711"
 NAMES = ("SUPABASE_URL", "SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")

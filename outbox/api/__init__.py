@@ -9,8 +9,9 @@ remote       the remote end as the settings name it now
 reports      what `drain` and `stats` return
 """
 
+from outbox.api.intake import DECLARED
 from outbox.api.outbox import Outbox
 from outbox.api.reports import DrainReport, Stats
 from outbox.api.transaction import Transaction
 
-__all__ = ["DrainReport", "Outbox", "Stats", "Transaction"]
+__all__ = ["DECLARED", "DrainReport", "Outbox", "Stats", "Transaction"]

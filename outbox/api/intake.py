@@ -16,7 +16,7 @@ from outbox.store.store import Store
 logger = logging.getLogger("outbox")
 
 # The old module's tables (supabase_sql/), and which of their columns PostgreSQL holds as INT.
-_DECLARED = (
+DECLARED = (
     Destination("trades", integers=frozenset({"direction", "intensity", "hmm_state"})),
     Destination("events"),
     Destination("sessions", on_conflict=("session_id",), integers=frozenset({"total_trades", "version"})),
@@ -30,7 +30,7 @@ class Intake:
         self._store = store
         self._clock = clock
         self._source = source
-        self._destinations = {destination.name: destination for destination in _DECLARED}
+        self._destinations = {destination.name: destination for destination in DECLARED}
 
     def register(
         self, name: str, *, key: str, on_conflict: Sequence[str], operation: str | Operation, integers: Sequence[str]

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, entries, inspection, text
+from outbox.cli import changes, entries, inspection, moving, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, as_json, read_status, show
 from outbox.errors import StoreError, StoreInUse
 from outbox.settings import Settings, load
@@ -29,8 +30,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload, inspection.inspect):
+for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload, doctor, inspection.inspect):
     app.command()(command)
+app.command("import-legacy")(moving.import_old)
 
 
 @app.command()

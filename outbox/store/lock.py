@@ -44,6 +44,10 @@ if sys.platform == "win32":
             msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
         return None
 
+    def byte_holder(descriptor: int, start: int) -> int | None:
+        """Return None: Windows does not say who has a byte."""
+        return None
+
     _TO_ASK = os.O_RDWR
 
 else:
@@ -65,7 +69,16 @@ else:
 
         F_GETLK asks without taking, so that a bot that starts meanwhile gets its lock.
         """
-        question = (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0) if _LINUX else (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
+        return _asked(descriptor, 0, 0)
+
+    def byte_holder(descriptor: int, start: int) -> int | None:
+        """Return the pid of another process that has a lock on the byte `start`; the rest as `_locked_by`."""
+        return _asked(descriptor, start, 1)
+
+    def _asked(descriptor: int, start: int, length: int) -> int | None:
+        """length: in bytes; 0: to the end of the file, however long it grows."""
+        whole = (fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+        question = whole if _LINUX else (start, length, 0, fcntl.F_WRLCK, os.SEEK_SET, 0)
         answer = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*question)))
         kind, pid = (answer[0], answer[4]) if _LINUX else (answer[3], answer[2])
         return None if kind == fcntl.F_UNLCK else max(int(pid), 0)
@@ -171,8 +184,7 @@ class Holder(NamedTuple):
 def look(store: Path) -> Holder:
     """Return who has `store` open for writing, or had it last; takes nothing, creates nothing. Raises OSError."""
     pid, since = holder(store)
-    mine = _held.get(store.resolve())
-    if mine is not None and mine._pid == os.getpid():
+    if is_mine(store):
         return Holder(pid, since, running=True)
     try:
         descriptor = os.open(lock_path(store.resolve()), _TO_ASK)
@@ -185,6 +197,12 @@ def look(store: Path) -> Holder:
     # The sidecar may still name the one before: it is written after the lock is taken.
     written = pid if not found or found == pid else found
     return Holder(written, since if written == pid else None, running=found is not None)
+
+
+def is_mine(store: Path) -> bool:
+    """Return whether this process has `store` open for writing. Its files must then not be opened beside SQLite."""
+    mine = _held.get(store.resolve())
+    return mine is not None and mine._pid == os.getpid()
 
 
 def holder(store: Path) -> tuple[int | None, str | None]:

@@ -182,7 +182,7 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
     assert {name for name in ended if name not in promised["reload"] + promised["requeue"]} == set()
 
 
-HELPED = ["status", "drain", "ls", "show", "requeue", "discard", "reload"]
+HELPED = ["status", "drain", "ls", "show", "requeue", "discard", "reload", "doctor", "import-legacy"]
 # It runs until it is ended; tests/inspection starts it as its example does.
 ENDLESS = ["inspect"]
 
@@ -201,4 +201,4 @@ def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> Non
 
 def test_every_command_is_among_those_whose_help_is_tested() -> None:
     listed = call("--help").stdout
-    assert set(re.findall(r"^  (\w+)  ", listed.partition("Commands:")[2], re.MULTILINE)) == {*HELPED, *ENDLESS}
+    assert set(re.findall(r"^  ([\w-]+)  ", listed.partition("Commands:")[2], re.MULTILINE)) == {*HELPED, *ENDLESS}

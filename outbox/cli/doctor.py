@@ -1,0 +1,262 @@
+"""Floor 7 · cli. `outbox doctor`: looks at machine, file and remote end, and says what mends each finding."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from outbox.api import DECLARED
+from outbox.checkup.local import Content, Local, examine_file
+from outbox.checkup.remote import First, Questions, obstacle, silent
+from outbox.cli import text
+from outbox.cli.common import AsJson, FilePath, print_json
+from outbox.cli.entries import said
+from outbox.cli.status import subject
+from outbox.clock import SystemClock
+from outbox.encoding import identifier
+from outbox.errors import ConfigError, InvalidEntry
+from outbox.policy import diagnosis, remote_diagnosis
+from outbox.policy.diagnosis import Finding, Severity
+from outbox.policy.keys import read_key
+from outbox.policy.remote_diagnosis import Complaint, Target, complaint, complaint_of, mend, targets
+from outbox.policy.verdicts import Failure, read_refusal
+from outbox.settings import Settings, load
+from outbox.store.migrate import folder as sql_folder
+from outbox.transport import PostgrestTransport
+
+# An answer that takes longer is itself a finding; the bot waits up to OUTBOX_REQUEST_DEADLINE_S.
+_TIMEOUT_S = 10.0
+
+
+def doctor(
+    path: FilePath = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask nothing of the remote end.")] = False,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Compare indexes with their tables too; takes longer.")
+    ] = False,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", metavar="TABLE", help="Ask about this table only; may be repeated.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for each answer.")
+    ] = _TIMEOUT_S,
+    as_object: AsJson = False,
+) -> None:
+    """Check machine, file and remote end, and say what mends each finding. Works while a bot runs.
+
+    Of the remote end it asks only questions that no row can come of: reads of
+    no rows, inserts of none, updates that match none. Nothing stays there.
+    The key is never shown. The file is read through once, so a large one takes
+    its time; one commit is tried in a folder of its own beside it.
+
+    \b
+    Examples:
+      outbox doctor
+      outbox doctor --offline --thorough
+      outbox doctor --table trades --table orders --json
+
+    \b
+    Exit codes, the worst that holds:
+      0  everything is in order
+      1  warnings: rows arrive, or would; something should be mended
+      2  faults: rows do not arrive, or are not safe
+      3  the file is missing, damaged, unreadable or no outbox
+
+    \b
+    --json prints these fields:
+      path, health, exit_code    health: ok, warning, fault or unreadable
+      findings                [{check, severity, says, fix}]; severity: as
+                              health; fix: a command, a sentence, or null
+    """
+    settings, error = _settings(path)
+    where = path if settings is None else settings.path
+    only = _tables(table or [])
+    findings = asyncio.run(
+        _findings(where, settings, error, only, thorough=thorough, offline=offline, timeout_s=timeout)
+    )
+    worst = max(finding.severity for finding in findings)
+    if as_object:
+        print_json(as_json(where, findings))
+    else:
+        show(where, findings, text.console())
+    raise typer.Exit(worst)
+
+
+def _settings(path: Path | None) -> tuple[Settings | None, str | None]:
+    """Return the settings, or why they cannot be used: that must not hide what the file says."""
+    try:
+        return load(path=path), None
+    except ConfigError as error:
+        return None, str(error)
+
+
+def _tables(names: Sequence[str]) -> list[str]:
+    try:
+        return [identifier(name, field="--table") for name in names]
+    except InvalidEntry as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+# ---------------------------------------------------------------------------------------------- looking
+
+
+async def _findings(
+    path: Path | None,
+    settings: Settings | None,
+    error: str | None,
+    only: Sequence[str],
+    *,
+    thorough: bool,
+    offline: bool,
+    timeout_s: float,
+) -> list[Finding]:
+    clock, said_of_settings = SystemClock(), diagnosis.settings(error, () if settings is None else settings.warnings)
+    if path is None:  # OUTBOX_PATH is a setting too, and they cannot be used
+        return said_of_settings
+    local = await examine_file(path, clock, thorough=thorough)
+    asked = _Asked((), None)
+    if settings is not None and not offline and settings.rest_url is not None and settings.supabase_key is not None:
+        asked = await _ask(settings, _targets(local, only), local.content, timeout_s)
+    found = diagnosis.clock(
+        now_ms=clock.now_ms(),
+        newest_put_ms=local.content.newest_put_ms if local.content else None,
+        ahead_s=asked.ahead_s,
+        platform=sys.platform,
+    )
+    return [*local.findings, *said_of_settings, found, *_pauses(local.content, asked.findings), *asked.findings]
+
+
+def _targets(local: Local, only: Sequence[str]) -> list[Target]:
+    found = local.content
+    if found is None:
+        return targets(DECLARED, (), {}, (), only)
+    newest = {shape.destination: shape for _, shape in sorted(found.lanes.items())}
+    return targets(DECLARED, found.shapes, newest, found.used, only)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    findings: tuple[Finding, ...]
+    ahead_s: float | None
+
+
+async def _ask(settings: Settings, asked: Sequence[Target], content: Content | None, timeout_s: float) -> _Asked:
+    """Return what the remote end's answers mean."""
+    assert settings.rest_url is not None and settings.supabase_key is not None
+    transport = PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value())
+    try:
+        questions = Questions(transport, SystemClock(), deadline_s=timeout_s)
+        first = await questions.first(asked[0])
+        findings = [*await _project(settings, first, timeout_s)]
+        for target in () if silent(first.outcome) else asked:
+            delivered = content.delivered.get(target.name) if content else None
+            findings += remote_diagnosis.table(await questions.table(target, delivered), sql=sql_folder("supabase_sql"))
+    finally:
+        await transport.aclose()
+    return _Asked(tuple(findings), first.ahead_s)
+
+
+async def _project(settings: Settings, first: First, timeout_s: float) -> list[Finding]:
+    url, secret = settings.supabase_url, settings.supabase_key
+    assert url is not None and secret is not None
+    host = urlsplit(url).hostname or ""
+    failed = isinstance(first.outcome, Failure)
+    met = await obstacle(url, deadline_s=timeout_s) if failed else None
+    refused = None
+    if not isinstance(first.outcome, Failure) and complaint(first.outcome) is Complaint.KEY:
+        refused = read_refusal(first.outcome)
+    return [
+        remote_diagnosis.reach(url, first.outcome, met),
+        remote_diagnosis.tls(url, in_the_clear=settings.in_the_clear, connected=not failed),
+        remote_diagnosis.key(
+            read_key(secret.get_secret_value()), host, now_s=SystemClock().now_ms() / 1000, refused=refused
+        ),
+    ]
+
+
+def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
+    if content is None:
+        return []
+    findings = []
+    for each in content.pauses:
+        shape = content.lanes.get(int(each.subject)) if each.scope == "lane" and each.subject.isdigit() else None
+        name = shape.destination if shape else each.subject if each.scope == "destination" else ""
+        what = complaint_of(each.reason, each.code)
+        columns = _deciding(content, name) if what is Complaint.INDEX else ()
+        checks = [found for found in asked if ":" not in found.check or found.check.startswith(f"{name}:")]
+        findings.append(
+            diagnosis.pause(
+                subject(each, content.lanes),
+                each.reason,
+                said(each.status, each.code, each.message),
+                fix=mend(what, name, columns, sql=sql_folder("supabase_sql")),
+                mended=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
+            )
+        )
+    return findings or [diagnosis.no_pauses()]
+
+
+def _deciding(content: Content, name: str) -> Sequence[str]:
+    """Return the columns that decide what a duplicate is, where there is only one answer."""
+    conflicts = {shape.on_conflict for shape in content.shapes if shape.destination == name and shape.on_conflict}
+    return conflicts.pop().split(",") if len(conflicts) == 1 else ()
+
+
+# ---------------------------------------------------------------------------------------------- telling
+
+
+def as_json(path: Path | None, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Return the object that `--json` prints; its names are promised, and described in the command's help."""
+    worst = max(finding.severity for finding in findings)
+    return {
+        "path": None if path is None else str(path),
+        "health": worst.words,
+        "exit_code": int(worst),
+        "findings": [
+            {
+                "check": finding.check,
+                "severity": finding.severity.words,
+                "says": text.quoted(finding.says),
+                "fix": finding.fix,
+            }
+            for finding in findings
+        ],
+    }
+
+
+_WORD = len(Severity.UNREADABLE.words)
+_COLOURS = {
+    Severity.OK: "green",
+    Severity.WARNING: "yellow",
+    Severity.FAULT: "red",
+    Severity.UNREADABLE: "red",
+}
+
+
+def show(path: Path | None, findings: Sequence[Finding], console: Console) -> None:
+    """Print the findings for a person, one after the other, each with what mends it."""
+    worst = max(finding.severity for finding in findings)
+    console.print(Text.assemble((worst.words, f"bold {_COLOURS[worst]}"), f"  {path or ''}"), soft_wrap=True)
+    width = max(len(finding.check) for finding in findings)
+    for finding in findings:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(width=_WORD)
+        grid.add_column(width=width)
+        grid.add_column(overflow="fold")
+        severity = Text(finding.severity.words, style=_COLOURS[finding.severity])
+        grid.add_row(severity, finding.check, text.quoted(finding.says))
+        console.print(grid)
+        if finding.fix:
+            # Never cut into lines: it is there to be copied.
+            fix = "".join(char if char.isprintable() else " " for char in finding.fix)
+            console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), fix), soft_wrap=True)

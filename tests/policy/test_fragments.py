@@ -1,0 +1,142 @@
+"""What can be read of a broken file: cut at each place, spoilt at any, and never more than was there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outbox.policy.fragments import BEHIND, BROKEN, CUT_SHORT, NOT_ONE, Piece, members, pieces
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+items = st.fixed_dictionaries(
+    {"table": st.just("trades"), "data": st.dictionaries(st.text(max_size=4), values, max_size=3)}
+)
+lists = st.lists(items, max_size=4)
+
+
+def wanted(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("table"), str) and isinstance(value.get("data"), dict)
+
+
+def read(text: str) -> list[Any]:
+    return [piece.value for piece in pieces(text, wanted) if piece.value is not None]
+
+
+def problems(text: str) -> list[tuple[str, str]]:
+    """What could not be read, and why."""
+    return [(text[piece.start : piece.end], piece.problem) for piece in pieces(text, wanted) if piece.value is None]
+
+
+# Each example is read again for each of its bytes.
+@settings(max_examples=40, deadline=None)
+@given(lists, st.sampled_from([None, 2]), st.booleans())
+def test_of_a_file_that_is_cut_at_any_byte_every_whole_item_is_read_and_no_other(
+    whole: list[Any], indent: int | None, ascii_only: bool
+) -> None:
+    raw = json.dumps(whole, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    text = raw.decode("utf-8", "surrogateescape")
+    ends = [piece.end for piece in pieces(text, wanted) if piece.value is not None]
+    assert read(text) == whole
+    for cut in range(len(raw) + 1):
+        part = raw[:cut].decode("utf-8", "surrogateescape")
+        complete = sum(end <= len(part) for end in ends if text.startswith(part[:end]))
+        assert read(part) == whole[:complete]
+        assert cut in (0, len(raw)) or problems(part), "a file that ends early must say so"
+
+
+@settings(deadline=None)
+@given(lists, st.data())
+def test_a_file_that_is_spoilt_anywhere_costs_only_what_was_spoilt(whole: list[Any], data: st.DataObject) -> None:
+    text = json.dumps(whole, indent=2)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(start + 8, len(text))))
+    spoilt = text[:start] + "\0" * max(1, end - start) + text[end:]
+    spans = [piece for piece in pieces(text, wanted) if piece.value is not None]
+    untouched = [piece.value for piece in spans if not (piece.start < end + 1 and start < piece.end)]
+
+    found = read(spoilt)
+
+    assert [each for each in untouched if each not in found] == []
+
+
+@settings(deadline=None)
+@given(st.text() | lists.map(json.dumps).flatmap(lambda text: st.permutations(list(text)).map("".join)))
+def test_nothing_is_read_twice_or_made_up_whatever_the_text_is(text: str) -> None:
+    found = list(pieces(text, wanted))
+    assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+    for piece in found:
+        if piece.value is not None:
+            assert wanted(piece.value)
+            assert repr(json.loads(text[piece.start : piece.end])) == repr(piece.value)
+    covered = {position for piece in found for position in range(piece.start, piece.end)}
+    assert all(text[position] in ", []\ufeff" or text[position].isspace() for position in {*range(len(text))} - covered)
+
+
+A, B = '{"table": "a", "data": {"n": 1}}', '{"table": "b", "data": {"n": 2}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "tables", "left"),
+    [
+        pytest.param(f"[{A}, {B}]", ["a", "b"], [], id="whole"),
+        pytest.param(f"\ufeff [ {A} ,\n{B} ]\n", ["a", "b"], [], id="with a byte order mark"),
+        pytest.param("", [], [], id="empty"),
+        pytest.param("[]", [], [], id="an empty list"),
+        pytest.param(f"{A}", ["a"], [], id="no list, one item"),
+        pytest.param(f"[{A}", ["a"], [("", CUT_SHORT)], id="cut behind an item"),
+        pytest.param(f"[{A}, {B[:-3]}", ["a"], [(B[:-3], BROKEN), ("", CUT_SHORT)], id="cut inside an item"),
+        pytest.param(f"[{A[:-9]}, {B}]", ["b"], [(f"{A[:-9]}, ", BROKEN)], id="one broken, the next one whole"),
+        pytest.param(f"[{A}]{B}]", ["a"], [(f"{B}]", BEHIND)], id="an older version's end behind it"),
+        pytest.param(f"[{A}, 7, {B}]", ["a", "b"], [("7", NOT_ONE)], id="a number among them"),
+        pytest.param(f'[{{"table": "a"}}, {B}]', ["b"], [('{"table": "a"}', NOT_ONE)], id="an item without data"),
+        pytest.param("\0" * 20, [], [("\0" * 20, BROKEN)], id="zeros"),
+        pytest.param("null", [], [("null", BROKEN)], id="a word that may have been cut"),
+        pytest.param(
+            f'[{{"table": "a", "data": {{"inner": {B}, [{A}]', ["a"], None, id="an item in a list of a broken one"
+        ),
+        pytest.param(f"[{'{' * 3000}, {B}]", ["b"], None, id="brackets"),
+        pytest.param('[{"a":' + "[" * 200_000, [], None, id="deep"),
+        pytest.param(f'[{{"n": {"9" * 5000}}}, {B}]', ["b"], None, id="more digits than Python reads"),
+    ],
+)
+def test_what_is_read_and_what_is_left(text: str, tables: list[str], left: list[tuple[str, str]] | None) -> None:
+    assert [value["table"] for value in read(text)] == tables
+    if left is not None:
+        assert problems(text) == left
+
+
+# ------------------------------------------------------------------------------------------ one object
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.text(max_size=5), values, max_size=5), st.sampled_from([None, 2]))
+def test_of_an_object_that_is_cut_anywhere_every_whole_member_is_read(
+    whole: dict[str, Any], indent: int | None
+) -> None:
+    text = json.dumps(whole, indent=indent)
+    assert members(text) == (whole, len(text))
+    for cut in range(len(text)):
+        found, end = members(text[:cut])
+        assert list(whole.items())[: len(found)] == list(found.items())
+        assert end <= cut
+
+
+def test_a_number_that_may_have_been_cut_is_not_read() -> None:
+    assert members('{"session_id": "ab", "initial_balance": 100')[0] == {"session_id": "ab"}
+    assert members('{"session_id": "ab", "initial_balance": 100,')[0] == {"session_id": "ab", "initial_balance": 100}
+    assert members("no object")[0] == members("")[0] == members('{"a')[0] == members("{'a': 1}")[0] == {}
+
+
+def test_a_piece_says_what_it_is() -> None:
+    assert list(pieces(A, wanted)) == [Piece(0, len(A), {"table": "a", "data": {"n": 1}})]
