@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import urllib.parse
@@ -257,11 +258,16 @@ def real_path(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Create `folder` and what is missing above it, and sync what names them. Raises StoreError."""
+    """Create `folder` and what is missing above it; each name survives a power loss from here on. Raises StoreError."""
     try:
         missing = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        for each in missing:
+        there = missing[-1].parent if missing else folder
+        # A start before this one may have been killed between making a folder and syncing its name. Where the folder
+        # above may not be opened, it was hardly this library that made one there.
+        with contextlib.suppress(OSError):
+            sync_folder(there.parent)
+        for each in reversed(missing):  # one by one: at most the last one can be unsynced, whenever a kill comes
+            each.mkdir(exist_ok=True)
             sync_folder(each.parent)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
@@ -279,16 +285,27 @@ def create_file(path: Path) -> None:
         # SQLite would open it read-only without a word, and the first put would be the one to notice.
         if not os.access(path, os.W_OK):
             raise StoreError(f"{path} may not be written to; nothing was opened", path=path) from None
+        # Whoever made it may have been killed before its name was synced.
+        _sync_names(path)
         return
     except OSError as error:
         raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
     try:
         os.fsync(descriptor)
-        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path} cannot be made durable: {error.strerror}", path=path) from error
     finally:
         os.close(descriptor)
+    _sync_names(path)
+
+
+def _sync_names(path: Path) -> None:
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"the folder of {path} cannot be synced, so a power loss could take the file: {error.strerror}", path=path
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

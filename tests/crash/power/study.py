@@ -1,0 +1,289 @@
+"""The whole course: record the lives of a bot, cut the power at many moments, look at what each cut leaves.
+
+    python -m tests.crash.power.study            a table: the outbox as it is, and with a protection taken away
+    OUTBOX_POWER_IMAGES=50000 python -m ...      as many images for each, instead of 2,000
+
+Needs strace, so Linux.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from outbox import Outbox, OutboxError, Settings
+from outbox.testing import ScriptedTransport
+from tests.crash.power.checker import facts_of, write_out
+from tests.crash.power.images import Disk, Image, Luck, replay
+from tests.crash.power.ledger import Facts, Ledger
+from tests.crash.power.operations import Mark, Operation, Resize, Sync, Write
+from tests.crash.power.recorder import Kill, Recorder, run
+
+PROJECT = Path(__file__).parents[3]
+WORKLOAD = Path(__file__).with_name("workload.py")
+WANTED = int(os.environ.get("OUTBOX_POWER_IMAGES", "2000"))
+# Two new folders above the file: their names must be durable too.
+STORE = "data/bot/bot.db"
+_PROCESSES = 2
+_INDEX_BYTES = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One process: what it does (`workload.LIVES`), its first number, without what, and whether it is killed."""
+
+    name: str
+    first: int
+    without: tuple[str, ...] = ()
+    kill: Kill | None = None
+
+
+def a_bots_lives(*without: str) -> list[Life]:
+    """A new file of the first version; migrated, used for everything; killed inside a sync; opened again."""
+    return [
+        Life("young", 1, ("later-migrations", *without)),
+        Life("busy", 1000, without),
+        Life("brief", 3000, without, Kill("fdatasync", 4)),
+        Life("repeated", 3000, without),
+    ]
+
+
+def record(lives: Iterable[Life], store: str = STORE) -> list[Operation]:
+    """Live `lives` one after the other in a new folder, and return what they asked of the operating system."""
+    with tempfile.TemporaryDirectory(prefix="outbox-power-") as folder:
+        root = (Path(folder) / "root").resolve()
+        root.mkdir()
+        recorder = Recorder(str(root))
+        for life in lives:
+            command = [sys.executable, str(WORKLOAD), life.name, str(root / store), str(life.first), *life.without]
+            environment = {"PYTHONPATH": os.pathsep.join((str(PROJECT), str(PROJECT / "scripts")))}
+            log = Path(folder) / "strace.log"
+            recorder.read(run(command, cwd=Path(folder), log=log, environment=environment, kill=life.kill))
+        return recorder.operations
+
+
+# ------------------------------------------------------------------------------------------ what is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One power cut: after how many moments of the recording, and with what luck."""
+
+    moment: int
+    luck: Luck
+    seed: int
+
+
+def cuts_of(operations: Sequence[Operation], wanted: int, seed: int) -> list[Cut]:
+    """Return up to twice `wanted` cuts, in the order of their moments.
+
+    Every plain case where most is at stake: when a sync begins, which leaves the most in the air, and when something
+    is said, which leaves the most to be kept. The rest by dice, at moments by dice.
+    """
+    cuts: list[Cut] = []
+    open_moments: list[int] = []
+    disk = Disk()
+    for moment, (operation, begins) in enumerate(replay(operations), 1):
+        if isinstance(operation, Mark):
+            cuts += [Cut(moment, Luck.NOTHING, 0)] if begins else []
+        elif begins:
+            disk.begin(operation)
+            if isinstance(operation, Sync):
+                cuts += [Cut(moment, luck, 0) for luck in Luck if luck is not Luck.DICE]
+            if any(isinstance(each, Write | Resize) for each in disk.pending()):
+                open_moments.append(moment)
+        else:
+            disk.end(operation)
+    dice = random.Random(seed)
+    cuts = dice.sample(cuts, min(len(cuts), wanted))
+    cuts += [Cut(dice.choice(open_moments), Luck.DICE, dice.getrandbits(32)) for _ in range(wanted)]
+    return sorted(cuts, key=lambda cut: cut.moment)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the cuts have left. images: the different ones, by digest; True: it lost something acknowledged."""
+
+    cuts: int = 0
+    moments: int = 0
+    acknowledgements: int = 0
+    images: dict[bytes, bool] = field(default_factory=dict)
+    broken: set[bytes] = field(default_factory=set)
+    reopened: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def lost(self) -> int:
+        """In how many images something acknowledged is gone."""
+        return sum(self.images.values())
+
+    def add(self, other: Outcome) -> None:
+        for name, lost in other.images.items():
+            self.images[name] = lost or self.images.get(name, False)
+        self.broken |= other.broken
+        self.cuts += other.cuts
+        self.reopened += other.reopened
+        self.examples += other.examples
+
+
+def study(operations: list[Operation], wanted: int = WANTED, *, store: str = STORE, seed: int = 2026) -> Outcome:
+    """Cut at about as many moments as give `wanted` images, look, and return what was found; in two processes."""
+    cuts = cuts_of(operations, wanted + wanted // 10, seed)
+    # Neighbouring cuts often leave the same image, which is then looked at once.
+    size = -(-len(cuts) // (4 * _PROCESSES))
+    parts = [cuts[start : start + size] for start in range(0, len(cuts), size)]
+    marks = sum(isinstance(operation, Mark) for operation in operations)
+    total = Outcome(moments=2 * len(operations), acknowledgements=marks)
+    with ProcessPoolExecutor(_PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for part in pool.map(examined, [operations] * len(parts), parts, [store] * len(parts)):
+            total.add(part)
+    return total
+
+
+def examined(operations: Sequence[Operation], cuts: Sequence[Cut], store: str = STORE) -> Outcome:
+    """Look at each of `cuts`, which are in order."""
+    waiting = list(reversed(cuts))
+    with _in_memory() as folder:
+        look = _Look(store, folder)
+        for moment, (disk, ledger) in enumerate(_course(operations), 1):
+            while waiting and waiting[-1].moment == moment:
+                look.at(disk, ledger, waiting.pop())
+            if not waiting:
+                return look.outcome
+    raise ValueError(f"{len(waiting)} cuts lie behind the end of the recording")
+
+
+def _course(operations: Iterable[Operation]) -> Iterator[tuple[Disk, Ledger]]:
+    disk, ledger = Disk(), Ledger()
+    for operation, begins in replay(operations):
+        if isinstance(operation, Mark):
+            if begins:
+                ledger.hear(operation.text)
+        elif begins:
+            disk.begin(operation)
+        else:
+            disk.end(operation)
+        yield disk, ledger
+
+
+@dataclass(slots=True)
+class _Look:
+    """Makes images, opens each different one once, and judges it by what had been said when the power was cut."""
+
+    store: str
+    folder: Path
+    outcome: Outcome = field(default_factory=Outcome)
+    _facts: dict[bytes, Facts] = field(default_factory=dict)
+    _plain: dict[Luck, tuple[int, bytes]] = field(default_factory=dict)
+
+    def at(self, disk: Disk, ledger: Ledger, cut: Cut) -> None:
+        name = self._image(disk, cut)
+        wrongs = ledger.wrongs(self._facts[name])
+        outcome = self.outcome
+        outcome.cuts += 1
+        outcome.images[name] = outcome.images.get(name, False) or any(wrong.lost for wrong in wrongs)
+        if wrongs and name not in outcome.broken:
+            outcome.broken.add(name)
+            outcome.examples.append(f"{cut}: {'; '.join(wrong.what for wrong in wrongs[:5])}")
+
+    def _image(self, disk: Disk, cut: Cut) -> bytes:
+        """Return the digest of the image, whose facts are known now."""
+        version, name = self._plain.get(cut.luck, (-1, b""))
+        if cut.luck is not Luck.DICE and version == disk.version:
+            return name
+        image = disk.image(cut.luck, random.Random(cut.seed))
+        name = _name(image)
+        self._plain[cut.luck] = disk.version, name
+        if name not in self._facts:
+            self._facts[name] = self._opened(image, name)
+        return name
+
+    def _opened(self, image: Image, name: bytes) -> Facts:
+        facts = facts_of(image, self.store, self.folder, index=_index(name))
+        if name[0] % 32 or self.store not in image:
+            return facts
+        self.outcome.reopened += 1
+        return Facts(facts.states, facts.faults + _reopened(image, self.store, self.folder))
+
+
+def _name(image: Image) -> bytes:
+    """Return a digest of what a reader of the image sees."""
+    digest = hashlib.sha256()
+    for path, content in sorted(image.items()):
+        if not path.endswith(("-shm", ".lock")):
+            digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.digest()
+
+
+def _index(name: bytes) -> bytes | None:
+    """Return the WAL-index that this crash leaves: mostly none, else zeros or garbage."""
+    kind = name[1] % 4
+    return None if kind < 2 else bytes(_INDEX_BYTES) if kind == 2 else name * (_INDEX_BYTES // len(name))
+
+
+def _reopened(image: Image, store: str, folder: Path) -> tuple[str, ...]:
+    """Let the library itself open the image, put a row and close; return what goes wrong."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        write_out(image, Path(place))
+        return asyncio.run(_used(Path(place) / store))
+
+
+async def _used(path: Path) -> tuple[str, ...]:
+    try:
+        return await _counted_on(path)
+    except OutboxError as error:
+        return (f"the library says {error}",)
+
+
+async def _counted_on(path: Path) -> tuple[str, ...]:
+    async with Outbox.open(Settings(path=path, source="power"), transport=ScriptedTransport()) as outbox:
+        before = await outbox.stats()
+        await outbox.put("trades", {"n": -1})
+        after = await outbox.stats()
+        return () if after.pending == before.pending + 1 else (f"{before.pending} pending, then {after.pending}",)
+
+
+@contextmanager
+def _in_memory() -> Iterator[Path]:
+    """A folder in memory where there is one: thousands of images need no disk."""
+    memory = Path("/dev/shm")
+    where = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="outbox-power-", dir=where) as folder:
+        yield Path(folder)
+
+
+# ------------------------------------------------------------------------------------------ the table
+
+CONTROLS: dict[str, tuple[str, ...]] = {
+    "as it is: WAL, FULL": (),
+    "synchronous=NORMAL": ("full-sync",),
+    "journal_mode=DELETE, FULL": ("wal",),
+    "folders not synced": ("folder-sync",),
+}
+
+
+def main() -> int:
+    """Print the table."""
+    sys.stdout.write(f"{'':28}{'cuts':>8}{'images':>8}{'unsound':>9}{'lost acknowledged':>19}\n")
+    for name, without in CONTROLS.items():
+        outcome = study(record(a_bots_lives(*without)))
+        unsound = len(outcome.broken) - outcome.lost
+        sys.stdout.write(f"{name:28}{outcome.cuts:8,}{len(outcome.images):8,}{unsound:9,}{outcome.lost:19,}\n")
+        sys.stdout.flush()
+        if outcome.examples:
+            sys.stdout.write("".join(f"    {text}\n" for text in outcome.examples[:2]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
