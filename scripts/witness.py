@@ -1,4 +1,4 @@
-"""A process that acknowledges its writes through a pipe, and the means to kill it: for the demo and the crash tests.
+"""A process that acknowledges its writes through a pipe, and the means to kill it: for the demo and the kill tests.
 
 The process prints one JSON line `[destination, number]` after the outbox has returned, and not before. What the pipe
 has delivered is known outside of the process and of its file, whatever happens to both.
@@ -14,33 +14,67 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, Protocol
+
+
+class Process(Protocol):
+    """What is asked of a running process; `subprocess.Popen` is one."""
+
+    stdout: IO[bytes] | None
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+class Nursery(Protocol):
+    """Starts processes in another way than anew; `tests/crash/nursery.py` forks them."""
+
+    def start(self, arguments: Sequence[str], *, log: IO[bytes], cwd: Path, env: Mapping[str, str]) -> Process: ...
 
 
 class Witness:
     """Starts the process, again after each kill, and remembers every number that it acknowledged in any life."""
 
-    def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> None:
-        """arguments: a Python script and its arguments. folder: where it runs; its stderr goes to `bot.log` there."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        nursery: Nursery | None = None,
+    ) -> None:
+        """arguments: a Python script and its arguments. folder: where it runs; its stderr goes to `bot.log` there.
+
+        nursery: starts it in place of a new interpreter.
+        """
         self.acknowledged: dict[str, set[str]] = defaultdict(set)
         self.log_path = folder / "bot.log"
-        self._command = [sys.executable, *arguments]
+        self._arguments = list(arguments)
+        self._nursery = nursery
         self._folder = folder
         self._environment = {**os.environ, **environment}
         self._arrived = threading.Condition()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the process."""
         with self.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, cwd=self._folder, env=self._environment
-            )
+            process: Process
+            if self._nursery is not None:
+                process = self._nursery.start(self._arguments, log=log, cwd=self._folder, env=self._environment)
+            else:
+                process = subprocess.Popen(
+                    [sys.executable, *self._arguments],
+                    stdout=subprocess.PIPE, stderr=log, cwd=self._folder, env=self._environment,
+                )  # fmt: skip
         self._process = process
         self._reader = threading.Thread(target=self._listen, args=(process,), daemon=True)
         self._reader.start()
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+    def _listen(self, process: Process) -> None:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
@@ -62,8 +96,14 @@ class Witness:
         with self._arrived:
             self._arrived.wait_for(lambda: self.total() >= total or not reader.is_alive(), timeout_s)
         if self.total() < total:
-            tail = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise RuntimeError(f"{self.total()} of {total} acknowledged, exit code {process.poll()}:\n{tail}")
+            raise RuntimeError(f"{self.total()} of {total} acknowledged, exit code {process.poll()}:\n{self._tail()}")
+
+    def watch(self, seconds: float) -> None:
+        """Return after `seconds`. Raises RuntimeError: it ended by itself meanwhile."""
+        process, reader = self._started()
+        with self._arrived:
+            if self._arrived.wait_for(lambda: not reader.is_alive(), seconds):
+                raise RuntimeError(f"exit code {process.poll()}:\n{self._tail()}")
 
     def kill(self) -> None:
         """SIGKILL (Windows: TerminateProcess): no handler runs, nothing is flushed."""
@@ -79,11 +119,13 @@ class Witness:
             return False
         reader.join()
         if process.returncode != 0:
-            tail = self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise RuntimeError(f"exit code {process.returncode}:\n{tail}")
+            raise RuntimeError(f"exit code {process.returncode}:\n{self._tail()}")
         return True
 
-    def _started(self) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    def _tail(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+    def _started(self) -> tuple[Process, threading.Thread]:
         if self._process is None or self._reader is None:
             raise RuntimeError("not started")
         return self._process, self._reader

@@ -1,6 +1,10 @@
-"""The victim: puts trades from eight tasks and flushes them, until it is killed.
+"""The victim: puts trades from eight tasks, flushes, settles, prunes and migrates, until it is killed.
 
-usage: writer.py OUTBOX_FILE FIRST_NUMBER [without-key]
+usage: writer.py OUTBOX_FILE FIRST_NUMBER [without-key] [first-version]
+
+It prints `["trades", number]` for each acknowledged row, `["refused", number]` for one that the remote end will refuse,
+and `["given up", number]` before it discards one of those. first-version: be the library's first version, which makes
+a file that the next life has to migrate.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 from outbox import Outbox, Settings
 from outbox.entry import Operation, Shape
 from outbox.flusher import delivery
+from outbox.store import migrate
 from outbox.transport import Request, Sendable, build
 
 
@@ -29,9 +34,18 @@ def without_key(shape: Shape, entries: Sequence[Sendable]) -> Request:
     return Request(request.method, shape.destination, request.headers, json.dumps(rows).encode())
 
 
-async def main(path: Path, first: int) -> None:
+def say(kind: str, number: str) -> None:
+    """One line, at once and whole."""
+    sys.stdout.write(json.dumps([kind, number]) + "\n")
+    sys.stdout.flush()
+
+
+async def main(path: Path, first: int, *, sending: bool) -> None:
     numbers = itertools.count(first)
-    async with Outbox.open(Settings(path=path)) as outbox, outbox.flushing(), asyncio.TaskGroup() as tasks:
+    async with Outbox.open(Settings(path=path)) as outbox, asyncio.TaskGroup() as tasks:
+        if sending:
+            tasks.create_task(outbox.run_flusher())
+            tasks.create_task(give_up_some(outbox))
         for _ in range(8):
             tasks.create_task(trade_for_ever(outbox, numbers))
 
@@ -40,11 +54,32 @@ async def trade_for_ever(outbox: Outbox, numbers: itertools.count[int]) -> None:
     for number in numbers:
         row = {"session_id": "crash", "trade_id": str(number), "symbol": "EURUSD", "timestamp": "2026-01-01T00:00:00Z"}
         await outbox.put("trades", row)
-        sys.stdout.write(json.dumps(["trades", str(number)]) + "\n")
-        sys.stdout.flush()
+        say("trades", str(number))
+        if number % 50 == 0:
+            await outbox.put("events", {"event_type": str(number), "timestamp": "yesterdayish"})
+            say("refused", str(number))
+
+
+async def give_up_some(outbox: Outbox) -> None:
+    """Discard the dead entries that the lives before have left, a third of them."""
+    dead = await outbox.read_local(
+        "select id, payload ->> 'event_type' from outbox where state = 'dead' and seq % 3 = 0"
+    )
+    for _, number in dead:
+        say("given up", number)
+    await outbox.discard([id_ for id_, _ in dead], reason="the storm")
+
+
+def run(arguments: list[str]) -> None:
+    """Live one life."""
+    path, first, *options = arguments
+    if "without-key" in options:
+        delivery.build = without_key  # type: ignore[attr-defined]
+    if "first-version" in options:
+        only = migrate.shipped()[:1]
+        migrate.shipped = lambda: only
+    asyncio.run(main(Path(path), int(first), sending="first-version" not in options))
 
 
 if __name__ == "__main__":
-    if "without-key" in sys.argv[3:]:
-        delivery.build = without_key  # type: ignore[attr-defined]
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    run(sys.argv[1:])

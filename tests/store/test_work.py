@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from outbox import Outbox, Settings
 from outbox.entry import mint_id
+from outbox.store import connection as door
 from outbox.store import queries
-from tests.store.tools import entry, schema
+from tests.store.tools import entry, opened, schema, shell
+from tests.support import run_async
 
 MANY = 20_000
 # A deeper B-tree costs a few steps more; the backlog is 20,000 times as long.
@@ -45,6 +51,8 @@ SERIES = (
     f"with recursive series (n) as (select 1 union all select n + 1 from series where n < {MANY})"
     " insert into outbox (destination, payload, lane, key, state, settled_at_ms)"
 )
+LANE = "insert into outbox_lanes (destination, operation, columns, ordered) values (?, 'insert', 'n', ?)"
+LANES = [("trades", 0), ("trades", 1), ("events", 0)]
 BACKLOGS = [nothing, pending, one_key, delivered, unread, retrying]
 Work = Callable[[sqlite3.Connection], object]
 
@@ -55,10 +63,7 @@ def files() -> Iterator[dict[str, sqlite3.Connection]]:
     with schema() as a, schema() as b, schema() as c, schema() as d, schema() as e, schema() as f:
         found = dict(zip((each.__name__ for each in BACKLOGS), (a, b, c, d, e, f), strict=True))
         for fill, db in zip(BACKLOGS, found.values(), strict=True):
-            db.executemany(
-                "insert into outbox_lanes (destination, operation, columns, ordered) values (?, 'insert', 'n', ?)",
-                [("trades", 0), ("trades", 1), ("events", 0)],
-            )
+            db.executemany(LANE, LANES)
             db.execute("begin")
             fill(db)
             db.execute("commit")
@@ -159,3 +164,80 @@ def test_without_its_index_work_would_grow(index: str) -> None:
         with_index = steps(db, work)
         db.execute(f"drop index {index}")
         assert steps(db, work) > 10 * with_index
+
+
+# ------------------------------------------------------------------------------------------ opening
+
+
+@run_async
+async def steps_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Count what all connections of `Outbox.open` do until the outbox can be used."""
+    taken = 0
+
+    def step() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    def counted(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_progress_handler(step, 1)
+        return connection
+
+    connect: Callable[..., sqlite3.Connection] = door.ENGINE.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(door.ENGINE, "connect", counted)
+        outbox = await Outbox.open(Settings(path=path))
+    to_open = taken
+    await outbox.close()
+    return to_open
+
+
+@run_async
+async def made(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+def left_by_a_kill(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
+    """A file with a backlog, part of it in the WAL, whose last process did not close it."""
+    made(path)
+    with shell(path) as db:
+        db.executemany(LANE, LANES)
+        fill(db)
+        db.execute("pragma wal_checkpoint(truncate)")
+        db.execute("insert into outbox (destination, payload, lane) values ('events', '{}', 3)")
+        parts = {name: path.with_name(name).read_bytes() for name in (path.name, f"{path.name}-wal")}
+    for name, content in parts.items():  # as it was before this connection closed it
+        path.with_name(name).write_bytes(content)
+
+
+def kept(db: sqlite3.Connection) -> None:
+    """Delivered too lately to be pruned, which would be work of its own."""
+    delivered(db)
+    db.execute("update outbox set settled_at_ms = settled_at_ms + 4000000000000 where state = 'delivered'")
+
+
+@pytest.mark.parametrize("backlog", [pending, one_key, kept, unread, retrying])
+def test_opening_reads_neither_backlog_nor_history(
+    backlog: Callable[[sqlite3.Connection], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by_a_kill(tmp_path / "empty.db", nothing)
+    left_by_a_kill(tmp_path / "full.db", backlog)
+
+    empty = steps_to_open(tmp_path / "empty.db", monkeypatch)
+    full = steps_to_open(tmp_path / "full.db", monkeypatch)
+
+    assert full <= 2 * empty + MORE, f"{full} steps with {MANY} rows, {empty} with none"
+
+
+def test_opening_that_counted_its_backlog_would_be_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control."""
+    all_of_them = " where (select count(*) from outbox where state = 'pending') >= 0"
+    monkeypatch.setattr(queries, "LANES", replace(queries.LANES, sql=queries.LANES.sql + all_of_them))
+    left_by_a_kill(tmp_path / "empty.db", nothing)
+    left_by_a_kill(tmp_path / "full.db", pending)
+
+    empty = steps_to_open(tmp_path / "empty.db", monkeypatch)
+
+    assert steps_to_open(tmp_path / "full.db", monkeypatch) > 2 * empty + MORE

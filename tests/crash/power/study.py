@@ -1,7 +1,7 @@
 """The whole course: record the lives of a bot, cut the power at many moments, look at what each cut leaves.
 
     python -m tests.crash.power.study            a table: the outbox as it is, and with a protection taken away
-    OUTBOX_POWER_IMAGES=50000 python -m ...      as many images for each, instead of 2,000
+    POWER_IMAGES=50000 python -m ...      as many images for each, instead of 2,000
 
 Needs strace, so Linux.
 """
@@ -31,7 +31,8 @@ from tests.crash.power.recorder import Kill, Recorder, run
 
 PROJECT = Path(__file__).parents[3]
 WORKLOAD = Path(__file__).with_name("workload.py")
-WANTED = int(os.environ.get("OUTBOX_POWER_IMAGES", "2000"))
+# Without the prefix OUTBOX_: the library would warn of a setting that it does not know.
+WANTED = int(os.environ.get("POWER_IMAGES", "2000"))
 # Two new folders above the file: their names must be durable too.
 STORE = "data/bot/bot.db"
 _PROCESSES = 2

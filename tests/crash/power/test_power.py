@@ -1,6 +1,6 @@
 """The power goes out: thousands of images of the shipped library's disk, each opened and counted.
 
-`study.py` is the course, `images.py` says what a crash may leave. OUTBOX_POWER_IMAGES=50000 looks at more than 2,000.
+`study.py` is the course, `images.py` says what a crash may leave. POWER_IMAGES=50000 looks at more than 2,000.
 """
 
 from __future__ import annotations
