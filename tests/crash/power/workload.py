@@ -3,8 +3,8 @@
 usage: workload.py LIFE OUTBOX_FILE FIRST_NUMBER [WITHOUT ...]
 
 LIFE is a name of LIVES. What is said goes to standard output, as `ledger.py` reads it. WITHOUT takes a protection away,
-for the controls: `full-sync` (synchronous=NORMAL), `wal` (journal_mode=DELETE, still FULL), `folder-sync`; or makes it
-the library's first version: `later-migrations`.
+for the controls: `full-sync` (synchronous=NORMAL), `wal` (journal_mode=DELETE, still FULL; with `extra` it is EXTRA),
+`folder-sync`; or makes it the library's first version: `later-migrations`.
 """
 
 from __future__ import annotations
@@ -211,6 +211,7 @@ def without_wal() -> None:
     """Take a rollback journal, and tell the outbox that it has what it asked for."""
     asked = door.pragma
 
+    # What `make_durable` asks for, and reads back.
     async def pragma(connection: aiosqlite.Connection, text: str) -> object:
         if text != "journal_mode" and text != "journal_mode = wal":
             return await asked(connection, text)
@@ -218,6 +219,11 @@ def without_wal() -> None:
         return "wal"
 
     door.pragma = pragma
+
+
+def with_extra() -> None:
+    """Take SQLite's EXTRA (3): it also syncs the folder once a rollback journal is gone."""
+    door._FULL = 3
 
 
 def without_folder_sync() -> None:
@@ -233,6 +239,7 @@ def only_first_migration() -> None:
 WITHOUT: dict[str, Callable[[], None]] = {
     "full-sync": without_full_sync,
     "wal": without_wal,
+    "extra": with_extra,
     "folder-sync": without_folder_sync,
     "later-migrations": only_first_migration,
 }
