@@ -98,7 +98,6 @@ class Recorder:
     root: str
     operations: list[Operation] = field(default_factory=list)
     _entries: dict[tuple[int, str], int] = field(default_factory=dict)  # (folder, name): node, as the process sees it
-    _folders: set[int] = field(default_factory=lambda: {ROOT})
     _shared: set[int] = field(default_factory=set)  # the -shm files
     _descriptors: dict[int, _Open] = field(default_factory=dict)
     _lines: int = 0
@@ -271,7 +270,6 @@ class Recorder:
         if place is not None and place not in self._entries:
             node = self._new_node()
             self._entries[place] = node
-            self._folders.add(node)
             self.operations.append(Enter(call.begun, call.ended, *place, node, is_folder=True))
 
     def _mmap(self, call: _Call) -> None:

@@ -85,30 +85,33 @@ class Cut:
     seed: int
 
 
-def cuts_of(operations: Sequence[Operation], wanted: int, seed: int) -> list[Cut]:
-    """Return up to twice `wanted` cuts, in the order of their moments.
+def plain_cuts(operations: Iterable[Operation]) -> list[Cut]:
+    """Return a cut wherever most is at stake, in their order.
 
-    Every plain case where most is at stake: when a sync begins, which leaves the most in the air, and when something
-    is said, which leaves the most to be kept. The rest by dice, at moments by dice.
+    When a sync begins, which leaves the most in the air, with every kind of luck; and when something is said, which
+    leaves the most to be kept, with the worst.
     """
     cuts: list[Cut] = []
-    open_moments: list[int] = []
-    disk = Disk()
+    for moment, (operation, begins) in enumerate(replay(operations), 1):
+        if begins and isinstance(operation, Mark):
+            cuts.append(Cut(moment, Luck.NOTHING, 0))
+        elif begins and isinstance(operation, Sync):
+            cuts += [Cut(moment, luck, 0) for luck in Luck if luck is not Luck.DICE]
+    return cuts
+
+
+def diced_cuts(operations: Iterable[Operation], count: int, seed: int) -> list[Cut]:
+    """Return `count` cuts at random moments at which data are in the air, in their order."""
+    moments, disk = [], Disk()
     for moment, (operation, begins) in enumerate(replay(operations), 1):
         if isinstance(operation, Mark):
-            cuts += [Cut(moment, Luck.NOTHING, 0)] if begins else []
-        elif begins:
-            disk.begin(operation)
-            if isinstance(operation, Sync):
-                cuts += [Cut(moment, luck, 0) for luck in Luck if luck is not Luck.DICE]
-            if any(isinstance(each, Write | Resize) for each in disk.pending()):
-                open_moments.append(moment)
-        else:
-            disk.end(operation)
+            continue
+        disk.begin(operation) if begins else disk.end(operation)
+        if begins and any(isinstance(each, Write | Resize) for each in disk.pending()):
+            moments.append(moment)
     dice = random.Random(seed)
-    cuts = dice.sample(cuts, min(len(cuts), wanted))
-    cuts += [Cut(dice.choice(open_moments), Luck.DICE, dice.getrandbits(32)) for _ in range(wanted)]
-    return sorted(cuts, key=lambda cut: cut.moment)
+    chosen = sorted(dice.choices(moments, k=count))
+    return [Cut(moment, Luck.DICE, dice.getrandbits(32)) for moment in chosen]
 
 
 @dataclass(slots=True)
@@ -139,19 +142,24 @@ class Outcome:
         self.examples += other.examples
 
 
-def study(operations: list[Operation], wanted: int = WANTED, *, seed: int = 2026, reopen: bool = True) -> Outcome:
-    """Cut at about as many moments as give `wanted` images, look, and return what was found; in two processes.
+def study(operations: list[Operation], wanted: int = WANTED, *, reopen: bool = True) -> Outcome:
+    """Make all plain cuts, and throw dice until `wanted` different images have been looked at; in two processes.
 
     reopen: also let the library open one image in 32, put a row and count.
     """
-    cuts = cuts_of(operations, wanted + wanted // 10, seed)
-    # Neighbouring cuts often leave the same image, which is then looked at once.
-    size = -(-len(cuts) // (4 * _PROCESSES))
-    parts = [cuts[start : start + size] for start in range(0, len(cuts), size)]
     total = Outcome()
+    cuts, seed = plain_cuts(operations), 0
     with ProcessPoolExecutor(_PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for part in pool.map(examined, [operations] * len(parts), parts, [reopen] * len(parts)):
-            total.add(part)
+        while cuts:
+            # In parts, because neighbouring cuts often leave the same image, which is then looked at once.
+            size = -(-len(cuts) // (4 * _PROCESSES))
+            parts = [cuts[start : start + size] for start in range(0, len(cuts), size)]
+            for part in pool.map(examined, [operations] * len(parts), parts, [reopen] * len(parts)):
+                total.add(part)
+            seed += 1
+            # Not every throw gives an image of its own; ten rounds are far more than that takes.
+            missing = wanted - len(total.images) if seed <= 10 else 0
+            cuts = diced_cuts(operations, missing * 3 // 2, seed) if missing > 0 else []
     return total
 
 

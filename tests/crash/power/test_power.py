@@ -13,7 +13,7 @@ import pytest
 from tests.crash.power.images import Luck, replay
 from tests.crash.power.operations import Mark, Operation, Sync
 from tests.crash.power.recorder import Kill
-from tests.crash.power.study import WANTED, Cut, Life, Outcome, a_bots_lives, cuts_of, examined, record, study
+from tests.crash.power.study import WANTED, Cut, Life, Outcome, a_bots_lives, examined, plain_cuts, record, study
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or shutil.which("strace") is None, reason="needs strace, so Linux"
@@ -60,7 +60,7 @@ def test_the_course_of_the_controls_loses_nothing_where_everything_is_synced(wit
 
 def short_course(*without: str) -> Outcome:
     operations = record([Life("young", 1, without), Life("brief", 3000, without)])
-    return examined(operations, cuts_of(operations, 100, seed=1), reopen=not without)
+    return examined(operations, plain_cuts(operations), reopen=not without)
 
 
 KILLED = [Kill("fsync", number) for number in (1, 2, 3, 5)]
