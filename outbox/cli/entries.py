@@ -15,6 +15,7 @@ from rich.text import Text
 
 from outbox.cli import text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.store import ledger
@@ -27,11 +28,12 @@ _NOT_FOUND = 1
 
 def ls(
     path: FilePath = None,
-    state: Annotated[State | None, typer.Option(help="Only entries in this state.")] = None,
-    destination: Annotated[str | None, typer.Option(metavar="TABLE", help="Only entries for this table.")] = None,
-    code: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Only those last refused with this code, or HTTP status.")
-    ] = None,
+    state: OfState = None,
+    destination: OfDestination = None,
+    session: OfSession = None,
+    code: OfCode = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = _LIMIT,
     as_object: AsJson = False,
 ) -> None:
@@ -41,6 +43,8 @@ def ls(
     Examples:
       outbox ls --state dead
       outbox ls --destination trades --code 23514 --limit 5 --json
+      outbox ls --session s-1 --since 2h
+      outbox ls --since 2026-01-31T03:00 --until 2026-01-31T04:00
 
     \b
     --json prints {path, entries: [...]}, each entry with these fields:
@@ -54,16 +58,12 @@ def ls(
     \b
     Exit codes:
       0  listed, be it nothing
-      3  the file is missing, unreadable or no outbox
+      3  the file is missing, unreadable or no outbox, or a time makes no sense
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
-        rows = asyncio.run(
-            look(
-                where,
-                lambda observer: ledger.listed(observer, state=state, destination=destination, code=code, limit=limit),
-            )
-        )
+        which = wanted(state, destination, session, code, since, until)
+        rows = asyncio.run(look(where, lambda observer: ledger.listed(observer, which, limit=limit)))
         if as_object:
             print_json({"path": str(where), "entries": [row_json(row) for row in rows]})
         else:
@@ -135,7 +135,11 @@ def _advice_for_dead(story: Story) -> list[str]:
     give_up = f'Not needed any more? outbox discard --reason "..." {name}'
     if story.overtaken:
         return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
-    return [f"Mend what the server complains of, then: outbox requeue {name}", give_up]
+    return [
+        f"Mend what the server complains of, then: outbox requeue {name}",
+        f"Is the row itself wrong? outbox edit {name}",
+        give_up,
+    ]
 
 
 def _typed(its_id: str) -> str:

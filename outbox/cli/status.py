@@ -17,6 +17,7 @@ from outbox.cli import text
 from outbox.clock import SystemClock
 from outbox.entry import Shape
 from outbox.store import connection as door
+from outbox.store.ledger import Told, last_refusal
 from outbox.store.lock import Holder
 from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
@@ -41,6 +42,22 @@ class Health(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast it moves: entries a second; empty_in_s: seconds until nothing is pending, None while that grows."""
+
+    put_per_s: float
+    delivered_per_s: float
+    empty_in_s: float | None
+
+    def as_json(self) -> dict[str, float | None]:
+        left_s = None if self.empty_in_s is None else round(self.empty_in_s)
+        return {
+            "put_per_s": round(self.put_per_s, 1), "delivered_per_s": round(self.delivered_per_s, 1),
+            "empty_in_s": left_s,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All that `outbox status` shows. Counts are entries; times are Unix milliseconds; sizes are bytes."""
 
@@ -52,6 +69,7 @@ class Status:
     strict_order: bool
     pauses: tuple[StoredPause, ...]
     lanes: Mapping[int, Shape]
+    last_refusal: Told | None
     holder: Holder
     db_bytes: int
     wal_bytes: int
@@ -87,7 +105,8 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             strict_order=await observer.strict_order(),
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
-            holder=await asyncio.to_thread(_holder, path),
+            last_refusal=await last_refusal(observer),
+            holder=await asyncio.to_thread(holder_of, path),
             db_bytes=await asyncio.to_thread(door.file_bytes, path),
             wal_bytes=await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal")),
             warnings=warnings,
@@ -97,7 +116,8 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     return await look(path, work)
 
 
-def _holder(path: Path) -> Holder:
+def holder_of(path: Path) -> Holder:
+    """Return who has the file open, or had it last; nobody, where that may not be seen."""
     try:
         return look_at_lock(path)
     except OSError:  # another user's sidecar: the counts are worth more than its pid
@@ -135,6 +155,7 @@ def as_json(status: Status) -> dict[str, Any]:
             }
             for pause in status.pauses
         ],
+        "last_refusal": None if status.last_refusal is None else _refusal_json(status.last_refusal),
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
         "sqlite": {
             "version": door.ENGINE.sqlite_version,
@@ -143,6 +164,19 @@ def as_json(status: Status) -> dict[str, Any]:
         "db_bytes": status.db_bytes,
         "wal_bytes": status.wal_bytes,
         "warnings": list(status.warnings),
+    }
+
+
+def _refusal_json(told: Told) -> dict[str, Any]:
+    line = told.line
+    return {
+        "at": text.moment(line.at_ms),
+        "event": line.event,
+        "destination": told.destination,
+        "id": told.id,
+        "status": line.status,
+        "code": line.code,
+        "message": line.message,
     }
 
 
@@ -158,14 +192,17 @@ def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
 
 def show(status: Status, console: Console) -> None:
     """Print `status` for a person."""
-    console.print(_headline(status))
-    console.print(_facts(status))
+    console.print(rendered(status))
+
+
+def rendered(status: Status, rates: Rates | None = None) -> RenderableType:
+    """Return `status` as a person reads it; rates: how fast it moves, while somebody watches."""
+    parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
     if status.destinations:
-        console.print(_table(status))
-    for pause in status.pauses:
-        console.print(_pause(pause, status))
-    for warning in status.warnings:
-        console.print(Text.assemble(("Warning: ", "yellow"), warning))
+        parts.append(_table(status))
+    parts += [_pause(pause, status) for pause in status.pauses]
+    parts += [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
+    return Group(*parts)
 
 
 _COLOURS = {Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
@@ -175,18 +212,22 @@ def _headline(status: Status) -> RenderableType:
     return Text.assemble((status.health.words, f"bold {_COLOURS[status.health]}"), f"  {status.path}")
 
 
-def _facts(status: Status) -> RenderableType:
+def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
     oldest = "" if status.oldest_age_s is None else f", the oldest for {text.age(status.oldest_age_s)}"
     grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
+    if rates is not None:
+        grid.add_row("Rate", _rate(rates))
     if status.postponed:
         many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
         grid.add_row("", f"{many} wait for a row of their own or are stuck: outbox show ID says why")
     if status.total("dead"):
         order = "is held back (strict_order)" if status.strict_order else "goes on"
         grid.add_row("Dead", f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}")
+    if status.last_refusal is not None:
+        grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
     danger = ""
     if door.EXPOSED_TO_WAL_RESET_BUG:
@@ -194,6 +235,18 @@ def _facts(status: Status) -> RenderableType:
     grid.add_row("SQLite", f"{door.ENGINE.sqlite_version}{danger}")
     grid.add_row("Size", f"{text.size(status.db_bytes)}, WAL {text.size(status.wal_bytes)}")
     return grid
+
+
+def _rate(rates: Rates) -> str:
+    left = "" if rates.empty_in_s is None else f"; none pending in {text.age(rates.empty_in_s)}"
+    return f"{rates.delivered_per_s:,.1f} delivered a second, {rates.put_per_s:,.1f} put{left}"
+
+
+def _refused(told: Told, now_ms: int) -> str:
+    line = told.line
+    words = " ".join(str(part) for part in (line.status, line.code, text.quoted(line.message or "")) if part)
+    whose = f"{told.destination}: " if told.destination else ""
+    return f"{whose}{words}, {text.age((now_ms - line.at_ms) / 1000)} ago"
 
 
 def _writer(holder: Holder) -> str:
