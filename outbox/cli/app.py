@@ -33,15 +33,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    tail.tail, entries.ls, entries.show, changes.requeue, edit.edit, changes.discard, changes.reload,
-    housekeeping.prune, housekeeping.backup, export.export, doctor, inspection.inspect,
-):  # fmt: skip
-    app.command()(command)
-app.command("import-legacy")(moving.import_old)
 
 
-@app.command()
 def status(
     path: FilePath = None,
     as_object: AsJson = False,
@@ -109,7 +102,6 @@ def status(
         raise typer.Exit(found.health)
 
 
-@app.command()
 def drain(
     path: FilePath = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to try.")] = 30.0,
@@ -203,3 +195,12 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
         console.print("The time was up; what is pending stays pending. `outbox status` says what is in the way.")
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")
+
+
+# In the order in which somebody with a problem needs them.
+for command in (
+    status, tail.tail, entries.ls, entries.show, changes.requeue, edit.edit, changes.discard, changes.reload, drain,
+    doctor, housekeeping.prune, housekeeping.backup, export.export, inspection.inspect,
+):  # fmt: skip
+    app.command()(command)
+app.command("import-legacy")(moving.import_old)

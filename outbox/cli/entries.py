@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -237,7 +238,7 @@ def _show_story(story: Story, console: Console) -> None:
     if story.history:
         console.print("history")
     for each in story.history:
-        console.print(f"  {text.moment(each.at_ms)}  {_told(each)}")
+        console.print(Padding(f"{text.moment(each.at_ms)[:19]}  {_told(each)}", (0, 0, 0, 2)))
     console.print(Text("what next", style="bold"))
     for sentence in advice(story):
         console.print(f"  {text.quoted(sentence)}", soft_wrap=True)
@@ -252,7 +253,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("put", text.moment(row.created_at_ms) + (f" by {text.quoted(row.source)}" if row.source else "")),
         (row.state, _moment(row.settled_at_ms) or ""),
         ("next try", _moment(row.next_attempt_at_ms) or ""),
-        ("refused", f"{row.attempts:,} times" if row.attempts else ""),
+        ("refused", f"{row.attempts:,} time{'s' if row.attempts > 1 else ''}" if row.attempts else ""),
         ("it said", said(row.error_status, row.error_code, row.error_message)),
         ("details", text.quoted(row.error_details or "")),
         ("hint", text.quoted(row.error_hint or "")),

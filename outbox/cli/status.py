@@ -200,7 +200,6 @@ def rendered(status: Status, rates: Rates | None = None) -> RenderableType:
     parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
     if status.destinations:
         parts.append(_table(status))
-    parts += [_pause(pause, status) for pause in status.pauses]
     parts += [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
     return Group(*parts)
 
@@ -218,11 +217,13 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid.add_column(overflow="fold")
     oldest = "" if status.oldest_age_s is None else f", the oldest for {text.age(status.oldest_age_s)}"
     grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
-    if rates is not None:
-        grid.add_row("Rate", _rate(rates))
     if status.postponed:
         many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
         grid.add_row("", f"{many} wait for a row of their own or are stuck: outbox show ID says why")
+    if rates is not None:
+        grid.add_row("Rate", _rate(rates))
+    for pause in status.pauses:
+        grid.add_row(Text("Paused", style="bold yellow"), _pause(pause, status))
     if status.total("dead"):
         order = "is held back (strict_order)" if status.strict_order else "goes on"
         grid.add_row("Dead", f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}")
@@ -231,7 +232,7 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid.add_row("Writer", _writer(status.holder))
     danger = ""
     if door.EXPOSED_TO_WAL_RESET_BUG:
-        danger = ", exposed to the WAL-reset bug: do not write from a shell meanwhile"
+        danger = ", exposed to the WAL-reset bug: do not write from a shell"
     grid.add_row("SQLite", f"{door.ENGINE.sqlite_version}{danger}")
     grid.add_row("Size", f"{text.size(status.db_bytes)}, WAL {text.size(status.wal_bytes)}")
     return grid
@@ -272,20 +273,12 @@ def _table(status: Status) -> RenderableType:
     return Group(Text(), table)
 
 
-def _pause(pause: StoredPause, status: Status) -> RenderableType:
+def _pause(pause: StoredPause, status: Status) -> str:
     what = subject(pause, status.lanes) or "everything"
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(overflow="fold")
-    grid.add_row("", "")
-    grid.add_row(Text("Paused", style="bold yellow"), text.quoted(what))
-    grid.add_row("why", pause.reason.replace("_", " "))
-    ago = text.age((status.now_ms - pause.since_ms) / 1000)
-    grid.add_row("since", f"{text.moment(pause.since_ms)} ({ago}, {pause.failures:,} failures)")
-    grid.add_row("next try", f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs")
-    said = [str(part) for part in (pause.status, pause.code) if part is not None]
-    if pause.message:
-        said.append(text.quoted(pause.message))
-    grid.add_row("it said", " ".join(said) or "nothing")
-    return grid
+    lasts = text.age((status.now_ms - pause.since_ms) / 1000)
+    failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
+    due = f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs"
+    said = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
+    why = pause.reason.replace("_", " ")
+    return f"{text.quoted(what)}: {why}, for {lasts} ({failures})\n{said or 'no answer'}\nnext try {due}"

@@ -73,11 +73,11 @@ def watch(read: Callable[[], Status], every_s: float, *, as_object: bool) -> Hea
 
 
 def _screen(found: Status, rates: Rates | None, every_s: float, trouble: str | None) -> Group:
-    foot = f"{text.moment(found.now_ms)}, every {every_s:g} s; Ctrl-C ends it"
-    parts = [rendered(found, rates), Text(""), Text(foot, style="dim")]
+    # At the top: what a small terminal cuts off is the end.
+    head = [Text(f"{text.moment(found.now_ms)}, every {every_s:g} s; Ctrl-C ends it", style="dim")]
     if trouble is not None:
-        parts.append(Text(f"cannot be read now: {text.quoted(trouble)}", style="red"))
-    return Group(*parts)
+        head.append(Text(f"cannot be read now: {text.quoted(trouble)}", style="red"))
+    return Group(*head, rendered(found, rates))
 
 
 def _print(console: Console, found: Status, rates: Rates | None, *, as_object: bool) -> None:

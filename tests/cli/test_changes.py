@@ -21,24 +21,7 @@ from tests.store.tools import shell
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` and no variable of the machine that runs the tests; a narrow terminal."""
-    for name in list(os.environ):
-        if name.startswith(("OUTBOX_", "SUPABASE_")):
-            monkeypatch.delenv(name)
-    for name, value in {"COLUMNS": "80", "NO_COLOR": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def dead(tmp_path: Path) -> Path:
-    """A file with three dead letters, t0, t1, t2, and nobody who has it open."""
-    path = tmp_path / "bot.db"
-    with bot(path):
-        pass
-    return path
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def editor(folder: Path, text: str) -> str:
