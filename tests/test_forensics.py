@@ -35,6 +35,10 @@ _VARIES = [
     (re.compile(r"process \d+"), "process <n>"),
     (re.compile(r"[\d.]+ [KM]iB"), "<size>"),
     (re.compile(r"SQLite +\d.*(\n {8}.*)*"), "SQLite <version>"),
+    (re.compile(r"next try (in <age>|due, once a flusher runs)"), "next try <time>"),
+    # A column is as wide as its widest age, and what is cut off begins there.
+    (re.compile(r"^(  .{30}).*… *$", re.MULTILINE), r"\1…"),
+    (re.compile(r" {2,}"), "  "),
 ]
 
 
@@ -71,7 +75,8 @@ def test_the_page_says_what_the_commands_say(tmp_path: Path) -> None:
     if os.environ.get("OUTBOX_WRITE_PAGES"):
         text = PAGE.read_text(encoding="utf-8")
         for command, old in found:
-            text = text.replace(f"$ {command}\n{old}```", f"$ {command}\n{said[command].rstrip()}\n```")
+            lines = "\n".join(line.rstrip() for line in said[command].rstrip().splitlines())
+            text = text.replace(f"$ {command}\n{old}```", f"$ {command}\n{lines}\n```")
         PAGE.write_text(text, encoding="utf-8")
         return
 

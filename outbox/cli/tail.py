@@ -152,12 +152,10 @@ class _Printer:
             self._console.print(Text(f"{day} UTC", style="bold"))
         words = said(change.status, change.code, change.message)
         line = Text.assemble(f"{rest[:8]}  ", (f"{change.event.replace('_', ' '):<9}", _COLOURS.get(change.event, "")))
-        if change.id is None:
-            what = " ".join(filter(None, [change.destination, words]))
-            self._console.print(line.append(f"  {what}"), soft_wrap=True)
+        what = f"{change.destination or '':<10}  {text.quoted(change.id)}" if change.id else change.destination or words
+        self._console.print(line.append(f"  {what}"), soft_wrap=True)
+        if change.id is None and change.destination is None:
             return
-        line.append(f"  {change.destination or '':<10}  {text.quoted(change.id)}")
-        self._console.print(line, soft_wrap=True)
         if words:
             self._console.print(Padding(Text(words, style="dim"), (0, 0, 0, 21)))
 
