@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.forensics_file import hours, make
+from tests.store.tools import shell
 
 PAGE = Path(__file__).parents[1] / "docs" / "forensics.md"
 # The page is written where a shell is; elsewhere (Windows) there may be none. CI installs one.
@@ -81,6 +82,27 @@ def test_the_page_says_what_the_commands_say(tmp_path: Path) -> None:
         return
 
     assert {command: normal(text) for command, text in found} == {command: normal(said[command]) for command in said}
+
+
+@needs_shell
+def test_the_pages_other_commands_run_too(tmp_path: Path) -> None:
+    asyncio.run(make(tmp_path / "bot.db"))
+    commands = [
+        line
+        for block in re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        for line in block.splitlines()
+    ]
+    assert [command.split()[0] for command in commands] == ["sqlite3"] * 2
+    with shell(tmp_path / "bot.db") as connection:  # a file of the bot's own, older than its outbox
+        connection.execute("pragma auto_vacuum = none")
+        connection.execute("vacuum")
+        assert connection.execute("pragma auto_vacuum").fetchone() == (0,)
+    answers = [answer(command, tmp_path) for command in commands]
+
+    assert answers[0].startswith("stalled|")
+    with shell(tmp_path / "bot.db") as connection:
+        assert connection.execute("pragma auto_vacuum").fetchone() == (2,)
+        assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 def test_there_are_twenty_questions_and_each_answer_fits_80_columns() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -43,49 +43,71 @@ class Speed:
 
 
 def watch(read: Callable[[], Status], every_s: float, *, as_object: bool) -> Health:
-    """Show what `read` finds until Ctrl-C; return the last health. Raises StoreError: the first look fails."""
-    speed, found = Speed(), read()
-    rates = speed.take(found, time.monotonic())
+    """Show what `read` finds until Ctrl-C; return the last health. Raises StoreError: it cannot be read.
+
+    On a terminal only the first look may fail: a bot that restarts, a disk that is away, may come back.
+    """
+    looks = _Looks(read)
     console = text.console()
     try:
         if as_object or not console.is_terminal:
-            with quiet_pipe():
-                while True:
-                    _print(console, found, rates, as_object=as_object)
-                    time.sleep(every_s)
-                    found = read()
-                    rates = speed.take(found, time.monotonic())
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            live.update(_screen(found, rates, every_s, None), refresh=True)
-            while True:
-                time.sleep(every_s)
-                trouble = None
-                try:
-                    found = read()
-                    rates = speed.take(found, time.monotonic())
-                except StoreError as error:  # a bot that restarts, a disk that is away: it may come back
-                    trouble = str(error)
-                live.update(_screen(found, rates, every_s, trouble), refresh=True)
+            _in_lines(looks, console, every_s, as_object=as_object)
+        else:
+            _on_the_screen(looks, console, every_s)
     except KeyboardInterrupt:
         if not as_object and console.is_terminal:
-            console.print(rendered(found, rates))  # the screen has gone; this stays
-    return found.health
+            console.print(rendered(looks.found, looks.rates))  # the screen has gone; this stays
+    return looks.found.health
 
 
-def _screen(found: Status, rates: Rates | None, every_s: float, trouble: str | None) -> Group:
+class _Looks:
+    """The last look, and the rates up to it."""
+
+    def __init__(self, read: Callable[[], Status]) -> None:
+        self._read = read
+        self._speed = Speed()
+        self.again()
+
+    def again(self) -> None:
+        self.found = self._read()
+        self.rates = self._speed.take(self.found, time.monotonic())
+
+
+def _in_lines(looks: _Looks, console: Console, every_s: float, *, as_object: bool) -> None:
+    with quiet_pipe():
+        while True:
+            _print(console, looks, as_object=as_object)
+            time.sleep(every_s)
+            looks.again()
+
+
+def _on_the_screen(looks: _Looks, console: Console, every_s: float) -> None:
+    trouble = None
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_screen(looks, every_s, trouble), refresh=True)
+            time.sleep(every_s)
+            try:
+                looks.again()
+                trouble = None
+            except StoreError as error:
+                trouble = str(error)
+
+
+def _screen(looks: _Looks, every_s: float, trouble: str | None) -> Group:
     # At the top: what a small terminal cuts off is the end.
-    head = [Text(f"{text.moment(found.now_ms)}, every {every_s:g} s; Ctrl-C ends it", style="dim")]
+    head = [Text(f"{text.moment(looks.found.now_ms)}, every {every_s:g} s; Ctrl-C ends it", style="dim")]
     if trouble is not None:
         head.append(Text(f"cannot be read now: {text.quoted(trouble)}", style="red"))
-    return Group(*head, rendered(found, rates))
+    return Group(*head, rendered(looks.found, looks.rates))
 
 
-def _print(console: Console, found: Status, rates: Rates | None, *, as_object: bool) -> None:
+def _print(console: Console, looks: _Looks, *, as_object: bool) -> None:
     if as_object:
-        facts: dict[str, Any] = as_json(found)
-        per_s = {"put_per_s": None, "delivered_per_s": None, "empty_in_s": None} if rates is None else rates.as_json()
-        print_json(facts | {"at": text.moment(found.now_ms), **per_s})
+        none = {"put_per_s": None, "delivered_per_s": None, "empty_in_s": None}
+        rates = none if looks.rates is None else looks.rates.as_json()
+        print_json(as_json(looks.found) | {"at": text.moment(looks.found.now_ms), **rates})
     else:
-        console.print(rendered(found, rates))
+        console.print(rendered(looks.found, looks.rates))
         console.print()
-    console.file.flush()
+    sys.stdout.flush()
