@@ -169,18 +169,23 @@ async def _drain(settings: Settings, timeout: float) -> DrainReport:
         raise hint from error
 
 
-class _RowsPerSecond(ProgressColumn):
+class RowsPerSecond(ProgressColumn):
     """How fast the bar moves."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
+# How many of how many, how fast, and how long still.
+BAR: tuple[ProgressColumn, ...] = (
+    TextColumn("draining"), BarColumn(), MofNCompleteColumn(), RowsPerSecond(), TimeRemainingColumn(),
+)  # fmt: skip
+
+
 async def _watch(outbox: Outbox, work: asyncio.Task[DrainReport], console: Console) -> None:
     """Show how far `work` has come until it is done."""
-    columns = (TextColumn("draining"), BarColumn(), MofNCompleteColumn(), _RowsPerSecond(), TimeRemainingColumn())
     start = await outbox.stats()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*BAR, console=console, transient=True) as progress:
         bar = progress.add_task("", total=start.pending)
         while not work.done():
             await asyncio.wait({work}, timeout=_REFRESH_S)

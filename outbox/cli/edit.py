@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox.cli import text
-from outbox.cli.asking import DONE, NOT_DONE, NOTHING, TIMEOUT_S, Timeout, Yes, change, confirm, file_of, tell
+from outbox.cli.asking import DONE, NOT_DONE, NOTHING, REFUSED, TIMEOUT_S, Timeout, Yes, change, confirm, file_of, tell
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.clock import SystemClock
 from outbox.errors import InvalidEntry, InvalidRequest
@@ -164,9 +164,11 @@ def _edited(entry: Unmended, editor: list[str], file: Path) -> str:
         try:
             mended(entry, new)
         except InvalidEntry as error:
-            text.console(stderr=True).print(f"outbox: {text.quoted(str(error))}", soft_wrap=True)
-            if not sys.stdin.isatty() or not typer.confirm("Edit it again?", default=True, err=True):
+            if not sys.stdin.isatty():
                 raise
+            text.console(stderr=True).print(f"outbox: {text.quoted(str(error))}", soft_wrap=True)
+            if not typer.confirm("Edit it again?", default=True, err=True):
+                raise typer.Exit(REFUSED) from None
         else:
             return new
 
