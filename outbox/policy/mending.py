@@ -13,6 +13,9 @@ from outbox.entry import Destination, Operation, Shape, digest
 from outbox.errors import InvalidEntry
 from outbox.policy.shaping import as_id, intend, key_text
 
+# What Python says of JSON that SQLite reads: very long numbers, deep nesting. InvalidEntry is a ValueError.
+_UNREADABLE = (ValueError, RecursionError)
+
 
 @dataclass(frozen=True, slots=True)
 class Unmended:
@@ -70,8 +73,15 @@ def mended(entry: Unmended, text: str) -> Mended:
 
 
 def differences(before: str, after: str) -> list[tuple[str, str | None, str | None]]:
-    """Return the columns of two payloads that differ, each with both values as JSON; None: not there."""
-    old, new = _texts(before), _texts(after)
+    """Return the columns of two payloads that differ, each with both values as JSON; None: not there.
+
+    before: may be a shell's, which SQLite takes for JSON and Python does not; then all columns of `after` differ.
+    """
+    try:
+        old = _texts(before)
+    except _UNREADABLE:
+        old = {}
+    new = _texts(after)
     return [(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
 
 
@@ -79,7 +89,7 @@ def laid_out(payload: str) -> str:
     """Return a payload as a person edits it: a line for each column, numbers with the digits that they have."""
     try:
         texts = _texts(payload)
-    except (InvalidEntry, ValueError, RecursionError):  # a shell's, which SQLite takes for JSON
+    except _UNREADABLE:  # a shell's: it is shown as it is
         return payload
     lines = ",\n".join(f"  {json.dumps(name, ensure_ascii=False)}: {value}" for name, value in texts.items())
     return f"{{\n{lines}\n}}\n"

@@ -26,11 +26,15 @@ from outbox.cli.status import Status
 from outbox.cli.tail import Seen, turns
 from outbox.cli.watch import Speed
 from outbox.errors import InvalidRequest
-from outbox.store.follow import START, News
+from outbox.store.backup import back_up
+from outbox.store.follow import START, Mark, News, news
+from outbox.store.ledger import Wanted
 from outbox.store.lock import Holder
+from outbox.store.observer import look
 from tests.cli.test_changes import as_json, call, editor
 from tests.store.test_inbox import bot, states, until
 from tests.store.tools import shell
+from tests.support import run_async
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("alone")
@@ -257,6 +261,34 @@ def test_a_backup_beside_a_bot_holds_what_is_only_in_the_wal(tmp_path: Path) -> 
     assert one(copy, "pragma integrity_check") == ("ok",)
 
 
+def test_a_backup_is_one_moment_however_much_the_bot_writes_meanwhile(
+    dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.store.backup._PAGES", 1)
+    with shell(dead) as busy:
+
+        def write(done: int, pages: int) -> None:
+            busy.execute("insert into outbox (destination, payload) values ('events', '{}')")
+
+        made = back_up(dead, dead.with_name("copy.db"), progress=write)
+        assert busy.execute("select count(*) > 20 from outbox").fetchone() == (1,)  # it did write, page after page
+    assert (made.entries, made.counts) == (3, {"trades": {"dead": 3}})
+    assert states(made.path) == {"dead": 3}
+
+
+def test_without_one_snapshot_a_copy_beside_a_busy_bot_would_begin_anew_and_anew(dead: Path) -> None:
+    """The control of the test above."""
+    with shell(dead) as busy, shell(dead) as original, shell(dead.with_name("copy.db")) as copy:
+        portions = iter(range(3 * int(busy.execute("pragma page_count").fetchone()[0])))
+
+        def write(*_: int) -> None:
+            next(portions)
+            busy.execute("insert into outbox (destination, payload) values ('events', '{}')")
+
+        with pytest.raises(StopIteration):
+            original.backup(copy, pages=1, progress=write)
+
+
 def test_a_backup_overwrites_nothing_and_leaves_nothing_half_done(dead: Path) -> None:
     folder = dead.parent / "elsewhere"
     folder.mkdir()
@@ -368,6 +400,13 @@ def test_tail_follows_a_bot_through_puts_deaths_and_its_end(tmp_path: Path) -> N
             follower.kill()
 
 
+def test_tail_of_one_table_is_not_drowned_by_another(dead: Path) -> None:
+    many = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 100)"
+    execute(dead, f"insert into outbox (destination, payload) {many} select 'events', '{{}}' from n")
+    found = call("tail", "-n", 2, "--destination", "trades", "--path", dead, "--json").stdout.splitlines()
+    assert [json.loads(line)["destination"] for line in found] == ["trades", "trades"]
+
+
 def seen(pauses: dict[str, str], writer: int | None, left_out: int = 0) -> Seen:
     return Seen(News((), left_out, START), pauses, writer)
 
@@ -386,11 +425,6 @@ def test_tail_tells_what_is_no_entrys_own() -> None:
 
 
 def test_a_drain_of_thousands_is_counted_and_not_shown_one_by_one(dead: Path) -> None:
-    from outbox.store.follow import Mark, news
-    from outbox.store.ledger import Wanted
-    from outbox.store.observer import look
-    from tests.support import run_async
-
     @run_async
     async def since(mark: Mark, most: int) -> News:
         return await look(dead, lambda observer: news(observer, mark, Wanted(), most=most))

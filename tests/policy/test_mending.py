@@ -106,3 +106,9 @@ def test_the_digest_is_over_all_that_is_sent() -> None:
     entry = stored({"n": 1})
     assert mended(entry, '{"n":1}').digest == digest("trades", "insert", None, '{"n":1}', None, None)
     assert mended(entry, '{"n":2}').digest != mended(entry, '{"n":1}').digest
+
+
+def test_a_row_that_only_sqlite_reads_can_be_edited_too() -> None:
+    endless = f'{{"n": {"9" * 5000}}}'
+    assert laid_out(endless) == endless
+    assert differences(endless, '{"n":9}') == [("n", None, "9")]
