@@ -107,9 +107,10 @@ def drain(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to try.")] = 30.0,
     as_object: AsJson = False,
 ) -> None:
-    """Send what is pending to Supabase until nothing is left or the time is up.
+    """Send what is pending to Supabase, now.
 
-    A running bot sends by itself and keeps the file to itself: stop it first.
+    It ends when nothing is left or the time is up. A running bot sends by
+    itself and keeps the file to itself: stop it first.
 
     \b
     Example:

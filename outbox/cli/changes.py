@@ -112,7 +112,10 @@ def reload(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Let a running bot read its settings and .env again and end every pause; else end the pauses in the file.
+    """Let a bot read its settings again, and end every pause.
+
+    It reads its .env again, too: a new key counts from then on. If none runs,
+    the pauses in the file end.
 
     \b
     Example:

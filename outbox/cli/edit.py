@@ -45,11 +45,11 @@ def edit(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Correct the row of a dead entry in $VISUAL or $EDITOR, then send it again. Works while a bot runs.
+    """Correct a dead entry's row, then send it again. Works while a bot runs.
 
-    The row must stay a JSON object; its id, table and operation stay. What it
-    was is kept: outbox show ID. The text of an edit that was not carried out is
-    kept too, and the command says where.
+    The editor is $VISUAL or $EDITOR. The row must stay a JSON object; its id,
+    table and operation stay. What it was is kept: outbox show ID. The text of
+    an edit that was not carried out is kept too, and the command says where.
 
     \b
     Examples:

@@ -76,7 +76,9 @@ def show(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Show one entry: payload, state, the server's own words, its history, what to do next. Changes nothing.
+    """Show one entry, its story, and what to do next. Changes nothing.
+
+    Its payload, its state, the server's own words, and its history.
 
     \b
     Example:
