@@ -55,7 +55,9 @@ def one(path: Path, sql: str) -> Any:
 
 def started(*arguments: object) -> subprocess.Popen[str]:
     """Start the command line in a process of its own; a test ends it with Ctrl-C."""
-    command = [sys.executable, "-m", "outbox", *map(str, arguments)]
+    # Tests that run in the background have children that ignore Ctrl-C.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import outbox.cli as c; c.main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
