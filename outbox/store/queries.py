@@ -334,7 +334,7 @@ GIVE_UP = Query(
 
 MENDABLE = Query(
     "the entries that have an id, with all that an edit hangs on",
-    f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox where id = ? order by seq",
+    f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox where id = ?",
     ("sqlite_autoindex_outbox_1 (id=?)",),
     "the destinations",
 )
