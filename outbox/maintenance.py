@@ -38,8 +38,9 @@ class Housekeeper:
     async def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                await housework.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop)
-                await housework.shrink(self._store, stop=self._stop)
+                if await housework.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop):
+                    # Only then: what an earlier end has left to give back, the next pruning does.
+                    await housework.shrink(self._store, stop=self._stop)
             except OutboxClosed:
                 return
             except OutboxError as error:  # locked or full: the next minute may be better
