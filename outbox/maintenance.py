@@ -1,4 +1,8 @@
-"""Floor 4 · maintenance. Keeping house: what is settled and older than the retention goes, in small steps."""
+"""Floor 4 · maintenance. Keeping house: what is settled and older than the retention goes, in small steps.
+
+The room that it leaves goes back to the disk, in small steps too. Each step is a commit of its own, and what stands in
+the writer's line comes before the next one.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,11 @@ import logging
 
 from outbox.clock import Clock
 from outbox.errors import OutboxClosed, OutboxError
+from outbox.store import housework
 from outbox.store.store import Store
 
 logger = logging.getLogger("outbox.maintenance")
 
-# A step of 500 rows holds the writer for a few milliseconds; puts stand in line behind one of them at the most.
-_STEP = 500
 _EVERY_S = 60.0
 _DAY_MS = 86_400_000
 
@@ -35,15 +38,11 @@ class Housekeeper:
     async def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                await self._prune()
+                if await housework.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop):
+                    # Only then: what an earlier end has left to give back, the next pruning does.
+                    await housework.shrink(self._store, stop=self._stop)
             except OutboxClosed:
                 return
             except OutboxError as error:  # locked or full: the next minute may be better
-                logger.warning("pruning failed, it is tried again", extra={"error": str(error)})
+                logger.warning("keeping house failed, it is tried again", extra={"error": str(error)})
             await self._clock.wait(self._stop, _EVERY_S)
-
-    async def _prune(self) -> None:
-        before_ms = self._clock.now_ms() - self._retention_ms
-        more = True
-        while more and not self._stop.is_set():
-            more = await self._store.prune(before_ms, _STEP) == _STEP

@@ -7,7 +7,7 @@ from typing import Any
 
 from outbox.clock import Clock
 from outbox.errors import InvalidRequest
-from outbox.store import operators
+from outbox.store import housework, mending, operators
 from outbox.store.desk import Action
 from outbox.store.operators import Filter, Handled
 from outbox.store.store import Store
@@ -35,6 +35,24 @@ class Operations:
         checked = operators.checked_reason(reason)
         return await operators.discard(self._store.transact, which, now_ms=self._clock.now_ms(), reason=checked)
 
+    async def edit(
+        self, its_id: str, destination: str | None, payload: str, *, was: str | None, force: bool
+    ) -> list[Handled]:
+        """Give a dead entry another payload and revive it. Raises InvalidEntry, InvalidRequest: it stays as it is."""
+        return await mending.edit(
+            self._store.transact, its_id, destination, payload,
+            was=was, now_ms=self._clock.now_ms(), force=force, sending=self._sending,
+        )  # fmt: skip
+
+    async def prune(self, before_ms: int) -> int:
+        """Remove what was delivered or discarded before a Unix time in milliseconds; return how many entries.
+
+        Then gives the room back to the disk.
+        """
+        pruned = await housework.prune(self._store, before_ms)
+        await housework.shrink(self._store)
+        return pruned
+
     def actions(self, reload: Callable[[], Awaitable[None]]) -> Mapping[str, Action]:
         """Return what requests in the inbox may ask for."""
 
@@ -52,7 +70,16 @@ class Operations:
             await reload()
             return {}
 
-        return {"requeue": requeue, "discard": discard, "reload": again}
+        async def edit(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            return report(await self.edit(**_edit_arguments(arguments)))
+
+        async def prune(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            before_ms = arguments.get("before_ms")
+            if not isinstance(before_ms, int) or isinstance(before_ms, bool):
+                raise InvalidRequest("must be a whole number", field="before_ms")
+            return {"pruned": await self.prune(before_ms)}
+
+        return {"requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune}
 
 
 def selection(
@@ -73,6 +100,17 @@ def report(handled: Sequence[Handled]) -> dict[str, Any]:
         "entries": [{"id": each.id, "destination": each.destination, "outcome": each.outcome.value} for each in listed],
         "left_out": len(handled) - len(listed),
     }
+
+
+def _edit_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Operations.edit` that a request holds. Raises InvalidRequest."""
+    kinds = {"its_id": str, "destination": str | None, "payload": str, "was": str | None, "force": bool}
+    for name in sorted({*kinds, *arguments}):
+        if name not in kinds:
+            raise InvalidRequest("is unknown to this version", field=name)
+        if not isinstance(arguments.get(name), kinds[name]):
+            raise InvalidRequest("is missing or of another type", field=name)
+    return {name: arguments.get(name) for name in kinds}
 
 
 def _split(arguments: Mapping[str, Any], name: str, default: Any) -> tuple[Filter, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from outbox import Outbox, Settings
+from outbox.store import housework
 from outbox.testing import ManualClock, ScriptedTransport, refused
+from tests.store.tools import entry, opened, rows, shell
 from tests.support import run_async
 
 DAY_S = 86_400.0
@@ -62,3 +65,63 @@ async def test_close_does_not_wait_for_a_minute(tmp_path: Path) -> None:
     clock = ManualClock()  # it stands still: only the stop can end the housekeeper's rest
     outbox = await Outbox.open(Settings(path=tmp_path / "bot.db"), clock=clock, transport=ScriptedTransport())
     await outbox.close()
+
+
+def pages(path: Path, pragma: str) -> int:
+    return int(str(rows(path, f"pragma {pragma}")[0][0]))
+
+
+@run_async
+async def test_the_file_gives_the_room_of_what_was_pruned_back_to_the_disk(tmp_path: Path) -> None:
+    path, clock, remote = tmp_path / "bot.db", ManualClock(), ScriptedTransport()
+    async with Outbox.open(Settings(path=path), clock=clock, transport=remote) as outbox:
+        for n in range(3000):
+            outbox.put_nowait("trades", {"n": n, "text": "x" * 3000})
+        await outbox.drain()
+        full = pages(path, "page_count")
+        clock.advance(8 * DAY_S)
+        await wait_for(outbox, 3000)
+        while pages(path, "freelist_count") > 1024:
+            await outbox.stats()
+    assert full > 3000
+    assert 1000 <= pages(path, "freelist_count") <= 1024  # what stays is for the next rows
+    assert path.stat().st_size < full * 4096 / 2
+    assert rows(path, "select day, delivered from outbox_daily") == [("2026-01-01", 3000)]
+
+
+@run_async
+async def test_a_step_gives_back_as_many_pages_as_it_is_told_and_lets_puts_in_between(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        await store.transact(lambda connection: connection.execute("create table big (x)"))
+        await store.transact(lambda connection: connection.execute("insert into big values (zeroblob(4000000))"))
+        await store.transact(lambda connection: connection.execute("drop table big"))
+        free = await store._free_pages()
+
+        assert free > 900
+        assert await store.shrink(64, keep=100)
+        assert await store._free_pages() == free - 64
+        put, step = store.put(*entry()), asyncio.create_task(housework.shrink(store))
+        assert (await put).seq == 1
+        await step
+        while await store.shrink(64, keep=100):
+            pass
+        assert await store._free_pages() == 100
+
+
+@run_async
+async def test_a_file_that_was_made_without_auto_vacuum_keeps_its_size_and_nobody_tries_for_ever(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "bot.db"
+    with shell(path) as connection:  # a bot's own file, older than its outbox
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("create table big (x)")
+        connection.execute("insert into big values (zeroblob(8000000))")
+    async with opened(path) as store:
+        await store.transact(lambda connection: connection.execute("drop table big"))
+        free = await store._free_pages()
+
+        await housework.shrink(store)
+
+        assert await store._free_pages() == free > 1024

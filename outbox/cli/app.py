@@ -8,18 +8,21 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, entries, inspection, moving, text
+from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, tail, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
-from outbox.cli.status import Health, as_json, read_status, show
+from outbox.cli.status import Health, Status, as_json, read_status, show
+from outbox.cli.watch import watch
 from outbox.errors import StoreError, StoreInUse
 from outbox.settings import Settings, load
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
 _STALLED_AFTER_MIN = 5.0
+_WATCH_EVERY_S = 2.0
 # A bar that moves ten times a second looks alive and costs a counter's read each time.
 _REFRESH_S = 0.1
 
@@ -30,24 +33,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (entries.ls, entries.show, changes.requeue, changes.discard, changes.reload, doctor, inspection.inspect):
-    app.command()(command)
-app.command("import-legacy")(moving.import_old)
 
 
-@app.command()
 def status(
     path: FilePath = None,
     as_object: AsJson = False,
     stalled_after: Annotated[
         float, typer.Option("--stalled-after", metavar="MINUTES", min=0, help="From which age pending is stalled.")
     ] = _STALLED_AFTER_MIN,
+    again: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, with rates, until Ctrl-C.")] = False,
+    every: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.1, help="How often, with --watch.")
+    ] = _WATCH_EVERY_S,
 ) -> None:
     """Show what is pending, dead or paused, and who writes. Works while a bot runs; changes nothing.
 
     \b
-    Example:
+    Examples:
       outbox status --stalled-after 10
+      outbox status --json
 
     \b
     Exit codes, the worst that holds:
@@ -67,15 +71,30 @@ def status(
       destinations            {name: {pending, delivered, dead, ...}}
       pauses                  [{scope, subject, reason, status, code, message,
                               failures, since, next_try}]
+      last_refusal            {at, event, destination, id, status, code,
+                              message}: the last thing that the server had
+                              against an entry, or null
       writer                  {pid, since, running}; not running: the last one
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
+
+    \b
+    With --watch one such object for each look, and
+      at                      UTC
+      put_per_s, delivered_per_s    over the last ten looks, or null
+      empty_in_s              until nothing is pending, or null
     """
     with complaints(path, as_object=as_object):
         where, warnings = file_and_warnings(path)
-        found = asyncio.run(read_status(where, warnings=warnings, stalled_after_s=stalled_after * 60))
+
+        def read() -> Status:
+            return asyncio.run(read_status(where, warnings=warnings, stalled_after_s=stalled_after * 60))
+
+        if again:
+            raise typer.Exit(watch(read, every, as_object=as_object))
+        found = read()
         if as_object:
             print_json(as_json(found))
         else:
@@ -83,15 +102,15 @@ def status(
         raise typer.Exit(found.health)
 
 
-@app.command()
 def drain(
     path: FilePath = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to try.")] = 30.0,
     as_object: AsJson = False,
 ) -> None:
-    """Send what is pending to Supabase until nothing is left or the time is up.
+    """Send what is pending to Supabase, now.
 
-    A running bot sends by itself and keeps the file to itself: stop it first.
+    It ends when nothing is left or the time is up. A running bot sends by
+    itself and keeps the file to itself: stop it first.
 
     \b
     Example:
@@ -151,11 +170,23 @@ async def _drain(settings: Settings, timeout: float) -> DrainReport:
         raise hint from error
 
 
+class RowsPerSecond(ProgressColumn):
+    """How fast the bar moves."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
+
+
+# How many of how many, how fast, and how long still.
+BAR: tuple[ProgressColumn, ...] = (
+    TextColumn("draining"), BarColumn(), MofNCompleteColumn(), RowsPerSecond(), TimeRemainingColumn(),
+)  # fmt: skip
+
+
 async def _watch(outbox: Outbox, work: asyncio.Task[DrainReport], console: Console) -> None:
     """Show how far `work` has come until it is done."""
-    columns = (TextColumn("draining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     start = await outbox.stats()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*BAR, console=console, transient=True) as progress:
         bar = progress.add_task("", total=start.pending)
         while not work.done():
             await asyncio.wait({work}, timeout=_REFRESH_S)
@@ -170,3 +201,12 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
         console.print("The time was up; what is pending stays pending. `outbox status` says what is in the way.")
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")
+
+
+# In the order in which somebody with a problem needs them.
+for command in (
+    status, tail.tail, entries.ls, entries.show, changes.requeue, edit.edit, changes.discard, changes.reload, drain,
+    doctor, housekeeping.prune, housekeeping.backup, export.export, inspection.inspect,
+):  # fmt: skip
+    app.command()(command)
+app.command("import-legacy")(moving.import_old)

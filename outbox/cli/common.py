@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,17 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         else:
             text.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
         raise typer.Exit(Health.UNREADABLE) from None
+
+
+@contextlib.contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """End the block quietly when whoever reads stdout has seen enough: `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(facts: dict[str, Any]) -> None:

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from outbox.cli import text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.store import ledger
@@ -27,11 +29,12 @@ _NOT_FOUND = 1
 
 def ls(
     path: FilePath = None,
-    state: Annotated[State | None, typer.Option(help="Only entries in this state.")] = None,
-    destination: Annotated[str | None, typer.Option(metavar="TABLE", help="Only entries for this table.")] = None,
-    code: Annotated[
-        str | None, typer.Option(metavar="CODE", help="Only those last refused with this code, or HTTP status.")
-    ] = None,
+    state: OfState = None,
+    destination: OfDestination = None,
+    session: OfSession = None,
+    code: OfCode = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = _LIMIT,
     as_object: AsJson = False,
 ) -> None:
@@ -41,6 +44,8 @@ def ls(
     Examples:
       outbox ls --state dead
       outbox ls --destination trades --code 23514 --limit 5 --json
+      outbox ls --session s-1 --since 2h
+      outbox ls --since 2026-01-31T03:00 --until 2026-01-31T04:00
 
     \b
     --json prints {path, entries: [...]}, each entry with these fields:
@@ -54,16 +59,12 @@ def ls(
     \b
     Exit codes:
       0  listed, be it nothing
-      3  the file is missing, unreadable or no outbox
+      3  the file is missing, unreadable or no outbox, or a time makes no sense
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
-        rows = asyncio.run(
-            look(
-                where,
-                lambda observer: ledger.listed(observer, state=state, destination=destination, code=code, limit=limit),
-            )
-        )
+        which = wanted(state, destination, session, code, since, until)
+        rows = asyncio.run(look(where, lambda observer: ledger.listed(observer, which, limit=limit)))
         if as_object:
             print_json({"path": str(where), "entries": [row_json(row) for row in rows]})
         else:
@@ -75,7 +76,9 @@ def show(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Show one entry: payload, state, the server's own words, its history, what to do next. Changes nothing.
+    """Show one entry, its story, and what to do next. Changes nothing.
+
+    Its payload, its state, the server's own words, and its history.
 
     \b
     Example:
@@ -135,7 +138,11 @@ def _advice_for_dead(story: Story) -> list[str]:
     give_up = f'Not needed any more? outbox discard --reason "..." {name}'
     if story.overtaken:
         return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
-    return [f"Mend what the server complains of, then: outbox requeue {name}", give_up]
+    return [
+        f"Mend what the server complains of, then: outbox requeue {name}",
+        f"Is the row itself wrong? outbox edit {name}",
+        give_up,
+    ]
 
 
 def _typed(its_id: str) -> str:
@@ -233,7 +240,7 @@ def _show_story(story: Story, console: Console) -> None:
     if story.history:
         console.print("history")
     for each in story.history:
-        console.print(f"  {text.moment(each.at_ms)}  {_told(each)}")
+        console.print(Padding(f"{text.moment(each.at_ms)[:19]}  {_told(each)}", (0, 0, 0, 2)))
     console.print(Text("what next", style="bold"))
     for sentence in advice(story):
         console.print(f"  {text.quoted(sentence)}", soft_wrap=True)
@@ -248,7 +255,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("put", text.moment(row.created_at_ms) + (f" by {text.quoted(row.source)}" if row.source else "")),
         (row.state, _moment(row.settled_at_ms) or ""),
         ("next try", _moment(row.next_attempt_at_ms) or ""),
-        ("refused", f"{row.attempts:,} times" if row.attempts else ""),
+        ("refused", f"{row.attempts:,} time{'s' if row.attempts > 1 else ''}" if row.attempts else ""),
         ("it said", said(row.error_status, row.error_code, row.error_message)),
         ("details", text.quoted(row.error_details or "")),
         ("hint", text.quoted(row.error_hint or "")),

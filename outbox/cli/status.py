@@ -17,6 +17,7 @@ from outbox.cli import text
 from outbox.clock import SystemClock
 from outbox.entry import Shape
 from outbox.store import connection as door
+from outbox.store.ledger import Told, last_refusal
 from outbox.store.lock import Holder
 from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
@@ -41,6 +42,22 @@ class Health(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast it moves: entries a second; empty_in_s: seconds until nothing is pending, None while that grows."""
+
+    put_per_s: float
+    delivered_per_s: float
+    empty_in_s: float | None
+
+    def as_json(self) -> dict[str, float | None]:
+        left_s = None if self.empty_in_s is None else round(self.empty_in_s)
+        return {
+            "put_per_s": round(self.put_per_s, 1), "delivered_per_s": round(self.delivered_per_s, 1),
+            "empty_in_s": left_s,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All that `outbox status` shows. Counts are entries; times are Unix milliseconds; sizes are bytes."""
 
@@ -52,6 +69,7 @@ class Status:
     strict_order: bool
     pauses: tuple[StoredPause, ...]
     lanes: Mapping[int, Shape]
+    last_refusal: Told | None
     holder: Holder
     db_bytes: int
     wal_bytes: int
@@ -87,7 +105,8 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             strict_order=await observer.strict_order(),
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
-            holder=await asyncio.to_thread(_holder, path),
+            last_refusal=await last_refusal(observer),
+            holder=await asyncio.to_thread(holder_of, path),
             db_bytes=await asyncio.to_thread(door.file_bytes, path),
             wal_bytes=await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal")),
             warnings=warnings,
@@ -97,7 +116,8 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     return await look(path, work)
 
 
-def _holder(path: Path) -> Holder:
+def holder_of(path: Path) -> Holder:
+    """Return who has the file open, or had it last; nobody, where that may not be seen."""
     try:
         return look_at_lock(path)
     except OSError:  # another user's sidecar: the counts are worth more than its pid
@@ -135,6 +155,7 @@ def as_json(status: Status) -> dict[str, Any]:
             }
             for pause in status.pauses
         ],
+        "last_refusal": None if status.last_refusal is None else _refusal_json(status.last_refusal),
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
         "sqlite": {
             "version": door.ENGINE.sqlite_version,
@@ -143,6 +164,19 @@ def as_json(status: Status) -> dict[str, Any]:
         "db_bytes": status.db_bytes,
         "wal_bytes": status.wal_bytes,
         "warnings": list(status.warnings),
+    }
+
+
+def _refusal_json(told: Told) -> dict[str, Any]:
+    line = told.line
+    return {
+        "at": text.moment(line.at_ms),
+        "event": line.event,
+        "destination": told.destination,
+        "id": told.id,
+        "status": line.status,
+        "code": line.code,
+        "message": line.message,
     }
 
 
@@ -158,14 +192,16 @@ def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
 
 def show(status: Status, console: Console) -> None:
     """Print `status` for a person."""
-    console.print(_headline(status))
-    console.print(_facts(status))
+    console.print(rendered(status))
+
+
+def rendered(status: Status, rates: Rates | None = None) -> RenderableType:
+    """Return `status` as a person reads it; rates: how fast it moves, while somebody watches."""
+    parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
     if status.destinations:
-        console.print(_table(status))
-    for pause in status.pauses:
-        console.print(_pause(pause, status))
-    for warning in status.warnings:
-        console.print(Text.assemble(("Warning: ", "yellow"), warning))
+        parts.append(_table(status))
+    parts += [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
+    return Group(*parts)
 
 
 _COLOURS = {Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
@@ -175,7 +211,7 @@ def _headline(status: Status) -> RenderableType:
     return Text.assemble((status.health.words, f"bold {_COLOURS[status.health]}"), f"  {status.path}")
 
 
-def _facts(status: Status) -> RenderableType:
+def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
@@ -184,16 +220,34 @@ def _facts(status: Status) -> RenderableType:
     if status.postponed:
         many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
         grid.add_row("", f"{many} wait for a row of their own or are stuck: outbox show ID says why")
+    if rates is not None:
+        grid.add_row("Rate", _rate(rates))
+    for pause in status.pauses:
+        grid.add_row(Text("Paused", style="bold yellow"), _pause(pause, status))
     if status.total("dead"):
         order = "is held back (strict_order)" if status.strict_order else "goes on"
         grid.add_row("Dead", f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}")
+    if status.last_refusal is not None:
+        grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
     danger = ""
     if door.EXPOSED_TO_WAL_RESET_BUG:
-        danger = ", exposed to the WAL-reset bug: do not write from a shell meanwhile"
+        danger = ", exposed to the WAL-reset bug: do not write from a shell"
     grid.add_row("SQLite", f"{door.ENGINE.sqlite_version}{danger}")
     grid.add_row("Size", f"{text.size(status.db_bytes)}, WAL {text.size(status.wal_bytes)}")
     return grid
+
+
+def _rate(rates: Rates) -> str:
+    left = "" if rates.empty_in_s is None else f"; none pending in {text.age(rates.empty_in_s)}"
+    return f"{rates.delivered_per_s:,.1f} delivered a second, {rates.put_per_s:,.1f} put{left}"
+
+
+def _refused(told: Told, now_ms: int) -> str:
+    line = told.line
+    words = " ".join(str(part) for part in (line.status, line.code, text.quoted(line.message or "")) if part)
+    whose = f"{told.destination}: " if told.destination else ""
+    return f"{whose}{words}, {text.age((now_ms - line.at_ms) / 1000)} ago"
 
 
 def _writer(holder: Holder) -> str:
@@ -219,20 +273,12 @@ def _table(status: Status) -> RenderableType:
     return Group(Text(), table)
 
 
-def _pause(pause: StoredPause, status: Status) -> RenderableType:
+def _pause(pause: StoredPause, status: Status) -> str:
     what = subject(pause, status.lanes) or "everything"
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(overflow="fold")
-    grid.add_row("", "")
-    grid.add_row(Text("Paused", style="bold yellow"), text.quoted(what))
-    grid.add_row("why", pause.reason.replace("_", " "))
-    ago = text.age((status.now_ms - pause.since_ms) / 1000)
-    grid.add_row("since", f"{text.moment(pause.since_ms)} ({ago}, {pause.failures:,} failures)")
-    grid.add_row("next try", f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs")
-    said = [str(part) for part in (pause.status, pause.code) if part is not None]
-    if pause.message:
-        said.append(text.quoted(pause.message))
-    grid.add_row("it said", " ".join(said) or "nothing")
-    return grid
+    lasts = text.age((status.now_ms - pause.since_ms) / 1000)
+    failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
+    due = f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs"
+    said = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
+    why = pause.reason.replace("_", " ")
+    return f"{text.quoted(what)}: {why}, for {lasts} ({failures})\n{said or 'no answer'}\nnext try {due}"

@@ -66,7 +66,7 @@ def written(
     encoded = encode_row(row, where=name, integers=destination.integers)
     own = None
     if chosen is Operation.INSERT and destination.key in encoded.columns:
-        own = _as_id(json.loads(encoded.text)[destination.key], f"{name}.{destination.key}")
+        own = as_id(json.loads(encoded.text)[destination.key], f"{name}.{destination.key}")
         if own is None:  # a model's field that nobody has filled: the id that is minted goes there
             values = json.loads(encoded.text, parse_float=Decimal)
             del values[destination.key]
@@ -78,7 +78,7 @@ def written(
         intent = intend(
             destination, encoded.columns, values, operation=chosen, key=key, on_conflict=on_conflict, match=match
         )
-    given = None if id is None else _as_id(id, "id")
+    given = None if id is None else as_id(id, "id")
     if given is not None and own is not None and given != own:
         raise InvalidEntry(f"differs from the id {given!r} that was given for it", field=f"{name}.{destination.key}")
     chosen_id = given if given is not None else own
@@ -195,7 +195,8 @@ def member(kind: type[E], value: object, *, field: str) -> E:
         raise InvalidEntry(f"must be one of {names}", field=field) from None
 
 
-def _as_id(value: object, field: str) -> str | None:
+def as_id(value: object, field: str) -> str | None:
+    """Return an id as text; None: there is none. Raises InvalidEntry."""
     if value is None:
         return None
     text = str(value)

@@ -10,6 +10,7 @@ The folder is its owner's alone (0700), and so is each file in it (0600); no sym
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -63,7 +64,9 @@ def post(store: Path, action: str, arguments: Mapping[str, Any]) -> Request:
     request = Request(f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}", action, arguments)
     content = json.dumps({"action": action, "arguments": dict(arguments)}).encode()
     if len(content) > _LONGEST_REQUEST:
-        raise InvalidRequest("too many for one request; use a filter, or several commands", field="ids")
+        raise InvalidRequest(
+            f"more than {_LONGEST_REQUEST:,} bytes for one request; use a filter, or several", field="request"
+        )
     place = folder(store)
     try:
         _make(place, store)
@@ -162,9 +165,15 @@ def _request(file: Path, name: str) -> Request | None:
         case {"action": str(action), "arguments": dict(arguments)}:
             return Request(name, action, arguments)
     with contextlib.suppress(FileNotFoundError):
-        file.rename(file.with_suffix(_UNREADABLE))
+        file.rename(_unused(file.with_suffix(_UNREADABLE)))
         logger.warning("operator's request set aside: it cannot be understood", extra={"request": name})
     return None
+
+
+def _unused(file: Path) -> Path:
+    """Return `file`, or a name like it that nothing has yet: what was set aside before stays what it is."""
+    names = itertools.chain([file], (file.with_suffix(f".{number}{_UNREADABLE}") for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def _check_trust(place: Path, store: Path) -> None:

@@ -1,4 +1,4 @@
-"""Floor 3 · store. Entries as a person looks at them: a list, one entry's whole story, what a filter means."""
+"""Floor 3 · store. Entries as a person looks at them: a list, pages, one entry's whole story, what a filter means."""
 
 from __future__ import annotations
 
@@ -80,18 +80,133 @@ class Story:
     behind: str | None  # the id of the entry of its key that stands in front of it
 
 
-async def listed(
-    reader: Reader, *, state: State | None, destination: str | None, code: str | None, limit: int
-) -> list[Row]:
-    """Return the newest `limit` entries that match all that is given, newest first."""
-    sql, values = f"select {_LISTED} from {_BY_STATE[state]}", []  # type: str, list[Any]  # noqa: S608 - constants
-    if destination is not None:
-        sql, values = f"{sql} and destination = ?", [*values, destination]
-    if code is not None:  # as `Filter`: the status stands in for a code that the server did not give
-        sql, values = f"{sql} and coalesce(error_code, cast(error_status as text)) = ?", [*values, code]
-    order = "settled_at_ms desc, seq desc" if state in (State.DELIVERED, State.DISCARDED) else "seq desc"
-    rows = await reader.read(f"{sql} order by {order} limit ?", (*values, limit))
-    return [_row(row) for row in rows]
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries a person wants to see: those that match every field that is set.
+
+    code: the server's error code, or its HTTP status where it gave none. since_ms, until_ms: when they were put, in
+    Unix milliseconds, the first included, the second not.
+    """
+
+    state: State | None = None
+    destination: str | None = None
+    session: str | None = None
+    code: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def conditions(self) -> tuple[str, list[Any]]:
+        """Return SQL that follows a `where`, and its values; the state is not among them."""
+        tests = [
+            ("destination = ?", self.destination),
+            ("coalesce(payload ->> 'session_id', match ->> 'session_id') = ?", self.session),
+            ("coalesce(error_code, cast(error_status as text)) = ?", self.code),
+            ("created_at_ms >= ?", self.since_ms),
+            ("created_at_ms < ?", self.until_ms),
+        ]
+        chosen = [(test, value) for test, value in tests if value is not None]
+        return "".join(f" and {test}" for test, _ in chosen), [value for _, value in chosen]
+
+
+async def listed(reader: Reader, wanted: Wanted, *, limit: int) -> list[Row]:
+    """Return the newest `limit` entries that are wanted, newest first."""
+    tests, values = wanted.conditions()
+    order = "settled_at_ms desc, seq desc" if wanted.state in (State.DELIVERED, State.DISCARDED) else "seq desc"
+    sql = f"select {_LISTED} from {_BY_STATE[wanted.state]}{tests} order by {order} limit ?"  # noqa: S608 - constants
+    return [_row(row) for row in await reader.read(sql, (*values, limit))]
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """An entry with all that is sent. payload, match: JSON."""
+
+    row: Row
+    payload: str
+    match: str | None
+    on_conflict: str | None
+
+
+async def page(
+    reader: Reader, wanted: Wanted, *, after_seq: int, until_seq: int, rows: int
+) -> tuple[list[Full], int | None]:
+    """Look at the next `rows` entries behind `after_seq`; return those wanted, and where to go on (None: the end)."""
+    bounds = (after_seq, until_seq)
+    last = await reader.read(
+        "select max(seq) from (select seq from outbox where seq > ? and seq <= ? order by seq limit ?)", (*bounds, rows)
+    )
+    if last[0][0] is None:
+        return [], None
+    tests, values = wanted.conditions()
+    if wanted.state is not None:
+        tests, values = f" and state = ?{tests}", [wanted.state.value, *values]
+    # "not indexed": through the index of a state it would read all that are in it, at each page.
+    sql = (
+        f"select payload, match, on_conflict, {_LISTED} from outbox not indexed"  # noqa: S608 - constants
+        f" where seq > ? and seq <= ?{tests} order by seq"
+    )
+    found = await reader.read(sql, (after_seq, last[0][0], *values))
+    return [Full(_row(columns), payload, match, on) for payload, match, on, *columns in found], int(last[0][0])
+
+
+async def newest_seq(reader: Reader) -> int:
+    """Return the number of the newest entry; 0: there is none."""
+    return int((await reader.read("select coalesce(max(seq), 0) from outbox"))[0][0])
+
+
+async def settled_before(reader: Reader, before_ms: int) -> int:
+    """Return how many entries were delivered or discarded before a Unix time in milliseconds. Reads an index."""
+    sql = (
+        "select count(*) from outbox indexed by outbox_settled"
+        " where state in ('delivered', 'discarded') and settled_at_ms < ?"
+    )
+    return int((await reader.read(sql, (before_ms,)))[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A line of history, and whose it is. destination, id: None if the entry has gone."""
+
+    number: int
+    line: Line
+    destination: str | None
+    id: str | None
+
+
+_TOLD = (
+    "select h.number, h.at_ms, h.event, h.status, h.code, h.message, h.batch_rows, h.request_id, o.destination, o.id"
+    " from outbox_history as h left join outbox as o on o.seq = h.seq"
+)
+
+
+async def last_refusal(reader: Reader) -> Told | None:
+    """Return the newest thing that a server said about an entry; None: it never complained, or all have gone."""
+    if not await _knows(reader, "outbox_history"):
+        return None
+    # The newest hundred: behind so many requeues and discards it is no news any more.
+    newest = [_told(row) for row in await reader.read(f"{_TOLD} order by h.number desc limit 100")]
+    return next((told for told in newest if told.line.event in ("refused", "postponed", "stuck")), None)
+
+
+async def history_after(reader: Reader, number: int, *, limit: int) -> list[Told]:
+    """Return the oldest `limit` lines of all entries' history behind line `number`, oldest first."""
+    if not await _knows(reader, "outbox_history"):
+        return []
+    return [
+        _told(row)
+        for row in await reader.read(f"{_TOLD} where h.number > ? order by h.number limit ?", (number, limit))
+    ]
+
+
+async def newest_line(reader: Reader) -> int:
+    """Return the number of the newest line of history; 0: there is none."""
+    if not await _knows(reader, "outbox_history"):
+        return 0
+    return int((await reader.read("select coalesce(max(number), 0) from outbox_history"))[0][0])
+
+
+def _told(row: Sequence[Any]) -> Told:
+    number, *line, destination, its_id = row
+    return Told(number, Line(*line), destination, its_id)
 
 
 async def stories(reader: Reader, its_id: str) -> list[Story]:
@@ -141,14 +256,27 @@ async def _story(reader: Reader, row: Sequence[Any]) -> Story:
 
 
 async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
-    # A file that a bot of an older version has open knows no history.
-    if not await reader.read("select 1 from sqlite_schema where name = 'outbox_history'"):
-        return ()
-    sql = (
-        "select at_ms, event, status, code, message, batch_rows, request_id from outbox_history"
-        " where seq = ? order by number"
-    )
-    return tuple(Line(*line) for line in await reader.read(sql, (seq,)))
+    lines: list[Line] = []
+    if await _knows(reader, "outbox_history"):
+        sql = (
+            "select at_ms, event, status, code, message, batch_rows, request_id from outbox_history"
+            " where seq = ? order by number"
+        )
+        lines += [Line(*line) for line in await reader.read(sql, (seq,))]
+    if await _knows(reader, "outbox_edits"):
+        sql = "select at_ms, payload from outbox_edits where seq = ? order by number"
+        lines += [
+            Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
+            for at_ms, payload in await reader.read(sql, (seq,))
+        ]
+        # By time, and an edit before the requeue that it was made for: both have one moment.
+        lines.sort(key=lambda line: (line.at_ms, line.event != "edited"))
+    return tuple(lines)
+
+
+async def _knows(reader: Reader, table: str) -> bool:
+    """A file that a bot of an older version has open lacks the newest tables."""
+    return bool(await reader.read("select 1 from sqlite_schema where name = ?", (table,)))
 
 
 def _row(columns: Sequence[Any]) -> Row:

@@ -39,6 +39,7 @@ class Outcome(StrEnum):
     UNKNOWN_ID = "unknown id"
     NOT_SELECTED = "not of that destination or code"
     DIED_SINCE = "died again after the request"
+    CHANGED_SINCE = "changed after it was looked at"
     LATER_DELIVERED = "a later entry of its key was delivered"  # it would revert newer state
     LATER_UNDER_WAY = "a later entry of its key may be on its way"  # and would arrive before it
 
@@ -48,7 +49,7 @@ class Outcome(StrEnum):
         return self in (Outcome.REQUEUED, Outcome.DISCARDED)
 
 
-_NOT_DEAD = {
+NOT_DEAD = {
     State.PENDING: Outcome.IS_PENDING,
     State.DELIVERED: Outcome.IS_DELIVERED,
     State.DISCARDED: Outcome.IS_DISCARDED,
@@ -123,7 +124,7 @@ class Filter:
         if self.destination is not None and entry.destination != self.destination:
             return Outcome.NOT_SELECTED
         if entry.state is not State.DEAD:
-            return _NOT_DEAD[entry.state]
+            return NOT_DEAD[entry.state]
         if self.code is not None and self.code != entry.said:
             return Outcome.NOT_SELECTED
         if self.died_until_ms is not None and (entry.settled_at_ms or 0) > self.died_until_ms:
@@ -178,7 +179,7 @@ async def requeue(
     """
 
     async def work(connection: aiosqlite.Connection, entries: Sequence[Selected]) -> list[Handled]:
-        refused = {} if force else await _overtaken(connection, entries, sending=sending())
+        refused = {} if force else await overtaken(connection, entries, sending=sending())
         seqs = [entry.seq for entry in entries if entry.seq not in refused]
         await connection.execute(queries.REVIVE.sql, (json.dumps(seqs),))
         await note(connection, seqs, now_ms=now_ms, event="requeued", message="forced" if force else None)
@@ -235,7 +236,14 @@ async def _in_steps(transact: Transact, which: Filter, work: Work) -> list[Handl
     found, unknown = await _named(transact, which.ids)
     for start in range(0, len(found), STEP):
         handled += await transact(_named_step(which, found[start : start + STEP], work))
-    return handled + [Handled(each, None, Outcome.UNKNOWN_ID) for each in unknown]
+    return _without_namesakes(which, handled) + [Handled(each, None, Outcome.UNKNOWN_ID) for each in unknown]
+
+
+def _without_namesakes(which: Filter, handled: list[Handled]) -> list[Handled]:
+    """Leave out entries of other destinations that only share their id with one that was meant."""
+    meant = {each.id for each in handled if each.destination == which.destination}
+    return [each for each in handled if each.outcome is not Outcome.NOT_SELECTED or each.id not in meant
+            or each.destination == which.destination]  # fmt: skip
 
 
 async def _pages(transact: Transact, which: Filter, work: Work) -> AsyncIterator[list[Handled]]:
@@ -300,7 +308,7 @@ async def _destinations(connection: aiosqlite.Connection) -> list[str]:
     return sorted(destination for destination, state, entries in rows if state == State.DEAD.value and entries > 0)
 
 
-async def _overtaken(
+async def overtaken(
     connection: aiosqlite.Connection, entries: Sequence[Selected], *, sending: bool
 ) -> dict[int, Outcome]:
     """Return which of `entries` a later one of its key has overtaken, or may be overtaking."""

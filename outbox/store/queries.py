@@ -332,6 +332,27 @@ GIVE_UP = Query(
     "the step",
 )
 
+MENDABLE = Query(
+    "the entries that have an id, with all that an edit hangs on",
+    f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox where id = ?",
+    ("sqlite_autoindex_outbox_1 (id=?)",),
+    "the destinations",
+)
+
+KEEP = Query(
+    "keep what an edit is about to replace",
+    "insert into outbox_edits (seq, at_ms, payload, digest) select seq, ?, payload, digest from outbox where seq = ?",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
+MEND = Query(
+    "write what an edit made of a dead entry",
+    "update outbox not indexed set payload = ?, key = ?, lane = ?, digest = ? where state = 'dead' and seq = ?",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
 NOTE = Query(
     "write a line of history for each of some entries",
     "insert into outbox_history (at_ms, event, status, code, message, batch_rows, request_id, seq)"

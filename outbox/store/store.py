@@ -220,6 +220,25 @@ class Store(Reader):
 
         return await self.transact(work)
 
+    async def shrink(self, pages: int, *, keep: int) -> bool:
+        """Give up to `pages` free pages back to the disk, but `keep` of them; return whether there may be more.
+
+        False too for a file that cannot shrink: one that was made without auto_vacuum.
+        """
+        free = await self._free_pages()
+        if free <= keep:
+            return False  # an idle outbox is not even locked
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            # A script: this pragma gives a page back at each step of its statement, and Python's `execute` takes one.
+            await connection.executescript(f"pragma incremental_vacuum({min(pages, free - keep)})")
+
+        await self._writer.hold(work)
+        return keep < await self._free_pages() < free
+
+    async def _free_pages(self) -> int:
+        return int((await self.read("pragma freelist_count"))[0][0])
+
     async def save_pause(self, pause: StoredPause) -> None:
         """Write a pause, or what is new about one."""
         sql = (

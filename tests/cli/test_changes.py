@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,14 @@ from tests.store.tools import shell
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` and no variable of the machine that runs the tests; a narrow terminal."""
-    for name in list(os.environ):
-        if name.startswith(("OUTBOX_", "SUPABASE_")):
-            monkeypatch.delenv(name)
-    for name, value in {"COLUMNS": "80", "NO_COLOR": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
-@pytest.fixture
-def dead(tmp_path: Path) -> Path:
-    """A file with three dead letters, t0, t1, t2, and nobody who has it open."""
-    path = tmp_path / "bot.db"
-    with bot(path):
-        pass
-    return path
+def editor(folder: Path, text: str) -> str:
+    """Return an editor, for $EDITOR, that replaces whatever it is given with `text`."""
+    program = folder / "editor.py"
+    program.write_text(f"import pathlib, sys\npathlib.Path(sys.argv[-1]).write_text({text!r})\n", encoding="utf-8")
+    return shlex.join([sys.executable, str(program)])
 
 
 def call(*arguments: object, answer: str | None = None) -> Result:
@@ -147,7 +138,10 @@ def test_show_tells_an_entrys_story_and_what_to_do_next(dead: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["two words", "$(touch pwned)", "-x", "it's"])
-def test_the_commands_that_show_advises_mean_just_this_entry_also_with_an_odd_id(odd: str, dead: Path) -> None:
+def test_the_commands_that_show_advises_mean_just_this_entry_also_with_an_odd_id(
+    odd: str, dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", editor(dead.parent, '{"n": 5}'))
     with shell(dead) as connection:
         connection.execute("update outbox set id = ? where id = 't0'", (odd,))
     (entry,) = json.loads(call("show", "--path", dead, "--json", "--", odd).stdout)["entries"]
@@ -182,7 +176,10 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
     assert {name for name in ended if name not in promised["reload"] + promised["requeue"]} == set()
 
 
-HELPED = ["status", "drain", "ls", "show", "requeue", "discard", "reload", "doctor", "import-legacy"]
+HELPED = [
+    "status", "drain", "tail", "ls", "show", "requeue", "edit", "discard", "reload", "prune", "backup", "export",
+    "doctor", "import-legacy",
+]  # fmt: skip
 # It runs until it is ended; tests/inspection starts it as its example does.
 ENDLESS = ["inspect"]
 
@@ -191,6 +188,7 @@ ENDLESS = ["inspect"]
 def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> None:
     text = call(command, "--help").stdout
     examples = re.findall(r"^\s+outbox (.+)$", text.partition("Example")[2].partition("Exit codes")[0], re.MULTILINE)
+    Path("corrected.json").write_text('{"n": 9}', encoding="utf-8")
     assert examples, text
     for example in examples:
         result = call(*shlex.split(example), "--path", dead)

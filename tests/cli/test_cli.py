@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
 from outbox import Outbox, Settings
-from outbox.cli.app import app
+from outbox.cli import text
+from outbox.cli.app import BAR, app
 from outbox.cli.text import age, size
 from tests.support import run_async
 
@@ -464,6 +467,16 @@ def test_drain_shows_its_progress_on_a_terminal_only(bot_db: Path, taken: list[A
     assert quiet.stderr == ""
     assert "draining" in seen.stderr
     assert quiet.stdout.startswith("4 delivered in ")
+
+
+def test_the_bar_of_a_drain_says_how_fast_it_moves_and_how_long_it_will_take() -> None:
+    seconds = iter(range(100))
+    with Progress(*BAR, console=text.console(), get_time=lambda: float(next(seconds)), auto_refresh=False) as progress:
+        bar = progress.add_task("", total=1000)
+        for _ in range(4):
+            progress.advance(bar, 100)
+        told = [str(column.render(progress.tasks[0])) for column in BAR[-2:]]
+    assert re.fullmatch(r"\d+/s 0:00:\d\d", " ".join(told)), told
 
 
 def test_drain_exits_with_2_when_something_is_left(bot_db: Path) -> None:

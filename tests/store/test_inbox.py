@@ -296,6 +296,25 @@ def test_links_pipes_and_folders_are_set_aside_unread_and_other_names_are_let_al
     assert sorted(request.action for request in inbox.waiting(path)) == ["discard", "reload"]
 
 
+def test_what_was_set_aside_before_is_never_overwritten_and_blocks_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    path.touch()
+    inbox.post(path, "reload", {})
+    place = inbox.folder(path)
+    for content in (b"{first", b"{second"):
+        (place / "0-strange.request.json").write_bytes(content)
+        assert [request.action for request in inbox.waiting(path)] == ["reload"]
+    blocking = place / "1-blocked.request.unreadable"
+    blocking.mkdir()
+    (blocking / "mine").touch()
+    (place / "1-blocked.request.json").write_bytes(b"{third")
+    assert [request.action for request in inbox.waiting(path)] == ["reload"]
+
+    kept = {file.read_bytes() for file in place.iterdir() if file.is_file() and file.suffix == ".unreadable"}
+    assert kept == {b"{first", b"{second", b"{third"}
+    assert (blocking / "mine").exists()
+
+
 @posix
 def test_a_forked_child_left_behind_by_a_killed_bot_keeps_no_request_waiting(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"

@@ -1,0 +1,188 @@
+"""Floor 7 · cli. `outbox edit`: another payload for an entry that the server refused; the old one is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outbox.cli import text
+from outbox.cli.asking import DONE, NOT_DONE, NOTHING, REFUSED, TIMEOUT_S, Timeout, Yes, change, confirm, file_of, tell
+from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.clock import SystemClock
+from outbox.errors import InvalidEntry, InvalidRequest
+from outbox.operations import Operations, report
+from outbox.policy.mending import Unmended, differences, fingerprint, laid_out, mended
+from outbox.store.mending import Candidate, candidates
+from outbox.store.observer import look
+from outbox.store.operators import NOT_DEAD, Handled, Outcome
+from outbox.store.store import Store
+
+_DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"
+
+
+def edit(
+    its_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a dead entry.")],
+    destination: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="The entry for this table, if several have the id.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="FILE", help="Take the row from this file (-: stdin), no editor.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also if it would revert a later, delivered entry.")] = False,
+    yes: Yes = False,
+    timeout: Timeout = TIMEOUT_S,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Correct a dead entry's row, then send it again. Works while a bot runs.
+
+    The editor is $VISUAL or $EDITOR. The row must stay a JSON object; its id,
+    table and operation stay. What it was is kept: outbox show ID. The text of
+    an edit that was not carried out is kept too, and the command says where.
+
+    \b
+    Examples:
+      outbox edit order-17
+      outbox edit order-17 --from corrected.json --yes
+
+    \b
+    Exit codes:
+      0  it is pending again, with the new row
+      1  it is not: nothing was edited, the entry is not dead, it has changed
+         meanwhile, a later entry of its key was delivered, or you said no
+      2  a bot runs and has not answered in time; it will do it
+      3  the file is missing or unreadable, or the row cannot be stored
+
+    --json prints the fields of `outbox requeue`.
+    """
+    with complaints(path, as_object=as_object):
+        where = file_of(path)
+        found = _the_one(asyncio.run(look(where, lambda observer: candidates(observer, its_id, destination))), its_id)
+        outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
+        if found is None or outcome is not None:
+            facts = report([Handled(its_id, destination, outcome or Outcome.UNKNOWN_ID)])
+            raise typer.Exit(tell(where, "edit", "this command", facts, timeout, as_object=as_object))
+        with _text(found.entry, source) as (new, kept):
+            if not _confirmed(where, found, new, yes=yes, as_object=as_object):
+                kept.code = DONE  # nothing is lost: it is what the file has
+                raise typer.Exit(NOT_DONE)
+            kept.code = _carried_out(where, found, new, force, timeout, as_object=as_object)
+            raise typer.Exit(kept.code)
+
+
+def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
+    if len(found) > 1:
+        tables = ", ".join(each.selected.destination for each in found)
+        raise InvalidRequest(f"{text.quoted(its_id)} is an id in {tables}; say which", field="destination")
+    return found[0] if found else None
+
+
+def _carried_out(where: Path, found: Candidate, new: str, force: bool, timeout_s: float, *, as_object: bool) -> int:
+    entry = found.entry
+    arguments: dict[str, Any] = {
+        "its_id": entry.id, "destination": entry.destination, "payload": new,
+        "was": fingerprint(entry.payload), "force": force,
+    }  # fmt: skip
+
+    async def local(store: Store) -> dict[str, Any]:
+        return report(await Operations(store, clock=SystemClock()).edit(**arguments))
+
+    return change(where, "edit", arguments, local, timeout_s, as_object=as_object)
+
+
+def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object: bool) -> bool:
+    """Show what differs and ask; False: nothing does."""
+    entry = found.entry
+    changes = differences(entry.payload, mended(entry, new).payload)
+    console = text.console(stderr=True)
+    if not changes:
+        if as_object:
+            print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **NOTHING})
+        else:
+            console.print("The row is as it was: nothing was changed.")
+        return False
+    if not yes:
+        console.print(f"  {entry.destination}  {text.quoted(entry.id)}")
+        for name, before, after in changes:
+            was, now = (text.quoted("absent" if value is None else value) for value in (before, after))
+            console.print(f"  {name}: {was} -> {now}")
+        confirm(where, "edit and requeue 1 dead entry?", as_object=as_object)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- the text
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What becomes of the editor's file: removed once the exit code is DONE, else kept and named."""
+
+    code: int | None = None
+
+
+@contextlib.contextmanager
+def _text(entry: Unmended, source: str | None) -> Iterator[tuple[str, _Kept]]:
+    """Yield the new row: from `source`, or from an editor, which is called again while the row cannot be stored."""
+    kept = _Kept()
+    if source is not None:
+        new = _read(source)
+        mended(entry, new)  # said before anything is asked
+        yield new, kept
+        return
+    editor = _editor()
+    descriptor, name = tempfile.mkstemp(prefix="outbox-", suffix=".json")  # 0600
+    file = Path(name)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(laid_out(entry.payload))
+    try:
+        yield _edited(entry, editor, file), kept
+    finally:
+        if kept.code == DONE:
+            file.unlink(missing_ok=True)
+        else:
+            text.console(stderr=True).print(f"Your text is kept in {file}", soft_wrap=True)
+
+
+def _edited(entry: Unmended, editor: list[str], file: Path) -> str:
+    while True:
+        try:
+            subprocess.run([*editor, str(file)], check=True)  # noqa: S603 - the operator's own editor
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise InvalidRequest(f"the editor failed: {error}", field="EDITOR") from error
+        new = _read(str(file))
+        try:
+            mended(entry, new)
+        except InvalidEntry as error:
+            if not sys.stdin.isatty():
+                raise
+            text.console(stderr=True).print(f"outbox: {text.quoted(str(error))}", soft_wrap=True)
+            if not typer.confirm("Edit it again?", default=True, err=True):
+                raise typer.Exit(REFUSED) from None
+        else:
+            return new
+
+
+def _read(source: str) -> str:
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{source} cannot be read: {error}", field="from") from error
+
+
+def _editor() -> list[str]:
+    """Return the editor's words. Raises InvalidRequest: there is no terminal to start the default one on."""
+    chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not chosen and not sys.stdin.isatty():
+        raise InvalidRequest("there is no terminal for an editor; --from FILE takes the row", field="EDITOR")
+    return shlex.split(chosen, posix=os.name != "nt") if chosen else [_DEFAULT_EDITOR]

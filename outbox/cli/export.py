@@ -1,0 +1,158 @@
+"""Floor 7 · cli. `outbox export`: entries as NDJSON or CSV, for a spreadsheet, a script or another database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from outbox.cli import text
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe
+from outbox.cli.entries import row_json
+from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
+from outbox.errors import InvalidRequest, StoreError
+from outbox.store import ledger
+from outbox.store.ledger import Full, Wanted
+from outbox.store.observer import look
+
+# A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
+_PAGE_ROWS = 2000
+_COLUMNS = (
+    "seq", "id", "destination", "operation", "state", "key", "source", "created_at", "settled_at", "next_attempt_at",
+    "waits", "attempts", "error_status", "error_code", "error_message", "error_details", "error_hint", "on_conflict",
+    "match", "payload",
+)  # fmt: skip
+
+
+class Format(StrEnum):
+    """How an entry is written."""
+
+    NDJSON = "ndjson"
+    CSV = "csv"
+
+
+def export(
+    state: OfState = None,
+    destination: OfDestination = None,
+    session: OfSession = None,
+    code: OfCode = None,
+    since: Since = None,
+    until: Until = None,
+    form: Annotated[Format, typer.Option("--format", help="One JSON object a line, or CSV.")] = Format.NDJSON,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A new file, 0600, instead of stdout.")
+    ] = None,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Write entries, oldest first, to stdout or a file. Works while a bot runs; changes nothing.
+
+    The filters are those of `outbox ls`. What is put while it runs is left out.
+
+    \b
+    Examples:
+      outbox export --state dead --format csv
+      outbox export --destination trades --since 2h
+
+    \b
+    Each line of NDJSON has the fields of `outbox ls --json` and
+      payload, match          as they are sent
+      on_conflict             an upsert's deciding columns
+    CSV has the same as columns, payload and match as JSON.
+
+    \b
+    --json, with --output: prints {path, exit_code, output, entries} at the end.
+
+    \b
+    Exit codes:
+      0  written, be it nothing
+      3  the file is missing, unreadable or no outbox, or --output exists
+    """
+    with complaints(path, as_object=as_object):
+        if as_object and output is None:
+            raise InvalidRequest("belongs to --output: stdout has the entries", field="json")
+        where, _ = file_and_warnings(path)
+        which = wanted(state, destination, session, code, since, until)
+        newest = asyncio.run(look(where, ledger.newest_seq))
+        with _out(output) as out:
+            entries = asyncio.run(_written(where, which, newest, _writer(form, out)))
+        if as_object:
+            print_json({"path": str(where), "exit_code": 0, "output": str(output), "entries": entries})
+        elif output is not None:
+            text.console().print(f"{entries:,} entries: {output}", soft_wrap=True)
+
+
+async def _written(where: Path, which: Wanted, newest: int, write: Callable[[Full], None]) -> int:
+    entries = 0
+    async for page in _pages(where, which, newest):
+        for full in page:
+            write(full)
+        entries += len(page)
+    return entries
+
+
+async def _pages(where: Path, which: Wanted, newest: int) -> AsyncIterator[list[Full]]:
+    after: int | None = 0
+    while after is not None:
+        start = after
+        found, after = await look(
+            where,
+            lambda observer, start=start: ledger.page(  # type: ignore[misc]
+                observer, which, after_seq=start, until_seq=newest, rows=_PAGE_ROWS
+            ),
+        )
+        yield found
+
+
+def _writer(form: Format, out: TextIO) -> Callable[[Full], None]:
+    match form:
+        case Format.NDJSON:
+            return lambda full: print(_line(full), file=out)
+        case Format.CSV:
+            table = csv.writer(out, lineterminator="\n")
+            table.writerow(_COLUMNS)
+            return lambda full: table.writerow(_cells(full))
+
+
+def _line(full: Full) -> str:
+    """Return an entry as one line of NDJSON. What is sent stands there as it is: a Decimal keeps its digits."""
+    facts = json.dumps({**row_json(full.row), "on_conflict": full.on_conflict})
+    # Line ends stand only between the parts of a JSON text, never inside one.
+    match, payload = (" ".join((each or "null").splitlines()) for each in (full.match, full.payload))
+    return f'{facts[:-1]}, "match": {match}, "payload": {payload}}}'
+
+
+def _cells(full: Full) -> list[object]:
+    facts = row_json(full.row)
+    said = facts.pop("error") or {}
+    facts |= {f"error_{name}": value for name, value in said.items()}
+    facts |= {"on_conflict": full.on_conflict, "match": full.match, "payload": full.payload}
+    return [facts.get(name) for name in _COLUMNS]
+
+
+@contextlib.contextmanager
+def _out(output: Path | None) -> Iterator[TextIO]:
+    """Yield where to write."""
+    if output is None:
+        with quiet_pipe():
+            yield sys.stdout
+        return
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise StoreError(f"{output} cannot be created: {error.strerror}; nothing was written", path=output) from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
+            yield out
+    except BaseException:
+        output.unlink(missing_ok=True)  # half of it would pass for all of it
+        raise

@@ -1,0 +1,166 @@
+"""Floor 7 · cli. `outbox tail`: what has just happened, and with -f what happens, a line each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from outbox.cli import text
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
+from outbox.cli.entries import said
+from outbox.cli.filters import OfDestination, OfSession
+from outbox.cli.status import holder_of, subject
+from outbox.clock import SystemClock
+from outbox.errors import StoreBusy
+from outbox.store.follow import START, Change, Mark, News, news
+from outbox.store.ledger import Wanted
+from outbox.store.observer import Observer, look
+
+_LINES = 10
+_EVERY_S = 1.0
+# What a screen takes at one look; a backlog that drains makes thousands a second.
+_MOST = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One look: what is new, and how things stand. pauses: what is not sent to, in words, each with its reason."""
+
+    news: News
+    pauses: Mapping[str, str]
+    writer: int | None  # the process that has the file open; 0: one that nobody can name
+
+
+def tail(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many at first.")] = _LINES,
+    destination: OfDestination = None,
+    session: OfSession = None,
+    every: Annotated[
+        float, typer.Option("--every", min=0.05, metavar="SECONDS", help="How often to look, with -f.")
+    ] = _EVERY_S,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Show what happened last: puts, deliveries, refusals, hands. With -f: as it happens.
+
+    Works while a bot runs, and goes on when it ends or starts; changes nothing.
+    Times are UTC. With -f also: pauses that begin and end, and who has the file
+    open. More than 50 changes at one look are counted, not shown.
+
+    \b
+    Examples:
+      outbox tail -n 20
+      outbox tail --destination trades
+
+    \b
+    --json prints one object a line:
+      at, event               put, delivered, refused, postponed, stuck,
+                              requeued, discarded; with -f also paused,
+                              resumed, opened, closed, left_out
+      seq, destination, id    the entry, or null
+      status, code, message   the server's words, or the operator's reason
+
+    \b
+    Exit codes:
+      0  shown; Ctrl-C
+      3  the file is missing, unreadable or no outbox
+    """
+    with complaints(path, as_object=as_object), quiet_pipe(), contextlib.suppress(KeyboardInterrupt):
+        where, _ = file_and_warnings(path)
+        wanted = Wanted(destination=destination, session=session)
+        show = _Printer(as_object=as_object)
+        seen = _seen(where, START, wanted, max(lines, 1))
+        show.changes(seen.news.changes[-lines:] if lines else ())
+        while follow:
+            time.sleep(every)
+            before = seen
+            with contextlib.suppress(StoreBusy):  # the next look may be luckier
+                seen = _seen(where, before.news.mark, wanted, _MOST)
+                show.changes([*seen.news.changes, *turns(before, seen, SystemClock().now_ms())])
+
+
+def _seen(where: Path, mark: Mark, wanted: Wanted, most: int) -> Seen:
+    async def work(observer: Observer) -> Seen:
+        pauses, lanes = await observer.pauses(), await observer.lanes()
+        found = await news(observer, mark, wanted, most=most)
+        stopped = {
+            subject(pause, lanes) or "everything": " ".join(
+                [pause.reason.replace("_", " "), *filter(None, [said(pause.status, pause.code, pause.message)])]
+            )
+            for pause in pauses
+        }
+        holder = await asyncio.to_thread(holder_of, where)
+        return Seen(found, stopped, (holder.pid or 0) if holder.running else None)
+
+    return asyncio.run(look(where, work))
+
+
+def turns(before: Seen, now: Seen, at_ms: int) -> Iterable[Change]:
+    """Yield what has changed between two looks and is no entry's own."""
+    if now.news.left_out:
+        yield Change(at_ms, "left_out", None, None, None, message=f"{now.news.left_out:,} more puts and deliveries")
+    for what in sorted({*before.pauses, *now.pauses}):
+        if what not in before.pauses:
+            yield Change(at_ms, "paused", None, what, None, message=now.pauses[what])
+        elif what not in now.pauses:
+            yield Change(at_ms, "resumed", None, what, None)
+    if before.writer != now.writer:
+        if before.writer is not None:
+            yield Change(at_ms, "closed", None, None, None, message=f"by process {before.writer or 'unknown'}")
+        if now.writer is not None:
+            yield Change(at_ms, "opened", None, None, None, message=f"by process {now.writer or 'unknown'}")
+
+
+# ---------------------------------------------------------------------------------------------- how it reads
+
+_COLOURS = {"refused": "red", "stuck": "red", "paused": "yellow", "postponed": "yellow", "delivered": "green"}
+
+
+class _Printer:
+    """Prints changes, the date whenever it is another one."""
+
+    def __init__(self, *, as_object: bool) -> None:
+        self._as_object = as_object
+        self._console: Console = text.console()
+        self._day = ""
+
+    def changes(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if self._as_object:
+                sys.stdout.write(json.dumps(change_json(change)) + "\n")
+            else:
+                self._line(change)
+        sys.stdout.flush()
+
+    def _line(self, change: Change) -> None:
+        day, _, rest = text.moment(change.at_ms).partition("T")
+        if day != self._day:
+            self._day = day
+            self._console.print(Text(f"{day} UTC", style="bold"))
+        words = said(change.status, change.code, change.message)
+        line = Text.assemble(f"{rest[:8]}  ", (f"{change.event.replace('_', ' '):<9}", _COLOURS.get(change.event, "")))
+        what = f"{change.destination or '':<10}  {text.quoted(change.id)}" if change.id else change.destination or words
+        self._console.print(line.append(f"  {what}"), soft_wrap=True)
+        if change.id is None and change.destination is None:
+            return
+        if words:
+            self._console.print(Padding(Text(words, style="dim"), (0, 0, 0, 21)))
+
+
+def change_json(change: Change) -> dict[str, Any]:
+    """Return a change as `--json` prints it; the names are promised in the command's help."""
+    facts = asdict(change)
+    return {"at": text.moment(facts.pop("at_ms")), **facts}
