@@ -35,11 +35,14 @@ from outbox.errors import (
     StoreInUse,
     StoreTooNew,
     TransactionExpired,
+    Undecidable,
     Unreachable,
     UsageError,
     WrongJournalMode,
 )
 from outbox.models import Event, Session, Trade
+from outbox.policy.columns import Column, Kind
+from outbox.reads import ReadSource, Rows
 from outbox.sessions import SessionEndReason, SessionManager
 from outbox.settings import Settings
 from outbox.store.operators import Handled, Outcome
@@ -50,6 +53,7 @@ from outbox.trades import PaperTrade, TradeLogger
 __version__ = "0.1.0"
 
 __all__ = [
+    "Column",
     "ConfigError",
     "DiskFull",
     "DrainReport",
@@ -63,6 +67,7 @@ __all__ = [
     "InvalidEntry",
     "InvalidQuery",
     "InvalidRequest",
+    "Kind",
     "LocalStorage",
     "MigrationChanged",
     "NotADatabase",
@@ -75,8 +80,10 @@ __all__ = [
     "Outcome",
     "OutcomeUnknown",
     "PaperTrade",
+    "ReadSource",
     "Receipt",
     "RemoteError",
+    "Rows",
     "Session",
     "SessionEndReason",
     "SessionError",
@@ -96,6 +103,7 @@ __all__ = [
     "TradeLogger",
     "Transaction",
     "TransactionExpired",
+    "Undecidable",
     "Unreachable",
     "UsageError",
     "WrongJournalMode",

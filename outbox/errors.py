@@ -28,6 +28,7 @@ OutboxError
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
 ├── InvalidRequest          an operator's request cannot be carried out as asked; nothing was changed; carries `field`
 ├── InvalidQuery            a read cannot be asked like that; nothing was sent; carries `field`
+├── Undecidable             a merged or local read would have to guess what PostgreSQL decides; carries `field`
 └── RemoteError             reading from the remote end failed; carries `status`, `code`
     └── Unreachable         no answer: the request may or may not have been carried out
 """
@@ -215,6 +216,14 @@ class InvalidQuery(OutboxError, ValueError):
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(f"{field}: {message}; nothing was sent")
+        self.field = field
+
+
+class Undecidable(OutboxError):
+    """A merged or local read would have to guess what PostgreSQL decides. `field`: of the query, or of an entry."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(f"{field}: {message}; no row was guessed")
         self.field = field
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, assert_never
 
 from outbox.entry import Operation
-from outbox.policy.reading import PAGE_ROWS, Query, asked, checked_limit
+from outbox.errors import ConfigError, OutboxError, RemoteError
+from outbox.policy.columns import SHIPPED, Column, Columns, Kind, described
+from outbox.policy.keyset import walk
+from outbox.policy.overlay import Table, unique_columns
+from outbox.policy.overlay import table as known_table
+from outbox.policy.reading import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
+from outbox.reads import ReadSource, Rows, chosen_source
+from outbox.reads.merged import local_rows, merged
+from outbox.reads.remote import Pages
 from outbox.records import Home, Puts, check_home, event_row, moment, put_trade
 from outbox.store.writer import Receipt
 
@@ -20,7 +29,8 @@ class SupabaseClient:
     def __init__(self, outbox: Home) -> None:
         check_home(outbox, "SupabaseClient")
         self.outbox = outbox
-        self._largest_page = 0
+        self._pages = Pages(outbox)
+        self._columns: dict[str, Columns] = dict(SHIPPED)
 
     @property
     def enabled(self) -> bool:
@@ -102,10 +112,12 @@ class SupabaseClient:
         is_paper: bool | None = None,
         symbol: str | None = None,
         limit: int | None = 100,
-    ) -> list[dict[str, Any]]:
-        """Return the newest trades at Supabase, at most `limit` of them; None or "" is no filter.
+        *,
+        source: str | ReadSource = ReadSource.REMOTE,
+    ) -> Rows:
+        """Return the newest trades, at most `limit` of them; None or "" is no filter.
 
-        What is pending is not there yet. Errors as `query`.
+        source: "merged" has those too that are still pending. Errors as `query`.
         """
         filters: dict[str, object] = {}
         if session_id:
@@ -114,64 +126,138 @@ class SupabaseClient:
             filters["is_paper"] = is_paper
         if symbol:
             filters["symbol"] = symbol
-        return await self.query("trades", filters=filters, order="-timestamp", limit=limit)
+        return await self.query("trades", filters=filters, order="-timestamp", limit=limit, source=source)
 
     async def query(
         self,
         table: str,
         select: str = "*",
         filters: Mapping[str, object] | None = None,
-        order: str | None = None,
+        order: str | Sequence[str] | None = None,
         limit: int | None = None,
-    ) -> list[dict[str, Any]]:
-        """Return rows of a remote table.
+        *,
+        offset: int = 0,
+        source: str | ReadSource = ReadSource.REMOTE,
+    ) -> Rows:
+        """Return rows of a table: a list that knows where it is from (`Rows`).
 
-        select: columns, comma-separated. filters: column → value or column → (operator, value), with the operators
-        eq, gt, gte, lt, lte; all must hold, None finds null. order: a column, "-column" for descending.
-        limit: None returns all there are. More than 1,000 rows are read page by page, in the order of the key column
-        (`Outbox.register` tells which one; "id" unless it does) where `order` leaves it open.
+        select: columns, comma-separated. filters: column → value, column → (operator, value), or column → a list of
+        the latter, with the operators eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must hold, None finds null.
+        order: a column or several, "-column" for descending. limit: None returns all there are. More than 1,000 rows
+        are read page by page, in the order of the unique columns (`Outbox.register` tells which; "id" unless it does)
+        where `order` leaves it open. offset: rows to leave out first. source: "remote"; "local", what this outbox has
+        put and still holds; "merged", the remote rows as they will be once what is pending now has arrived, and
+        local ones, marked by `.complete` and `.error`, while the remote end is away.
 
         Raises Unreachable: no answer; RemoteError: the server refused; ConfigError: no URL or key is set;
-        InvalidQuery: an argument cannot be sent like that. Never [] for a failure, never part of the rows.
+        InvalidQuery: an argument cannot be sent like that; Undecidable: a local or merged read would have to guess
+        (`docs/reading.md` lists when). Never [] for a failure, never part of the rows.
         """
-        query = asked(table, select, filters, order)
-        limit = checked_limit(limit)
-        if limit is not None and limit <= PAGE_ROWS:
-            rows = await self._page(query.path(limit=limit))
-            if not await self._is_cut(query, rows, limit):
-                return rows
-        return await self._all_pages(query, limit)
+        query, place = asked(table, select, filters, order), chosen_source(source)
+        limit, offset = checked_limit(limit), checked_offset(offset)
+        match place:
+            case ReadSource.REMOTE:
+                return Rows(await self._remote_rows(query, limit, offset))
+            case ReadSource.LOCAL:
+                return await self._local_rows(query, limit, offset)
+            case ReadSource.MERGED:
+                return await self._merged_rows(query, limit, offset)
+            case _:
+                assert_never(place)
 
-    async def _all_pages(self, query: Query, limit: int | None) -> list[dict[str, Any]]:
+    async def rows(
+        self,
+        table: str,
+        filters: Mapping[str, object] | None = None,
+        *,
+        select: str = "*",
+        order: str | Sequence[str] | None = None,
+        page: int = PAGE_ROWS,
+        source: str | ReadSource = ReadSource.REMOTE,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Give the rows of a table one by one, fetched in pages of `page`: `async for row in client.rows("trades")`.
+
+        Each page begins behind the last row of the one before, however many rows come and go meanwhile, and an index
+        on the first column of `order` finds it at once. Memory is one page's. Arguments and errors as `query`; an
+        error in the middle is raised, the rows before it were right. While the remote end is away a merged read
+        raises too: what was given cannot be taken back.
+        """
+        query, place, page_rows = asked(table, select, filters, order), chosen_source(source), checked_page(page)
+        if place is ReadSource.LOCAL:
+            for row in await self._local_rows(query, None, 0):
+                yield row
+        elif place is ReadSource.MERGED:
+            async for row in merged(self.outbox, self._pages, self._table(query), query, page_rows=page_rows):
+                yield row
+        else:
+            unique = unique_columns(self.outbox.destination(query.table))
+            async for row, _ in self._pages.walk(walk(query, unique), page_rows=page_rows):
+                yield row
+
+    def describe(self, table: str, columns: Mapping[str, str | Kind | Column]) -> None:
+        """Tell what the columns of a table of your own hold, so that `source="merged"` and "local" can compare them.
+
+        column → "integer", "float", "numeric", "text", "timestamp", "boolean", "uuid" or "other", or a `Column` that
+        tells its default too. The shipped tables are known. Raises InvalidQuery.
+        """
+        self._columns[table] = described(columns)
+
+    def _table(self, query: Query) -> Table:
+        return known_table(self.outbox.destination(query.table), self._columns.get(query.table, {}), query)
+
+    async def _local_rows(self, query: Query, limit: int | None, offset: int, error: OutboxError | None = None) -> Rows:
+        found = await local_rows(self.outbox, self._table(query), query)
+        end = None if limit is None else offset + limit
+        return Rows(found[offset:end], source=ReadSource.LOCAL, error=error)
+
+    async def _merged_rows(self, query: Query, limit: int | None, offset: int) -> Rows:
+        page_rows = PAGE_ROWS if limit is None else min(PAGE_ROWS, offset + limit)
+        found: list[dict[str, Any]] = []
+        rows = merged(self.outbox, self._pages, self._table(query), query, page_rows=page_rows)
+        try:
+            async with contextlib.aclosing(rows):
+                async for row in rows:
+                    found.append(row)
+                    if limit is not None and len(found) == offset + limit:
+                        break
+        except (RemoteError, ConfigError) as error:
+            if isinstance(error, RemoteError) and not is_away(error):
+                raise
+            return await self._local_rows(query, limit, offset, error)
+        return Rows(found[offset:], source=ReadSource.MERGED)
+
+    async def _remote_rows(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
+        if limit is not None and limit <= PAGE_ROWS:
+            rows = await self._pages.fetch(query.path(limit=limit, offset=offset))
+            if not await self._is_cut(query, len(rows), limit, offset):
+                return rows
+        return await self._all_pages(query, limit, offset)
+
+    async def _all_pages(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
         """Read page after page until `limit` or the end; rows equal in the caller's order stand in the key's."""
-        key = self.outbox.destination(query.table).key
+        unique = unique_columns(self.outbox.destination(query.table))
+        shown = all(query.shows(column) for column in unique)
         rows: list[dict[str, Any]] = []
-        seen: set[str] = set()
-        offset = 0
+        seen: set[tuple[str, ...]] = set()
         while limit is None or len(rows) < limit:
             wanted = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - len(rows))
-            page = await self._page(query.path(limit=wanted, offset=offset, last=key))
+            page = await self._pages.fetch(query.path(limit=wanted, offset=offset, last=unique))
             offset += len(page)
             # A row that was inserted meanwhile pushes the last one of this page onto the next.
-            rows += [row for row in page if _is_new(row.get(key), seen)] if query.shows(key) else page
-            if not page or (len(page) < wanted and len(page) < self._largest_page):
+            rows += [row for row in page if _is_new(row, unique, seen)] if shown else page
+            if self._pages.is_last(len(page), wanted):
                 break
         return rows
 
-    async def _is_cut(self, query: Query, rows: Sequence[object], limit: int) -> bool:
+    async def _is_cut(self, query: Query, rows: int, limit: int, offset: int) -> bool:
         """Whether the server gave fewer rows than there are: its own cap may be lower than 1,000."""
-        if not rows or len(rows) >= limit or len(rows) < self._largest_page:
+        if rows >= limit or self._pages.is_last(rows, limit):
             return False
-        return bool(await self._page(query.path(limit=1, offset=len(rows))))
-
-    async def _page(self, path: str) -> list[dict[str, Any]]:
-        rows = await self.outbox.fetch(path)
-        # A page shorter than another one that this server gave was not cut by its cap.
-        self._largest_page = max(self._largest_page, len(rows))
-        return rows
+        return bool(await self._pages.fetch(query.path(limit=1, offset=offset + rows)))
 
 
-def _is_new(key: object, seen: set[str]) -> bool:
+def _is_new(row: Mapping[str, object], unique: Sequence[str], seen: set[tuple[str, ...]]) -> bool:
+    key = tuple(str(row.get(column)) for column in unique)
     before = len(seen)
-    seen.add(str(key))
-    return key is None or len(seen) > before
+    seen.add(key)
+    return len(seen) > before or any(row.get(column) is None for column in unique)

@@ -69,6 +69,13 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("name", ["reading.md"])
+@run_async
+async def test_a_page_runs_from_top_to_bottom(tmp_path: Path, project: SupabaseLite, name: str) -> None:
+    page = MIGRATING.with_name(name)
+    assert await run_page(page, tmp_path) == len(blocks_of(page))
+
+
 def test_every_block_that_does_not_run_is_the_old_module() -> None:
     assert {block.not_run for block in blocks_of(MIGRATING)} == {None, "old module"}
 

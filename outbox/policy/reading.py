@@ -1,57 +1,73 @@
 """Floor 2 · policy. What a read asks for, as a path, and what its answer means; no I/O, no clock, no dice.
 
-Nothing that a caller passes can change a query's shape: names are checked against a pattern, values are
-percent-encoded, and the few names that PostgREST keeps for itself are refused.
+Nothing that a caller passes can change a query's shape: see `conditions`. The few names that PostgREST keeps for
+itself are refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from outbox.encoding import encode_value, identifier
-from outbox.errors import InvalidEntry, InvalidQuery, RemoteError, Unreachable
-from outbox.policy.shaping import RESERVED
+from outbox.encoding import identifier
+from outbox.errors import InvalidEntry, InvalidQuery, RemoteError, Undecidable, Unreachable
+from outbox.policy.conditions import COLUMN, NAME, Condition, column_name, conditions, encoded
 from outbox.policy.verdicts import Failure, Reply, read_refusal
 
-OPERATORS = frozenset({"eq", "gt", "gte", "lt", "lte"})
 # What Supabase gives at most in one answer, unless the project says otherwise.
 PAGE_ROWS = 1000
 
-_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
-_COLUMN = rf"{_NAME}(?:->>?(?:{_NAME}|[0-9]{{1,9}}))*"  # pnl, data->>reason, data->legs->0
-_ITEM = rf"(?:{_NAME}:)?(?:\*|{_COLUMN})(?:::{_NAME})?"  # reason:data->>reason, pnl::text
-_COLUMN_RE = re.compile(_COLUMN)
+_ITEM = rf"(?:{NAME}:)?(?:\*|{COLUMN})(?:::{NAME})?"  # reason:data->>reason, pnl::text
 _SELECT_RE = re.compile(rf"{_ITEM}(?:,{_ITEM})*")
-_PATH_RE = re.compile(rf"(?:rpc/)?{_NAME}(?:\?[!\"$-~]*)?")  # no "#": what follows it is never sent
+_PLAIN_RE = re.compile(rf"\*|{NAME}(?:,{NAME})*")
+_PATH_RE = re.compile(rf"(?:rpc/)?{NAME}(?:\?[!\"$-~]*)?")  # no "#": what follows it is never sent
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One column of an order. Nulls stand where PostgreSQL puts them: last, and first if descending."""
+
+    column: str
+    descending: bool = False
+
+    def __str__(self) -> str:
+        return f"{encoded(self.column)}.{'desc' if self.descending else 'asc'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A read that has been checked. The fields are texts as they stand in the path."""
+    """A read that has been checked. select: as it stands in the path."""
 
     table: str
     select: str
-    filters: tuple[str, ...]
-    order: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    order: tuple[Term, ...]
 
     def shows(self, column: str) -> bool:
         """Whether each row of the answer holds `column` under its own name."""
         items = self.select.split(",")
         return ("*" in items or column in items) and not any(item.startswith(f"{column}:") for item in items)
 
-    def path(self, *, limit: int, offset: int = 0, last: str | None = None) -> str:
-        """Return the path of one page. last: the column that settles the order of rows which are equal in it."""
-        order = list(self.order)
-        if last is not None and not any(term.split(".")[0] == last for term in order):
-            order.append(f"{last}.asc")
-        parts = [f"select={self.select}", *self.filters]
-        if order:
-            parts.append(f"order={','.join(order)}")
+    def names(self) -> tuple[str, ...] | None:
+        """Return the columns of each row of the answer; None: all. Raises Undecidable: it asks for more."""
+        if not _PLAIN_RE.fullmatch(self.select):
+            raise Undecidable("renaming and casting is the server's to do", field="select")
+        return None if self.select == "*" else tuple(self.select.split(","))
+
+    def ordered_by(self, last: Sequence[str]) -> tuple[Term, ...]:
+        """Return the order, settled by the columns `last` for rows which are equal in it."""
+        columns = {term.column for term in self.order}
+        return (*self.order, *(Term(column) for column in last if column not in columns))
+
+    def path(self, *, limit: int, offset: int = 0, last: Sequence[str] = ()) -> str:
+        """Return the path of one page; `last` as `ordered_by`."""
+        parts = [f"select={self.select}", *(condition.parameter for condition in self.conditions)]
+        if order := self.ordered_by(last):
+            parts.append(f"order={','.join(map(str, order))}")
         parts.append(f"limit={limit}")
         if offset:
             parts.append(f"offset={offset}")
@@ -59,19 +75,18 @@ class Query:
 
 
 def asked(
-    table: str, select: str = "*", filters: Mapping[str, object] | None = None, order: str | None = None
+    table: str,
+    select: str = "*",
+    filters: Mapping[str, object] | None = None,
+    order: str | Sequence[str] | None = None,
 ) -> Query:
     """Return the query. Raises InvalidQuery, which names the argument.
 
-    select: columns, comma-separated. filters: column → value, or column → (operator, value); all of them hold.
-    order: a column, with "-" in front for descending.
+    select: columns, comma-separated. filters: column → value, column → (operator, value), or column → a list of the
+    latter; all of them hold. order: a column or several, with "-" in front for descending.
     """
-    return Query(
-        _table(table),
-        _selected(select),
-        tuple(_condition(column, wanted) for column, wanted in (filters or {}).items()),
-        () if order is None else (_term(order),),
-    )
+    terms = () if order is None else (order,) if isinstance(order, str) else tuple(order)
+    return Query(_table(table), _selected(select), conditions(filters), tuple(map(_term, terms)))
 
 
 def checked_limit(limit: int | None) -> int | None:
@@ -79,6 +94,20 @@ def checked_limit(limit: int | None) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidQuery("must be a positive number, or None for everything", field="limit")
     return limit
+
+
+def checked_offset(offset: int) -> int:
+    """Return `offset` if it is a number and not below 0. Raises InvalidQuery."""
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise InvalidQuery("must be a number, 0 or more", field="offset")
+    return offset
+
+
+def checked_page(rows: int) -> int:
+    """Return `rows` if it is a positive number. Raises InvalidQuery."""
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise InvalidQuery("must be a positive number of rows", field="page")
+    return rows
 
 
 def checked_path(path: str) -> str:
@@ -109,6 +138,21 @@ def rows_of(path: str, outcome: Reply | Failure) -> list[dict[str, Any]]:
     return rows
 
 
+_AWAY = frozenset({402, 408, 429})
+# PostgreSQL or its pool is not there: no connection, out of resources, shutting down.
+_AWAY_CODES = ("PGRST000", "PGRST001", "PGRST002", "PGRST003", "08", "53", "57P")
+
+
+def is_away(error: RemoteError) -> bool:
+    """Return whether the remote end as a whole did not answer, and not this query was refused."""
+    if isinstance(error, Unreachable):
+        return True
+    if error.code is not None and error.code.startswith(_AWAY_CODES):
+        return True
+    by_gateway = error.code is None or not re.fullmatch(r"PGRST[0-9A-Z]{1,3}|[0-9A-Z]{5}", error.code)
+    return by_gateway and error.status is not None and (error.status >= 500 or error.status in _AWAY)
+
+
 def _table(name: str) -> str:
     try:
         return identifier(name, field="table")
@@ -123,44 +167,6 @@ def _selected(select: str) -> str:
     return quote(text, safe="*,:-")
 
 
-def _term(order: str) -> str:
+def _term(order: object) -> Term:
     text = order if isinstance(order, str) else ""
-    return f"{_column(text.removeprefix('-'), 'order')}.{'desc' if text.startswith('-') else 'asc'}"
-
-
-def _condition(column: str, wanted: object) -> str:
-    name = _column(column, "filters")
-    field = f"filters.{column}"
-    if column in RESERVED:
-        raise InvalidQuery("PostgREST has another meaning for a parameter of this name", field=field)
-    if not isinstance(wanted, tuple):
-        return f"{name}={_compared('eq', wanted, field)}"
-    if len(wanted) != 2 or not isinstance(wanted[0], str) or wanted[0] not in OPERATORS:
-        raise InvalidQuery(f"must be a value or (operator, value) with one of {_listed()}", field=field)
-    return f"{name}={_compared(*wanted, field)}"
-
-
-def _compared(operator: str, value: object, field: str) -> str:
-    try:
-        # Numbers stay the texts they are: a float would change a Decimal's digits.
-        plain = json.loads(encode_value(value, where=field), parse_float=str, parse_int=str)
-    except InvalidEntry as error:
-        raise InvalidQuery(f"{type(value).__name__} cannot be compared", field=error.field) from None
-    if isinstance(plain, dict | list):
-        raise InvalidQuery("must be a single value", field=field)
-    if plain is None:
-        if operator != "eq":
-            raise InvalidQuery(f"nothing is {operator} null; only eq finds it", field=field)
-        return "is.null"
-    text = json.dumps(plain) if isinstance(plain, bool) else plain
-    return f"{operator}.{quote(text, safe='')}"
-
-
-def _column(name: object, field: str) -> str:
-    if not isinstance(name, str) or not _COLUMN_RE.fullmatch(name):
-        raise InvalidQuery('must be a column such as "pnl" or "data->>reason"', field=field)
-    return quote(name, safe="-")
-
-
-def _listed() -> str:
-    return ", ".join(sorted(OPERATORS))
+    return Term(column_name(text.removeprefix("-"), "order"), text.startswith("-"))

@@ -375,6 +375,23 @@ READS = [
     pytest.param({"filters": {"comment": "null"}}, "trades?select=*&comment=eq.null&limit=10", id="the text null"),
     pytest.param({"order": "-timestamp"}, "trades?select=*&order=timestamp.desc&limit=10", id="descending"),
     pytest.param({"order": "pnl"}, "trades?select=*&order=pnl.asc&limit=10", id="ascending"),
+    pytest.param({"order": ("-pnl", "id")}, "trades?select=*&order=pnl.desc,id.asc&limit=10", id="by two columns"),
+    pytest.param({"offset": 30}, "trades?select=*&limit=10&offset=30", id="offset"),
+    pytest.param({"filters": {"pnl": ("neq", 1)}}, "trades?select=*&pnl=neq.1&limit=10", id="not equal"),
+    pytest.param({"filters": {"pnl": ("neq", None)}}, "trades?select=*&pnl=not.is.null&limit=10", id="not null"),
+    pytest.param({"filters": {"is_paper": ("is", True)}}, "trades?select=*&is_paper=is.true&limit=10", id="is"),
+    pytest.param(
+        {"filters": {"symbol": ("ilike", "eur%")}}, "trades?select=*&symbol=ilike.eur%25&limit=10", id="ilike"
+    ),
+    pytest.param(
+        {"filters": {"symbol": ("in", ['a"b', "c,d", 5])}},
+        "trades?select=*&symbol=in.(%22a%5C%22b%22%2C%22c%2Cd%22%2C5)&limit=10",
+        id="one of a list",
+    ),
+    pytest.param({"filters": {"pnl": ("in", [])}}, "trades?select=*&pnl=in.()&limit=10", id="one of nothing"),
+    pytest.param(
+        {"filters": {"pnl": [("gte", 1), ("lt", 5)]}}, "trades?select=*&pnl=gte.1&pnl=lt.5&limit=10", id="between"
+    ),
     pytest.param(
         {"filters": {"a": 1, "b": "x"}}, "trades?select=*&a=eq.1&b=eq.x&limit=10", id="all filters hold together"
     ),
@@ -430,7 +447,14 @@ REFUSED = [
     pytest.param({"filters": {"a&b": 1}}, "filters", id="a parameter as a column"),
     pytest.param({"filters": {"select": "x"}}, "filters.select", id="a parameter's name"),
     pytest.param({"filters": {"or": "(a.eq.1)"}}, "filters.or", id="or"),
-    pytest.param({"filters": {"pnl": ("like", "x")}}, "filters.pnl", id="unknown operator"),
+    pytest.param({"filters": {"pnl": ("match", "x")}}, "filters.pnl", id="unknown operator"),
+    pytest.param({"filters": {"symbol": ("like", "EUR*")}}, "filters.symbol", id="a star that PostgREST would read"),
+    pytest.param({"filters": {"symbol": ("in", "EURUSD")}}, "filters.symbol", id="a text as a list"),
+    pytest.param({"filters": {"symbol": ("in", ["EURUSD", None])}}, "filters.symbol", id="null in a list"),
+    pytest.param({"filters": {"symbol": ("is", "null")}}, "filters.symbol", id="is a text"),
+    pytest.param({"filters": {"symbol": ("like", None)}}, "filters.symbol", id="like null"),
+    pytest.param({"offset": -1}, "offset", id="before the first"),
+    pytest.param({"source": "cache"}, "source", id="no source"),
     pytest.param({"filters": {"pnl": ("gt",)}}, "filters.pnl", id="operator alone"),
     pytest.param({"filters": {"pnl": ("gt", 1, 2)}}, "filters.pnl", id="two values"),
     pytest.param({"filters": {"pnl": (1, 2)}}, "filters.pnl", id="no operator"),

@@ -1,0 +1,129 @@
+"""Floor 4 · reads. Pending entries laid over the remote rows, and what the file alone can tell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outbox.entry import Operation
+from outbox.errors import Undecidable
+from outbox.policy.keyset import Place, one_of, texts_of, walk
+from outbox.policy.overlay import Change, Identity, Row, Table, in_order
+from outbox.policy.reading import Query, asked
+from outbox.reads import local
+from outbox.reads.remote import Pages
+from outbox.reads.results import Origin
+
+# Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote
+# end is away and a merged read is a local one.
+MOST_PENDING = 10_000
+# Rows that a local read holds: some hundred megabytes.
+MOST_HELD = 100_000
+# Rows asked for by name in one request: 50 UUIDs are 2 kB of the 16 kB that a URL may have.
+_NAMED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A row of the answer. place: what it is ordered by."""
+
+    place: tuple[Any, ...]
+    row: dict[str, Any]
+
+
+async def merged(
+    origin: Origin, pages: Pages, table: Table, query: Query, *, page_rows: int
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Give the remote rows as they will be once everything is delivered that is pending now.
+
+    What is pending is read first: what is delivered meanwhile is found among the remote rows, never in neither.
+    """
+    table.check(query)
+    changes = await _pending_changes(origin, table, query)
+    overlaid = await _overlaid(pages, table, query, changes)
+    key = in_order(query.order)
+    waiting = sorted(overlaid, key=lambda placed: key(placed.place))
+    waiting.reverse()  # the next one last
+    route = walk(query, table.unique, table.compared)
+    async for row, found in pages.walk(route, page_rows=page_rows):
+        texts = texts_of(route.texts, found)
+        if changes and table.identity(texts) in changes:
+            continue
+        while waiting and query.order and key(waiting[-1].place) < key(table.place(query, texts)):
+            yield waiting.pop().row
+        yield row
+    while waiting:
+        yield waiting.pop().row
+
+
+async def local_rows(origin: Origin, table: Table, query: Query) -> list[dict[str, Any]]:
+    """Return what the file holds of the rows that `query` asks for, pending or delivered. Raises Undecidable."""
+    table.check(query)
+    rows: dict[Identity, Row] = {}
+    async for entry in local.held(origin, table.destination.name):
+        change = table.change(entry)
+        row = table.applied(rows.get(change.identity), [change])
+        if row is not None:
+            rows[change.identity] = row
+        if len(rows) > MOST_HELD:
+            raise Undecidable(f"the file holds more than {MOST_HELD:,} rows of it", field=query.table)
+    placed = [Placed(table.place(query, row.texts), table.shown(query, row)) for row in _asked(table, query, rows)]
+    key = in_order(query.order)
+    return [each.row for each in sorted(placed, key=lambda each: key(each.place))]
+
+
+def _asked(table: Table, query: Query, rows: dict[Identity, Row]) -> list[Row]:
+    return [row for row in rows.values() if table.holds(query, row)]
+
+
+async def _pending_changes(origin: Origin, table: Table, query: Query) -> dict[Identity, list[Change]]:
+    """Return what is pending for each row, but for new rows that the query does not ask for."""
+    entries = await local.pending(origin, table.destination.name, MOST_PENDING)
+    if len(entries) > MOST_PENDING:
+        problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
+        raise Undecidable(problem, field=query.table)
+    changes: dict[Identity, list[Change]] = {}
+    for entry in entries:
+        change = table.change(entry)
+        changes.setdefault(change.identity, []).append(change)
+    return {identity: found for identity, found in changes.items() if _may_matter(table, query, found)}
+
+
+def _may_matter(table: Table, query: Query, changes: Sequence[Change]) -> bool:
+    """Whether these touch a row of the answer. One that is inserted only is what it is, wherever it is by now."""
+    if any(change.operation is not Operation.INSERT for change in changes):
+        return True
+    row = table.applied(None, changes)
+    return row is not None and table.holds(query, row)
+
+
+async def _overlaid(pages: Pages, table: Table, query: Query, changes: dict[Identity, list[Change]]) -> list[Placed]:
+    """Return the rows of the answer that pending entries touch."""
+    placed: list[Placed] = []
+    identities = list(changes)
+    for start in range(0, len(identities), _NAMED):
+        some = identities[start : start + _NAMED]
+        bases = await _remote_rows(pages, table, [changes[identity][0].names for identity in some])
+        for identity in some:
+            row = table.applied(bases.get(identity), changes[identity])
+            if row is not None and table.holds(query, row):
+                placed.append(Placed(table.place(query, row.texts), table.shown(query, row)))
+    return placed
+
+
+async def _remote_rows(pages: Pages, table: Table, names: Sequence[tuple[str, ...]]) -> dict[Identity, Row]:
+    """Return the remote rows of these names, whole: a filter may hold only for what pending entries make of them."""
+    everything = walk(asked(table.destination.name), table.unique, table.compared)
+    rows: dict[Identity, Row] = {}
+    missing = {table.identity(dict(zip(table.unique, each, strict=True))): each for each in names}
+    while missing:
+        path = everything.only(one_of(table.unique, list(missing.values()))).path(Place.START, limit=len(missing))
+        wanted, found = len(missing), await pages.fetch(path)
+        for row in found:
+            texts = texts_of(everything.texts, everything.taken(row))
+            rows[table.identity(texts)] = Row(row, texts)
+            missing.pop(table.identity(texts), None)
+        if pages.is_last(len(found), wanted):
+            break
+    return rows

@@ -1,0 +1,213 @@
+"""Reading what was just written: merged and local rows, what marks them, and what they refuse to guess."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from supabase_lite import SupabaseLite
+
+import outbox.reads.merged as merged_room
+from outbox import (
+    ConfigError,
+    Outbox,
+    ReadSource,
+    RemoteError,
+    Settings,
+    SupabaseClient,
+    Undecidable,
+    Unreachable,
+)
+from outbox.policy.verdicts import Failure, Reply
+from outbox.reads import local
+from outbox.testing import ManualClock, ScriptedTransport, refused
+from tests.store.tools import schema
+from tests.support import run_async
+
+TRADE = {"session_id": "s-1", "symbol": "EURUSD", "direction": 1, "pnl": 12.5, "timestamp": "2026-01-02T10:00:00Z"}
+NOTHING = Reply(200, {}, b"[]")
+
+
+def opened(folder: Path, remote: ScriptedTransport) -> Any:
+    return Outbox.open(Settings(path=folder / "bot.db"), clock=ManualClock(), transport=remote)
+
+
+def ids(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["trade_id"] for row in rows]
+
+
+@run_async
+async def test_a_bot_sees_the_trade_that_it_has_just_logged(tmp_path: Path, clean_remote: SupabaseLite) -> None:
+    values: dict[str, Any] = {"supabase_url": clean_remote.url, "supabase_key": clean_remote.secret_key}
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", **values)) as outbox:
+        client = SupabaseClient(outbox)
+        await client.log_trade(TRADE | {"id": "T-1"})
+        await outbox.drain()
+        await client.log_trade(TRADE | {"id": "T-2", "timestamp": "2026-01-02T10:00:01Z"})
+        await client.log_trade(TRADE | {"id": "T-3", "session_id": "s-2"})
+
+        merged = await client.get_trades(session_id="s-1", source="merged")
+        assert ids(merged) == ["T-2", "T-1"]
+        assert (merged.source, merged.complete, merged.error) == (ReadSource.MERGED, True, None)
+        assert ids(await client.get_trades(session_id="s-1")) == ["T-1"], "the control: Supabase has one of them"
+        assert ids(await client.get_trades(session_id="s-1", source="merged", limit=1)) == ["T-2"]
+
+        clean_remote.stop()
+        away = await client.get_trades(session_id="s-1", source="merged")
+        assert ids(away) == ["T-2", "T-1"], "the delivered copy too"
+        assert (away.source, away.complete) == (ReadSource.LOCAL, False)
+        assert isinstance(away.error, Unreachable)
+        with pytest.raises(Unreachable):
+            await client.get_trades(session_id="s-1")
+        with pytest.raises(Unreachable):
+            _ = [row async for row in client.rows("trades", source="merged")]
+
+
+@run_async
+async def test_a_session_is_one_row_whatever_is_pending_of_it(tmp_path: Path, clean_remote: SupabaseLite) -> None:
+    values: dict[str, Any] = {"supabase_url": clean_remote.url, "supabase_key": clean_remote.secret_key}
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", **values)) as outbox:
+        client = SupabaseClient(outbox)
+        start = {"session_id": "s-1", "start_time": "2026-01-02T09:00:00Z", "status": "RUNNING"}
+        await outbox.put("sessions", start, operation="upsert")
+        await outbox.drain()
+        await outbox.put("sessions", start | {"total_trades": 3}, operation="upsert")
+        await outbox.put("sessions", {"status": "STOPPED"}, operation="update", match={"session_id": "s-1"})
+        await outbox.put("sessions", start | {"session_id": "s-2"}, operation="upsert")
+
+        stopped = await client.query("sessions", filters={"status": "STOPPED"}, source="merged")
+        running = await client.query("sessions", filters={"status": "RUNNING"}, source="merged")
+        assert [(row["session_id"], row["total_trades"]) for row in stopped] == [("s-1", 3)]
+        assert [row["session_id"] for row in running] == ["s-2"]
+        await outbox.drain()
+        assert [row["session_id"] for row in await client.query("sessions", filters={"status": "STOPPED"})] == ["s-1"]
+
+
+AWAY = [
+    pytest.param(Failure.UNREACHABLE, id="no server"),
+    pytest.param(Failure.TIMEOUT, id="no answer"),
+    pytest.param(Reply(503, {}, b""), id="overloaded"),
+    pytest.param(refused(503, "PGRST001"), id="no database"),
+    pytest.param(Reply(429, {}, b""), id="too many requests"),
+]
+
+
+@pytest.mark.parametrize("answer", AWAY)
+@run_async
+async def test_while_the_remote_end_is_away_merged_rows_are_local_ones_and_say_so(tmp_path: Path, answer: Any) -> None:
+    remote = ScriptedTransport(otherwise=answer)
+    async with opened(tmp_path, remote) as outbox:
+        client = SupabaseClient(outbox)
+        await client.log_trade(TRADE | {"id": "T-1"})
+        rows = await client.get_trades(source="merged")
+
+    assert (ids(rows), rows.complete, rows.source) == (["T-1"], False, ReadSource.LOCAL)
+    assert isinstance(rows.error, RemoteError)
+
+
+@pytest.mark.parametrize("answer", [refused(400, "42703"), refused(401, "PGRST301"), refused(500, "57014")], ids=str)
+@run_async
+async def test_a_refused_query_is_an_error_of_a_merged_read_too(tmp_path: Path, answer: Reply) -> None:
+    async with opened(tmp_path, ScriptedTransport(otherwise=answer)) as outbox:
+        with pytest.raises(RemoteError):
+            await SupabaseClient(outbox).get_trades(source="merged")
+
+
+@run_async
+async def test_without_a_url_merged_rows_are_local_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SUPABASE_URL", "SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    async with Outbox.open(path=tmp_path / "bot.db") as outbox:
+        client = SupabaseClient(outbox)
+        await client.log_trade(TRADE)
+        rows = await client.get_trades(source="merged")
+    assert len(rows) == 1 and not rows.complete and isinstance(rows.error, ConfigError)
+
+
+@run_async
+async def test_more_than_a_merged_read_holds_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merged_room, "MOST_PENDING", 3)
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        client = SupabaseClient(outbox)
+        for _ in range(3):
+            await client.log_trade(TRADE)
+        assert len(await client.get_trades(source="merged")) == 3  # the control
+        await client.log_trade(TRADE)
+        with pytest.raises(Undecidable, match="more than 3 entries are pending"):
+            await client.get_trades(source="merged")
+
+
+@run_async
+async def test_what_a_shell_has_put_and_what_waits_is_pending_too(tmp_path: Path) -> None:
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        client = SupabaseClient(outbox)
+        await outbox.put("events", {"event_type": "FIRST", "timestamp": "2026-01-02T10:00:00Z"}, key="k")
+        await outbox.put("events", {"event_type": "SECOND", "timestamp": "2026-01-02T10:00:01Z"}, key="k")
+        shell = sqlite3.connect(tmp_path / "bot.db")
+        with shell:
+            payload = '{"event_type": "NOTE", "timestamp": "2026-01-02T10:00:02Z"}'
+            shell.execute("insert into outbox (destination, payload) values ('events', ?)", (payload,))
+            waits = "update outbox set waits = 'retry', next_attempt_at_ms = 1 where payload like '%FIRST%'"
+            shell.execute(waits)
+        shell.close()
+        for source in ("merged", "local"):
+            rows = await client.query("events", order="timestamp", source=source)
+            assert [row["event_type"] for row in rows] == ["FIRST", "SECOND", "NOTE"]
+
+
+HARD = [
+    pytest.param({"timestamp": "yesterday"}, {"order": "timestamp"}, id="a time that PostgreSQL would read"),
+    pytest.param({"pnl": "a lot"}, {"filters": {"pnl": 1}}, id="no number"),
+    pytest.param({}, {"filters": {"created_at": None}}, id="a default that is not known here"),
+]
+
+
+@pytest.mark.parametrize(("changes", "query"), HARD)
+@run_async
+async def test_a_pending_row_that_cannot_be_compared_is_a_typed_error(
+    tmp_path: Path, changes: dict[str, object], query: dict[str, Any]
+) -> None:
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        client = SupabaseClient(outbox)
+        await outbox.put("trades", TRADE | changes)
+        with pytest.raises(Undecidable):
+            await client.query("trades", **query, source="merged")
+        assert len(await client.query("trades", filters={"symbol": "EURUSD"}, source="merged")) == 1  # the control
+
+
+@run_async
+async def test_a_write_to_rows_that_are_told_apart_by_other_columns_is_a_typed_error(tmp_path: Path) -> None:
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        await outbox.put("trades", {"comment": "x"}, operation="update", match={"session_id": "s-1"})
+        with pytest.raises(Undecidable, match="decided by other columns than id"):
+            await SupabaseClient(outbox).get_trades(source="merged")
+
+
+@run_async
+async def test_the_rows_that_pending_entries_touch_are_asked_for_by_name_in_small_requests(tmp_path: Path) -> None:
+    remote = ScriptedTransport(otherwise=NOTHING)
+    async with opened(tmp_path, remote) as outbox:
+        client = SupabaseClient(outbox)
+        for _ in range(120):
+            await client.log_trade(TRADE)
+        assert len(await client.get_trades(limit=None, source="merged")) == 120
+
+    named = [unquote(request.path) for request in remote.requests if "id=in.(" in request.path]
+    assert [len(re.findall(r"[0-9a-f]{8}-", path)) for path in named] == [50, 50, 20]
+    assert max(map(len, named)) < 4000
+
+
+def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:
+    with schema() as db:
+        steps = [row[3] for row in db.execute(f"explain query plan {local.PENDING}", ["trades", 10])]
+        held = [row[3] for row in db.execute(f"explain query plan {local.HELD}", [1, 2, "trades"])]
+        shown = [row[3] for row in db.execute(f"explain query plan {local.SHOWN}", ["[]"])]
+    found = [step for step in steps if " outbox " in f"{step} "]
+    assert all("INDEX outbox_" in step for step in found) and len(found) == 4
+    assert held == ["SEARCH outbox USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]
+    assert any("INTEGER PRIMARY KEY (rowid=?)" in step for step in shown)
