@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationErro
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict, SettingsError
 
 from outbox.errors import ConfigError
+from outbox.policy.applying import Rpc
 from outbox.policy.keys import KeyKind, read_key
 
 logger = logging.getLogger("outbox.settings")
@@ -70,6 +71,9 @@ class Settings(BaseSettings):
     orphan_after_s: float = Field(default=86_400.0, gt=0, description="and the shortest time before that")
     strict_order: bool = Field(
         default=False, description="a dead entry holds back what comes after it under the same key"
+    )
+    rpc: Rpc = Field(
+        default=Rpc.OFF, description="auto: one request for all tables, where the server has `outbox_apply`"
     )
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
     allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")

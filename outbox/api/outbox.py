@@ -523,4 +523,5 @@ def _limits(settings: Settings) -> Limits:
         orphan_attempts=settings.orphan_attempts,
         orphan_after_s=settings.orphan_after_s,
         strict_order=settings.strict_order,
+        rpc=settings.rpc,
     )

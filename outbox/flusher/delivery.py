@@ -48,14 +48,14 @@ class Delivery:
 
     async def run(self, batch: Sequence[Outgoing]) -> None:
         """Send `batch`, halving it as long as one of its rows makes the server refuse all of them."""
-        self._parts.append(await self._intact(batch))
+        self._parts.append(await self.intact(batch))
         while self._parts:
             entries = self._parts.pop()
             if entries and not await self._attempt(entries):
                 self._traffic.rewind = True
                 return
 
-    async def _intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    async def intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the entries that are still what was put; a changed one is refused here, and kept."""
         shape = self._lane.shape
         changed = [entry for entry in batch if entry.digest != sent_digest(shape, entry)]
@@ -97,10 +97,30 @@ class Delivery:
                 await self._postpone(entries, replace(verdict.refusal, hint=hint), event="stuck")
                 return not shape.ordered
             case Pause():
-                await self._pause(sent, verdict, outcome, turn)
+                await self.pause(sent, verdict, outcome, turn)
                 return False
             case _:
                 assert_never(verdict)
+
+    async def settle(
+        self, answered: Sequence[tuple[Outgoing, Verdict | None]], outcome: Reply | Failure, turn: int
+    ) -> None:
+        """Settle what the answer to a mixed batch says of this lane's entries; None: held back, it stays pending."""
+        for entry, verdict in answered:
+            if isinstance(verdict, Reject | Retry):
+                await self._learn([entry], verdict)
+            match verdict:
+                case Reject():
+                    await self._bury(entry, verdict.refusal)
+                case Retry():
+                    await self._retry([entry], verdict.refusal)
+                case Pause():
+                    await self.pause([entry], verdict, outcome, turn)
+                case _:
+                    pass
+        if delivered := [entry for entry, verdict in answered if isinstance(verdict, Delivered)]:
+            await self._learn(delivered, Delivered())
+            await self._delivered(delivered)
 
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict) -> None:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
@@ -143,7 +163,8 @@ class Delivery:
         else:
             await self._postpone(entries, refusal, event="postponed")
 
-    async def _pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
+    async def pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
+        """Stop sending as far as `verdict` reaches; `turn` is the failed request's."""
         if verdict.shrink:
             self._resize(len(sent), succeeded=False)
             if len(sent) == 1:

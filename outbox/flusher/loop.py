@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 
 from outbox.clock import Clock
@@ -14,9 +14,10 @@ from outbox.flusher.adoption import adopt
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.lanes import Lanes
 from outbox.flusher.means import Limits, Means
+from outbox.flusher.mixed import Mixer
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.requests import Requests
-from outbox.store.store import Store
+from outbox.store.store import Lane, Store
 from outbox.transport import Transport
 
 logger = logging.getLogger("outbox.flusher")
@@ -51,6 +52,7 @@ class Flusher:
         self._poll_s = limits.poll_s
         self._pauses = Pauses(self._means)
         self._lanes = Lanes(self._means, self._pauses)
+        self._mixer = Mixer(self._means, self._pauses, self._lanes)
         self._requests = Requests(self._means, self._pauses, self._request_ended)
         self._ended = asyncio.Event()
         self._ended.set()
@@ -116,6 +118,7 @@ class Flusher:
         """End every pause, as if nothing had failed: the settings have changed."""
         self._requests.end_rest()
         await self._pauses.forget()
+        self._mixer.forget()
         self.nudge()
 
     def _request_ended(self) -> None:
@@ -171,6 +174,8 @@ class Flusher:
         """Start what may start, and return whether there was any of it."""
         lanes = await self._store.ready_lanes()
         await self._pauses.end_idle(lanes)
+        if self._mixer.on and await self._start_mixed(lanes, transport):
+            return True
         started = False
         for lane in self._lanes.in_turn(lanes, self._requests.may_start):
             batch = await self._lanes.next_batch(lane)
@@ -179,6 +184,16 @@ class Flusher:
                 self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
                 started = True
         return started
+
+    async def _start_mixed(self, lanes: Sequence[Lane], transport: Transport) -> bool:
+        """Start a mixed request, and return whether the lanes must not send by themselves now."""
+        if self._requests:
+            return True  # one at a time: what is put later must not overtake what is under way
+        batch = await self._mixer.next_batch(lanes)
+        if batch and not self._requests.stopping:
+            entries = [item.entry for item in batch]
+            self._requests.start(self._mixer.run(batch, transport), self._mixer.traffic(batch), entries)
+        return bool(batch)
 
     async def _next_look_s(self) -> float:
         waits_s = [self._poll_s, *self._pauses.waits_s()]

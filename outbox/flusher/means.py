@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from outbox.clock import Clock
 from outbox.policy import backoff
+from outbox.policy.applying import Rpc
 from outbox.policy.verdicts import Refusal
 from outbox.store.store import Lane, Store
 
@@ -27,6 +28,7 @@ class Limits:
     orphan_attempts: int = 10
     orphan_after_s: float = 86_400.0
     strict_order: bool = False
+    rpc: Rpc = Rpc.OFF
 
     @property
     def longest_wait_s(self) -> float:

@@ -10,10 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from outbox.entry import Operation, Shape
 from outbox.policy.sending import Ready
 from outbox.policy.verdicts import Delivered, Failure, Pause, Reason, Refusal, Reply, Retry, Scope, Verdict, judge
+
+
+class Rpc(StrEnum):
+    """Whether entries of several tables share a request. auto: where the server has the function."""
+
+    AUTO = "auto"
+    OFF = "off"
+
 
 FUNCTION = "rpc/outbox_apply"
 # What PostgREST says of a function that is not there.

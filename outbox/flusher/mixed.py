@@ -1,0 +1,141 @@
+"""Floor 4 · flusher. Entries of all lanes in one request, in the order of their puts, where the server has a function.
+
+With OUTBOX_RPC=auto, `outbox_apply` (supabase_sql/optional) takes what is ready of every lane that no pause holds back,
+one request at a time: a parent that was put before its child arrives before it. Each row is answered for, and settled
+as its own lane would have settled it. When there is no such function, or it fails in a way that is not the whole
+remote end's, the lanes send by themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outbox.flusher.delivery import Delivery
+from outbox.flusher.lanes import Lanes, Traffic
+from outbox.flusher.means import Means
+from outbox.flusher.pauses import Pauses
+from outbox.policy import applying, batching
+from outbox.policy.applying import Mixed, Rpc
+from outbox.policy.sending import sent_bytes
+from outbox.policy.verdicts import Failure, Pause, Reply, Scope, Verdict
+from outbox.store.store import Lane, Outgoing
+from outbox.transport import Request, Transport
+
+logger = logging.getLogger("outbox.flusher")
+
+# After an answer that the plain tables may not give, they are used for so long.
+_REST_S = 60.0
+# A refused row is answered with some hundred bytes, and there may be 10,000 of them.
+_LONGEST_ANSWER = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An entry and its lane."""
+
+    lane: Lane
+    entry: Outgoing
+
+
+class Together(Traffic):
+    """The traffic of all lanes that share one request: none of them starts another one meanwhile."""
+
+    def __init__(self, parts: Sequence[tuple[Traffic, Sequence[Outgoing]]]) -> None:
+        super().__init__(parts[0][0].lane, limit=parts[0][0].limit)
+        self._parts = parts
+
+    def start(self, batch: Sequence[Outgoing]) -> None:
+        """Count the request in each lane."""
+        for traffic, entries in self._parts:
+            traffic.start(entries)
+
+    def end(self) -> None:
+        """Count it as ended in each lane, and begin each anew: what was held back is ready again."""
+        for traffic, _ in self._parts:
+            traffic.end()
+            traffic.rewind = True
+
+
+class Mixer:
+    """Decides whether the next request is a mixed one, and delivers it."""
+
+    def __init__(self, means: Means, pauses: Pauses, lanes: Lanes) -> None:
+        self._means = means
+        self._pauses = pauses
+        self._lanes = lanes
+        self._resting_until_s = float("-inf")
+
+    @property
+    def on(self) -> bool:
+        """Whether requests are mixed now."""
+        return self._means.limits.rpc is Rpc.AUTO and self._resting_until_s <= self._means.clock.monotonic_s()
+
+    def forget(self) -> None:
+        """Ask for the function again with the next request: the settings have changed."""
+        self._resting_until_s = float("-inf")
+
+    async def next_batch(self, lanes: Sequence[Lane]) -> list[Item]:
+        """Return what is ready of the lanes that nothing holds back, in the order of the puts."""
+        limits, found = self._means.limits, list[Item]()
+        for lane in lanes:
+            if not self._pauses.over(lane) and not self._lanes.traffic(lane).suspects:
+                ready = await self._means.store.ready(lane, after_seq=0, limit=limits.batch_rows)
+                found += [Item(lane, entry) for entry in ready]
+        return batching.take(
+            sorted(found, key=lambda item: item.entry.seq),
+            size=lambda item: sent_bytes(item.lane.shape, item.entry) + 200,  # the entry's own frame
+            max_rows=limits.batch_rows,
+            max_bytes=limits.batch_bytes,
+        )
+
+    def traffic(self, batch: Sequence[Item]) -> Together:
+        """Return what counts the request in the lanes of `batch`."""
+        return Together([(self._lanes.traffic(lane), entries) for lane, entries in _by_lane(batch)])
+
+    async def run(self, batch: Sequence[Item], transport: Transport) -> None:
+        """Send `batch` and settle each row's verdict."""
+        deliveries = {lane: self._delivery(lane, transport) for lane, _ in _by_lane(batch)}
+        intact = {entry.seq for lane, part in _by_lane(batch) for entry in await deliveries[lane].intact(part)}
+        sent = [item for item in batch if item.entry.seq in intact]
+        if not sent:
+            return
+        turn = self._pauses.turn()
+        mixed = [Mixed(item.lane.shape, item.entry) for item in sent]
+        outcome = await transport.send(self._request(mixed), deadline_s=self._means.limits.request_deadline_s)
+        found = applying.verdicts(mixed, outcome)
+        if not isinstance(found, list):
+            await self._not_applied(deliveries[sent[0].lane], sent, found, outcome, turn)
+            return
+        verdicts = {item.entry.seq: verdict for item, verdict in zip(sent, found, strict=True)}
+        for lane, part in _by_lane(sent):
+            await deliveries[lane].settle([(entry, verdicts[entry.seq]) for entry in part], outcome, turn)
+
+    def _delivery(self, lane: Lane, transport: Transport) -> Delivery:
+        return Delivery(self._means, self._pauses, self._lanes, transport, lane)
+
+    def _request(self, mixed: Sequence[Mixed]) -> Request:
+        content = applying.body(mixed, strict=self._means.limits.strict_order)
+        return Request("POST", applying.FUNCTION, (("content-type", "application/json"),), content, _LONGEST_ANSWER)
+
+    async def _not_applied(
+        self, delivery: Delivery, sent: Sequence[Item], verdict: Verdict, outcome: Reply | Failure, turn: int
+    ) -> None:
+        """Nothing was applied, as far as known. What the whole remote end says is a pause; else the lanes try."""
+        if isinstance(verdict, Pause) and verdict.scope is Scope.EVERYTHING:
+            await delivery.pause([item.entry for item in sent], verdict, outcome, turn)
+        elif applying.is_absent(outcome):
+            self._resting_until_s = float("inf")
+            logger.info("no outbox_apply at the remote end: each table is sent to by itself")
+        else:
+            self._resting_until_s = self._means.clock.monotonic_s() + _REST_S
+            told = {"status": outcome.status if isinstance(outcome, Reply) else None}
+            logger.warning("outbox_apply failed: each table is sent to by itself for a while", extra=told)
+
+
+def _by_lane(items: Sequence[Item]) -> list[tuple[Lane, list[Outgoing]]]:
+    found: dict[Lane, list[Outgoing]] = {}
+    for item in items:
+        found.setdefault(item.lane, []).append(item.entry)
+    return list(found.items())
