@@ -72,9 +72,7 @@ class Settings(BaseSettings):
     strict_order: bool = Field(
         default=False, description="a dead entry holds back what comes after it under the same key"
     )
-    rpc: Rpc = Field(
-        default=Rpc.OFF, description="auto: one request for all tables, where the server has `outbox_apply`"
-    )
+    rpc: Rpc = Field(default=Rpc.OFF, description="auto: one request for all tables, where the server has outbox_apply")
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
     allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
     source: str | None = Field(
