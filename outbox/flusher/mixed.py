@@ -77,7 +77,10 @@ class Mixer:
         self._resting_until_s = float("-inf")
 
     async def next_batch(self, lanes: Sequence[Lane]) -> list[Item]:
-        """Return what is ready of the lanes that nothing holds back, in the order of the puts."""
+        """Return what is ready of the lanes that nothing holds back, in the order of the puts.
+
+        Each lane is read as far as it could fill the request alone: which has the oldest entries is not known before.
+        """
         limits, found = self._means.limits, list[Item]()
         for lane in lanes:
             if not self._pauses.over(lane) and not self._lanes.traffic(lane).suspects:

@@ -98,7 +98,7 @@ async def test_the_control_children_that_travel_by_themselves_are_refused_first(
     transport = Counting(server)
     async with opened(tmp_path, transport, rpc="off", requests_in_flight=1, batch_rows=50) as outbox:
         await outbox.put("kids", {"mother": None, "n": -1})  # the lane of the kids is the oldest
-        await put_families(outbox, 100)
+        await put_families(outbox, 20)
         report = await outbox.drain(timeout=30)
         told = await outbox._store.read("select count(*) > 0 from outbox_history where code = '23503'")
 
