@@ -174,9 +174,10 @@ class Flusher:
         """Start what may start, and return whether there was any of it."""
         lanes = await self._store.ready_lanes()
         await self._pauses.end_idle(lanes)
-        if self._mixer.on and await self._start_mixed(lanes, transport):
-            return True
         started = False
+        if self._mixer.on:
+            started = await self._start_mixed(lanes, transport)
+            lanes = [lane for lane in lanes if not self._mixer.takes(lane)]
         for lane in self._lanes.in_turn(lanes, self._requests.may_start):
             batch = await self._lanes.next_batch(lane)
             if batch and not self._requests.stopping:  # told to while the store was read
@@ -186,14 +187,13 @@ class Flusher:
         return started
 
     async def _start_mixed(self, lanes: Sequence[Lane], transport: Transport) -> bool:
-        """Start a mixed request, and return whether the lanes must not send by themselves now."""
-        if self._requests:
-            return True  # one at a time: what is put later must not overtake what is under way
+        """Start a mixed request if none is under way, and return whether one was started."""
         batch = await self._mixer.next_batch(lanes)
-        if batch and not self._requests.stopping:
-            entries = [item.entry for item in batch]
-            self._requests.start(self._mixer.run(batch, transport), self._mixer.traffic(batch), entries)
-        return bool(batch)
+        if not batch or not self._requests.may_start():
+            return False
+        entries = [item.entry for item in batch]
+        self._requests.start(self._mixer.run(batch, transport), self._mixer.traffic(batch), entries)
+        return True
 
     async def _next_look_s(self) -> float:
         waits_s = [self._poll_s, *self._pauses.waits_s()]

@@ -48,11 +48,13 @@ class Together(Traffic):
 
     def start(self, batch: Sequence[Outgoing]) -> None:
         """Count the request in each lane."""
+        self.under_way += 1
         for traffic, entries in self._parts:
             traffic.start(entries)
 
     def end(self) -> None:
         """Count it as ended in each lane, and begin each anew: what was held back is ready again."""
+        self.under_way -= 1
         for traffic, _ in self._parts:
             traffic.end()
             traffic.rewind = True
@@ -66,6 +68,7 @@ class Mixer:
         self._pauses = pauses
         self._lanes = lanes
         self._resting_until_s = float("-inf")
+        self._last: Together | None = None
 
     @property
     def on(self) -> bool:
@@ -82,20 +85,34 @@ class Mixer:
         Each lane is read as far as it could fill the request alone: which has the oldest entries is not known before.
         """
         limits, found = self._means.limits, list[Item]()
+        if self._last is not None and self._last.under_way:
+            return []  # one at a time: what is put later must not overtake what is under way
         for lane in lanes:
-            if not self._pauses.over(lane) and not self._lanes.traffic(lane).suspects:
+            if self._may_join(lane):
                 ready = await self._means.store.ready(lane, after_seq=0, limit=limits.batch_rows)
                 found += [Item(lane, entry) for entry in ready]
         return batching.take(
-            sorted(found, key=lambda item: item.entry.seq),
+            # Again: a probe may have ended while the store was read.
+            sorted((item for item in found if self._may_join(item.lane)), key=lambda item: item.entry.seq),
             size=lambda item: sent_bytes(item.lane.shape, item.entry) + 200,  # the entry's own frame
             max_rows=limits.batch_rows,
             max_bytes=limits.batch_bytes,
         )
 
+    def takes(self, lane: Lane) -> bool:
+        """Whether the entries of `lane` travel in mixed requests: no pause holds it back, and no suspect is in it.
+
+        The others are probed by themselves, also while a mixed request is under way.
+        """
+        return not self._pauses.over(lane) and not self._lanes.traffic(lane).suspects
+
+    def _may_join(self, lane: Lane) -> bool:
+        return self.takes(lane) and not self._lanes.traffic(lane).under_way
+
     def traffic(self, batch: Sequence[Item]) -> Together:
         """Return what counts the request in the lanes of `batch`."""
-        return Together([(self._lanes.traffic(lane), entries) for lane, entries in _by_lane(batch)])
+        self._last = Together([(self._lanes.traffic(lane), entries) for lane, entries in _by_lane(batch)])
+        return self._last
 
     async def run(self, batch: Sequence[Item], transport: Transport) -> None:
         """Send `batch` and settle each row's verdict."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,3 +177,40 @@ async def test_without_a_working_function_the_tables_are_sent_to_one_by_one(
         await out.put("trades", {"n": 9})
         await out.drain(timeout=10)
     assert [request.path for request in remote.requests].count("rpc/outbox_apply") == asked + 1, "asked anew"
+
+
+def applied_but(*broken: str) -> Callable[[Request], Reply]:
+    """Answer as the function does when these tables are missing."""
+
+    def script(request: Request) -> Reply:
+        if not request.path.startswith("rpc/"):
+            gone = request.path.partition("?")[0] in broken
+            return refused(404, "PGRST205", "no such table") if gone else accepted(request)
+        missing = {"applied": False, "code": "42P01", "message": "no such table"}
+        there = {"applied": True}
+        entries = json.loads(request.body)["entries"]
+        told = [{"n": n} | (missing if entry["table"] in broken else there) for n, entry in enumerate(entries, 1)]
+        return Reply(200, {}, json.dumps(told).encode())
+
+    return script
+
+
+@run_async
+async def test_a_pause_is_probed_while_mixed_requests_go_on(tmp_path: Path) -> None:
+    remote = ScriptedTransport(otherwise=applied_but("lost"))
+    settings = Settings(path=tmp_path / "bot.db", rpc="auto", batch_rows=1)
+    async with Outbox.open(settings, clock=ManualClock(), transport=remote) as outbox:
+        await outbox.put("lost", {"n": 0})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5), outbox.flushing():
+                while not (await outbox.stats()).pauses:
+                    pass  # each look gives way to the flusher
+        for n in range(20):
+            await outbox.put("trades", {"n": n})
+        remote.otherwise = applied_but()
+        report = await outbox.drain(timeout=10)
+
+    paths = [request.path.partition("?")[0] for request in remote.requests]
+    assert (report.pending, report.dead) == (0, 0)
+    assert paths.index("lost") < len(paths) - 10, "not only once everything else is gone"
+    assert paths.count("rpc/outbox_apply") == 21
