@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outbox.errors import InvalidQuery
@@ -43,6 +43,7 @@ def unquoted(listed: str) -> list[str]:
     return [bare or re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL) for text, bare in found]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     table=names("trades", "_x9"),
     select=names("*", "a,b", "x:data->>y", "pnl::text"),
@@ -76,6 +77,7 @@ def test_whatever_is_passed_the_query_keeps_its_shape(
     assert checked_path(path) == path
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     texts=st.tuples(
         *[st.one_of(st.none(), st.text(max_size=8), st.sampled_from(['"', "\\", '",or(', "&x=", ")"]))] * 2
