@@ -1,6 +1,6 @@
--- The remote tables: sessions, trades, events.
+-- The remote tables: sessions, trades, events, and outbox_health.
 --
--- Needs:    PostgreSQL 14 or newer; a role that may create tables in schema public (Supabase: postgres).
+-- Needs:    PostgreSQL 15 or newer; a role that may create tables in schema public (Supabase: postgres).
 -- Applies:  to an empty database, to one with the older tables of the same names, and to its own result, as
 --           often as you like. Rows and columns that are there stay; columns that are missing are added.
 -- Rewrites: nothing; an added column has no default or a constant one, which PostgreSQL 11+ keeps in the catalogue.
@@ -11,6 +11,10 @@
 --
 -- Every row's id is made by the client before the first sending; that is what makes a second sending harmless. The
 -- default serves rows that people write by hand. gen_random_uuid() is in the core since PostgreSQL 13.
+--
+-- The column `source` says which bot sent a row (OUTBOX_SOURCE). The bot never names it in a row: it sends the header
+-- x-outbox-source with every request, PostgREST shows the headers to SQL, and the column's default reads it there. So
+-- a table without the column takes the same requests, and a row written by hand has no source.
 
 -- On a database that has it all, each "if not exists" would say so.
 set client_min_messages = warning;
@@ -28,7 +32,8 @@ create table if not exists public.sessions (
     status text default 'RUNNING',
     end_reason text,
     created_at timestamptz default now(),
-    version bigint not null default 0 -- grows with each put of the session; 0003_keep_newer.sql compares it
+    version bigint not null default 0, -- grows with each put of the session; 0003_keep_newer.sql compares it
+    source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
 );
 alter table public.sessions enable row level security;
 
@@ -50,7 +55,8 @@ create table if not exists public.trades (
     hmm_state int,
     is_paper boolean default false,
     comment text,
-    created_at timestamptz default now()
+    created_at timestamptz default now(),
+    source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
 );
 alter table public.trades enable row level security;
 
@@ -59,10 +65,26 @@ create table if not exists public.events (
     session_id text,
     timestamp timestamptz not null,
     event_type text not null,
-    data jsonb,
-    created_at timestamptz default now()
+    data jsonb, -- a JSON object, held so by 0005_event_objects.sql
+    created_at timestamptz default now(),
+    source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
 );
 alter table public.events enable row level security;
+
+-- One row for each bot, written over every minute; 0004_health.sql has the view that flags the silent ones.
+create table if not exists public.outbox_health (
+    source text primary key,
+    pending bigint not null,
+    dead bigint not null,
+    oldest_pending_s float, -- how long the oldest pending row has waited, in seconds; null: nothing is pending
+    last_success_at timestamptz, -- of this run, by the bot's clock
+    paused text, -- why nothing is sent, or only a part; null: nothing is paused
+    version text, -- of the library
+    every_s float not null, -- how often the bot reports
+    stopped boolean not null default false, -- it ended in good order: silence is no news
+    reported_at timestamptz not null default now() -- by the server's clock
+);
+alter table public.outbox_health enable row level security;
 
 -- Tables that were there before: what an older version of them may lack. The columns that are "not null" without a
 -- default are not among these: every version had them, and old rows would have no value for them.
@@ -77,7 +99,9 @@ alter table public.sessions
     add column if not exists status text default 'RUNNING',
     add column if not exists end_reason text,
     add column if not exists created_at timestamptz default now(),
-    add column if not exists version bigint not null default 0;
+    add column if not exists version bigint not null default 0,
+    add column if not exists source text
+        default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');
 
 alter table public.trades
     alter column id set default gen_random_uuid(),
@@ -94,13 +118,17 @@ alter table public.trades
     add column if not exists hmm_state int,
     add column if not exists is_paper boolean default false,
     add column if not exists comment text,
-    add column if not exists created_at timestamptz default now();
+    add column if not exists created_at timestamptz default now(),
+    add column if not exists source text
+        default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');
 
 alter table public.events
     alter column id set default gen_random_uuid(),
     add column if not exists session_id text,
     add column if not exists data jsonb,
-    add column if not exists created_at timestamptz default now();
+    add column if not exists created_at timestamptz default now(),
+    add column if not exists source text
+        default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');
 
 create index if not exists idx_trades_session on public.trades (session_id);
 create index if not exists idx_trades_symbol on public.trades (symbol);

@@ -26,8 +26,10 @@ end $$;
 do $$
 begin
     grant usage on schema public to service_role;
-    revoke all on table public.sessions, public.trades, public.events from public, anon, authenticated, service_role;
-    grant select, insert, update on table public.sessions, public.trades, public.events to service_role;
+    revoke all on table public.sessions, public.trades, public.events, public.outbox_health
+        from public, anon, authenticated, service_role;
+    grant select, insert, update on table public.sessions, public.trades, public.events, public.outbox_health
+        to service_role;
 end $$;
 
 -- Supabase's service_role passes row-level security anyway; a service_role made above does not, and needs these.
@@ -35,7 +37,7 @@ do $$
 declare
     table_name text;
 begin
-    foreach table_name in array array['sessions', 'trades', 'events'] loop
+    foreach table_name in array array['sessions', 'trades', 'events', 'outbox_health'] loop
         execute pg_catalog.format('alter table public.%I enable row level security', table_name);
         if not exists (
             select from pg_catalog.pg_policies

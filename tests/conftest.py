@@ -45,10 +45,10 @@ def sql(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection[TupleRow]]:
 
 @pytest.fixture
 def clean_remote(remote: SupabaseLite, sql: psycopg.Connection[TupleRow]) -> SupabaseLite:
-    """`remote`, up again whatever the test before did to it, with its three tables empty and the shipped privileges."""
+    """`remote`, up again whatever the test before did to it, with its tables empty and the shipped privileges."""
     remote.start()
     sql.execute("set lock_timeout = '10s'")  # a slow request of the test before may still hold a table
     # Supabase Lite, each time it starts, grants everything on every table to all three roles.
     sql.execute((SQL / "0002_access.sql").read_bytes())
-    sql.execute("truncate public.sessions, public.trades, public.events")
+    sql.execute("truncate public.sessions, public.trades, public.events, public.outbox_health")
     return remote

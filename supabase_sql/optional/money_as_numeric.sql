@@ -1,0 +1,36 @@
+-- Optional: prices, volumes and money as NUMERIC instead of FLOAT.
+--
+-- Needs:    0001_tables.sql; the owner of the tables.
+-- Applies:  again and again; a column that is NUMERIC already is left alone.
+-- Rewrites: trades and sessions, whole, with their indexes: a new copy stands beside the old one until the end.
+-- Locks:    ACCESS EXCLUSIVE on each table while it is rewritten: nobody reads or writes it. Bots keep their rows and
+--           send them afterwards. docs/supabase.md has the time for a million rows.
+--
+-- A sum of NUMERIC is exact, and a Decimal that a bot puts arrives with all of its digits. Each old value becomes the
+-- shortest decimal that is the same float: 0.1 is 0.1, and 0.30000000000000004 keeps its 17 digits. A plain cast would
+-- round it to 15. (-0 becomes 0: a NUMERIC has no other.) To go back: `alter column pnl type float`.
+
+do $$
+declare
+    changes record;
+begin
+    -- The text of a float is the shortest that reads back as the same one; below 1 it would be cut.
+    perform pg_catalog.set_config('extra_float_digits', '1', true);
+    for changes in
+        -- All columns of a table in one statement: one rewrite.
+        select table_name, string_agg(
+            pg_catalog.format('alter column %1$I type numeric using (%1$I::text)::numeric', column_name), ', '
+        ) as actions
+        from information_schema.columns
+        where table_schema = 'public' and data_type = 'double precision' and (
+            table_name = 'trades'
+            and column_name in ('volume', 'entry_price', 'exit_price', 'pnl', 'pnl_pips', 'commission')
+            or table_name = 'sessions' and column_name in ('initial_balance', 'final_balance', 'total_pnl')
+        )
+        group by table_name
+    loop
+        execute pg_catalog.format('alter table public.%I %s', changes.table_name, changes.actions);
+    end loop;
+end $$;
+
+notify pgrst, 'reload schema';

@@ -1,0 +1,153 @@
+-- Optional: trades and events in partitions of one month.
+--
+-- Needs:    the files of supabase_sql/; the owner of the tables.
+-- Applies:  again and again; a table that is partitioned already only gets the months that it lacks.
+-- Rewrites: trades and events, whole. The old tables stay, as outbox_partitions.trades_before and .events_before, for
+--           you to drop.
+-- Locks:    ACCESS EXCLUSIVE on a table while its rows are copied: nobody reads or writes it. Bots keep their rows and
+--           send them afterwards. docs/supabase.md has the time for a million rows.
+--
+-- Why by id and not by time: a row must arrive once, whatever is sent twice, and what makes it so is that `id` is
+-- unique alone. PostgreSQL keeps a key unique over partitions only if it holds the partition key; with
+-- primary key (id, timestamp) the same id with another timestamp would be a second row. But the ids that the outbox
+-- makes are UUIDv7: their first 48 bits are the time of the put in milliseconds. So a range of ids is a range of time,
+-- and the requests stay what they were: on_conflict=id.
+-- An id of another kind (the rows of the older module, a row written by hand) is in the default partition; one in about
+-- 100,000 of those falls into some month by chance. Before you drop a month, look at its timestamps.
+--
+-- The partitions are in a schema of their own that PostgREST does not show: who may reach a row is decided at the table.
+-- Grants and policies of your own on the two tables are to be made again afterwards.
+-- Once a month, or once a year: select outbox_partitions.add_months(12). Without that, rows go to the default partition,
+-- and move to their month when it is made.
+
+set client_min_messages = warning; -- "if not exists" would say so
+create schema if not exists outbox_partitions;
+reset client_min_messages;
+revoke all on schema outbox_partitions from public;
+
+-- The smallest UUIDv7 of a moment.
+create or replace function outbox_partitions.first_id(moment timestamptz) returns uuid
+    language sql
+    immutable
+    set search_path = ''
+as $$
+    select (
+        lpad(to_hex((extract(epoch from moment) * 1000)::bigint), 12, '0') || '70008000000000000000'
+    )::uuid
+$$;
+
+-- Makes the partitions from the month of `since` to `months` months from now, and returns how many are new.
+create or replace function outbox_partitions.add_months(months int, since timestamptz default now()) returns int
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    parent text;
+    begins timestamp; -- the month's first moment, as a clock in UTC shows it
+    partition_name text;
+    first_id uuid;
+    end_id uuid;
+    made int := 0;
+begin
+    foreach parent in array array['trades', 'events'] loop
+        begins := date_trunc('month', since at time zone 'UTC');
+        while begins <= date_trunc('month', now() at time zone 'UTC') + make_interval(months => months) loop
+            partition_name := parent || to_char(begins, '_YYYY_MM');
+            if to_regclass(format('outbox_partitions.%I', partition_name)) is null then
+                first_id := outbox_partitions.first_id(begins at time zone 'UTC');
+                end_id := outbox_partitions.first_id((begins + interval '1 month') at time zone 'UTC');
+                execute format('lock table public.%I in access exclusive mode', parent);
+                execute format(
+                    'create table outbox_partitions.%I (like public.%I including defaults including constraints)',
+                    partition_name, parent
+                );
+                -- What has landed in the default partition moves, or the new one could not be attached.
+                execute format(
+                    'with moved as (delete from outbox_partitions.%I where id >= %L and id < %L returning *)
+                    insert into outbox_partitions.%I select * from moved',
+                    parent || '_other', first_id, end_id, partition_name
+                );
+                execute format(
+                    'alter table public.%I attach partition outbox_partitions.%I for values from (%L) to (%L)',
+                    parent, partition_name, first_id, end_id
+                );
+                made := made + 1;
+            end if;
+            begins := begins + interval '1 month';
+        end loop;
+    end loop;
+    return made;
+end $$;
+
+do $$
+declare
+    parent text;
+    before text; -- the old table's name from now on
+    remake text[]; -- what "like" leaves behind: keys, indexes, triggers
+    again text;
+    fresh text[] := '{}';
+    since timestamptz := now();
+    oldest timestamptz;
+begin
+    foreach parent in array array['trades', 'events'] loop
+        before := parent || '_before';
+        continue when (select relkind from pg_class where oid = to_regclass('public.' || parent)) = 'p';
+        execute format('lock table public.%I in access exclusive mode', parent);
+
+        -- These would go on speaking of the old table, and nobody would notice.
+        select string_agg(distinct dependent, ', ') into again from (
+            select conrelid::regclass::text from pg_constraint
+            where contype = 'f' and confrelid = to_regclass('public.' || parent)
+            union all
+            select r.ev_class::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
+            where d.classid = 'pg_rewrite'::regclass and d.refobjid = to_regclass('public.' || parent)
+        ) as found (dependent);
+        if again is not null then
+            raise exception 'nothing was changed: % refers to public.%; drop it, and make it again afterwards',
+                again, parent;
+        end if;
+
+        select array_agg(command) into remake from (
+            select format('alter table public.%I add constraint %I %s', parent, conname, pg_get_constraintdef(oid))
+            from pg_constraint where conrelid = to_regclass('public.' || parent) and contype in ('p', 'u', 'f')
+            union all
+            select pg_get_indexdef(indexrelid) from pg_index i where indrelid = to_regclass('public.' || parent)
+            and not exists (select from pg_constraint c where c.conindid = i.indexrelid)
+            union all
+            select pg_get_triggerdef(oid) from pg_trigger
+            where tgrelid = to_regclass('public.' || parent) and not tgisinternal
+        ) as commands (command);
+
+        execute format(
+            'select to_timestamp((''x'' || left(replace(id::text, ''-'', ''''), 12))::bit(48)::bigint / 1000.0)
+            from public.%I where substr(id::text, 15, 1) = ''7'' order by id limit 1', parent
+        ) into oldest;
+        since := least(since, oldest);
+        execute format('alter table public.%I rename to %I', parent, before);
+        execute format('alter table public.%I set schema outbox_partitions', before);
+        execute format(
+            'create table public.%I (like outbox_partitions.%I including defaults including constraints
+                including comments including storage) partition by range (id)', parent, before
+        );
+        execute format('create table outbox_partitions.%I partition of public.%I default', parent || '_other', parent);
+        foreach again in array remake loop
+            execute again;
+        end loop;
+        execute format('alter table public.%I enable row level security', parent);
+        execute format(
+            'create policy %I on public.%I for all to service_role using (true) with check (true)',
+            parent || '_service', parent
+        );
+        execute format('revoke all on table public.%I from public, anon, authenticated, service_role', parent);
+        execute format('grant select, insert, update on table public.%I to service_role', parent);
+        fresh := fresh || parent;
+    end loop;
+
+    -- At the most ten years back: what is older is in the default partition.
+    perform outbox_partitions.add_months(12, greatest(since, now() - interval '10 years'));
+    foreach parent in array fresh loop
+        execute format('insert into public.%I select * from outbox_partitions.%I', parent, parent || '_before');
+    end loop;
+end $$;
+
+notify pgrst, 'reload schema';
