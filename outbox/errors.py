@@ -27,6 +27,7 @@ OutboxError
 │   ├── OutboxFull          a configured bound is reached; nothing was written
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
 ├── InvalidRequest          an operator's request cannot be carried out as asked; nothing was changed; carries `field`
+├── SchemaError             the remote tables could not be made or changed; carries `file`, `code`
 ├── InvalidQuery            a read cannot be asked like that; nothing was sent; carries `field`
 ├── Undecidable             a merged or local read would have to guess what PostgreSQL decides; carries `field`
 └── RemoteError             reading from the remote end failed; carries `status`, `code`
@@ -209,6 +210,18 @@ class InvalidRequest(OutboxError, ValueError):
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(f"{field}: {message}; nothing was changed")
         self.field = field
+
+
+class SchemaError(OutboxError):
+    """The remote tables could not be made or changed. `file` was rolled back, those before it stay; None: nothing was.
+
+    `code`: PostgreSQL's error code, if it gave one.
+    """
+
+    def __init__(self, message: str, *, file: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.file = file
+        self.code = code
 
 
 class InvalidQuery(OutboxError, ValueError):

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, tail, text
+from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, schema, tail, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, Status, as_json, read_status, show
@@ -210,3 +210,4 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.command("import-legacy")(moving.import_old)
+app.add_typer(schema.app, name="schema")

@@ -1,0 +1,107 @@
+"""Floor 4 · remote schema. The files of supabase_sql/, and how they reach a PostgreSQL. Needs the extra `schema`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from outbox.errors import InvalidRequest, SchemaError
+from outbox.store.migrate import folder
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+# A name server, a TLS handshake and a pooler's queue; a machine that answers no packet would take minutes.
+_CONNECT_S = 10
+# Shorter pieces of a DSN stand in many a message by chance, and are no password.
+_SECRET_CHARS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One file. text: what it says, with Unix line ends."""
+
+    name: str
+    text: str
+
+
+def scripts(optional: Sequence[str] = ()) -> tuple[Script, ...]:
+    """Return the files in the order in which they apply, `optional` last. Raises InvalidRequest: no such file."""
+    home = folder("supabase_sql")
+    extra = {file.stem: file for file in sorted((home / "optional").glob("*.sql"))}
+    for name in optional:
+        if name not in extra:
+            raise InvalidRequest(f"{name!r} is none of {', '.join(extra)}", field="optional")
+    files = [*sorted(home.glob("[0-9]*.sql")), *(extra[name] for name in optional)]
+    return tuple(Script(file.name, file.read_text(encoding="utf-8")) for file in files)
+
+
+def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Callable[[Script, float], None]) -> None:
+    """Apply `files`, each in a transaction of its own. told: called with each one that is in, and its seconds.
+
+    lock_timeout_s: how long one statement may wait for a lock, and bots behind it. Raises SchemaError: no connection,
+    or a file was refused and is rolled back; those before it stay.
+    """
+    with _connected(dsn) as connection:
+        for script in files:
+            started_s = time.monotonic()
+            with _explained(dsn, script.name), connection.transaction():
+                # A project's own limit (Supabase: 2 minutes) would end a long rewrite in the middle.
+                connection.execute("set local statement_timeout = 0")
+                connection.execute(f"set local lock_timeout = {int(lock_timeout_s * 1000)}")
+                connection.execute(script.text.encode(), prepare=False)
+            told(script, time.monotonic() - started_s)
+
+
+@contextmanager
+def _connected(dsn: str) -> Iterator[Connection[Any]]:
+    try:
+        import psycopg
+    except ImportError:
+        message = "this needs psycopg: python3 -m pip install 'durable-outbox[schema]'; nothing was changed"
+        raise SchemaError(message) from None
+    with _explained(dsn, None):
+        # prepare_threshold: a pooler in transaction mode has no prepared statements.
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=_CONNECT_S, prepare_threshold=None)
+    with connection:
+        yield connection
+
+
+@contextmanager
+def _explained(dsn: str, file: str | None) -> Iterator[None]:
+    """Rename psycopg's errors. Without their cause: libpq quotes a DSN that it cannot read."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        said = without_secrets(str(error).strip().partition("\n")[0], dsn)
+        if file is None:
+            raise SchemaError(f"no connection to the database: {said}; nothing was changed") from None
+        hint = "; somebody holds a lock, try again" if error.sqlstate == "55P03" else ""
+        message = f"{file}: {said}{hint}; this file was rolled back, those before it stay applied"
+        raise SchemaError(message, file=file, code=error.sqlstate) from None
+
+
+def without_secrets(message: str, dsn: str) -> str:
+    """Return `message` with every piece of `dsn` that may be a password blotted out, in each form that it has."""
+    for piece in sorted(_secrets(dsn), key=len, reverse=True):
+        message = message.replace(piece, "***")
+    return message
+
+
+def _secrets(dsn: str) -> set[str]:
+    """All that could be a password, also where a forgotten percent sign makes libpq read it as something else."""
+    found = set(re.findall(r"password\s*=\s*'?([^'&]*)", dsn, re.IGNORECASE))
+    if "://" in dsn:
+        user_info = dsn.split("://", 1)[1].rpartition("@")[0]
+        found.add(user_info.partition(":")[2])
+    elif "=" not in dsn:
+        found.add(dsn)  # no DSN at all: perhaps the password alone
+    pieces = {piece for whole in found for piece in (whole, unquote(whole), *re.split(r"[\s@:/?#]", whole))}
+    return {piece for piece in pieces if len(piece) >= _SECRET_CHARS}
