@@ -22,6 +22,7 @@ from outbox.policy.keys import KeyKind, read_key
 logger = logging.getLogger("outbox.settings")
 
 _PREFIX = "OUTBOX_"
+_LONGEST_SOURCE = 200
 
 
 class Settings(BaseSettings):
@@ -76,7 +77,14 @@ class Settings(BaseSettings):
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
     allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
     source: str | None = Field(
-        default_factory=socket.gethostname, description="who puts: kept with each row; the host's name unless set"
+        default_factory=lambda values: f"{values['path'].stem}@{socket.gethostname()}",
+        description="which bot this is: in each row here and there; the file's and the host's name unless set",
+    )
+    health_s: float = Field(
+        default=60.0, ge=0, description="how often to report to the remote table outbox_health; 0: never"
+    )
+    access_token: SecretStr | None = Field(
+        default=None, description="a JWT of a role of your own, sent beside a publishable key"
     )
 
     def __init__(self, **values: Any) -> None:
@@ -107,16 +115,18 @@ class Settings(BaseSettings):
         # A variable of the environment need not be UTF-8; SQLite would refuse it at every put.
         if source is not None and (source.encode(errors="replace").decode() != source or "\0" in source):
             raise ValueError("holds characters that cannot be stored")
+        if source is not None and len(source) > _LONGEST_SOURCE:  # it travels in a header of each request
+            raise ValueError(f"has more than {_LONGEST_SOURCE} characters")
         return source
 
-    @field_validator("supabase_url", "supabase_key", mode="before")
+    @field_validator("supabase_url", "supabase_key", "access_token", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         # A key from a file ends with its line.
         return (text.strip() or None) if isinstance(text, str) else value
 
-    @field_validator("supabase_key")
+    @field_validator("supabase_key", "access_token")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
@@ -175,7 +185,7 @@ class Settings(BaseSettings):
                 if value is None
             )
             return (f"{missing} not set: rows are kept in the file and sent once it is",)
-        if self.key_kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON):
+        if self.key_kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON) and self.access_token is None:
             return (f"the key is a {self.key_kind} key, which may not write: use the project's secret key",)
         return ()
 
@@ -188,7 +198,7 @@ class Settings(BaseSettings):
             names = (
                 [str(each) for each in alias.choices] if isinstance(alias, AliasChoices) else [_PREFIX + name.upper()]
             )
-            default = "the host's name" if name == "source" else str(field.default)
+            default = "file@host" if name == "source" else str(field.default)
             rows.append((", ".join(names), "" if default == "None" else default, field.description or ""))
         return rows
 

@@ -22,6 +22,8 @@ from outbox.policy.verdicts import Failure, Reply
 _POOL = 64
 # What is read of a reply at the most; PostgREST's errors have a few hundred bytes, a hostile page may have no end.
 _LONGEST_REPLY = 256 * 1024
+# A percent sign too: what a person has written stays as it is.
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +115,15 @@ def _headers(prefer: str) -> tuple[tuple[str, str], ...]:
 class _KeyAuth(httpx.Auth):
     """Adds the key at the last moment, so that no client, request or header list of ours holds it before."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, token: str | None) -> None:
         self._key = key
+        # A legacy key is a JWT and must stand in both headers; an sb_secret_ key as a bearer token is refused.
+        self._token = token or (key if key.startswith("eyJ") else None)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["apikey"] = self._key
-        # A legacy key is a JWT and must stand in both headers; an sb_secret_ key as a bearer token is refused.
-        if self._key.startswith("eyJ"):
-            request.headers["authorization"] = f"Bearer {self._key}"
+        if self._token is not None:
+            request.headers["authorization"] = f"Bearer {self._token}"
         yield request
 
     def __repr__(self) -> str:
@@ -150,12 +153,25 @@ def user_agent() -> str:
         return "durable-outbox"
 
 
-class PostgrestTransport:
-    """PostgREST behind `rest_url`, for example https://<project>.supabase.co/rest/v1."""
+def source_header(source: str | None) -> dict[str, str]:
+    """Return the header that names the bot. PostgREST shows it to SQL: the default of the column `source` reads it.
 
-    def __init__(self, rest_url: str, key: str) -> None:
+    What is not printable ASCII goes percent-encoded: no two servers read other bytes of a header alike.
+    """
+    name = quote((source or "").strip(), safe=_PRINTABLE)
+    return {"x-outbox-source": name} if name else {}
+
+
+class PostgrestTransport:
+    """PostgREST behind `rest_url`, for example https://<project>.supabase.co/rest/v1.
+
+    token: a JWT whose role the server is to take, beside a key that only opens the gateway. source: which bot this is.
+    """
+
+    def __init__(self, rest_url: str, key: str, *, token: str | None = None, source: str | None = None) -> None:
         self._rest_url = rest_url
-        self._auth = _KeyAuth(key)
+        self._auth = _KeyAuth(key, token)
+        self._named = source_header(source)
         self._client = self._new_client()
         logging.getLogger("httpx").addFilter(_WITHOUT_QUERY)  # the same one is added once
         self._connect = AsyncRetrying(
@@ -172,7 +188,7 @@ class PostgrestTransport:
             limits=limits,
             timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
             follow_redirects=False,  # a POST must not wander
-            headers={"user-agent": user_agent(), "accept": "application/json"},
+            headers={"user-agent": user_agent(), "accept": "application/json", **self._named},
         )
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:

@@ -31,6 +31,7 @@ from outbox.errors import (
     OutboxFull,
 )
 from outbox.flusher import Flusher, Limits
+from outbox.health import Reporter
 from outbox.maintenance import Housekeeper
 from outbox.operations import Operations, selection
 from outbox.settings import Settings
@@ -81,6 +82,15 @@ class Outbox:
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
         self._operations = Operations(store, clock=clock, sending=lambda: flusher.running)
+        self._reporter = Reporter(
+            store,
+            lambda: remote.transport,
+            clock=clock,
+            source=settings.source,
+            every_s=0.0 if remote.fixed else settings.health_s,
+            running=lambda: flusher.running,
+            last_success_ms=lambda: flusher.last_delivery_ms,
+        )
         self._desk: Desk | None = None
         self._housekeeper: Housekeeper | None = None
 
@@ -161,6 +171,7 @@ class Outbox:
     async def _shut(self) -> None:
         try:
             await self._flusher.shut_down(_GRACE_S)
+            await self._reporter.stop()
             if self._desk is not None:
                 await self._desk.stop(_GRACE_S)
             if self._housekeeper is not None:
@@ -322,6 +333,7 @@ class Outbox:
         Raises UsageError: it runs already.
         """
         self._check_caller()
+        self._reporter.start()
         await self._drains.run_flusher()
 
     @contextlib.asynccontextmanager
@@ -350,6 +362,7 @@ class Outbox:
         """
         self._check_caller()
         await self._remote.refresh()
+        self._reporter.resume()
         await self._flusher.forget_pauses()
 
     # ------------------------------------------------------------------------------------------ dead letters

@@ -29,6 +29,11 @@ class Remote:
         self.transport = fixed if fixed is not None else _connected(settings)
 
     @property
+    def fixed(self) -> bool:
+        """Whether a caller has brought the transport: a script, which requests that it does not know would upset."""
+        return self._fixed
+
+    @property
     def url(self) -> str | None:
         """The project's URL, or None: none is set."""
         return self._settings.supabase_url
@@ -50,12 +55,10 @@ class Remote:
     async def refresh(self) -> None:
         """Read environment and `.env` again. Raises ConfigError: the old URL and key stay."""
         fresh = await asyncio.to_thread(self._settings.reread)
-        changed = (fresh.supabase_url, fresh.supabase_key) != (self._settings.supabase_url, self._settings.supabase_key)
+        changed = _access(fresh) != _access(self._settings)
         if changed and not self._fixed:
             old = self.transport
-            self._settings = self._settings.model_copy(
-                update={"supabase_url": fresh.supabase_url, "supabase_key": fresh.supabase_key}
-            )
+            self._settings = self._settings.model_copy(update=_access(fresh))
             self.transport = _connected(self._settings)
             logger.info("new URL or key in use")
             if old is not None:
@@ -78,4 +81,11 @@ class Remote:
 def _connected(settings: Settings) -> Transport | None:
     if settings.rest_url is None or settings.supabase_key is None:
         return None
-    return PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value())
+    token = None if settings.access_token is None else settings.access_token.get_secret_value()
+    key = settings.supabase_key.get_secret_value()
+    return PostgrestTransport(settings.rest_url, key, token=token, source=settings.source)
+
+
+def _access(settings: Settings) -> dict[str, Any]:
+    """What a reload may change."""
+    return {name: getattr(settings, name) for name in ("supabase_url", "supabase_key", "access_token")}

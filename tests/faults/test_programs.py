@@ -66,6 +66,7 @@ class Bot:
             "OUTBOX_REQUEST_DEADLINE_S": "0.5",
             "OUTBOX_POLL_S": "0.05",
             "OUTBOX_BATCH_ROWS": "25",
+            "OUTBOX_HEALTH_S": "0",  # a program names the requests that it spoils by their number
         }
         self.start()
 
