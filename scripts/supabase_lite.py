@@ -276,13 +276,15 @@ class SupabaseLite:
         # Made anew each time: only this server answers 200 to them, so readiness cannot be a stranger on the port.
         self.secret_key = f"sb_secret_{secrets.token_hex(16)}"
         self.publishable_key = f"sb_publishable_{secrets.token_hex(16)}"
+        self.jwt_secret = secrets.token_hex(32)
         self._progress = progress
         self._process: subprocess.Popen[bytes] | None = None
         self._migrated = False
         self._temporary = tempfile.TemporaryDirectory(prefix="supabase-lite-", ignore_cleanup_errors=True)
         self._folder = Path(self._temporary.name)
         self.log_path = self._folder / "lite.log"
-        self._write_project(dsn or "supabase/.temp/data", [*sorted(SQL.glob("*.sql")), *extra_sql])
+        self._database = dsn or "supabase/.temp/data"
+        self._write_project([*sorted(SQL.glob("*.sql")), *extra_sql])
 
     def __enter__(self) -> Self:
         try:
@@ -355,17 +357,25 @@ class SupabaseLite:
         """Return the last 3,000 characters of what the server said."""
         return _tail(self.log_path)
 
-    def _write_project(self, database: str, sql: Sequence[Path]) -> None:
+    def rotate_key(self) -> None:
+        """Replace the secret key; the running server takes the old one until it is started again."""
+        self.secret_key = f"sb_secret_{secrets.token_hex(16)}"
+        self._write_config()
+
+    def _write_project(self, sql: Sequence[Path]) -> None:
         migrations = self._folder / "supabase" / "migrations"
         migrations.mkdir(parents=True)
         for number, source in enumerate(sql):
             # The server reads only names that begin with 14 digits.
             shutil.copyfile(source, migrations / f"{20260101000000 + number}_{source.name.replace('.', '_')[:-4]}.sql")
+        self._write_config()
+
+    def _write_config(self) -> None:
         config = _CONFIG.format(
             port=self.port,
             driver=self.driver.value,
-            database=database,
-            jwt_secret=secrets.token_hex(32),
+            database=self._database,
+            jwt_secret=self.jwt_secret,
             publishable_key=self.publishable_key,
             secret_key=self.secret_key,
         )
