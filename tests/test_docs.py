@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 from supabase_lite import SupabaseLite
+from typer.testing import CliRunner
 
+from outbox.cli.app import app
 from tests.doc_blocks import blocks_of, run_page
 from tests.support import run_async
 
@@ -22,6 +24,7 @@ OLD_PENDING = [
 ]  # fmt: skip
 DOCS = Path(__file__).parents[1] / "docs"
 MIGRATING = DOCS / "migrating.md"
+SUPABASE = DOCS / "supabase.md"
 
 
 @pytest.fixture
@@ -74,6 +77,15 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 async def test_a_page_runs_from_top_to_bottom(tmp_path: Path, project: SupabaseLite, name: str) -> None:
     page = MIGRATING.with_name(name)
     assert await run_page(page, tmp_path) == len(blocks_of(page))
+
+
+def test_every_command_on_the_page_on_supabase_exists() -> None:
+    commands = re.findall(r"^outbox ([a-z ]+)|`outbox ([^`]+)`", SUPABASE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        words = "".join(command).split()
+        dry = ["--dry-run"] if words[0] == "schema" else ["--help"]
+        assert CliRunner().invoke(app, [*words, *dry]).exit_code == 0, words
 
 
 def test_every_block_that_does_not_run_is_the_old_module() -> None:

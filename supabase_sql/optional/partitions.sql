@@ -83,7 +83,8 @@ do $$
 declare
     parent text;
     before text; -- the old table's name from now on
-    remake text[]; -- what "like" leaves behind: keys, indexes, triggers
+    remake text[] := '{}'; -- what "like" leaves behind: keys, indexes, triggers
+    commands text[];
     again text;
     fresh text[] := '{}';
     since timestamptz := now();
@@ -107,7 +108,7 @@ begin
                 again, parent;
         end if;
 
-        select array_agg(command) into remake from (
+        select array_agg(command) into commands from (
             select format('alter table public.%I add constraint %I %s', parent, conname, pg_get_constraintdef(oid))
             from pg_constraint where conrelid = to_regclass('public.' || parent) and contype in ('p', 'u', 'f')
             union all
@@ -116,7 +117,8 @@ begin
             union all
             select pg_get_triggerdef(oid) from pg_trigger
             where tgrelid = to_regclass('public.' || parent) and not tgisinternal
-        ) as commands (command);
+        ) as found (command);
+        remake := remake || commands;
 
         execute format(
             'select to_timestamp((''x'' || left(replace(id::text, ''-'', ''''), 12))::bit(48)::bigint / 1000.0)
@@ -130,9 +132,6 @@ begin
                 including comments including storage) partition by range (id)', parent, before
         );
         execute format('create table outbox_partitions.%I partition of public.%I default', parent || '_other', parent);
-        foreach again in array remake loop
-            execute again;
-        end loop;
         execute format('alter table public.%I enable row level security', parent);
         execute format(
             'create policy %I on public.%I for all to service_role using (true) with check (true)',
@@ -147,6 +146,10 @@ begin
     perform outbox_partitions.add_months(12, greatest(since, now() - interval '10 years'));
     foreach parent in array fresh loop
         execute format('insert into public.%I select * from outbox_partitions.%I', parent, parent || '_before');
+    end loop;
+    -- Last: an index is built faster than it is filled.
+    foreach again in array remake loop
+        execute again;
     end loop;
 end $$;
 

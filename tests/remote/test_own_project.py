@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
-import hmac
-import json
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +15,7 @@ from psycopg.rows import TupleRow
 from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
 
 from outbox import Outbox, Settings
+from tests.doc_blocks import blocks_of
 from tests.remote.sql_bench import OPTIONAL
 from tests.support import run_async
 from tests.transport.recording import FILE, read
@@ -99,15 +96,14 @@ async def test_what_two_bots_send_is_one_row_in_its_month_with_its_digits(
 # ------------------------------------------------------------------------------------------------- a small role
 
 
-def token(secret: str, role: str) -> str:
-    """A JWT as a project's owner makes one."""
-
-    def coded(value: bytes) -> str:
-        return base64.urlsafe_b64encode(value).decode().rstrip("=")
-
-    parts = [coded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, {"role": role})]
-    signed = ".".join(parts)
-    return f"{signed}.{coded(hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest())}"
+def documented_token(secret: str) -> str:
+    """What the block of docs/supabase.md makes of a project's secret."""
+    (block,) = blocks_of(Path(__file__).parents[2] / "docs" / "supabase.md")
+    page: dict[str, Any] = {}
+    exec(block.compiled(), page)
+    made = page["token"](secret)
+    assert isinstance(made, str)
+    return made
 
 
 @run_async
@@ -116,7 +112,7 @@ async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_d
 ) -> None:
     access = {
         "supabase_key": project.publishable_key,
-        "access_token": token(project.jwt_secret, "outbox_bot"),
+        "access_token": documented_token(project.jwt_secret),
     }
     session = {"session_id": "s", "start_time": "2026-01-02T09:00:00Z", "status": "RUNNING", "version": 1}
     async with opened(tmp_path / "bot.db", project, health_s=60, **access) as outbox, outbox.flushing():
