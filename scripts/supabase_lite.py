@@ -357,9 +357,9 @@ class SupabaseLite:
         """Return the last 3,000 characters of what the server said."""
         return _tail(self.log_path)
 
-    def rotate_key(self) -> None:
-        """Replace the secret key; the running server takes the old one until it is started again."""
-        self.secret_key = f"sb_secret_{secrets.token_hex(16)}"
+    def rotate_key(self, key: str | None = None) -> None:
+        """Replace the secret key, by `key` or a new one; the running server takes the old one until it starts again."""
+        self.secret_key = key or f"sb_secret_{secrets.token_hex(16)}"
         self._write_config()
 
     def _write_project(self, sql: Sequence[Path]) -> None:

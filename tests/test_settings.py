@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import socket
 import traceback
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,26 @@ def test_each_setting_has_its_name_in_the_environment(monkeypatch: pytest.Monkey
     assert (settings.batch_rows, settings.busy_timeout_s, settings.retention_days) == (7, 0.5, 0)
     assert (settings.source, settings.allow_insecure) == ("bot-1", True)
     assert settings.rest_url == "http://10.0.0.1:54321/rest/v1"
+
+
+def test_a_bot_is_named_after_its_file_and_its_host_unless_it_has_a_name() -> None:
+    host = socket.gethostname()
+    assert Settings(path="/var/lib/trend.db").source == f"trend@{host}"
+    assert Settings().source == f"outbox@{host}"
+    assert Settings(source=None).source is None
+    assert Settings(source="x" * 200).source == "x" * 200
+    with pytest.raises(ConfigError, match="source: has more than 200 characters"):
+        Settings(source="x" * 201)
+
+
+def test_a_publishable_key_is_enough_beside_a_token() -> None:
+    url, publishable = "https://p.supabase.co", f"sb_publishable_{CANARY}"
+    assert Settings(supabase_url=url, supabase_key=publishable).warnings != ()
+    settings = Settings(supabase_url=url, supabase_key=publishable, access_token=f"{CANARY}\n")
+    assert settings.warnings == ()
+    assert settings.access_token is not None
+    assert settings.access_token.get_secret_value() == CANARY
+    assert CANARY not in repr(settings) + str(settings.model_dump())
 
 
 def test_the_documented_names_are_the_ones_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

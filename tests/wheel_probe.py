@@ -33,5 +33,9 @@ with tempfile.TemporaryDirectory() as folder:
     command = Path(sys.executable).with_name("outbox.exe" if sys.platform == "win32" else "outbox")
     status = subprocess.run([command, "status", "--path", file, "--json"], capture_output=True, text=True, cwd=folder)
     assert json.loads(status.stdout)["pending"] == 1, (status.stdout, status.stderr)
+    arguments = ["schema", "apply", "--dry-run", "--optional", "partitions"]  # from inside the wheel too
+    schema = subprocess.run([command, *arguments], capture_output=True, text=True, encoding="utf-8", cwd=folder)
+    assert "0001_tables.sql" in schema.stdout, (schema.stdout, schema.stderr)
+    assert "add_months" in schema.stdout
 
 sys.stdout.write(f"durable-outbox {outbox.__version__} works from its wheel\n")

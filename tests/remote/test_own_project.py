@@ -96,12 +96,12 @@ async def test_what_two_bots_send_is_one_row_in_its_month_with_its_digits(
 # ------------------------------------------------------------------------------------------------- a small role
 
 
-def documented_token(secret: str) -> str:
+def documented_token(secret: str, role: str = "outbox_bot") -> str:
     """What the block of docs/supabase.md makes of a project's secret."""
     (block,) = blocks_of(Path(__file__).parents[2] / "docs" / "supabase.md")
     page: dict[str, Any] = {}
     exec(block.compiled(), page)
-    made = page["token"](secret)
+    made = page["token"](secret, role)
     assert isinstance(made, str)
     return made
 
@@ -136,7 +136,7 @@ async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_d
 
 
 @run_async
-async def test_a_key_is_rotated_while_the_bot_runs_and_every_row_arrives_once(
+async def test_a_legacy_key_gives_way_to_a_secret_key_while_the_bot_runs_and_every_row_arrives_once(
     tmp_path: Path, project: SupabaseLite, own_sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -145,9 +145,15 @@ async def test_a_key_is_rotated_while_the_bot_runs_and_every_row_arrives_once(
     env = tmp_path / ".env"
     common = f"SUPABASE_URL={project.url}\nOUTBOX_PAUSE_PROBE_S=0.1\nOUTBOX_BACKOFF_CAP_S=0.1\n"
 
+    async def replace_key(key: str | None) -> None:
+        project.rotate_key(key)
+        await asyncio.to_thread(project.stop)
+        await asyncio.to_thread(project.start)
+
     def write_key() -> None:
         env.write_text(f"{common}SUPABASE_SECRET_KEY={project.secret_key}\n", encoding="utf-8")
 
+    await replace_key(documented_token(project.jwt_secret, "service_role"))
     write_key()
     async with Outbox.open() as outbox, outbox.flushing():
         for number in range(100):
@@ -155,9 +161,7 @@ async def test_a_key_is_rotated_while_the_bot_runs_and_every_row_arrives_once(
         while (await outbox.stats()).delivered < 100:
             pass
 
-        project.rotate_key()
-        await asyncio.to_thread(project.stop)
-        await asyncio.to_thread(project.start)
+        await replace_key(None)
         for number in range(100):
             await outbox.put("trades", TRADE | {"trade_id": f"after {number}"})
         while (await outbox.stats()).paused != "unauthorized":
