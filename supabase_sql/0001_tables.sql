@@ -3,7 +3,7 @@
 -- Needs:    PostgreSQL 15 or newer; a role that may create tables in schema public (Supabase: postgres).
 -- Applies:  to an empty database, to one with the older tables of the same names, and to its own result, as
 --           often as you like. Rows and columns that are there stay; columns that are missing are added.
--- Rewrites: nothing; an added column has no default or a constant one, which PostgreSQL 11+ keeps in the catalogue.
+-- Rewrites: nothing; the default of an added column is worked out once, and PostgreSQL keeps it in the catalogue.
 -- Locks:    ACCESS EXCLUSIVE on each table for milliseconds; an index that has to be built on old rows blocks
 --           writes until it stands.
 -- Order:    run 0002_access.sql straight after it. Row-level security is switched on here already, so that on a

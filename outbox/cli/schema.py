@@ -16,12 +16,12 @@ from outbox.remote_schema import Script
 _DONE, _REFUSED = 0, 3
 _LOCK_S = 10.0
 
-app = typer.Typer(help="The remote tables.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.callback()
+@app.callback()  # without one, Typer makes a plain command of a group that has only one
 def _schema() -> None:
-    """The remote tables. (A group of one command needs this, or Typer makes it a plain command.)"""
+    """The remote tables."""
 
 
 @app.command()

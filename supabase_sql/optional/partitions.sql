@@ -13,12 +13,12 @@
 -- makes are UUIDv7: their first 48 bits are the time of the put in milliseconds. So a range of ids is a range of time,
 -- and the requests stay what they were: on_conflict=id.
 -- An id of another kind (the rows of the older module, a row written by hand) is in the default partition; one in about
--- 100,000 of those falls into some month by chance. Before you drop a month, look at its timestamps.
+-- 100,000 of those falls into a given month by chance. Before you drop a month, look at its timestamps.
 --
--- The partitions are in a schema of their own that PostgREST does not show: who may reach a row is decided at the table.
+-- The partitions are in a schema of their own that PostgREST does not show: the table decides who may reach a row.
 -- Grants and policies of your own on the two tables are to be made again afterwards.
--- Once a month, or once a year: select outbox_partitions.add_months(12). Without that, rows go to the default partition,
--- and move to their month when it is made.
+-- Once a month, or once a year: select outbox_partitions.add_months(12). Without that, rows go to the default
+-- partition, and move to their month when it is made.
 
 set client_min_messages = warning; -- "if not exists" would say so
 create schema if not exists outbox_partitions;

@@ -97,6 +97,19 @@ def test_a_table_that_is_locked_costs_ten_seconds_at_the_most_and_nothing_else(
     assert column(fresh, there) == [5]  # four tables and the view
 
 
+def test_the_help_promises_what_there_is(fresh: Connection, postgres: EmbeddedPostgres) -> None:
+    text = run("--help").output
+    (with_dsn, dry) = re.findall(r"^\s+(\S*) ?outbox schema apply(.*)$", text, re.MULTILINE)
+    assert with_dsn == ("SUPABASE_DB_URL=postgresql://...", "")
+    assert run(*dry[1].partition("|")[0].split()).exit_code == 0
+
+    done, refused = run("--json", dsn_of(postgres, fresh)), run("--json")
+
+    told = json.loads(done.output)
+    assert {*told, *told["applied"][0], *json.loads(refused.output)} <= set(re.findall(r"\w+", text))
+    assert set(json.loads(refused.output)) == {"exit_code", "applied", "error"}
+
+
 def test_without_a_dsn_it_says_where_it_looks() -> None:
     done = run()
     assert done.exit_code == 3
