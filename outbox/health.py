@@ -100,7 +100,8 @@ class Reporter:
         try:
             await self._report(stopped=stopped, deadline_s=deadline_s)
         except OutboxError as error:  # the file is locked, or closed meanwhile
-            self._tell("the health could not be read: %s", error)
+            if self._is_news():
+                logger.warning("health cannot be read, it is tried again", extra={"error": str(error)})
         except Exception:
             logger.exception("health report failed")
 
@@ -135,21 +136,24 @@ class Reporter:
             case After.GO_ON:
                 self._reported, self._told = True, False
             case After.TRY_LATER:
-                self._tell("the health was not reported, it is tried again: %s", _words(outcome))
+                if self._is_news():
+                    status, code = _said(outcome)
+                    logger.warning("health not reported, it is tried again", extra={"status": status, "code": code})
             case After.GIVE_UP:
                 self._given_up = True
-                hint = "apply supabase_sql/ and reload, or set OUTBOX_HEALTH_S=0"
-                self._tell("the health is not reported any more, %s refuses it: %s (%s)", TABLE, _words(outcome), hint)
+                status, code = _said(outcome)
+                facts = {"table": TABLE, "status": status, "code": code}
+                logger.warning("health not reported: its table is missing or refuses the row", extra=facts)
 
-    def _tell(self, phrase: str, *facts: object) -> None:
-        """Say it once, until a report has passed again."""
-        if not self._told:
-            self._told = True
-            logger.warning(phrase, *facts)
+    def _is_news(self) -> bool:
+        """Whether nobody was told yet, since a report has last passed."""
+        told, self._told = self._told, True
+        return not told
 
 
-def _words(outcome: Reply | Failure) -> str:
+def _said(outcome: Reply | Failure) -> tuple[int | None, str | None]:
+    """Return the status and the code; without an answer its place is taken by why there is none."""
     if isinstance(outcome, Failure):
-        return outcome.value
+        return None, outcome.value
     refusal = read_refusal(outcome)
-    return " ".join(str(word) for word in (outcome.status, refusal.code, refusal.message) if word)
+    return refusal.status, refusal.code

@@ -90,7 +90,7 @@ async def test_without_the_table_everything_else_arrives_and_the_log_says_it_onc
     sql.execute("alter table outbox_health rename to elsewhere")
     try:
         async with flushing(tmp_path, clean_remote, health_s=0.02) as outbox:
-            await until(lambda: "outbox_health refuses it" in caplog.text)
+            await until(lambda: "its table is missing or refuses the row" in caplog.text)
             for _ in range(5):
                 await outbox.put("trades", TRADE)
                 await outbox.drain(timeout=20)
