@@ -153,7 +153,8 @@ class _Asked:
 async def _ask(settings: Settings, asked: Sequence[Target], content: Content | None, timeout_s: float) -> _Asked:
     """Return what the remote end's answers mean."""
     assert settings.rest_url is not None and settings.supabase_key is not None
-    transport = PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value())
+    token = None if settings.access_token is None else settings.access_token.get_secret_value()
+    transport = PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value(), token=token)
     try:
         questions = Questions(transport, SystemClock(), deadline_s=timeout_s)
         first = await questions.first(asked[0])
@@ -167,7 +168,8 @@ async def _ask(settings: Settings, asked: Sequence[Target], content: Content | N
 
 
 async def _project(settings: Settings, first: First, timeout_s: float) -> list[Finding]:
-    url, secret = settings.supabase_url, settings.supabase_key
+    # Beside a token the key only opens the gateway: the token says who may write.
+    url, secret = settings.supabase_url, settings.access_token or settings.supabase_key
     assert url is not None and secret is not None
     host = urlsplit(url).hostname or ""
     failed = isinstance(first.outcome, Failure)
