@@ -119,7 +119,7 @@ def test_without_a_dsn_it_says_where_it_looks() -> None:
 def test_an_optional_file_that_is_not_there_is_named_before_anything_is_done() -> None:
     done = run("--optional", "money", "postgresql://nobody@192.0.2.1/x")
     assert done.exit_code == 3
-    assert "'money' is none of least_privilege, money_as_numeric, partitions" in done.output
+    assert re.search(r"'money' is none of least_privilege, .*money_as_numeric, .*partitions", done.output)
 
 
 def test_without_psycopg_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
