@@ -1,6 +1,6 @@
 """A line of a certain length: forwards connections to a port of this machine, each byte later by a fixed time.
 
-`python -m benchmark.delay PORT SECONDS` prints the port that it listens on, and runs until its input is closed.
+`python delay.py PORT SECONDS` prints the port that it listens on, and runs until its input is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHUNK = 65_536
 @contextlib.contextmanager
 def line(port: int, delay_s: float) -> Iterator[int]:
     """Run the line to `port` in a process of its own, which costs the measured one nothing; yield its near end."""
-    command = [sys.executable, "-m", "benchmark.delay", str(port), str(delay_s)]
+    command = [sys.executable, __file__, str(port), str(delay_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
