@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from outbox.clock import Clock
 from outbox.errors import InvalidRequest
-from outbox.store import housework, mending, operators
+from outbox.store import housework, mending, operators, quarantine
 from outbox.store.desk import Action
 from outbox.store.operators import Filter, Handled
+from outbox.store.salvage import salvage
 from outbox.store.store import Store
 
 # An answer is read by a person or a script; the counts are always of all.
@@ -53,6 +57,19 @@ class Operations:
         await housework.shrink(self._store)
         return pruned
 
+    async def salvage(self, source: Path) -> dict[str, Any]:
+        """Bring over what can be read of a damaged file, then rename it as salvaged. Errors as `store.salvage`."""
+        found = await salvage(self._store, source, sending=self._sending)
+        try:
+            kept_as = await asyncio.to_thread(quarantine.dealt_with, source)
+        except OSError:  # its entries are here; who may rename it will
+            kept_as = source
+        return {**asdict(found), "kept_as": str(kept_as)}
+
+    async def acknowledge(self) -> dict[str, Any]:
+        """Forget a loss that somebody knows of now."""
+        return {"acknowledged": await self._store.acknowledge()}
+
     def actions(self, reload: Callable[[], Awaitable[None]]) -> Mapping[str, Action]:
         """Return what requests in the inbox may ask for."""
 
@@ -79,7 +96,18 @@ class Operations:
                 raise InvalidRequest("must be a whole number", field="before_ms")
             return {"pruned": await self.prune(before_ms)}
 
-        return {"requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune}
+        return {
+            "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune,
+            "salvage": self._bring_over, "acknowledge": self._acknowledged,
+        }  # fmt: skip
+
+    async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(arguments.get("file"), str):
+            raise InvalidRequest("must be the name of a file", field="file")
+        return await self.salvage(Path(arguments["file"]))
+
+    async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self.acknowledge()
 
 
 def selection(

@@ -12,11 +12,24 @@ from typing import TYPE_CHECKING
 import pytest
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
 
+from tests.secrets import MARK, leaks
+
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
 FAULTS = Path(__file__).parent / "remote" / "faults.sql"
+
+
+@pytest.fixture(autouse=True)
+def no_key_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: no file of the outbox, nothing beside it and no line of the log holds a key."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    caplog = request.getfixturevalue("caplog")
+    yield
+    if folder is not None:
+        assert leaks(folder) == [], "a key stands in a file"
+    assert MARK.decode() not in caplog.text, "a key stands in the log"
 
 
 @pytest.fixture(scope="session")

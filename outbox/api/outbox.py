@@ -497,6 +497,9 @@ class Outbox:
             sqlite_version=door.ENGINE.sqlite_version,
             exposed_to_wal_reset_bug=door.EXPOSED_TO_WAL_RESET_BUG,
             warnings=self._remote.warnings,
+            quarantined=await self._store.quarantined(),
+            damage=self._store.damage,
+            loss=await self._store.loss(),
         )
 
 

@@ -46,6 +46,9 @@ class Stats:
     sqlite_version: str
     exposed_to_wal_reset_bug: bool
     warnings: tuple[str, ...] = field(default=())
+    quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
+    damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside
+    loss: str | None = None  # entries that were acknowledged and are missing, until `outbox acknowledge`
 
 
 def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:

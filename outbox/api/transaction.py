@@ -12,7 +12,7 @@ import aiosqlite
 from outbox.api.intake import Intake
 from outbox.entry import Operation
 from outbox.errors import InsideTransaction, OutboxError
-from outbox.store.block import Block, refuse_control
+from outbox.store.block import Block, makes_tables, refuse_control
 from outbox.store.store import Store
 from outbox.store.writer import Receipt, find_lane, insert_one
 
@@ -60,6 +60,7 @@ class Transaction:
                 lane = await find_lane(connection, shape)
             receipt = await insert_one(connection, entry._replace(lane=lane), self._store.path)
             self._block.ids.append(receipt.id)
+            self._block.last_seq = max(self._block.last_seq, receipt.seq)
             return receipt
 
         return await self._block.run(work)
@@ -72,6 +73,8 @@ class Transaction:
         refuse_control(sql)
 
         async def work(connection: aiosqlite.Connection) -> list[tuple[Any, ...]]:
+            if makes_tables(sql):
+                self._store.expect_own_tables()
             return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
 
         return await self._block.run(work)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, schema, tail, text
+from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, salvage, schema, tail, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, Status, as_json, read_status, show
@@ -59,6 +59,7 @@ def status(
       1  dead letters: the server refused entries for good; they are kept
       2  stalled: something is paused, or pending for more than --stalled-after
       3  the file is missing, unreadable or no outbox
+      4  damaged: a damaged file was set aside, or entries are lost
 
     \b
     --json prints these fields:
@@ -77,6 +78,8 @@ def status(
       writer                  {pid, since, running}; not running: the last one
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes
+      quarantined             [path]: damaged files that were set aside
+      damage, loss            sentences, or null
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
 
@@ -207,6 +210,7 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
 for command in (
     status, tail.tail, entries.ls, entries.show, changes.requeue, edit.edit, changes.discard, changes.reload, drain,
     doctor, housekeeping.prune, housekeeping.backup, export.export, inspection.inspect,
+    salvage.salvage, salvage.acknowledge,
 ):  # fmt: skip
     app.command()(command)
 app.command("import-legacy")(moving.import_old)

@@ -21,6 +21,7 @@ from outbox.checkup.remote import First, Questions, obstacle, silent
 from outbox.cli import text
 from outbox.cli.common import AsJson, FilePath, print_json
 from outbox.cli.entries import said
+from outbox.cli.salvage import salvage as bring_over
 from outbox.cli.status import subject
 from outbox.clock import SystemClock
 from outbox.encoding import identifier
@@ -50,6 +51,9 @@ def doctor(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for each answer.")
     ] = _TIMEOUT_S,
+    salvage: Annotated[
+        Path | None, typer.Option("--salvage", metavar="FILE", help="Do `outbox salvage FILE` instead.")
+    ] = None,
     as_object: AsJson = False,
 ) -> None:
     """Check machine, file and remote end, and say what mends each finding. Works while a bot runs.
@@ -78,6 +82,8 @@ def doctor(
       findings                [{check, severity, says, fix}]; severity: as
                               health; fix: a command, a sentence, or null
     """
+    if salvage is not None:
+        bring_over(salvage, path=path, as_object=as_object)
     settings, error = _settings(path)
     where = path if settings is None else settings.path
     only = _tables(table or [])

@@ -17,10 +17,13 @@ from outbox.cli import text
 from outbox.clock import SystemClock
 from outbox.entry import Shape
 from outbox.store import connection as door
+from outbox.store.connection import real_path
 from outbox.store.ledger import Told, last_refusal
 from outbox.store.lock import Holder
+from outbox.store.lock import damage as damage_of
 from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
+from outbox.store.quarantine import found_beside
 from outbox.store.reader import StoredPause
 
 # Counting stops here: status must not read a backlog.
@@ -35,6 +38,7 @@ class Health(IntEnum):
     DEAD_LETTERS = 1
     STALLED = 2
     UNREADABLE = 3
+    DAMAGED = 4
 
     @property
     def words(self) -> str:
@@ -75,6 +79,9 @@ class Status:
     wal_bytes: int
     warnings: tuple[str, ...]
     stalled_after_s: float
+    quarantined: tuple[Path, ...] = ()
+    damage: str | None = None
+    loss: str | None = None
 
     def total(self, state: str) -> int:
         """Return how many entries are in `state`, in all destinations."""
@@ -87,6 +94,8 @@ class Status:
     @property
     def health(self) -> Health:
         """Return the worst that holds."""
+        if self.quarantined or self.damage or self.loss:
+            return Health.DAMAGED
         if self.pauses or (self.oldest_age_s or 0) > self.stalled_after_s:
             return Health.STALLED
         return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
@@ -111,9 +120,19 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             wal_bytes=await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal")),
             warnings=warnings,
             stalled_after_s=stalled_after_s,
+            quarantined=await asyncio.to_thread(found_beside, real_path(path)),
+            damage=await asyncio.to_thread(_damage, path),
+            loss=await observer.loss(),
         )
 
     return await look(path, work)
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        return damage_of(path)
+    except OSError:  # as below
+        return None
 
 
 def holder_of(path: Path) -> Holder:
@@ -163,6 +182,9 @@ def as_json(status: Status) -> dict[str, Any]:
         },
         "db_bytes": status.db_bytes,
         "wal_bytes": status.wal_bytes,
+        "quarantined": [str(each) for each in status.quarantined],
+        "damage": status.damage,
+        "loss": status.loss,
         "warnings": list(status.warnings),
     }
 
@@ -200,11 +222,21 @@ def rendered(status: Status, rates: Rates | None = None) -> RenderableType:
     parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
     if status.destinations:
         parts.append(_table(status))
+    parts += [Text.assemble(("Damaged: ", "bold red"), words) for words in _damages(status)]
     parts += [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
     return Group(*parts)
 
 
-_COLOURS = {Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
+def _damages(status: Status) -> list[str]:
+    words = [f"set aside: {each}\n  bring its entries over: outbox salvage {each}" for each in status.quarantined]
+    if status.damage:
+        words.append(f"{text.quoted(status.damage)}; the next opening looks at the whole file")
+    if status.loss:
+        words.append(f"{status.loss}\n  once you know: outbox acknowledge")
+    return words
+
+
+_COLOURS = {Health.DAMAGED: "red", Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
 
 
 def _headline(status: Status) -> RenderableType:

@@ -36,6 +36,12 @@ def refuse_control(sql: str) -> None:
         raise InvalidEntry(f"{word} cannot be used inside transaction()", field="sql")
 
 
+def makes_tables(sql: str) -> bool:
+    """Return whether `sql` may leave a table of the bot's own in the file."""
+    match = _FIRST_WORD.match(sql)
+    return match is not None and match.group(1).upper() in ("CREATE", "ALTER")
+
+
 class _End(Enum):
     COMMIT = auto()
     ROLLBACK = auto()
@@ -60,6 +66,7 @@ class Block:
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self.ids: list[str] = []  # what was put in it so far
+        self.last_seq = 0  # the newest of them
         self._expired = False
         self.open = True  # False: it ended, by itself or by its limit
 
@@ -118,6 +125,7 @@ class Block:
                 command = self._commands.popleft()
                 if command is _End.COMMIT:
                     await connection.execute("commit")
+                    self._writer.on_stored(self.last_seq)
                     return
                 if command is _End.ROLLBACK:
                     return
@@ -146,6 +154,8 @@ class Block:
                 statement.done.set_result(result)
 
     def _named(self, error: Exception, consequence: str) -> StoreError:
+        if door.trouble(error) in door.DAMAGE:
+            self._writer.on_corrupt(error)
         if door.trouble(error) is door.Trouble.FULL:
             problem: StoreError = DiskFull(path=self._path, ids=self.ids)
         else:

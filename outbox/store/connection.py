@@ -29,6 +29,7 @@ _FULL = 2
 # One text per group size up to 128 puts, and the rest of the queries.
 _CACHED_STATEMENTS = 256
 _NEEDED_VERSION = (3, 38, 0)
+_IS_OUTBOX = "select 1 from sqlite_schema where name = 'outbox_migrations'"
 
 
 # Which SQLite runs: stdlib (also if it is not set), pysqlite3 or auto.  From the environment alone: it decides what is
@@ -96,6 +97,9 @@ class Trouble(Enum):
     AMBIGUOUS = auto()  # an I/O error: stored or not, nobody knows
     OTHER = auto()
 
+
+# What SQLite says of a file whose content is wrong, never of one that it could not reach.
+DAMAGE = frozenset({Trouble.CORRUPT, Trouble.NOT_A_DATABASE})
 
 _TROUBLES = {
     sqlite3.SQLITE_BUSY: Trouble.BUSY,
@@ -214,6 +218,9 @@ async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
         await pragma(connection, "auto_vacuum = incremental")
         await pragma(connection, "journal_mode = wal")
     mode = await pragma(connection, "journal_mode")
+    if mode != "wal" and list(await connection.execute_fetchall(_IS_OUTBOX)):
+        # A copy made with VACUUM INTO, put in its place: an outbox in use has never another mode.
+        mode = await pragma(connection, "journal_mode = wal")
     if mode != "wal" and empty:
         raise NotDurable(f"{path}: SQLite granted journal_mode={mode}, wal is needed; nothing was written", path=path)
     if mode != "wal":

@@ -7,7 +7,6 @@ inherit it (POSIX record locks belong to a process), so that nothing but the hol
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import struct
 import sys
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
+from outbox.store.facts import Sidecar, Written, holder_line, parse
 
 if sys.platform == "win32":
     import msvcrt
@@ -121,13 +121,14 @@ class WriterLock:
             if mine is not None:
                 raise StoreInUse(path=store, pid=self._pid, since=mine._since)
             self._descriptor = self._taken(store)
+            self.sidecar = Sidecar(self._descriptor, self._found)
             _held[self._store] = self
 
     def _taken(self, store: Path) -> int:
         """Return the descriptor of the locked sidecar."""
         sidecar = lock_path(self._store)
         try:
-            descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         except OSError as error:
             raise StoreError(f"{sidecar} cannot be opened: {error.strerror}; nothing was opened", path=store) from error
         try:
@@ -139,11 +140,13 @@ class WriterLock:
             pid, since = _holder(sidecar)
             os.close(descriptor)
             raise StoreInUse(path=store, pid=pid, since=since)
+        self._found = Written(None, None, None)
         # Who holds it is news for people; a full disk must not keep the bot from opening what it has.
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps({"pid": self._pid, "since": self._since}).encode())
+            self._found = parse(os.read(descriptor, 4096))
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, holder_line(self._pid, self._since))
         return descriptor
 
     def release(self) -> None:
@@ -216,10 +219,22 @@ def holder(store: Path) -> tuple[int | None, str | None]:
     return _holder(lock_path(store.resolve()))
 
 
+def damage(store: Path) -> str | None:
+    """Return what SQLite said when the last run met a damaged page; None: it met none. Raises OSError."""
+    mine = _held.get(store.resolve())
+    if mine is not None:
+        return mine.sidecar.damage
+    try:
+        facts = parse(lock_path(store.resolve()).read_bytes()).facts
+    except FileNotFoundError:
+        return None
+    return None if facts is None else facts.damage
+
+
 def _holder(sidecar: Path) -> tuple[int | None, str | None]:
     try:
-        facts = json.loads(sidecar.read_bytes())
-        return int(facts["pid"]), str(facts["since"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # A holder between locking and writing, or one that died there: held, but by nobody known.
-        return None, None
+        found = parse(sidecar.read_bytes()).holder
+    except OSError:
+        found = None
+    # A holder between locking and writing, or one that died there: held, but by nobody known.
+    return found or (None, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,12 @@ create table if not exists outbox_migrations (
     applied_at_ms integer not null
 ) strict
 """
+
+
+_ANY_ENTRY = "select 1 from outbox limit 1"
+_NO_COPY: tuple[type[Exception], ...] = (OSError, StoreError, *door.SqliteError)
+
+logger = logging.getLogger("outbox.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,30 @@ async def migrate(
     done = await applied(connection)
     check(done, steps, path)
     todo = [step for step in steps if step.version not in done]
+    if done and todo:
+        await _keep_copy(connection, path.with_name(f"{path.name}.before-{todo[0].version:04}"))
     for step in todo:
         await _apply(connection, step, path, now_ms=now_ms)
     return len(todo)
+
+
+async def _keep_copy(connection: aiosqlite.Connection, copy: Path) -> None:
+    """Keep the file as the older version left it, if there is an entry in it; a copy that is there already stays.
+
+    Each step is undone as a whole if it fails, so a full disk does not keep the bot from opening.
+    """
+    fresh = copy.with_name(copy.name + ".new")  # whole, and then renamed
+    try:
+        if await asyncio.to_thread(copy.exists) or not list(await connection.execute_fetchall(_ANY_ENTRY)):
+            return
+        await asyncio.to_thread(fresh.unlink, missing_ok=True)
+        await asyncio.to_thread(door.create_file, fresh)
+        await connection.execute("vacuum into ?", (str(fresh),))
+        await asyncio.to_thread(fresh.rename, copy)
+    except _NO_COPY as error:
+        if door.trouble(error) in door.DAMAGE:
+            raise
+        logger.warning("no copy was made before a migration", extra={"path": str(copy), "error": str(error)})
 
 
 async def applied(connection: aiosqlite.Connection) -> dict[int, str]:

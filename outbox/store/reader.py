@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class Reader:
         self.path = path
         self._reader = connection
         self._shapes: dict[int, Shape] = {}
+        self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a query on the reading connection. Raises StoreError, OutboxClosed."""
@@ -96,6 +97,8 @@ class Reader:
             return list(await self._reader.execute_fetchall(sql, parameters))
         except door.SqliteError as error:
             if not door.is_not_utf8(error):
+                if door.trouble(error) in door.DAMAGE:
+                    self.on_corrupt(error)
                 raise door.named(error, self.path) from error
             # A shell may put any bytes; one such row must not keep all the others from being read.
             self._reader.text_factory = door.readable
@@ -171,6 +174,11 @@ class Reader:
     async def strict_order(self) -> bool:
         """Return whether a dead entry holds back what comes after it under its key."""
         return await self.read("select value from outbox_meta where name = 'strict_order'") == [("1",)]
+
+    async def loss(self) -> str | None:
+        """Return what this file has lost and nobody has acknowledged yet, as a sentence."""
+        rows = await self.read("select value ->> 'what' from outbox_meta where name = 'loss'")
+        return str(rows[0][0]) if rows else None
 
     async def postponed(self, most: int) -> int:
         """Return how many entries wait for something of their own; `most` stands for that many or more."""

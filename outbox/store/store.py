@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from outbox.entry import Entry, Shape, State
 from outbox.errors import StoreInUse
 from outbox.policy.verdicts import Refusal
 from outbox.store import connection as door
-from outbox.store import queries
+from outbox.store import openness, quarantine, queries
 from outbox.store.block import Block
+from outbox.store.entrance import Entered, enter
 from outbox.store.lock import WriterLock
-from outbox.store.migrate import migrate
 from outbox.store.operators import note
 from outbox.store.reader import Lane, Outgoing, Reader, StoredPause, Unread
 from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
@@ -27,6 +28,8 @@ from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 __all__ = ["Adopted", "Lane", "Outgoing", "Store", "StoredPause", "Unread"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("outbox.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,18 @@ class Adopted:
 class Store(Reader):
     """The open file. `Store.open` makes one; nothing here decides anything, it stores and finds."""
 
-    def __init__(
-        self, path: Path, lock: WriterLock, writer: Writer, reader: aiosqlite.Connection, *, clock: Clock
-    ) -> None:
-        super().__init__(path, reader)
+    def __init__(self, path: Path, lock: WriterLock, entered: Entered, *, clock: Clock, busy_timeout_s: float) -> None:
+        super().__init__(path, entered.reader)
         self._lock = lock
-        self._writer = writer
         self._clock = clock
+        self._writer = Writer(
+            entered.writer, path, clock=clock, busy_timeout_s=busy_timeout_s, last_seq=entered.last_seq
+        )
+        self._writer.on_stored = lock.sidecar.mark
+        self._writer.on_corrupt = self.on_corrupt = self._met_damage
+        self._learn(entered.lanes)
+        self._writer.lanes.update({shape: number for number, shape in self._shapes.items()})
+        self.damage: str | None = None  # what SQLite said when it met a damaged page in this run
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, busy_timeout_s: float = 5.0, wait_s: float = 0.0) -> Self:
@@ -69,23 +77,8 @@ class Store(Reader):
 
     @classmethod
     async def _opened(cls, path: Path, lock: WriterLock, clock: Clock, busy_timeout_s: float) -> Self:
-        connection = await door.open_writer(path, busy_timeout_s=busy_timeout_s)
-        try:
-            await migrate(connection, path, now_ms=clock.now_ms())
-            lanes = await connection.execute_fetchall(queries.LANES.sql)
-            ((last_seq,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
-            reader = await door.open_reader(path, busy_timeout_s=busy_timeout_s)
-        except door.SqliteError as error:
-            await connection.close()
-            raise door.named(error, path, waited_s=busy_timeout_s) from error
-        except BaseException:
-            await connection.close()
-            raise
-        writer = Writer(connection, path, clock=clock, busy_timeout_s=busy_timeout_s, last_seq=last_seq)
-        store = cls(path, lock, writer, reader, clock=clock)
-        store._learn(lanes)
-        store._writer.lanes.update({shape: number for number, shape in store._shapes.items()})
-        return store
+        entered = await enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
+        return cls(path, lock, entered, clock=clock, busy_timeout_s=busy_timeout_s)
 
     async def close(self) -> None:
         """Commit what stands in line and close. The reader goes first: the last connection empties the WAL."""
@@ -93,9 +86,36 @@ class Store(Reader):
             await self._reader.close()
         finally:
             try:
-                await self._writer.close()
+                await self._writer.close(openness.end)
             finally:
                 self._lock.release()
+
+    # ------------------------------------------------------------------------------------------ damage
+
+    def _met_damage(self, error: Exception) -> None:
+        """SQLite met a damaged page. What can be read and written still is; the next opening looks at all of it."""
+        if self.damage is None:
+            self.damage = str(error)
+            self._lock.sidecar.update(damage=self.damage)
+            told = {"path": str(self.path), "error": self.damage}
+            logger.error("damaged page met", extra=told)
+
+    def expect_own_tables(self) -> None:
+        """Note that the bot is about to make a table of its own: a damaged file is not set aside from here on."""
+        self._lock.sidecar.update(own_tables=True)
+
+    async def acknowledge(self) -> bool:
+        """Forget a loss that somebody knows of now, and return whether there was one."""
+        sql = "delete from outbox_meta where name = 'loss'"
+
+        async def work(connection: aiosqlite.Connection) -> bool:
+            return bool((await connection.execute(sql)).rowcount)
+
+        return await self.transact(work)
+
+    async def quarantined(self) -> tuple[Path, ...]:
+        """Return what was set aside and not dealt with yet."""
+        return await asyncio.to_thread(quarantine.found_beside, self.path)
 
     # ------------------------------------------------------------------------------------------ writing
 

@@ -97,6 +97,8 @@ class Writer:
         self.lanes: dict[Shape, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
+        self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
+        self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 
     @property
@@ -131,13 +133,17 @@ class Writer:
         self._enter(_Bare(work, done, ids))
         return await done
 
-    async def close(self) -> None:
-        """Commit what stands in line, then close the connection. Later puts raise OutboxClosed."""
+    async def close(self, farewell: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
+        """Commit what stands in line, say `farewell`, close the connection. Later puts raise OutboxClosed."""
         self._closing = True
         self._work.set()
         # Not `await self._task`: a shutdown handler may have cancelled every task of the loop, this one too.
         await asyncio.wait({self._task})
-        await self._connection.close()
+        try:
+            if farewell is not None and not self._suspect:
+                await farewell(self._connection)
+        finally:
+            await self._connection.close()
 
     def _enter(self, item: _Put | _Job | _Bare) -> None:
         if self._closing or self._task.done():
@@ -237,6 +243,7 @@ class Writer:
             await self._answer_looked_up(group, entries)
             return
         self._last_seq = seqs[-1]
+        self.on_stored(self._last_seq)  # before anybody hears of it
         for number, (put, entry, seq) in enumerate(zip(group, entries, seqs, strict=True), 1):
             if not put.done.done():
                 put.done.set_result(Receipt(entry.id, seq))
@@ -252,6 +259,7 @@ class Writer:
             for put in group:
                 _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
             return
+        self.on_stored(max((place[0] for place in found.values()), default=0))
         for number, (put, entry) in enumerate(zip(group, entries, strict=True)):
             try:
                 receipt = receipt_of(entry, found.get(number), self._path, after_seq=before)
@@ -332,6 +340,8 @@ class Writer:
         if kind is door.Trouble.OTHER:
             return StoreError(f"{self._path}: {error}; nothing was written", path=self._path)
         if kind is not door.Trouble.AMBIGUOUS:
+            if kind in door.DAMAGE:
+                self.on_corrupt(error)
             return door.named(error, self._path, waited_s=round(waited_s, 1))
         self._suspect = True
         logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})

@@ -14,7 +14,7 @@ import aiosqlite
 import pytest
 
 from outbox.clock import SystemClock
-from outbox.errors import NotADatabase, NotDurable, OutboxError, StoreError, WrongJournalMode
+from outbox.errors import NotADatabase, NotDurable, OutboxError, StoreCorrupt, StoreError, WrongJournalMode
 from outbox.store import connection as door
 from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
@@ -304,8 +304,9 @@ async def test_the_reading_connection_cannot_write(tmp_path: Path) -> None:
 
 
 @run_async
-async def test_a_damaged_file_is_named_as_such(tmp_path: Path) -> None:
+async def test_a_damaged_file_with_tables_of_the_bots_own_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
+    bots_database(path, mode="wal")
     async with opened(path) as store:
         for _ in range(200):
             await store.put(*entry())
@@ -315,8 +316,8 @@ async def test_a_damaged_file_is_named_as_such(tmp_path: Path) -> None:
 
     error = await raised(_use(path))
 
-    assert isinstance(error, StoreError), repr(error)
-    assert type(error).__name__ in ("StoreCorrupt", "NotADatabase")
+    assert type(error) is StoreCorrupt, repr(error)
+    assert path.read_bytes() == content
 
 
 async def _use(path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Floor 7 · cli. `outbox salvage` and `outbox acknowledge`: what to do after a file was damaged, or lost something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outbox.cli import asking, text
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.clock import SystemClock
+from outbox.errors import StoreError
+from outbox.operations import Operations
+from outbox.store.connection import real_path
+from outbox.store.store import Store
+
+_DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3
+_Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot.")]
+
+
+def salvage(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The damaged file, such as bot.db.corrupt-...")],
+    timeout: _Timeout = 60.0,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Bring what waits in a damaged file into the outbox, with its ids. Works while a bot runs.
+
+    Nothing is sent twice. FILE is only read, then renamed from .corrupt-... to .salvaged-...
+
+    \b
+    Example:
+      outbox salvage bot.db.corrupt-20260102T100000Z --path bot.db
+
+    \b
+    Exit codes:
+      0  everything that was pending or dead in it is here
+      1  some could not be read, or are here as dead letters
+      2  a bot runs and has not answered in time; it will do it
+      3  nothing can be read in it, or a file is missing
+
+    \b
+    --json prints these fields:
+      path, exit_code
+      pending, dead           entries brought over
+      held                    brought over as dead letters: changed by the
+                              damage, or overtaken by a later one of their key
+      there                   the outbox had them already
+      unreadable              [[first, last]]: numbers of entries in damage
+      lost_ids                [id]: of entries of which only the id is left
+      kept_as                 where the damaged file is now
+    """
+    with complaints(path, as_object=as_object):
+        where, source = real_path(file_and_warnings(path)[0]), real_path(file)
+        if not source.exists():
+            raise StoreError(f"{source} does not exist; nothing was changed", path=source)
+        if source == where:
+            raise StoreError(f"{source} is the outbox itself; give another one with --path", path=source)
+
+        async def local(store: Store) -> dict[str, Any]:
+            return await Operations(store, clock=SystemClock()).salvage(source)
+
+        _, facts = asking.done(where, "salvage", {"file": str(source)}, local, timeout)
+        _finish(where, facts, _salvage_code(facts), _salvage_words, as_object=as_object)
+
+
+def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJson = False) -> None:
+    """Say that you know of the entries that a file has lost: `outbox status` is healthy again. Nothing else changes.
+
+    \b
+    Example:
+      outbox acknowledge
+
+    Exit codes as `outbox reload`. --json prints path, exit_code, acknowledged.
+    """
+    with complaints(path, as_object=as_object):
+        where = real_path(file_and_warnings(path)[0])
+
+        async def local(store: Store) -> dict[str, Any]:
+            return await Operations(store, clock=SystemClock()).acknowledge()
+
+        _, facts = asking.done(where, "acknowledge", {}, local, timeout)
+        _finish(where, facts, _code(facts), _acknowledge_words, as_object=as_object)
+
+
+def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_object: bool) -> None:
+    if as_object:
+        print_json({"path": str(where), "exit_code": code, **facts})
+    elif "request" in facts:
+        text.console().print(f"The running bot has not answered yet; the request {facts['request']} is still there.")
+    elif "error" in facts:
+        text.console().print(f"The running bot refused: {text.quoted(str(facts['error']))}")
+    else:
+        for line in words(facts):
+            text.console().print(line, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _code(facts: Mapping[str, Any]) -> int:
+    return _NO_ANSWER if "request" in facts else _FAILED if "error" in facts else _DONE
+
+
+def _salvage_code(facts: Mapping[str, Any]) -> int:
+    code = _code(facts)
+    return _NOT_ALL if not code and (facts["unreadable"] or facts["held"]) else code
+
+
+def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
+    brought = f"{facts['pending']:,} pending and {facts['dead']:,} dead entries brought over"
+    lines = [f"{brought}; {facts['there']:,} were here."]
+    if facts["held"]:
+        lines.append(f"{facts['held']:,} are here as dead letters: outbox ls --state dead says why.")
+    for first, last in facts["unreadable"]:
+        lines.append(f"Entries numbered {first:,} to {last:,}, as far as there were any, could not be read.")
+    lines += [f"  lost: {text.quoted(each)}" for each in facts["lost_ids"]]
+    return [*lines, f"The damaged file is kept as {facts['kept_as']}"]
+
+
+def _acknowledge_words(facts: Mapping[str, Any]) -> list[str]:
+    return ["Acknowledged." if facts["acknowledged"] else "There was nothing to acknowledge."]

@@ -1,0 +1,119 @@
+"""Floor 3 · store. How an outbox file is opened for writing, whatever has happened to it since it was last closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from outbox.clock import Clock
+from outbox.errors import NotADatabase, StoreCorrupt
+from outbox.policy.damage import Loss, Wal, judge_wal
+from outbox.store import connection as door
+from outbox.store import evidence, openness, quarantine, queries
+from outbox.store.facts import Facts, Sidecar, Written
+from outbox.store.migrate import migrate
+
+logger = logging.getLogger("outbox.store")
+
+# What every run reads, so that damage there is found before the file is used.
+_LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)
+_NEWEST = "select * from outbox order by seq desc limit 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`. loss: what is missing from it.
+
+    last_seq: the highest number that an entry ever had.
+    """
+
+    writer: aiosqlite.Connection
+    reader: aiosqlite.Connection
+    lanes: list[Any]
+    last_seq: int
+    loss: Loss | None
+
+
+async def enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: float) -> Entered:
+    """Open `path`, whose lock is held. A damaged file that held nothing but the outbox is set aside, never deleted.
+
+    Raises StoreCorrupt, NotADatabase: it is damaged or was never ours, and was not touched; and every other StoreError.
+    """
+    before, now_ms = sidecar.before, clock.now_ms()
+    try:
+        wal = await asyncio.to_thread(_examined, path, before.facts)
+        if wal is not Wal.STRANGE:
+            return await _entered(path, sidecar, before, wal, 0, clock, busy_timeout_s)
+    except (StoreCorrupt, NotADatabase) as error:
+        last = max(before.mark or 0, await asyncio.to_thread(_last_seq, path))
+        await asyncio.to_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
+        new = Written(None, None, None)
+        return await _entered(path, sidecar, new, Wal.FITS, last + openness.GAP, clock, busy_timeout_s)
+    await asyncio.to_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
+    return await _entered(path, sidecar, before, Wal.MISSING, 0, clock, busy_timeout_s)
+
+
+def _last_seq(path: Path) -> int:
+    try:
+        return evidence.main_file(path).seq
+    except OSError:
+        return 0
+
+
+def _examined(path: Path, facts: Facts | None) -> Wal:
+    """Return how the -wal goes with the file. Raises StoreCorrupt, NotADatabase: it must not be opened."""
+    error = quarantine.refuse_lost_head(path, facts)
+    if error is not None:
+        raise error
+    if not path.exists() or not path.stat().st_size:
+        return Wal.FITS
+    main = evidence.main_file(path)
+    if facts is not None and facts.damage is not None and main.file in (None, facts.file):
+        said = evidence.complaint(path)
+        if said is not None:
+            raise StoreCorrupt(f"{path} is damaged: {said}", path=path)
+        told = {"path": str(path), "error": facts.damage}
+        logger.warning("damage met in the last run is gone", extra=told)
+    salt = evidence.wal_salt(path)
+    wal = judge_wal(open_salt=main.open_salt, exists=evidence.wal_path(path).exists(), salt=salt)
+    if wal is Wal.STRANGE and not evidence.wal_belongs(path, main):
+        return wal
+    error = evidence.first_look(path, (*_LOOKED_AT, _NEWEST))
+    if error is not None:
+        raise error
+    return Wal.FITS if wal is Wal.STRANGE else wal
+
+
+async def _entered(
+    path: Path, sidecar: Sidecar, before: Written, wal: Wal, start_after: int, clock: Clock, busy_timeout_s: float
+) -> Entered:
+    writer = await door.open_writer(path, busy_timeout_s=busy_timeout_s)
+    try:
+        await migrate(writer, path, now_ms=clock.now_ms())
+        lanes = list(await writer.execute_fetchall(queries.LANES.sql))
+        for sql in (*_LOOKED_AT, _NEWEST):
+            await writer.execute_fetchall(sql)
+        facts, seq, loss = await openness.begin(
+            writer, path, before, wal=wal, start_after=start_after, now_ms=clock.now_ms()
+        )
+        await asyncio.to_thread(_written_down, sidecar, facts, seq)
+        reader = await door.open_reader(path, busy_timeout_s=busy_timeout_s)
+    except door.SqliteError as error:
+        await writer.close()
+        raise door.named(error, path, waited_s=busy_timeout_s) from error
+    except BaseException:
+        await writer.close()
+        raise
+    return Entered(writer, reader, lanes, seq, loss)
+
+
+def _written_down(sidecar: Sidecar, facts: Facts, seq: int) -> None:
+    try:
+        sidecar.begin(facts, seq)
+    except OSError as error:  # a full disk must not keep the bot from what it has
+        logger.warning("lock's sidecar cannot be written", extra={"error": str(error.strerror)})

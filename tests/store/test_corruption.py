@@ -1,0 +1,431 @@
+"""Damage: what is set aside, what is refused, and how a lost or foreign -wal is found."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from outbox.clock import SystemClock
+from outbox.errors import StoreCorrupt
+from outbox.store import connection as door
+from outbox.store import evidence, quarantine
+from outbox.store.store import Store
+from tests.store.tools import count, entry, opened, python, raised, rows, shell
+from tests.support import run_async
+
+# Puts rows until it is told to die: its file is left as a kill leaves it.
+BOT = """
+import asyncio, os, sys
+from pathlib import Path
+from outbox.clock import SystemClock
+from outbox.store.store import Store
+from tests.store.tools import entry
+
+async def main():
+    store = await Store.open(Path(sys.argv[1]), clock=SystemClock())
+    for _ in range(int(sys.argv[2])):
+        await store.put(*entry())
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+def killed(path: Path, puts: int = 5) -> None:
+    """Leave `path` as a killed bot leaves it, with `puts` more entries."""
+    with python(BOT, str(path), str(puts)) as process:
+        _, err = process.communicate()
+    assert err == ""
+
+
+async def filled(path: Path, puts: int = 300) -> None:
+    async with opened(path) as store:
+        for _ in range(puts // 100):
+            for waiting in [store.put(*entry()) for _ in range(100)]:
+                await waiting
+
+
+def own_tables(path: Path) -> None:
+    with shell(path) as connection:
+        connection.execute("create table positions (symbol text primary key, qty real)")
+
+
+def set_aside(path: Path) -> list[Path]:
+    return list(quarantine.found_beside(path))
+
+
+def flip(path: Path, start: int, size: int = 64) -> None:
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = bytes(byte ^ 0xFF for byte in content[start : start + size])
+    path.write_bytes(content)
+
+
+def flipped_header(path: Path) -> None:
+    flip(path, 0, 16)
+
+
+def flipped_schema(path: Path) -> None:
+    flip(path, 100, 3000)
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+
+
+def every_page_after_the_first(path: Path) -> None:
+    flip(path, 4096, path.stat().st_size - 4096)
+
+
+DAMAGES = [flipped_header, flipped_schema, truncated, emptied, garbage, every_page_after_the_first]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@run_async
+async def test_a_damaged_outbox_is_set_aside_and_the_bot_goes_on(
+    damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path)
+    damage(path)
+    content = path.read_bytes()
+
+    async with opened(path) as store:
+        receipt = await store.put(*entry())
+        (aside,) = await store.quarantined()
+
+    assert aside.name.startswith("bot.db.corrupt-")
+    assert aside.read_bytes() == content
+    assert receipt.seq > 300, "a number would have been used twice"
+    assert count(path) == 1
+    (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert vars(line)["quarantined"] == str(aside)
+    async with opened(path) as store:  # red until somebody deals with it, and nothing is set aside twice
+        assert await store.quarantined() == (aside,)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@run_async
+async def test_a_damaged_file_with_the_bots_own_tables_is_refused_and_not_touched(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    own_tables(path)
+    await filled(path, 200)  # from here on it is written down that there are some
+    damage(path)
+    content = path.read_bytes()
+
+    for _ in range(2):
+        assert type(await raised(Store.open(path, clock=SystemClock()))) is StoreCorrupt
+
+    assert path.read_bytes() == content
+    assert set_aside(path) == []
+
+
+@run_async
+async def test_own_tables_are_known_from_the_moment_they_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        block = store.block(2.0)
+        await block.begin()
+        store.expect_own_tables()
+        await block.end(commit=True)
+        assert store._lock.sidecar._facts is not None
+        assert store._lock.sidecar._facts.own_tables
+
+
+@run_async
+async def test_a_damaged_file_of_which_nothing_is_known_is_refused(tmp_path: Path) -> None:
+    """Without its schema and without what was written down beforehand nobody can tell what else was in it."""
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    flipped_schema(path)
+    (tmp_path / "bot.db.lock").unlink()
+    content = path.read_bytes()
+
+    assert isinstance(await raised(Store.open(path, clock=SystemClock())), StoreCorrupt)
+
+    assert path.read_bytes() == content
+    assert set_aside(path) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(sqlite3.SQLITE_IOERR, id="an I/O error"),
+        pytest.param(sqlite3.SQLITE_BUSY, id="busy"),
+        pytest.param(sqlite3.SQLITE_CANTOPEN, id="it cannot be opened"),
+        pytest.param(sqlite3.SQLITE_FULL, id="full"),
+        pytest.param(sqlite3.SQLITE_NOMEM, id="no memory"),
+    ],
+)
+@run_async
+async def test_a_file_that_cannot_be_reached_is_never_set_aside(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    error = sqlite3.OperationalError("simulated")
+    error.sqlite_errorcode = code
+
+    async def failing(*_: object, **__: object) -> None:
+        raise door.named(error, path) from error
+
+    monkeypatch.setattr(door, "open_writer", failing)
+
+    caught = await raised(Store.open(path, clock=SystemClock()))
+    assert type(caught).__name__ in ("StoreError", "StoreBusy", "DiskFull")
+    assert set_aside(path) == []
+
+
+@run_async
+async def test_damage_met_while_the_bot_runs_is_told_and_set_aside_at_the_next_opening(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path)
+    ((page,),) = rows(path, "select rootpage from sqlite_schema where name = 'outbox_sessions'")
+    assert isinstance(page, int)
+    flip(path, (page - 1) * 4096, 4096)  # a page that opening does not read
+
+    async with opened(path) as store:
+        caught = await raised(store.read("select * from outbox_sessions"))
+        assert isinstance(caught, StoreCorrupt)
+        assert store.damage is not None
+        await store.put(*entry())  # what is sound still works
+        assert set_aside(path) == []
+    told = [vars(each).get("path") for each in caplog.records if each.levelno == logging.ERROR]
+    assert told == [str(path)]
+
+    async with opened(path) as store:
+        assert store.damage is None
+        assert len(await store.quarantined()) == 1
+
+
+@run_async
+async def test_damage_that_is_gone_at_the_next_opening_sets_nothing_aside(tmp_path: Path) -> None:
+    """A flipped bit in memory is no damage of the file."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        await store.put(*entry())
+        store.on_corrupt(sqlite3.DatabaseError("database disk image is malformed"))
+
+    async with opened(path) as store:
+        assert await store.quarantined() == ()
+    assert count(path) == 1
+
+
+# ---------------------------------------------------------------------------------------------- the -wal
+
+
+@run_async
+async def test_a_plain_kill_raises_no_alarm(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    for _ in range(3):
+        killed(path)
+        async with opened(path) as store:
+            assert await store.loss() is None
+            assert await store.quarantined() == ()
+    assert count(path) == 15
+
+
+@pytest.mark.parametrize("rest", [("-wal",), ("-wal", "-shm")], ids=["the -wal", "the -wal and the -shm"])
+@run_async
+async def test_a_lost_wal_is_found_and_says_which_entries_are_missing(
+    rest: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    killed(path, 7)
+    for end in rest:
+        path.with_name(path.name + end).unlink()
+
+    async with opened(path) as store:
+        assert "entries 101 to 107" in str(await store.loss())
+        receipt = await store.put(*entry())
+
+    assert receipt.seq == 108, "a number would have been used twice"
+    assert [each for each in caplog.records if each.levelno == logging.ERROR]
+    async with opened(path) as store:
+        assert await store.loss() is not None
+
+
+@run_async
+async def test_a_lost_wal_goes_unnoticed_without_what_is_kept_beside_and_in_the_file(tmp_path: Path) -> None:
+    """The control: SQLite itself opens such a file without a word."""
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    killed(path, 7)
+    path.with_name("bot.db-wal").unlink()
+    path.with_name("bot.db.lock").unlink()
+    with shell(path) as connection:
+        connection.execute("delete from outbox_meta where name = 'open'")
+
+    async with opened(path) as store:
+        assert await store.loss() is None
+    assert count(path) == 100
+
+
+@run_async
+async def test_a_copy_without_its_wal_may_have_lost_something(tmp_path: Path) -> None:
+    path, copy = tmp_path / "bot.db", tmp_path / "copy.db"
+    await filled(path, 100)
+    killed(path, 7)
+    shutil.copyfile(path, copy)
+
+    async with opened(copy) as store:
+        assert "may be missing" in str(await store.loss())
+
+
+@run_async
+async def test_a_copy_made_while_the_bot_runs_says_that_later_entries_may_be_missing(tmp_path: Path) -> None:
+    path, copy = tmp_path / "bot.db", tmp_path / "copy.db"
+    async with opened(path) as store:
+        await store.put(*entry())
+        with shell(path) as connection:
+            connection.execute("vacuum into ?", (str(copy),))
+
+    async with opened(copy) as store:
+        assert "from 2 on may be missing" in str(await store.loss())
+        await store.put(*entry())
+    assert count(copy) == 2
+
+
+@run_async
+async def test_a_shell_that_tidies_up_after_a_kill_raises_no_alarm(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    killed(path)
+    # A process of its own, the last to close the file: it brings the -wal home and removes it.
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select count(*) from outbox'); c.close()"
+    with python(code, str(path)) as process:
+        _, err = process.communicate()
+    assert err == ""
+    assert not path.with_name("bot.db-wal").exists()
+
+    async with opened(path) as store:
+        assert await store.loss() is None
+    assert count(path) == 5
+
+
+@run_async
+async def test_an_older_copy_in_the_files_place_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    shutil.copyfile(path, tmp_path / "backup.db")
+    await filled(path, 100)
+    shutil.copyfile(tmp_path / "backup.db", path)
+
+    async with opened(path) as store:
+        assert "entries 101 to 200" in str(await store.loss())
+
+
+@run_async
+async def test_another_databases_wal_is_set_aside_and_not_used(tmp_path: Path) -> None:
+    path, other = tmp_path / "bot.db", tmp_path / "other.db"
+    await filled(path, 300)
+    killed(path, 0)
+    killed(other, 9)
+    shutil.copyfile(tmp_path / "other.db-wal", tmp_path / "bot.db-wal")
+    path.with_name("bot.db-shm").unlink(missing_ok=True)
+
+    async with opened(path) as store:
+        assert [each.name[-4:] for each in await store.quarantined()] == ["-wal"]
+        await store.put(*entry())
+
+    assert rows(path, "pragma integrity_check") == [("ok",)]
+    assert count(path) == 301
+
+
+@run_async
+async def test_another_databases_wal_ruins_the_file_if_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: SQLite itself takes any -wal for this database's."""
+    monkeypatch.setattr(evidence, "wal_belongs", lambda *_: True)
+    path, other = tmp_path / "bot.db", tmp_path / "other.db"
+    await filled(path, 300)
+    killed(path, 0)
+    killed(other, 9)
+    shutil.copyfile(tmp_path / "other.db-wal", tmp_path / "bot.db-wal")
+    path.with_name("bot.db-shm").unlink(missing_ok=True)
+
+    caught = await raised(_counted(path))
+
+    assert caught is not None or count(path) != 300 or rows(path, "pragma integrity_check") != [("ok",)]
+
+
+async def _counted(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+@run_async
+async def test_a_wal_that_looks_strange_but_fits_is_used(tmp_path: Path) -> None:
+    """A shell's `wal_checkpoint(truncate)` draws a new salt: what was acknowledged since must not be set aside."""
+    path = tmp_path / "bot.db"
+    killed(path)
+    strange = evidence.wal_salt(path)
+    assert strange is not None
+    with shell(path) as connection:
+        connection.execute("update outbox_meta set value = json_object('salt', ?) where name = 'open'", (7,))
+        connection.execute("pragma wal_checkpoint(passive)")
+        wal = path.with_name("bot.db-wal").read_bytes()
+        shutil.copyfile(path, tmp_path / "copy.db")
+    (tmp_path / "copy.db-wal").write_bytes(wal)
+
+    assert evidence.main_file(tmp_path / "copy.db").open_salt == 7
+    async with opened(tmp_path / "copy.db") as store:
+        assert await store.quarantined() == ()
+    assert count(tmp_path / "copy.db") == 5
+
+
+@pytest.mark.parametrize("how", [emptied, Path.unlink], ids=["an empty file", "a missing file"])
+@run_async
+async def test_a_wal_without_its_database_is_kept(how: Callable[[Path], None], tmp_path: Path) -> None:
+    """SQLite would remove it, with every row that is in it."""
+    path = tmp_path / "bot.db"
+    killed(path)
+    wal = path.with_name("bot.db-wal").read_bytes()
+    how(path)
+
+    async with opened(path) as store:
+        await store.put(*entry())
+
+    (aside,) = set_aside(path)
+    kept = aside if aside.name.endswith("-wal") else evidence.wal_path(aside)
+    assert kept.read_bytes() == wal
+
+
+@run_async
+async def test_a_renaming_that_was_cut_off_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bot.db"
+    killed(path)
+    flipped_header(path)
+    original = quarantine._move
+
+    def cut_off(names: list[tuple[Path, Path]]) -> None:
+        original(names[:1])
+        raise OSError("simulated")
+
+    monkeypatch.setattr(quarantine, "_move", cut_off)
+    assert isinstance(await raised(Store.open(path, clock=SystemClock())), StoreCorrupt)
+    monkeypatch.setattr(quarantine, "_move", original)
+
+    async with opened(path):
+        (aside,) = set_aside(path)
+    assert evidence.wal_path(aside).exists()

@@ -1,0 +1,175 @@
+"""Salvage: what can be read of a damaged file comes into the open one, once, in order, with its ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from outbox.clock import SystemClock
+from outbox.entry import State
+from outbox.errors import StoreError
+from outbox.operations import Operations
+from outbox.store import salvage as module
+from outbox.store.salvage import salvage
+from tests.store.test_corruption import emptied, filled, flip, set_aside
+from tests.store.tools import count, entry, opened, raised, rows, shell
+from tests.support import run_async
+
+
+def leaves(path: Path, table: str) -> list[int]:
+    """The file's pages that hold rows of `table` and nothing else: no other page of it leads to them."""
+    found, pages = [], path.read_bytes()
+    with shell(path) as connection:
+        ((root,),) = connection.execute("select rootpage from sqlite_schema where name = ?", (table,)).fetchall()
+    todo = [int(root)]
+    while todo:
+        start = (todo.pop() - 1) * 4096
+        page = pages[start : start + 4096]
+        if page[0] == 0x0D:
+            found.append(start)
+            continue
+        assert page[0] == 0x05
+        cells = int.from_bytes(page[3:5], "big")
+        places = [int.from_bytes(page[12 + 2 * n : 14 + 2 * n], "big") for n in range(cells)]
+        todo += [int.from_bytes(page[place : place + 4], "big") for place in places]
+        todo.append(int.from_bytes(page[8:12], "big"))
+    return sorted(found)
+
+
+@run_async
+async def test_everything_around_two_damaged_pages_is_brought_over_and_the_rest_is_named(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 1000)
+    ids = {str(each) for (each,) in rows(old, "select id from outbox")}
+    pages = leaves(old, "outbox")
+    flip(old, pages[3], 4096)
+    flip(old, pages[-4], 4096)
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+        again = await salvage(store, old)
+
+    here = {str(each) for (each,) in rows(new, "select id from outbox where state = 'pending'")}
+    assert 900 < found.pending == len(here) < 1000
+    assert set(found.lost_ids) == ids - here, "every entry is here or named"
+    assert len(found.unreadable) == 2
+    assert sum(last - first + 1 for first, last in found.unreadable) == 1000 - found.pending
+    assert (again.pending, again.there) == (0, found.pending), "doing it again brought something twice"
+
+
+@run_async
+async def test_a_damaged_page_that_is_not_read_around_costs_all_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: giving up at the first failure."""
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 1000)
+    flip(old, leaves(old, "outbox")[3], 4096)
+    monkeypatch.setattr(module, "_MOST_FAILURES", 0)
+
+    async with opened(new) as store:
+        assert (await salvage(store, old)).pending < 900
+
+
+@run_async
+async def test_a_damaged_index_costs_nothing(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 300)
+    for (root,) in rows(old, "select rootpage from sqlite_schema where type = 'index' and tbl_name = 'outbox'"):
+        assert isinstance(root, int)
+        flip(old, (root - 1) * 4096, 4096)
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+
+    assert (found.pending, found.unreadable) == (300, [])
+
+
+@run_async
+async def test_a_changed_payload_is_not_sent_but_kept_as_a_dead_letter(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 100)
+    with shell(old) as connection:
+        connection.execute("update outbox set payload = '{\"n\":9}' where seq = 7")
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+
+    assert (found.pending, found.held) == (99, 1)
+    assert rows(new, "select seq from outbox where state = 'dead'") == [(7,)]
+
+
+@run_async
+async def test_an_entry_that_was_overtaken_meanwhile_is_held_and_one_that_was_not_goes_first(tmp_path: Path) -> None:
+    old, new = tmp_path / "bot.db", tmp_path / "bot.db"
+    async with opened(old) as store:
+        for key in ("sent", "waits"):
+            await store.put(*entry(key=key))
+    emptied_pages(old)
+
+    async with opened(new) as store:
+        (aside,) = await store.quarantined()
+        sent = await store.put(*entry(key="sent"))
+        later = await store.put(*entry(key="waits"))
+        await store.settle([sent.seq], State.DELIVERED)
+        found = await salvage(store, aside)
+
+    assert (found.pending, found.held) == (1, 1)
+    assert rows(new, "select seq, waits from outbox where key = 'waits' order by seq") == [
+        (2, None),
+        (later.seq, "turn"),
+    ]
+
+
+def emptied_pages(path: Path) -> None:
+    """Damage that opening meets: the pages of a table without entries."""
+    ((root,),) = rows(path, "select rootpage from sqlite_schema where name = 'outbox_counts'")
+    assert isinstance(root, int)
+    flip(path, (root - 1) * 4096, 4096)
+
+
+@run_async
+async def test_dead_letters_come_along_with_their_history(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 100)
+    with shell(old) as connection:
+        connection.execute("update outbox set state = 'dead', error_message = 'no' where seq = 5")
+        connection.execute("insert into outbox_history (seq, at_ms, event, message) values (5, 1, 'refused', 'no')")
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+
+    assert (found.pending, found.dead) == (99, 1)
+    assert rows(new, "select event, message from outbox_history where seq = 5") == [("refused", "no")]
+
+
+@run_async
+async def test_salvage_ends_the_red_health_and_keeps_the_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    emptied_pages(path)
+
+    async with opened(path) as store:
+        (aside,) = await store.quarantined()
+        facts = await Operations(store, clock=SystemClock()).salvage(aside)
+        assert facts["pending"] == 100
+        assert await store.quarantined() == ()
+
+    assert set_aside(path) == []
+    assert ".salvaged-" in facts["kept_as"]
+    assert count(Path(facts["kept_as"])) == 100
+    assert count(path) == 100
+
+
+@run_async
+async def test_a_file_in_which_nothing_can_be_read_is_a_typed_error(tmp_path: Path) -> None:
+    old = tmp_path / "old.db"
+    await filled(old, 100)
+    flip(old, 0, 4096)
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    emptied(empty)
+    async with opened(tmp_path / "bot.db") as store:
+        for each in (old, empty):
+            assert type(await raised(salvage(store, each))) is StoreError
