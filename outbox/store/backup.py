@@ -87,6 +87,8 @@ def _copied_once(source: Path, part: Path, progress: Progress, mode: str) -> dic
         copy.execute("pragma synchronous = off")  # synced once, at the end
         original.backup(copy, pages=_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
         original.execute("rollback")
+        # The copy was never in use: else opening it would miss the -wal that goes with the original.
+        copy.execute("delete from outbox_meta where name = 'open'")
         return _checked(copy, told, part)
 
 
