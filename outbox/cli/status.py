@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from outbox.store.ledger import Told, last_refusal
 from outbox.store.lock import Holder
 from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
-from outbox.store.reader import StoredPause
+from outbox.store.reader import Notices, StoredPause
 
 # Counting stops here: status must not read a backlog.
 _MOST = 1000
@@ -29,12 +29,13 @@ _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
 
 class Health(IntEnum):
-    """What a monitor is told; each is an exit code, the worst that holds."""
+    """What a monitor is told; each is an exit code."""
 
     HEALTHY = 0
     DEAD_LETTERS = 1
     STALLED = 2
     UNREADABLE = 3
+    HINDERED = 4
 
     @property
     def words(self) -> str:
@@ -73,6 +74,8 @@ class Status:
     holder: Holder
     db_bytes: int
     wal_bytes: int
+    pending_bytes: int
+    notices: Notices
     warnings: tuple[str, ...]
     stalled_after_s: float
 
@@ -89,6 +92,8 @@ class Status:
         """Return the worst that holds."""
         if self.pauses or (self.oldest_age_s or 0) > self.stalled_after_s:
             return Health.STALLED
+        if self.notices != Notices():
+            return Health.HINDERED
         return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
 
 
@@ -96,6 +101,11 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     """Return how things stand in `path`, whoever has it open. Raises StoreError: it cannot be read."""
 
     async def work(observer: Observer) -> Status:
+        holder = await asyncio.to_thread(holder_of, path)
+        wal_bytes = await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal"))
+        notices = await observer.notices()
+        if not holder.running:  # who held a checkpoint back held this writer's
+            notices = replace(notices, checkpoint_held_ms=None)
         return Status(
             path=path,
             now_ms=SystemClock().now_ms(),
@@ -106,10 +116,12 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
             last_refusal=await last_refusal(observer),
-            holder=await asyncio.to_thread(holder_of, path),
+            holder=holder,
             db_bytes=await asyncio.to_thread(door.file_bytes, path),
-            wal_bytes=await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal")),
-            warnings=warnings,
+            wal_bytes=wal_bytes,
+            pending_bytes=await observer.pending_bytes(),
+            notices=notices,
+            warnings=(*notices.sentences(wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
         )
 
@@ -163,6 +175,9 @@ def as_json(status: Status) -> dict[str, Any]:
         },
         "db_bytes": status.db_bytes,
         "wal_bytes": status.wal_bytes,
+        "pending_bytes": status.pending_bytes,
+        "reserve_released": _since(status.notices.reserve_released_ms),
+        "checkpoint_held": _since(status.notices.checkpoint_held_ms),
         "warnings": list(status.warnings),
     }
 
@@ -178,6 +193,10 @@ def _refusal_json(told: Told) -> dict[str, Any]:
         "code": line.code,
         "message": line.message,
     }
+
+
+def _since(moment_ms: int | None) -> str | None:
+    return None if moment_ms is None else text.moment(moment_ms)
 
 
 def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
@@ -204,7 +223,7 @@ def rendered(status: Status, rates: Rates | None = None) -> RenderableType:
     return Group(*parts)
 
 
-_COLOURS = {Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
+_COLOURS = {Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow", Health.HINDERED: "yellow"}
 
 
 def _headline(status: Status) -> RenderableType:

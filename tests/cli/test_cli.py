@@ -343,7 +343,7 @@ def pause(path: Path, scope: str, subject: str, *, message: str) -> None:
 def test_the_text_fits_80_columns_with_long_names_and_large_numbers(bot_db: Path) -> None:
     name = "a_destination_with_a_name_of_sixty_three_characters_which_is_ok"
     assert len(name) == 63
-    execute(bot_db, f"insert into outbox_counts values ('{name}', 'delivered', 123456789)")
+    execute(bot_db, f"insert into outbox_counts values ('{name}', 'delivered', 123456789, 0)")
     pause(bot_db, "destination", name, message="words " * 100)
 
     lines = call("status", "--path", bot_db).stdout.splitlines()
