@@ -3,8 +3,10 @@
  * OUTBOX_FAULTS_CONTROL names a file that is shared with whoever steers: `struct control`.
  * OUTBOX_FAULTS_LOG names a file to which one `struct record` is appended for each call on a watched file, followed by
  * the bytes that a write has written. Watched are the files of a SQLite database below the folder in the control.
+ * With a limit the folder is a small disk, of blocks of 4096 bytes, for every file right in it.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -32,7 +36,9 @@ struct control {
     uint32_t torn;          /* 1: half of a failing write is carried out */
     _Atomic uint32_t seen;  /* calls that might have failed, while armed */
     _Atomic uint32_t failed;
-    char folder[256];       /* "": nothing is watched */
+    char folder[256];       /* "": nothing is watched; it ends with a slash */
+    uint32_t unused;
+    uint64_t limit;         /* how many bytes fit into the folder; 0: as many as may be */
 };
 
 struct record {
@@ -50,6 +56,7 @@ static ssize_t (*real_pwrite)(int, const void *, size_t, off64_t);
 static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_ftruncate)(int, off64_t);
 static int (*real_close)(int), (*real_unlink)(const char *);
 static int (*real_open)(const char *, int, ...);
+static int (*real_statvfs)(const char *, struct statvfs64 *);
 
 __attribute__((constructor)) static void begin(void) {
     const char *name = getenv("OUTBOX_FAULTS_CONTROL"), *log = getenv("OUTBOX_FAULTS_LOG");
@@ -61,6 +68,7 @@ __attribute__((constructor)) static void begin(void) {
     real_close = dlsym(RTLD_NEXT, "close");
     real_unlink = dlsym(RTLD_NEXT, "unlink");
     real_open = dlsym(RTLD_NEXT, "open64");
+    real_statvfs = dlsym(RTLD_NEXT, "statvfs64");
     if (name == NULL || log == NULL) return;
     int fd = real_open(name, O_RDWR | O_CLOEXEC);
     if (fd < 0) abort();
@@ -82,14 +90,45 @@ static uint32_t kind_of(const char *path) {
     return 0;
 }
 
-static uint32_t file_of(int fd) {
-    char link[64], path[512];
+/* Write the path of an open file; return 0: it is none, or nothing is watched. */
+static int path_of(int fd, char *path, size_t size) {
+    char link[64];
     if (control == NULL || control->folder[0] == 0) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length <= 0) return 0;
-    path[length] = 0;
-    return kind_of(path);
+    ssize_t length = readlink(link, path, size - 1);
+    path[length > 0 ? length : 0] = 0;
+    return length > 0;
+}
+
+static uint32_t file_of(int fd) {
+    char path[512];
+    return path_of(fd, path, sizeof path) ? kind_of(path) : 0;
+}
+
+static uint64_t blocks(uint64_t bytes) { return (bytes + 4095) / 4096; }
+
+/* Return how many blocks are free below the limit. */
+static uint64_t free_blocks(void) {
+    uint64_t used = 0;
+    DIR *folder = opendir(control->folder);
+    if (folder == NULL) return 0;
+    for (struct dirent64 *entry; (entry = readdir64(folder)) != NULL;) {
+        struct stat64 facts;
+        if (fstatat64(dirfd(folder), entry->d_name, &facts, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(facts.st_mode))
+            used += blocks(facts.st_size);
+    }
+    closedir(folder);
+    return used < blocks(control->limit) ? blocks(control->limit) - used : 0;
+}
+
+/* Return whether the file may become as long as `end`. */
+static int fits(int fd, int64_t end) {
+    char path[512];
+    struct stat64 facts;
+    if (control == NULL || !control->limit || !path_of(fd, path, sizeof path)) return 1;
+    if (strncmp(path, control->folder, strlen(control->folder)) != 0 || fstat64(fd, &facts) != 0) return 1;
+    uint64_t before = blocks(facts.st_size), after = blocks(end);
+    return after <= before || after - before <= free_blocks();
 }
 
 /* Return whether this call fails. */
@@ -127,12 +166,20 @@ static ssize_t watched_write(int fd, const void *data, size_t length, int64_t of
 
 ssize_t write(int fd, const void *data, size_t length) {
     uint32_t file = file_of(fd);
+    if (!fits(fd, lseek64(fd, 0, SEEK_CUR) + length)) {
+        errno = ENOSPC;
+        return -1;
+    }
     if (!file) return real_write(fd, data, length);
     return watched_write(fd, data, length, lseek64(fd, 0, SEEK_CUR), file);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
     uint32_t file = file_of(fd);
+    if (!fits(fd, offset + length)) {
+        errno = ENOSPC;
+        return -1;
+    }
     return file ? watched_write(fd, data, length, offset, file) : real_pwrite(fd, data, length, offset);
 }
 
@@ -157,6 +204,10 @@ int fdatasync(int fd) { return watched_sync(fd, real_fdatasync); }
 
 int ftruncate64(int fd, off64_t length) {
     uint32_t file = file_of(fd);
+    if (!fits(fd, length)) {
+        errno = ENOSPC;
+        return -1;
+    }
     if (!file) return real_ftruncate(fd, length);
     if (strikes(TRUNCATE, file)) {
         note(TRUNCATE, file, control->error, NULL, 0, length);
@@ -192,6 +243,19 @@ int close(int fd) {
     if (file) note(CLOSE, file, 0, NULL, 0, 0);
     return real_close(fd);
 }
+
+int statvfs64(const char *path, struct statvfs64 *facts) {
+    int result = real_statvfs(path, facts);
+    if (result == 0 && control != NULL && control->limit && control->folder[0] != 0 &&
+        strncmp(path, control->folder, strlen(control->folder) - 1) == 0) {
+        facts->f_bsize = facts->f_frsize = 4096;
+        facts->f_blocks = blocks(control->limit);
+        facts->f_bfree = facts->f_bavail = free_blocks();
+    }
+    return result;
+}
+
+int statvfs(const char *path, struct statvfs *facts) { return statvfs64(path, (struct statvfs64 *)facts); }
 
 int unlink(const char *path) {
     uint32_t file = kind_of(path);

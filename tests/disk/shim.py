@@ -23,7 +23,7 @@ import pytest
 SOURCE = Path(__file__).with_name("faults.c")
 CONTROL, LOG = "OUTBOX_FAULTS_CONTROL", "OUTBOX_FAULTS_LOG"
 # As `struct control` and `struct record` of faults.c.
-_CONTROL = struct.Struct("=9I256s")
+_CONTROL = struct.Struct("=9I256s4xQ")
 _COUNTERS = struct.Struct("=2I")
 _SEEN_AT = 28
 _RECORD = struct.Struct("=IIiIq")
@@ -104,9 +104,12 @@ class Disk:
         """Return what a process needs in its environment."""
         return {"LD_PRELOAD": str(library()), CONTROL: str(self._control), LOG: str(self.log)}
 
-    def watch(self, folder: Path, *, again: bool = False) -> None:
-        """Let nothing fail, and watch the databases in `folder`; again: the log goes on, else it begins anew."""
-        self._memory[: _CONTROL.size] = _CONTROL.pack(*[0] * 9, os.fsencode(folder) + b"/")
+    def watch(self, folder: Path, *, again: bool = False, limit: int = 0) -> None:
+        """Let nothing fail, and watch the databases in `folder`; again: the log goes on, else it begins anew.
+
+        limit: how many bytes fit into the folder; 0: as many as may be.
+        """
+        self._memory[: _CONTROL.size] = _CONTROL.pack(*[0] * 9, os.fsencode(folder) + b"/", limit)
         if not again:
             os.truncate(self.log, 0)
 

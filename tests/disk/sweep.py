@@ -78,7 +78,7 @@ class Sweep:
         self._bot = subprocess.Popen(
             [sys.executable, "-m", "tests.disk.bot", *([self._naive] if self._naive else [])],
             cwd=ROOT,
-            env={**_quiet_environment(), **self.disk.environment()},
+            env={**quiet_environment(), **self.disk.environment()},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -235,14 +235,14 @@ def _make(path: Path) -> None:
     """Make the file that every case begins with: an outbox, and a table of the bot's own."""
 
     async def make() -> None:
-        async with Outbox.open(Settings(path=path, reserve_bytes=0, _env_file=None)) as outbox:
-            async with outbox.transaction() as tx:
-                await tx.execute("create table own (name text)")
+        settings = Settings(path=path, reserve_bytes=0, _env_file=None)
+        async with Outbox.open(settings) as outbox, outbox.transaction() as tx:
+            await tx.execute("create table own (name text)")
 
     asyncio.run(make())
 
 
-def _quiet_environment() -> dict[str, str]:
+def quiet_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_"))}
     return {**kept, "PYTHONPATH": str(ROOT)}
 
