@@ -11,7 +11,6 @@ import os
 import shutil
 from pathlib import Path
 
-# Random bytes are really stored, also where the file system compresses, or makes holes of zeros.
 _CHUNK = 1 << 20
 # A connection needs a -shm of 32 KiB and the beginning of a -wal; migrations and notes a little more.
 NEEDED_TO_OPEN = 1 << 20
@@ -54,10 +53,8 @@ class Reserve:
     def _write(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
-            left = self.size
-            while left:
-                left -= os.write(descriptor, os.urandom(min(left, _CHUNK)))
-            os.fsync(descriptor)  # some file systems find out here that there is no room
+            if not _allocated(descriptor, self.size):
+                _filled(descriptor, self.size)
         finally:
             os.close(descriptor)
 
@@ -68,3 +65,24 @@ class Reserve:
     def free(self) -> int:
         """Return the bytes that are free on this disk. Raises OSError."""
         return shutil.disk_usage(self.path.parent).free
+
+
+def _allocated(descriptor: int, size: int) -> bool:
+    """Let the file system set the space aside, in no time; False: it cannot (macOS, Windows, some network ones)."""
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        return False
+    try:
+        allocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            return False
+        raise
+    return True
+
+
+def _filled(descriptor: int, size: int) -> None:
+    """Write random bytes: they are really stored, also where zeros would be compressed, or become a hole."""
+    while size:
+        size -= os.write(descriptor, os.urandom(min(size, _CHUNK)))
+    os.fsync(descriptor)  # some file systems find out here that there is no room

@@ -56,6 +56,7 @@ static ssize_t (*real_pwrite)(int, const void *, size_t, off64_t);
 static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_ftruncate)(int, off64_t);
 static int (*real_close)(int), (*real_unlink)(const char *);
 static int (*real_open)(const char *, int, ...);
+static int (*real_fallocate)(int, off64_t, off64_t);
 static int (*real_statvfs)(const char *, struct statvfs64 *);
 
 __attribute__((constructor)) static void begin(void) {
@@ -68,6 +69,7 @@ __attribute__((constructor)) static void begin(void) {
     real_close = dlsym(RTLD_NEXT, "close");
     real_unlink = dlsym(RTLD_NEXT, "unlink");
     real_open = dlsym(RTLD_NEXT, "open64");
+    real_fallocate = dlsym(RTLD_NEXT, "posix_fallocate64");
     real_statvfs = dlsym(RTLD_NEXT, "statvfs64");
     if (name == NULL || log == NULL) return;
     int fd = real_open(name, O_RDWR | O_CLOEXEC);
@@ -243,6 +245,12 @@ int close(int fd) {
     if (file) note(CLOSE, file, 0, NULL, 0, 0);
     return real_close(fd);
 }
+
+int posix_fallocate64(int fd, off64_t offset, off64_t length) {
+    return fits(fd, offset + length) ? real_fallocate(fd, offset, length) : ENOSPC;
+}
+
+int posix_fallocate(int fd, off_t offset, off_t length) { return posix_fallocate64(fd, offset, length); }
 
 int statvfs64(const char *path, struct statvfs64 *facts) {
     int result = real_statvfs(path, facts);
