@@ -292,7 +292,7 @@ async def _settle_wal(connection: aiosqlite.Connection) -> None:
         if trouble(error) is not Trouble.FULL:
             raise
         # What is in the WAL stays there; a full disk must not keep the flusher from what it can deliver.
-        logger.warning("the disk is full: the WAL could not be brought into the database")
+        logger.warning("disk full, the WAL stays as it is")
 
 
 def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:

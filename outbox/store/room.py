@@ -66,7 +66,8 @@ class Room:
             self._reserve.release()
             self.short = True
         if self.short:
-            logger.warning("the disk is almost full: puts are refused until there is room", extra=self._facts())
+            facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
+            logger.warning("disk almost full, puts are refused", extra=facts)
 
     async def release(self) -> bool:
         """Give the reserve up: a write found the disk full. Return whether that made room."""
@@ -76,7 +77,8 @@ class Room:
         self.short = True
         self.changed.set()
         if held:
-            logger.error("the disk is full: the reserve is released, puts are refused", extra=self._facts())
+            facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
+            logger.error("disk full, the reserve is released and puts are refused", extra=facts)
             await self._guarded(self._reserve.release)
         return held
 
@@ -90,7 +92,8 @@ class Room:
         assert self._reserve is not None
         if self._reserve.make():
             self.short = False
-            logger.warning("there is room on the disk again: puts are admitted", extra=self._facts())
+            facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
+            logger.warning("room on the disk again, puts are admitted", extra=facts)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         """Do `work` in a thread. A folder that allows no reserve must not keep anybody from putting."""
@@ -98,10 +101,7 @@ class Room:
             await asyncio.to_thread(work)
         except OSError as error:
             self._reserve, self.short = None, False
-            logger.warning("no reserve can be kept: %s", error.strerror, extra={"path": str(self._path)})
-
-    def _facts(self) -> dict[str, object]:
-        return {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
+            logger.warning("no reserve can be kept", extra={"path": str(self._path), "error": str(error.strerror)})
 
     # ------------------------------------------------------------------------------------------ admission
 

@@ -390,7 +390,7 @@ class Writer:
         try:
             await door.empty_wal(self._connection)
         except door.SqliteError as error:
-            logger.warning("the WAL could not be emptied: %s", error)
+            logger.warning("WAL could not be emptied", extra={"error": str(error)})
         return True
 
     async def _reopen(self) -> None:
