@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-from outbox import DiskFull, Outbox, OutboxError, OutcomeUnknown, Receipt, Settings, State, StoreBusy, StoreError
+from outbox import Outbox, OutboxError, OutcomeUnknown, Receipt, Settings, State, StoreError
 from outbox.clock import SystemClock
 from outbox.store import connection as door
 from outbox.store.writer import Writer
@@ -111,7 +111,7 @@ def _meaning(error: OutboxError, names: list[str]) -> str:
     if isinstance(error, OutcomeUnknown):
         return "unknown" if set(error.ids) <= set(names) and (len(names) > 1 or error.id == names[0]) else repr(error)
     said = "nothing was written" in str(error) or "rolled back" in str(error)
-    return "nothing" if said and isinstance(error, DiskFull | StoreBusy | StoreError) else repr(error)
+    return "nothing" if said else repr(error)
 
 
 # ---------------------------------------------------------------------------------------- with the protection removed
