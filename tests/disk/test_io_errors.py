@@ -78,18 +78,29 @@ def test_a_disk_that_stays_full_is_said_to_be_full(swept: list[Found]) -> None:
 @pytest.mark.parametrize(
     ("naive", "fault", "complaint"),
     [
-        pytest.param("never reopens", Fault(Call.SYNC, File.WAL, 1, 1, errno.EIO), "before a new connection", id="a"),
         pytest.param(
-            "acknowledges a failed commit", Fault(Call.WRITE, File.WAL, 1, 0, errno.EIO), "is not there", id="b"
+            "never reopens",
+            Fault(Call.SYNC, File.WAL, 1, 1, errno.EIO),
+            "before a new connection",
+            id="it goes on with the connection whose sync failed",
+        ),
+        pytest.param(
+            "acknowledges a failed commit",
+            Fault(Call.WRITE, File.WAL, 1, 0, errno.EIO),
+            "is not there",
+            id="it acknowledges what was not written",
         ),
         pytest.param(
             "acknowledges a failed commit",
             Fault(Call.SYNC, File.WAL, 1, 0, errno.EIO),
             "not survive a power cut",
-            id="c",
+            id="it acknowledges what was not synced",
         ),
         pytest.param(
-            "calls a failed commit nothing", Fault(Call.SYNC, File.WAL, 1, 0, errno.EIO), "and it is there", id="d"
+            "calls a failed commit nothing",
+            Fault(Call.SYNC, File.WAL, 1, 0, errno.EIO),
+            "and it is there",
+            id="it says that nothing was written",
         ),
     ],
 )
