@@ -82,6 +82,7 @@ create table outbox_counts (
     destination text    not null,
     state       text    not null,   -- a state of the outbox; pruned: was settled, is gone; removed: deleted before it was settled
     entries     integer not null,
+    bytes       integer not null default 0,     -- of their payloads, as UTF-8
     primary key (destination, state)
 ) strict, without rowid;
 
@@ -93,24 +94,27 @@ create table outbox_meta (
 
 create trigger outbox_counts_put after insert on outbox
 begin
-    insert into outbox_counts values (new.destination, new.state, 1)
-        on conflict do update set entries = entries + 1;
+    insert into outbox_counts values (new.destination, new.state, 1, length(cast(new.payload as blob)))
+        on conflict do update set entries = entries + 1, bytes = bytes + excluded.bytes;
 end;
 
-create trigger outbox_counts_moved after update of state, destination on outbox
-    when old.state <> new.state or old.destination <> new.destination
+create trigger outbox_counts_moved after update of state, destination, payload on outbox
+    when old.state <> new.state or old.destination <> new.destination or old.payload is not new.payload
 begin
-    update outbox_counts set entries = entries - 1 where destination = old.destination and state = old.state;
-    insert into outbox_counts values (new.destination, new.state, 1)
-        on conflict do update set entries = entries + 1;
+    update outbox_counts set entries = entries - 1, bytes = bytes - length(cast(old.payload as blob))
+     where destination = old.destination and state = old.state;
+    insert into outbox_counts values (new.destination, new.state, 1, length(cast(new.payload as blob)))
+        on conflict do update set entries = entries + 1, bytes = bytes + excluded.bytes;
 end;
 
 create trigger outbox_counts_gone after delete on outbox
 begin
-    update outbox_counts set entries = entries - 1 where destination = old.destination and state = old.state;
+    update outbox_counts set entries = entries - 1, bytes = bytes - length(cast(old.payload as blob))
+     where destination = old.destination and state = old.state;
     insert into outbox_counts
-        values (old.destination, case when old.state in ('delivered', 'discarded') then 'pruned' else 'removed' end, 1)
-        on conflict do update set entries = entries + 1;
+        values (old.destination, case when old.state in ('delivered', 'discarded') then 'pruned' else 'removed' end, 1,
+                length(cast(old.payload as blob)))
+        on conflict do update set entries = entries + 1, bytes = bytes + excluded.bytes;
 end;
 
 -- Order per key.  Only the first pending entry of a key is ready; the rest wait for their turn.

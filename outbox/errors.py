@@ -23,7 +23,7 @@ OutboxError
 │   ├── StoreTooNew         a newer version of this library wrote the file; it was not touched
 │   ├── MigrationChanged    the file records another text for a migration than this library has
 │   ├── StoreCorrupt        SQLite reports a damaged file
-│   ├── DiskFull            no space; the entry is not acknowledged, putting the same id again is safe
+│   ├── DiskFull            no space; nothing was written, putting the same id again is safe
 │   ├── OutboxFull          a configured bound is reached; nothing was written
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
 ├── InvalidRequest          an operator's request cannot be carried out as asked; nothing was changed; carries `field`
@@ -167,11 +167,11 @@ class StoreCorrupt(StoreError):
 
 
 class DiskFull(StoreError):
-    """No space left. The entries `ids` are not acknowledged; putting the same ids again is safe."""
+    """No space left. Nothing was written, the entries `ids` neither; putting the same ids again is safe."""
 
     def __init__(self, *, path: Path, ids: Sequence[str] = ()) -> None:
         super().__init__(
-            f"no space left for {path}; not acknowledged: {_listed(ids)} (putting the same id again is safe)",
+            f"no space left for {path}; nothing was written: {_listed(ids)} (putting the same id again is safe)",
             path=path,
         )
         self.ids = tuple(ids)

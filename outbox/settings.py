@@ -74,6 +74,15 @@ class Settings(BaseSettings):
         default=False, description="a dead entry holds back what comes after it under the same key"
     )
     rpc: Rpc = Field(default=Rpc.OFF, description="auto: one request for all tables, where the server has outbox_apply")
+    reserve_bytes: int = Field(
+        default=8_388_608, ge=0, description="disk space held back, for delivering on a full disk; 0: none"
+    )
+    max_pending_rows: int | None = Field(
+        default=None, ge=1, description="pending rows from which on a put is refused; unset: no bound"
+    )
+    max_pending_bytes: int | None = Field(
+        default=None, ge=1, description="the same in bytes of their payloads; unset: no bound"
+    )
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
     allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
     source: str | None = Field(

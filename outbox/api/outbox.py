@@ -41,7 +41,7 @@ from outbox.store.desk import Desk
 from outbox.store.glance import Glance
 from outbox.store.operators import Handled
 from outbox.store.reader import Shown
-from outbox.store.store import Store
+from outbox.store.store import Bounds, Notices, Store
 from outbox.store.writer import Receipt
 from outbox.transport import Transport
 
@@ -128,7 +128,11 @@ class Outbox:
         remote = Remote(settings, transport)
         try:
             store = await Store.open(
-                settings.path.absolute(), clock=clock, busy_timeout_s=settings.busy_timeout_s, wait_s=wait_s
+                settings.path.absolute(),
+                clock=clock,
+                busy_timeout_s=settings.busy_timeout_s,
+                wait_s=wait_s,
+                bounds=_bounds(settings),
             )
         except BaseException:
             await remote.close()
@@ -210,7 +214,7 @@ class Outbox:
         idempotency key, minted unless given; the same id again stores one row.
 
         Raises InvalidEntry, IdConflict: nothing was written, the message names the field. StoreBusy, DiskFull,
-        OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
+        OutboxFull, OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
         """
         self._check_caller()
         entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
@@ -478,6 +482,8 @@ class Outbox:
         pauses = tuple(await self._store.pauses())
         oldest_ms = await self._store.oldest_pending_ms()
         path = self._store.path
+        wal_bytes = door.file_bytes(path.with_name(path.name + "-wal"))
+        notices = self._housekeeper.notices if self._housekeeper is not None else Notices()
         return Stats(
             path=path,
             pending=total(counts, State.PENDING),
@@ -486,17 +492,20 @@ class Outbox:
             discarded=total(counts, State.DISCARDED),
             pruned=total(counts, "pruned"),
             removed=total(counts, "removed"),
+            pending_bytes=await self._store.pending_bytes(),
             oldest_pending_age_s=None if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000),
             postponed=await self._store.postponed(1000),
             paused=pauses[0].reason if pauses else None,
             pauses=pauses,
             destinations=counts,
             flusher=self._flusher.state,
-            wal_bytes=door.file_bytes(path.with_name(path.name + "-wal")),
+            wal_bytes=wal_bytes,
             db_bytes=door.file_bytes(path),
             sqlite_version=door.ENGINE.sqlite_version,
             exposed_to_wal_reset_bug=door.EXPOSED_TO_WAL_RESET_BUG,
-            warnings=self._remote.warnings,
+            reserve_released_ms=notices.reserve_released_ms,
+            checkpoint_held_ms=notices.checkpoint_held_ms,
+            warnings=(*notices.sentences(wal_bytes), *self._remote.warnings),
             quarantined=await self._store.quarantined(),
             damage=self._store.damage,
             loss=await self._store.loss(),
@@ -524,6 +533,10 @@ def _reload(outbox: Outbox) -> Callable[[], Awaitable[None]]:
         await found.reload()
 
     return reload
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -35,6 +35,7 @@ class Stats:
     discarded: int
     pruned: int
     removed: int
+    pending_bytes: int  # of the pending payloads
     oldest_pending_age_s: float | None
     postponed: int  # of the pending ones, those that wait for a row of their own or are stuck; counted up to 1,000
     paused: str | None
@@ -45,6 +46,8 @@ class Stats:
     db_bytes: int
     sqlite_version: str
     exposed_to_wal_reset_bug: bool
+    reserve_released_ms: int | None  # since when the disk is full and puts are refused, in Unix milliseconds
+    checkpoint_held_ms: int | None  # since when a reader keeps the WAL from being emptied
     warnings: tuple[str, ...] = field(default=())
     quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
     damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside

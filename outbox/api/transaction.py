@@ -55,6 +55,7 @@ class Transaction:
         entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
 
         async def work(connection: aiosqlite.Connection) -> Receipt:
+            await self._block.admit(connection, entry)
             lane = entry.lane
             if lane is None:  # made in this transaction, and rolled back with it
                 lane = await find_lane(connection, shape)

@@ -54,12 +54,13 @@ def status(
       outbox status --json
 
     \b
-    Exit codes, the worst that holds:
+    Exit codes, the worst that holds, the worst one last:
       0  healthy
       1  dead letters: the server refused entries for good; they are kept
+      4  hindered: the disk is full, or a reader keeps the WAL from shrinking
       2  stalled: something is paused, or pending for more than --stalled-after
+      5  damaged: a damaged file was set aside, or entries are lost
       3  the file is missing, unreadable or no outbox
-      4  damaged: a damaged file was set aside, or entries are lost
 
     \b
     --json prints these fields:
@@ -77,10 +78,15 @@ def status(
                               against an entry, or null
       writer                  {pid, since, running}; not running: the last one
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
-      db_bytes, wal_bytes
+      db_bytes, wal_bytes, pending_bytes    the last one: of pending payloads
+      reserve_released        since when the disk is full and puts are refused,
+                              or null
+      checkpoint_held         since when a reader keeps the WAL from shrinking,
+                              or null
       quarantined             [path]: damaged files that were set aside
       damage, loss            sentences, or null
-      warnings                [sentence]: what keeps entries from arriving
+      warnings                [sentence]: what hinders the file, and what keeps
+                              entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
 
     \b

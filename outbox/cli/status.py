@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from outbox.store.lock import damage as damage_of
 from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
 from outbox.store.quarantine import found_beside
-from outbox.store.reader import StoredPause
+from outbox.store.reader import Notices, StoredPause
 
 # Counting stops here: status must not read a backlog.
 _MOST = 1000
@@ -32,13 +32,14 @@ _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
 
 class Health(IntEnum):
-    """What a monitor is told; each is an exit code, the worst that holds."""
+    """What a monitor is told; each is an exit code."""
 
     HEALTHY = 0
     DEAD_LETTERS = 1
     STALLED = 2
     UNREADABLE = 3
-    DAMAGED = 4
+    HINDERED = 4
+    DAMAGED = 5
 
     @property
     def words(self) -> str:
@@ -77,6 +78,8 @@ class Status:
     holder: Holder
     db_bytes: int
     wal_bytes: int
+    pending_bytes: int
+    notices: Notices
     warnings: tuple[str, ...]
     stalled_after_s: float
     quarantined: tuple[Path, ...] = ()
@@ -98,6 +101,8 @@ class Status:
             return Health.DAMAGED
         if self.pauses or (self.oldest_age_s or 0) > self.stalled_after_s:
             return Health.STALLED
+        if self.notices != Notices():
+            return Health.HINDERED
         return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
 
 
@@ -105,6 +110,11 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     """Return how things stand in `path`, whoever has it open. Raises StoreError: it cannot be read."""
 
     async def work(observer: Observer) -> Status:
+        holder = await asyncio.to_thread(holder_of, path)
+        wal_bytes = await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal"))
+        notices = await observer.notices()
+        if not holder.running:  # who held a checkpoint back held this writer's
+            notices = replace(notices, checkpoint_held_ms=None)
         return Status(
             path=path,
             now_ms=SystemClock().now_ms(),
@@ -115,10 +125,12 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
             last_refusal=await last_refusal(observer),
-            holder=await asyncio.to_thread(holder_of, path),
+            holder=holder,
             db_bytes=await asyncio.to_thread(door.file_bytes, path),
-            wal_bytes=await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal")),
-            warnings=warnings,
+            wal_bytes=wal_bytes,
+            pending_bytes=await observer.pending_bytes(),
+            notices=notices,
+            warnings=(*notices.sentences(wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
             quarantined=await asyncio.to_thread(found_beside, real_path(path)),
             damage=await asyncio.to_thread(_damage, path),
@@ -185,6 +197,9 @@ def as_json(status: Status) -> dict[str, Any]:
         "quarantined": [str(each) for each in status.quarantined],
         "damage": status.damage,
         "loss": status.loss,
+        "pending_bytes": status.pending_bytes,
+        "reserve_released": _since(status.notices.reserve_released_ms),
+        "checkpoint_held": _since(status.notices.checkpoint_held_ms),
         "warnings": list(status.warnings),
     }
 
@@ -200,6 +215,10 @@ def _refusal_json(told: Told) -> dict[str, Any]:
         "code": line.code,
         "message": line.message,
     }
+
+
+def _since(moment_ms: int | None) -> str | None:
+    return None if moment_ms is None else text.moment(moment_ms)
 
 
 def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
@@ -236,7 +255,13 @@ def _damages(status: Status) -> list[str]:
     return words
 
 
-_COLOURS = {Health.DAMAGED: "red", Health.HEALTHY: "green", Health.DEAD_LETTERS: "red", Health.STALLED: "yellow"}
+_COLOURS = {
+    Health.HEALTHY: "green",
+    Health.DEAD_LETTERS: "red",
+    Health.STALLED: "yellow",
+    Health.HINDERED: "yellow",
+    Health.DAMAGED: "red",
+}
 
 
 def _headline(status: Status) -> RenderableType:

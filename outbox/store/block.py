@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox.clock import Clock
+from outbox.entry import Entry
 from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
 from outbox.store import connection as door
-from outbox.store.writer import Writer, roll_back
+from outbox.store.writer import Writer, receipt_of, roll_back, stored
 
 T = TypeVar("T")
 
@@ -90,6 +91,14 @@ class Block:
         self._command(_Statement(work, done))
         return await done
 
+    async def admit(self, connection: aiosqlite.Connection, entry: Entry) -> None:
+        """Raise OutboxFull: there is no room for `entry`, which is not stored yet."""
+        if not self._writer.room.open:
+            (problem,) = await self._writer.room.refusals(connection, [entry])
+            if problem is not None:
+                found = await stored(connection, [entry])
+                receipt_of(entry, found.get(0), self._path, otherwise=problem)
+
     async def end(self, *, commit: bool) -> None:
         """Commit or roll back, and wait for it. Raises TransactionExpired, StoreBusy, DiskFull, OutcomeUnknown."""
         self._command(_End.COMMIT if commit else _End.ROLLBACK)
@@ -105,6 +114,7 @@ class Block:
 
     async def _serve(self, connection: aiosqlite.Connection) -> None:
         try:
+            self._writer.room.check_disk()
             await connection.execute("begin immediate")
             self._begun.set_result(None)
             await self._obey(connection)

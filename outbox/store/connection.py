@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import urllib.parse
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import aiosqlite
 
@@ -23,6 +26,8 @@ from outbox.errors import (
     StoreError,
     WrongJournalMode,
 )
+
+logger = logging.getLogger("outbox.store")
 
 # 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).
 _FULL = 2
@@ -85,6 +90,23 @@ def file_bytes(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint did. frames: in the WAL; done: of these, how many are in the database and synced.
+
+    blocked: it waited for other connections, in vain.
+    """
+
+    blocked: bool
+    frames: int
+    done: int
+
+    @property
+    def held_back(self) -> bool:
+        """Whether somebody still reads what it would have overwritten."""
+        return self.done < self.frames
 
 
 class Trouble(Enum):
@@ -162,6 +184,29 @@ async def pragma(connection: aiosqlite.Connection, text: str) -> object:
     return rows[0][0] if rows else None
 
 
+async def checkpoint(connection: aiosqlite.Connection, mode: Literal["passive", "full", "truncate"]) -> Checkpoint:
+    """Bring the WAL into the database. passive: as far as readers let it; full: wait for them; truncate: and empty it.
+
+    Raises the engine's own errors.
+    """
+    rows = list(await connection.execute_fetchall(f"pragma wal_checkpoint({mode})"))
+    blocked, frames, done = rows[0]
+    return Checkpoint(bool(blocked), frames, done)
+
+
+async def empty_wal(connection: aiosqlite.Connection) -> Checkpoint:
+    """Bring the WAL into the database and make it an empty file, unless somebody reads it; waits for nobody.
+
+    Raises the engine's own errors.
+    """
+    waits_ms = await pragma(connection, "busy_timeout")
+    await pragma(connection, "busy_timeout = 0")
+    try:
+        return await checkpoint(connection, "truncate")
+    finally:
+        await pragma(connection, f"busy_timeout = {waits_ms}")
+
+
 async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connection:
     """Return the read-write connection: WAL, synchronous=FULL, set and read back.
 
@@ -174,6 +219,7 @@ async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connect
     connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s)
     try:
         await make_durable(connection, path)
+        await _settle_wal(connection)
     except SqliteError as error:
         await connection.close()
         raise named(error, path, waited_s=busy_timeout_s) from error
@@ -239,6 +285,21 @@ async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
             raise NotDurable(
                 f"{path}: SQLite granted {setting}={granted}, {wanted} is needed; nothing was written", path=path
             )
+
+
+async def _settle_wal(connection: aiosqlite.Connection) -> None:
+    """Bring what an earlier process left in the WAL into the database before anything is acknowledged.
+
+    A sync of its may have failed before it died. The kernel then shows pages that never reached the disk; SQLite would
+    write behind them, and after a power loss read no further than the hole that they left.
+    """
+    try:
+        await checkpoint(connection, "passive")
+    except SqliteError as error:
+        if trouble(error) is not Trouble.FULL:
+            raise
+        # What is in the WAL stays there; a full disk must not keep the flusher from what it can deliver.
+        logger.warning("disk full, the WAL stays as it is")
 
 
 def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:

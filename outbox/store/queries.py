@@ -187,6 +187,13 @@ COUNTS = Query(
     "6 per destination: the four states, pruned and removed",
 )
 
+BACKLOG = Query(
+    "how much is pending: entries, and bytes of their payloads",
+    "select coalesce(sum(entries), 0), coalesce(sum(bytes), 0) from outbox_counts where state = 'pending'",
+    (),
+    "6 per destination",
+)
+
 OLDEST_RETRYING = Query(
     "the oldest entry that waits for something of its own; those that wait for their turn have an older one in front",
     "select min(seq) from outbox where state = 'pending' and waits = 'retry'",
@@ -241,12 +248,10 @@ PAUSES = Query(
 )
 
 # What overtook a dead entry must stay as long as that one is dead: `requeue` looks for it. The newest of a key will do.
-PRUNE = Query(
-    "remove settled entries that are older than the retention, but not what shows that a dead one was overtaken",
-    """
+_PRUNE = """
     delete from outbox where seq in (
         select old.seq from outbox as old indexed by outbox_settled
-         where old.state in ('delivered', 'discarded') and old.settled_at_ms < ?
+         where old.state in ('delivered', 'discarded'){only} and old.settled_at_ms < ?
            and not (
                old.state = 'delivered' and old.key is not null
                and exists (select 1 from outbox as d where d.state = 'dead' and d.key is not null
@@ -254,13 +259,25 @@ PRUNE = Query(
                and not exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
                                   and l.destination = old.destination and l.key = old.key and l.seq > old.seq))
          order by old.settled_at_ms limit ?)
-    """,
-    (
-        "outbox_settled (settled_at_ms<?)",
-        "outbox_dead_keys (destination=? AND key=? AND seq<?)",
-        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
-    ),
+    """
+_PRUNE_USES = (
+    "outbox_settled (settled_at_ms<?)",
+    "outbox_dead_keys (destination=? AND key=? AND seq<?)",
+    "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+)
+
+PRUNE = Query(
+    "remove settled entries that are older than the retention, but not what shows that a dead one was overtaken",
+    _PRUNE.format(only=""),
+    _PRUNE_USES,
     "the limit, and one for each key that has a dead entry",
+)
+
+PRUNE_DELIVERED = Query(
+    "on a full disk: the same, of delivered entries alone; what was discarded is an operator's evidence",
+    _PRUNE.format(only=" and old.state = 'delivered'"),
+    _PRUNE_USES,
+    "the limit, what is discarded, and one for each key that has a dead entry",
 )
 
 PRUNABLE = Query(

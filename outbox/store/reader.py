@@ -82,6 +82,33 @@ class StoredPause:
     next_try_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """What hinders the file, since when, in Unix milliseconds; None: it does not. The writer keeps it in the file."""
+
+    reserve_released_ms: int | None = None  # the disk was found full: puts are refused
+    checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
+
+    def facts(self) -> dict[str, int | None]:
+        """Return them by their names."""
+        return {"reserve_released_ms": self.reserve_released_ms, "checkpoint_held_ms": self.checkpoint_held_ms}
+
+    def sentences(self, wal_bytes: int) -> tuple[str, ...]:
+        """Return what a person should read, a sentence each."""
+        found = []
+        if self.reserve_released_ms is not None:
+            found.append(
+                "disk full: the reserve is released, puts are refused; what is pending is still sent."
+                " Make room on the disk"
+            )
+        if self.checkpoint_held_ms is not None:
+            found.append(
+                f"checkpoint held back by a reader: the WAL has {wal_bytes:,} bytes and grows."
+                " Look for a forgotten sqlite3 shell"
+            )
+        return tuple(found)
+
+
 class Reader:
     """Finds what is stored, on a connection that cannot write. `Store` is one, and so is `Observer`."""
 
@@ -179,6 +206,15 @@ class Reader:
         """Return what this file has lost and nobody has acknowledged yet, as a sentence."""
         rows = await self.read("select value ->> 'what' from outbox_meta where name = 'loss'")
         return str(rows[0][0]) if rows else None
+
+    async def pending_bytes(self) -> int:
+        """Return the bytes of all pending payloads, as UTF-8."""
+        return int((await self.read(queries.BACKLOG.sql))[0][1])
+
+    async def notices(self) -> Notices:
+        """Return what hinders the file, as its writer last knew."""
+        rows = await self.read("select name, value from outbox_meta where name in (?, ?)", tuple(Notices().facts()))
+        return Notices(**{name: int(value) for name, value in rows if value.isdigit()})
 
     async def postponed(self, most: int) -> int:
         """Return how many entries wait for something of their own; `most` stands for that many or more."""

@@ -22,14 +22,17 @@ from outbox.store.block import Block
 from outbox.store.entrance import Entered, enter
 from outbox.store.lock import WriterLock
 from outbox.store.operators import note
-from outbox.store.reader import Lane, Outgoing, Reader, StoredPause, Unread
+from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread
+from outbox.store.room import Bounds, Room
 from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 
-__all__ = ["Adopted", "Lane", "Outgoing", "Store", "StoredPause", "Unread"]
+__all__ = ["Adopted", "Bounds", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("outbox.store")
+
+_END_OF_TIME_MS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,14 @@ class Adopted:
 class Store(Reader):
     """The open file. `Store.open` makes one; nothing here decides anything, it stores and finds."""
 
-    def __init__(self, path: Path, lock: WriterLock, entered: Entered, *, clock: Clock, busy_timeout_s: float) -> None:
+    def __init__(
+        self, path: Path, lock: WriterLock, entered: Entered, room: Room, *, clock: Clock, busy_timeout_s: float
+    ) -> None:
         super().__init__(path, entered.reader)
         self._lock = lock
         self._clock = clock
         self._writer = Writer(
-            entered.writer, path, clock=clock, busy_timeout_s=busy_timeout_s, last_seq=entered.last_seq
+            entered.writer, path, clock=clock, busy_timeout_s=busy_timeout_s, room=room, last_seq=entered.last_seq
         )
         self._writer.on_stored = lock.sidecar.mark
         self._writer.on_corrupt = self.on_corrupt = self._met_damage
@@ -60,25 +65,35 @@ class Store(Reader):
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock, busy_timeout_s: float = 5.0, wait_s: float = 0.0) -> Self:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        busy_timeout_s: float = 5.0,
+        wait_s: float = 0.0,
+        bounds: Bounds = Bounds(),  # noqa: B008 - it is frozen
+    ) -> Self:
         """Open `path` for writing; create and migrate it if need be.
 
-        wait_s: seconds to wait for another process to let go of it. Raises StoreInUse and every StoreError
-        that says what is wrong with the file; what is not ours is never touched.
+        wait_s: seconds to wait for another process to let go of it. bounds: how much may be stored. Raises
+        StoreInUse and every StoreError that says what is wrong with the file; what is not ours is never touched.
         """
         path = await asyncio.to_thread(door.real_path, path)
         await asyncio.to_thread(door.make_folder, path.parent)
         lock = await _take_lock(path, wait_s)
         try:
-            return await cls._opened(path, lock, clock, busy_timeout_s)
+            room = Room(path, bounds)
+            await room.prepare()  # on a full disk nothing can be opened without the reserve's space
+            return await cls._opened(path, lock, room, clock, busy_timeout_s)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    async def _opened(cls, path: Path, lock: WriterLock, clock: Clock, busy_timeout_s: float) -> Self:
+    async def _opened(cls, path: Path, lock: WriterLock, room: Room, clock: Clock, busy_timeout_s: float) -> Self:
         entered = await enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
-        return cls(path, lock, entered, clock=clock, busy_timeout_s=busy_timeout_s)
+        return cls(path, lock, entered, room, clock=clock, busy_timeout_s=busy_timeout_s)
 
     async def close(self) -> None:
         """Commit what stands in line and close. The reader goes first: the last connection empties the WAL."""
@@ -235,10 +250,43 @@ class Store(Reader):
         if not rows:
             return 0  # an idle outbox is not even locked
 
-        async def work(connection: aiosqlite.Connection) -> int:
-            return (await connection.execute(queries.PRUNE.sql, (before_ms, limit))).rowcount
+        return await self.transact(lambda connection: _removed(connection, queries.PRUNE, before_ms, limit))
 
-        return await self.transact(work)
+    # ------------------------------------------------------------------------------------------ the file itself
+
+    @property
+    def room(self) -> Room:
+        """Whether there is room for more."""
+        return self._writer.room
+
+    async def prune_delivered(self, limit: int) -> int:
+        """Remove up to `limit` delivered entries, the oldest first, whatever their age; return how many that were."""
+        return await self.transact(
+            lambda connection: _removed(connection, queries.PRUNE_DELIVERED, _END_OF_TIME_MS, limit)
+        )
+
+    async def checkpoint(self) -> door.Checkpoint:
+        """Bring the WAL into the database as far as readers let it, waiting for none of them."""
+        return await self._writer.hold(lambda connection: door.checkpoint(connection, "passive"))
+
+    async def empty_wal(self) -> door.Checkpoint:
+        """The same, and make the WAL an empty file unless somebody reads it."""
+        return await self._writer.hold(door.empty_wal)
+
+    async def note(self, notices: Notices) -> None:
+        """Keep in the file what an onlooker should know of it; a file that says so already is not written to."""
+        if await self.notices() == notices:
+            return
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            for name, value in notices.facts().items():
+                await connection.execute("delete from outbox_meta where name = ?", (name,))
+                if value is not None:
+                    await connection.execute("insert into outbox_meta values (?, ?)", (name, str(value)))
+
+        await self.transact(work)
+
+    # ------------------------------------------------------------------------------------------ pauses
 
     async def shrink(self, pages: int, *, keep: int) -> bool:
         """Give up to `pages` free pages back to the disk, but `keep` of them; return whether there may be more.
@@ -280,6 +328,10 @@ class Store(Reader):
             await connection.executemany("delete from outbox_pauses where scope = ? and subject = ?", pauses)
 
         await self.transact(work)
+
+
+async def _removed(connection: aiosqlite.Connection, query: queries.Query, before_ms: int, limit: int) -> int:
+    return (await connection.execute(query.sql, (before_ms, limit))).rowcount
 
 
 async def _remember(

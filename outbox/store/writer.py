@@ -23,6 +23,7 @@ from outbox.entry import Entry, Shape
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
 from outbox.store import connection as door
 from outbox.store import queries
+from outbox.store.room import Room
 
 logger = logging.getLogger("outbox.store")
 
@@ -80,8 +81,16 @@ class Writer:
     """Owns the read-write connection. Created by `Store`; nothing else ever writes."""
 
     def __init__(
-        self, connection: aiosqlite.Connection, path: Path, *, clock: Clock, busy_timeout_s: float, last_seq: int
+        self,
+        connection: aiosqlite.Connection,
+        path: Path,
+        *,
+        clock: Clock,
+        busy_timeout_s: float,
+        room: Room,
+        last_seq: int,
     ) -> None:
+        self.room = room
         self._connection = connection
         self._path = path
         self._clock = clock
@@ -205,6 +214,10 @@ class Writer:
         return group
 
     async def _commit_puts(self, group: list[_Put]) -> None:
+        if not self.room.open:
+            group = await self._admitted(group)
+            if not group:
+                return
         # No coroutine for the many whose lane is known.
         entries = [put.entry if put.entry.lane is not None else await self._placed(put) for put in group]
         try:
@@ -213,6 +226,30 @@ class Writer:
             await self._commit_one_by_one(group, entries)
             return
         await self._answer(group, entries, seqs)
+
+    async def _admitted(self, group: list[_Put]) -> list[_Put]:
+        """Answer those for which there is no room, and return the others."""
+        entries = [put.entry for put in group]
+        ids = [entry.id for entry in entries]
+        problems = await self._committed(lambda: self.room.refusals(self._connection, entries), ids=ids)
+        refused = [(put, problem) for put, problem in zip(group, problems, strict=True) if problem is not None]
+        if refused:
+            await self._refuse(refused)
+        return [put for put, problem in zip(group, problems, strict=True) if problem is None]
+
+    async def _refuse(self, refused: Sequence[tuple[_Put, StoreError]]) -> None:
+        """Answer each with its error; but an id that is stored already, after an OutcomeUnknown, say, needs no room."""
+        entries = [put.entry for put, _ in refused]
+        ids = [entry.id for entry in entries]
+        found = await self._committed(lambda: stored(self._connection, entries), ids=ids)
+        for number, (put, problem) in enumerate(refused):
+            try:
+                receipt = receipt_of(put.entry, found.get(number), self._path, otherwise=problem)
+            except (IdConflict, StoreError) as error:
+                _fail(put, error)
+            else:
+                if not put.done.done():
+                    put.done.set_result(receipt)
 
     async def _insert(self, entries: Sequence[Entry]) -> range | None:
         """Store `entries` and return their places; None: some were there already, or others came in between."""
@@ -277,7 +314,7 @@ class Writer:
             if isinstance(job, _Bare):
                 result = await self._committed(lambda: work(self._connection), ids=job.ids, again=False)
             else:
-                result = await self._committed(lambda: self._in_transaction(work), ids=())
+                result = await self._committed(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
         except door.IntegrityError as error:  # a trigger of the bot's own
             raise StoreError(f"{self._path}: {error}; nothing was written", path=self._path) from error
         self.committed.set()
@@ -304,11 +341,14 @@ class Writer:
 
     # ------------------------------------------------------------------------------------------ when it fails
 
-    async def _committed(self, work: Callable[[], Awaitable[T]], *, ids: Sequence[str], again: bool = True) -> T:
+    async def _committed(
+        self, work: Callable[[], Awaitable[T]], *, ids: Sequence[str], again: bool = True, spends_reserve: bool = False
+    ) -> T:
         """Run `work`, which commits. Raises what became of the data: StoreBusy, DiskFull, OutcomeUnknown, StoreError.
 
         again: whether `work` may run a second time. A failed sync may have stored the rows; trying again is safe
-        for entries, since an id is stored once, but not for a caller's own SQL.
+        for entries, since an id is stored once, but not for a caller's own SQL. spends_reserve: on a full disk it runs
+        again in the reserve's space.
         """
         started = self._clock.monotonic_s()
         unknown = False  # once true it stays: a later "busy" or "full" says nothing about the first attempt
@@ -322,9 +362,12 @@ class Writer:
             except _TROUBLE as error:
                 waited_s = self._clock.monotonic_s() - started
                 problem = error if isinstance(error, StoreError) else await self._failed(error, ids, waited_s)
+                room_made = isinstance(problem, DiskFull) and await self._make_room()
                 unknown = unknown or isinstance(problem, OutcomeUnknown)
                 if unknown and not isinstance(problem, OutcomeUnknown):
                     problem = OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
+                if room_made and spends_reserve:
+                    continue
                 if not unknown or not again or waited_s >= self._busy_timeout_s:
                     if problem is error:
                         raise
@@ -347,6 +390,19 @@ class Writer:
         logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})
         return OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
 
+    async def _make_room(self) -> bool:
+        """Give the reserve up and empty the WAL into its space. False: it had been given up already, or there is none.
+
+        Up to 4 MiB of the WAL may still need a place in the database; the reserve should be larger than that.
+        """
+        if not await self.room.release():
+            return False
+        try:
+            await door.empty_wal(self._connection)
+        except door.SqliteError as error:
+            logger.warning("WAL could not be emptied", extra={"error": str(error)})
+        return True
+
     async def _reopen(self) -> None:
         """Leave the connection whose sync failed, and let a new one put the WAL's rows into the database."""
         try:
@@ -355,8 +411,7 @@ class Writer:
             logger.warning("closing after a failed sync failed", extra={"error": str(error)})
         self._connection = await door.connect(self._path, readonly=False, busy_timeout_s=self._busy_timeout_s)
         await door.make_durable(self._connection, self._path)
-        busy = await door.pragma(self._connection, "wal_checkpoint(full)")
-        if busy:
+        if (await door.checkpoint(self._connection, "full")).blocked:
             raise StoreBusy(path=self._path, waited_s=self._busy_timeout_s)
         self._suspect = False
 
@@ -415,13 +470,20 @@ async def stored(connection: aiosqlite.Connection, entries: Sequence[Entry]) -> 
     return {row[0]: row[1:] for row in await connection.execute_fetchall(queries.STORED.sql, (pairs,))}
 
 
-def receipt_of(entry: Entry, row: Sequence[Any] | None, path: Path, *, after_seq: int | None = None) -> Receipt:
+def receipt_of(
+    entry: Entry,
+    row: Sequence[Any] | None,
+    path: Path,
+    *,
+    after_seq: int | None = None,
+    otherwise: StoreError | None = None,
+) -> Receipt:
     """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
 
-    Raises IdConflict: it is another entry; StoreError: nothing is stored.
+    Raises IdConflict: it is another entry; `otherwise`, or StoreError: nothing is stored.
     """
-    if row is None:  # a trigger of the bot's own said RAISE(IGNORE)
-        raise StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
+    if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
+        raise otherwise or StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
     seq, digest, *what = row
     # A shell's entry has no digest before the flusher has read it.
     same = digest == entry.digest or (

@@ -235,8 +235,9 @@ def _fill(connection: sqlite3.Connection, scenario: str, rows: int) -> None:
     for text in parked:
         connection.execute(text)
     connection.execute(
-        "insert into outbox_counts values (?, ?, ?) on conflict do update set entries = entries + excluded.entries",
-        (destination, state, rows),
+        "insert into outbox_counts values (?, ?, ?, ?)"
+        " on conflict do update set entries = entries + excluded.entries, bytes = bytes + excluded.bytes",
+        (destination, state, rows, rows * len(json.dumps(trades(1)[0]))),
     )
     if scenario == "paused":
         connection.execute(

@@ -149,6 +149,25 @@ def test_the_package_runs_as_a_module_and_lists_its_commands() -> None:
 # ------------------------------------------------------------------------------------------ status: the file
 
 
+def test_a_full_disk_is_said_to_people_and_to_monitors(bot_db: Path) -> None:
+    """As the writer notes it; what held a checkpoint back is history once the writer has gone."""
+    notes = "('reserve_released_ms', '1767225600000'), ('checkpoint_held_ms', '1767225600000')"
+    execute(bot_db, f"insert into outbox_meta values {notes}")
+
+    code, found = status(bot_db)
+
+    assert code == found["exit_code"] == 4
+    assert found["health"] == "hindered"
+    assert found["reserve_released"].startswith("2026-01-01")
+    assert found["checkpoint_held"] is None
+    assert found["pending_bytes"] > 0
+    assert "puts are refused" in found["warnings"][0]
+    assert "puts are refused" in " ".join(call("status", "--path", bot_db).stdout.split())
+
+    execute(bot_db, "update outbox set state = 'dead' where seq = 1")
+    assert status(bot_db)[0] == 4  # dead letters can wait, a full disk cannot
+
+
 def test_status_counts_what_is_in_a_cleanly_closed_file(bot_db: Path) -> None:
     code, found = status(bot_db)
 
@@ -343,7 +362,7 @@ def pause(path: Path, scope: str, subject: str, *, message: str) -> None:
 def test_the_text_fits_80_columns_with_long_names_and_large_numbers(bot_db: Path) -> None:
     name = "a_destination_with_a_name_of_sixty_three_characters_which_is_ok"
     assert len(name) == 63
-    execute(bot_db, f"insert into outbox_counts values ('{name}', 'delivered', 123456789)")
+    execute(bot_db, f"insert into outbox_counts values ('{name}', 'delivered', 123456789, 0)")
     pause(bot_db, "destination", name, message="words " * 100)
 
     lines = call("status", "--path", bot_db).stdout.splitlines()

@@ -31,6 +31,7 @@ from outbox.store.follow import START, Mark, News, news
 from outbox.store.ledger import Wanted
 from outbox.store.lock import Holder
 from outbox.store.observer import look
+from outbox.store.reader import Notices
 from tests.cli.test_changes import as_json, call, editor
 from tests.store.test_inbox import bot, states, until
 from tests.store.tools import shell
@@ -467,7 +468,22 @@ def test_watch_prints_one_object_for_each_look_and_ends_with_the_healths_code(tm
 def status(pending: int, delivered: int, pruned: int = 0) -> Status:
     counts = {"trades": {"pending": pending, "delivered": delivered, "pruned": pruned}}
     return Status(
-        Path("x"), 0, counts, None, 0, False, (), {}, None, Holder(None, None, running=False), 0, 0, (), 300.0
+        Path("x"),
+        0,
+        counts,
+        None,
+        0,
+        False,
+        (),
+        {},
+        None,
+        Holder(None, None, running=False),
+        0,
+        0,
+        0,
+        Notices(),
+        (),
+        300.0,
     )
 
 

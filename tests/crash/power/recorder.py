@@ -1,7 +1,7 @@
 """From a process to its operations: runs it under strace and reads what it asked of the operating system.
 
 Everything that changes a file below the recorded folder becomes an operation. A call that could change one in a way
-that is not modelled (a child process, a shared writable mapping, fallocate, …) raises NotModelled, so that a new habit
+that is not modelled (a child process, a shared writable mapping, …) raises NotModelled, so that a new habit
 of the library or of SQLite cannot slip through unseen. The one exception is the `-shm` file: SQLite writes it through
 a mapping and makes it anew after a crash, and no image has it.
 """
@@ -30,10 +30,11 @@ from tests.crash.power.operations import (
 
 MARK_DESCRIPTOR = 1
 _MODELLED = (
-    "openat open creat close write pwrite64 ftruncate fsync fdatasync unlink unlinkat rename mkdir lseek dup2 dup3 dup"
+    "openat open creat close write pwrite64 ftruncate fallocate fsync fdatasync unlink unlinkat rename mkdir lseek dup2"
+    " dup3 dup"
 )
 _REFUSED = (
-    "writev pwritev pwritev2 truncate fallocate renameat renameat2 link linkat symlink symlinkat mkdirat rmdir msync"
+    "writev pwritev pwritev2 truncate renameat renameat2 link linkat symlink symlinkat mkdirat rmdir msync"
     " sync_file_range copy_file_range sendfile splice io_uring_setup fork vfork"
 )
 _LOOKED_AT = "mmap clone clone3"
@@ -238,6 +239,20 @@ class Recorder:
         if found is not None:
             self.operations.append(Resize(call.begun, call.ended, found.node, int(call.arguments[1])))
 
+    def _fallocate(self, call: _Call) -> None:
+        """A file that is still empty gets its length: the reserve. Another use would not be a change of size alone."""
+        found = self._descriptors.get(int(call.arguments[0]))
+        if found is None:
+            return
+        mode, offset, length = map(int, call.arguments[1:4])
+        if (
+            mode
+            or offset
+            or any(isinstance(each, Write | Resize) and each.node == found.node for each in self.operations)
+        ):
+            self._refuse(call)
+        self.operations.append(Resize(call.begun, call.ended, found.node, length))
+
     def _sync(self, call: _Call) -> None:
         found = self._descriptors.get(int(call.arguments[0]))
         if found is not None:
@@ -299,6 +314,7 @@ _HANDLERS: dict[str, Callable[[Recorder, _Call], None]] = {
     "pwrite64": Recorder._pwrite,
     "lseek": Recorder._lseek,
     "ftruncate": Recorder._ftruncate,
+    "fallocate": Recorder._fallocate,
     "fsync": Recorder._sync,
     "fdatasync": Recorder._sync,
     "unlink": Recorder._unlink,

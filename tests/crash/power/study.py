@@ -28,6 +28,7 @@ from tests.crash.power.images import Disk, Image, Luck, replay
 from tests.crash.power.ledger import Facts, Ledger
 from tests.crash.power.operations import Mark, Operation, Resize, Sync, Write
 from tests.crash.power.recorder import Kill, Recorder, run
+from tests.crash.power.workload import RESERVE_BYTES
 
 PROJECT = Path(__file__).parents[3]
 WORKLOAD = Path(__file__).with_name("workload.py")
@@ -261,7 +262,9 @@ async def _used(path: Path) -> tuple[str, ...]:
 
 
 async def _counted_on(path: Path) -> tuple[str, ...]:
-    async with Outbox.open(Settings(path=path, source="power"), transport=ScriptedTransport()) as outbox:
+    async with Outbox.open(
+        Settings(path=path, source="power", reserve_bytes=RESERVE_BYTES), transport=ScriptedTransport()
+    ) as outbox:
         before = await outbox.stats()
         await outbox.put("trades", {"n": -1})
         after = await outbox.stats()

@@ -102,7 +102,11 @@ def test_what_failed_or_lies_elsewhere_is_nothing() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param("7 fallocate(3, 0, 0, 10) = 0", id="a call that is not modelled"),
+        pytest.param("7 truncate(3, 10) = 0", id="a call that is not modelled"),
+        pytest.param("7 fallocate(3, 1, 0, 10) = 0", id="space without a size"),
+        pytest.param(
+            f"7 pwrite64(3, {quoted('abc')}, 3, 0) = 3\n7 fallocate(3, 0, 0, 10) = 0", id="space for what is there"
+        ),
         pytest.param("7 mmap(NULL, 9, PROT_READ|PROT_WRITE, MAP_SHARED, 3, 0) = 0x7f", id="a shared writable mapping"),
         pytest.param("7 clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD) = 9", id="a child process"),
         pytest.param("7 dup(3) = 9", id="a second descriptor"),
@@ -118,3 +122,10 @@ def test_what_is_not_modelled_is_refused(line: str) -> None:
 
 def test_the_wal_index_may_be_mapped() -> None:
     assert len(read(opened("f-shm", 3) + "7 mmap(NULL, 9, PROT_READ|PROT_WRITE, MAP_SHARED, 3, 0) = 0x7f\n")) == 1
+
+
+def test_space_set_aside_for_a_new_file_is_its_size() -> None:
+    assert read(opened("f", 3) + "7 fallocate(3, 0, 0, 4096) = 0\n") == [
+        Enter(1, 1, ROOT, "f", 1),
+        Resize(2, 2, 1, 4096),
+    ]

@@ -29,6 +29,8 @@ from outbox.transport import Request
 
 SCHEMA = "schema"
 OWN = "own-"  # a row of the bot's own table, which shares a transaction with entries
+# Small: each image of the disk has one.
+RESERVE_BYTES = 4096
 _DAY_S = 86_400.0
 
 
@@ -250,7 +252,9 @@ async def main(life: Life, path: Path, first: int) -> None:
     newest = len(migrate.shipped())
     say("may", [SCHEMA], [str(version) for version in range(1, newest + 1)])
     remote = ScriptedTransport(otherwise=remote_end)
-    async with Outbox.open(Settings(path=path, source="power"), clock=clock, transport=remote) as outbox:
+    async with Outbox.open(
+        Settings(path=path, source="power", reserve_bytes=RESERVE_BYTES), clock=clock, transport=remote
+    ) as outbox:
         say("is", [SCHEMA], [str(newest)])
         await life(Bot(outbox, clock, first))
 
