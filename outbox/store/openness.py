@@ -60,7 +60,7 @@ async def begin(
     salt = await asyncio.to_thread(evidence.wal_salt, path)
     await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
     # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
-    await door.pragma(connection, "wal_checkpoint(passive)")
+    await door.checkpoint(connection, "passive")
     tables = await connection.execute_fetchall("select name from sqlite_schema where type = 'table'")
     return Facts(file, any(evidence.is_own(str(name)) for (name,) in tables)), seq, loss
 

@@ -46,7 +46,7 @@ async def test_status_is_red_until_the_damaged_file_is_salvaged_while_the_bot_ru
         (aside,) = (await outbox.stats()).quarantined
 
         code, facts = await command("status", "--path", str(path))
-        assert (code, facts["health"], facts["quarantined"]) == (4, "damaged", [str(aside)])
+        assert (code, facts["health"], facts["quarantined"]) == (5, "damaged", [str(aside)])
 
         code, facts = await command("salvage", str(aside), "--path", str(path))
         assert (code, facts["pending"], facts["unreadable"]) == (0, 3, [])
@@ -81,6 +81,6 @@ async def test_a_loss_is_shown_until_it_is_acknowledged(tmp_path: Path) -> None:
         assert "entries 1 to 1" in str((await outbox.stats()).loss)
 
     code, facts = await command("status", "--path", str(path))
-    assert (code, "entries 1 to 1" in facts["loss"]) == (4, True)
+    assert (code, "entries 1 to 1" in facts["loss"]) == (5, True)
     assert (await command("acknowledge", "--path", str(path)))[1]["acknowledged"] is True
     assert (await command("status", "--path", str(path)))[0] == 0

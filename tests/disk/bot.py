@@ -126,8 +126,8 @@ async def _does_not_know(self: Writer, error: Exception, ids: Any, waited_s: flo
     return StoreError(f"{error}; nothing was written", path=self._path)
 
 
-async def _trusts(connection: object) -> None:
-    """What an earlier process left is taken as it looks."""
+async def _trusts(connection: object, mode: str = "") -> None:
+    """What an earlier process left is taken as it looks: neither of the checkpoints at opening happens."""
 
 
 _commits = Writer._commit_puts
@@ -152,6 +152,7 @@ def naive(how: str) -> None:
             Writer._commit_puts = _hopes  # type: ignore[method-assign]
         case "trusts the WAL that it finds":
             door._settle_wal = _trusts
+            door.checkpoint = _trusts  # type: ignore[assignment]
         case _:
             raise ValueError(how)
 
