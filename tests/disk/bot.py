@@ -126,8 +126,9 @@ async def _does_not_know(self: Writer, error: Exception, ids: Any, waited_s: flo
     return StoreError(f"{error}; nothing was written", path=self._path)
 
 
-async def _trusts(connection: object, mode: str = "") -> None:
-    """What an earlier process left is taken as it looks: neither of the checkpoints at opening happens."""
+async def _trusts(connection: object, mode: str = "passive") -> door.Checkpoint:
+    """What an earlier process left is taken as it looks: no checkpoint happens, at opening or later."""
+    return door.Checkpoint(blocked=False, frames=0, done=0)
 
 
 _commits = Writer._commit_puts
@@ -151,8 +152,8 @@ def naive(how: str) -> None:
         case "acknowledges a failed commit":
             Writer._commit_puts = _hopes  # type: ignore[method-assign]
         case "trusts the WAL that it finds":
-            door._settle_wal = _trusts
-            door.checkpoint = _trusts  # type: ignore[assignment]
+            door._settle_wal = _trusts  # type: ignore[assignment]
+            door.checkpoint = _trusts
         case _:
             raise ValueError(how)
 
