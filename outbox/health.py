@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.errors import OutboxError
@@ -20,7 +20,7 @@ from outbox.policy.verdicts import Failure, Reply, read_refusal
 from outbox.store.store import Store
 from outbox.transport import Transport, build, user_agent
 
-logger = logging.getLogger("outbox.health")
+logger = logs.named("outbox.health")
 
 # A report is small; what takes longer is an outage, and that is for the flusher to find out.
 _DEADLINE_S = 10.0

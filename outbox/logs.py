@@ -1,10 +1,8 @@
 """Floor 0 · logs. How this library's log lines read: a fixed phrase, then its facts.
 
-Every line is a fixed phrase to search and to alert on; what it is about stands in the record's `extra`, which the
-common `logging.Formatter` leaves out. docs/logs.md lists them all.
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(FactsFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+Each line is a fixed phrase (`record.msg`), to search and to alert on; what it is about stands in the record's `extra`.
+The common `logging.Formatter` leaves an `extra` out, and whoever reads the log at night needs it: so the facts also
+stand behind the phrase, whatever formatter is used. docs/logs.md lists all lines.
 """
 
 from __future__ import annotations
@@ -16,13 +14,32 @@ import logging
 _COMMON = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-class FactsFormatter(logging.Formatter):
-    """`logging.Formatter`, with what was given as `extra` behind the message: `entry refused id=… code=23514`."""
+def named(name: str) -> logging.Logger:
+    """Return the logger `name`, whose messages show their facts: `entry refused id=a-1 code=23514`."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_FACTS)  # the same one is added once
+    return logger
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        """Return the line; a value with spaces or signs is written as JSON."""
-        facts = [f"{name}={_text(value)}" for name, value in vars(record).items() if name not in _COMMON]
-        return " ".join([super().formatMessage(record), *facts])
+
+class _Line(logging.LogRecord):
+    """A record whose message is its phrase and its facts; a value with spaces or signs is written as JSON."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's own name
+        """Return the message."""
+        phrase = super().getMessage()
+        facts = "".join(f" {name}={_text(value)}" for name, value in vars(self).items() if name not in _COMMON)
+        return phrase if phrase.endswith(facts) else phrase + facts  # a QueueHandler asks twice
+
+
+class _Facts(logging.Filter):
+    """Makes every record of a logger one of these."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.__class__ = _Line
+        return True
+
+
+_FACTS = _Facts()
 
 
 def _text(value: object) -> str:

@@ -7,16 +7,16 @@ stands in the writer's line comes before the next one.
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import replace
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import OutboxClosed, OutboxError
 from outbox.store import connection as door
 from outbox.store import housework
 from outbox.store.store import Notices, Store
 
-logger = logging.getLogger("outbox.maintenance")
+logger = logs.named("outbox.maintenance")
 
 _EVERY_S = 60.0
 # While something is in the way: whoever waits for room or for a shell to leave sees the end of it soon.

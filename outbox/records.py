@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Destination, Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
 from outbox.store.writer import Receipt
 
-logger = logging.getLogger("outbox.records")
+logger = logs.named("outbox.records")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -15,11 +14,12 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict, SettingsError
 
+from outbox import logs
 from outbox.errors import ConfigError
 from outbox.policy.applying import Rpc
 from outbox.policy.keys import KeyKind, read_key
 
-logger = logging.getLogger("outbox.settings")
+logger = logs.named("outbox.settings")
 
 _PREFIX = "OUTBOX_"
 _LONGEST_SOURCE = 200

@@ -6,12 +6,16 @@ import ast
 import asyncio
 import functools
 import logging
+import pickle
+import queue
+import re
 from collections.abc import Iterator
+from logging.handlers import QueueHandler
 from pathlib import Path
 
 import pytest
 
-from outbox.logs import FactsFormatter
+from outbox.logs import named
 from tests.doc_blocks import run_page
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +25,7 @@ Line = tuple[str, str, str, frozenset[str]]
 
 # `outbox.flusher.means.facts` gives these with every line that is about a refusal.
 REFUSAL = frozenset({"destination", "status", "code"})
+PLAIN = re.compile(r"^logger = logging", re.MULTILINE)
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 
@@ -126,29 +131,40 @@ def test_a_line_of_another_kind_would_be_found(code: str) -> None:
             line_of(call, scope, "outbox")
 
 
-# ------------------------------------------------------------------------------------------------ the formatter
+# ------------------------------------------------------------------------------------------------ how they read
 
 
-def formatted(**extra: object) -> str:
-    record = logging.makeLogRecord({"name": "outbox", "levelname": "INFO", "msg": "entry refused", **extra})
-    return FactsFormatter("%(levelname)s %(message)s").format(record)
+def shown(caplog: pytest.LogCaptureFixture, **extra: object) -> str:
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    named("outbox.test").info("entry refused", extra=extra)
+    (record,) = caplog.records
+    assert record.msg == "entry refused"  # what an error tracker groups by
+    return logging.Formatter("%(levelname)s %(message)s").format(record)
 
 
-def test_the_formatter_shows_the_facts_behind_the_phrase() -> None:
-    assert formatted(id="a-1", code="23514", status=400) == "INFO entry refused id=a-1 code=23514 status=400"
-    assert formatted() == "INFO entry refused"
+def test_the_facts_stand_behind_the_phrase_whatever_the_formatter(caplog: pytest.LogCaptureFixture) -> None:
+    assert shown(caplog, id="a-1", code="23514", status=400) == "INFO entry refused id=a-1 code=23514 status=400"
+    assert shown(caplog) == "INFO entry refused"
 
 
-def test_a_fact_cannot_pass_for_another_one_or_for_another_line() -> None:
-    assert formatted(error='no\nid="x"', ids=["a", "b"], subject="") == (
+def test_a_fact_cannot_pass_for_another_one_or_for_another_line(caplog: pytest.LogCaptureFixture) -> None:
+    assert shown(caplog, error='no\nid="x"', ids=["a", "b"], subject="") == (
         'INFO entry refused error="no\\nid=\\"x\\"" ids=["a", "b"] subject=""'
     )
 
 
-def test_a_traceback_follows_the_facts() -> None:
-    text = formatted(id="a", exc_info=(ValueError, ValueError("what"), None))
-    assert text.splitlines()[0] == "INFO entry refused id=a"
-    assert text.endswith("ValueError: what")
+def test_a_queue_between_logger_and_handler_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    shown(caplog, id="a")
+    record = QueueHandler(queue.SimpleQueue()).prepare(caplog.records[0])
+    assert logging.Formatter("%(message)s").format(pickle.loads(pickle.dumps(record))) == "entry refused id=a"
+
+
+def test_every_logger_of_the_package_shows_its_facts() -> None:
+    """The control is Python's own way to get one."""
+    plain = [path.name for path in (ROOT / "outbox").rglob("*.py") if PLAIN.search(path.read_text(encoding="utf-8"))]
+    assert plain == []
+    assert PLAIN.search('logger = logging.getLogger("outbox")')
 
 
 def test_the_pages_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +172,3 @@ def test_the_pages_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", logging.WARNING)
     assert asyncio.run(run_page(PAGE, tmp_path)) == 1
-    assert isinstance(root.handlers[0].formatter, FactsFormatter)

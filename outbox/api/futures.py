@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Generator
 from typing import Any
 
+from outbox import logs
 from outbox.store.writer import Receipt
 
-logger = logging.getLogger("outbox")
+logger = logs.named("outbox")
 
 
 class PutFuture(asyncio.Future[Receipt]):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.encoding import identifier
 from outbox.entry import Destination, Entry, Operation, Shape, mint_id
@@ -13,7 +13,7 @@ from outbox.errors import ConfigError
 from outbox.policy.shaping import member, written
 from outbox.store.store import Store
 
-logger = logging.getLogger("outbox")
+logger = logs.named("outbox")
 
 # The old module's tables (supabase_sql/), and which of their columns PostgreSQL holds as INT.
 DECLARED = (

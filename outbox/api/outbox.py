@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import TracebackType
 from typing import Any, Self
 
+from outbox import logs
 from outbox.api.drains import Drains
 from outbox.api.futures import PutFuture
 from outbox.api.intake import Intake
@@ -45,7 +46,7 @@ from outbox.store.store import Bounds, Notices, Store
 from outbox.store.writer import Receipt
 from outbox.transport import Transport
 
-logger = logging.getLogger("outbox")
+logger = logs.named("outbox")
 
 # How long a stopping flusher may finish what is under way; after that it stays pending.
 _GRACE_S = 5.0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
+from outbox import logs
 from outbox.errors import ConfigError
 from outbox.policy.reading import checked_path, rows_of
 from outbox.settings import Settings
 from outbox.transport import PostgrestTransport, Request, Transport
 
-logger = logging.getLogger("outbox")
+logger = logs.named("outbox")
 
 # A page of 1,000 rows has some hundred kilobytes; this is what one answer to a read may take in memory.
 _LONGEST_READ = 64 * 1024 * 1024

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 
+from outbox import logs
 from outbox.encoding import identifier
 from outbox.entry import Destination, State, digest
 from outbox.errors import InvalidEntry
@@ -14,7 +14,7 @@ from outbox.policy.shaping import intend
 from outbox.policy.verdicts import Refusal
 from outbox.store.store import Adopted, Unread
 
-logger = logging.getLogger("outbox.flusher")
+logger = logs.named("outbox.flusher")
 
 
 async def adopt(means: Means, destinations: Callable[[str], Destination], limit: int) -> bool:

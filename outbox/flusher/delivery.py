@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
+from outbox import logs
 from outbox.entry import State
 from outbox.flusher.lanes import Lanes
 from outbox.flusher.means import Means, facts
@@ -29,7 +29,7 @@ from outbox.policy.verdicts import (
 from outbox.store.store import Lane, Outgoing
 from outbox.transport import Transport, build
 
-logger = logging.getLogger("outbox.flusher")
+logger = logs.named("outbox.flusher")
 
 
 class Delivery:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Destination
 from outbox.errors import UsageError
@@ -20,7 +20,7 @@ from outbox.flusher.requests import Requests
 from outbox.store.store import Lane, Store
 from outbox.transport import Transport
 
-logger = logging.getLogger("outbox.flusher")
+logger = logs.named("outbox.flusher")
 
 # Entries read from a shell, or woken, in one step.
 _STEP = 500

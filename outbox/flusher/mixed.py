@@ -8,10 +8,10 @@ remote end's, the lanes send by themselves.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from outbox import logs
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.lanes import Lanes, Traffic
 from outbox.flusher.means import Means
@@ -23,7 +23,7 @@ from outbox.policy.verdicts import Failure, Pause, Reply, Scope, Verdict
 from outbox.store.store import Lane, Outgoing
 from outbox.transport import Request, Transport
 
-logger = logging.getLogger("outbox.flusher")
+logger = logs.named("outbox.flusher")
 
 # After an answer that the plain tables may not give, they are used for so long.
 _REST_S = 60.0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 
+from outbox import logs
 from outbox.flusher.means import Means, facts
 from outbox.policy import backoff
 from outbox.policy.verdicts import Failure, Pause, Reply, Scope
 from outbox.store.store import Lane, StoredPause
 
-logger = logging.getLogger("outbox.flusher")
+logger = logs.named("outbox.flusher")
 
 # A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
 PauseKey = tuple[Scope, str]

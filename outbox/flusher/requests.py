@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+from outbox import logs
 from outbox.flusher.lanes import Traffic
 from outbox.flusher.means import Means
 from outbox.flusher.pauses import Pauses
 from outbox.store.store import Outgoing
 
-logger = logging.getLogger("outbox.flusher")
+logger = logs.named("outbox.flusher")
 
 
 class Requests:

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -26,13 +25,14 @@ except ModuleNotFoundError as error:
     hint = "outbox.metrics needs the extra `otel`: python3 -m pip install 'durable-outbox[otel]'"
     raise ModuleNotFoundError(hint, name=error.name) from error
 
+from outbox import logs
 from outbox.api import Outbox
 from outbox.errors import OutboxError
 from outbox.metrics.figures import DURATION, FIGURES, Figure, Kind, Watched
 
 __all__ = ["instrument"]
 
-logger = logging.getLogger("outbox.metrics")
+logger = logs.named("outbox.metrics")
 
 # From a fast disk's sync to the longest wait for a locked file, OUTBOX_BUSY_TIMEOUT_S.
 _BOUNDARIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import sqlite3
 import urllib.parse
@@ -16,6 +15,7 @@ from typing import Literal
 
 import aiosqlite
 
+from outbox import logs
 from outbox.errors import (
     ConfigError,
     DiskFull,
@@ -27,7 +27,7 @@ from outbox.errors import (
     WrongJournalMode,
 )
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 # 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).
 _FULL = 2

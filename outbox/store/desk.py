@@ -7,17 +7,17 @@ it wait; every other one is answered, be it by what is wrong with it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import OutboxClosed, OutboxError, StoreError
 from outbox.store import inbox
 from outbox.store.inbox import Request
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import NotADatabase, StoreCorrupt
 from outbox.policy.damage import Loss, Wal, judge_wal
@@ -18,7 +18,7 @@ from outbox.store import evidence, openness, quarantine, queries
 from outbox.store.facts import Facts, Sidecar, Written
 from outbox.store.migrate import migrate
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 # What every run reads, so that damage there is found before the file is used.
 _LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)

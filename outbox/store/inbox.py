@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import os
 import stat
 import time
@@ -22,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from outbox import logs
 from outbox.errors import InvalidRequest, StoreError
 from outbox.store.connection import sync_folder
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 _REQUEST, _ANSWER, _NEW, _UNREADABLE = ".request.json", ".answer.json", ".new", ".unreadable"
 # Nobody waits for an answer that long; what is older was left by a command that was killed.

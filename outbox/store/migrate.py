@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import aiosqlite
 
+from outbox import logs
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
 from outbox.store import connection as door
 
@@ -28,7 +28,7 @@ create table if not exists outbox_migrations (
 _ANY_ENTRY = "select 1 from outbox limit 1"
 _NO_COPY: tuple[type[Exception], ...] = (OSError, StoreError, *door.SqliteError)
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 
 @dataclass(frozen=True, slots=True)

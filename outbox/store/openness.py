@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import uuid
 from pathlib import Path
 
 import aiosqlite
 
+from outbox import logs
 from outbox.policy.damage import Loss, Wal, judge_loss
 from outbox.store import connection as door
 from outbox.store import evidence, queries
 from outbox.store.facts import Facts, Written
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 _SAVE = "insert into outbox_meta values (?, ?) on conflict do update set value = excluded.value"
 # A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than

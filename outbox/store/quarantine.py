@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from outbox import logs
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.policy.damage import Remedy, remedy
 from outbox.store import evidence
@@ -14,7 +14,7 @@ from outbox.store.connection import sync_folder
 from outbox.store.evidence import shm_path, wal_path
 from outbox.store.facts import Facts
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 _CORRUPT, _SALVAGED = ".corrupt-", ".salvaged-"
 _BESIDE = ("-wal", "-shm")

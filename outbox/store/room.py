@@ -7,19 +7,19 @@ refused at once, and the reserve's space is the flusher's and the housekeeper's.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiosqlite
 
+from outbox import logs
 from outbox.entry import Entry
 from outbox.errors import DiskFull, OutboxFull, StoreError
 from outbox.store import queries
 from outbox.store.reserve import NEEDED_TO_OPEN, Reserve
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Self, TypeVar
 import aiosqlite
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Entry, Shape, State
 from outbox.errors import StoreInUse
@@ -30,7 +30,7 @@ __all__ = ["Adopted", "Bounds", "Lane", "Notices", "Outgoing", "Store", "StoredP
 
 T = TypeVar("T")
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 _END_OF_TIME_MS = 2**62
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import aiosqlite
 
+from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Entry, Shape
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
@@ -25,7 +25,7 @@ from outbox.store import connection as door
 from outbox.store import queries
 from outbox.store.room import Room
 
-logger = logging.getLogger("outbox.store")
+logger = logs.named("outbox.store")
 
 T = TypeVar("T")
 
