@@ -55,7 +55,8 @@ def verdicts(batch: Sequence[Mixed], outcome: Reply | Failure) -> list[Verdict |
     told = _told(outcome.body)
     if told is None or [line.get("n") for line in told] != list(range(1, len(batch) + 1)):
         refusal = Refusal(outcome.status, None, "the answer does not come from outbox_apply")
-        return Pause(Scope.EVERYTHING, Reason.NOT_POSTGREST, refusal)
+        # About this one path only: a portal that answers for everything tells the tables' own requests so.
+        return Pause(Scope.DESTINATION, Reason.NOT_POSTGREST, refusal)
     return [_single(mixed, line) for mixed, line in zip(batch, told, strict=True)]
 
 
