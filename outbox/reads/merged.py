@@ -9,7 +9,7 @@ from typing import Any
 from outbox.entry import Operation
 from outbox.errors import Undecidable
 from outbox.policy.keyset import Place, one_of, texts_of, walk
-from outbox.policy.overlay import Change, Identity, Row, Table, in_order
+from outbox.policy.overlay import Change, Identity, Row, Stored, Table, in_order
 from outbox.policy.reading import Query, asked
 from outbox.reads import local
 from outbox.reads.remote import Pages
@@ -40,8 +40,12 @@ async def merged(
     What is pending is read first: what is delivered meanwhile is found among the remote rows, never in neither.
     """
     table.check(query)
-    changes = await _pending_changes(origin, table, query)
-    overlaid = await _overlaid(pages, table, query, changes)
+    before = await local.last_seq(origin)
+    entries = await _pending(origin, table, query)
+    touched = _touched(table, query, entries)
+    bases = await _remote_rows(pages, table, [changes[0].names for changes in touched.values()])
+    changes = await _up_to_date(origin, table, touched, entries, before) if touched else touched
+    overlaid = _overlaid(table, query, bases, changes)
     key = in_order(query.order)
     waiting = sorted(overlaid, key=lambda placed: key(placed.place))
     waiting.reverse()  # the next one last
@@ -77,17 +81,40 @@ def _asked(table: Table, query: Query, rows: dict[Identity, Row]) -> list[Row]:
     return [row for row in rows.values() if table.holds(query, row)]
 
 
-async def _pending_changes(origin: Origin, table: Table, query: Query) -> dict[Identity, list[Change]]:
-    """Return what is pending for each row, but for new rows that the query does not ask for."""
+async def _pending(origin: Origin, table: Table, query: Query) -> list[Stored]:
     entries = await local.pending(origin, table.destination.name, MOST_PENDING)
     if len(entries) > MOST_PENDING:
         problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
         raise Undecidable(problem, field=query.table)
+    return entries
+
+
+def _by_row(table: Table, entries: Sequence[Stored]) -> dict[Identity, list[Change]]:
     changes: dict[Identity, list[Change]] = {}
     for entry in entries:
         change = table.change(entry)
         changes.setdefault(change.identity, []).append(change)
+    return changes
+
+
+def _touched(table: Table, query: Query, entries: Sequence[Stored]) -> dict[Identity, list[Change]]:
+    """Return what `entries` do to each row, but for new rows that the query does not ask for."""
+    changes = _by_row(table, entries)
     return {identity: found for identity, found in changes.items() if _may_matter(table, query, found)}
+
+
+async def _up_to_date(
+    origin: Origin, table: Table, touched: dict[Identity, list[Change]], entries: Sequence[Stored], before: int
+) -> dict[Identity, list[Change]]:
+    """Return what is done to the touched rows, with what was put since `before`, and perhaps delivered.
+
+    The remote rows were read later than the entries and may be newer than these.
+    """
+    seen = {entry.seq for entry in entries}
+    since = [entry async for entry in local.held(origin, table.destination.name, after_seq=before)]
+    everything = sorted([*entries, *(each for each in since if each.seq not in seen)], key=lambda each: each.seq)
+    changes = _by_row(table, everything)
+    return {identity: changes[identity] for identity in touched}
 
 
 def _may_matter(table: Table, query: Query, changes: Sequence[Change]) -> bool:
@@ -98,21 +125,27 @@ def _may_matter(table: Table, query: Query, changes: Sequence[Change]) -> bool:
     return row is not None and table.holds(query, row)
 
 
-async def _overlaid(pages: Pages, table: Table, query: Query, changes: dict[Identity, list[Change]]) -> list[Placed]:
-    """Return the rows of the answer that pending entries touch."""
-    placed: list[Placed] = []
-    identities = list(changes)
-    for start in range(0, len(identities), _NAMED):
-        some = identities[start : start + _NAMED]
-        bases = await _remote_rows(pages, table, [changes[identity][0].names for identity in some])
-        for identity in some:
-            row = table.applied(bases.get(identity), changes[identity])
-            if row is not None and table.holds(query, row):
-                placed.append(Placed(table.place(query, row.texts), table.shown(query, row)))
-    return placed
+def _overlaid(
+    table: Table, query: Query, bases: dict[Identity, Row], changes: dict[Identity, list[Change]]
+) -> list[Placed]:
+    """Return the rows of the answer that `changes` touch."""
+    rows = (table.applied(bases.get(identity), found) for identity, found in changes.items())
+    return [
+        Placed(table.place(query, row.texts), table.shown(query, row))
+        for row in rows
+        if row is not None and table.holds(query, row)
+    ]
 
 
 async def _remote_rows(pages: Pages, table: Table, names: Sequence[tuple[str, ...]]) -> dict[Identity, Row]:
+    """Return the remote rows of these names, in requests of a length that a URL may have."""
+    rows: dict[Identity, Row] = {}
+    for start in range(0, len(names), _NAMED):
+        rows |= await _named_rows(pages, table, names[start : start + _NAMED])
+    return rows
+
+
+async def _named_rows(pages: Pages, table: Table, names: Sequence[tuple[str, ...]]) -> dict[Identity, Row]:
     """Return the remote rows of these names, whole: a filter may hold only for what pending entries make of them."""
     everything = walk(asked(table.destination.name), table.unique, table.compared)
     rows: dict[Identity, Row] = {}

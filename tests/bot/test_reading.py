@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,6 +26,7 @@ from outbox import (
 from outbox.policy.verdicts import Failure, Reply
 from outbox.reads import local
 from outbox.testing import ManualClock, ScriptedTransport, refused
+from outbox.transport import PostgrestTransport, Request
 from tests.store.tools import schema
 from tests.support import run_async
 
@@ -85,6 +87,37 @@ async def test_a_session_is_one_row_whatever_is_pending_of_it(tmp_path: Path, cl
         assert [row["session_id"] for row in running] == ["s-2"]
         await outbox.drain()
         assert [row["session_id"] for row in await client.query("sessions", filters={"status": "STOPPED"})] == ["s-1"]
+
+
+class Meddling(PostgrestTransport):
+    """The real transport; before the rows of pending entries are asked for, `meddle` has its moment."""
+
+    def __init__(self, server: SupabaseLite, meddle: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(f"{server.url}/rest/v1", server.secret_key)
+        self._meddle: Callable[[], Awaitable[object]] | None = meddle
+
+    async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
+        if "=in." in request.path and self._meddle is not None:
+            meddle, self._meddle = self._meddle, None
+            await meddle()
+        return await super().send(request, deadline_s=deadline_s)
+
+
+@run_async
+async def test_what_is_delivered_while_a_merged_read_looks_is_not_written_over_with_what_came_before(
+    tmp_path: Path, clean_remote: SupabaseLite
+) -> None:
+    state = {"session_id": "s-1", "start_time": "2026-01-02T09:00:00Z", "status": "RUNNING"}
+
+    async def go_on() -> None:
+        await outbox.put("sessions", state | {"total_trades": 2, "total_pnl": 5.5, "version": 2}, operation="upsert")
+        await outbox.drain()
+
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=Meddling(clean_remote, go_on)) as outbox:
+        await outbox.put("sessions", state | {"total_trades": 1, "total_pnl": -1.0, "version": 1}, operation="upsert")
+        (row,) = await SupabaseClient(outbox).query("sessions", source="merged")
+        assert outbox.pending_now() == 0, "the control: both were delivered meanwhile"
+    assert (row["total_trades"], row["total_pnl"], row["version"]) == (2, 5.5, 2)
 
 
 AWAY = [

@@ -59,7 +59,7 @@ def test_whatever_was_acknowledged_before_a_kill_arrives_exactly_once_also_in_mi
     assert [number for number, times in rows.items() if times > 1] == [], "more than once in PostgreSQL"
     assert sql.execute("select count(*) from events").fetchone() == (0,), "a refused row"
 
-    sessions = dict(
+    sessions: dict[str, int] = dict(
         sql.execute("select session_id, total_trades from sessions where total_trades = version").fetchall()
     )
     assert sessions.keys() >= last_acknowledged(story).keys()
