@@ -12,7 +12,7 @@ from outbox.reads.results import Origin
 # Of one step; a payload has about a kilobyte.
 _STEP = 500
 # Entries that one step looks at where no index knows the destination.
-_WINDOW = 5000
+_WINDOW = 1000
 
 # One branch for each way to wait, so that each has an index, as the store's own query of everything pending.
 PENDING = """
@@ -59,15 +59,14 @@ async def last_seq(origin: Origin) -> int:
     return last or 0
 
 
-async def held(origin: Origin, destination: str, *, after_seq: int = 0) -> AsyncIterator[Stored]:
+async def held(origin: Origin, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[Stored]]:
     """Give what was put behind `after_seq` and is pending or delivered and not pruned yet, in the order of the puts.
 
-    Reads the entries of all destinations there, in small steps.
+    Reads the entries of all destinations there, step by step.
     """
     ((first, last),) = await origin.read_local(BOUNDS)
     for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):
-        for row in await origin.read_local(HELD, (after, after + _WINDOW, destination)):
-            yield _stored(row)
+        yield [_stored(row) for row in await origin.read_local(HELD, (after, after + _WINDOW, destination))]
 
 
 def _stored(row: tuple[Any, ...]) -> Stored:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +24,8 @@ from outbox import (
     Undecidable,
     Unreachable,
 )
+from outbox.policy.overlay import Change, Stored, Table
+from outbox.policy.reading import Query
 from outbox.policy.verdicts import Failure, Reply
 from outbox.reads import local
 from outbox.testing import ManualClock, ScriptedTransport, refused
@@ -233,6 +236,31 @@ async def test_the_rows_that_pending_entries_touch_are_asked_for_by_name_in_smal
     named = [unquote(request.path) for request in remote.requests if "id=in.(" in request.path]
     assert [len(re.findall(r"[0-9a-f]{8}-", path)) for path in named] == [50, 50, 20]
     assert max(map(len, named)) < 4000
+
+
+@pytest.mark.parametrize("source", ["merged", "local"])
+@run_async
+async def test_what_grows_with_the_backlog_is_not_done_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    threads: list[int] = []
+    change, place = Table.change, Table.place
+
+    def changing(table: Table, entry: Stored) -> Change:
+        threads.append(threading.get_ident())
+        return change(table, entry)
+
+    def placing(table: Table, query: Query, texts: Mapping[str, object]) -> tuple[Any, ...]:
+        threads.append(threading.get_ident())
+        return place(table, query, texts)
+
+    monkeypatch.setattr(Table, "change", changing)
+    monkeypatch.setattr(Table, "place", placing)
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        client = SupabaseClient(outbox)
+        await client.log_trade(TRADE)
+        assert len(await client.get_trades(source=source)) == 1
+    assert len(threads) >= 2 and threading.get_ident() not in threads
 
 
 def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:
