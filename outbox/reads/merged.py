@@ -78,7 +78,7 @@ async def local_rows(origin: Origin, table: Table, query: Query) -> list[dict[st
 def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[Stored]) -> None:
     for entry in entries:
         change = table.change(entry)
-        row = table.applied(rows.get(change.identity), [change])
+        row = table.applied(rows.get(change.identity), [change], alone=True)
         if row is not None:
             rows[change.identity] = row
 

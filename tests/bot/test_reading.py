@@ -263,6 +263,23 @@ async def test_what_grows_with_the_backlog_is_not_done_on_the_event_loop(
     assert len(threads) >= 2 and threading.get_ident() not in threads
 
 
+@run_async
+async def test_a_local_read_does_not_take_defaults_for_what_only_the_remote_row_has(tmp_path: Path) -> None:
+    """The session's start is pruned, or another bot's: its status is not known here, whatever the table's default."""
+    start = {"session_id": "s-2", "start_time": "2026-01-02T09:00:00Z"}
+    async with opened(tmp_path, ScriptedTransport(otherwise=Failure.UNREACHABLE)) as outbox:
+        client = SupabaseClient(outbox)
+        await outbox.put("sessions", start, operation="insert")
+        assert len(await client.query("sessions", filters={"status": "RUNNING"}, source="local")) == 1  # the control
+        await outbox.put("sessions", {"session_id": "s-1", "total_trades": 3}, operation="upsert")
+        for query in ({"filters": {"status": "RUNNING"}}, {"select": "session_id,status"}):
+            for source in ("local", "merged"):
+                with pytest.raises(Undecidable, match="not known here"):
+                    await client.query("sessions", source=source, **query)
+        rows = await client.query("sessions", filters={"session_id": "s-1"}, source="local")
+    assert [dict(row) for row in rows] == [{"session_id": "s-1", "total_trades": 3}]
+
+
 def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:
     with schema() as db:
         steps = [row[3] for row in db.execute(f"explain query plan {local.PENDING}", ["trades", 10])]
