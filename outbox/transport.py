@@ -16,6 +16,7 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from outbox.entry import Operation, Shape
+from outbox.policy.sending import insert_body
 from outbox.policy.verdicts import Failure, Reply
 
 # Of the flusher's requests and the bot's reads; above requests_in_flight, or cancelled requests can starve the pool.
@@ -65,26 +66,12 @@ def build(shape: Shape, entries: Sequence[Sendable]) -> Request:
     """Return the one request that carries `entries`, all of `shape`. An update carries one entry."""
     match shape.operation:
         case Operation.INSERT:
-            return _post(shape, [insert_body(shape, entry) for entry in entries], "ignore-duplicates")
+            return _post(shape, [insert_body(shape, entry.id, entry.payload) for entry in entries], "ignore-duplicates")
         case Operation.UPSERT:
             return _post(shape, [entry.payload for entry in entries], "merge-duplicates")
         case Operation.UPDATE:
             (entry,) = entries
             return _patch(shape, entry)
-
-
-def insert_body(shape: Shape, entry: Sendable) -> str:
-    """Return the row to insert: the payload, with the id in the key column unless the caller filled that."""
-    if shape.on_conflict in json_columns(entry.payload, shape.on_conflict):
-        return entry.payload
-    return f'{{"{shape.on_conflict}":{json.dumps(entry.id)},{entry.payload.lstrip()[1:]}'
-
-
-def json_columns(payload: str, column: str) -> frozenset[str]:
-    """Return `column` in a set if the JSON object `payload` has it; reads the object only if it may."""
-    if f'"{column}"' not in payload or column not in json.loads(payload):
-        return frozenset()
-    return frozenset({column})
 
 
 def _post(shape: Shape, rows: Sequence[str], resolution: str) -> Request:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox import Outbox, Settings
+from outbox import Outbox, RemoteError, Settings, SupabaseClient
 from outbox.entry import Operation, Shape
 from outbox.testing import Failure, FakeRemote, ManualClock, Reply, refused
 from outbox.transport import Request, build
@@ -111,3 +111,15 @@ async def test_a_held_request_is_answered_when_it_is_released(tmp_path: Path) ->
         remote.release()
         await clock.advance_until(lambda: outbox.pending_now() == 0)
     assert len(remote.rows("trades")) == 1
+
+
+@run_async
+async def test_a_bot_that_asks_for_the_mixed_function_or_reads_gets_an_answer_and_no_crash(tmp_path: Path) -> None:
+    remote = FakeRemote()
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", rpc="auto"), transport=remote) as outbox:
+        await outbox.put("trades", {"volume": 1})
+        report = await outbox.drain(timeout=10)
+        with pytest.raises(RemoteError, match="FakeRemote gives no rows"):
+            await SupabaseClient(outbox).query("trades")
+        rows = await SupabaseClient(outbox).query("trades", source="merged")
+    assert (report.delivered, len(remote.rows("trades")), len(rows), rows.complete) == (1, 1, 1, False)

@@ -102,10 +102,11 @@ class Delivery:
             case _:
                 assert_never(verdict)
 
-    async def settle(
-        self, answered: Sequence[tuple[Outgoing, Verdict | None]], outcome: Reply | Failure, turn: int
-    ) -> None:
-        """Settle what the answer to a mixed batch says of this lane's entries; None: held back, it stays pending."""
+    async def settle(self, answered: Sequence[tuple[Outgoing, Verdict | None]]) -> None:
+        """Settle what the answer to a mixed batch says of this lane's entries; what is not about a row stays pending.
+
+        None: held back behind another one of its key.
+        """
         for entry, verdict in answered:
             if isinstance(verdict, Reject | Retry):
                 await self._learn([entry], verdict)
@@ -114,8 +115,6 @@ class Delivery:
                     await self._bury(entry, verdict.refusal)
                 case Retry():
                     await self._retry([entry], verdict.refusal)
-                case Pause():
-                    await self.pause([entry], verdict, outcome, turn)
                 case _:
                     pass
         if delivered := [entry for entry, verdict in answered if isinstance(verdict, Delivered)]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from outbox.entry import Operation, Shape
-from outbox.policy.sending import Ready
+from outbox.policy.sending import Ready, insert_body
 from outbox.policy.verdicts import Delivered, Failure, Pause, Reason, Refusal, Reply, Retry, Scope, Verdict, judge
 
 
@@ -55,7 +55,8 @@ def verdicts(batch: Sequence[Mixed], outcome: Reply | Failure) -> list[Verdict |
     told = _told(outcome.body)
     if told is None or [line.get("n") for line in told] != list(range(1, len(batch) + 1)):
         refusal = Refusal(outcome.status, None, "the answer does not come from outbox_apply")
-        return Pause(Scope.EVERYTHING, Reason.NOT_POSTGREST, refusal)
+        # About this one path only: a portal that answers for everything tells the tables' own requests so.
+        return Pause(Scope.DESTINATION, Reason.NOT_POSTGREST, refusal)
     return [_single(mixed, line) for mixed, line in zip(batch, told, strict=True)]
 
 
@@ -79,14 +80,9 @@ def _entry(mixed: Mixed) -> str:
     if entry.key is not None:
         parts.append(f'"key":{json.dumps(entry.key)}')
     # The payload as it is stored: no number is read and written again.
-    parts.append(f'"row":{_row(shape, entry)}')
+    row = insert_body(shape, entry.id, entry.payload) if shape.operation is Operation.INSERT else entry.payload
+    parts.append(f'"row":{row}')
     return f"{{{','.join(parts)}}}"
-
-
-def _row(shape: Shape, entry: Ready) -> str:
-    if shape.operation is not Operation.INSERT or shape.on_conflict in json.loads(entry.payload):
-        return entry.payload
-    return f'{{"{shape.on_conflict}":{json.dumps(entry.id)},{entry.payload.lstrip()[1:]}'
 
 
 def _whole(outcome: Reply | Failure) -> Verdict:

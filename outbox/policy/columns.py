@@ -72,12 +72,15 @@ def _without_default(*names: str) -> dict[str, object]:
     return dict.fromkeys(names)
 
 
+# Read from a header of the request that brings the row.
+_SENDER: Final[dict[str, object]] = {"source": UNKNOWN}
+
 # The tables of supabase_sql/. A test compares them with PostgreSQL's own catalogue.
 SHIPPED: Final[Mapping[str, Columns]] = {
     "trades": _columns(
         {
             Kind.UUID: {"id": UNKNOWN},
-            Kind.TEXT: _without_default("session_id", "trade_id", "symbol", "action", "comment"),
+            Kind.TEXT: _without_default("session_id", "trade_id", "symbol", "action", "comment") | _SENDER,
             Kind.TIMESTAMP: {"timestamp": None, "created_at": UNKNOWN},
             Kind.INTEGER: _without_default("direction", "intensity", "hmm_state"),
             Kind.FLOAT: _without_default("volume", "entry_price", "exit_price", "pnl", "pnl_pips") | {"commission": 0},
@@ -87,7 +90,7 @@ SHIPPED: Final[Mapping[str, Columns]] = {
     "events": _columns(
         {
             Kind.UUID: {"id": UNKNOWN},
-            Kind.TEXT: _without_default("session_id", "event_type"),
+            Kind.TEXT: _without_default("session_id", "event_type") | _SENDER,
             Kind.TIMESTAMP: {"timestamp": None, "created_at": UNKNOWN},
             Kind.OTHER: {"data": None},
         }
@@ -95,7 +98,7 @@ SHIPPED: Final[Mapping[str, Columns]] = {
     "sessions": _columns(
         {
             Kind.UUID: {"id": UNKNOWN},
-            Kind.TEXT: {"session_id": None, "status": "RUNNING", "end_reason": None},
+            Kind.TEXT: _without_default("session_id", "end_reason") | {"status": "RUNNING"} | _SENDER,
             Kind.TIMESTAMP: {"start_time": None, "end_time": None, "created_at": UNKNOWN},
             Kind.FLOAT: {"initial_balance": None, "final_balance": None, "total_pnl": 0},
             Kind.INTEGER: {"total_trades": 0, "version": 0},

@@ -48,10 +48,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row on its way through changes. texts: of the columns that are compared; UNKNOWN: the server's default."""
+    """A row on its way through changes. texts: of the columns that are compared; UNKNOWN: the server's default.
+
+    partial: the remote row may have been there before, with other values than the defaults.
+    """
 
     values: Mapping[str, Any]
     texts: Mapping[str, object]
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,25 +125,28 @@ class Table:
 
     # ---------------------------------------------------------------------------------------- applying
 
-    def applied(self, base: Row | None, changes: Iterable[Change]) -> Row | None:
-        """Return the row after `changes`; None: there is none. Raises Undecidable."""
+    def applied(self, base: Row | None, changes: Iterable[Change], *, alone: bool = False) -> Row | None:
+        """Return the row after `changes`; None: there is none. Raises Undecidable.
+
+        alone: nobody has asked the remote end, so an upsert without `base` may be one of a row that is there.
+        """
         row = base
         for change in changes:
             match change.operation:
                 case Operation.INSERT:
                     row = self._inserted(change) if row is None else row
                 case Operation.UPSERT:
-                    row = self._inserted(change) if row is None else self._merged(row, change)
+                    row = self._inserted(change, partial=alone) if row is None else self._merged(row, change)
                 case Operation.UPDATE:
                     row = None if row is None else self._merged(row, change)
         return row
 
-    def _inserted(self, change: Change) -> Row:
+    def _inserted(self, change: Change, *, partial: bool = False) -> Row:
         texts: dict[str, object] = {}
         for column in self.compared:
-            default = known(self.columns, column, column).default
+            default = UNKNOWN if partial else known(self.columns, column, column).default
             texts[column] = default if default is None or default is UNKNOWN else _default_text(default)
-        return self._merged(Row({}, texts), change)
+        return self._merged(Row({}, texts, partial), change)
 
     def _merged(self, row: Row, change: Change) -> Row:
         texts = dict(row.texts)
@@ -147,7 +154,7 @@ class Table:
             if column in change.numbered:
                 texts[column] = self._text(change.numbered[column], column, self.destination.name)
         texts |= dict(zip(self.unique, change.names, strict=True))
-        return Row({**row.values, **change.values}, texts)
+        return Row({**row.values, **change.values}, texts, row.partial)
 
     # ---------------------------------------------------------------------------------------- deciding
 
@@ -177,12 +184,12 @@ class Table:
         names = query.names()
         if names is None:
             return dict(row.values)
-        return {name: row.values[name] if name in row.values else self._filled_in(name) for name in names}
+        return {name: row.values[name] if name in row.values else self._filled_in(row, name) for name in names}
 
-    def _filled_in(self, name: str) -> object:
+    def _filled_in(self, row: Row, name: str) -> object:
         column = self.columns.get(name)
-        if column is None or column.default is UNKNOWN:
-            raise Undecidable("a pending row does not have it yet, and its default is not known here", field=name)
+        if row.partial or column is None or column.default is UNKNOWN:
+            raise Undecidable("a row does not have it yet, and what it has there is not known here", field=name)
         return column.default
 
 
@@ -224,6 +231,6 @@ def _default_text(default: object) -> str:
 
 def _certain(text: object, column: str) -> str | None:
     if text is UNKNOWN:
-        raise Undecidable("a pending row has the server's default there, which is not known here", field=column)
+        raise Undecidable("a row has the server's value there, which is not known here", field=column)
     assert text is None or isinstance(text, str)
     return text

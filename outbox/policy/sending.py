@@ -45,6 +45,14 @@ def sent_bytes(shape: Shape, entry: Ready) -> int:
     return payload + len(shape.on_conflict) + 6 * len(entry.id) + len('"":"",,')
 
 
+def insert_body(shape: Shape, entry_id: str, payload: str) -> str:
+    """Return the row to insert: the payload, with the id in the key column unless the caller filled that."""
+    column = shape.on_conflict
+    if f'"{column}"' in payload and column in json.loads(payload):  # reads the object only if it may be there
+        return payload
+    return f'{{"{column}":{json.dumps(entry_id)},{payload.lstrip()[1:]}'
+
+
 def conflict_values(payload: str, columns: Sequence[str]) -> str:
     """Return the canonical text of the payload's values in `columns`."""
     # Numbers stay the texts they are: two decimals that are one float are two rows.

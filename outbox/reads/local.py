@@ -12,7 +12,7 @@ from outbox.reads.results import Origin
 # Of one step; a payload has about a kilobyte.
 _STEP = 500
 # Entries that one step looks at where no index knows the destination.
-_WINDOW = 5000
+_WINDOW = 1000
 
 # One branch for each way to wait, so that each has an index, as the store's own query of everything pending.
 PENDING = """
@@ -28,9 +28,10 @@ union all
 select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry' and destination = ?1
  order by seq limit ?2
 """
+# Delivered ones too: an entry whose successor is still read as pending may have gone between two steps.
 SHOWN = """
 select seq, id, operation, payload, on_conflict, match from outbox
- where state = 'pending' and seq in (select value from json_each(?)) order by seq
+ where state in ('pending', 'delivered') and seq in (select value from json_each(?)) order by seq
 """
 HELD = """
 select seq, id, operation, payload, on_conflict, match from outbox not indexed
@@ -42,7 +43,7 @@ BOUNDS = "select (select min(seq) from outbox), (select max(seq) from outbox)"
 async def pending(origin: Origin, destination: str, most: int) -> list[Stored]:
     """Return what is pending for `destination`, oldest first; more than `most` of them: one more than that.
 
-    What is delivered while this reads is among the remote rows by then.
+    What is delivered while this reads is among them; what is refused meanwhile may be.
     """
     seqs = [seq for (seq,) in await origin.read_local(PENDING, (destination, most + 1))]
     found: list[Stored] = []
@@ -52,12 +53,20 @@ async def pending(origin: Origin, destination: str, most: int) -> list[Stored]:
     return found
 
 
-async def held(origin: Origin, destination: str) -> AsyncIterator[Stored]:
-    """Give what is pending or delivered and not pruned yet, in the order of the puts. O(history), in small steps."""
+async def last_seq(origin: Origin) -> int:
+    """Return the place of the newest entry: whatever is put from now on stands behind it."""
+    ((_, last),) = await origin.read_local(BOUNDS)
+    return last or 0
+
+
+async def held(origin: Origin, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[Stored]]:
+    """Give what was put behind `after_seq` and is pending or delivered and not pruned yet, in the order of the puts.
+
+    Reads the entries of all destinations there, step by step.
+    """
     ((first, last),) = await origin.read_local(BOUNDS)
-    for after in range((first or 1) - 1, last or 0, _WINDOW):
-        for row in await origin.read_local(HELD, (after, after + _WINDOW, destination)):
-            yield _stored(row)
+    for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):
+        yield [_stored(row) for row in await origin.read_local(HELD, (after, after + _WINDOW, destination))]
 
 
 def _stored(row: tuple[Any, ...]) -> Stored:

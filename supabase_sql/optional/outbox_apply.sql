@@ -13,15 +13,16 @@
 -- second time it changes nothing, as with the plain tables: an insert ignores what is there, an upsert merges the same
 -- values again, an update sets them again.
 --
--- Order: entries are applied as they stand. When one must wait (its parent is not there, or no row matches), those
--- behind it with the same table and key wait too (applied = false, code = 'HELD'); with strict = true also behind one
--- that is refused for good.
+-- Order: entries are applied as they stand. When one may be sent again (its parent is not there, no row matches, its
+-- table is missing), those behind it with the same table and key wait too (applied = false, code = 'HELD'); with
+-- strict = true also behind one that is refused for good, as by a constraint or for a value that is no number.
 --
 -- What is not a row's own fault is raised and ends the request as a whole, nothing applied: out of connections,
 -- deadlock, statement timeout, a disk that is full.
 --
 -- Who may do what stays the caller's business: SECURITY INVOKER. The privileges and the row-level security of the
--- tables hold as they do for the plain paths, and only tables (no view, no catalogue) of schema public are written.
+-- tables hold as they do for the plain paths, and only tables (no view, no catalogue) of schema public are written. A
+-- column whose type is a domain that forbids null must be in every row: the others are refused here.
 --
 -- The price: a savepoint for each row. More than 64 in one transaction make snapshots of other sessions slower while
 -- it runs (PostgreSQL's "subtransaction overflow"); a standby feels it most.
@@ -51,20 +52,20 @@ begin
         n := n + 1;
         applied := false;
         code := null; message := null; details := null; hint := null;
-        line := (entry ->> 'table') || chr(31) || (entry ->> 'key');  -- null without a key
-        if line = any (held) then
-            code := 'HELD';
-            message := 'an earlier entry of its key waits';
-            return next;
-            continue;
-        end if;
+        line := null;
         begin
-            target := public.outbox_apply_target(entry ->> 'table');
-            if public.outbox_apply_one(entry, target) then
-                applied := true;
+            -- In here: an entry with a text that PostgreSQL cannot hold, such as \u0000, is refused and no other one.
+            line := (entry ->> 'table') || chr(31) || (entry ->> 'key');  -- null without a key
+            if line = any (held) then
+                code := 'HELD';
+                message := 'an earlier entry of its key waits';
             else
-                code := 'NOROW';
-                message := 'no row matched: it is not there yet';
+                target := public.outbox_apply_target(entry ->> 'table');
+                applied := public.outbox_apply_one(entry, target);
+                if not applied then
+                    code := 'NOROW';
+                    message := 'no row matched: it is not there yet';
+                end if;
             end if;
         exception when others then
             get stacked diagnostics
@@ -74,7 +75,10 @@ begin
                 raise;
             end if;
         end;
-        if line is not null and not applied and (code in ('NOROW', '23503') or strict) then
+        -- Refused for good, and out of the way of those behind it, is only what the classes of a row's own faults say.
+        if line is not null and not applied and code <> 'HELD' and (
+            strict or code = '23503' or not (left(code, 2) in ('21', '22', '23', '54', 'P0') or code = '42804')
+        ) then
             held := held || line;
         end if;
         return next;
@@ -115,7 +119,8 @@ declare
     wanted text;
     rows_matched bigint;
 begin
-    select string_agg(format('%I', name), ', ' order by name) into columns from json_object_keys(given) as name;
+    select string_agg(format('%I', name), ', ' order by name) into columns
+        from (select distinct name from json_object_keys(given) as name) as each;  -- JSON may say a name twice
     if columns is null then
         raise exception 'an empty row' using errcode = '22023';
     end if;
@@ -142,7 +147,7 @@ begin
     end if;
     if entry ->> 'operation' = 'upsert' then
         select 'do update set ' || string_agg(format('%I = excluded.%I', name, name), ', ') into changes
-            from json_object_keys(given) as name;
+            from (select distinct name from json_object_keys(given) as name) as each;
     elsif entry ->> 'operation' = 'insert' then
         changes := 'do nothing';
     else

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -22,9 +24,12 @@ from outbox import (
     Undecidable,
     Unreachable,
 )
+from outbox.policy.overlay import Change, Stored, Table
+from outbox.policy.reading import Query
 from outbox.policy.verdicts import Failure, Reply
 from outbox.reads import local
 from outbox.testing import ManualClock, ScriptedTransport, refused
+from outbox.transport import PostgrestTransport, Request
 from tests.store.tools import schema
 from tests.support import run_async
 
@@ -85,6 +90,37 @@ async def test_a_session_is_one_row_whatever_is_pending_of_it(tmp_path: Path, cl
         assert [row["session_id"] for row in running] == ["s-2"]
         await outbox.drain()
         assert [row["session_id"] for row in await client.query("sessions", filters={"status": "STOPPED"})] == ["s-1"]
+
+
+class Meddling(PostgrestTransport):
+    """The real transport; before the rows of pending entries are asked for, `meddle` has its moment."""
+
+    def __init__(self, server: SupabaseLite, meddle: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(f"{server.url}/rest/v1", server.secret_key)
+        self._meddle: Callable[[], Awaitable[object]] | None = meddle
+
+    async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
+        if "=in." in request.path and self._meddle is not None:
+            meddle, self._meddle = self._meddle, None
+            await meddle()
+        return await super().send(request, deadline_s=deadline_s)
+
+
+@run_async
+async def test_what_is_delivered_while_a_merged_read_looks_is_not_written_over_with_what_came_before(
+    tmp_path: Path, clean_remote: SupabaseLite
+) -> None:
+    state = {"session_id": "s-1", "start_time": "2026-01-02T09:00:00Z", "status": "RUNNING"}
+
+    async def go_on() -> None:
+        await outbox.put("sessions", state | {"total_trades": 2, "total_pnl": 5.5, "version": 2}, operation="upsert")
+        await outbox.drain()
+
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=Meddling(clean_remote, go_on)) as outbox:
+        await outbox.put("sessions", state | {"total_trades": 1, "total_pnl": -1.0, "version": 1}, operation="upsert")
+        (row,) = await SupabaseClient(outbox).query("sessions", source="merged")
+        assert outbox.pending_now() == 0, "the control: both were delivered meanwhile"
+    assert (row["total_trades"], row["total_pnl"], row["version"]) == (2, 5.5, 2)
 
 
 AWAY = [
@@ -200,6 +236,48 @@ async def test_the_rows_that_pending_entries_touch_are_asked_for_by_name_in_smal
     named = [unquote(request.path) for request in remote.requests if "id=in.(" in request.path]
     assert [len(re.findall(r"[0-9a-f]{8}-", path)) for path in named] == [50, 50, 20]
     assert max(map(len, named)) < 4000
+
+
+@pytest.mark.parametrize("source", ["merged", "local"])
+@run_async
+async def test_what_grows_with_the_backlog_is_not_done_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    threads: list[int] = []
+    change, place = Table.change, Table.place
+
+    def changing(table: Table, entry: Stored) -> Change:
+        threads.append(threading.get_ident())
+        return change(table, entry)
+
+    def placing(table: Table, query: Query, texts: Mapping[str, object]) -> tuple[Any, ...]:
+        threads.append(threading.get_ident())
+        return place(table, query, texts)
+
+    monkeypatch.setattr(Table, "change", changing)
+    monkeypatch.setattr(Table, "place", placing)
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        client = SupabaseClient(outbox)
+        await client.log_trade(TRADE)
+        assert len(await client.get_trades(source=source)) == 1
+    assert len(threads) >= 2 and threading.get_ident() not in threads
+
+
+@run_async
+async def test_a_local_read_does_not_take_defaults_for_what_only_the_remote_row_has(tmp_path: Path) -> None:
+    """The session's start is pruned, or another bot's: its status is not known here, whatever the table's default."""
+    start = {"session_id": "s-2", "start_time": "2026-01-02T09:00:00Z"}
+    async with opened(tmp_path, ScriptedTransport(otherwise=Failure.UNREACHABLE)) as outbox:
+        client = SupabaseClient(outbox)
+        await outbox.put("sessions", start, operation="insert")
+        assert len(await client.query("sessions", filters={"status": "RUNNING"}, source="local")) == 1  # the control
+        await outbox.put("sessions", {"session_id": "s-1", "total_trades": 3}, operation="upsert")
+        for query in ({"filters": {"status": "RUNNING"}}, {"select": "session_id,status"}):
+            for source in ("local", "merged"):
+                with pytest.raises(Undecidable, match="not known here"):
+                    await client.query("sessions", source=source, **query)
+        rows = await client.query("sessions", filters={"session_id": "s-1"}, source="local")
+    assert [dict(row) for row in rows] == [{"session_id": "s-1", "total_trades": 3}]
 
 
 def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:

@@ -1,9 +1,10 @@
 """The victim: puts trades from eight tasks, flushes, settles, prunes and migrates, until it is killed.
 
-usage: writer.py OUTBOX_FILE FIRST_NUMBER [without-key] [first-version]
+usage: writer.py OUTBOX_FILE FIRST_NUMBER [without-key] [first-version] [sessions]
 
 It prints `["trades", number]` for each acknowledged row, `["refused", number]` for one that the remote end will refuse,
-and `["given up", number]` before it discards one of those. first-version: be the library's first version, which makes
+and `["given up", number]` before it discards one of those. sessions: each task has a session of its own as well, which
+it upserts, and updates now and then, `["sessions", number]`. first-version: be the library's first version, which makes
 a file that the next life has to migrate.
 """
 
@@ -19,6 +20,8 @@ from pathlib import Path
 from outbox import Outbox, Settings
 from outbox.entry import Operation, Shape
 from outbox.flusher import delivery
+from outbox.policy import applying
+from outbox.policy.applying import Mixed
 from outbox.store import migrate
 from outbox.transport import Request, Sendable, build
 
@@ -34,13 +37,24 @@ def without_key(shape: Shape, entries: Sequence[Sendable]) -> Request:
     return Request(request.method, shape.destination, request.headers, json.dumps(rows).encode())
 
 
+def mixed_without_key(mixed: Mixed) -> str:
+    """The same for an entry of a mixed batch."""
+    entry = json.loads(_ENTRY(mixed))
+    if mixed.shape.operation is Operation.INSERT:
+        del entry["row"]["id"]
+    return json.dumps(entry)
+
+
+_ENTRY = applying._entry
+
+
 def say(kind: str, number: str) -> None:
     """One line, at once and whole."""
     sys.stdout.write(json.dumps([kind, number]) + "\n")
     sys.stdout.flush()
 
 
-async def main(path: Path, first: int, *, sending: bool) -> None:
+async def main(path: Path, first: int, *, sending: bool, sessions: bool) -> None:
     numbers = itertools.count(first)
     async with Outbox.open(Settings(path=path)) as outbox, asyncio.TaskGroup() as tasks:
         if sending:
@@ -48,6 +62,8 @@ async def main(path: Path, first: int, *, sending: bool) -> None:
             tasks.create_task(give_up_some(outbox))
         for _ in range(8):
             tasks.create_task(trade_for_ever(outbox, numbers))
+        for task in range(4) if sessions else ():
+            tasks.create_task(report_for_ever(outbox, f"{path.stem}-{task}", numbers))
 
 
 async def trade_for_ever(outbox: Outbox, numbers: itertools.count[int]) -> None:
@@ -58,6 +74,20 @@ async def trade_for_ever(outbox: Outbox, numbers: itertools.count[int]) -> None:
         if number % 50 == 0:
             await outbox.put("events", {"event_type": str(number), "timestamp": "yesterdayish"})
             say("refused", str(number))
+
+
+async def report_for_ever(outbox: Outbox, session: str, numbers: itertools.count[int]) -> None:
+    """Start a session and keep it up to date; its number only grows, and the remote end keeps the newest."""
+    for turn in itertools.count():
+        number = next(numbers)
+        state = {"status": "RUNNING", "total_trades": number, "version": number}
+        if turn % 10 == 9:
+            await outbox.put("sessions", state, operation="update", match={"session_id": session})
+        else:
+            start = {"session_id": session, "start_time": "2026-01-01T00:00:00Z"}
+            await outbox.put("sessions", start | state, operation="upsert")
+        say("sessions", str(number))
+        say(session, str(number))
 
 
 async def give_up_some(outbox: Outbox) -> None:
@@ -75,10 +105,11 @@ def run(arguments: list[str]) -> None:
     path, first, *options = arguments
     if "without-key" in options:
         delivery.build = without_key  # type: ignore[attr-defined]
+        applying._entry = mixed_without_key
     if "first-version" in options:
         only = migrate.shipped()[:1]
         migrate.shipped = lambda: only
-    asyncio.run(main(Path(path), int(first), sending="first-version" not in options))
+    asyncio.run(main(Path(path), int(first), sending="first-version" not in options, sessions="sessions" in options))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from supabase_lite import EmbeddedPostgres, SupabaseLite
 from outbox.entry import Operation, Shape
 from outbox.policy import applying
 from outbox.policy.applying import Mixed
-from outbox.policy.verdicts import Delivered, Pause, Reject, Reply, Retry, Scope, Verdict
+from outbox.policy.verdicts import CODES, Delivered, Pause, Reject, Reply, Retry, Scope, Verdict
 from outbox.transport import PostgrestTransport, Request
 from tests.support import run_async
 
@@ -245,3 +245,59 @@ async def test_poison_costs_the_plain_way_requests_and_the_mixed_one_none(
     assert {(cost.delivered, cost.refused) for cost in costs.values()} == {(297, 3)}
     assert costs["mixed"].requests == 1
     assert costs["plain"].requests > 20
+
+
+# Classes and codes that the function itself raises: they end the request, and no row is answered for.
+RAISED = ("08", "25", "26", "40", "53", "55", "57", "58", "72", "XX")
+
+
+@run_async
+async def test_nothing_overtakes_a_row_of_its_key_that_may_be_sent_again(server: SupabaseLite, sql: Sql) -> None:
+    """Whatever a trigger raises: an older state that arrives after a newer one would stay."""
+    sql.execute("create table public.moods (name text primary key, raises text)")
+    sql.execute("create function public.moody() returns trigger language plpgsql as $$ begin"
+                " if new.raises is not null then raise exception 'moody' using errcode = new.raises; end if;"
+                " return new; end $$")  # fmt: skip
+    sql.execute("create trigger moody before insert on public.moods for each row execute function public.moody()")
+    sql.execute("grant select, insert, update on public.moods to service_role")
+    known = {code.ljust(5, "0") for code in CODES if not code.startswith(("PGRST", *RAISED))}
+    codes = sorted(known | {"PT503", "PT409", "42601", "ZZ001"})
+    shape = Shape("moods", Operation.UPSERT, "name", "name,raises", ordered=True)
+    batch = [
+        Mixed(shape, Entry(2 * n + later, uuid(2 * n + later), code, json.dumps({"name": code, "raises": raises})))
+        for n, code in enumerate(codes, 1)
+        for later, raises in enumerate((code, None))
+    ]
+    try:
+        sent = f"[{','.join(json.dumps(each) for each in json.loads(applying.body(batch))['entries'])}]"
+        rows = sql.execute("select n, applied, code, message from public.outbox_apply(%s::json)", (sent,)).fetchall()
+    finally:
+        sql.execute("drop table public.moods")
+        sql.execute("drop function public.moody()")
+    lines = [dict(zip(("n", "applied", "code", "message"), row, strict=True)) for row in rows]
+    found = applying.verdicts(batch, Reply(200, {}, json.dumps(lines).encode()))
+    assert isinstance(found, list)
+    fates = dict(zip(codes, zip(found[::2], found[1::2], strict=True), strict=True))
+    for code, (first, second) in fates.items():
+        assert second is None or isinstance(first, Reject), f"{code}: {first} was overtaken"
+    assert fates["22000"][1] == fates["23000"][1] == Delivered(), "the control: nothing waits behind what is refused"
+
+
+@pytest.mark.parametrize("payload", ['{"code":"a\\u0000b"}', '{"code":"\\ud800"}'], ids=["NUL", "half a pair"])
+def test_a_text_that_postgresql_cannot_hold_is_refused_alone(function: None, sql: Sql, payload: str) -> None:
+    sql.execute(f"truncate {TABLES}")
+    shape = Shape("parents", Operation.INSERT, "id", "code,id", ordered=False)
+    batch = [Mixed(shape, Entry(n, uuid(n), None, text)) for n, text in enumerate(['{"code":"a"}', payload], 1)]
+    sent = applying.body(batch).decode().removeprefix('{"entries":').removesuffix(',"strict":false}')
+    rows = sql.execute("select applied, left(code, 2) from public.outbox_apply(%s::json)", (sent,)).fetchall()
+    assert rows == [(True, None), (False, "22")]
+
+
+def test_a_name_that_json_says_twice_is_one_column_and_its_last_value_counts(function: None, sql: Sql) -> None:
+    sql.execute(f"truncate {TABLES}")
+    shape = Shape("parents", Operation.UPSERT, "id", "code,id", ordered=True)
+    row = f'{{"id":"{uuid(1)}","code":"a","code":"b"}}'
+    sent = applying.body([Mixed(shape, Entry(1, uuid(1), "k", row))]).decode()
+    sent = sent.removeprefix('{"entries":').removesuffix(',"strict":false}')
+    assert sql.execute("select applied from public.outbox_apply(%s::json)", (sent,)).fetchall() == [(True,)]
+    assert sql.execute("select code from parents").fetchall() == [("b",)]
