@@ -138,10 +138,8 @@ def _advice_for_dead(story: Story) -> list[str]:
     give_up = f'Not needed any more? outbox discard --reason "..." {name}'
     if story.overtaken:
         return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
-    code = story.row.error_code
-    alike = f" (all that it refused so: outbox requeue --code {_typed(code)})" if code else ""
     return [
-        f"Mend what the server complains of, then: outbox requeue {name}{alike}",
+        f"Mend what the server complains of, then: outbox requeue {name}",
         f"Is the row itself wrong? outbox edit {name}",
         give_up,
     ]
@@ -223,7 +221,8 @@ def _show_list(rows: list[Row], limit: int, console: Console) -> None:
             table.add_row(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
     console.print(table if rows else "No entry matches.")
     if any(row.state == State.DEAD for row in rows):
-        console.print("outbox show ID tells one's story, and what to do.")
+        console.print("outbox show ID says what to do about one; with one cause for several, when it is")
+        console.print("mended: outbox requeue --code CODE")
     if len(rows) == limit:
         console.print(f"The newest {limit:,}; --limit shows more.")
 

@@ -337,7 +337,8 @@ def _pause(pause: StoredPause, status: Status) -> str:
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
     lasts = text.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
-    due = f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs"
+    late = "any moment now" if status.holder.running else "due, once a flusher runs"
+    due = f"in {text.age(due_s)}" if due_s > 0 else late
     said = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
     why = pause.reason.replace("_", " ")
     first = f"{text.quoted(what)}: {why}, for {lasts} ({failures})"

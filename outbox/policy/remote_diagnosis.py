@@ -201,7 +201,7 @@ def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: 
             adds = ", ".join(f"add column {column} <type>" for column in columns) or "add column <name> <type>"
             own = f"mend the name in the bot, or: alter table public.{table} {adds}"
             ours = f'psql "$DATABASE_URL" -f {typed(sql / _FILES[0])}'
-            return f"{ours} brings back a column of ours; one of your own: {own}" if table in _SHIPPED else own
+            return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
         case Complaint.INDEX:
             return f"create unique index on public.{table} ({', '.join(columns) or '<columns>'})"
         case Complaint.GRANT:

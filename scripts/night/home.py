@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,6 +109,16 @@ class Home:
         self.fed = self.acknowledged
         self.broker.start()
 
+    def fill_disk(self) -> None:
+        """Let another program's log take all the room that is left on the bot's disk."""
+        with (self.folder / "broker.log").open("wb", buffering=0) as log:
+            with suppress(OSError):  # no room left
+                os.posix_fallocate(log.fileno(), 0, shutil.disk_usage(self.folder).free)
+            with suppress(OSError):
+                log.seek(0, os.SEEK_END)
+                while log.write(bytes(4096)):
+                    pass
+
     def migrate(self, statement: str) -> None:
         """Somebody changes the remote tables, and the REST server learns of it: Supabase's does so by itself."""
         with self.sql() as sql:
@@ -127,10 +137,9 @@ class Home:
         """How many fills the bot has acknowledged: they are numbered from 1, in order."""
         return len(self.broker.told["trades"])
 
-    @property
-    def held(self) -> bool:
-        """Whether the bot holds a fill because the disk is full."""
-        return max(self.broker.told["held"], default=0) > self.acknowledged
+    def hindered(self) -> bool:
+        """Whether the file says that the disk is full; the bot then holds the fill that found it so."""
+        return bool(self.read("select 1 from outbox_meta where name = 'reserve_released_ms'"))
 
     def read(self, query: str) -> list[tuple[Any, ...]]:
         """Return what the bot's file answers; nothing while it cannot be read."""
@@ -155,9 +164,10 @@ class Home:
         """Whether each fill that the broker reported is on the disk, and nothing waits any more."""
         return self.all_acknowledged() and self.count("pending") == 0
 
-    def paused(self, reason: str) -> bool:
-        """Whether a pause for this reason is in force, behind all that the broker reported."""
-        return self.all_acknowledged() and (reason,) in self.read("select reason from outbox_pauses")
+    def paused(self, reason: str, message: str = "%") -> bool:
+        """Whether a pause for this reason is in force, behind all that the broker reported. message: as LIKE has it."""
+        query = f"select 1 from outbox_pauses where reason = '{reason}' and message like '{message}'"
+        return self.all_acknowledged() and bool(self.read(query))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Return once the condition holds. Raises NightError: not within a minute."""

@@ -20,13 +20,16 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VARIES: Final = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "<time>"),
     (re.compile(r"127\.0\.0\.1:\d+"), "<host>"),
+    (re.compile(r"nobody\s+listens\s+there[^>]*->"), "nobody listens there ->"),  # in the system's own words
+    # The lanes' requests travel side by side: which of them was refused last is chance.
+    (re.compile(r"^Refused +.*(\n {9}.*)*", re.MULTILINE), "Refused <the last>"),
     (re.compile(r"\b(\d+ (d|h|min|s)\b ?)+"), "<age>"),
     (re.compile(r"\(\d+ failures?\)"), "<failures>"),
     (re.compile(r"process \d+"), "process <n>"),
     (re.compile(r"\b[\d.,]+ ([KM]i)?B\b"), "<size>"),
     (re.compile(r"[\d.,]+ MiB"), "<size>"),
     (re.compile(r"^SQLite +\d.*(\n {8,}.*)*", re.MULTILINE), "SQLite <version>"),
-    (re.compile(r"next try (in <age>|due, once a flusher runs)"), "next try <time>"),
+    (re.compile(r"next try (in <age>|any moment now|due, once a flusher runs)"), "next try <time>"),
     # A column is as wide as its widest age, and what is cut off begins there.
     (re.compile(r"^(  .{30}).*…$", re.MULTILINE), r"\1…"),
 ]
@@ -42,22 +45,20 @@ def blocks(text: str) -> dict[str, str]:
 
 def shown(typed: Typed) -> str:
     """Return a command and its answer as the page shows them: of the doctor's findings, those that are not ok."""
-    lines = typed.answer.replace(f"{ROOT.as_posix()}/", "").replace(f"{ROOT}/", "").splitlines()
-    if typed.command == "outbox doctor":
-        lines = _without_ok(lines)
-    return "\n".join([f"$ {typed.command}", *lines])
+    command, answer = (text.replace(f"{ROOT.as_posix()}/", "") for text in (typed.command, typed.answer))
+    lines = answer.splitlines()
+    return "\n".join([f"$ {command}", *(_without_ok(lines) if command == "outbox doctor" else lines)])
 
 
 def _without_ok(lines: Sequence[str]) -> list[str]:
     kept: list[str] = []
-    fine = dropping = 0
+    fine = False
     for line in lines:
         if not line.startswith("  "):
-            dropping = line.startswith("ok ")
-            fine += dropping
-        if not dropping:
+            fine = line.startswith("ok ")
+        if not fine:
             kept.append(line)
-    return [*kept, f"[and {fine} that are ok]"]
+    return [*kept, "[all else is ok]"]
 
 
 def alike(shown_blocks: dict[str, str], varying: set[str]) -> dict[str, str]:
@@ -78,7 +79,8 @@ def alike(shown_blocks: dict[str, str], varying: set[str]) -> dict[str, str]:
         if name in varying:
             plain = re.sub(r"[\d,]*\d", "<n>", plain)
             plain = re.sub(r"^Pending.*\n( {9}.*\n)*", "", plain, flags=re.MULTILINE)
-        found[name] = re.sub(r"\s+", "", plain)  # a longer age moves the ends of the lines
+        # A longer age moves the ends of the lines, a longer number the lines of a table.
+        found[name] = re.sub(r"\s+", "", re.sub(r"[-─]{3,}", "", plain))
     return found
 
 

@@ -7,12 +7,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
+from supabase_lite import ROOT, Driver, EmbeddedPostgres, SupabaseLite
 
 from night.home import Home, own_disk
 from night.story import Count, Night
 from night.terminal import Terminal, Typed, outbox_command
+
+CACHE: Final = ROOT / ".cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,10 @@ def play(*, say: Callable[[str], None], last: Callable[[Home], None] | None = No
     Raises NightError: it did not go as it should; RemoteEndError: the remote end did not start.
     """
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bad-night-"))).resolve()
+        CACHE.mkdir(exist_ok=True)
+        # Not in /tmp, which may be kept in memory: the doctor would say so.
+        temporary = tempfile.TemporaryDirectory(prefix="bad-night-", dir=CACHE)
+        folder = Path(stack.enter_context(temporary)).resolve()
         bot, logs = folder / "bot", folder / "logs"
         bot.mkdir()
         logs.mkdir()

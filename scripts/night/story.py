@@ -19,6 +19,9 @@ from night.terminal import NightError, Terminal, Typed
 
 STALLED: Final = (2,)
 FAULT: Final = (2,)
+HINDERED: Final = (4,)
+# Some of them still fit where the WAL has been before.
+FILLS_ON_A_FULL_DISK: Final = 300
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What is odd about two fills of the night: a volume in another country's spelling, and a time that is none.
 COMMA: Final = LAST_SMALL_TICKET - 5
@@ -70,9 +73,9 @@ class Night:
         self.key()
         self.column()
         self.poison()
+        self.kill()
         if self._own_disk:
             self.full_disk()
-        self.kill()
         return self.morning()
 
     # ------------------------------------------------------------------------------------------ the troubles
@@ -93,7 +96,7 @@ class Night:
         self._say("-- the remote end does not answer any more")
         home.remote.stop()
         home.trade(30)
-        home.until(lambda: home.paused("unreachable"), "the pause is in the file")
+        home.until(lambda: home.paused("unreachable", "unreachable"), "the pause is in the file")
         self._types("outage-status", "outbox status", codes=STALLED)
         self._types("outage-doctor", "outbox doctor", told="outbox doctor", codes=FAULT)
         self._say("-- the remote end is back")
@@ -105,7 +108,9 @@ class Night:
         """The project's key is replaced; the bot has the old one."""
         home = self._home
         self._say("-- somebody rotates the project's secret key")
+        home.remote.stop()
         home.remote.rotate_key()
+        home.remote.start()
         home.trade(30)
         home.until(lambda: home.paused("unauthorized"), "the key is refused")
         self._types("key-status", "outbox status", codes=STALLED)
@@ -145,7 +150,7 @@ class Night:
         self._types("poison-show", f"outbox show {ticket}", told="outbox show ID")
         mend = 'psql "$DATABASE_URL" -c "alter table public.trades alter column ticket type bigint"'
         self._types("poison-mend", mend, told="out of range for type integer")
-        self._types("poison-requeue", "outbox requeue --code 22003", told="outbox requeue --code 22003", answers="y")
+        self._types("poison-requeue", "outbox requeue --code 22003", told="outbox requeue --code CODE", answers="y")
         self._types("poison-show-volume", f"outbox show {volume}", told="outbox show ID")
         self._types(
             "poison-edit",
@@ -160,16 +165,15 @@ class Night:
         home.until(lambda: home.all_sent() and home.count("dead") == 0, "what was mended is sent")
         self._types("poison-over", "outbox status")
 
-    def full_disk(self) -> None:
-        """A log file takes all the room that the disk has."""
-
     def kill(self) -> None:
         """The bot is killed while it sends."""
         home = self._home
         self._say("-- kill -9")
         begin = home.acknowledged
         home.trade(200)
-        home.until(lambda: home.acknowledged >= begin + 120, "the bot is in the middle of it")
+        home.until(
+            lambda: home.acknowledged >= begin + 120 and home.count("pending") >= 10, "it is in the middle of it"
+        )
         home.broker.kill()
         self._types("kill-status", "outbox status", codes=(0, *STALLED), varies=True)
         self._say("-- the bot is started again")
@@ -178,15 +182,30 @@ class Night:
         home.until(home.all_sent, "all is sent")
         self._types("kill-over", "outbox status")
 
+    def full_disk(self) -> None:
+        """A log file takes all the room that the disk has, while the remote end is there."""
+        home = self._home
+        self._say("-- broker.log takes all the room that is left")
+        home.fill_disk()
+        home.trade(FILLS_ON_A_FULL_DISK)
+        home.until(home.hindered, "the bot holds a fill, and the file says why")
+        home.until(lambda: home.count("pending") == 0, "what it has is sent all the same")
+        self._types("disk-status", "outbox status", codes=HINDERED, varies=True)
+        self._types("disk-doctor", "outbox doctor", told="outbox doctor", codes=FAULT, varies=True)
+        self._types("disk-mend", "rm broker.log", told="make room on that disk")
+        home.until(home.all_sent, "the bot goes on with the fill that it holds")
+        home.until(lambda: not home.hindered(), "the reserve is set aside again")
+        self._types("disk-over", "outbox status", varies=True)
+
     def morning(self) -> Count:
         """The broker hangs up; the bot ends its session, sends everything and ends. Count it all, by SQL."""
         home = self._home
         home.broker.hang_up()
         query = "select pending, delivered, dead, discarded, pruned, removed from v_health"
-        self._types("morning-local", f'sqlite3 -readonly -box bot.db "{query}"', told=FIRST_LOOK)
+        self._types("morning-local", f'sqlite3 -readonly -box bot.db "{query}"', varies=True)
         why = "select destination, words from v_history where event = 'discarded'"
-        self._types("morning-given-up", f'sqlite3 -readonly -box bot.db "{why}"', told=FIRST_LOOK)
-        self._types("morning-remote", f'psql "$DATABASE_URL" -c "{REMOTE_COUNT}"', told=FIRST_LOOK)
+        self._types("morning-given-up", f'sqlite3 -readonly -box bot.db "{why}"')
+        self._types("morning-remote", f'psql "$DATABASE_URL" -c "{REMOTE_COUNT}"', varies=True)
         return count(home)
 
     # ------------------------------------------------------------------------------------------ typing
@@ -224,8 +243,6 @@ class Night:
         raise NightError(f"nothing was refused with {code}:\n{listed.answer}")
 
 
-# The counting is no mending: nobody has to suggest it.
-FIRST_LOOK: Final = ""
 REMOTE_COUNT: Final = (
     "select 'trades' as table, count(*), count(distinct trade_id) as different from trades"
     " union all select 'events', count(*), count(distinct id) from events"
