@@ -14,7 +14,7 @@ import typer
 
 from outbox.cli import text
 from outbox.cli.status import Health
-from outbox.errors import ConfigError, OutboxError
+from outbox.errors import ConfigError, OutboxError, StoreError
 from outbox.settings import load
 
 FilePath = Annotated[
@@ -42,6 +42,8 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
     except OutboxError as error:
         where = str(getattr(error, "path", path or "")) or None
         sentence = text.quoted(str(error))
+        if path is None and isinstance(error, StoreError) and not error.path.exists():
+            sentence += "; --path or OUTBOX_PATH names another file"
         if as_object:
             print_json({"path": where, "health": "unreadable", "exit_code": int(Health.UNREADABLE), "error": sentence})
         else:

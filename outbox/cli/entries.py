@@ -220,6 +220,9 @@ def _show_list(rows: list[Row], limit: int, console: Console) -> None:
         if words := said(row.error_status, row.error_code, row.error_message):
             table.add_row(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
     console.print(table if rows else "No entry matches.")
+    if any(row.state == State.DEAD for row in rows):
+        console.print("outbox show ID says what to do about one; with one cause for several, when it is")
+        console.print("mended: outbox requeue --code CODE")
     if len(rows) == limit:
         console.print(f"The newest {limit:,}; --limit shows more.")
 

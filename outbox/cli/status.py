@@ -287,6 +287,8 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     if status.last_refusal is not None:
         grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
+    if status.total("pending") and not status.holder.running:
+        grid.add_row("", "nothing is sent until a bot runs: start it, or outbox drain")
     danger = ""
     if door.EXPOSED_TO_WAL_RESET_BUG:
         danger = ", exposed to the WAL-reset bug: do not write from a shell"
@@ -335,7 +337,9 @@ def _pause(pause: StoredPause, status: Status) -> str:
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
     lasts = text.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
-    due = f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs"
+    late = "any moment now" if status.holder.running else "due, once a flusher runs"
+    due = f"in {text.age(due_s)}" if due_s > 0 else late
     said = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
     why = pause.reason.replace("_", " ")
-    return f"{text.quoted(what)}: {why}, for {lasts} ({failures})\n{said or 'no answer'}\nnext try {due}"
+    first = f"{text.quoted(what)}: {why}, for {lasts} ({failures})"
+    return f"{first}\n{said or 'no answer'}\nnext try {due}; outbox doctor says what mends it"

@@ -199,7 +199,9 @@ def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: 
             return f'psql "$DATABASE_URL" {files}' if table in _SHIPPED else own
         case Complaint.COLUMN:
             adds = ", ".join(f"add column {column} <type>" for column in columns) or "add column <name> <type>"
-            return f"mend the name in the bot, or: alter table public.{table} {adds}"
+            own = f"mend the name in the bot, or: alter table public.{table} {adds}"
+            ours = f'psql "$DATABASE_URL" -f {typed(sql / _FILES[0])}'
+            return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
         case Complaint.INDEX:
             return f"create unique index on public.{table} ({', '.join(columns) or '<columns>'})"
         case Complaint.GRANT:
@@ -303,7 +305,7 @@ def table(facts: TableFacts, *, sql: Path = _SQL) -> list[Finding]:
         return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
     return [
         Finding(f"{target.name}: table", _OK, "it is there"),
-        _columns(facts),
+        _columns(facts, sql),
         _grants(facts),
         *_indexes(facts),
         *_rows(facts),
@@ -325,13 +327,15 @@ def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
     return Finding(f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", mend(what, target.name))
 
 
-def _columns(facts: TableFacts) -> Finding:
+def _columns(facts: TableFacts, sql: Path) -> Finding:
     check, missing = f"{facts.target.name}: columns", facts.missing
     if not missing:
         return Finding(check, _OK, f"it has all {len(facts.target.columns)} that are sent")
     names = ", ".join(missing[:_LONGEST_LIST]) + (f" and {len(missing) - _LONGEST_LIST} more" if missing[5:] else "")
     verb = "is" if len(missing) == 1 else "are"
-    return Finding(check, _FAULT, f"{names} {verb} missing", mend(Complaint.COLUMN, facts.target.name, missing))
+    return Finding(
+        check, _FAULT, f"{names} {verb} missing", mend(Complaint.COLUMN, facts.target.name, missing, sql=sql)
+    )
 
 
 def _grants(facts: TableFacts) -> Finding:

@@ -120,6 +120,13 @@ def test_ls_lists_what_the_filters_mean(dead: Path) -> None:
     assert ids("--code", "23514") == []
 
 
+def test_a_list_with_dead_entries_says_what_to_type_next(dead: Path) -> None:
+    said = call("ls", "--path", dead, "--state", "dead").stdout
+    assert "outbox show ID says what to do" in said
+    assert "outbox requeue --code CODE" in said
+    assert "outbox show ID" not in call("ls", "--path", dead, "--state", "pending").stdout
+
+
 def test_show_tells_an_entrys_story_and_what_to_do_next(dead: Path) -> None:
     call("requeue", "t0", "--path", dead, "--yes")
     code, found = as_json("show", "t1", "--path", dead)

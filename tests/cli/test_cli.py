@@ -24,6 +24,7 @@ from outbox import Outbox, Settings
 from outbox.cli import text
 from outbox.cli.app import BAR, app
 from outbox.cli.text import age, size
+from tests.store.tools import shell
 from tests.support import run_async
 
 ROOT = Path(__file__).parents[2]
@@ -200,6 +201,21 @@ def test_status_says_that_a_file_is_missing_and_creates_nothing(tmp_path: Path) 
     assert "does not exist; nothing was created" in result.stderr
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_names_no_file_is_told_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hint = "--path or OUTBOX_PATH names another file"
+
+    assert hint in call("status").stderr.replace("\n", " ")
+    assert hint not in call("status", "--path", tmp_path / "bot.db").stderr
+
+
+def test_status_says_what_to_do_about_what_waits_where_no_bot_runs(bot_db: Path) -> None:
+    assert "nothing is sent until a bot runs" in call("status", "--path", bot_db).stdout
+    with shell(bot_db) as connection:
+        connection.execute("update outbox set state = 'delivered', settled_at_ms = 1 where state = 'pending'")
+    assert "nothing is sent until a bot runs" not in call("status", "--path", bot_db).stdout
 
 
 def test_status_answers_machines_with_an_object_when_the_file_is_missing_too(tmp_path: Path) -> None:
@@ -406,7 +422,7 @@ def test_a_size_is_told_in_the_unit_that_suits_it() -> None:
 
 def test_status_warns_when_there_is_no_url_and_no_key(bot_db: Path) -> None:
     assert status(bot_db)[1]["warnings"] == [
-        "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file and sent once it is"
+        "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file until then"
     ]
 
 
