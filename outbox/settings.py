@@ -193,7 +193,7 @@ class Settings(BaseSettings):
                 for name, value in (("SUPABASE_URL", self.supabase_url), ("SUPABASE_SECRET_KEY", self.supabase_key))
                 if value is None
             )
-            return (f"{missing} not set: rows are kept in the file and sent once it is",)
+            return (f"{missing} not set: rows are kept in the file until that is set",)
         if self.key_kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON) and self.access_token is None:
             return (f"the key is a {self.key_kind} key, which may not write: use the project's secret key",)
         return ()

@@ -19,7 +19,7 @@ from outbox.api import DECLARED
 from outbox.checkup.local import Content, Local, examine_file
 from outbox.checkup.remote import First, Questions, obstacle, silent
 from outbox.cli import text
-from outbox.cli.common import AsJson, FilePath, print_json
+from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.entries import said
 from outbox.cli.salvage import salvage as bring_over
 from outbox.cli.status import subject
@@ -91,10 +91,11 @@ def doctor(
         _findings(where, settings, error, only, thorough=thorough, offline=offline, timeout_s=timeout)
     )
     worst = max(finding.severity for finding in findings)
-    if as_object:
-        print_json(as_json(where, findings))
-    else:
-        show(where, findings, text.console())
+    with complaints(where, as_object=as_object):
+        if as_object:
+            print_json(as_json(where, findings))
+        else:
+            show(where, findings, text.console())
     raise typer.Exit(worst)
 
 

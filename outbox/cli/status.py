@@ -148,11 +148,11 @@ def _damage(path: Path) -> str | None:
 
 
 def holder_of(path: Path) -> Holder:
-    """Return who has the file open, or had it last; nobody, where that may not be seen."""
+    """Return who has the file open, or had it last; it is not known where that may not be seen."""
     try:
         return look_at_lock(path)
     except OSError:  # another user's sidecar: the counts are worth more than its pid
-        return Holder(None, None, running=False)
+        return Holder(None, None, running=None)
 
 
 # ---------------------------------------------------------------------------------------------------- for machines
@@ -311,6 +311,8 @@ def _writer(holder: Holder) -> str:
     since = f" since {holder.since}" if holder.since else ""
     if holder.running:
         return f"process {holder.pid or 'unknown'}{since}"
+    if holder.running is None:
+        return "not known: another user's lock file; the bot's own user may see"
     last = f"; the last was process {holder.pid}{since}" if holder.pid else ""
     return f"none{last}"
 

@@ -143,6 +143,8 @@ class _Printer:
                 sys.stdout.write(json.dumps(change_json(change)) + "\n")
             else:
                 self._line(change)
+        if self._console.quiet:
+            raise BrokenPipeError
         sys.stdout.flush()
 
     def _line(self, change: Change) -> None:
