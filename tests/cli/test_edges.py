@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,26 @@ def test_what_was_left_as_it_is_is_no_deed_of_the_bot(dead: Path) -> None:
     code, told, _ = said("requeue", "nope", "--yes", "--path", dead)
 
     assert (code, told) == (1, "1 left: unknown id nope: unknown id")
+
+
+# ------------------------------------------------------------------------------------------ editors
+
+
+@pytest.mark.parametrize(
+    ("editor", "sentence"),
+    [
+        pytest.param("vi 'unfinished", "EDITOR: vi 'unfinished is no command: No closing quotation", id="no command"),
+        pytest.param("no-such-editor", "EDITOR: no-such-editor cannot be started", id="not installed"),
+        pytest.param(shlex.join([sys.executable, "-c", "raise SystemExit(7)"]), "ended with code 7", id="failed"),
+    ],
+)
+def test_an_editor_that_fails_is_named_and_leaves_nothing_behind(
+    editor: str, sentence: str, dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITOR", editor)
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    code, _, complaints = said("edit", "t0", "--path", dead)
+
+    assert (code, sentence in complaints, "nothing was changed" in complaints) == (3, True, True), complaints
+    assert not list(dead.parent.glob("outbox-*.json"))
