@@ -228,6 +228,12 @@ def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
     return pause.subject
 
 
+def answer(pause: StoredPause) -> str:
+    """Return what the server answered, on one line; empty: nothing, or nothing but the pause's reason again."""
+    words = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
+    return "" if words in (pause.reason, pause.reason.replace("_", " ")) else words
+
+
 # ---------------------------------------------------------------------------------------------------- for people
 
 
@@ -338,6 +344,5 @@ def _pause(pause: StoredPause, status: Status) -> str:
     lasts = text.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
     due = f"in {text.age(due_s)}" if due_s > 0 else "due, once a flusher runs"
-    said = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
     why = pause.reason.replace("_", " ")
-    return f"{text.quoted(what)}: {why}, for {lasts} ({failures})\n{said or 'no answer'}\nnext try {due}"
+    return f"{text.quoted(what)}: {why}, for {lasts} ({failures})\n{answer(pause) or 'no answer'}\nnext try {due}"

@@ -169,6 +169,18 @@ def test_a_row_whose_time_is_no_date_hides_none_of_the_others(ms: int, dead: Pat
         assert (code in (0, 1, 2), bool(told), complaints) == (True, True, ""), words
 
 
+def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
+    pause = "insert into outbox_pauses values ('everything', '', 'unreachable', null, null, 'unreachable', 4, 1, 2)"
+    with shell(dead) as connection:
+        connection.execute(pause)
+
+    told = said("status", "--path", dead)[1]
+    found = as_json("doctor", "--offline", "--path", dead)[1]["findings"]
+
+    assert told.count("unreachable") == 1
+    assert [each["says"] for each in found if each["check"] == "pauses"] == ["nothing is sent: unreachable"]
+
+
 def test_what_was_left_as_it_is_is_no_deed_of_the_bot(dead: Path) -> None:
     code, told, _ = said("requeue", "nope", "--yes", "--path", dead)
 
