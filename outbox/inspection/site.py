@@ -7,7 +7,6 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from datasette import handle_exception
 from datasette.app import Datasette
 from datasette.database import Database
 from datasette.plugins import pm
@@ -36,8 +35,8 @@ class ReadOnly(Database):  # type: ignore[misc]
 def make_site(path: Path) -> Datasette:
     """Return Datasette on the outbox file `path`, which must exist."""
     # Where rich is installed, each mistyped query would print its traceback with all variables, payloads among them.
-    # The page says what was wrong.
-    handle_exception.rich = None
+    # The page says what was wrong. (Asked of the plugins: importing that module first would register it half made.)
+    pm.get_plugin("datasette.handle_exception").rich = None
     if not pm.is_registered(hooks):
         pm.register(hooks)
     site = Datasette(
