@@ -52,7 +52,8 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         raise
     except OSError as error:  # a full disk behind `>`: no object would arrive either
         text.hang_up()
-        text.console(stderr=True).print(f"outbox: the output cannot be written: {error}", soft_wrap=True)
+        what = "the output cannot be written: " if error.filename is None else ""
+        text.console(stderr=True).print(f"outbox: {what}{text.quoted(str(error))}", soft_wrap=True)
         raise typer.Exit(Health.UNREADABLE) from None
 
 
