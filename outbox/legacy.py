@@ -118,7 +118,7 @@ async def import_legacy(outbox: Outbox, folder: str | os.PathLike[str], *, sourc
     """
     home = await asyncio.to_thread(checked_folder, folder)
     whose = (outbox.source or "") if source is None else source
-    files = [await _moved(outbox, path, whose) for path in await asyncio.to_thread(_old_files, home)]
+    files = [await _moved(outbox, path, whose) for path in await asyncio.to_thread(old_files, home)]
     return LegacyReport(tuple(files))
 
 
@@ -130,7 +130,8 @@ def checked_folder(folder: str | os.PathLike[str]) -> Path:
     return home
 
 
-def _old_files(home: Path) -> list[Path]:
+def old_files(home: Path) -> list[Path]:
+    """Return the old module's files that are in the folder `home`."""
     there = [home / PENDING, home / STATE, *sorted((home / CACHE).glob(f"?*{BARS}"))]
     return [path for path in there if path.is_file()]
 

@@ -21,7 +21,7 @@ from outbox.store import connection as door
 from outbox.store import examine
 from outbox.store import lock as lock_file
 from outbox.store.lock import Holder
-from outbox.store.observer import Observer, look
+from outbox.store.observer import Observer, is_file, look
 from outbox.store.reader import StoredPause
 from outbox.store.wal import is_wal, read_wal
 
@@ -54,17 +54,20 @@ async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     """Look at `path` and its machine. Writes nothing to it; tries one commit in a folder of its own beside it."""
     try:
         path = await asyncio.to_thread(door.real_path, path)
+        if not await asyncio.to_thread(is_file, path):
+            return Local((diagnosis.missing(path), *await _machine(path.parent)), None)
     except StoreError as error:
         return Local((diagnosis.unreadable(str(error)),), None)
-    if not await asyncio.to_thread(path.exists):
-        return Local((diagnosis.missing(path), *await _machine(path.parent)), None)
     # Before SQLite opens the file here: closing a descriptor of it would drop SQLite's own locks.
     before = await asyncio.to_thread(_beside, path)
     trial = await examine.try_commit(path.parent, clock)
     content = await _content(path, thorough=thorough)
     filesystem = await asyncio.to_thread(filesystem_of, path)
+    permissions = diagnosis.permissions(path, before.modes, writable=before.writable)
+    # Another program's file: whoever else reads it does so for a reason. Whether this user may is worth a line.
+    foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and before.writable
     findings = [
-        diagnosis.permissions(path, before.modes, writable=before.writable),
+        *(() if foreign else (permissions,)),
         diagnosis.durability(path, before.wal_mode, filesystem, trial),
         diagnosis.wal(before.wal),
         diagnosis.writer(before.holder.pid, running=before.holder.running),
@@ -94,7 +97,7 @@ def _beside(path: Path) -> _Beside:
     try:
         holder, wal = lock_file.look(path), read_wal(path)
     except OSError:  # another user's: the other checks are worth more
-        holder, wal = Holder(None, None, running=False), WalFacts(door.file_bytes(path.with_name(path.name + "-wal")))
+        holder, wal = Holder(None, None, running=None), WalFacts(door.file_bytes(path.with_name(path.name + "-wal")))
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return _Beside(None if os.name == "nt" else _modes(path), writable, is_wal(path), wal, holder)
 

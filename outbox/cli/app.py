@@ -19,6 +19,7 @@ from outbox.cli.status import Health, Status, as_json, read_status, show
 from outbox.cli.watch import watch
 from outbox.errors import StoreError, StoreInUse
 from outbox.settings import Settings, load
+from outbox.store.observer import look
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
 _STALLED_AFTER_MIN = 5.0
@@ -76,7 +77,8 @@ def status(
       last_refusal            {at, event, destination, id, status, code,
                               message}: the last thing that the server had
                               against an entry, or null
-      writer                  {pid, since, running}; not running: the last one
+      writer                  {pid, since, running}; not running: the last one;
+                              null: not known, the lock file is another user's
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes, pending_bytes    the last one: of pending payloads
       reserve_released        since when the disk is full and puts are refused,
@@ -163,8 +165,7 @@ def _left(left: bool) -> Health:
 async def _drain(settings: Settings, timeout: float) -> DrainReport:
     """Drain with a progress bar on a terminal. Raises StoreInUse, and what else keeps the file from being opened."""
     path = settings.path.absolute()
-    if not await asyncio.to_thread(path.exists):
-        raise StoreError(f"{path} does not exist; nothing was created", path=path)
+    await look(path, lambda observer: observer.counts())  # it is an outbox, or says what it is: none is made of it
     try:
         async with Outbox.open(settings) as outbox:
             work = asyncio.create_task(outbox.drain(timeout))

@@ -24,6 +24,7 @@ TIMEOUT_S = 10.0
 # How often to look for the answer; the bot looks for the request every OUTBOX_POLL_S, 1 s.
 _LOOK_S = 0.05
 SHOWN = 5
+_CHANGED = {"requeued", "discarded"}
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot to answer.")]
@@ -106,7 +107,7 @@ def _answer(where: Path, request: inbox.Request, until_s: float) -> Mapping[str,
 
 def _bot_runs(where: Path) -> bool:
     try:
-        return lock_file.look(where).running
+        return lock_file.look(where).running is not False
     except OSError:  # another user's sidecar: the answer will tell
         return True
 
@@ -125,7 +126,7 @@ def _exit_code(facts: Mapping[str, Any]) -> int:
         return REFUSED
     if "entries" not in facts:  # a reload, a pruning
         return DONE
-    return DONE if facts["done"] and set(facts["outcomes"]) <= {"requeued", "discarded"} else NOT_DONE
+    return DONE if facts["done"] and set(facts["outcomes"]) <= _CHANGED else NOT_DONE
 
 
 # ---------------------------------------------------------------------------------------------- for people
@@ -159,8 +160,8 @@ def _show_outcomes(by: str, facts: Mapping[str, Any]) -> None:
     if not facts["outcomes"]:
         console.print("No dead entry matches; nothing was changed.")
     for outcome, number in facts["outcomes"].items():
-        console.print(f"{number:,} {outcome}{_whose(by)}")
-    other = [each for each in facts["entries"] if each["outcome"] not in ("requeued", "discarded")]
+        console.print(f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} left: {outcome}")
+    other = [each for each in facts["entries"] if each["outcome"] not in _CHANGED]
     for each in other[:SHOWN]:
         console.print(f"  {text.quoted(each['id'])}: {each['outcome']}")
     if len(other) > SHOWN:

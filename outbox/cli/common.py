@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from outbox.errors import ConfigError, OutboxError, StoreError
 from outbox.settings import load
 
 FilePath = Annotated[
-    Path | None, typer.Option("--path", metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db.")
+    Path | None,
+    # readable: what may not be read is said as everything else is, and with code 3.
+    typer.Option("--path", readable=False, metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, for machines.")]
 
@@ -49,6 +50,13 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         else:
             text.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
         raise typer.Exit(Health.UNREADABLE) from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk behind `>`: no object would arrive either
+        text.hang_up()
+        what = "the output cannot be written: " if error.filename is None else ""
+        text.console(stderr=True).print(f"outbox: {what}{text.quoted(str(error))}", soft_wrap=True)
+        raise typer.Exit(Health.UNREADABLE) from None
 
 
 @contextlib.contextmanager
@@ -58,10 +66,10 @@ def quiet_pipe() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python would complain once more when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        text.hang_up()
 
 
 def print_json(facts: dict[str, Any]) -> None:
     """Print one object on one line."""
-    sys.stdout.write(json.dumps(facts) + "\n")
+    with quiet_pipe():
+        sys.stdout.write(json.dumps(facts) + "\n")

@@ -19,10 +19,9 @@ from outbox.api import DECLARED
 from outbox.checkup.local import Content, Local, examine_file
 from outbox.checkup.remote import First, Questions, obstacle, silent
 from outbox.cli import text
-from outbox.cli.common import AsJson, FilePath, print_json
-from outbox.cli.entries import said
+from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.salvage import salvage as bring_over
-from outbox.cli.status import subject
+from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
 from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry
@@ -91,10 +90,11 @@ def doctor(
         _findings(where, settings, error, only, thorough=thorough, offline=offline, timeout_s=timeout)
     )
     worst = max(finding.severity for finding in findings)
-    if as_object:
-        print_json(as_json(where, findings))
-    else:
-        show(where, findings, text.console())
+    with complaints(where, as_object=as_object):
+        if as_object:
+            print_json(as_json(where, findings))
+        else:
+            show(where, findings, text.console())
     raise typer.Exit(worst)
 
 
@@ -206,7 +206,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
             diagnosis.pause(
                 subject(each, content.lanes),
                 each.reason,
-                said(each.status, each.code, each.message),
+                answer(each),
                 fix=mend(what, name, columns, sql=sql_folder("supabase_sql")),
                 mended=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )

@@ -126,7 +126,7 @@ def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object:
 
 @dataclass(slots=True)
 class _Kept:
-    """What becomes of the editor's file: removed once the exit code is DONE, else kept and named."""
+    """What becomes of the editor's file: removed once the exit code is DONE or if nobody wrote in it, else named."""
 
     code: int | None = None
 
@@ -145,21 +145,31 @@ def _text(entry: Unmended, source: str | None) -> Iterator[tuple[str, _Kept]]:
     file = Path(name)
     with os.fdopen(descriptor, "w", encoding="utf-8") as out:
         out.write(laid_out(entry.payload))
+    before = file.read_bytes()
     try:
         yield _edited(entry, editor, file), kept
     finally:
-        if kept.code == DONE:
+        if kept.code == DONE or _is(file, before):
             file.unlink(missing_ok=True)
         else:
             text.console(stderr=True).print(f"Your text is kept in {file}", soft_wrap=True)
 
 
+def _is(file: Path, content: bytes) -> bool:
+    try:
+        return file.read_bytes() == content
+    except OSError:  # the editor has taken it away, or locked it
+        return False
+
+
 def _edited(entry: Unmended, editor: list[str], file: Path) -> str:
     while True:
         try:
-            subprocess.run([*editor, str(file)], check=True)  # noqa: S603 - the operator's own editor
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise InvalidRequest(f"the editor failed: {error}", field="EDITOR") from error
+            code = subprocess.run([*editor, str(file)], check=False).returncode  # noqa: S603 - the operator's own
+        except OSError as error:
+            raise InvalidRequest(f"{editor[0]} cannot be started: {error.strerror}", field="EDITOR") from error
+        if code != 0:
+            raise InvalidRequest(f"{editor[0]} ended with code {code}", field="EDITOR")
         new = _read(str(file))
         try:
             mended(entry, new)
@@ -181,8 +191,11 @@ def _read(source: str) -> str:
 
 
 def _editor() -> list[str]:
-    """Return the editor's words. Raises InvalidRequest: there is no terminal to start the default one on."""
+    """Return the editor's words. Raises InvalidRequest: they are none, or no terminal to start the default one on."""
     chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not chosen and not sys.stdin.isatty():
         raise InvalidRequest("there is no terminal for an editor; --from FILE takes the row", field="EDITOR")
-    return shlex.split(chosen, posix=os.name != "nt") if chosen else [_DEFAULT_EDITOR]
+    try:
+        return shlex.split(chosen or _DEFAULT_EDITOR, posix=os.name != "nt") or [_DEFAULT_EDITOR]
+    except ValueError as error:  # a quotation that does not end
+        raise InvalidRequest(f"{chosen} is no command: {error}", field="EDITOR") from error

@@ -49,7 +49,8 @@ def export(
     until: Until = None,
     form: Annotated[Format, typer.Option("--format", help="One JSON object a line, or CSV.")] = Format.NDJSON,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="A new file, 0600, instead of stdout.")
+        Path | None,
+        typer.Option("--output", "-o", readable=False, metavar="FILE", help="A new file, 0600, instead of stdout."),
     ] = None,
     path: FilePath = None,
     as_object: AsJson = False,
@@ -153,6 +154,8 @@ def _out(output: Path | None) -> Iterator[TextIO]:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
             yield out
-    except BaseException:
+    except BaseException as error:
         output.unlink(missing_ok=True)  # half of it would pass for all of it
+        if isinstance(error, OSError):
+            raise StoreError(f"{output} cannot be written: {error.strerror}; it was removed", path=output) from error
         raise

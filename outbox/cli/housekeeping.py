@@ -89,7 +89,9 @@ def _retention_ms(older_than: str | None, path: Path | None) -> int:
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="DEST", help="The copy's name; nothing is overwritten.")],
+    target: Annotated[
+        Path, typer.Argument(readable=False, metavar="DEST", help="The copy's name; nothing is overwritten.")
+    ],
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:

@@ -13,7 +13,7 @@ from outbox.api import Outbox
 from outbox.cli import text
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.errors import StoreError, StoreInUse
-from outbox.legacy import LegacyReport, OldFile, checked_folder, import_legacy
+from outbox.legacy import LegacyReport, OldFile, checked_folder, import_legacy, old_files
 from outbox.settings import Settings, load
 
 _ALL, _SOME = 0, 1
@@ -21,7 +21,7 @@ _SHOWN = 5
 
 
 def import_old(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The old module's base_dir.")],
+    folder: Annotated[Path, typer.Argument(readable=False, metavar="DIR", help="The old module's base_dir.")],
     path: FilePath = None,
     source: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose session it is, else OUTBOX_SOURCE, else the host's name.")
@@ -69,6 +69,8 @@ def import_old(
 
 async def _import(settings: Settings, folder: Path) -> LegacyReport:
     path = settings.path.absolute()
+    if not await asyncio.to_thread(old_files, folder):
+        return LegacyReport()  # nothing is opened, or made, for nothing
     try:
         async with Outbox.open(settings) as outbox:
             return await import_legacy(outbox, folder)

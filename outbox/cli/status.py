@@ -148,11 +148,11 @@ def _damage(path: Path) -> str | None:
 
 
 def holder_of(path: Path) -> Holder:
-    """Return who has the file open, or had it last; nobody, where that may not be seen."""
+    """Return who has the file open, or had it last; it is not known where that may not be seen."""
     try:
         return look_at_lock(path)
     except OSError:  # another user's sidecar: the counts are worth more than its pid
-        return Holder(None, None, running=False)
+        return Holder(None, None, running=None)
 
 
 # ---------------------------------------------------------------------------------------------------- for machines
@@ -226,6 +226,12 @@ def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
     if pause.scope == "lane" and pause.subject.isdigit() and (shape := lanes.get(int(pause.subject))) is not None:
         return f"{shape.destination}: {shape.operation} of {shape.columns}"
     return pause.subject
+
+
+def answer(pause: StoredPause) -> str:
+    """Return what the server answered, on one line; empty: nothing, or nothing but the pause's reason again."""
+    words = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
+    return "" if words in (pause.reason, pause.reason.replace("_", " ")) else words
 
 
 # ---------------------------------------------------------------------------------------------------- for people
@@ -313,6 +319,8 @@ def _writer(holder: Holder) -> str:
     since = f" since {holder.since}" if holder.since else ""
     if holder.running:
         return f"process {holder.pid or 'unknown'}{since}"
+    if holder.running is None:
+        return "not known: another user's lock file; the bot's own user may see"
     last = f"; the last was process {holder.pid}{since}" if holder.pid else ""
     return f"none{last}"
 
@@ -339,7 +347,6 @@ def _pause(pause: StoredPause, status: Status) -> str:
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
     late = "any moment now" if status.holder.running else "due, once a flusher runs"
     due = f"in {text.age(due_s)}" if due_s > 0 else late
-    said = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
     why = pause.reason.replace("_", " ")
     first = f"{text.quoted(what)}: {why}, for {lasts} ({failures})"
-    return f"{first}\n{said or 'no answer'}\nnext try {due}; outbox doctor says what mends it"
+    return f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it"

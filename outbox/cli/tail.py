@@ -21,7 +21,7 @@ from outbox.cli import text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
 from outbox.cli.entries import said
 from outbox.cli.filters import OfDestination, OfSession
-from outbox.cli.status import holder_of, subject
+from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
 from outbox.store.follow import START, Change, Mark, News, news
@@ -98,7 +98,7 @@ def _seen(where: Path, mark: Mark, wanted: Wanted, most: int) -> Seen:
         found = await news(observer, mark, wanted, most=most)
         stopped = {
             subject(pause, lanes) or "everything": " ".join(
-                [pause.reason.replace("_", " "), *filter(None, [said(pause.status, pause.code, pause.message)])]
+                [pause.reason.replace("_", " "), *filter(None, [answer(pause)])]
             )
             for pause in pauses
         }
@@ -143,6 +143,8 @@ class _Printer:
                 sys.stdout.write(json.dumps(change_json(change)) + "\n")
             else:
                 self._line(change)
+        if self._console.quiet:
+            raise BrokenPipeError
         sys.stdout.flush()
 
     def _line(self, change: Change) -> None:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import UTC, datetime
 
 from rich.console import Console
 
 _LONGEST_QUOTE = 400
+# What datetime can say: the first second of the year 1, the last one of 9999. A shell may have put any number.
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
+
+
+class _Console(Console):
+    """Falls silent when nobody reads any more: `| head`. Rich would exit with 1, a code with a meaning of its own."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        hang_up()
+
+
+def hang_up() -> None:
+    """Send what stdout still gets to nowhere: Python would complain once more when it flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: a server's words are no markup."""
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def age(seconds: float) -> str:
@@ -26,8 +43,8 @@ def age(seconds: float) -> str:
 
 
 def moment(unix_ms: int) -> str:
-    """Return a Unix time in milliseconds as UTC, ISO 8601, to the second."""
-    return datetime.fromtimestamp(unix_ms // 1000, UTC).isoformat(timespec="seconds")
+    """Return a Unix time in milliseconds as UTC, ISO 8601, to the second; the nearest one in the years 1 to 9999."""
+    return datetime.fromtimestamp(min(max(unix_ms // 1000, _FIRST_S), _LAST_S), UTC).isoformat(timespec="seconds")
 
 
 def size(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from outbox.cli import text
-from outbox.cli.common import print_json, quiet_pipe
+from outbox.cli.common import quiet_pipe
 from outbox.cli.status import Health, Rates, Status, as_json, rendered
 from outbox.errors import StoreError
 
@@ -106,8 +107,11 @@ def _print(console: Console, looks: _Looks, *, as_object: bool) -> None:
     if as_object:
         none = {"put_per_s": None, "delivered_per_s": None, "empty_in_s": None}
         rates = none if looks.rates is None else looks.rates.as_json()
-        print_json(as_json(looks.found) | {"at": text.moment(looks.found.now_ms), **rates})
+        facts = as_json(looks.found) | {"at": text.moment(looks.found.now_ms), **rates}
+        sys.stdout.write(json.dumps(facts) + "\n")
     else:
         console.print(rendered(looks.found, looks.rates))
         console.print()
+        if console.quiet:
+            raise BrokenPipeError
     sys.stdout.flush()

@@ -186,8 +186,10 @@ def engine(version: str, *, exposed: bool, extra: bool) -> Finding:
     return Finding("sqlite", _OK, says)
 
 
-def writer(pid: int | None, *, running: bool) -> Finding:
-    """Tell whether a bot has the file open; either is in order."""
+def writer(pid: int | None, *, running: bool | None) -> Finding:
+    """Tell whether a bot has the file open; either is in order. running: None: this user may not ask."""
+    if running is None:
+        return Finding("writer", _OK, "not known: the lock file is another user's; the bot's own user may see")
     says = f"process {pid or 'unknown'} has the file open for writing" if running else "no bot has the file open"
     return Finding("writer", _OK, says)
 

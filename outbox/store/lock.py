@@ -176,12 +176,12 @@ def lock_path(store: Path) -> Path:
 class Holder(NamedTuple):
     """Whose the outbox file is. running: whether that process has the lock now; else it is the last one that had it.
 
-    pid: None: nobody ever had it, or nobody can say. since: UTC, ISO 8601.
+    running: None: this user may not ask. pid: None: nobody ever had it, or nobody can say. since: UTC, ISO 8601.
     """
 
     pid: int | None
     since: str | None
-    running: bool
+    running: bool | None
 
 
 def look(store: Path) -> Holder:

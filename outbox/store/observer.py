@@ -6,6 +6,7 @@ Takes no lock that a writer would feel, writes nothing, leaves no file behind.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Self, TypeVar
@@ -33,8 +34,7 @@ class Observer(Reader):
     @classmethod
     async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Self:
         """Open `path` read-only. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
-        if not await asyncio.to_thread(path.exists):
-            raise StoreError(f"{path} does not exist; nothing was created", path=path)
+        await asyncio.to_thread(_check_readable, path)
         # Without a -wal nobody has the file open. A common read-only connection would then make a -wal and a -shm
         # and leave them there; `immutable` makes neither, and needs no right to write into the folder.
         still = not await asyncio.to_thread(_wal(path).exists)
@@ -84,6 +84,27 @@ async def look(path: Path, work: Callable[[Observer], Awaitable[T]], *, busy_tim
         finally:
             await observer.close()
     raise StoreError(f"{path} was opened and closed by others all the time; try again", path=path)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether `path` is a file, False: nothing is there. Raises StoreError: it is something else.
+
+    SQLite would wait for ever at a named pipe.
+    """
+    try:
+        there, file = path.exists(), path.is_file()
+    except OSError as error:  # a folder above it may not be entered
+        raise StoreError(f"{path} cannot be looked at: {error.strerror}", path=path) from error
+    if there and not file:
+        raise StoreError(f"{path} is a folder or a device, no file; it was not touched", path=path)
+    return there
+
+
+def _check_readable(path: Path) -> None:
+    if not is_file(path):
+        raise StoreError(f"{path} does not exist; nothing was created", path=path)
+    if not os.access(path, os.R_OK):
+        raise StoreError(f"{path} may not be read by this user: look as the bot's own", path=path)
 
 
 def _wal(path: Path) -> Path:

@@ -14,6 +14,7 @@ from outbox.policy.diagnosis import WalFacts
 from outbox.store import lock
 from outbox.store.connection import file_bytes
 
+_MAGIC = b"SQLite format 3\0"
 # Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.
 _WAL_FORMAT = b"\x02\x02"
 # In the WAL-index: mxFrame stands at 16; nBackfill at 96, then five read marks, then the bytes that are locked.
@@ -22,13 +23,13 @@ _READ_LOCKS = 120 + 3
 
 
 def is_wal(path: Path) -> bool | None:
-    """Return whether the file is in WAL mode; None: it is empty, or cannot be read."""
+    """Return whether the file is in WAL mode; None: it is empty, no database, or cannot be read."""
     try:
         with path.open("rb") as file:
             header = file.read(20)
     except OSError:
         return None
-    return header[18:20] == _WAL_FORMAT if len(header) == 20 else None
+    return header[18:20] == _WAL_FORMAT if len(header) == 20 and header.startswith(_MAGIC) else None
 
 
 def read_wal(path: Path) -> WalFacts:

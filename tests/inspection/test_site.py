@@ -251,6 +251,20 @@ async def test_a_strangers_name_for_this_machine_is_refused(tmp_path: Path) -> N
     assert "EURUSD" in welcome.text
 
 
+@run_async
+async def test_a_query_that_is_none_is_answered_on_the_page_and_not_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bot.db"
+    async with Outbox.open(Settings(path=path, _env_file=None)):
+        with open_site(path) as site:
+            reply = await site.client.get("/outbox?sql=delete+from+outbox")
+
+    printed = capsys.readouterr()
+    assert (reply.status_code, "must be a SELECT" in reply.text) == (400, True)
+    assert (printed.out, printed.err) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -77,7 +77,9 @@ def test_a_file_that_nobody_has_open_has_no_wal(tmp_path: Path) -> None:
     assert (read_wal(path), is_wal(path)) == (WalFacts(0), None)
     path.write_bytes(b"")
     assert is_wal(path) is None
-    path.write_bytes(bytes(100))
+    path.write_bytes(bytes(100))  # no database at all
+    assert is_wal(path) is None
+    path.write_bytes(b"SQLite format 3\0" + bytes(84))
     assert is_wal(path) is False
     with process(WRITER, path.with_name("other.db")):
         assert is_wal(path.with_name("other.db")) is True

@@ -1,0 +1,210 @@
+"""What people do to commands at 3 a.m.: the wrong file, another user, a closed pipe, a full disk, odd times."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_changes import as_json, call
+from tests.cli.test_tools import ROOT
+from tests.store.tools import shell
+
+pytestmark = pytest.mark.usefixtures("alone")
+posix = pytest.mark.skipif(os.name == "nt", reason="named pipes and users of POSIX")
+READING = ("status", "tail", "ls", "show t0", "export", "backup copy.db", "drain --timeout 0", "requeue --all --yes")
+
+
+def said(*arguments: object) -> tuple[int, str, str]:
+    """Call a command here; return its exit code and what it said, each line end and its indent as one space."""
+    result = call(*arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, " ".join(result.stdout.split()), " ".join(result.stderr.split())
+
+
+def command(stdout: int, *arguments: object) -> tuple[int, str]:
+    """Run a command in a process of its own; return its exit code and what it said to stderr."""
+    line = [sys.executable, "-c", "import outbox.cli as c; c.main()", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env, timeout=60)
+    return done.returncode, done.stderr
+
+
+def closed_pipe() -> int:
+    """Return the end of a pipe that a command writes to, and that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+# ------------------------------------------------------------------------------------------ the wrong file
+
+
+@pytest.mark.parametrize("words", READING)
+def test_another_programs_file_is_not_touched(words: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with shell(path) as connection:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("create table theirs (n integer)")
+    before = path.read_bytes()
+
+    code, _, complaints = said(*words.split(), "--path", path)
+
+    assert (code, path.read_bytes()) == (3, before)
+    assert "holds no outbox; it was not touched" in complaints
+
+
+def test_an_import_of_nothing_makes_no_file(tmp_path: Path) -> None:
+    code, told, _ = said("import-legacy", tmp_path, "--path", tmp_path / "bot.db")
+
+    assert (code, list(tmp_path.iterdir())) == (0, [])
+    assert "nothing was changed" in told
+
+
+@posix
+@pytest.mark.parametrize("words", [*READING, "doctor --offline"])
+def test_nobody_waits_at_a_named_pipe(words: str, tmp_path: Path) -> None:
+    path = tmp_path / "pipe.db"
+    os.mkfifo(path)
+
+    code, told, complaints = said(*words.split(), "--path", path)
+
+    assert code == 3
+    assert "is a folder or a device, no file" in told + complaints
+
+
+def test_a_text_is_not_to_be_put_into_wal_mode(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("a text that is longer than the header of a database\n" * 9)
+
+    findings = as_json("doctor", "--offline", "--path", path)[1]["findings"]
+
+    assert "no SQLite database" in findings[0]["says"]
+    assert not [each for each in findings if each["fix"] and ("pragma" in each["fix"] or "chmod" in each["fix"])]
+
+
+# ------------------------------------------------------------------------------------------ another user
+
+
+@pytest.mark.parametrize("name", ["status", "ls", "tail", "export"])
+def test_a_file_that_may_not_be_read_has_code_3(name: str, dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests may run as root, who may read everything: only the question is answered otherwise.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+
+    code, _, complaints = said(name, "--path", dead)
+
+    assert code == 3
+    assert "may not be read by this user: look as the bot's own" in complaints
+
+
+def test_whether_a_bot_runs_is_not_known_where_its_lock_may_not_be_read(
+    dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(store: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("outbox.cli.status.look_at_lock", refused)
+    monkeypatch.setattr("outbox.store.lock.look", refused)
+
+    assert as_json("status", "--path", dead)[1]["writer"] == {"pid": None, "since": None, "running": None}
+    assert "Writer not known" in said("status", "--path", dead)[1]
+    writer = [
+        each for each in as_json("doctor", "--offline", "--path", dead)[1]["findings"] if each["check"] == "writer"
+    ]
+    assert "not known" in writer[0]["says"]
+
+
+# ------------------------------------------------------------------------------------------ where the output goes
+
+
+@posix
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param("status", 1, id="the health"),
+        pytest.param("status --watch --every 0.1 --json", 1, id="watching, for machines"),
+        pytest.param("tail --follow --every 0.05", 0, id="following"),
+        pytest.param("show t0", 0, id="one entry"),
+    ],
+)
+def test_a_closed_pipe_ends_a_command_quietly_with_its_own_code(words: str, expected: int, dead: Path) -> None:
+    writing = closed_pipe()
+    try:
+        assert command(writing, *words.split(), "--path", dead) == (expected, "")
+    finally:
+        os.close(writing)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
+@pytest.mark.parametrize("words", ["status", "export"])
+def test_a_full_disk_behind_the_output_is_said_in_one_sentence(words: str, dead: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, complaints = command(full.fileno(), *words.split(), "--path", dead)
+
+    assert (code, complaints.count("\n")) == (3, 1)
+    assert "the output cannot be written" in complaints
+    assert "No space left" in complaints
+
+
+# ------------------------------------------------------------------------------------------ odd rows
+
+
+@pytest.mark.parametrize("ms", [-(10**16), 10**18])
+def test_a_row_whose_time_is_no_date_hides_none_of_the_others(ms: int, dead: Path) -> None:
+    put = "insert into outbox (id, destination, payload, created_at_ms) values ('odd', 'events', '{}', ?)"
+    with shell(dead) as connection:
+        connection.execute(put, (ms,))
+
+    listed = as_json("ls", "--path", dead)[1]["entries"]
+    exported = [json.loads(line)["id"] for line in call("export", "--path", dead).stdout.splitlines()]
+
+    assert {each["id"] for each in listed} == {"t0", "t1", "t2", "odd"} == set(exported)
+    for words in (("tail",), ("tail", "--json"), ("show", "odd"), ("show", "odd", "--json"), ("ls",), ("status",)):
+        code, told, complaints = said(*words, "--path", dead)
+        assert (code in (0, 1, 2), bool(told), complaints) == (True, True, ""), words
+
+
+def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
+    pause = "insert into outbox_pauses values ('everything', '', 'unreachable', null, null, 'unreachable', 4, 1, 2)"
+    with shell(dead) as connection:
+        connection.execute(pause)
+
+    told = said("status", "--path", dead)[1]
+    found = as_json("doctor", "--offline", "--path", dead)[1]["findings"]
+
+    assert told.count("unreachable") == 1
+    assert [each["says"] for each in found if each["check"] == "pauses"] == ["nothing is sent: unreachable"]
+
+
+def test_what_was_left_as_it_is_is_no_deed_of_the_bot(dead: Path) -> None:
+    code, told, _ = said("requeue", "nope", "--yes", "--path", dead)
+
+    assert (code, told) == (1, "1 left: unknown id nope: unknown id")
+
+
+# ------------------------------------------------------------------------------------------ editors
+
+
+@pytest.mark.parametrize(
+    ("editor", "sentence"),
+    [
+        pytest.param("vi 'unfinished", "EDITOR: vi 'unfinished is no command: No closing quotation", id="no command"),
+        pytest.param("no-such-editor", "EDITOR: no-such-editor cannot be started", id="not installed"),
+        pytest.param(shlex.join([sys.executable, "-c", "raise SystemExit(7)"]), "ended with code 7", id="failed"),
+    ],
+)
+def test_an_editor_that_fails_is_named_and_leaves_nothing_behind(
+    editor: str, sentence: str, dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITOR", editor)
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    code, _, complaints = said("edit", "t0", "--path", dead)
+
+    assert (code, sentence in complaints, "nothing was changed" in complaints) == (3, True, True), complaints
+    assert not list(dead.parent.glob("outbox-*.json"))
