@@ -70,8 +70,14 @@ class Operations:
         """Forget a loss that somebody knows of now."""
         return {"acknowledged": await self._store.acknowledge()}
 
-    def actions(self, reload: Callable[[], Awaitable[None]]) -> Mapping[str, Action]:
-        """Return what requests in the inbox may ask for."""
+    async def adopt(self) -> dict[str, Any]:
+        """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
+        return {"was": await self._store.forget_project()}
+
+    def actions(
+        self, reload: Callable[[], Awaitable[None]], adopt: Callable[[], Awaitable[str | None]]
+    ) -> Mapping[str, Action]:
+        """Return what requests in the inbox may ask for. reload, adopt: what only the whole outbox can do."""
 
         async def requeue(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             which, force = _split(arguments, "force", False)
@@ -87,6 +93,9 @@ class Operations:
             await reload()
             return {}
 
+        async def adopted(_: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"was": await adopt()}
+
         async def edit(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
             return report(await self.edit(**_edit_arguments(arguments)))
 
@@ -98,7 +107,7 @@ class Operations:
 
         return {
             "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune,
-            "salvage": self._bring_over, "acknowledge": self._acknowledged,
+            "salvage": self._bring_over, "acknowledge": self._acknowledged, "adopt": adopted,
         }  # fmt: skip
 
     async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import socket
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from outbox import logs
 from outbox.errors import ConfigError
 from outbox.policy.applying import Rpc
 from outbox.policy.keys import KeyKind, read_key
+from outbox.policy.project import is_loopback
 
 logger = logs.named("outbox.settings")
 
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
             raise ValueError("supabase_url: must be like https://<project>.supabase.co")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("supabase_url: must hold neither a user, a password nor a query")
-        if parts.scheme == "http" and not self.allow_insecure and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not self.allow_insecure and not is_loopback(parts.hostname):
             raise ValueError(
                 "supabase_url: http:// would send the key in the clear; use https:// or set allow_insecure"
             )
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     def in_the_clear(self) -> bool:
         """Return whether the key travels unencrypted to another machine."""
         parts = urlsplit(self.supabase_url or "")
-        return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+        return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
     @property
     def key_kind(self) -> KeyKind | None:
@@ -224,15 +224,6 @@ def _config_error(error: ValidationError) -> ConfigError:
     if not field and ": " in message:
         field, message = message.split(": ", 1)
     return ConfigError(f"{field}: {message}", field=field or None)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:

@@ -9,13 +9,14 @@ import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from outbox.entry import Operation, Shape
+from outbox.policy import project
 from outbox.policy.sending import insert_body
 from outbox.policy.verdicts import Failure, Reply
 
@@ -49,6 +50,20 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Close what is open."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A transport that knows which project it leads to; one that does not is never checked."""
+
+    @property
+    def project(self) -> str | None:
+        """As `policy.project.identity`."""
+
+
+def project_of(transport: Transport) -> str | None:
+    """Return the project that `transport` leads to; None: it does not say, or it is this machine's own."""
+    return transport.project if isinstance(transport, Placed) else None
 
 
 class Sendable(Protocol):
@@ -157,6 +172,7 @@ class PostgrestTransport:
 
     def __init__(self, rest_url: str, key: str, *, token: str | None = None, source: str | None = None) -> None:
         self._rest_url = rest_url
+        self.project = project.identity(rest_url)
         self._auth = _KeyAuth(key, token)
         self._named = source_header(source)
         self._client = self._new_client()

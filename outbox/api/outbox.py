@@ -85,7 +85,7 @@ class Outbox:
         self._operations = Operations(store, clock=clock, sending=lambda: flusher.running)
         self._reporter = Reporter(
             store,
-            lambda: remote.transport,
+            lambda: None if self._flusher.is_away(remote.transport) else remote.transport,
             clock=clock,
             source=settings.source,
             every_s=0.0 if remote.fixed else settings.health_s,
@@ -143,7 +143,7 @@ class Outbox:
             await store.keep_strict_order(settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
-            actions = outbox._operations.actions(_reload(outbox))
+            actions = outbox._operations.actions(*_by_request(outbox))
             outbox._housekeeper = Housekeeper(store, clock=clock, retention_days=settings.retention_days)
             outbox._desk = Desk(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
         except BaseException:
@@ -370,6 +370,16 @@ class Outbox:
         self._reporter.resume()
         await self._flusher.forget_pauses()
 
+    async def adopt(self) -> str | None:
+        """Let this file's entries go to the project that the settings name, from the next answer on.
+
+        A file belongs to the first project that has answered for one of its rows; while the URL names another one,
+        everything is paused (`other_project`). What was delivered before stays where it is. Returns the project that
+        it belonged to, None: to none yet. Raises StoreError: nothing was changed.
+        """
+        self._check_caller()
+        return await self._flusher.adopt()
+
     # ------------------------------------------------------------------------------------------ dead letters
 
     async def requeue(
@@ -524,16 +534,22 @@ def _log_opened(store: Store) -> None:
     logger.info("opened", extra=facts)
 
 
-def _reload(outbox: Outbox) -> Callable[[], Awaitable[None]]:
-    """What a request to reload calls. Its task must not keep an outbox alive that nobody has closed."""
+def _by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[str | None]]]:
+    """What a request to reload or to adopt calls. Its task must not keep an outbox alive that nobody has closed."""
     itself = weakref.ref(outbox)
 
-    async def reload() -> None:
-        if (found := itself()) is None:
-            raise OutboxClosed("the outbox is closed; nothing was reloaded")
-        await found.reload()
+    def found() -> Outbox:
+        if (alive := itself()) is None:
+            raise OutboxClosed("the outbox is closed; nothing was done")
+        return alive
 
-    return reload
+    async def reload() -> None:
+        await found().reload()
+
+    async def adopt() -> str | None:
+        return await found().adopt()
+
+    return reload, adopt
 
 
 def _bounds(settings: Settings) -> Bounds:

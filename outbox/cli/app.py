@@ -216,7 +216,7 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
 # In the order in which somebody with a problem needs them.
 for command in (
     status, tail.tail, entries.ls, entries.show, changes.requeue, edit.edit, changes.discard, changes.reload, drain,
-    doctor, housekeeping.prune, housekeeping.backup, export.export, inspection.inspect,
+    changes.adopt, doctor, housekeeping.prune, housekeeping.backup, export.export, inspection.inspect,
     salvage.salvage, salvage.acknowledge,
 ):  # fmt: skip
     app.command()(command)

@@ -124,7 +124,7 @@ def _exit_code(facts: Mapping[str, Any]) -> int:
         return NO_ANSWER
     if "error" in facts:
         return REFUSED
-    if "entries" not in facts:  # a reload, a pruning
+    if "entries" not in facts:  # a reload, an adoption, a pruning
         return DONE
     return DONE if facts["done"] and set(facts["outcomes"]) <= _CHANGED else NOT_DONE
 
@@ -145,6 +145,10 @@ def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> N
         ended = facts.get("pauses_ended")
         did = "The running bot has read its settings again and ended every pause."
         console.print(did if ended is None else f"No bot runs; {ended:,} pauses ended in the file.")
+    elif action == "adopt":
+        was = facts["was"]
+        console.print("It belongs to no project yet." if was is None else f"It belonged to the project {was}.")
+        console.print("It will belong to the one that answers next.")
     elif action == "prune":
         console.print(f"{facts['pruned']:,} pruned{_whose(by)}; they stay counted.")
     else:

@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox requeue`, `discard` and `reload`: done here if no bot runs, else asked of the bot."""
+"""Floor 7 · cli. `outbox requeue`, `discard`, `reload` and `adopt`: done here if no bot runs, else asked of the bot."""
 
 from __future__ import annotations
 
@@ -135,6 +135,36 @@ def reload(
             return {"pauses_ended": len(pauses)}
 
         raise typer.Exit(change(where, "reload", {}, local, timeout, as_object=as_object))
+
+
+def adopt(
+    timeout: Timeout = TIMEOUT_S,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Let what is pending go to another project than before.
+
+    A file belongs to the first project that has answered for one of its rows.
+    When SUPABASE_URL names another one, everything is paused: it may be a
+    mistake. This command says that it is none: the file belongs to the project
+    that answers next. What was delivered before is not sent again.
+
+    \b
+    Example:
+      outbox adopt
+
+    \b
+    Exit codes and --json as `outbox requeue`, but with
+      was                     the project that it belonged to, or null: none yet
+    """
+    with complaints(path, as_object=as_object):
+        where = file_of(path)
+        asyncio.run(look(where, lambda observer: observer.pauses()))  # it is an outbox, or says what it is
+
+        async def local(store: Store) -> dict[str, Any]:
+            return await Operations(store, clock=SystemClock()).adopt()
+
+        raise typer.Exit(change(where, "adopt", {}, local, timeout, as_object=as_object))
 
 
 # ---------------------------------------------------------------------------------------------- asking first

@@ -125,6 +125,7 @@ class Delivery:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
         over = list(self._pauses.over(self._lane))
         if not isinstance(verdict, Pause):
+            await self._means.home.learn(self._transport)  # before anything counts as delivered there
             for entry in entries:
                 self._traffic.suspects.pop(entry.seq, None)
             self._lanes.mark_suspects(over, proven=True)

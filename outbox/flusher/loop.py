@@ -18,7 +18,7 @@ from outbox.flusher.mixed import Mixer
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.requests import Requests
 from outbox.store.store import Lane, Store
-from outbox.transport import Transport
+from outbox.transport import Transport, project_of
 
 logger = logs.named("outbox.flusher")
 
@@ -66,6 +66,7 @@ class Flusher:
     async def load(self) -> None:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         await self._pauses.load()
+        await self._means.home.load()
 
     async def run(self) -> None:
         """Send whatever becomes ready, until `shut_down`. Cancelling it leaves what is under way pending.
@@ -121,6 +122,17 @@ class Flusher:
         self._mixer.forget()
         self.nudge()
 
+    def is_away(self, transport: Transport | None) -> bool:
+        """Return whether `transport` leads to another project than the one that the file belongs to."""
+        return self._means.home.is_foreign(transport)
+
+    async def adopt(self) -> str | None:
+        """Let the entries go to the project that the settings name, and return the one that they belonged to."""
+        was = await self._means.home.forget()
+        await self._pauses.be_home()
+        self.nudge()
+        return was
+
     def _request_ended(self) -> None:
         self._idle_since_change = False
         self.nudge()
@@ -145,6 +157,8 @@ class Flusher:
         transport = await self._transport(self._pauses.settings_may_help())
         if transport is None:
             return self._poll_s
+        if await self._is_away(transport):
+            return await self._next_look_s()
         change = await self._store.changes()
         if change != self._seen_change:
             self._idle_since_change = False
@@ -157,6 +171,15 @@ class Flusher:
             if await self._start_requests(transport) or self._requests:
                 self._idle_since_change = False
         return await self._next_look_s()
+
+    async def _is_away(self, transport: Transport) -> bool:
+        """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""
+        home, named = self._means.home, project_of(transport)
+        if home.belongs_to is None or named is None or not self.is_away(transport):
+            await self._pauses.be_home()
+            return False
+        await self._pauses.stay_home(home.belongs_to, named)
+        return True
 
     async def _wake_due(self) -> None:
         """Make ready what has waited long enough for something of its own."""

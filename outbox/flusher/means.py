@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from outbox.clock import Clock
+from outbox.flusher.home import Home
 from outbox.policy import backoff
 from outbox.policy.applying import Rpc
 from outbox.policy.verdicts import Refusal
@@ -69,10 +70,12 @@ class Means:
     limits: Limits
     state: FlusherState = field(default_factory=FlusherState)
     tally: Tally = field(default_factory=Tally)
+    home: Home = field(init=False)
     _started_ms: int = field(init=False)
     _started_s: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.home = Home(self.store)
         self._started_ms, self._started_s = self.clock.now_ms(), self.clock.monotonic_s()
 
     def steady_ms(self) -> int:

@@ -9,13 +9,15 @@ from itertools import count, takewhile
 from outbox import logs
 from outbox.flusher.means import Means, facts
 from outbox.policy import backoff
-from outbox.policy.verdicts import Failure, Pause, Reply, Scope
+from outbox.policy.project import refusal as refusal_of
+from outbox.policy.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
 from outbox.store.store import Lane, StoredPause
 
 logger = logs.named("outbox.flusher")
 
 # A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
 PauseKey = tuple[Scope, str]
+_EVERYTHING: PauseKey = (Scope.EVERYTHING, "")
 
 
 def key_of(lane: Lane, scope: Scope) -> PauseKey:
@@ -137,28 +139,54 @@ class Pauses:
             return  # several requests met the same failure: it counts once
         failures = before.stored.failures + 1 if before else 1
         wait_s = self._wait_s(verdict, outcome, failures)
-        now_ms = self._clock.now_ms()
-        stored = StoredPause(
-            scope=key[0].value,
-            subject=key[1],
-            reason=verdict.reason.value,
-            status=verdict.refusal.status,
-            code=verdict.refusal.code,
-            message=verdict.refusal.message,
-            failures=failures,
-            since_ms=before.stored.since_ms if before else now_ms,
-            next_try_at_ms=now_ms + int(wait_s * 1000),
-        )
-        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s)
-        told = facts(lane, verdict.refusal, reason=stored.reason, failures=failures, wait_s=round(wait_s, 3))
+        reason = verdict.reason.value
+        told = facts(lane, verdict.refusal, reason=reason, failures=failures, wait_s=round(wait_s, 3))
         if before is None:
             logger.warning("sending paused", extra=told)
         else:
             logger.info("sending stays paused", extra=told)
+        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s)
+
+    async def _stand(
+        self, key: PauseKey, reason: Reason, refusal: Refusal, before: Paused | None, wait_s: float
+    ) -> None:
+        """Let a pause be in force for `wait_s` seconds; it goes on from `before`."""
+        now_ms = self._clock.now_ms()
+        stored = StoredPause(
+            scope=key[0].value,
+            subject=key[1],
+            reason=reason.value,
+            status=refusal.status,
+            code=refusal.code,
+            message=refusal.message,
+            failures=before.stored.failures + 1 if before else 1,
+            since_ms=before.stored.since_ms if before else now_ms,
+            next_try_at_ms=now_ms + int(wait_s * 1000),
+        )
+        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s)
         self._means.state.last_error = f"{stored.reason}: {stored.message}"
         if before is None:
             self._means.tally.pauses[stored.reason] += 1
         await self._store.save_pause(stored)
+
+    async def stay_home(self, belongs_to: str, named: str) -> None:
+        """Hold everything back: the URL names another project. Nothing is probed; when it is due, the settings are."""
+        before = self._paused.get(_EVERYTHING)
+        if before is not None and before.stored.reason != Reason.OTHER_PROJECT:
+            before = None  # an outage of the own project, say: another story
+        if before is not None and not self._is_due(before):
+            return
+        if before is None:
+            told = {"belongs_to": belongs_to, "named": named}
+            logger.warning("sending paused: the URL names another project", extra=told)
+        wait_s = self._means.limits.pause_probe_s * (0.5 + self._means.draw())
+        await self._stand(_EVERYTHING, Reason.OTHER_PROJECT, refusal_of(belongs_to, named), before, wait_s)
+
+    async def be_home(self) -> None:
+        """End that pause, if there is one: the URL names the file's own project, or it belongs to none yet."""
+        found = self._paused.get(_EVERYTHING)
+        if found is not None and found.stored.reason == Reason.OTHER_PROJECT:
+            await self.end([_EVERYTHING])
 
     def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
         limits, draw = self._means.limits, self._means.draw

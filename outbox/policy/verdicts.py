@@ -71,6 +71,7 @@ class Reason(StrEnum):
     MISCONFIGURED = "misconfigured"
     SCHEMA = "schema"  # a table, column or unique index is missing
     NOT_POSTGREST = "not_postgrest"  # a captive portal or a proxy answered
+    OTHER_PROJECT = "other_project"  # the URL names another project than the one that the file belongs to
     UNKNOWN = "unknown"
 
 

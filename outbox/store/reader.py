@@ -202,6 +202,11 @@ class Reader:
         """Return whether a dead entry holds back what comes after it under its key."""
         return await self.read("select value from outbox_meta where name = 'strict_order'") == [("1",)]
 
+    async def project(self) -> str | None:
+        """Return the project that the entries belong to, as `policy.project.identity`; None: to none yet."""
+        rows = await self.read("select value from outbox_meta where name = 'project'")
+        return str(rows[0][0]) if rows else None
+
     async def loss(self) -> str | None:
         """Return what this file has lost and nobody has acknowledged yet, as a sentence."""
         rows = await self.read("select value ->> 'what' from outbox_meta where name = 'loss'")

@@ -15,7 +15,7 @@ from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Entry, Shape, State
 from outbox.errors import StoreInUse
-from outbox.policy.verdicts import Refusal
+from outbox.policy.verdicts import Reason, Refusal
 from outbox.store import connection as door
 from outbox.store import openness, quarantine, queries
 from outbox.store.block import Block
@@ -226,6 +226,22 @@ class Store(Reader):
 
         await self.transact(work)
 
+    async def remember_project(self, project: str) -> None:
+        """Note which project the entries belong to."""
+        sql = "insert or replace into outbox_meta values ('project', ?)"
+        await self.transact(lambda connection: connection.execute(sql, (project,)))
+
+    async def forget_project(self) -> str | None:
+        """Let them belong to none; return which one it was."""
+        was = await self.project()
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute("delete from outbox_meta where name = 'project'")
+            await connection.execute("delete from outbox_pauses where reason = ?", (Reason.OTHER_PROJECT.value,))
+
+        await self.transact(work)
+        return was
+
     async def wake_due(self, now_ms: int, limit: int) -> None:
         """Make entries ready whose time has come."""
         await self.transact(lambda connection: connection.execute(queries.DUE.sql, (now_ms, limit)))
@@ -313,7 +329,7 @@ class Store(Reader):
             "insert into outbox_pauses (scope, subject, reason, status, code, message, failures, since_ms,"
             " next_try_at_ms) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set reason = excluded.reason,"
             " status = excluded.status, code = excluded.code, message = excluded.message,"
-            " failures = excluded.failures, next_try_at_ms = excluded.next_try_at_ms"
+            " failures = excluded.failures, since_ms = excluded.since_ms, next_try_at_ms = excluded.next_try_at_ms"
         )
         parameters = (
             pause.scope, pause.subject, pause.reason, pause.status, pause.code, pause.message, pause.failures,

@@ -185,7 +185,7 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
 
 HELPED = [
     "status", "drain", "tail", "ls", "show", "requeue", "edit", "discard", "reload", "prune", "backup", "export",
-    "doctor", "import-legacy", "salvage", "acknowledge",
+    "adopt", "doctor", "import-legacy", "salvage", "acknowledge",
 ]  # fmt: skip
 # It runs until it is ended; tests/inspection starts it as its example does.
 ENDLESS = ["inspect"]

@@ -147,7 +147,7 @@ async def test_a_request_to_edit_that_makes_no_sense_is_refused(
 
     sent: dict[str, object] = {"its_id": "t", "destination": None, "payload": "{}", "was": None, "force": False}
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
-        action = outbox._operations.actions(nothing)["edit"]
+        action = outbox._operations.actions(nothing, nothing)["edit"]
         assert (await action(sent))["outcomes"] == {"unknown id": 1}  # the control
         with pytest.raises(InvalidRequest):
             await action(spoil(sent))

@@ -1,0 +1,40 @@
+"""Floor 4 · flusher. The project that the file's entries belong to: learned from the first answer about a row."""
+
+from __future__ import annotations
+
+from outbox import logs
+from outbox.policy.project import is_foreign
+from outbox.store.store import Store
+from outbox.transport import Transport, project_of
+
+logger = logs.named("outbox.flusher")
+
+
+class Home:
+    """What `outbox_meta` calls project, kept in memory. belongs_to: None as long as no project has answered."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.belongs_to: str | None = None
+
+    async def load(self) -> None:
+        """Read what an earlier process has learned."""
+        self.belongs_to = await self._store.project()
+
+    def is_foreign(self, transport: Transport | None) -> bool:
+        """Return whether `transport` leads to another project."""
+        return transport is not None and is_foreign(self.belongs_to, project_of(transport))
+
+    async def learn(self, transport: Transport) -> None:
+        """Remember the project behind `transport`, which has answered for a row, if none is remembered yet."""
+        project = project_of(transport)
+        if self.belongs_to is None and project is not None:
+            await self._store.remember_project(project)
+            self.belongs_to = project
+            logger.info("project remembered", extra={"project": project})
+
+    async def forget(self) -> str | None:
+        """Belong to whichever project answers next; return which one it was."""
+        was = await self._store.forget_project()
+        self.belongs_to = None
+        return was
