@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
+from night.terminal import clean_environment
+
 BOT = Path(__file__).with_name("bot.py")
 
 
@@ -30,9 +32,14 @@ class Broker:
     def start(self) -> None:
         """Start the bot."""
         with self.log.open("ab") as log:
-            command = [sys.executable, str(BOT)]
-            pipe = subprocess.PIPE
-            self._bot = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, cwd=self._folder)
+            self._bot = subprocess.Popen(
+                [sys.executable, str(BOT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=self._folder,
+                env=clean_environment(),
+            )
         assert self._bot.stdout is not None
         self._ear = threading.Thread(target=self._listen, args=(self._bot.stdout,), daemon=True)
         self._ear.start()

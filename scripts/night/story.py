@@ -130,7 +130,8 @@ class Night:
         home.until(lambda: home.paused("schema") and home.count("pending") == 30, "trades wait, events pass")
         self._types("column-status", "outbox status", codes=STALLED)
         doctor = self._types("column-doctor", "outbox doctor", told="outbox doctor", codes=FAULT)
-        self._types("column-mend", self._suggested(doctor, r'psql "\$DATABASE_URL" .*0001_tables.sql'), told="psql")
+        mend = self._suggested(doctor, r'psql "\$DATABASE_URL" .*0001_tables.sql')
+        self._types("column-mend", mend, told=mend)
         home.remote.stop()  # Supabase's server learns of the column by itself, this one by a restart
         home.remote.start()
         self._types("column-reload", "outbox reload", told="then: outbox reload")

@@ -89,12 +89,11 @@ class Terminal:
         program, *arguments = shlex.split(command)
         arguments = [self._environment["DATABASE_URL"] if word == "$DATABASE_URL" else word for word in arguments]
         call = [*self._programs.get(program, [shutil.which(program) or program]), *arguments]
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_", "PG"))}
-        env |= {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
+        env = {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
         done = subprocess.run(
             call,
             cwd=self._folder,
-            env={**env, **self._environment, **more},
+            env={**clean_environment(), **env, **self._environment, **more},
             input=answers + "\n" if answers else "",
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -105,6 +104,12 @@ class Terminal:
         # A terminal echoes what is typed at a question; a pipe does not.
         answer = re.sub(r"(\[y/N\]: )", rf"\1{answers}\n", done.stdout) if answers else done.stdout
         return "\n".join(line.rstrip() for line in answer.rstrip().splitlines()), done.returncode
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment without the reader's own project: the night has its own, in .env."""
+    ours = ("OUTBOX_", "SUPABASE_", "PG")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 def outbox_command() -> list[str]:
