@@ -170,7 +170,7 @@ class Pauses:
         await self._store.save_pause(stored)
 
     async def stay_home(self, belongs_to: str, named: str) -> None:
-        """Hold everything back: the URL names another project. Nothing is probed; when it is due, the settings are."""
+        """Hold everything back: the URL names another project. No request probes it; the settings are read again."""
         before = self._paused.get(_EVERYTHING)
         if before is not None and before.stored.reason != Reason.OTHER_PROJECT:
             before = None  # an outage of the own project, say: another story

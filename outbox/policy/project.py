@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
-from outbox.policy.verdicts import Reason, Refusal
+from outbox.policy.verdicts import Refusal
 
 _SUPABASE = ".supabase.co"
 _PORTS = {"http": 80, "https": 443}
@@ -49,4 +49,4 @@ def refusal(belongs_to: str, named: str) -> Refusal:
         f"this file's entries belong to the project {belongs_to}, and the URL names {named}: "
         "set SUPABASE_URL back, or let them go there with: outbox adopt"
     )
-    return Refusal(None, Reason.OTHER_PROJECT.value, words)
+    return Refusal(None, None, words)
