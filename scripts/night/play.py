@@ -20,7 +20,7 @@ CACHE: Final = ROOT / ".cache"
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What was typed in the night, and what is where in the morning. home: gone, but for what it has counted."""
+    """What was typed in the night, and what is where in the morning."""
 
     typed: list[Typed]
     count: Count
