@@ -22,7 +22,7 @@ from tests.transport.recording import FILE, read
 from tests.transport.replay import replay
 
 Sql = psycopg.Connection[TupleRow]
-NAMES = ("money_as_numeric", "partitions", "least_privilege")
+NAMES = ("money_as_numeric", "partitions", "outbox_apply", "least_privilege")
 EXTRA = [Path(__file__).with_name("own_project.sql"), *(OPTIONAL / f"{name}.sql" for name in NAMES)]
 TRADE = {"session_id": "s", "symbol": "EURUSD", "timestamp": "2026-01-02T10:00:00Z"}
 
