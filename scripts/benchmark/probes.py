@@ -191,6 +191,8 @@ def fill(folder: Path, *, scenario: str, rows: int) -> Facts:
             _fill(connection, scenario, rows)
         connection.execute("pragma wal_checkpoint(truncate)")
     connection.close()
+    with path.open("rb+") as file:  # else the first opening would wait for what was written here
+        os.fsync(file.fileno())
     return {"seconds": time.perf_counter() - started, "db_bytes": path.stat().st_size}
 
 

@@ -36,10 +36,10 @@ def _servers() -> Iterator[tuple[SupabaseLite, str]]:
 
 
 @asynccontextmanager
-async def _opened(path: Path, remote: SupabaseLite, *, url: str | None = None) -> AsyncIterator[Any]:
+async def _opened(path: Path, remote: SupabaseLite, *, url: str | None = None, **more: Any) -> AsyncIterator[Any]:
     from outbox import Outbox, Settings
 
-    settings = Settings(path=path, supabase_url=url or remote.url, supabase_key=remote.secret_key)
+    settings = Settings(path=path, supabase_url=url or remote.url, supabase_key=remote.secret_key, **more)
     async with Outbox.open(settings) as outbox:
         yield outbox
 
@@ -66,9 +66,11 @@ def drain(folder: Path, *, rows: int) -> Facts:
         return asyncio.run(_drain(folder, remote, dsn, rows))
 
 
-async def _drain(folder: Path, remote: SupabaseLite, dsn: str, rows: int, *, url: str | None = None) -> Facts:
+async def _drain(
+    folder: Path, remote: SupabaseLite, dsn: str, rows: int, *, url: str | None = None, **more: Any
+) -> Facts:
     todo = trades(rows)
-    async with _opened(folder / "outbox.db", remote, url=url) as outbox:
+    async with _opened(folder / "outbox.db", remote, url=url, **more) as outbox:
         await _put_all(outbox, todo)
         bodies = [(each.path, dict(each.headers), each.body) async for each in _prepared(outbox)]
         before = time.perf_counter()
@@ -99,10 +101,11 @@ def _bare(remote: SupabaseLite, url: str, bodies: list[tuple[str, dict[str, str]
         return time.perf_counter() - before
 
 
-def far(folder: Path, *, rows: int, delay_s: float) -> Facts:
-    """The same through a line that delays each byte by `delay_s` seconds each way."""
+def far(folder: Path, *, rows: int, delay_s: float, in_flight: int) -> Facts:
+    """The same with `in_flight` requests at once, on a line that delays each byte by `delay_s` seconds each way."""
     with _servers() as (remote, dsn), line(remote.port, delay_s) as near:
-        return asyncio.run(_drain(folder, remote, dsn, rows, url=f"http://127.0.0.1:{near}"))
+        url = f"http://127.0.0.1:{near}"
+        return asyncio.run(_drain(folder, remote, dsn, rows, url=url, requests_in_flight=in_flight))
 
 
 def visible(folder: Path, *, rows: int) -> Facts:

@@ -76,7 +76,7 @@ PROBES: dict[str, Probe] = {
         "backlog", {"scenarios": list(SCENARIOS), "puts": 500, "batches": 25}, {"batches": 10}, shared=True
     ),
     "drain": Probe("drain", {"rows": 100_000}, {"rows": 10_000}),
-    "far drain": Probe("far", {"rows": 100_000, "delay_s": 0.05}, {"rows": 10_000}, once=True),
+    "far drain": Probe("far", {"rows": 100_000, "delay_s": 0.05, "in_flight": 8}, {"rows": 10_000}, once=True),
     "visible": Probe("visible", {"rows": 200}, {"rows": 50}),
     "memory": Probe("memory", {"rows": 1_000_000}, {"rows": 50_000}, once=True),
     "busy": Probe("busy", {"rows": 30_000, "backlog": 60_000}, {"rows": 10_000, "backlog": 20_000}),
@@ -244,7 +244,7 @@ ROWS: tuple[Row, ...] = (
     Row(5, "cost under a backlog, x empty", "<= 1.2 x", "<= 1.05 x", ("backlog",), _backlog),
     Row(6, "open with a backlog", "<= 50 ms", "<= 10 ms", ("backlog",), _open),
     Row(7, "drain into the REST server", ">= 0.9 x a bare httpx loop", ">= 1.3 x", ("drain",), _drain),
-    Row(8, "the same, 50 ms away each way", ">= 5 x one request at a time", "", ("far drain",), _far),
+    Row(8, "the same, 50 ms away each way, 8 in flight", ">= 5 x one request at a time", "", ("far drain",), _far),
     Row(9, "put to visible in PostgreSQL, p50", "<= a direct POST + 3 ms", "+ 1 ms", ("visible",), _visible),
     Row(10, "memory while a backlog drains", "grows <= 64 MiB", "<= 16 MiB", ("memory",), _memory),
     Row(11, "puts while the flusher drains", ">= 0.7 x without", ">= 0.9 x", ("busy",), _busy),
