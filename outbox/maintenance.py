@@ -36,7 +36,7 @@ class Housekeeper:
 
     def __init__(self, store: Store, *, clock: Clock, retention_days: float) -> None:
         self._store = store
-        self._wal = store.path.with_name(store.path.name + "-wal")
+        self._wal = door.wal_path(store.path)
         self._clock = clock
         self._retention_ms = int(retention_days * _DAY_MS)
         self._stop = asyncio.Event()

@@ -493,7 +493,7 @@ class Outbox:
         pauses = tuple(await self._store.pauses())
         oldest_ms = await self._store.oldest_pending_ms()
         path = self._store.path
-        wal_bytes = door.file_bytes(path.with_name(path.name + "-wal"))
+        wal_bytes = door.file_bytes(door.wal_path(path))
         notices = self._housekeeper.notices if self._housekeeper is not None else Notices()
         return Stats(
             path=path,

@@ -97,7 +97,7 @@ def _beside(path: Path) -> _Beside:
     try:
         holder, wal = lock_file.look(path), read_wal(path)
     except OSError:  # another user's: the other checks are worth more
-        holder, wal = Holder(None, None, running=None), WalFacts(door.file_bytes(path.with_name(path.name + "-wal")))
+        holder, wal = Holder(None, None, running=None), WalFacts(door.file_bytes(door.wal_path(path)))
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return _Beside(None if os.name == "nt" else _modes(path), writable, is_wal(path), wal, holder)
 

@@ -111,7 +111,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
 
     async def work(observer: Observer) -> Status:
         holder = await asyncio.to_thread(holder_of, path)
-        wal_bytes = await asyncio.to_thread(door.file_bytes, path.with_name(path.name + "-wal"))
+        wal_bytes = await asyncio.to_thread(door.file_bytes, door.wal_path(path))
         notices = await observer.notices()
         if not holder.running:  # who held a checkpoint back held this writer's
             notices = replace(notices, checkpoint_held_ms=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from datasette.utils import sqlite3
 from outbox.inspection import hooks
 from outbox.inspection.picture import NAME, TIME_LIMIT_MS
 from outbox.inspection.questions import QUESTIONS
+from outbox.store import connection as door
 
 _BUSY_TIMEOUT_S = 5.0
 
@@ -24,9 +23,10 @@ class ReadOnly(Database):  # type: ignore[misc]
 
     def connect(self, write: bool = False) -> Any:
         """Return a connection that can neither write nor checkpoint, whatever it is wanted for."""
-        # By its bytes, quoted: Datasette's own puts the bare path into the URI, where ? and % mean something.
-        uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+        # Datasette's own puts the bare path into the URI, where ? and % mean something.
+        connection = sqlite3.connect(
+            door.uri(Path(self.path)), uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False
+        )
         connection.execute("pragma query_only = 1")
         self._all_file_connections.append(connection)
         return connection

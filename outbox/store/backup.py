@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,25 +61,25 @@ def _copied(source: Path, part: Path, progress: Progress) -> dict[str, dict[str,
     # As `Observer`: without a -wal nobody has the file open, and an ordinary look would leave a -wal and a -shm.
     before = _marks(source)
     if before[0] is None:
-        counts = _copied_once(source, part, progress, "ro&immutable=1")
+        counts = _copied_once(source, part, progress, immutable=True)
         if _marks(source) == before:
             return counts
-    return _copied_once(source, part, progress, "ro")
+    return _copied_once(source, part, progress, immutable=False)
 
 
 def _marks(source: Path) -> tuple[int | None, int, int]:
     """Return what changes when somebody opens the file: the WAL's size (None: no WAL), the file's time and size."""
     try:
-        wal = source.with_name(source.name + "-wal").stat().st_size
+        wal = door.wal_path(source).stat().st_size
     except FileNotFoundError:
         wal = None
     facts = source.stat()
     return wal, facts.st_mtime_ns, facts.st_size
 
 
-def _copied_once(source: Path, part: Path, progress: Progress, mode: str) -> dict[str, dict[str, int]]:
+def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: bool) -> dict[str, dict[str, int]]:
     _fresh(part)
-    with _connected(source, mode) as original, _connected(part, "rw") as copy:
+    with _connected(door.uri(source, immutable=immutable)) as original, _connected(door.uri(part, "rw")) as copy:
         # One snapshot for the counters and all portions: a bot's commits meanwhile would begin the copy anew.
         original.execute("begin")
         told = _nested(original.execute("select destination, state, entries from outbox_counts").fetchall())
@@ -122,8 +121,7 @@ def _without_nothing(counts: dict[str, dict[str, int]]) -> dict[tuple[str, str],
 
 
 @contextlib.contextmanager
-def _connected(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}"
+def _connected(uri: str) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
         yield connection
 

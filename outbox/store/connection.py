@@ -84,6 +84,22 @@ def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
 EXPOSED_TO_WAL_RESET_BUG = exposed_to_wal_reset_bug(ENGINE.sqlite_version_info)
 
 
+def wal_path(path: Path) -> Path:
+    """Return where SQLite keeps the write-ahead log of `path`."""
+    return path.with_name(path.name + "-wal")
+
+
+def shm_path(path: Path) -> Path:
+    """Return where SQLite keeps the index of that log."""
+    return path.with_name(path.name + "-shm")
+
+
+def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
+    """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks."""
+    # By its bytes: a name on Linux need not be UTF-8.
+    return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if immutable else ''}"
+
+
 def file_bytes(path: Path) -> int:
     """Return the size of `path`; 0: it is not there, as a WAL after a clean close."""
     try:
@@ -157,13 +173,11 @@ async def connect(
     path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
 ) -> aiosqlite.Connection:
     """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them."""
-    # By its bytes: a name on Linux need not be UTF-8.
-    options = ("mode=ro" if readonly else "mode=rw") + ("&immutable=1" if immutable else "")
-    uri = f"file:{urllib.parse.quote(os.fsencode(path))}?{options}"
+    name = uri(path, "ro" if readonly else "rw", immutable=immutable)
 
     def connector() -> sqlite3.Connection:
         connection: sqlite3.Connection = ENGINE.connect(
-            uri,
+            name,
             uri=True,
             isolation_level=None,
             timeout=busy_timeout_s,

@@ -80,7 +80,7 @@ def _examined(path: Path, facts: Facts | None) -> Wal:
         told = {"path": str(path), "error": facts.damage}
         logger.warning("damage met in the last run is gone", extra=told)
     salt = evidence.wal_salt(path)
-    wal = judge_wal(open_salt=main.open_salt, exists=evidence.wal_path(path).exists(), salt=salt)
+    wal = judge_wal(open_salt=main.open_salt, exists=door.wal_path(path).exists(), salt=salt)
     if wal is Wal.STRANGE and not evidence.wal_belongs(path, main):
         return wal
     error = evidence.first_look(path, (*_LOOKED_AT, _NEWEST))

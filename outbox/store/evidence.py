@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import tempfile
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,21 +29,11 @@ _NO_TRIAL: tuple[type[Exception], ...] = (OSError, *door.SqliteError)
 _WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
 
 
-def wal_path(path: Path) -> Path:
-    """Return where SQLite keeps the write-ahead log of `path`."""
-    return path.with_name(path.name + "-wal")
-
-
-def shm_path(path: Path) -> Path:
-    """Return where SQLite keeps the index of that log."""
-    return path.with_name(path.name + "-shm")
-
-
 def wal_salt(path: Path) -> int | None:
     """Return the first salt of the -wal of `path`; None: it is missing, or holds nothing that SQLite would use."""
     try:
         # Not the database itself: closing a descriptor of a -wal drops no lock.
-        with wal_path(path).open("rb") as wal:
+        with door.wal_path(path).open("rb") as wal:
             header = wal.read(_WAL_HEADER)
             size = os.fstat(wal.fileno()).st_size
     except FileNotFoundError:
@@ -93,7 +82,7 @@ def _salt_of(value: object) -> int | None:
 @contextlib.contextmanager
 def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
     """A connection that cannot write. immutable: without the -wal, and without locks."""
-    uri = f"file:{urllib.parse.quote(os.fsencode(path))}?mode=ro{'&immutable=1' if immutable else ''}"
+    uri = door.uri(path, immutable=immutable)
     connection = door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=1.0, check_same_thread=False)
     try:
         yield connection
@@ -123,7 +112,7 @@ def weigh(path: Path, facts: Facts | None, *, with_wal: bool = True) -> Evidence
     facts: what the lock's sidecar says. with_wal: look at what the -wal says, too.
     """
     # With its -wal only if there is one: SQLite would make one and leave it there.
-    ways = (False, True) if with_wal and wal_path(path).exists() else (True,)
+    ways = (False, True) if with_wal and door.wal_path(path).exists() else (True,)
     found = [tables for immutable in ways if (tables := _tables(path, immutable=immutable)) is not None]
     seen = {table for tables in found for table in tables}
     outbox = "outbox_migrations" in seen or (facts is not None and not found) or None
@@ -165,7 +154,7 @@ def first_look(path: Path, queries: Sequence[str]) -> StoreError | None:
     On a connection that cannot write: one that can would bring the -wal into a damaged file when it is closed.
     """
     try:
-        with reading(path, immutable=not wal_path(path).exists()) as connection:
+        with reading(path, immutable=not door.wal_path(path).exists()) as connection:
             if connection.execute("select 1 from sqlite_schema where name = 'outbox_meta'").fetchall():
                 for sql in queries:
                     connection.execute(sql).fetchall()
@@ -183,7 +172,7 @@ def wal_belongs(path: Path, main: Main) -> bool:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name + ".trial-") as folder:
             copy = Path(folder) / "copy.db"
             _copy(path, copy)
-            shutil.copyfile(wal_path(path), wal_path(copy))
+            shutil.copyfile(door.wal_path(path), door.wal_path(copy))
             return complaint(copy) is None and _is_later(copy, main)
     except _NO_TRIAL as error:
         message = f"{path}: its -wal looks like another database's, and no copy could be made to try it on: {error}"

@@ -7,8 +7,6 @@ connection of its own, some hundred microseconds; in a WAL file a reader waits f
 from __future__ import annotations
 
 import contextlib
-import os
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,11 +66,11 @@ class Gauges:
 
     def wal_bytes(self) -> int:
         """Return the size of its WAL."""
-        return door.file_bytes(self._path.with_name(self._path.name + "-wal"))
+        return door.file_bytes(door.wal_path(self._path))
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
-        uri = f"file:{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
+        uri = door.uri(self._path)
         try:
             # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
             with contextlib.closing(door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:

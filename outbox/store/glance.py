@@ -7,8 +7,6 @@ reader waits for nobody.
 
 from __future__ import annotations
 
-import os
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ class Glance:
             raise door.named(error, self._path) from error
 
     def _connect(self) -> Any:
-        uri = f"file:{urllib.parse.quote(os.fsencode(self._path))}?mode=ro"
+        uri = door.uri(self._path)
         # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
         # timeout=0: the event loop must not wait.
         return door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)

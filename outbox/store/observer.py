@@ -37,7 +37,7 @@ class Observer(Reader):
         await asyncio.to_thread(_check_readable, path)
         # Without a -wal nobody has the file open. A common read-only connection would then make a -wal and a -shm
         # and leave them there; `immutable` makes neither, and needs no right to write into the folder.
-        still = not await asyncio.to_thread(_wal(path).exists)
+        still = not await asyncio.to_thread(door.wal_path(path).exists)
         connection = await door.open_reader(path, busy_timeout_s=busy_timeout_s, immutable=still)
         observer = cls(path, connection, still=still)
         try:
@@ -58,7 +58,7 @@ class Observer(Reader):
 
     async def overtaken(self) -> bool:
         """Return whether a writer has come since this was opened as a file that nobody writes: do not trust it."""
-        return self._still and await asyncio.to_thread(_wal(self.path).exists)
+        return self._still and await asyncio.to_thread(door.wal_path(self.path).exists)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -105,7 +105,3 @@ def _check_readable(path: Path) -> None:
         raise StoreError(f"{path} does not exist; nothing was created", path=path)
     if not os.access(path, os.R_OK):
         raise StoreError(f"{path} may not be read by this user: look as the bot's own", path=path)
-
-
-def _wal(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")

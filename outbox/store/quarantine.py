@@ -10,8 +10,7 @@ from outbox import logs
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.policy.damage import Remedy, remedy
 from outbox.store import evidence
-from outbox.store.connection import sync_folder
-from outbox.store.evidence import shm_path, wal_path
+from outbox.store.connection import shm_path, sync_folder, wal_path
 from outbox.store.facts import Facts
 
 logger = logs.named("outbox.store")

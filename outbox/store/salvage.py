@@ -86,7 +86,7 @@ class _Wreck:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._reading = evidence.reading(path, immutable=not evidence.wal_path(path).exists())
+        self._reading = evidence.reading(path, immutable=not door.wal_path(path).exists())
         self._file = self._reading.__enter__()
         self._file.text_factory = door.readable
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from outbox.policy.diagnosis import WalFacts
 from outbox.store import lock
-from outbox.store.connection import file_bytes
+from outbox.store.connection import file_bytes, shm_path, wal_path
 
 _MAGIC = b"SQLite format 3\0"
 # Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.
@@ -34,11 +34,11 @@ def is_wal(path: Path) -> bool | None:
 
 def read_wal(path: Path) -> WalFacts:
     """Return how the WAL of `path` stands. Raises OSError: another user's file."""
-    size = file_bytes(path.with_name(path.name + "-wal"))
+    size = file_bytes(wal_path(path))
     if size == 0 or lock.is_mine(path):
         return WalFacts(size)
     try:
-        descriptor = os.open(path.with_name(path.name + "-shm"), os.O_RDONLY)
+        descriptor = os.open(shm_path(path), os.O_RDONLY)
     except FileNotFoundError:
         return WalFacts(size)
     try:

@@ -407,7 +407,7 @@ async def test_a_wal_without_its_database_is_kept(how: Callable[[Path], None], t
         await store.put(*entry())
 
     (aside,) = set_aside(path)
-    kept = aside if aside.name.endswith("-wal") else evidence.wal_path(aside)
+    kept = aside if aside.name.endswith("-wal") else door.wal_path(aside)
     assert kept.read_bytes() == wal
 
 
@@ -428,4 +428,4 @@ async def test_a_renaming_that_was_cut_off_is_finished(tmp_path: Path, monkeypat
 
     async with opened(path):
         (aside,) = set_aside(path)
-    assert evidence.wal_path(aside).exists()
+    assert door.wal_path(aside).exists()
