@@ -38,14 +38,8 @@ SECRET = "sb_secret_never_to_be_seen"
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` and no variable of the machine that runs the tests; nor its kind and speed of disk."""
-    for name in list(os.environ):
-        if name.startswith(("OUTBOX_", "SUPABASE_")):
-            monkeypatch.delenv(name)
-    for name, value in {"COLUMNS": "80", "NO_COLOR": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+def _alone(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the machine's kind and speed of disk count."""
     monkeypatch.setattr("outbox.checkup.local.filesystem_of", lambda path: "ext4")
     monkeypatch.setattr(diagnosis, "_SLOW_COMMIT_S", 60.0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,7 @@ from tests.store.tools import shell
 ITEMS = [{"table": "trades", "data": {"symbol": "EURUSD", "n": n}, "operation": "insert"} for n in range(3)]
 
 
-@pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env` and no variable of the machine that runs the tests; a narrow terminal."""
-    for name in list(os.environ):
-        if name.startswith(("OUTBOX_", "SUPABASE_")):
-            monkeypatch.delenv(name)
-    for name, value in {"COLUMNS": "80", "NO_COLOR": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture

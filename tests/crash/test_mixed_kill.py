@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from benchmark.mixed import FUNCTION
 from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
 from tests.crash.test_kill import Story, arrived, drain, look, storm
+from tests.remote.mixing import function_installed
 
 KILLS = int(os.environ.get("KILLS", "25"))
 CONTROL_KILLS = 12
@@ -21,16 +21,9 @@ CALLS = "select coalesce(sum(calls), 0) from pg_stat_user_functions where funcna
 
 @pytest.fixture(scope="module")
 def function(remote: SupabaseLite, postgres: EmbeddedPostgres) -> Iterator[None]:
-    postgres.start()
-    with psycopg.connect(postgres.dsn, autocommit=True) as sql:
-        sql.execute(FUNCTION.read_bytes())
-        sql.execute("alter database postgres set track_functions = 'pl'")
-        remote.stop()
-        remote.start()  # Lite reads functions when it starts
+    counted = ("alter database postgres set track_functions = 'pl'",)
+    with function_installed(remote, postgres, before=counted, after=("alter database postgres reset track_functions",)):
         yield
-        sql.execute("alter database postgres reset track_functions")
-        for signature in ("(json, boolean)", "_target(text)", "_one(json, text)"):
-            sql.execute(f"drop function public.outbox_apply{signature}".encode())
 
 
 @pytest.fixture

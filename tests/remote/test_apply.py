@@ -19,6 +19,7 @@ from outbox.policy import applying
 from outbox.policy.applying import Mixed
 from outbox.policy.verdicts import CODES, Delivered, Pause, Reject, Reply, Retry, Scope, Verdict
 from outbox.transport import PostgrestTransport, Request
+from tests.remote.mixing import function_installed
 from tests.support import run_async
 
 if TYPE_CHECKING:
@@ -30,19 +31,14 @@ TABLES = "public.parents, public.children"
 
 @pytest.fixture(scope="module")
 def function(remote: SupabaseLite, postgres: EmbeddedPostgres) -> Iterator[None]:
-    postgres.start()
-    with psycopg.connect(postgres.dsn, autocommit=True) as sql:
-        for _ in range(2):  # again and again
-            sql.execute(FUNCTION.read_bytes())
-        sql.execute("create table public.parents (id uuid primary key, code text unique)")
-        sql.execute("create table public.children (id uuid primary key, parent uuid references public.parents (id))")
-        sql.execute(f"grant select, insert, update on {TABLES} to service_role".encode())
-        remote.stop()
-        remote.start()  # Lite reads functions and tables when it starts
+    before = (
+        FUNCTION.read_text(encoding="utf-8"),  # again and again
+        "create table public.parents (id uuid primary key, code text unique)",
+        "create table public.children (id uuid primary key, parent uuid references public.parents (id))",
+        f"grant select, insert, update on {TABLES} to service_role",
+    )
+    with function_installed(remote, postgres, before=before, after=(f"drop table {TABLES}",)):
         yield
-        sql.execute(f"drop table {TABLES}".encode())
-        for signature in ("(json, boolean)", "_target(text)", "_one(json, text)"):
-            sql.execute(f"drop function public.outbox_apply{signature}".encode())
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from benchmark.mixed import FUNCTION
 from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
@@ -19,6 +18,7 @@ from outbox import Outbox, Settings
 from outbox.policy.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
 from outbox.transport import PostgrestTransport, Request
+from tests.remote.mixing import function_installed
 from tests.support import run_async
 
 if TYPE_CHECKING:
@@ -30,18 +30,13 @@ TABLES = "public.mothers, public.kids"
 
 @pytest.fixture(scope="module")
 def function(remote: SupabaseLite, postgres: EmbeddedPostgres) -> Iterator[None]:
-    postgres.start()
-    with psycopg.connect(postgres.dsn, autocommit=True) as sql:
-        sql.execute(FUNCTION.read_bytes())
-        sql.execute("create table public.mothers (id uuid primary key, n int)")
-        sql.execute("create table public.kids (id uuid primary key, mother uuid references public.mothers (id), n int)")
-        sql.execute(f"grant select, insert, update on {TABLES} to service_role".encode())
-        remote.stop()
-        remote.start()  # Lite reads functions and tables when it starts
+    before = (
+        "create table public.mothers (id uuid primary key, n int)",
+        "create table public.kids (id uuid primary key, mother uuid references public.mothers (id), n int)",
+        f"grant select, insert, update on {TABLES} to service_role",
+    )
+    with function_installed(remote, postgres, before=before, after=(f"drop table {TABLES}",)):
         yield
-        sql.execute(f"drop table {TABLES}".encode())
-        for signature in ("(json, boolean)", "_target(text)", "_one(json, text)"):
-            sql.execute(f"drop function public.outbox_apply{signature}".encode())
 
 
 @pytest.fixture
