@@ -126,6 +126,13 @@ class Home:
         self.remote.stop()
         self.remote.start()
 
+    @contextmanager
+    def held(self, table: str) -> Iterator[None]:
+        """Keep a remote table locked: a request that writes to it has reached the server and is not answered."""
+        with self.sql() as sql, sql.transaction():
+            sql.execute(f"lock table public.{table} in share mode".encode())
+            yield
+
     def sql(self) -> Sql:
         """Return a superuser's connection to the remote database."""
         return psycopg.connect(self.postgres.dsn, autocommit=True)
@@ -155,6 +162,12 @@ class Home:
             (-1,)
         ]
         return int(entries)
+
+    def waiting_requests(self) -> int:
+        """Return how many statements wait in the remote database for a lock."""
+        with self.sql() as sql:
+            ((waiting,),) = sql.execute("select count(*) from pg_locks where not granted").fetchall()
+        return int(waiting)
 
     def all_acknowledged(self) -> bool:
         """Whether each fill that the broker reported is on the disk."""

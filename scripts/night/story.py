@@ -171,11 +171,12 @@ class Night:
         home = self._home
         self._say("-- kill -9")
         begin = home.acknowledged
-        home.trade(200)
-        home.until(
-            lambda: home.acknowledged >= begin + 120 and home.count("pending") >= 10, "it is in the middle of it"
-        )
-        home.broker.kill()
+        with home.held("trades"):
+            home.trade(200)
+            home.until(
+                lambda: home.acknowledged >= begin + 120 and home.waiting_requests() > 0, "it is in the middle of it"
+            )
+            home.broker.kill()
         self._types("kill-status", "outbox status", codes=(0, *STALLED), varies=True)
         self._say("-- the bot is started again")
         home.start_bot()
