@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
+from benchmark.answers import answering
 
 from outbox import Outbox, Settings
 from outbox.testing import ManualClock, ScriptedTransport
@@ -94,3 +96,42 @@ async def test_looking_costs_the_same_hops_whatever_waits(tmp_path: Path, monkey
         return len(hops)
 
     assert await looked_at(1) == await looked_at(ROWS)
+
+
+@contextmanager
+def counted_searches(*, without: str | None = None) -> Iterator[list[str]]:
+    """Yield a list that grows with each module that is looked for on the disk. without: one that is not there."""
+    searches: list[str] = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            searches.append(name)
+            if name == without:
+                raise ModuleNotFoundError(name)
+
+    hidden = sys.modules.pop(without, None) if without else None
+    sys.meta_path.insert(0, Finder)
+    try:
+        yield searches
+    finally:
+        sys.meta_path.remove(Finder)
+        if without and hidden:
+            sys.modules[without] = hidden
+
+
+@run_async
+async def test_a_request_looks_for_no_module_on_the_disk(tmp_path: Path) -> None:
+    with answering(0) as port:
+        settings = Settings(path=tmp_path / "bot.db", supabase_url=f"http://127.0.0.1:{port}", supabase_key="sb_secret")
+        async with Outbox.open(settings) as outbox:
+            await outbox.put("events", {"n": 0})
+            await outbox.drain(timeout=30)  # the first request imports what it needs
+            found = {}
+            for without in (None, "sniffio"):
+                await outbox.put("events", {"n": 1})
+                with counted_searches(without=without) as searches:
+                    assert (await outbox.drain(timeout=30)).pending == 0
+                found[without] = searches
+    assert found[None] == []
+    assert found["sniffio"].count("sniffio") > 1  # the control: httpcore asks anew with every request

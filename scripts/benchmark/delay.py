@@ -1,30 +1,26 @@
 """A line of a certain length: forwards connections to a port of this machine, each byte later by a fixed time.
 
-`python delay.py PORT SECONDS` prints the port that it listens on, and runs until its input is closed.
+`python -m benchmark.delay PORT SECONDS` prints the port that it listens on, and runs until its input is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
+
+from benchmark.beside import running, serve
 
 _CHUNK = 65_536
 
 
 @contextlib.contextmanager
 def line(port: int, delay_s: float) -> Iterator[int]:
-    """Run the line to `port` in a process of its own, which costs the measured one nothing; yield its near end."""
-    command = [sys.executable, __file__, str(port), str(delay_s)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()
+    """Run the line to `port`; yield its near end."""
+    with running("benchmark.delay", port, delay_s) as near:
+        yield near
 
 
 async def run(port: int, delay_s: float) -> None:
@@ -38,9 +34,7 @@ async def run(port: int, delay_s: float) -> None:
             end.close()
 
     server = await asyncio.start_server(connected, "127.0.0.1")
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    server.close()
+    await serve(server)
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:

@@ -106,7 +106,8 @@ def put(folder: Path, *, rows: int, tasks: int, ticker: bool = False) -> Facts:
 async def _put(path: Path, rows: int, tasks: int, ticker: bool) -> Facts:
     latencies: list[float] = []
     late: list[float] = []
-    todo = iter(trades(rows))
+    ready = trades(rows)  # held: an exhausted iterator would free them all in the last beat, 60,000 of them for 14 ms
+    todo = iter(ready)
 
     async with _opened(path) as outbox:
         await outbox.put("trades", trades(1)[0])  # the lane's first entry makes the lane
@@ -377,6 +378,7 @@ PROBES: dict[str, Callable[..., Facts]] = {
     "visible": _remote("visible"),
     "memory": _remote("memory"),
     "busy": _remote("busy"),
+    "busy_apart": _remote("busy_apart"),
     "recover": _remote("recover"),
     "poison": _remote("poison"),
 }

@@ -18,6 +18,7 @@ import httpx
 import psycopg
 from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
 
+from benchmark.answers import answering
 from benchmark.delay import line
 from benchmark.trades import trades
 
@@ -36,10 +37,10 @@ def _servers() -> Iterator[tuple[SupabaseLite, str]]:
 
 
 @asynccontextmanager
-async def _opened(path: Path, remote: SupabaseLite, *, url: str | None = None, **more: Any) -> AsyncIterator[Any]:
+async def _opened(path: Path, url: str, key: str, **more: Any) -> AsyncIterator[Any]:
     from outbox import Outbox, Settings
 
-    settings = Settings(path=path, supabase_url=url or remote.url, supabase_key=remote.secret_key, **more)
+    settings = Settings(path=path, supabase_url=url, supabase_key=key, **more)
     async with Outbox.open(settings) as outbox:
         yield outbox
 
@@ -70,7 +71,7 @@ async def _drain(
     folder: Path, remote: SupabaseLite, dsn: str, rows: int, *, url: str | None = None, **more: Any
 ) -> Facts:
     todo = trades(rows)
-    async with _opened(folder / "outbox.db", remote, url=url, **more) as outbox:
+    async with _opened(folder / "outbox.db", url or remote.url, remote.secret_key, **more) as outbox:
         await _put_all(outbox, todo)
         bodies = [(each.path, dict(each.headers), each.body) async for each in _prepared(outbox)]
         before = time.perf_counter()
@@ -119,7 +120,7 @@ async def _visible(folder: Path, remote: SupabaseLite, sql: psycopg.Connection[A
     headers = {"apikey": remote.secret_key, "prefer": "return=minimal"}
     async with (
         httpx.AsyncClient(base_url=f"{remote.url}/rest/v1", headers=headers) as client,
-        _opened(folder / "outbox.db", remote) as outbox,
+        _opened(folder / "outbox.db", remote.url, remote.secret_key) as outbox,
         outbox.flushing(),
     ):
         for number, row in enumerate(trades(2 * rows)):
@@ -151,7 +152,7 @@ def memory(folder: Path, *, rows: int) -> Facts:
 
 
 async def _memory(path: Path, remote: SupabaseLite) -> Facts:
-    async with _opened(path, remote) as outbox:
+    async with _opened(path, remote.url, remote.secret_key) as outbox:
         before_mib = _peak_mib()
         started = time.perf_counter()
         await outbox.drain(timeout=3600)
@@ -170,21 +171,29 @@ def _peak_mib() -> float:
 def busy(folder: Path, *, rows: int, backlog: int) -> Facts:
     """The rate of 64 tasks' puts alone, and while the flusher drains `backlog` rows and whatever comes in."""
     with _servers() as (remote, dsn):
-        found = asyncio.run(_busy(folder, remote, rows, backlog))
+        found = asyncio.run(_busy(folder, remote.url, remote.secret_key, rows, backlog))
         _require(_arrived(dsn) > 0, "nothing arrived: no drain ran beside the puts")
     return found
 
 
-async def _busy(folder: Path, remote: SupabaseLite, rows: int, backlog: int) -> Facts:
+def busy_apart(folder: Path, *, rows: int, backlog: int, answer_s: float) -> Facts:
+    """The same while the servers take no processor from it: what answers, after `answer_s` seconds, stores nothing."""
+    with answering(answer_s) as port:
+        return asyncio.run(_busy(folder, f"http://127.0.0.1:{port}", "sb_secret_of_nobody", rows, backlog))
+
+
+async def _busy(folder: Path, url: str, key: str, rows: int, backlog: int) -> Facts:
     todo = trades(2 * rows + backlog)
-    async with _opened(folder / "outbox.db", remote) as outbox:
+    async with _opened(folder / "outbox.db", url, key, health_s=0) as outbox:
         await _put_all(outbox, todo[2 * rows :])
         alone = await _rate(outbox, todo[:rows])
         async with outbox.flushing():
+            before, began = (await outbox.stats()).delivered, time.perf_counter()
             beside = await _rate(outbox, todo[rows : 2 * rows])
-            left = (await outbox.stats()).pending
-    _require(left > 0, "the backlog was empty before the puts were done")
-    return {"alone_rows_per_s": alone, "beside_rows_per_s": beside, "left": left}
+            stats, took_s = await outbox.stats(), time.perf_counter() - began
+    _require(stats.pending > 0, "the backlog was empty before the puts were done")
+    drained = (stats.delivered - before) / took_s
+    return {"alone_rows_per_s": alone, "beside_rows_per_s": beside, "drained_rows_per_s": drained}
 
 
 async def _rate(outbox: Any, rows: list[dict[str, Any]]) -> float:
@@ -207,7 +216,7 @@ def recover(folder: Path, *, rows: int, outage_s: float) -> Facts:
 
 async def _recover(folder: Path, remote: SupabaseLite, dsn: str, rows: int, outage_s: float) -> Facts:
     remote.stop()
-    async with _opened(folder / "outbox.db", remote) as outbox, outbox.flushing():
+    async with _opened(folder / "outbox.db", remote.url, remote.secret_key) as outbox, outbox.flushing():
         began = time.perf_counter()
         await _put_all(outbox, trades(rows))
         await asyncio.sleep(max(0.0, outage_s - (time.perf_counter() - began)))
@@ -236,7 +245,7 @@ async def _poison(path: Path, remote: SupabaseLite, rows: int, bad: int) -> int:
     todo = trades(rows)
     for number in range(bad):  # spread evenly, none at an edge of a batch
         todo[(2 * number + 1) * rows // (2 * bad)]["timestamp"] = "yesterdayish"
-    async with _opened(path, remote) as outbox:
+    async with _opened(path, remote.url, remote.secret_key) as outbox:
         await _put_all(outbox, todo)
         sent = 0
         send = outbox._remote.transport.send

@@ -80,6 +80,10 @@ PROBES: dict[str, Probe] = {
     "visible": Probe("visible", {"rows": 200}, {"rows": 50}),
     "memory": Probe("memory", {"rows": 1_000_000}, {"rows": 50_000}, once=True),
     "busy": Probe("busy", {"rows": 30_000, "backlog": 60_000}, {"rows": 10_000, "backlog": 20_000}),
+    # 500 rows in 80 ms, four times at once: what the real servers take when they have the machine to themselves.
+    "busy, servers apart": Probe(
+        "busy_apart", {"rows": 30_000, "backlog": 60_000, "answer_s": 0.08}, {"rows": 10_000, "backlog": 20_000}
+    ),
     "written": Probe("written", {"rows": 30_000, "tasks": 64}, {"rows": 10_000}),
     "recover": Probe("recover", {"rows": 100_000, "outage_s": 20.0}, {"rows": 10_000, "outage_s": 5.0}),
     "poison": Probe("poison", {"rows": 10_000, "bad": [1, 5, 50]}, {"rows": 5_000}),
@@ -187,10 +191,17 @@ def _memory(samples: Samples) -> Figure:
 
 
 def _busy(samples: Samples) -> Figure:
-    ratio = statistics.median(ratios(samples, "busy", "busy", "beside_rows_per_s", "alone_rows_per_s"))
-    alone, beside = (middle(samples, "busy", f"{which}_rows_per_s") for which in ("alone", "beside"))
-    facts = {"ratio": ratio, "alone_rows_per_s": alone, "beside_rows_per_s": beside}
-    return Figure(f"{ratio:.2f} x ({beside:,.0f} rows/s; alone {alone:,.0f})", ratio >= 0.7, ratio >= 0.9, facts)
+    facts: dict[str, float] = {}
+    texts = []
+    for where, probe in (("on the same processors", "busy"), ("servers apart", "busy, servers apart")):
+        ratio = statistics.median(ratios(samples, probe, probe, "beside_rows_per_s", "alone_rows_per_s"))
+        alone, beside, drained = (
+            middle(samples, probe, f"{which}_rows_per_s") for which in ("alone", "beside", "drained")
+        )
+        texts.append(f"{where}: {ratio:.2f} x ({beside:,.0f} rows/s; alone {alone:,.0f}; {drained:,.0f} drained)")
+        facts |= {f"{probe}: {name}": value for name, value in (("ratio", ratio), ("drained_rows_per_s", drained))}
+    worse = facts["busy: ratio"]
+    return Figure("\n".join(texts), worse >= 0.7, worse >= 0.9, facts)
 
 
 def _written(samples: Samples) -> Figure:
@@ -247,7 +258,7 @@ ROWS: tuple[Row, ...] = (
     Row(8, "the same, 50 ms away each way, 8 in flight", ">= 5 x one request at a time", "", ("far drain",), _far),
     Row(9, "put to visible in PostgreSQL, p50", "<= a direct POST + 3 ms", "+ 1 ms", ("visible",), _visible),
     Row(10, "memory while a backlog drains", "grows <= 64 MiB", "<= 16 MiB", ("memory",), _memory),
-    Row(11, "puts while the flusher drains", ">= 0.7 x without", ">= 0.9 x", ("busy",), _busy),
+    Row(11, "puts while the flusher drains", ">= 0.7 x without", ">= 0.9 x", ("busy", "busy, servers apart"), _busy),
     Row(12, "import outbox", "<= 1.15 x its libraries", "", ("import outbox", "import libraries"), _imports),
     Row(13, "bytes to the disk for each put, 64 tasks", "report", "<= 3 x the payload", ("written",), _written),
     Row(14, "recovery of the remote end to an empty backlog", "report", "", ("recover",), _recover),
