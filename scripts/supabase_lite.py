@@ -179,22 +179,22 @@ def _npm(node: Path) -> tuple[str, ...] | None:
     return (elsewhere,) if elsewhere else None
 
 
-def install(node: Node, progress: Progress = _log.info) -> Path:
-    """Return the `node_modules` folder with what the lock file pins; the first call fetches it (5 to 15 s).
+def install(node: Node, progress: Progress = _log.info, manifest: Path = MANIFEST) -> Path:
+    """Return the `node_modules` folder with what `manifest`'s lock file pins; the first call fetches it (5 to 15 s).
 
     It is built under another name and then renamed, so that of two processes one wins and both find it whole; its
     name carries the lock's digest, so that a changed lock is another folder. Raises RemoteEndError: `npm ci` failed.
     """
-    lock = MANIFEST / "package-lock.json"
+    lock = manifest / "package-lock.json"
     target = CACHE / hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
     if not target.is_dir():
-        progress("installing Supabase Lite (once)")
+        progress(f"installing the packages of {manifest.parent.name}/{manifest.name} (once)")
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix="new-", ignore_cleanup_errors=True) as work:
             fresh = Path(work) / "fresh"
             fresh.mkdir()
             for name in ("package.json", "package-lock.json"):
-                shutil.copyfile(MANIFEST / name, fresh / name)
+                shutil.copyfile(manifest / name, fresh / name)
             command = [*node.npm, "ci", "--no-audit", "--no-fund", "--no-update-notifier"]
             _run("npm ci", command, log=Path(work) / "npm.log", timeout_s=300, cwd=fresh)
             _rename(fresh, target)
@@ -559,5 +559,6 @@ def _account_for(programs: Path) -> dict[str, Any]:
     return {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
 
 
-if __name__ == "__main__":  # what a set-up script runs, so that no test's time limit covers the download
-    print(install(find_node(), print))
+if __name__ == "__main__":  # what scripts/test runs first, so that no test's time limit covers the download
+    for folder in [MANIFEST, *map(Path, sys.argv[1:])]:
+        print(install(find_node(), print, folder.resolve()))

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 from supabase_lite import EmbeddedPostgres
 
-from tests.remote.sql_bench import TABLES, PsqlRunner
-
-_numbers = itertools.count(1)
-
-
-@contextmanager
-def _new_database(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
-    postgres.start()
-    name = f"fresh_{next(_numbers)}"
-    with psycopg.connect(postgres.dsn, autocommit=True) as server:
-        server.execute(f"create database {name}")
-        with psycopg.connect(postgres.database(name), autocommit=True) as connection:
-            yield connection
-        server.execute(f"drop database {name} with (force)")
+from tests.remote.sql_bench import TABLES, PsqlRunner, new_database
+from tests.remote.supabase_cli import SupabaseCli
 
 
 @pytest.fixture
 def fresh(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
     """A superuser's connection to a new, empty database; every statement commits by itself."""
-    with _new_database(postgres) as connection:
+    with new_database(postgres) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module")
 def _applied(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection]:
-    with _new_database(postgres) as connection:
+    with new_database(postgres) as connection:
         PsqlRunner(postgres).apply(connection)
         yield connection
 
@@ -51,3 +38,14 @@ def applied(_applied: psycopg.Connection) -> psycopg.Connection:
 @pytest.fixture
 def psql(postgres: EmbeddedPostgres) -> PsqlRunner:
     return PsqlRunner(postgres)
+
+
+@pytest.fixture(scope="session")
+def _program() -> Path:
+    return SupabaseCli.install()
+
+
+@pytest.fixture
+def supabase(_program: Path, tmp_path: Path) -> SupabaseCli:
+    """Supabase's own command line, in a new project folder without migrations."""
+    return SupabaseCli(_program, tmp_path)

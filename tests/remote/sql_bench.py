@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -61,6 +62,20 @@ INSERTS = {
 
 Connection = psycopg.Connection[TupleRow]
 
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def new_database(server: EmbeddedPostgres, template: str = "template1") -> Iterator[Connection]:
+    """A superuser's connection to a database of its own, a copy of `template`, to which nobody may be connected."""
+    server.start()
+    name = f"fresh_{next(_numbers)}"
+    with psycopg.connect(server.dsn, autocommit=True) as postgres:
+        postgres.execute(f"create database {name} template {template}")
+        with psycopg.connect(server.database(name), autocommit=True) as connection:
+            yield connection
+        postgres.execute(f"drop database {name} with (force)")
+
 
 class PsqlRunner:
     def __init__(self, server: EmbeddedPostgres) -> None:
@@ -84,7 +99,10 @@ class PsqlRunner:
 
 
 def like_hosted(connection: Connection) -> None:
-    """Supabase opens every new table and function of schema public to its three roles."""
+    """Supabase has three roles and opens every new table and function of schema public to them."""
+    for role in ROLES:
+        if not column(connection, f"select rolname from pg_roles where rolname = '{role}'"):
+            connection.execute(f"create role {role} nologin noinherit")
     for kind in ("tables", "functions"):
         connection.execute(f"alter default privileges in schema public grant all on {kind} to {', '.join(ROLES)}")
     connection.execute(f"grant usage on schema public to {', '.join(ROLES)}")

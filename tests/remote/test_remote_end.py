@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ import pytest
 import supabase_lite
 from psycopg.rows import TupleRow
 from supabase_lite import Driver, EmbeddedPostgres, Node, RemoteEndError, SupabaseLite
+
+from tests.remote import supabase_cli
 
 T0 = "2026-01-01T00:00:00Z"
 
@@ -307,5 +310,12 @@ def test_a_machine_without_node_is_told_what_to_install(monkeypatch: pytest.Monk
         supabase_lite.find_node()
 
 
-def test_the_lock_file_names_no_download_address() -> None:
-    assert '"resolved"' not in (supabase_lite.MANIFEST / "package-lock.json").read_text("utf-8")
+@pytest.mark.parametrize("manifest", [supabase_lite.MANIFEST, supabase_cli.MANIFEST], ids=lambda path: path.name)
+def test_the_lock_file_names_no_download_address(manifest: Path) -> None:
+    assert '"resolved"' not in (manifest / "package-lock.json").read_text("utf-8")
+
+
+def test_the_command_lines_lock_file_has_a_program_for_every_system() -> None:
+    lock = json.loads((supabase_cli.MANIFEST / "package-lock.json").read_text("utf-8"))["packages"]
+    programs = {name.rpartition("/cli-")[2] for name in lock if "@supabase/cli-" in name}
+    assert programs >= {f"{system}-{chip}" for system in ("darwin", "linux", "windows") for chip in ("arm64", "x64")}

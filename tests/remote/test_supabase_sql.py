@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import errors
-from psycopg.pq import ExecStatus
 from supabase_lite import EmbeddedPostgres
 
 from tests.remote.sql_bench import (
@@ -74,23 +72,6 @@ def test_the_files_apply_to_a_postgresql_that_has_none_of_supabases_roles() -> N
 
         assert len(column(connection, there)) == 3
         assert allowed(connection, "service_role", "trades") == {"select", "insert", "update"}
-
-
-STATEMENT = re.compile(r"(?:\$\$.*?\$\$|--[^\n]*|'(?:[^']|'')*'|[^;])+;", re.DOTALL)
-
-
-def test_supabases_own_command_line_takes_the_files(fresh: Connection) -> None:
-    """`supabase db push` sends one statement at a time by the extended protocol, each file in one transaction."""
-    for _ in range(2):
-        for file in FILES:
-            assert re.fullmatch(r"[0-9]+_.*\.sql", file.name)  # others it passes over
-            with fresh.transaction():
-                for statement in STATEMENT.findall(file.read_text(encoding="utf-8")):
-                    result = fresh.pgconn.exec_params(statement.encode(), None)
-                    assert result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK), result.error_message
-    assert {table: allowed(fresh, "service_role", table) for table in TABLES} == {
-        table: {"select", "insert", "update"} for table in TABLES
-    }
 
 
 def test_the_old_modules_tables_keep_every_row_and_end_like_new_ones(
