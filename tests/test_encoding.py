@@ -242,7 +242,7 @@ VALUES = [
     pytest.param([np.int64(7), np.uint8(255)], "[7,255]", id="numpy ints"),
     pytest.param([np.bool_(True), np.str_("é")], '[true,"é"]', id="numpy bool and str"),
     pytest.param([np.float64("nan"), np.float32("-inf")], '["NaN","-Infinity"]', id="numpy NaN and infinity"),
-    pytest.param([np.datetime64("NaT"), np.timedelta64("NaT")], "[null,null]", id="numpy NaT"),
+    pytest.param([np.datetime64("NaT", "s"), np.timedelta64("NaT", "s")], "[null,null]", id="numpy NaT"),
     pytest.param(np.array([[1, 2], [3, 4]]), "[[1,2],[3,4]]", id="a numpy array of two dimensions"),
     pytest.param(np.array(1.5), "1.5", id="a numpy array without dimensions"),
     pytest.param(np.array([None, Side.BUY], dtype=object), '[null,"buy"]', id="a numpy array of objects"),
