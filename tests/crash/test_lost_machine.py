@@ -24,6 +24,7 @@ from supabase_lite import ROOT, SupabaseLite
 from witness import Witness
 
 from outbox import Outbox, Settings
+from outbox.store import connection as door
 from tests.store.tools import rows, until
 from tests.support import run_async
 
@@ -89,7 +90,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def litestream(folder: Path) -> list[str]:
     """Twenty times as often as by itself, so that the test need not wait.
 
-    It checkpoints nothing meanwhile: an SQLite before 3.51.3 in the bot must not meet a second one that does.
+    It checkpoints nothing by itself meanwhile, see `lose`.
     """
     (folder / "litestream.yml").write_text(
         f"""
@@ -147,16 +148,21 @@ LOOP = Copier(the_loop_of_the_page, backups, backups, newest_backup)
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What is known after it. acknowledged: the numbers that the bot printed; early: those before the last step."""
+    """What is left of it. acknowledged: the numbers that the bot printed; early: those before the last step."""
 
     acknowledged: set[int]
     early: set[int]
     copy: Path
     path: Path
+    alone: Path  # the database file without its -wal
 
 
 async def lose(folder: Path, remote: SupabaseLite, copier: Copier) -> Lost:
-    """Let a bot and `copier` work until a whole step of it has begun and ended after `EARLY`; then kill both."""
+    """Let a bot and `copier` work until a whole step of it has begun and ended after `EARLY`; then kill both.
+
+    A reader holds every checkpoint back meanwhile: an SQLite before 3.51.3 in the bot must not meet another that
+    checkpoints, and the control needs a database file that has nothing new. What is returned has a copy of that file.
+    """
     path = folder / "bot.db"
     (folder / "elsewhere").mkdir()
     (folder / "bot.py").write_text(BOT, encoding="utf-8")
@@ -168,7 +174,7 @@ async def lose(folder: Path, remote: SupabaseLite, copier: Copier) -> Lost:
     witness = Witness([str(folder / "bot.py"), str(path), str(BEFORE + 1)], folder=folder, environment=names)
     witness.start()
     try:
-        with copier.running(folder) as copying:
+        with reader(path), copier.running(folder) as copying:
             await asyncio.to_thread(witness.wait_for, EARLY - BEFORE, timeout_s=50)
             early, begun = numbers(witness), copier.begun(folder)
             # The next step may have begun before this moment, the one behind it has not.
@@ -176,10 +182,21 @@ async def lose(folder: Path, remote: SupabaseLite, copier: Copier) -> Lost:
             assert copying.poll() is None, (folder / "copier.log").read_text(encoding="utf-8")
             kill(copying)
             witness.kill()
+            alone = shutil.copyfile(path, folder / "alone.db")
     finally:
         witness.kill()
     await asyncio.to_thread(copier.restore, folder, folder / "copy.db")
-    return Lost(numbers(witness), early, folder / "copy.db", path)
+    return Lost(numbers(witness), early, folder / "copy.db", path, alone)
+
+
+@contextlib.contextmanager
+def reader(path: Path) -> Iterator[None]:
+    """Somebody who looks at the file as it is now, and cannot write."""
+    connection = door.ENGINE.connect(door.uri(path), uri=True, isolation_level=None)
+    with contextlib.closing(connection):
+        connection.execute("begin")
+        connection.execute("select count(*) from outbox").fetchall()
+        yield
 
 
 def numbers(witness: Witness) -> set[int]:
@@ -225,10 +242,9 @@ async def test_a_lost_machine_costs_the_youngest_rows_alone_and_none_arrives_twi
     tail_of(lost, set(copied))
 
     # The control, `cp` of the same machine's file without its -wal: it has what the life before had put and closed.
-    alone = shutil.copyfile(lost.path, tmp_path / "alone.db")
-    assert held(alone) == list(range(1, BEFORE + 1))
+    assert held(lost.alone) == list(range(1, BEFORE + 1))
     with pytest.raises(AssertionError, match="older than the last step"):
-        tail_of(lost, set(held(alone)))
+        tail_of(lost, set(held(lost.alone)))
 
     # A copy that was in use says from which number on entries may be missing; a backup was taken for that.
     loss = await drained(lost.copy, clean_remote)
