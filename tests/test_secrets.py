@@ -26,6 +26,7 @@ from tests.store.tools import ROOT, shell
 from tests.support import run_async
 
 KEY = f"{MARK.decode()}canary_0123456789"
+on_posix = pytest.mark.skipif(os.name == "nt", reason="a process's pipes are overheard on POSIX alone")
 
 
 @run_async
@@ -146,6 +147,7 @@ def with_locals(error: BaseException) -> str:
 # ---------------------------------------------------------------------------------------------- processes
 
 
+@on_posix
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_key_that_a_process_says_is_found_and_its_reader_gets_every_byte(stream: str) -> None:
     code = f"import sys; print(sys.argv[1], file=sys.{stream})"
@@ -154,6 +156,7 @@ def test_a_key_that_a_process_says_is_found_and_its_reader_gets_every_byte(strea
     assert heard() == [f"{stream} of a process"]
 
 
+@on_posix
 @run_async
 async def test_a_key_that_asyncios_process_says_is_found() -> None:
     process = await asyncio.create_subprocess_exec("echo", KEY, stdout=asyncio.subprocess.PIPE)
@@ -162,6 +165,7 @@ async def test_a_key_that_asyncios_process_says_is_found() -> None:
     assert heard() == ["stdout of a process"]
 
 
+@on_posix
 def test_a_key_is_found_where_nobody_reads(tmp_path: Path) -> None:
     subprocess.run(["echo", KEY], stdout=subprocess.DEVNULL, check=True)
     assert heard() == ["a process whose output nobody reads"]
@@ -248,6 +252,7 @@ def planted_run(tmp_path: Path, tests: str) -> tuple[subprocess.CompletedProcess
     return done, report.read_text(encoding="utf-8")
 
 
+@on_posix
 def test_each_planted_key_fails_a_run_of_its_own_and_stands_in_no_report(tmp_path: Path) -> None:
     """A run of pytest with this project's conftest, on tests that leak; the last one leaks after its end."""
     done, written = planted_run(tmp_path, PLANTED)
@@ -258,6 +263,7 @@ def test_each_planted_key_fails_a_run_of_its_own_and_stands_in_no_report(tmp_pat
     assert written.count("hidden") >= 4
 
 
+@on_posix
 def test_a_key_that_is_said_after_the_last_test_fails_a_run_that_would_be_good(tmp_path: Path) -> None:
     quiet = PLANTED[: PLANTED.index("def test_file")] + PLANTED[PLANTED.index("def test_nothing") :]
     done, _ = planted_run(tmp_path, quiet)
