@@ -13,7 +13,7 @@ from outbox.errors import InvalidRequest
 from outbox.store import housework, mending, operators, quarantine
 from outbox.store.desk import Action
 from outbox.store.operators import Filter, Handled
-from outbox.store.salvage import salvage
+from outbox.store.salvage import nobody, salvage
 from outbox.store.store import Store
 
 # An answer is read by a person or a script; the counts are always of all.
@@ -21,12 +21,24 @@ _LISTED = 5000
 
 
 class Operations:
-    """Carries out requests on an open store. sending: whether entries may be on their way at this moment."""
+    """Carries out requests on an open store.
 
-    def __init__(self, store: Store, *, clock: Clock, sending: Callable[[], bool] = lambda: False) -> None:
+    sending: whether entries may be on their way at this moment. project_known: told that the file may belong to a
+    project by now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        sending: Callable[[], bool] = lambda: False,
+        project_known: Callable[[], Awaitable[None]] = nobody,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._sending = sending
+        self._project_known = project_known
 
     async def requeue(self, which: Filter, *, force: bool) -> list[Handled]:
         """Revive the dead entries that `which` means. Errors as `Store.transact`: what was done before stays done."""
@@ -59,7 +71,7 @@ class Operations:
 
     async def salvage(self, source: Path) -> dict[str, Any]:
         """Bring over what can be read of a damaged file, then rename it as salvaged. Errors as `store.salvage`."""
-        found = await salvage(self._store, source, sending=self._sending)
+        found = await salvage(self._store, source, sending=self._sending, project_known=self._project_known)
         try:
             kept_as = await asyncio.to_thread(quarantine.dealt_with, source)
         except OSError:  # its entries are here; who may rename it will

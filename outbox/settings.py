@@ -23,6 +23,8 @@ logger = logs.named("outbox.settings")
 
 _PREFIX = "OUTBOX_"
 _LONGEST_SOURCE = 200
+_KEYS = ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
+_SECRETS = frozenset({*_KEYS, "supabase_key", "access_token"})
 
 
 class Settings(BaseSettings):
@@ -52,7 +54,7 @@ class Settings(BaseSettings):
     )
     supabase_key: SecretStr | None = Field(
         default=None,
-        validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY"),
+        validation_alias=AliasChoices(*_KEYS),
         description="the project's secret key; without it rows stay pending",
     )
     batch_rows: int = Field(default=500, ge=1, le=10_000, description="rows in one request at the most")
@@ -97,6 +99,7 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        _hide(values)
         _refuse_unknown(values)
         try:
             super().__init__(**values)
@@ -224,6 +227,13 @@ def _config_error(error: ValidationError) -> ConfigError:
     if not field and ": " in message:
         field, message = message.split(": ", 1)
     return ConfigError(f"{field}: {message}", field=field or None)
+
+
+def _hide(values: dict[str, Any]) -> None:
+    """Let no frame above an error of ours hold a bare key: crash reporters show each frame's variables."""
+    for name in _SECRETS & values.keys():
+        if isinstance(values[name], str):
+            values[name] = SecretStr(values[name])
 
 
 def _refuse_unknown(values: Mapping[str, Any]) -> None:

@@ -5,14 +5,14 @@ Nothing is started before a test names a fixture. `clean_remote` is the one to u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
 
-from tests.secrets import MARK, leaks
+from tests.secrets import MARK, leaks, overheard, redacted
 
 if TYPE_CHECKING:
     import psycopg
@@ -23,13 +23,56 @@ FAULTS = Path(__file__).parent / "remote" / "faults.sql"
 
 @pytest.fixture(autouse=True)
 def no_key_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test: no file of the outbox, nothing beside it and no line of the log holds a key."""
+    """After every test: no file of the outbox, nothing beside it, no log and nothing that was said holds a key."""
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     caplog = request.getfixturevalue("caplog")
     yield
     if folder is not None:
         assert leaks(folder) == [], "a key stands in a file"
     assert MARK.decode() not in caplog.text, "a key stands in the log"
+    assert overheard.take() == [], "a key was said"
+
+
+def pytest_sessionstart() -> None:
+    overheard.start()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run for what a process has said after its test, or after the last one, as a server of the whole run."""
+    late = overheard.take()
+    overheard.stop()
+    if late:
+        session.config.stash[_LATE] = late
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+_LATE = pytest.StashKey[list[str]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why the run failed."""
+    for where in terminalreporter.config.stash.get(_LATE, []):
+        terminalreporter.section("a key was said", red=True)
+        terminalreporter.line(where)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose report holds a key, in a traceback or in what was captured, and let the report hold none."""
+    report = yield
+    traceback = redacted(report.longreprtext)
+    if traceback != report.longreprtext:
+        report.longrepr = f"{traceback}\na key stands in this traceback"
+        report.outcome = "failed"
+    captured = [(name, redacted(text)) for name, text in report.sections]
+    # The sections of the phases before are repeated in each report; they have failed their own.
+    news = [name for name, text in report.sections if name.endswith(f" {report.when}") and redacted(text) != text]
+    if news:
+        report.longrepr = f"{traceback}\na key stands in {', '.join(news)}".lstrip()
+        report.outcome = "failed"
+    report.sections = captured
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,9 @@ class Outbox:
         )
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
-        self._operations = Operations(store, clock=clock, sending=lambda: flusher.running)
+        self._operations = Operations(
+            store, clock=clock, sending=lambda: flusher.running, project_known=self._flusher.look_home
+        )
         self._reporter = Reporter(
             store,
             lambda: None if self._flusher.is_away(remote.transport) else remote.transport,

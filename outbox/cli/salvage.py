@@ -37,7 +37,8 @@ def salvage(
     \b
     Exit codes:
       0  everything that was pending or dead in it is here
-      1  some could not be read, or are here as dead letters
+      1  some could not be read, or are here as dead letters, or a session
+         that was running in it has been replaced by another one
       2  a bot runs and has not answered in time; it will do it
       3  nothing can be read in it, or a file is missing
 
@@ -46,10 +47,14 @@ def salvage(
       path, exit_code
       pending, dead           entries brought over
       held                    brought over as dead letters: changed by the
-                              damage, or overtaken by a later one of their key
+                              damage, overtaken by a later one of their key, or
+                              put for another project
       there                   the outbox had them already
       unreadable              [[first, last]]: numbers of entries in damage
       lost_ids                [id]: of entries of which only the id is left
+      sessions                running sessions brought over: the bot goes on
+      sessions_left           [session_id]: their source has another one here
+      sessions_unreadable     true: there may have been more
       kept_as                 where the damaged file is now
     """
     with complaints(path, as_object=as_object):
@@ -104,7 +109,8 @@ def _code(facts: Mapping[str, Any]) -> int:
 
 def _salvage_code(facts: Mapping[str, Any]) -> int:
     code = _code(facts)
-    return _NOT_ALL if not code and (facts["unreadable"] or facts["held"]) else code
+    missed = ("unreadable", "held", "sessions_left", "sessions_unreadable")
+    return _NOT_ALL if not code and any(facts.get(name) for name in missed) else code  # an older bot counts no sessions
 
 
 def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
@@ -115,6 +121,12 @@ def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
     for first, last in facts["unreadable"]:
         lines.append(f"Entries numbered {first:,} to {last:,}, as far as there were any, could not be read.")
     lines += [f"  lost: {text.quoted(each)}" for each in facts["lost_ids"]]
+    if facts.get("sessions"):
+        lines.append(f"{facts['sessions']:,} running sessions brought over: the bot's next start_session goes on.")
+    if facts.get("sessions_unreadable"):
+        lines.append("Sessions that were running could not be read.")
+    for each in facts.get("sessions_left", ()):
+        lines.append(f"Session {text.quoted(each)} was running, and its source has another one here: it stays RUNNING.")
     return [*lines, f"The damaged file is kept as {facts['kept_as']}"]
 
 

@@ -18,7 +18,7 @@ class Home:
         self.belongs_to: str | None = None
 
     async def load(self) -> None:
-        """Read what an earlier process has learned."""
+        """Read what an earlier process has learned, or what a salvage has brought."""
         self.belongs_to = await self._store.project()
 
     def is_foreign(self, transport: Transport | None) -> bool:
@@ -29,9 +29,9 @@ class Home:
         """Remember the project behind `transport`, which has answered for a row, if none is remembered yet."""
         project = project_of(transport)
         if self.belongs_to is None and project is not None:
-            await self._store.remember_project(project)
-            self.belongs_to = project
-            logger.info("project remembered", extra={"project": project})
+            # A salvage may have brought another one, a moment ago.
+            self.belongs_to = await self._store.remember_project(project)
+            logger.info("project remembered", extra={"project": self.belongs_to})
 
     async def forget(self) -> str | None:
         """Belong to whichever project answers next; return which one it was."""

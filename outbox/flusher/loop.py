@@ -126,6 +126,10 @@ class Flusher:
         """Return whether `transport` leads to another project than the one that the file belongs to."""
         return self._means.home.is_foreign(transport)
 
+    async def look_home(self) -> None:
+        """Read again which project the file belongs to."""
+        await self._means.home.load()
+
     async def adopt(self) -> str | None:
         """Let the entries go to the project that the settings name, and return the one that they belonged to."""
         was = await self._means.home.forget()

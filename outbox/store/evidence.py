@@ -102,8 +102,8 @@ def our_tables() -> frozenset[str]:
 
 
 def is_own(table: str) -> bool:
-    """Return whether a table is the bot's own."""
-    return table not in our_tables() and not table.startswith("sqlite_")
+    """Return whether a table is the bot's own; SQLite's and Litestream's bookkeeping is not."""
+    return table not in our_tables() and not table.startswith(("sqlite_", "_litestream_"))
 
 
 def weigh(path: Path, facts: Facts | None, *, with_wal: bool = True) -> Evidence:

@@ -14,6 +14,8 @@ from pathlib import Path
 _CHUNK = 1 << 20
 # A connection needs a -shm of 32 KiB and the beginning of a -wal; migrations and notes a little more.
 NEEDED_TO_OPEN = 1 << 20
+# Of room after a failed write: a commit has taken what there was, and a -shm grows by 32 KiB at once.
+_LITTLE = 1 << 16
 _NO_SPACE = frozenset(
     code for name in ("ENOSPC", "EDQUOT", "EFBIG") if (code := getattr(errno, name, None)) is not None
 )
@@ -51,12 +53,36 @@ class Reserve:
         return True
 
     def _write(self) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        descriptor = _created(self.path)
         try:
-            if not _allocated(descriptor, self.size):
+            if _allocated(descriptor, 2 * self.size):  # a quota is not in what `free` says
+                os.ftruncate(descriptor, self.size)
+            else:
                 _filled(descriptor, self.size)
         finally:
             os.close(descriptor)
+
+    def lacks(self, size: int = _LITTLE) -> bool:
+        """Return whether `size` bytes more cannot be stored, by trying it. Raises OSError: for another reason.
+
+        A quota stands in no figure of the disk, and SQLite calls what goes beyond it an I/O error.
+        """
+        trial = self.path.with_name(self.path.name + "-trial")
+        trial.unlink(missing_ok=True)  # of a process that died
+        try:
+            descriptor = _created(trial)
+            try:
+                if not _allocated(descriptor, size):
+                    _filled(descriptor, size)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                return True
+            raise
+        finally:
+            trial.unlink(missing_ok=True)
+        return False
 
     def release(self) -> None:
         """Remove the file, if it is there. Raises OSError."""
@@ -65,6 +91,10 @@ class Reserve:
     def free(self) -> int:
         """Return the bytes that are free on this disk. Raises OSError."""
         return shutil.disk_usage(self.path.parent).free
+
+
+def _created(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
 
 
 def _allocated(descriptor: int, size: int) -> bool:

@@ -62,7 +62,7 @@ class Room:
             Reserve(self._path, 0).release()
         elif not self._reserve.is_whole():
             self.short = not self._reserve.make()
-        elif self._reserve.free() < NEEDED_TO_OPEN:
+        elif self._reserve.free() < NEEDED_TO_OPEN or self._reserve.lacks(NEEDED_TO_OPEN):
             self._reserve.release()
             self.short = True
         if self.short:
@@ -81,6 +81,18 @@ class Room:
             logger.error("disk full, the reserve is released and puts are refused", extra=facts)
             await self._guarded(self._reserve.release)
         return held
+
+    async def is_lacking(self) -> bool:
+        """Return whether an I/O error was for want of room: beyond a quota, or found out at the sync.
+
+        False, too, once the reserve is given up, and where that cannot be found out.
+        """
+        if self._reserve is None or self.short:
+            return False
+        try:
+            return await asyncio.to_thread(self._reserve.lacks)
+        except OSError:  # the disk is dying, that is all
+            return False
 
     async def regain(self) -> bool:
         """Make the reserve again if there is room for it, and return whether puts are admitted now."""

@@ -1,13 +1,14 @@
 """Floor 3 · store. What can still be read of a damaged outbox file is put into the open one, with its ids.
 
 Pending and dead entries come along, with their history; what was delivered is not needed. Each keeps its number where
-that is free, so that the order of each key holds.
+that is free, so that the order of each key holds. With them come the project that they belong to and the sessions that
+were running; cached bars do not: a bot fetches them again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ _COLUMNS = (
     "created_at_ms", "settled_at_ms", "error_status", "error_code", "error_message", "error_details", "error_hint",
     "source", "digest", "refused_since_ms",
 )  # fmt: skip
+_SESSION = (
+    "source", "session_id", "status", "start_time", "day_start", "last_heartbeat", "initial_balance",
+    "current_balance", "symbols", "version",
+)  # fmt: skip
 _HISTORY = "at_ms, event, status, code, message, batch_rows, request_id"
 # One transaction of the open outbox each: the bot's puts come in between.
 _PAGE = 200
@@ -35,6 +40,7 @@ _LISTED_IDS = 1_000
 
 _CHANGED = "salvaged: its content is not what was put; outbox show says what it is now"
 _OVERTAKEN = "salvaged: a later entry of its key was sent meanwhile; outbox requeue --force sends this one"
+_ELSEWHERE = "salvaged: it was put for another project than this outbox sends to; outbox requeue sends it there"
 
 
 @dataclass(slots=True)
@@ -43,7 +49,8 @@ class Salvaged:
 
     pending, dead: brought over. held: brought over as dead letters, because sending them might be wrong. there: the
     open outbox had them already. unreadable: ranges of numbers, both ends included. lost_ids: of entries whose id could
-    be read and nothing else, 1,000 at the most.
+    be read and nothing else, 1,000 at the most. sessions: how many running ones were brought over. sessions_left: the
+    ids of those whose source has another one here. sessions_unreadable: whether there may have been more.
     """
 
     pending: int = 0
@@ -52,21 +59,39 @@ class Salvaged:
     there: int = 0
     unreadable: list[tuple[int, int]] = field(default_factory=list)
     lost_ids: list[str] = field(default_factory=list)
+    sessions: int = 0
+    sessions_left: list[str] = field(default_factory=list)
+    sessions_unreadable: bool = False
 
 
-async def salvage(store: Store, source: Path, *, sending: Callable[[], bool] = lambda: False) -> Salvaged:
+async def nobody() -> None:
+    """Tell nobody."""
+
+
+async def salvage(
+    store: Store,
+    source: Path,
+    *,
+    sending: Callable[[], bool] = lambda: False,
+    project_known: Callable[[], Awaitable[None]] = nobody,
+) -> Salvaged:
     """Put what can be read of `source` into `store`; doing it again brings nothing twice.
 
-    sending: whether entries may be on their way at this moment. Raises StoreError: nothing in it can be read, or the
-    open outbox could not be written to; what was brought over before stays.
+    sending: whether entries may be on their way at this moment. project_known: awaited before the first entry comes,
+    when `store` may know by now which project its entries belong to. Raises StoreError: nothing in it can be read, or
+    the open outbox could not be written to; what was brought over before stays.
     """
     found = Salvaged()
     wreck = await asyncio.to_thread(_Wreck, source)
     try:
+        project = await asyncio.to_thread(wreck.project)
+        away = project is not None and await store.remember_project(project) != project
+        await project_known()
         pages = wreck.pages(found)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
-            await _bring(store, page, found, sending)
+            await _bring(store, page, found, sending, away=away)
         found.lost_ids = await asyncio.to_thread(wreck.ids_within, found.unreadable)
+        await _bring_sessions(store, await asyncio.to_thread(wreck.sessions), found)
     finally:
         await asyncio.to_thread(wreck.close)
     return found
@@ -102,10 +127,14 @@ class _Wreck:
 
     def _known_columns(self) -> list[str]:
         """Return what this file has of the columns; one of an older version has fewer."""
-        there = {str(row[1]) for row in self._file.execute("pragma table_info(outbox)").fetchall()}
+        there = self._columns_of("outbox")
         if "payload" not in there:
             raise StoreError(f"{self._path} holds no outbox that can be read; it was not changed", path=self._path)
         return [name for name in _COLUMNS if name in there]
+
+    def _columns_of(self, table: str) -> set[str]:
+        """Return the names of a table's columns; none: this file has no such table."""
+        return {str(row[1]) for row in self._file.execute(f"pragma table_info({table})").fetchall()}
 
     def close(self) -> None:
         self._reading.__exit__(None, None, None)
@@ -132,6 +161,17 @@ class _Wreck:
     def _shapes(self) -> dict[int, Shape]:
         rows = self._asked("select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes")
         return {row[0]: Shape(row[1], Operation(row[2]), row[3], row[4], bool(row[5])) for row in rows or ()}
+
+    def project(self) -> str | None:
+        """Return which project the entries belong to; None: to none yet, or it cannot be read."""
+        rows = self._asked("select value from outbox_meta where name = 'project'")
+        return str(rows[0][0]) if rows else None
+
+    def sessions(self) -> list[Sequence[Any]] | None:
+        """Return the sessions that were running, as `_SESSION`; None: damage is in the way of them."""
+        if not self._columns_of("outbox_sessions"):  # a file of the first version
+            return []
+        return self._asked(f"select {', '.join(_SESSION)} from outbox_sessions where status = 'RUNNING'")  # noqa: S608
 
     def pages(self, found: Salvaged) -> Iterator[list[_Relic]]:
         """Yield what is not settled, oldest first; halve what cannot be read until only the damage is left."""
@@ -184,15 +224,17 @@ def _note(ranges: list[tuple[int, int]], first: int, last: int) -> None:
 # ---------------------------------------------------------------------------------------------- into the open one
 
 
-async def _bring(store: Store, page: Sequence[_Relic], found: Salvaged, sending: Callable[[], bool]) -> None:
+async def _bring(
+    store: Store, page: Sequence[_Relic], found: Salvaged, sending: Callable[[], bool], *, away: bool
+) -> None:
     async def work(connection: aiosqlite.Connection) -> list[str]:
-        return [await _brought(connection, relic, sending=sending()) for relic in page]
+        return [await _brought(connection, relic, sending=sending(), away=away) for relic in page]
 
     for what in await store.transact(work):  # counted once, however often `work` ran
         setattr(found, what, getattr(found, what) + 1)
 
 
-async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: bool) -> str:
+async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: bool, away: bool) -> str:
     """Insert one entry inside an open transaction; return the name of the counter that it belongs to."""
     row = dict(relic.row)
     there = await connection.execute_fetchall(
@@ -201,7 +243,7 @@ async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: 
     if list(there):
         return "there"
     pending = row["state"] == "pending"
-    words = await _objection(connection, row, sending=sending) if pending else None
+    words = await _objection(connection, row, sending=sending, away=away) if pending else None
     taken = list(await connection.execute_fetchall("select 1 from outbox where seq = ?", (row["seq"],)))
     # As a dead letter first: reviving it puts it into the line of its key at the place of its number.
     row |= {"seq": None if taken else row["seq"], "state": "dead"}
@@ -223,13 +265,15 @@ async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: 
     return "pending"
 
 
-async def _objection(connection: aiosqlite.Connection, row: dict[str, Any], *, sending: bool) -> str | None:
-    """Return why this pending entry must not simply be sent; None: it may."""
+async def _objection(connection: aiosqlite.Connection, row: dict[str, Any], *, sending: bool, away: bool) -> str | None:
+    """Return why this pending entry must not simply be sent; None: it may. away: it belongs to another project."""
     if row["digest"] is not None:
         columns = row["on_conflict"] if row["operation"] == Operation.UPSERT else None
         now = digest(row["destination"], row["operation"], row["key"], row["payload"], columns, row["match"])
         if now != row["digest"]:
             return _CHANGED
+    if away:
+        return _ELSEWHERE
     if row["key"] is None:
         return None
     states = "('delivered', 'pending')" if sending else "('delivered')"
@@ -238,3 +282,31 @@ async def _objection(connection: aiosqlite.Connection, row: dict[str, Any], *, s
         (row["destination"], row["key"], row["seq"]),
     )
     return _OVERTAKEN if list(later) else None
+
+
+async def _bring_sessions(store: Store, sessions: Sequence[Sequence[Any]] | None, found: Salvaged) -> None:
+    """Let each source that has no session here go on with the one that was running."""
+    if sessions is None:
+        found.sessions_unreadable = True
+        return
+
+    async def work(connection: aiosqlite.Connection) -> list[bool | None]:
+        return [await _brought_session(connection, session) for session in sessions]
+
+    for session, brought in zip(sessions, await store.transact(work), strict=True):
+        found.sessions += brought is True
+        if brought is False:
+            found.sessions_left.append(str(session[1]))
+
+
+async def _brought_session(connection: aiosqlite.Connection, session: Sequence[Any]) -> bool | None:
+    """Insert one session inside an open transaction; False: its source has another one. None: it is here already."""
+    sql = "select session_id from outbox_sessions where source = ?"
+    for (here,) in await connection.execute_fetchall(sql, (session[0],)):
+        return None if here == session[1] else False
+    marks = ", ".join("?" * len(_SESSION))
+    try:
+        await connection.execute(f"insert into outbox_sessions ({', '.join(_SESSION)}) values ({marks})", session)  # noqa: S608
+    except door.IntegrityError:  # what the damage has left of it is no session
+        return False
+    return True

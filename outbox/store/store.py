@@ -226,10 +226,15 @@ class Store(Reader):
 
         await self.transact(work)
 
-    async def remember_project(self, project: str) -> None:
-        """Note which project the entries belong to."""
-        sql = "insert or replace into outbox_meta values ('project', ?)"
-        await self.transact(lambda connection: connection.execute(sql, (project,)))
+    async def remember_project(self, project: str) -> str:
+        """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
+
+        async def work(connection: aiosqlite.Connection) -> str:
+            await connection.execute("insert or ignore into outbox_meta values ('project', ?)", (project,))
+            rows = await connection.execute_fetchall("select value from outbox_meta where name = 'project'")
+            return str(next(iter(rows))[0])
+
+        return await self.transact(work)
 
     async def forget_project(self) -> str | None:
         """Let them belong to none; return which one it was."""

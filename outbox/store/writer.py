@@ -388,6 +388,8 @@ class Writer:
             return door.named(error, self._path, waited_s=round(waited_s, 1))
         self._suspect = True
         logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})
+        if await self.room.is_lacking():
+            await self.room.release()  # the next try, with a new connection, has its space
         return OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
 
     async def _make_room(self) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from outbox import Outbox, Settings
+from outbox import Outbox, SessionManager, Settings
+from outbox.testing import FakeRemote
 from tests.store.test_salvage import emptied_pages
 from tests.store.tools import ROOT, shell
 from tests.support import run_async
@@ -67,6 +70,43 @@ async def test_salvage_works_without_a_bot_and_refuses_what_is_not_there(tmp_pat
     assert (await command("salvage", str(path), "--path", str(path)))[0] == 3
     code, facts = await command("doctor", "--salvage", str(aside), "--path", str(path))
     assert (code, facts["pending"]) == (0, 3)
+
+
+@run_async
+async def test_the_bot_goes_on_with_its_session_after_a_salvage_and_another_one_is_named(tmp_path: Path) -> None:
+    path, other = tmp_path / "bot.db", tmp_path / "other.db"
+    async with Outbox.open(settings(path)) as outbox:
+        session_id = await SessionManager(outbox).start_session(10_000, ["EURUSD"])
+    damaged_file = shutil.copyfile(path, tmp_path / "damaged.db")
+    path.unlink()
+
+    code, facts = await command("salvage", str(damaged_file), "--path", str(other))
+    assert (code, facts["pending"], facts["sessions"], facts["sessions_left"]) == (0, 1, 1, [])
+    async with Outbox.open(settings(other).model_copy(update={"source": settings(path).source})) as outbox:
+        session = SessionManager(outbox)
+        assert await session.start_session(9_000, []) == session_id
+        assert (session.is_recovered, session.initial_balance, session.symbols) == (True, 10_000, ["EURUSD"])
+
+    async with Outbox.open(settings(path)) as outbox:  # what a bot does that starts before the salvage
+        assert await SessionManager(outbox).start_session(9_000, []) != session_id
+    code, facts = await command("salvage", str(damaged_file), "--path", str(path))
+    assert (code, facts["sessions"], facts["sessions_left"]) == (1, 0, [session_id])
+
+
+@run_async
+async def test_the_line_of_the_page_ends_a_session_that_was_left(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "durability.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"sqlite3 bot\.db \"(insert into outbox .*?)\"", page, re.DOTALL)
+    path, remote = tmp_path / "bot.db", FakeRemote()
+    async with Outbox.open(settings(path), transport=remote) as outbox:
+        session_id = await SessionManager(outbox).start_session(10_000, [])
+        await outbox.drain(timeout=20)
+        assert [row["status"] for row in remote.rows("sessions")] == ["RUNNING"]
+        with shell(path) as connection:
+            connection.execute(line.replace("THE-ID", session_id))
+        report = await outbox.drain(timeout=20)
+    assert (report.pending, report.dead) == (0, 0)
+    assert [(row["status"], row["end_reason"]) for row in remote.rows("sessions")] == [("STOPPED", "UNKNOWN")]
 
 
 @run_async

@@ -4,6 +4,7 @@
  * OUTBOX_FAULTS_LOG names a file to which one `struct record` is appended for each call on a watched file, followed by
  * the bytes that a write has written. Watched are the files of a SQLite database below the folder in the control.
  * With a limit the folder is a small disk, of blocks of 4096 bytes, for every file right in it.
+ * The limit may be a quota, which no figure of the disk shows, or a database's sync is the first to find out about it.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -25,6 +26,7 @@
 
 enum { WRITE = 1, SYNC = 2, TRUNCATE = 4, OPEN = 8, CLOSE = 16, UNLINK = 32 };
 enum { DATABASE = 1, WAL = 2, SHM = 4 };
+enum { SMALL = 0, QUOTA = 1, LATE = 2 };
 
 struct control {
     _Atomic uint32_t armed; /* 0: nothing fails */
@@ -37,7 +39,7 @@ struct control {
     _Atomic uint32_t seen;  /* calls that might have failed, while armed */
     _Atomic uint32_t failed;
     char folder[256];       /* "": nothing is watched; it ends with a slash */
-    uint32_t unused;
+    uint32_t kind;          /* of the limit */
     uint64_t limit;         /* how many bytes fit into the folder; 0: as many as may be */
 };
 
@@ -109,19 +111,27 @@ static uint32_t file_of(int fd) {
 
 static uint64_t blocks(uint64_t bytes) { return (bytes + 4095) / 4096; }
 
-/* Return how many blocks are free below the limit. */
-static uint64_t free_blocks(void) {
+/* Return how many blocks the files in the folder take. */
+static uint64_t used_blocks(void) {
     uint64_t used = 0;
     DIR *folder = opendir(control->folder);
-    if (folder == NULL) return 0;
+    if (folder == NULL) return UINT64_MAX;
     for (struct dirent64 *entry; (entry = readdir64(folder)) != NULL;) {
         struct stat64 facts;
         if (fstatat64(dirfd(folder), entry->d_name, &facts, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(facts.st_mode))
             used += blocks(facts.st_size);
     }
     closedir(folder);
+    return used;
+}
+
+/* Return how many blocks are free below the limit. */
+static uint64_t free_blocks(void) {
+    uint64_t used = used_blocks();
     return used < blocks(control->limit) ? blocks(control->limit) - used : 0;
 }
+
+static int over_limit(void) { return used_blocks() > blocks(control->limit); }
 
 /* Return whether the file may become as long as `end`. */
 static int fits(int fd, int64_t end) {
@@ -132,6 +142,16 @@ static int fits(int fd, int64_t end) {
     uint64_t before = blocks(facts.st_size), after = blocks(end);
     return after <= before || after - before <= free_blocks();
 }
+
+static int no_room(void) { return control->kind == QUOTA ? EDQUOT : ENOSPC; }
+
+/* Return whether a write fits, as far as it is found out about now. */
+static int write_fits(int fd, int64_t end) {
+    return (control != NULL && control->kind == LATE && file_of(fd)) || fits(fd, end);
+}
+
+/* Return whether what was written to a database fits after all. */
+static int sync_fits(void) { return control->kind != LATE || !control->limit || !over_limit(); }
 
 /* Return whether this call fails. */
 static int strikes(uint32_t call, uint32_t file) {
@@ -168,8 +188,8 @@ static ssize_t watched_write(int fd, const void *data, size_t length, int64_t of
 
 ssize_t write(int fd, const void *data, size_t length) {
     uint32_t file = file_of(fd);
-    if (!fits(fd, lseek64(fd, 0, SEEK_CUR) + length)) {
-        errno = ENOSPC;
+    if (!write_fits(fd, lseek64(fd, 0, SEEK_CUR) + length)) {
+        errno = no_room();
         return -1;
     }
     if (!file) return real_write(fd, data, length);
@@ -178,8 +198,8 @@ ssize_t write(int fd, const void *data, size_t length) {
 
 ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
     uint32_t file = file_of(fd);
-    if (!fits(fd, offset + length)) {
-        errno = ENOSPC;
+    if (!write_fits(fd, offset + length)) {
+        errno = no_room();
         return -1;
     }
     return file ? watched_write(fd, data, length, offset, file) : real_pwrite(fd, data, length, offset);
@@ -189,6 +209,11 @@ ssize_t pwrite(int fd, const void *data, size_t length, off_t offset) { return p
 
 static int watched_sync(int fd, int (*real)(int)) {
     uint32_t file = file_of(fd);
+    if (file && !sync_fits()) {
+        note(SYNC, file, ENOSPC, NULL, 0, 0);
+        errno = ENOSPC;
+        return -1;
+    }
     if (!file) return real(fd);
     if (strikes(SYNC, file)) {
         note(SYNC, file, control->error, NULL, 0, 0);
@@ -206,8 +231,8 @@ int fdatasync(int fd) { return watched_sync(fd, real_fdatasync); }
 
 int ftruncate64(int fd, off64_t length) {
     uint32_t file = file_of(fd);
-    if (!fits(fd, length)) {
-        errno = ENOSPC;
+    if (!write_fits(fd, length)) {
+        errno = no_room();
         return -1;
     }
     if (!file) return real_ftruncate(fd, length);
@@ -247,14 +272,14 @@ int close(int fd) {
 }
 
 int posix_fallocate64(int fd, off64_t offset, off64_t length) {
-    return fits(fd, offset + length) ? real_fallocate(fd, offset, length) : ENOSPC;
+    return fits(fd, offset + length) ? real_fallocate(fd, offset, length) : no_room();
 }
 
 int posix_fallocate(int fd, off_t offset, off_t length) { return posix_fallocate64(fd, offset, length); }
 
 int statvfs64(const char *path, struct statvfs64 *facts) {
     int result = real_statvfs(path, facts);
-    if (result == 0 && control != NULL && control->limit && control->folder[0] != 0 &&
+    if (result == 0 && control != NULL && control->limit && control->kind == SMALL && control->folder[0] != 0 &&
         strncmp(path, control->folder, strlen(control->folder) - 1) == 0) {
         facts->f_bsize = facts->f_frsize = 4096;
         facts->f_blocks = blocks(control->limit);

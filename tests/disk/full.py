@@ -1,6 +1,8 @@
 """A bot on a small disk that is full in the end: a program, for `test_full_disk.py`.
 
-usage: full.py FOLDER RESERVE_BYTES STORY; prints what happened as one JSON object
+usage: full.py FOLDER RESERVE_BYTES STORY [naive]; prints what happened as one JSON object
+
+naive: an I/O error is never taken for want of room.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from outbox import DiskFull, Outbox, OutboxError, Settings
 from outbox.policy.verdicts import Failure, Reply
+from outbox.store.reserve import Reserve
 from outbox.testing import ScriptedTransport, accepted
 from outbox.transport import Request
 
@@ -44,9 +47,13 @@ class Remote(ScriptedTransport):
 class Story:
     """One bot, its disk, and what it saw."""
 
-    def __init__(self, folder: Path, reserve_bytes: int) -> None:
+    def __init__(self, folder: Path, reserve_bytes: int, *, naive: bool = False) -> None:
         self.folder = folder
-        self.settings = Settings(path=folder / "bot.db", reserve_bytes=reserve_bytes, poll_s=0.05, _env_file=None)
+        more = {"busy_timeout_s": 0.5} if naive else {}  # it tries in vain for so long
+        self.settings = Settings(
+            path=folder / "bot.db", reserve_bytes=reserve_bytes, poll_s=0.05, _env_file=None, **more
+        )
+        self.naive = naive
         self.remote = Remote()
         self.acknowledged: list[str] = []
         self.seen: dict[str, Any] = {}
@@ -92,7 +99,7 @@ class Story:
         self.seen["transaction"] = await self.transaction(outbox)
         self.seen["at_once"] = line == outbox._store.waiting == 0
         self.seen["reserve_kept"] = self.reserve.exists()
-        if self.settings.reserve_bytes:
+        if self.settings.reserve_bytes and not self.naive:
             await until(lambda: bool(outbox._housekeeper and outbox._housekeeper.notices.reserve_released_ms))
         stats = await outbox.stats()
         self.seen["warnings"] = list(stats.warnings)
@@ -181,7 +188,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def main() -> None:
-    story = Story(Path(sys.argv[1]), int(sys.argv[2]))
+    naive = "naive" in sys.argv[4:]
+    story = Story(Path(sys.argv[1]), int(sys.argv[2]), naive=naive)
+    if naive:
+        Reserve.lacks = lambda *_: False  # type: ignore[method-assign]
     try:
         asyncio.run(STORIES[sys.argv[3]](story))
     except OutboxError as error:

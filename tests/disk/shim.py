@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ import pytest
 SOURCE = Path(__file__).with_name("faults.c")
 CONTROL, LOG = "OUTBOX_FAULTS_CONTROL", "OUTBOX_FAULTS_LOG"
 # As `struct control` and `struct record` of faults.c.
-_CONTROL = struct.Struct("=9I256s4xQ")
+_CONTROL = struct.Struct("=9I256sIQ")
 _COUNTERS = struct.Struct("=2I")
 _SEEN_AT = 28
 _RECORD = struct.Struct("=IIiIq")
@@ -50,6 +50,14 @@ class File(IntFlag):
     DATABASE = 1
     WAL = 2
     SHM = 4
+
+
+class Limit(IntEnum):
+    """How a folder's limit shows. LATE: a write to a database is let through, and its sync fails."""
+
+    SMALL = 0
+    QUOTA = 1
+    LATE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +112,12 @@ class Disk:
         """Return what a process needs in its environment."""
         return {"LD_PRELOAD": str(library()), CONTROL: str(self._control), LOG: str(self.log)}
 
-    def watch(self, folder: Path, *, again: bool = False, limit: int = 0) -> None:
+    def watch(self, folder: Path, *, again: bool = False, limit: int = 0, kind: Limit = Limit.SMALL) -> None:
         """Let nothing fail, and watch the databases in `folder`; again: the log goes on, else it begins anew.
 
         limit: how many bytes fit into the folder; 0: as many as may be.
         """
-        self._memory[: _CONTROL.size] = _CONTROL.pack(*[0] * 9, os.fsencode(folder) + b"/", limit)
+        self._memory[: _CONTROL.size] = _CONTROL.pack(*[0] * 9, os.fsencode(folder) + b"/", kind, limit)
         if not again:
             os.truncate(self.log, 0)
 

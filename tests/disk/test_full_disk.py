@@ -34,9 +34,9 @@ class Small:
     folder: Path
     environment: dict[str, str]
 
-    def tell(self, story: str, reserve_bytes: int = RESERVE) -> dict[str, Any]:
+    def tell(self, story: str, *options: str, reserve_bytes: int = RESERVE) -> dict[str, Any]:
         """Run a story of `full.py` and return what it saw."""
-        command = [sys.executable, "-m", "tests.disk.full", str(self.folder), str(reserve_bytes), story]
+        command = [sys.executable, "-m", "tests.disk.full", str(self.folder), str(reserve_bytes), story, *options]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         seen: dict[str, Any] = json.loads(done.stdout)

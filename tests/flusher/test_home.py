@@ -10,6 +10,7 @@ import pytest
 
 from outbox.flusher.home import Home
 from outbox.policy.verdicts import Failure, Reply
+from outbox.store.salvage import nobody
 from tests.flusher.bench import Bench, Clock, Remote, flushing, opened
 from tests.store.tools import rows
 from tests.support import run_async
@@ -76,6 +77,30 @@ async def test_control_without_the_check_the_rows_go_to_the_other_project(
         ids = await bench.put_many(3)
         await bench.settled()
         assert sorted(other.ids("events")) == sorted(ids)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told of it", "control: not told"])
+@run_async
+async def test_entries_that_are_salvaged_beside_a_running_flusher_do_not_go_to_another_project(
+    told: bool, tmp_path: Path
+) -> None:
+    await delivered_at(tmp_path)
+    async with opened(tmp_path) as bench:
+        lost = await bench.put_many(3)
+    damaged = (tmp_path / "outbox.db").rename(tmp_path / "damaged.db")
+    other = Project(project="other")
+    async with flushing(tmp_path, remote=other) as bench:
+        operations = bench.outbox._operations
+        if not told:
+            operations._project_known = nobody
+        assert (await operations.salvage(damaged))["pending"] == 3
+        await bench.live(10)
+        await bench.outbox.put("events", {"n": 1})
+        await bench.live(10)
+        # Without being told the flusher believes that the file belongs to whoever answers first.
+        assert sorted(other.ids("events"))[:3] == ([] if told else sorted(lost))
+        assert (await bench.outbox.stats()).paused == "other_project"
+    assert remembered(tmp_path) == [("mine",)]
 
 
 @run_async

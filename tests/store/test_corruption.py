@@ -138,6 +138,19 @@ async def test_a_damaged_file_with_the_bots_own_tables_is_refused_and_not_touche
 
 
 @run_async
+async def test_the_tables_of_litestream_do_not_make_a_file_the_bots_own(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with shell(path) as connection:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("create table _litestream_seq (id integer primary key, seq integer)")
+    await filled(path, 200)
+    flip(path, 0, 4096)
+
+    async with opened(path) as store:
+        assert len(await store.quarantined()) == 1
+
+
+@run_async
 async def test_own_tables_are_known_from_the_moment_they_are_made(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:

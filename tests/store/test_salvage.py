@@ -173,3 +173,122 @@ async def test_a_file_in_which_nothing_can_be_read_is_a_typed_error(tmp_path: Pa
     async with opened(tmp_path / "bot.db") as store:
         for each in (old, empty):
             assert type(await raised(salvage(store, each))) is StoreError
+
+
+# ---------------------------------------------------------------------------------------------- project and sessions
+
+
+def project_of(path: Path) -> list[tuple[object, ...]]:
+    return rows(path, "select value from outbox_meta where name = 'project'")
+
+
+async def belonging(path: Path, project: str) -> None:
+    await filled(path, 100)
+    with shell(path) as connection:
+        connection.execute("insert into outbox_meta values ('project', ?)", (project,))
+
+
+@run_async
+async def test_the_entries_still_belong_to_their_project_before_the_first_of_them_is_there(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await belonging(old, "mine")
+    told: list[tuple[int, list[tuple[object, ...]]]] = []
+
+    async def look() -> None:
+        told.append((count(new), project_of(new)))
+
+    async with opened(new) as store:
+        found = await salvage(store, old, project_known=look)
+
+    assert (found.pending, project_of(new), told) == (100, [("mine",)], [(0, [("mine",)])])
+
+
+@run_async
+async def test_entries_of_another_project_are_held_as_dead_letters_and_the_outbox_keeps_its_own(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await belonging(old, "mine")
+
+    async with opened(new) as store:
+        assert await store.remember_project("other") == "other"
+        found = await salvage(store, old)
+        assert await store.remember_project("mine") == "other", "a project is remembered once"
+
+    assert (found.pending, found.held, project_of(new)) == (0, 100, [("other",)])
+    ((words, states),) = rows(new, "select min(error_message), min(state) from outbox")
+    assert ("another project" in str(words), states) == (True, "dead")
+
+
+@run_async
+async def test_control_entries_that_belong_to_no_project_are_simply_pending(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 100)
+
+    async with opened(new) as store:
+        await store.remember_project("other")
+        assert (await salvage(store, old)).pending == 100
+
+
+def session(path: Path, session_id: str, *, source: str = "bot", version: int = 3) -> None:
+    """Let a session run in `path`."""
+    time = "2026-01-02T10:00:00.000+00:00"
+    with shell(path) as connection:
+        connection.execute(
+            "insert into outbox_sessions (source, session_id, status, start_time, day_start, last_heartbeat,"
+            " initial_balance, current_balance, symbols, version) values (?, ?, 'RUNNING', ?, ?, ?, 1.0, 2.0, '[]', ?)",
+            (source, session_id, time, time[:11] + "00:00:00.000+00:00", time, version),
+        )
+
+
+@run_async
+async def test_running_sessions_come_along_unless_their_source_has_another_one_here(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 100)
+    session(old, "a-1", source="a")
+    session(old, "b-1", source="b")
+    with shell(old) as connection:
+        connection.execute("create table kept as select * from outbox_sessions")
+
+    async with opened(new) as store:
+        session(new, "b-2", source="b")
+        found = await salvage(store, old)
+        again = await salvage(store, old)
+
+    assert (found.sessions, found.sessions_left, found.sessions_unreadable) == (1, ["b-1"], False)
+    assert (again.sessions, again.sessions_left) == (0, ["b-1"])
+    assert rows(new, "select source, session_id from outbox_sessions order by 1") == [("a", "a-1"), ("b", "b-2")]
+    whole = "select * from {} where source = 'a'"
+    assert rows(new, whole.format("outbox_sessions")) == rows(old, whole.format("kept"))
+
+
+@run_async
+async def test_sessions_in_damage_are_told_of_and_a_file_without_any_is_no_trouble(tmp_path: Path) -> None:
+    torn, first, new = tmp_path / "torn.db", tmp_path / "first.db", tmp_path / "bot.db"
+    await filled(torn, 100)
+    await filled(first, 100)
+    session(torn, "a-1")
+    ((root,),) = rows(torn, "select rootpage from sqlite_schema where name = 'outbox_sessions'")
+    assert isinstance(root, int)
+    flip(torn, (root - 1) * 4096, 4096)
+    with shell(first) as connection:  # as the library's first version made it
+        connection.execute("drop table outbox_sessions")
+
+    async with opened(new) as store:
+        found = await salvage(store, torn)
+        assert (found.pending, found.sessions, found.sessions_unreadable) == (100, 0, True)
+        found = await salvage(store, first)
+        assert (found.sessions, found.sessions_left, found.sessions_unreadable) == (0, [], False)
+
+
+@run_async
+async def test_what_the_damage_has_left_of_a_session_that_is_none_is_left_behind(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 100)
+    session(old, "a-1")
+    with shell(old) as connection:
+        connection.execute("pragma ignore_check_constraints = on")
+        connection.execute("update outbox_sessions set symbols = 'no list'")
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+
+    assert (found.pending, found.sessions, found.sessions_left) == (100, 0, ["a-1"])
