@@ -22,11 +22,11 @@ from outbox.store.block import Block
 from outbox.store.entrance import Entered, enter
 from outbox.store.lock import WriterLock
 from outbox.store.operators import note
-from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread
+from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread, Ways
 from outbox.store.room import Bounds, Room
 from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 
-__all__ = ["Adopted", "Bounds", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread"]
+__all__ = ["Adopted", "Bounds", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread", "Ways"]
 
 T = TypeVar("T")
 

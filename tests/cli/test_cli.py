@@ -482,6 +482,27 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         server.shutdown()
 
 
+class _Refuser(_Taker):
+    """A server that knows the key no more."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = b'{"code": "PGRST301", "message": "JWT expired"}'
+        self.send_response(401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URL of a REST server on this machine that refuses every key."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuser) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
 def test_drain_sends_everything_and_exits_with_0(bot_db: Path, taken: list[Any]) -> None:
     done = run("drain", "--path", bot_db, "--json")
     report = json.loads(done.stdout)
@@ -530,6 +551,33 @@ def test_drain_exits_with_2_when_nobody_answers_in_time(bot_db: Path, monkeypatc
 
     assert result.exit_code == 2
     assert "what is pending stays pending" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("belongs_to", "says"),
+    [
+        pytest.param(None, "everything is paused (unauthorized): 401 PGRST301 JWT expired", id="a wrong key"),
+        pytest.param("mine", "the project mine, and the URL names other", id="another project"),
+    ],
+)
+def test_drain_does_not_wait_for_somebody_to_act_and_says_who_must(
+    bot_db: Path, monkeypatch: pytest.MonkeyPatch, refusing: str, belongs_to: str | None, says: str
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", refusing if belongs_to is None else "https://other.supabase.co")
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", SECRET)
+    if belongs_to is not None:
+        with closing(sqlite3.connect(bot_db)) as shell, shell:
+            shell.execute("insert into outbox_meta values ('project', ?)", (belongs_to,))
+
+    result = call("drain", "--path", bot_db, "--timeout", 3600)
+    facts = json.loads(call("drain", "--path", bot_db, "--timeout", 3600, "--json").stdout)
+
+    assert (result.exit_code, facts["exit_code"]) == (2, 2)
+    assert says in " ".join(result.stdout.split())
+    assert "outbox doctor" in result.stdout
+    assert (facts["pending"], facts["timed_out"]) == (4, False)
+    assert says in facts["held_by"]
+    assert SECRET not in result.stdout + json.dumps(facts)
 
 
 def test_drain_beside_a_running_bot_names_its_process_and_changes_nothing(tmp_path: Path) -> None:
