@@ -79,6 +79,11 @@ def status(
                               against an entry, or null
       writer                  {pid, since, running}; not running: the last one;
                               null: not known, the lock file is another user's
+      flusher                 {started, running, since, last_look, last_delivery,
+                              last_error, last_error_at}: the writer's, that
+                              sends; last_look is a minute old at the most
+                              while it is alive; last_error: not the server's
+                              words but the bot's own trouble; null: not known
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes, pending_bytes    the last one: of pending payloads
       reserve_released        since when the disk is full and puts are refused,

@@ -76,6 +76,7 @@ class Flusher:
         if self.state.running:
             raise UsageError("the flusher is running already")
         self.state.started = self.state.running = True
+        self._means.pulse.turn(running=True)
         self._requests.stopping = False
         self._ended.clear()
         try:
@@ -86,6 +87,7 @@ class Flusher:
         finally:
             await self._requests.abandon()
             self.state.running = False
+            self._means.pulse.turn(running=False)
             self._ended.set()
 
     async def shut_down(self, grace_s: float) -> None:
@@ -162,12 +164,14 @@ class Flusher:
     async def _safe_step(self) -> float:
         """Take a step; after one that fails rest for a poll. Returns the seconds until the next look."""
         try:
-            return await self._step()
+            wait_s = await self._step()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._means.failed(error)
             logger.exception("flusher step failed")
             self._requests.rest(self._poll_s)  # puts go on, and each would wake us
             return self._poll_s
+        self._means.pulse.looked()
+        return wait_s
 
     async def _step(self) -> float:
         """Start every request that can be started, and return the seconds until the next look."""

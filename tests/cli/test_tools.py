@@ -567,6 +567,7 @@ def status(pending: int, delivered: int, pruned: int = 0) -> Status:
         {},
         None,
         Holder(None, None, running=False),
+        None,
         0,
         0,
         0,
