@@ -321,7 +321,7 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     if status.last_refusal is not None:
         grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
-    if status.flushing is not None and (status.holder.running or status.flushing.error):
+    if status.flushing is not None and status.holder.running:
         grid.add_row("Flusher", _flusher(status.flushing, status))
     if status.total("pending") and not status.holder.running:
         grid.add_row("", "nothing is sent until a bot runs: start it, or outbox drain")
@@ -362,8 +362,6 @@ def _flusher(flushing: Flushing, status: Status) -> str:
     if flushing.running:
         looked = "" if flushing.looked_ms is None else f", last look {ago(flushing.looked_ms)}"
         words = f"runs{looked}"
-    elif not status.holder.running:
-        words = "ended with its process"
     elif flushing.since_ms is None:
         words = "never started: this process sends nothing"
     else:
