@@ -26,6 +26,7 @@ class Pulse:
     def turn(self, *, running: bool) -> None:
         """It has been started, or has ended."""
         self._tell(replace(self._now, running=running, since_ms=self._clock.now_ms()))
+        self._told_s = float("-inf")  # the first look is news
 
     def looked(self) -> None:
         """It has taken a step without an error of ours."""

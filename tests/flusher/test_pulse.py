@@ -44,7 +44,7 @@ async def test_it_is_told_when_the_flusher_starts_looks_delivers_and_ends(tmp_pa
         began_ms = bench.clock.now_ms()
         task = asyncio.create_task(bench.outbox.run_flusher())
         await bench.idle()
-        assert written(bench) == Flushing(running=True, since_ms=began_ms)
+        assert written(bench) == Flushing(running=True, since_ms=began_ms, looked_ms=began_ms)
         await bench.put_many(1)
         await bench.live(5)
         await bench.put_many(1)
