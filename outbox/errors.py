@@ -38,10 +38,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 class OutboxError(Exception):
-    """The root of every error that this library raises on purpose."""
+    """The root of every error that this library raises on purpose. Each can be copied and pickled, its facts with it.
+
+    What caused it (`__cause__`) and where (its traceback) do not travel along, as Python has it for every exception.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message alone, and most here take facts by keyword.
+        return _made_again, (type(self), *self.args), self.__dict__
 
 
 class ConfigError(OutboxError, ValueError):
@@ -251,6 +259,11 @@ class RemoteError(OutboxError):
 
 class Unreachable(RemoteError):
     """No answer arrived; the request may or may not have been carried out."""
+
+
+def _made_again(kind: type[OutboxError], *args: object) -> OutboxError:
+    """Return an error without a call of its `__init__`: its message is composed already."""
+    return kind.__new__(kind, *args)
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, assert_never
 from outbox.entry import Operation
 from outbox.errors import ConfigError, OutboxError, RemoteError
 from outbox.policy.columns import SHIPPED, Column, Columns, Kind, described
-from outbox.policy.keyset import walk
+from outbox.policy.keyset import obstacle, walk
 from outbox.policy.overlay import Table, unique_columns
 from outbox.policy.overlay import table as known_table
 from outbox.policy.reading import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
@@ -144,10 +144,10 @@ class SupabaseClient:
         select: columns, comma-separated. filters: column → value, column → (operator, value), or column → a list of
         the latter, with the operators eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must hold, None finds null.
         order: a column or several, "-column" for descending. limit: None returns all there are. More than 1,000 rows
-        are read page by page, in the order of the unique columns (`Outbox.register` tells which; "id" unless it does)
-        where `order` leaves it open. offset: rows to leave out first. source: "remote"; "local", what this outbox has
-        put and still holds; "merged", the remote rows as they will be once what is pending now has arrived, and
-        local ones, marked by `.complete` and `.error`, while the remote end is away.
+        are read page by page as `rows` does, in the order of the unique columns (`Outbox.register` tells which; "id"
+        unless it does) where `order` leaves it open. offset: rows to leave out first. source: "remote"; "local", what
+        this outbox has put and still holds; "merged", the remote rows as they will be once what is pending now has
+        arrived, and local ones, marked by `.complete` and `.error`, while the remote end is away.
 
         Raises Unreachable: no answer; RemoteError: the server refused; ConfigError: no URL or key is set;
         InvalidQuery: an argument cannot be sent like that; Undecidable: a local or merged read would have to guess
@@ -234,8 +234,20 @@ class SupabaseClient:
         return await self._all_pages(query, limit, offset)
 
     async def _all_pages(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
-        """Read page after page until `limit` or the end; rows equal in the caller's order stand in the key's."""
+        """Read page after page until `limit` or the end, each behind the last row of the one before.
+
+        Rows equal in the caller's order stand in the key's. `offset` counts for the first page alone.
+        """
         unique = unique_columns(self.outbox.destination(query.table))
+        if obstacle(query, unique) is not None:
+            return await self._counted_pages(query, unique, limit, offset)
+        found = self._pages.walk(walk(query, unique), page_rows=PAGE_ROWS, offset=offset, most=limit)
+        return [row async for row, _ in found]
+
+    async def _counted_pages(
+        self, query: Query, unique: Sequence[str], limit: int | None, offset: int
+    ) -> list[dict[str, Any]]:
+        """The same in an order that no page can begin behind, a path into JSON say: each counts the rows before it."""
         shown = all(query.shows(column) for column in unique)
         rows: list[dict[str, Any]] = []
         seen: set[tuple[str, ...]] = set()

@@ -32,7 +32,7 @@ class Drains:
         await self._flusher.run()
 
     async def drain(self, timeout_s: float) -> DrainReport:
-        """Make one immediate try, whatever the flusher waits for, and go on from there."""
+        """Make one immediate try, whatever the flusher waits for, and go on from there as long as that can help."""
         started_s = self._clock.monotonic_s()
         before = self._flusher.tally.delivered.total()
         await asyncio.sleep(0)  # a flusher whose task was created just now may start, and be joined
@@ -43,7 +43,7 @@ class Drains:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._store.caught_up()  # what put_nowait has lined up is meant too
-            emptied = await self._emptied(started_s + timeout_s)
+            timed_out, held_by = await self._end(started_s + timeout_s)
         finally:
             self._callers -= 1
             if self._running is not None and not self._callers:  # the last of several ends what they share
@@ -51,23 +51,33 @@ class Drains:
                 await self._flusher.shut_down(0.0)
                 await task
         counts = await self._store.counts()
+        pending = total(counts, State.PENDING)
         return DrainReport(
             delivered=self._flusher.tally.delivered.total() - before,
-            pending=total(counts, State.PENDING),
+            pending=pending,
             dead=total(counts, State.DEAD),
             seconds=self._clock.monotonic_s() - started_s,
-            timed_out=not emptied,
+            timed_out=timed_out,
+            held_by=held_by if pending else None,
         )
 
-    async def _emptied(self, until_s: float) -> bool:
-        """Wait until nothing is pending (True), nothing can be sent at all (True), or the time is up (False)."""
+    async def _end(self, until_s: float) -> tuple[bool, str | None]:
+        """Wait until nothing is pending, nothing goes on before an operator acts, or the time is up.
+
+        Returns whether the time was up, and what only an operator can end.
+        """
         with self._flusher.watch() as progress:
-            self._flusher.try_at_once()
+            since = self._flusher.try_at_once()
             while True:
                 progress.clear()
-                if not total(await self._store.counts(), State.PENDING) or self._remote.transport is None:
-                    return True
+                ways = await self._store.ways()
+                if not ways.pending:
+                    return False, None
+                if self._remote.transport is None:
+                    return False, "; ".join(self._remote.warnings)
+                if (held_by := self._flusher.held_by(ways, since)) is not None:
+                    return False, held_by
                 left_s = until_s - self._clock.monotonic_s()
                 if left_s <= 0:
-                    return False
+                    return True, None
                 await self._clock.wait(progress, min(left_s, self._poll_s))

@@ -357,7 +357,8 @@ class Outbox:
     async def drain(self, timeout: float = 30.0) -> DrainReport:
         """Send until nothing is pending or `timeout` seconds have passed. Joins a running flusher, else runs one.
 
-        Makes one immediate try, whatever the flusher waits for.
+        Makes one immediate try, whatever the flusher waits for. Returns before the time is up, with `held_by`, when
+        all that is left waits for an operator: a wrong key, a missing table, another project, no URL.
         """
         self._check_caller()
         return await self._drains.drain(timeout)

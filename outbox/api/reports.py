@@ -14,7 +14,8 @@ from outbox.store.store import StoredPause
 class DrainReport:
     """What `drain` did. delivered: entries in this drain. pending, dead: entries now. seconds: how long it took.
 
-    timed_out: the deadline came while something was still pending.
+    timed_out: the deadline came while something was still pending. held_by: why it ended before that with something
+    pending: only an operator can let it go on, and this says of what and why.
     """
 
     delivered: int
@@ -22,6 +23,7 @@ class DrainReport:
     dead: int
     seconds: float
     timed_out: bool
+    held_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

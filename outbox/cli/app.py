@@ -79,6 +79,11 @@ def status(
                               against an entry, or null
       writer                  {pid, since, running}; not running: the last one;
                               null: not known, the lock file is another user's
+      flusher                 {started, running, since, last_look, last_delivery,
+                              last_error, last_error_at}: the writer's, that
+                              sends; last_look is a minute old at the most
+                              while it is alive; last_error: not the server's
+                              words but the bot's own trouble; null: not known
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes, pending_bytes    the last one: of pending payloads
       reserve_released        since when the disk is full and puts are refused,
@@ -120,8 +125,9 @@ def drain(
 ) -> None:
     """Send what is pending to Supabase, now.
 
-    It ends when nothing is left or the time is up. A running bot sends by
-    itself and keeps the file to itself: stop it first.
+    It ends when nothing is left, the time is up, or what is left waits for
+    somebody to act: a wrong key, a missing table, another project. A running
+    bot sends by itself and keeps the file to itself: stop it first.
 
     \b
     Example:
@@ -130,7 +136,7 @@ def drain(
     \b
     Exit codes:
       0  nothing is pending any more; dead letters, if any, are reported
-      2  something is left: the time was up, or no URL and key are set
+      2  something is left: the time was up, or somebody has to act first
       3  the file is missing, unreadable, or open for writing elsewhere
 
     \b
@@ -140,6 +146,8 @@ def drain(
       pending, dead           entries now
       seconds                 how long it took
       timed_out               whether the time was up
+      held_by                 why it ended before that: what somebody has to
+                              mend first, a sentence, or null
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
     """
@@ -209,6 +217,9 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
     console.print(f"{report.delivered:,} delivered in {took}; {report.pending:,} pending, {report.dead:,} dead.")
     if report.timed_out:
         console.print("The time was up; what is pending stays pending. `outbox status` says what is in the way.")
+    if report.held_by and report.held_by not in settings.warnings:
+        console.print(f"Held back: {text.quoted(report.held_by)}", soft_wrap=True)
+        console.print("What is pending stays pending; `outbox doctor` says what mends it.")
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,10 +23,13 @@ from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since,
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.store import ledger
-from outbox.store.ledger import Line, Row, Story
+from outbox.store.ledger import Behind, Line, Row, Story, Wanted
 from outbox.store.observer import look
 
 _LIMIT = 20
+# Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
+_STEP = 20_000
+_SESSIONS = 5
 _NOT_FOUND = 1
 
 
@@ -39,6 +45,9 @@ def ls(
     as_object: AsJson = False,
 ) -> None:
     """List entries, the newest first. Works while a bot runs; changes nothing.
+
+    Looks from the newest back until it has found enough. What few or none
+    match takes a look at all of them; Ctrl-C then lists what was found so far.
 
     \b
     Examples:
@@ -64,11 +73,18 @@ def ls(
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
         which = wanted(state, destination, session, code, since, until)
-        rows = asyncio.run(look(where, lambda observer: ledger.listed(observer, which, limit=limit)))
+        search = Search(where, which, limit)
         if as_object:
-            print_json({"path": str(where), "entries": [row_json(row) for row in rows]})
+            asyncio.run(search.run(lambda: None))
+            print_json({"path": str(where), "entries": [row_json(row) for row in search.rows]})
         else:
-            _show_list(rows, limit, text.console())
+            with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
+                asyncio.run(search.run(told))
+            _show_list(search.rows, limit, text.console())
+            if not search.rows and search.ended and session is not None:
+                _show_sessions(where, text.console())
+            if not search.ended:
+                text.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
 
 
 def show(
@@ -205,6 +221,58 @@ def said(status: int | None, code: str | None, message: str | None) -> str:
     """Return a refusal on one line."""
     parts = [str(part) for part in (status, code) if part is not None]
     return " ".join([*parts, *([text.quoted(message)] if message else [])])
+
+
+class Search:
+    """A look at entries, step by step from the newest back. looked: at how many so far."""
+
+    def __init__(self, where: Path, which: Wanted, limit: int) -> None:
+        self._where = where
+        self._which = which
+        self._limit = limit
+        self.rows: list[Row] = []
+        self.looked = 0
+        self.ended = False
+
+    async def run(self, told: Callable[[], None]) -> None:
+        """Go on until enough is found, or the end; `told` is called after each step that leads to another one."""
+        behind: Behind | None = None
+        while not self.ended:
+            start, left = behind, self._limit - len(self.rows)
+            found, behind = await look(
+                self._where,
+                lambda observer, start=start, left=left: ledger.listed(  # type: ignore[misc]
+                    observer, self._which, limit=left, rows=_STEP, behind=start
+                ),
+            )
+            self.rows += found
+            self.looked += _STEP
+            self.ended = behind is None or len(self.rows) == self._limit
+            if not self.ended:
+                told()
+
+
+@contextlib.contextmanager
+def _progress(search: Search) -> Iterator[Callable[[], None]]:
+    """Give what shows on a terminal how far `search` has come; nothing, if its first step is its last."""
+    status = text.console(stderr=True).status("")
+
+    def told() -> None:
+        status.update(f"{search.looked:,} looked at, {len(search.rows):,} found; Ctrl-C lists these")
+        if status.console.is_terminal:
+            status.start()
+
+    try:
+        yield told
+    finally:
+        status.stop()
+
+
+def _show_sessions(where: Path, console: Console) -> None:
+    names = [text.quoted(name) for name in asyncio.run(look(where, ledger.sessions))]
+    if names:
+        more = f" and {len(names) - _SESSIONS:,} more" if len(names) > _SESSIONS else ""
+        console.print(f"The last session of each bot that keeps its state here: {', '.join(names[:_SESSIONS])}{more}")
 
 
 def _show_list(rows: list[Row], limit: int, console: Console) -> None:

@@ -18,9 +18,11 @@ from outbox.clock import SystemClock
 from outbox.entry import Shape
 from outbox.store import connection as door
 from outbox.store.connection import real_path
+from outbox.store.facts import Flushing
 from outbox.store.ledger import Told, last_refusal
 from outbox.store.lock import Holder
 from outbox.store.lock import damage as damage_of
+from outbox.store.lock import flushing as look_at_flusher
 from outbox.store.lock import look as look_at_lock
 from outbox.store.observer import Observer, look
 from outbox.store.quarantine import found_beside
@@ -76,6 +78,7 @@ class Status:
     lanes: Mapping[int, Shape]
     last_refusal: Told | None
     holder: Holder
+    flushing: Flushing | None  # of the holder; None: not known
     db_bytes: int
     wal_bytes: int
     pending_bytes: int
@@ -126,6 +129,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             lanes=await observer.lanes(),
             last_refusal=await last_refusal(observer),
             holder=holder,
+            flushing=await asyncio.to_thread(flushing_of, path, holder),
             db_bytes=await asyncio.to_thread(door.file_bytes, path),
             wal_bytes=wal_bytes,
             pending_bytes=await observer.pending_bytes(),
@@ -145,6 +149,17 @@ def _damage(path: Path) -> str | None:
         return damage_of(path)
     except OSError:  # as below
         return None
+
+
+def flushing_of(path: Path, holder: Holder) -> Flushing | None:
+    """Return how the holder's flusher does, or did; None: it is not known. One whose process has ended does not run."""
+    if holder.running is None:
+        return None
+    try:
+        found = look_at_flusher(path)
+    except OSError:  # as below
+        return None
+    return found if found is None or holder.running else replace(found, running=False)
 
 
 def holder_of(path: Path) -> Holder:
@@ -188,6 +203,7 @@ def as_json(status: Status) -> dict[str, Any]:
         ],
         "last_refusal": None if status.last_refusal is None else _refusal_json(status.last_refusal),
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
+        "flusher": None if status.flushing is None else _flusher_json(status.flushing),
         "sqlite": {
             "version": door.ENGINE.sqlite_version,
             "exposed_to_wal_reset_bug": door.EXPOSED_TO_WAL_RESET_BUG,
@@ -214,6 +230,18 @@ def _refusal_json(told: Told) -> dict[str, Any]:
         "status": line.status,
         "code": line.code,
         "message": line.message,
+    }
+
+
+def _flusher_json(flushing: Flushing) -> dict[str, Any]:
+    return {
+        "started": flushing.since_ms is not None,
+        "running": flushing.running,
+        "since": _since(flushing.since_ms),
+        "last_look": _since(flushing.looked_ms),
+        "last_delivery": _since(flushing.delivered_ms),
+        "last_error": flushing.error,
+        "last_error_at": _since(flushing.error_ms),
     }
 
 
@@ -293,6 +321,8 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     if status.last_refusal is not None:
         grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
+    if status.flushing is not None and status.holder.running:
+        grid.add_row("Flusher", _flusher(status.flushing, status))
     if status.total("pending") and not status.holder.running:
         grid.add_row("", "nothing is sent until a bot runs: start it, or outbox drain")
     danger = ""
@@ -323,6 +353,24 @@ def _writer(holder: Holder) -> str:
         return "not known: another user's lock file; the bot's own user may see"
     last = f"; the last was process {holder.pid}{since}" if holder.pid else ""
     return f"none{last}"
+
+
+def _flusher(flushing: Flushing, status: Status) -> str:
+    def ago(moment_ms: int) -> str:
+        return f"{text.age((status.now_ms - moment_ms) / 1000)} ago"
+
+    if flushing.running:
+        looked = "" if flushing.looked_ms is None else f", last look {ago(flushing.looked_ms)}"
+        words = f"runs{looked}"
+    elif flushing.since_ms is None:
+        words = "never started: this process sends nothing"
+    else:
+        words = f"stopped {ago(flushing.since_ms)}: this process sends nothing"
+    if flushing.delivered_ms is not None:
+        words += f", last delivery {ago(flushing.delivered_ms)}"
+    if flushing.error is None or flushing.error_ms is None:
+        return words
+    return f"{words}\nlast error {ago(flushing.error_ms)}: {text.quoted(flushing.error)}"
 
 
 def _table(status: Status) -> RenderableType:

@@ -141,6 +141,7 @@ class Delivery:
         await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
         self._means.tally.delivered[self._lane.shape.destination] += len(entries)
         self._means.state.last_delivery_ms = self._means.clock.now_ms()
+        self._means.pulse.delivered()
         self._resize(len(entries), succeeded=True)
 
     def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:

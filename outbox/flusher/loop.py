@@ -15,9 +15,9 @@ from outbox.flusher.delivery import Delivery
 from outbox.flusher.lanes import Lanes
 from outbox.flusher.means import Limits, Means
 from outbox.flusher.mixed import Mixer
-from outbox.flusher.pauses import Pauses
+from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sentence
 from outbox.flusher.requests import Requests
-from outbox.store.store import Lane, Store
+from outbox.store.store import Lane, Store, Ways
 from outbox.transport import Transport, project_of
 
 logger = logs.named("outbox.flusher")
@@ -76,6 +76,7 @@ class Flusher:
         if self.state.running:
             raise UsageError("the flusher is running already")
         self.state.started = self.state.running = True
+        self._means.pulse.turn(running=True)
         self._requests.stopping = False
         self._ended.clear()
         try:
@@ -86,6 +87,7 @@ class Flusher:
         finally:
             await self._requests.abandon()
             self.state.running = False
+            self._means.pulse.turn(running=False)
             self._ended.set()
 
     async def shut_down(self, grace_s: float) -> None:
@@ -106,14 +108,34 @@ class Flusher:
         self._store.committed.set()
 
     def watch(self) -> AbstractContextManager[asyncio.Event]:
-        """Give an event that is set whenever a request has ended."""
+        """Give an event that is set whenever a request has ended, or none can start."""
         return self._requests.watch()
 
-    def try_at_once(self) -> None:
-        """Make every pause due now; the count of its failures stays."""
+    def try_at_once(self) -> int:
+        """Make every pause due now; the count of its failures stays. Returns the turn, for `held_by`."""
+        since = self._pauses.turn()
         self._pauses.make_due()
         self._requests.end_rest()
         self.nudge()
+        return since
+
+    def held_by(self, ways: Ways, since: int) -> str | None:
+        """Return why nothing in `ways` goes on before an operator acts, as found out since turn `since`.
+
+        None: something may go on by itself, or that is not known yet.
+        """
+        if self._requests:
+            return None
+        found = self._pauses.for_operators(since)
+        if (over_all := found.get(EVERYTHING)) is not None:
+            return sentence("everything", over_all)
+        held = [(lane, next((key for key in keys_of(lane) if key in found), None)) for lane in ways.lanes]
+        if ways.others or any(key is None for _, key in held):
+            return None
+        if not held:  # of what is pending, each stands behind another one of its key, and none of these is pending
+            return "what is left waits behind dead letters of its keys (OUTBOX_STRICT_ORDER)"
+        told = [sentence(held_words(lane, key[0]), found[key]) for lane, key in held if key is not None]
+        return "; ".join(dict.fromkeys(told))
 
     async def forget_pauses(self) -> None:
         """End every pause, as if nothing had failed: the settings have changed."""
@@ -146,12 +168,14 @@ class Flusher:
     async def _safe_step(self) -> float:
         """Take a step; after one that fails rest for a poll. Returns the seconds until the next look."""
         try:
-            return await self._step()
+            wait_s = await self._step()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._means.failed(error)
             logger.exception("flusher step failed")
             self._requests.rest(self._poll_s)  # puts go on, and each would wake us
             return self._poll_s
+        self._means.pulse.looked()
+        return wait_s
 
     async def _step(self) -> float:
         """Start every request that can be started, and return the seconds until the next look."""
@@ -183,6 +207,7 @@ class Flusher:
             await self._pauses.be_home()
             return False
         await self._pauses.stay_home(home.belongs_to, named)
+        self._requests.tell()
         return True
 
     async def _wake_due(self) -> None:

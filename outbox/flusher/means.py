@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from outbox.clock import Clock
+from outbox.errors import OutboxError
 from outbox.flusher.home import Home
+from outbox.flusher.pulse import Pulse
 from outbox.policy import backoff
 from outbox.policy.applying import Rpc
 from outbox.policy.verdicts import Refusal
@@ -71,11 +73,13 @@ class Means:
     state: FlusherState = field(default_factory=FlusherState)
     tally: Tally = field(default_factory=Tally)
     home: Home = field(init=False)
+    pulse: Pulse = field(init=False)
     _started_ms: int = field(init=False)
     _started_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.home = Home(self.store)
+        self.pulse = Pulse(self.store, self.clock)
         self._started_ms, self._started_s = self.clock.now_ms(), self.clock.monotonic_s()
 
     def steady_ms(self) -> int:
@@ -88,8 +92,10 @@ class Means:
         return backoff.delay_s(failures, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self.draw())
 
     def failed(self, error: BaseException) -> None:
-        """Show an error of ours in `stats()`."""
-        self.state.last_error = f"{type(error).__name__}: {error}"
+        """Show an error of ours in `stats()`, and to onlookers; a foreign one's words may hold what no file may."""
+        kind = type(error).__name__
+        self.state.last_error = f"{kind}: {error}"
+        self.pulse.error(self.state.last_error if isinstance(error, OutboxError) else f"{kind}: see the log")
 
 
 def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:

@@ -17,7 +17,7 @@ logger = logs.named("outbox.flusher")
 
 # A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
 PauseKey = tuple[Scope, str]
-_EVERYTHING: PauseKey = (Scope.EVERYTHING, "")
+EVERYTHING: PauseKey = (Scope.EVERYTHING, "")
 
 
 def key_of(lane: Lane, scope: Scope) -> PauseKey:
@@ -34,6 +34,22 @@ def key_of(lane: Lane, scope: Scope) -> PauseKey:
 def keys_of(lane: Lane) -> list[PauseKey]:
     """Return the pauses that `lane` may stand under, the widest first."""
     return [key_of(lane, scope) for scope in Scope]
+
+
+def held_words(lane: Lane, scope: Scope) -> str:
+    """Return what of `lane` a pause of `scope` holds back, for people."""
+    shape = lane.shape
+    return (
+        shape.destination
+        if scope is Scope.DESTINATION
+        else f"{shape.destination}: {shape.operation} of {shape.columns}"
+    )
+
+
+def sentence(what: str, pause: StoredPause) -> str:
+    """Return what holds `what` back, in the server's own words."""
+    said = " ".join(str(part) for part in (pause.status, pause.code, pause.message) if part)
+    return f"{what} is paused ({pause.reason.replace('_', ' ')}): {said}"
 
 
 def wider_than(scope: Scope) -> frozenset[Scope]:
@@ -98,6 +114,14 @@ class Pauses:
     def stand_in_the_way(self, pauses: Collection[Paused]) -> bool:
         """Return whether one of `pauses` forbids even a probe: not due yet, or probed at this moment."""
         return any(pause.probing or not self._is_due(pause) for pause in pauses)
+
+    def for_operators(self, since: int) -> dict[PauseKey, StoredPause]:
+        """Return the pauses that only an operator can end and that have stood a try since turn `since`."""
+        return {
+            key: pause.stored
+            for key, pause in self._paused.items()
+            if pause.turn > since and not pause.probing and Reason(pause.stored.reason).needs_operator
+        }
 
     # ------------------------------------------------------------------------------------------ probing
 
@@ -171,7 +195,7 @@ class Pauses:
 
     async def stay_home(self, belongs_to: str, named: str) -> None:
         """Hold everything back: the URL names another project. No request probes it; the settings are read again."""
-        before = self._paused.get(_EVERYTHING)
+        before = self._paused.get(EVERYTHING)
         if before is not None and before.stored.reason != Reason.OTHER_PROJECT:
             before = None  # an outage of the own project, say: another story
         if before is not None and not self._is_due(before):
@@ -180,13 +204,13 @@ class Pauses:
             told = {"belongs_to": belongs_to, "named": named}
             logger.warning("sending paused: the URL names another project", extra=told)
         wait_s = self._means.limits.pause_probe_s * (0.5 + self._means.draw())
-        await self._stand(_EVERYTHING, Reason.OTHER_PROJECT, refusal_of(belongs_to, named), before, wait_s)
+        await self._stand(EVERYTHING, Reason.OTHER_PROJECT, refusal_of(belongs_to, named), before, wait_s)
 
     async def be_home(self) -> None:
         """End that pause, if there is one: the URL names the file's own project, or it belongs to none yet."""
-        found = self._paused.get(_EVERYTHING)
+        found = self._paused.get(EVERYTHING)
         if found is not None and found.stored.reason == Reason.OTHER_PROJECT:
-            await self.end([_EVERYTHING])
+            await self.end([EVERYTHING])
 
     def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
         limits, draw = self._means.limits, self._means.draw

@@ -52,8 +52,7 @@ class Requests:
             self._pauses.probed(probed)
             self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)
             self._ended()
-            for watcher in self._watchers:
-                watcher.set()
+            self.tell()
 
         task.add_done_callback(over)
 
@@ -74,13 +73,18 @@ class Requests:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[asyncio.Event]:
-        """Give an event that is set whenever a request has ended."""
+        """Give an event that is set whenever a request has ended, or none can start."""
         event = asyncio.Event()
         self._watchers.add(event)
         try:
             yield event
         finally:
             self._watchers.discard(event)
+
+    def tell(self) -> None:
+        """Wake those that watch."""
+        for watcher in self._watchers:
+            watcher.set()
 
     # ------------------------------------------------------------------------------------------ rest
 

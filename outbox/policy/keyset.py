@@ -47,11 +47,11 @@ class Walk:
         """Return the walk over those rows alone that the parameter `named` finds, as `one_of` makes it."""
         return replace(self, named=named)
 
-    def path(self, position: Position, *, limit: int) -> str:
-        """Return the path of the page that begins behind `position`."""
+    def path(self, position: Position, *, limit: int, offset: int = 0) -> str:
+        """Return the path of the page that begins `offset` rows behind `position`."""
         aliases = [f"{_alias(number)}:{encoded(column)}::text" for number, column in enumerate(self.texts)]
         whole = replace(self.query, select=",".join([self.query.select, *aliases]), order=self.terms)
-        path = whole.path(limit=limit)
+        path = whole.path(limit=limit, offset=offset)
         return "&".join(filter(None, [path, self.named, *self._behind(position)]))
 
     def taken(self, row: dict[str, Any]) -> Texts:
@@ -84,11 +84,16 @@ def walk(query: Query, unique: Sequence[str], texts: Sequence[str] = ()) -> Walk
     Raises InvalidQuery: its order cannot be one of a walk.
     """
     terms = query.ordered_by(unique)
-    for term in terms:
-        if "-" in term.column or term.column in RESERVED:
-            raise InvalidQuery(f"pages cannot be told apart by {term.column!r}", field="order")
+    if (column := obstacle(query, unique)) is not None:
+        raise InvalidQuery(f"pages cannot be told apart by {column!r}", field="order")
     columns = [term.column for term in terms]
     return Walk(query, terms, (*columns, *(column for column in texts if column not in columns)))
+
+
+def obstacle(query: Query, unique: Sequence[str]) -> str | None:
+    """Return the first column of the order that no page can begin behind: a path into JSON, or PostgREST's own name."""
+    columns = (term.column for term in query.ordered_by(unique))
+    return next((column for column in columns if "-" in column or column in RESERVED), None)
 
 
 def check_distinct(positions: Sequence[Texts]) -> None:

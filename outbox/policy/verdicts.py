@@ -74,6 +74,19 @@ class Reason(StrEnum):
     OTHER_PROJECT = "other_project"  # the URL names another project than the one that the file belongs to
     UNKNOWN = "unknown"
 
+    @property
+    def needs_operator(self) -> bool:
+        """Whether it stays until somebody changes a setting or the remote end: waiting alone does not help."""
+        return self in _FOR_OPERATORS
+
+
+_FOR_OPERATORS = frozenset(
+    {
+        Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.SUSPENDED, Reason.MISCONFIGURED, Reason.SCHEMA,
+        Reason.OTHER_PROJECT,
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:

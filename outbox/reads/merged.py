@@ -26,6 +26,8 @@ MOST_PENDING = 10_000
 MOST_HELD = 100_000
 # Rows asked for by name in one request: 50 UUIDs are 2 kB of the 16 kB that a URL may have.
 _NAMED = 50
+# Rows given in one turn of the event loop: some milliseconds.
+_GIVEN = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,10 @@ async def merged(
     table.check(query)
     before = await local.last_seq(origin)
     entries = await _pending(origin, table, query)
-    touched = await asyncio.to_thread(_touched, table, query, entries)
-    bases = await _remote_rows(pages, table, [changes[0].names for changes in touched.values()])
+    touched, names = await asyncio.to_thread(_touched, table, query, entries)
+    bases = await _remote_rows(pages, table, names)
     changes = await _up_to_date(origin, table, touched, entries, before) if touched else touched
     waiting = await asyncio.to_thread(_overlaid, table, query, bases, changes)
-    waiting.reverse()  # the next one last
     key = in_order(query.order)
     route = walk(query, table.unique, table.compared)
     async for row, found in pages.walk(route, page_rows=page_rows):
@@ -60,8 +61,12 @@ async def merged(
         while waiting and query.order and key(waiting[-1].place) < key(table.place(query, texts)):
             yield waiting.pop().row
         yield row
+    given = 0
     while waiting:
         yield waiting.pop().row
+        given += 1
+        if given % _GIVEN == 0:
+            await asyncio.sleep(0)
 
 
 async def local_rows(origin: Origin, table: Table, query: Query) -> list[dict[str, Any]]:
@@ -99,10 +104,13 @@ def _by_row(table: Table, entries: Sequence[Stored]) -> dict[Identity, list[Chan
     return changes
 
 
-def _touched(table: Table, query: Query, entries: Sequence[Stored]) -> dict[Identity, list[Change]]:
-    """Return what `entries` do to each row, but for new rows that the query does not ask for."""
+def _touched(
+    table: Table, query: Query, entries: Sequence[Stored]
+) -> tuple[dict[Identity, list[Change]], list[tuple[str, ...]]]:
+    """Return what `entries` do to each row, but for new rows that the query does not ask for; and the rows' names."""
     changes = _by_row(table, entries)
-    return {identity: found for identity, found in changes.items() if _may_matter(table, query, found)}
+    touched = {identity: found for identity, found in changes.items() if _may_matter(table, query, found)}
+    return touched, [found[0].names for found in touched.values()]
 
 
 async def _up_to_date(
@@ -112,10 +120,16 @@ async def _up_to_date(
 
     The remote rows were read later than the entries and may be newer than these.
     """
-    seen = {entry.seq for entry in entries}
     since = [each async for step in local.held(origin, table.destination.name, after_seq=before) for each in step]
+    return await asyncio.to_thread(_again, table, touched, entries, since)
+
+
+def _again(
+    table: Table, touched: dict[Identity, list[Change]], entries: Sequence[Stored], since: Sequence[Stored]
+) -> dict[Identity, list[Change]]:
+    seen = {entry.seq for entry in entries}
     everything = sorted([*entries, *(each for each in since if each.seq not in seen)], key=lambda each: each.seq)
-    changes = await asyncio.to_thread(_by_row, table, everything)
+    changes = _by_row(table, everything)
     return {identity: changes[identity] for identity in touched}
 
 
@@ -130,9 +144,9 @@ def _may_matter(table: Table, query: Query, changes: Sequence[Change]) -> bool:
 def _overlaid(
     table: Table, query: Query, bases: dict[Identity, Row], changes: dict[Identity, list[Change]]
 ) -> list[Placed]:
-    """Return the rows of the answer that `changes` touch, in its order."""
+    """Return the rows of the answer that `changes` touch, in its order but the next one last."""
     rows = (table.applied(bases.get(identity), found) for identity, found in changes.items())
-    return _placed(table, query, (row for row in rows if row is not None))
+    return _placed(table, query, (row for row in rows if row is not None))[::-1]
 
 
 def _placed(table: Table, query: Query, rows: Iterable[Row]) -> list[Placed]:

@@ -29,18 +29,26 @@ class Pages:
         """
         return not rows or (rows < wanted and rows < self._largest)
 
-    async def walk(self, walk: Walk, *, page_rows: int) -> AsyncIterator[tuple[dict[str, Any], Texts]]:
-        """Give every row with its texts. Raises what `fetch` raises, Undecidable: two rows stand in one place."""
+    async def walk(
+        self, walk: Walk, *, page_rows: int, offset: int = 0, most: int | None = None
+    ) -> AsyncIterator[tuple[dict[str, Any], Texts]]:
+        """Give the rows behind the first `offset`, with their texts: `most` of them, or all.
+
+        Raises what `fetch` raises, Undecidable: two rows stand in one place.
+        """
         position: Position | None = Place.START
         before: list[Texts] = []
-        while position is not None:
-            rows = await self.fetch(walk.path(position, limit=page_rows))
+        left = most
+        while position is not None and left != 0:
+            wanted = page_rows if left is None else min(page_rows, left)
+            rows = await self.fetch(walk.path(position, limit=wanted, offset=offset))
             found = [(row, walk.taken(row)) for row in rows]
             places = [walk.position(texts) for _, texts in found]
             check_distinct([*before, *places])
-            before = places
+            before, offset = places, 0
+            left = None if left is None else left - len(rows)
             for each in found:
                 yield each
             position = places[-1] if places else position
-            if self.is_last(len(rows), page_rows):
+            if self.is_last(len(rows), wanted):
                 position = walk.after_the_end(position)

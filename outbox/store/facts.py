@@ -1,8 +1,9 @@
 """Floor 3 · store. What stands in the lock's sidecar, so that it can be known when the file itself cannot be read.
 
-Three lines of text at fixed places, each rewritten in place: who has the lock; what kind of file this is; the highest
-number of an entry that was acknowledged. The last one is written at every commit and never synced: after a crash of the
-process it is exact, after a crash of the machine it may be too low, never too high.
+Four lines of text at fixed places, each rewritten in place: who has the lock; what kind of file this is; the highest
+number of an entry that was acknowledged; how the holder's flusher does. The third is written at every commit and never
+synced: after a crash of the process it is exact, after a crash of the machine it may be too low, never too high. The
+last one is news for people, and costs no commit.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 _HOLDER, _FACTS, _MARK, _END = 0, 256, 512, 533
 # A mark has 19 digits at the most.
 _MARK_WIDTH = _END - _MARK
+_FLUSHER, _FLUSHER_END = 576, 1024
 _LONGEST_DAMAGE = 80
+_LONGEST_ERROR = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,30 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Flushing:
+    """How the flusher of the lock's holder does. Times: Unix milliseconds.
+
+    since_ms: when it was started, or else when it ended; None: it was never started. looked_ms: when it last looked for
+    something to send, a minute ago at the most while it is alive. error: the last one of ours; what the remote end
+    says stands in the pauses.
+    """
+
+    running: bool = False
+    since_ms: int | None = None
+    looked_ms: int | None = None
+    delivered_ms: int | None = None
+    error: str | None = None
+    error_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """All that the sidecar says. Each is None where it says nothing."""
 
     holder: tuple[int, str] | None
     facts: Facts | None
     mark: int | None
+    flushing: Flushing | None = None
 
 
 def holder_line(pid: int, since: str) -> bytes:
@@ -47,7 +68,12 @@ def holder_line(pid: int, since: str) -> bytes:
 
 def parse(content: bytes) -> Written:
     """Return what a sidecar's content says; a line that was cut short says nothing."""
-    return Written(_holder(content[_HOLDER:_FACTS]), _facts(content[_FACTS:_MARK]), _mark(content[_MARK:_END]))
+    return Written(
+        _holder(content[_HOLDER:_FACTS]),
+        _facts(content[_FACTS:_MARK]),
+        _mark(content[_MARK:_END]),
+        _flushing(content[_FLUSHER:_FLUSHER_END]),
+    )
 
 
 class Sidecar:
@@ -58,6 +84,8 @@ class Sidecar:
         self.before = before  # what the last run left
         self._facts: Facts | None = None
         self._mark = 0
+        self.flushing = Flushing()
+        self.tell(self.flushing)  # what stands there is the last holder's
 
     @property
     def damage(self) -> str | None:
@@ -77,7 +105,7 @@ class Sidecar:
         if self._facts is None:
             return
         own = self._facts.own_tables if own_tables is None else own_tables
-        words = self._facts.damage if damage is None else ascii(damage)[1:-1][:_LONGEST_DAMAGE].replace("\\", "/")
+        words = self._facts.damage if damage is None else _plain(damage, _LONGEST_DAMAGE)
         fresh = Facts(self._facts.file, own, words)
         if fresh != self._facts:
             self._facts = fresh
@@ -91,12 +119,25 @@ class Sidecar:
             with contextlib.suppress(OSError):  # a full disk: a loss would go unnoticed, the entry is safe
                 self._write(_MARK, b"%*d\n" % (_MARK_WIDTH - 1, seq))
 
+    def tell(self, flushing: Flushing) -> None:
+        """Say how the flusher does. Into the kernel's cache, as the mark."""
+        self.flushing = flushing
+        error = None if flushing.error is None else _plain(flushing.error, _LONGEST_ERROR)
+        line = _line(asdict(replace(flushing, error=error)), _FLUSHER_END - _FLUSHER)
+        with contextlib.suppress(OSError):
+            self._write(_FLUSHER, line)
+
     def _write(self, place: int, line: bytes) -> None:
         if os.name == "nt":
             os.lseek(self._descriptor, place, os.SEEK_SET)
             os.write(self._descriptor, line)
         else:
             os.pwrite(self._descriptor, line, place)
+
+
+def _plain(words: str, longest: int) -> str:
+    """Return `words` cut to a number of bytes in JSON."""
+    return ascii(words)[1:-1][:longest].replace("\\", "/").replace('"', "'")
 
 
 def _line(facts: dict[str, Any], width: int) -> bytes:
@@ -127,6 +168,16 @@ def _facts(line: bytes) -> Facts | None:
             damage = more.get("damage")
             return Facts(file, own_tables, damage if isinstance(damage, str) else None)
     return None
+
+
+def _flushing(line: bytes) -> Flushing | None:
+    facts = _parsed(line)
+    times = [value for name, value in facts.items() if name.endswith("_ms")]
+    sound = isinstance(facts.get("running"), bool) and isinstance(facts.get("error"), str | None)
+    try:
+        return Flushing(**facts) if sound and all(isinstance(each, int) for each in times) else None
+    except TypeError:  # another version's
+        return None
 
 
 def _mark(line: bytes) -> int | None:

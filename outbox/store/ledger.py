@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from outbox.entry import State
 from outbox.store import queries
@@ -18,7 +18,7 @@ _LISTED = (
 )
 # Each state through its own index: a handful of dead letters among a million delivered rows is found at once.
 _BY_STATE = {
-    None: "outbox where 1",
+    None: "outbox not indexed where 1",
     State.PENDING: "outbox where state = 'pending' and seq in (select seq from outbox indexed by outbox_ready"
     " where state = 'pending' and waits is null union all select seq from outbox indexed by outbox_turns"
     " where state = 'pending' and key is not null and waits = 'turn' union all select seq from outbox"
@@ -108,12 +108,39 @@ class Wanted:
         return "".join(f" and {test}" for test, _ in chosen), [value for _, value in chosen]
 
 
-async def listed(reader: Reader, wanted: Wanted, *, limit: int) -> list[Row]:
-    """Return the newest `limit` entries that are wanted, newest first."""
+# Where a step of `listed` begins: behind an entry, told by the columns that the list is ordered by.
+Behind: TypeAlias = "tuple[int, ...]"
+
+
+async def listed(
+    reader: Reader, wanted: Wanted, *, limit: int, rows: int, behind: Behind | None = None
+) -> tuple[list[Row], Behind | None]:
+    """Look at the newest `rows` entries behind `behind`; return those wanted, `limit` at the most, newest first.
+
+    And where to go on; None: that was the end. Pending and dead entries are found through indexes of their own and all
+    looked at in one step.
+    """
     tests, values = wanted.conditions()
-    order = "settled_at_ms desc, seq desc" if wanted.state in (State.DELIVERED, State.DISCARDED) else "seq desc"
-    sql = f"select {_LISTED} from {_BY_STATE[wanted.state]}{tests} order by {order} limit ?"  # noqa: S608 - constants
-    return [_row(row) for row in await reader.read(sql, (*values, limit))]
+    source = _BY_STATE[wanted.state]
+    columns = ("settled_at_ms", "seq") if wanted.state in (State.DELIVERED, State.DISCARDED) else ("seq",)
+    place, order = ", ".join(columns), ", ".join(f"{column} desc" for column in columns)
+    bounds, edges = "", list[int]()
+    if behind is not None:
+        bounds, edges = f" and ({place}) < ({', '.join('?' * len(behind))})", [*behind]
+    last: Behind | None = None
+    if wanted.state not in (State.PENDING, State.DEAD):
+        sql = f"select {place} from {source}{bounds} order by {order} limit 1 offset ?"  # noqa: S608 - constants
+        last = next((tuple(row) for row in await reader.read(sql, (*edges, rows - 1))), None)
+    if last is not None:
+        bounds, edges = f"{bounds} and ({place}) >= ({', '.join('?' * len(last))})", [*edges, *last]
+    sql = f"select {_LISTED} from {source}{bounds}{tests} order by {order} limit ?"  # noqa: S608 - constants
+    return [_row(row) for row in await reader.read(sql, (*edges, *values, limit))], last
+
+
+async def sessions(reader: Reader) -> list[str]:
+    """Return the last session of each bot that keeps its state here, the newest first."""
+    sql = "select session_id from outbox_sessions order by start_time desc"
+    return [str(session) for (session,) in await reader.read(sql)] if await _knows(reader, "outbox_sessions") else []
 
 
 @dataclass(frozen=True, slots=True)

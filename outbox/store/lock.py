@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
-from outbox.store.facts import Sidecar, Written, holder_line, parse
+from outbox.store.facts import Flushing, Sidecar, Written, holder_line, parse
 
 if sys.platform == "win32":
     import msvcrt
@@ -224,11 +224,21 @@ def damage(store: Path) -> str | None:
     mine = _held.get(store.resolve())
     if mine is not None:
         return mine.sidecar.damage
-    try:
-        facts = parse(lock_path(store.resolve()).read_bytes()).facts
-    except FileNotFoundError:
-        return None
+    facts = _written(store).facts
     return None if facts is None else facts.damage
+
+
+def flushing(store: Path) -> Flushing | None:
+    """Return how the flusher of the last holder does, or did; None: nothing is known of it. Raises OSError."""
+    mine = _held.get(store.resolve())
+    return _written(store).flushing if mine is None else mine.sidecar.flushing
+
+
+def _written(store: Path) -> Written:
+    try:
+        return parse(lock_path(store.resolve()).read_bytes())
+    except FileNotFoundError:
+        return Written(None, None, None)
 
 
 def _holder(sidecar: Path) -> tuple[int | None, str | None]:

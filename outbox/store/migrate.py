@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from outbox import logs
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
 from outbox.store import connection as door
 
+_MADE = re.compile(r"^create (?:table|view|index) (\w+)", re.MULTILINE)
 _RECORDS = """
 create table if not exists outbox_migrations (
     version       integer primary key,
@@ -76,17 +78,36 @@ async def migrate(
 ) -> int:
     """Bring the file to the newest version and return how many steps that took; a current file is only read.
 
-    Raises StoreTooNew, MigrationChanged: the file is not touched. A step that fails is undone as a whole.
+    Raises StoreTooNew, MigrationChanged, StoreError for a name that is taken: the file is not touched. A step that
+    fails is undone as a whole.
     """
     steps = shipped() if migrations is None else tuple(migrations)
     done = await applied(connection)
     check(done, steps, path)
     todo = [step for step in steps if step.version not in done]
+    if todo:
+        await _check_names(connection, todo, path)
     if done and todo:
         await _keep_copy(connection, path.with_name(f"{path.name}.before-{todo[0].version:04}"))
     for step in todo:
         await _apply(connection, step, path, now_ms=now_ms)
     return len(todo)
+
+
+async def _check_names(connection: aiosqlite.Connection, todo: Sequence[Migration], path: Path) -> None:
+    """Raise StoreError if a later step would fail on a name of the bot's own: the earlier ones would stay."""
+    made = {name.lower() for step in todo for name in _MADE.findall(step.text)}
+    for kind, name in await connection.execute_fetchall("select type, name from sqlite_schema"):
+        if str(name).lower() in made:
+            raise _name_is_taken(path, f"{kind} {name} already exists")
+
+
+def _name_is_taken(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"{path} has a table, view or index of its own that is called like one of the outbox ({what});"
+        " it was not changed. Rename that one, or give the outbox a file of its own",
+        path=path,
+    )
 
 
 async def _keep_copy(connection: aiosqlite.Connection, copy: Path) -> None:
@@ -146,9 +167,5 @@ async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, 
         if connection.in_transaction:
             await connection.execute("rollback")
         if isinstance(error, door.SqliteError) and "already exists" in str(error):
-            raise StoreError(
-                f"{path} has a table of its own that is called like one of the outbox ({error});"
-                " it was not changed. Give the outbox a file of its own",
-                path=path,
-            ) from error
+            raise _name_is_taken(path, str(error)) from error
         raise

@@ -110,6 +110,22 @@ READY_RUNS = Query(
     "the limit",
 )
 
+# One statement, for an entry may change from one to the other meanwhile.
+WAYS = Query(
+    "what of the pending can go on: the ready lanes; and last, how much is pending, as lane -1 if some is unread or"
+    " waits for something of its own, else as lane 0",
+    READY_LANES.sql
+    + """
+    union all
+    select -(exists (select 1 from outbox where state = 'pending' and waits is null and lane is null)
+             or exists (select 1 from outbox where state = 'pending' and waits = 'retry')),
+           coalesce(sum(entries), 0)
+      from outbox_counts where state = 'pending'
+    """,
+    (*READY_LANES.uses, "outbox_retrying (waits=?)"),
+    "2 per ready lane, 6 per destination, and 2",
+)
+
 UNREAD = Query(
     "what came in through a shell and has no lane yet",
     "select seq, id, destination, operation, key, payload, on_conflict, match from outbox"

@@ -25,6 +25,15 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Ways:
+    """How what is pending can go on. others: something is unread, or waits for something of its own."""
+
+    pending: int
+    lanes: list[Lane]
+    others: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """An entry as the flusher sees it."""
 
@@ -139,11 +148,18 @@ class Reader:
 
     async def ready_lanes(self) -> list[Lane]:
         """Return the lanes that have something to send, the one with the oldest entry first."""
-        rows = await self.read(queries.READY_LANES.sql)
+        return await self._in_turn(await self.read(queries.READY_LANES.sql))
+
+    async def _in_turn(self, rows: Sequence[Any]) -> list[Lane]:
         if any(number not in self._shapes for number, _ in rows):
             self._learn(await self.read(queries.LANES.sql))
         lanes = [Lane(number, self._shapes[number], seq) for number, seq in rows]
         return sorted(lanes, key=lambda lane: lane.first_seq)
+
+    async def ways(self) -> Ways:
+        """Return how much is pending and what of it can go on, all at one moment."""
+        *rows, (others, pending) = await self.read(queries.WAYS.sql)
+        return Ways(pending, await self._in_turn(rows), bool(others))
 
     async def ready(self, lane: Lane, *, after_seq: int, limit: int) -> list[Outgoing]:
         """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together."""

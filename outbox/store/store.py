@@ -20,13 +20,14 @@ from outbox.store import connection as door
 from outbox.store import openness, quarantine, queries
 from outbox.store.block import Block
 from outbox.store.entrance import Entered, enter
+from outbox.store.facts import Flushing
 from outbox.store.lock import WriterLock
 from outbox.store.operators import note
-from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread
+from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread, Ways
 from outbox.store.room import Bounds, Room
 from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 
-__all__ = ["Adopted", "Bounds", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread"]
+__all__ = ["Adopted", "Bounds", "Flushing", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread", "Ways"]
 
 T = TypeVar("T")
 
@@ -131,6 +132,10 @@ class Store(Reader):
     async def quarantined(self) -> tuple[Path, ...]:
         """Return what was set aside and not dealt with yet."""
         return await asyncio.to_thread(quarantine.found_beside, self.path)
+
+    def tell(self, flushing: Flushing) -> None:
+        """Let onlookers know how the flusher does: no commit, and readable when the file itself is not."""
+        self._lock.sidecar.tell(flushing)
 
     # ------------------------------------------------------------------------------------------ writing
 

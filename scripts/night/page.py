@@ -23,6 +23,8 @@ _VARIES: Final = [
     (re.compile(r"nobody\s+listens\s+there[^>]*->"), "nobody listens there ->"),  # in the system's own words
     # The lanes' requests travel side by side: which of them was refused last is chance.
     (re.compile(r"^Refused +.*(\n {9}.*)*", re.MULTILINE), "Refused <the last>"),
+    # When it last looked and delivered, and its last error: on a disk that is full it meets one, or none.
+    (re.compile(r"^(Flusher +runs).*(\n {9}.*)*", re.MULTILINE), r"\1"),
     (re.compile(r"\b(\d+ (d|h|min|s)\b ?)+"), "<age>"),
     (re.compile(r"\(\d+ failures?\)"), "<failures>"),
     (re.compile(r"process \d+"), "process <n>"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 import threading
@@ -261,6 +262,34 @@ async def test_what_grows_with_the_backlog_is_not_done_on_the_event_loop(
         await client.log_trade(TRADE)
         assert len(await client.get_trades(source=source)) == 1
     assert len(threads) >= 2 and threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(
+    ("given", "most"), [pytest.param(3, 3, id="in slices"), pytest.param(1000, 10, id="the control: all at once")]
+)
+@run_async
+async def test_pending_rows_are_given_in_slices_between_which_the_event_loop_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: int, most: int
+) -> None:
+    monkeypatch.setattr("outbox.reads.merged._GIVEN", given)
+    turns, seen = 0, list[int]()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with opened(tmp_path, ScriptedTransport(otherwise=NOTHING)) as outbox:
+        client = SupabaseClient(outbox)
+        for number in range(10):
+            await client.log_trade(TRADE | {"id": f"T-{number}"})
+        counting = asyncio.create_task(count())
+        async for _ in client.rows("trades", source="merged"):
+            seen.append(turns)
+        counting.cancel()
+    assert len(seen) == 10
+    assert max(seen.count(turn) for turn in seen) == most
 
 
 @run_async

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from outbox import (
     RemoteError,
     Settings,
     SupabaseClient,
+    Undecidable,
     Unreachable,
     UsageError,
 )
@@ -75,7 +77,10 @@ def parameters(request: Request) -> dict[str, str]:
 
 @dataclass
 class Table:
-    """A script that answers reads as PostgREST does from `rows`: limit, offset, and a cap of its own."""
+    """A script that answers reads as PostgREST does from `rows`, which stand in the order that is asked for.
+
+    It knows limit, offset, a cap of its own, columns as texts, and a page that begins behind a row.
+    """
 
     rows: list[dict[str, Any]]
     cap: int = PAGE_ROWS
@@ -83,10 +88,19 @@ class Table:
 
     def __call__(self, request: Request) -> Reply:
         asked = parameters(request)
-        start = int(asked.get("offset", 0))
-        page = self.rows[start : start + min(int(asked["limit"]), self.cap)]
+        start = int(asked.get("offset", 0)) + self._behind(request)
+        texts = re.findall(r"(outbox_text_\d+):(\w+)::text", asked["select"])
+        page = [
+            row | {alias: None if row.get(column) is None else str(row[column]) for alias, column in texts}
+            for row in self.rows[start : start + min(int(asked["limit"]), self.cap)]
+        ]
         self.between()
         return rows(page)
+
+    def _behind(self, request: Request) -> int:
+        """Return how many rows stand up to the one that the page begins behind; 0: it is the first page."""
+        found = re.search(r"id(?:=|\.)[gl]t\.\"?(\w+)", unquote(request.path))
+        return 0 if found is None else 1 + [str(row["id"]) for row in self.rows].index(found[1])
 
 
 # ------------------------------------------------------------------------------------------------ what is written
@@ -571,7 +585,7 @@ async def test_trades_are_found_by_each_filter_newest_first(tmp_path: Path, clea
 
 
 def numbered(count: int) -> list[dict[str, Any]]:
-    return [{"id": f"{n:05}", "pnl": n % 7} for n in range(count)]
+    return [{"id": f"{n:05}", "order_id": f"{n:05}", "pnl": n % 7} for n in range(count)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
@@ -603,16 +617,24 @@ async def test_pages_have_an_order_that_the_key_column_settles(tmp_path: Path) -
         await client.query("trades", order="-id")
         await client.query("orders")
 
-    asked = [(parameters(request)["order"], parameters(request).get("offset")) for request in remote.requests]
+    asked = [unquote(request.path).partition("&")[2] for request in remote.requests]
     assert asked == [
-        ("pnl.desc,id.asc", None), ("pnl.desc,id.asc", "1000"),
-        ("id.desc", None), ("id.desc", "1000"),
-        ("order_id.asc", None), ("order_id.asc", "1000"),
-    ]  # fmt: skip
+        "order=pnl.desc,id.asc&limit=1000",
+        "order=pnl.desc,id.asc&limit=1000&pnl=lte.5&or=(pnl.lt.5,and(pnl.eq.5,id.gt.00999))",
+        "order=id.desc&limit=1000",
+        "order=id.desc&limit=1000&id=lt.00999",
+        "order=order_id.asc&limit=1000",
+        "order=order_id.asc&limit=1000&order_id=gt.00999",
+    ]
 
 
+# A path into JSON gives no place to begin behind.
+COUNTED = "data->>reason"
+
+
+@pytest.mark.parametrize("order", [None, COUNTED])
 @run_async
-async def test_a_row_that_moves_to_the_next_page_is_read_once(tmp_path: Path) -> None:
+async def test_a_row_that_moves_to_the_next_page_is_read_once(tmp_path: Path, order: str | None) -> None:
     table = Table(numbered(1500))
     expected = list(table.rows)
 
@@ -621,14 +643,66 @@ async def test_a_row_that_moves_to_the_next_page_is_read_once(tmp_path: Path) ->
 
     table.between = insert_in_front
     async with opened(tmp_path, ScriptedTransport(otherwise=table)) as outbox:
-        assert await SupabaseClient(outbox).query("trades") == expected
+        assert await SupabaseClient(outbox).query("trades", order=order) == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "lost"),
+    [
+        pytest.param(None, [], id="pages behind a row"),
+        pytest.param(COUNTED, ["01000"], id="the control: pages that count"),
+    ],
+)
+@run_async
+async def test_a_row_that_is_deleted_meanwhile_pushes_none_off(
+    tmp_path: Path, order: str | None, lost: list[str]
+) -> None:
+    table = Table(numbered(1500))
+    expected = list(table.rows)
+
+    def delete_the_first() -> None:
+        table.rows = expected[1:]
+
+    table.between = delete_the_first
+    async with opened(tmp_path, ScriptedTransport(otherwise=table)) as outbox:
+        found = await SupabaseClient(outbox).query("trades", order=order)
+    assert [row["id"] for row in expected if row not in found] == lost
 
 
 @run_async
-async def test_rows_whose_key_is_another_column_under_its_name_are_all_kept(tmp_path: Path) -> None:
+async def test_an_offset_counts_once_however_many_pages_follow(tmp_path: Path) -> None:
+    table = Table(numbered(2500))
+    remote = ScriptedTransport(otherwise=table)
+    async with opened(tmp_path, remote) as outbox:
+        assert await SupabaseClient(outbox).query("trades", offset=10, limit=2100) == table.rows[10:2110]
+    asked = [(parameters(request)["limit"], parameters(request).get("offset")) for request in remote.requests]
+    assert asked == [("1000", "10"), ("1000", None), ("100", None)]
+
+
+@pytest.mark.parametrize("order", [None, COUNTED])
+@run_async
+async def test_rows_whose_key_is_another_column_under_its_name_are_all_kept(tmp_path: Path, order: str | None) -> None:
+    table = Table(numbered(1200))
+    for row in table.rows:
+        row["symbol"] = "same"
+    renamed = [{"id": "same"}] * 1200
+
+    def select(request: Request) -> Reply:
+        texts = [
+            {name: row[name] for name in row if name.startswith("outbox")} for row in json.loads(table(request).body)
+        ]
+        return rows([row | more for row, more in zip(renamed, texts, strict=False)])
+
+    async with opened(tmp_path, ScriptedTransport(otherwise=select)) as outbox:
+        assert await SupabaseClient(outbox).query("trades", select="id:symbol", order=order) == renamed
+
+
+@run_async
+async def test_rows_that_its_key_does_not_tell_apart_are_an_error_instead_of_a_lost_row(tmp_path: Path) -> None:
     table = Table([{"id": "same"}] * 1200)
     async with opened(tmp_path, ScriptedTransport(otherwise=table)) as outbox:
-        assert len(await SupabaseClient(outbox).query("trades", select="id:symbol")) == 1200
+        with pytest.raises(Undecidable, match=r"Outbox\.register tells which columns are unique"):
+            await SupabaseClient(outbox).query("trades")
 
 
 @run_async

@@ -39,10 +39,14 @@ from outbox import Outbox
 
 async def main():
     async with Outbox.open(path=sys.argv[1]) as outbox:
+        flusher = asyncio.create_task(outbox.run_flusher()) if "flushing" in sys.argv else None
         for number in range(7):
             await outbox.put("trades", {"number": number})
         print("ready", flush=True)
         for line in sys.stdin:
+            if flusher and "stop" in line:
+                flusher.cancel()
+                await asyncio.wait([flusher])
             await outbox.put("trades", {"line": line})
             print("stored", flush=True)
 
@@ -98,9 +102,12 @@ def execute(path: Path, *statements: str) -> None:
 
 
 @contextmanager
-def running_bot(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that has put seven trades and has the file open; it puts one more per line."""
-    command = [sys.executable, "-c", WRITER, str(path)]
+def running_bot(path: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that has put seven trades and has the file open; it puts one more per line.
+
+    more: "flushing", if its flusher runs; the line "stop" ends that.
+    """
+    command = [sys.executable, "-c", WRITER, str(path), *more]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as bot:
@@ -112,9 +119,9 @@ def running_bot(path: Path) -> Iterator[subprocess.Popen[str]]:
             bot.kill()
 
 
-def put_one(bot: subprocess.Popen[str]) -> None:
+def put_one(bot: subprocess.Popen[str], line: str = "one more") -> None:
     assert bot.stdin is not None and bot.stdout is not None
-    bot.stdin.write("one more\n")
+    bot.stdin.write(f"{line}\n")
     bot.stdin.flush()
     assert bot.stdout.readline() == "stored\n"
 
@@ -293,6 +300,36 @@ def test_status_after_a_kill_shows_every_row_and_no_writer(tmp_path: Path) -> No
         assert found["writer"] == {"pid": bot.pid, "since": found["writer"]["since"], "running": False}
 
 
+def test_status_says_how_the_running_bots_flusher_does(tmp_path: Path) -> None:
+    def told() -> tuple[Any, str]:
+        shown = call("status", "--path", path).stdout
+        return status(path)[1]["flusher"], next((line for line in shown.splitlines() if "Flusher" in line), "").rstrip()
+
+    path = tmp_path / "bot.db"
+    with running_bot(path):  # the control: it has the file open, and sends nothing
+        found, line = told()
+        assert (found["started"], found["running"], found["last_look"]) == (False, False, None)
+        assert line == "Flusher  never started: this process sends nothing"
+    with running_bot(path, "flushing") as bot:
+        put_one(bot)
+        found, line = told()
+        assert (found["started"], found["running"], found["last_error"]) == (True, True, None)
+        assert found["last_look"] >= found["since"]
+        assert line.startswith("Flusher  runs, last look ")
+        put_one(bot, "stop")
+        found, line = told()
+        assert (found["started"], found["running"]) == (True, False)
+        assert line.startswith("Flusher  stopped ")
+    with running_bot(path, "flushing") as bot:
+        put_one(bot)
+        bot.kill()
+        bot.wait()
+        found, line = told()
+        assert (found["started"], found["running"], line) == (True, False, "")
+    with running_bot(path):  # what the one before has left is not this one's
+        assert told()[0]["started"] is False
+
+
 def test_a_bot_can_open_the_file_after_a_look_at_what_a_kill_left(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     with running_bot(path):
@@ -392,7 +429,7 @@ def test_every_name_of_the_json_object_is_described_in_the_help(bot_db: Path) ->
     found = status(bot_db)[1]
     help_text = call("status", "--help").stdout
 
-    names = {*found, *found["pauses"][0], *found["writer"], *found["sqlite"]}
+    names = {*found, *found["pauses"][0], *found["writer"], *found["flusher"], *found["sqlite"]}
 
     assert {name for name in names if name not in help_text} == set()
 
@@ -482,6 +519,27 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         server.shutdown()
 
 
+class _Refuser(_Taker):
+    """A server that knows the key no more."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = b'{"code": "PGRST301", "message": "JWT expired"}'
+        self.send_response(401)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """The URL of a REST server on this machine that refuses every key."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refuser) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
 def test_drain_sends_everything_and_exits_with_0(bot_db: Path, taken: list[Any]) -> None:
     done = run("drain", "--path", bot_db, "--json")
     report = json.loads(done.stdout)
@@ -530,6 +588,33 @@ def test_drain_exits_with_2_when_nobody_answers_in_time(bot_db: Path, monkeypatc
 
     assert result.exit_code == 2
     assert "what is pending stays pending" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("belongs_to", "says"),
+    [
+        pytest.param(None, "everything is paused (unauthorized): 401 PGRST301 JWT expired", id="a wrong key"),
+        pytest.param("mine", "the project mine, and the URL names other", id="another project"),
+    ],
+)
+def test_drain_does_not_wait_for_somebody_to_act_and_says_who_must(
+    bot_db: Path, monkeypatch: pytest.MonkeyPatch, refusing: str, belongs_to: str | None, says: str
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", refusing if belongs_to is None else "https://other.supabase.co")
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", SECRET)
+    if belongs_to is not None:
+        with closing(sqlite3.connect(bot_db)) as shell, shell:
+            shell.execute("insert into outbox_meta values ('project', ?)", (belongs_to,))
+
+    result = call("drain", "--path", bot_db, "--timeout", 3600)
+    facts = json.loads(call("drain", "--path", bot_db, "--timeout", 3600, "--json").stdout)
+
+    assert (result.exit_code, facts["exit_code"]) == (2, 2)
+    assert says in " ".join(result.stdout.split())
+    assert "outbox doctor" in result.stdout
+    assert (facts["pending"], facts["timed_out"]) == (4, False)
+    assert says in facts["held_by"]
+    assert SECRET not in result.stdout + json.dumps(facts)
 
 
 def test_drain_beside_a_running_bot_names_its_process_and_changes_nothing(tmp_path: Path) -> None:

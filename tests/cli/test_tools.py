@@ -20,12 +20,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from outbox.cli import entries
 from outbox.cli.app import app
 from outbox.cli.filters import moment_ms
 from outbox.cli.status import Status
 from outbox.cli.tail import Seen, turns
 from outbox.cli.watch import Speed
+from outbox.entry import State
 from outbox.errors import InvalidRequest
+from outbox.store import ledger
 from outbox.store.backup import back_up
 from outbox.store.follow import START, Mark, News, news
 from outbox.store.ledger import Wanted
@@ -118,6 +121,92 @@ def test_ls_filters_by_session_and_time(dead: Path) -> None:
     code, found = as_json("ls", "--path", dead, "--since", "yesterday")
     assert code == 3
     assert "since" in found["error"]
+
+
+SETTLED = "insert into outbox (destination, payload, state, settled_at_ms) values"
+
+
+@pytest.mark.parametrize("state", [None, State.DELIVERED, State.DISCARDED, State.DEAD, State.PENDING])
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_what_ls_looks_at_step_by_step_is_what_one_look_finds(
+    dead: Path, monkeypatch: pytest.MonkeyPatch, state: State | None, step: int
+) -> None:
+    execute(
+        dead,
+        *(
+            f"{SETTLED} ('events', '{{\"session_id\": \"s-{n % 3}\"}}', '{kind}', {1000 + n * 7 % 5})"
+            for n in range(11)
+            for kind in ("delivered", "discarded")
+        ),
+        "update outbox set payload = '{\"session_id\": \"s-1\"}' where id = 't0'",
+    )
+
+    def found(limit: int) -> list[Any]:
+        chosen = () if state is None else ("--state", state)
+        return [
+            [entry["seq"] for entry in as_json("ls", "--path", dead, *chosen, *more, "--limit", limit)[1]["entries"]]
+            for more in ((), ("--session", "s-1"), ("--session", "nobody's"))
+        ]
+
+    at_once = [found(limit) for limit in (1, 4, 100)]
+    monkeypatch.setattr(entries, "_STEP", step)
+    assert [found(limit) for limit in (1, 4, 100)] == at_once
+    assert at_once[2][2] == []
+    assert state is State.PENDING or at_once[2][1]
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, *, stop_at: int | None = None) -> list[int]:
+    """Let `ls` look at two entries in a step, and return the list of how much each step may find."""
+    done: list[int] = []
+    listed = ledger.listed
+
+    async def look(*arguments: Any, limit: int, **more: Any) -> Any:
+        done.append(limit)
+        if len(done) == stop_at:
+            raise KeyboardInterrupt
+        return await listed(*arguments, limit=limit, **more)
+
+    monkeypatch.setattr(entries, "_STEP", 2)
+    monkeypatch.setattr(ledger, "listed", look)
+    return done
+
+
+def test_ls_looks_no_further_than_it_must(dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(dead, *[f"{SETTLED} ('events', '{{}}', 'delivered', 5)"] * 20)
+    steps = looks(monkeypatch)
+    assert len(as_json("ls", "--path", dead, "--limit", 3)[1]["entries"]) == 3
+    assert steps == [3, 1]
+    steps.clear()
+    assert as_json("ls", "--path", dead, "--session", "nobody's")[1]["entries"] == []
+    assert len(steps) == 12  # the control: of all 23, with two in a step
+
+
+def test_ctrl_c_lists_what_ls_has_found_so_far_and_says_how_far_it_has_come(
+    dead: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(dead, *[f"{SETTLED} ('events', '{{\"session_id\": \"s-1\"}}', 'delivered', 5)"] * 9)
+    looks(monkeypatch, stop_at=3)
+    shown = call("ls", "--path", dead, "--session", "s-1")
+    assert shown.exit_code == 0
+    assert shown.stdout.count("delivered") == 4
+    assert "Stopped: only the newest 4 were looked at." in shown.stdout
+
+
+def test_ls_of_an_unknown_session_names_those_that_the_bots_keep_here(dead: Path) -> None:
+    unknown = call("ls", "--path", dead, "--session", "s-9").stdout
+    assert unknown == "No entry matches.\n"
+    execute(
+        dead,
+        *(
+            "insert into outbox_sessions (source, session_id, status, start_time, day_start, last_heartbeat, symbols,"
+            f" version) values ('bot-{n}', 's-{n}', 'RUNNING', '2026-01-0{n}T00:00:00.000+00:00',"
+            " '2026-01-01T00:00:00.000+00:00', '2026-01-01T00:00:00.000+00:00', '[]', 1)"
+            for n in range(1, 8)
+        ),
+    )
+    told = " ".join(call("ls", "--path", dead, "--session", "s-9").stdout.split())
+    assert told.endswith("keeps its state here: s-7, s-6, s-5, s-4, s-3 and 2 more")
+    assert "s-7" not in call("ls", "--path", dead, "--session", "s-9", "--json").stdout
 
 
 # ------------------------------------------------------------------------------------------ edit
@@ -478,6 +567,7 @@ def status(pending: int, delivered: int, pruned: int = 0) -> Status:
         {},
         None,
         Holder(None, None, running=False),
+        None,
         0,
         0,
         0,

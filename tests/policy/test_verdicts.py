@@ -30,9 +30,12 @@ from outbox.policy.verdicts import (
     Scope,
     Split,
     Verdict,
+    _Rest,
     judge,
     read_refusal,
 )
+
+_RULES = [rule for rule in (*CODES.values(), *STATUSES.values()) if isinstance(rule, _Rest)]
 
 INSERT, UPSERT, UPDATE = Operation.INSERT, Operation.UPSERT, Operation.UPDATE
 APPLIED = {"preference-applied": "return=minimal, resolution=ignore-duplicates, missing=default"}
@@ -392,3 +395,9 @@ def test_a_reply_that_is_no_success_delivers_only_our_own_duplicate(
         refusal = read_refusal(reply)
         assert (operation, rows, refusal.code) == (INSERT, 1, "23505")
         assert OWN in (refusal.details or "")
+
+
+def test_what_is_probed_rarely_is_what_only_an_operator_can_mend() -> None:
+    slow = {rule.reason for rule in _RULES if rule.slow}
+    assert slow == {reason for reason in Reason if reason.needs_operator} - {Reason.OTHER_PROJECT}
+    assert not [rule for rule in _RULES if not rule.slow and rule.reason.needs_operator]

@@ -206,6 +206,8 @@ async def test_a_bots_database_in_another_journal_mode_is_not_converted(
         pytest.param("create view outbox as select 1 as mine", id="a view"),
         pytest.param("create table outbox_counts (mine integer)", id="a table that comes late in the migration"),
         pytest.param("create table mine (x); create index outbox_ready on mine (x)", id="an index"),
+        pytest.param("create view v_health as select 1 as mine", id="a view that is called like a view"),
+        pytest.param("create table v_trades (mine integer); create view v_dead as select 1", id="another like a view"),
     ],
 )
 @run_async
@@ -218,7 +220,7 @@ async def test_somebody_elses_table_with_our_name_is_a_clear_error_and_nothing_i
         connection.executescript(taken)
     before = rows(path, "select type, name, sql from sqlite_schema")
 
-    with pytest.raises(StoreError, match=r"called like one of the outbox.*not changed"):
+    with pytest.raises(StoreError, match=r"called like one of the outbox \(.*exists\).*not changed. Rename that one"):
         await Store.open(path, clock=SystemClock())
 
     assert rows(path, "select type, name, sql from sqlite_schema") == before

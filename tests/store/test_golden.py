@@ -10,11 +10,12 @@ import aiosqlite
 import pytest
 
 from outbox import Outbox, Settings
+from outbox.errors import StoreError
 from outbox.store import connection as door
 from outbox.store.migrate import migrate, shipped
 from outbox.testing import ScriptedTransport
 from tests.store.make_golden import PENDING, golden
-from tests.store.tools import python, rows
+from tests.store.tools import python, rows, shell
 from tests.support import run_async
 
 VERSIONS = [step.version for step in shipped()]
@@ -143,3 +144,25 @@ async def test_a_process_killed_in_a_migration_leaves_a_file_that_opens(statemen
     async with Outbox.open(Settings(path=path)) as outbox:
         assert (await outbox.stats()).pending == PENDING
     assert schema(path) == schema(whole)
+
+
+@run_async
+async def test_a_bots_own_view_with_the_name_of_a_new_one_is_a_clear_error_until_it_is_renamed(tmp_path: Path) -> None:
+    """A file of version 3 has no views yet: a bot may have made one that version 4 brings."""
+    path = tmp_path / "bot.db"
+    put_there(3, path)
+    with shell(path) as connection:
+        connection.execute("create view v_health as select 1 as mine")
+    before = rows(path, "select type, name, sql from sqlite_schema order by name")
+
+    with pytest.raises(StoreError, match=r"v_health already exists\).*not changed. Rename that one, or give"):
+        await Outbox.open(Settings(path=path, _env_file=None))
+    assert rows(path, "select type, name, sql from sqlite_schema order by name") == before
+    assert rows(path, "select mine from v_health") == [(1,)]
+
+    with shell(path) as connection:
+        connection.executescript("drop view v_health; create view my_health as select 1 as mine")
+    async with Outbox.open(Settings(path=path, _env_file=None)):
+        pass
+    assert rows(path, "select mine from my_health") == [(1,)]
+    assert len(rows(path, "select * from v_health")) == 1
