@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import threading
+from collections.abc import Coroutine, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +122,56 @@ def test_the_interpreter_exits_although_close_was_forgotten_and_warns(tmp_path: 
     assert (out, process.returncode) == ("ends\n", 0), err
     assert "was never closed" in err
     assert rows(tmp_path / "bot.db", "select count(*) from outbox") == [(1,)]
+
+
+# ------------------------------------------------------------------------------------------ opening and closing
+
+
+class CancelledAt:
+    """Awaits `work`, and cancels the task that does so where it is suspended for the `step`th time, 0 for the first."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], step: int) -> None:
+        self._work = work
+        self._step = step
+        self.reached = False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        error: BaseException | None = None
+        for number in itertools.count():
+            try:
+                waited_for = self._work.throw(error) if error else self._work.send(None)
+            except StopIteration:
+                return
+            if number == self._step:
+                self.reached = True
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            error = None
+            try:
+                yield waited_for
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is thrown into the work
+                error = raised
+
+
+async def life(path: Path) -> None:
+    async with Outbox.open(Settings(path=path, _env_file=None)) as outbox:
+        await outbox.put("events", {"n": 1})
+
+
+@run_async
+async def test_whatever_step_of_a_short_life_is_cancelled_the_next_one_may_begin_at_once(tmp_path: Path) -> None:
+    for step in itertools.count():
+        path = tmp_path / f"{step}.db"  # a new one: its making is cancelled too
+        cancelled = CancelledAt(life(path), step)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.create_task(_awaited(cancelled))
+        await life(path)
+        assert rows(path, "pragma integrity_check") == [("ok",)]
+        if not cancelled.reached:
+            break
+    assert step > 5  # in finding the file, locking it, opening it, putting, closing
+
+
+async def _awaited(work: CancelledAt) -> None:
+    await work

@@ -173,7 +173,11 @@ class Outbox:
             self._closed = True
             self._closing = asyncio.create_task(self._shut(), name="outbox-close")
         # Cancelling one of its callers must not leave the file half closed.
-        await asyncio.shield(self._closing)
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({self._closing})  # so that the next one may open it; a second cancellation goes at once
+            raise
 
     async def _shut(self) -> None:
         try:

@@ -17,7 +17,7 @@ from outbox.clock import Clock
 from outbox.entry import Entry
 from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
 from outbox.store import connection as door
-from outbox.store.writer import Writer, receipt_of, roll_back, stored
+from outbox.store.writer import Writer, receipt_of, stored
 
 T = TypeVar("T")
 
@@ -113,17 +113,20 @@ class Block:
     # ------------------------------------------------------------------------------------------ in the writer's task
 
     async def _serve(self, connection: aiosqlite.Connection) -> None:
+        committed = False
         try:
             self._writer.room.check_disk()
             await connection.execute("begin immediate")
             self._begun.set_result(None)
-            await self._obey(connection)
+            committed = await self._obey(connection)
         finally:
             self.open = False
             self._dismiss()
-            await roll_back(connection)
+            if not committed:
+                await door.roll_back(connection)
 
-    async def _obey(self, connection: aiosqlite.Connection) -> None:
+    async def _obey(self, connection: aiosqlite.Connection) -> bool:
+        """Do what the caller asks for; return whether that ended with a commit."""
         deadline_s = self._clock.monotonic_s() + self._limit_s
         while True:
             left_s = deadline_s - self._clock.monotonic_s()
@@ -136,9 +139,9 @@ class Block:
                 if command is _End.COMMIT:
                     await connection.execute("commit")
                     self._writer.on_stored(self.last_seq)
-                    return
+                    return True
                 if command is _End.ROLLBACK:
-                    return
+                    return False
                 assert isinstance(command, _Statement)
                 await self._execute(connection, command)
 

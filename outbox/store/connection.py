@@ -69,6 +69,8 @@ ENGINE = _engine()
 # The extra's errors are not the standard library's: both names of each stand here once.
 SqliteError: tuple[type[Exception], ...] = tuple({sqlite3.Error, ENGINE.Error})
 IntegrityError: tuple[type[Exception], ...] = tuple({sqlite3.IntegrityError, ENGINE.IntegrityError})
+# aiosqlite says ValueError when the connection is closed, which rolls back too.
+_NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *SqliteError)
 
 
 def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
@@ -196,6 +198,18 @@ async def pragma(connection: aiosqlite.Connection, text: str) -> object:
     """Run `pragma {text}` and return the first value of its answer, or None."""
     rows = list(await connection.execute_fetchall(f"pragma {text}"))
     return rows[0][0] if rows else None
+
+
+async def roll_back(connection: aiosqlite.Connection) -> None:
+    """End the transaction, if one is open; SQLite may have ended it by itself. A failure is logged.
+
+    SQLite's thread decides: a cancelled await does not stop what that is doing, so that what the connection says of
+    itself at this moment, on the event loop, may be over when a `rollback` gets there, or only just begin.
+    """
+    try:
+        await connection.rollback()
+    except _NO_ROLLBACK as error:
+        logger.warning("rollback failed", extra={"error": str(error)})
 
 
 async def checkpoint(connection: aiosqlite.Connection, mode: Literal["passive", "full", "truncate"]) -> Checkpoint:

@@ -154,8 +154,8 @@ def check(done: dict[int, str], steps: Sequence[Migration], path: Path) -> None:
 
 
 async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, *, now_ms: int) -> None:
-    await connection.execute("begin immediate")
     try:
+        await connection.execute("begin immediate")
         await connection.execute(_RECORDS)
         for statement in step.statements():
             await connection.execute(statement)
@@ -164,8 +164,7 @@ async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, 
         )
         await connection.execute("commit")
     except BaseException as error:
-        if connection.in_transaction:
-            await connection.execute("rollback")
+        await door.roll_back(connection)
         if isinstance(error, door.SqliteError) and "already exists" in str(error):
             raise _name_is_taken(path, str(error)) from error
         raise

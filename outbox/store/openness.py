@@ -43,8 +43,8 @@ async def begin(
     loss = judge_loss(seq=seq, mark=before.mark if known else None, wal=wal)
     # No number is used twice, so that a receipt means one entry for ever.
     seq = max(seq, start_after, (loss.last or 0) if loss else 0)
-    await connection.execute("begin immediate")
     try:
+        await connection.execute("begin immediate")
         await connection.execute(_SAVE, ("file", file))
         await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms})))
         await _start_numbers(connection, seq)
@@ -54,8 +54,7 @@ async def begin(
             await connection.execute(_SAVE, ("loss", json.dumps({"at_ms": now_ms, "what": loss.words})))
         await connection.execute("commit")
     except BaseException:
-        if connection.in_transaction:
-            await connection.execute("rollback")
+        await door.roll_back(connection)
         raise
     salt = await asyncio.to_thread(evidence.wal_salt, path)
     await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))

@@ -83,18 +83,18 @@ class Store(Reader):
         path = await asyncio.to_thread(door.real_path, path)
         await asyncio.to_thread(door.make_folder, path.parent)
         lock = await _take_lock(path, wait_s)
-        try:
-            room = Room(path, bounds)
-            await room.prepare()  # on a full disk nothing can be opened without the reserve's space
-            return await cls._opened(path, lock, room, clock, busy_timeout_s)
-        except BaseException:
-            lock.release()
-            raise
+        opening = asyncio.create_task(cls._opened(path, lock, Room(path, bounds), clock, busy_timeout_s))
+        return await _to_its_end(opening, undo=cls.close)
 
     @classmethod
     async def _opened(cls, path: Path, lock: WriterLock, room: Room, clock: Clock, busy_timeout_s: float) -> Self:
-        entered = await enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
-        return cls(path, lock, entered, room, clock=clock, busy_timeout_s=busy_timeout_s)
+        try:
+            await room.prepare()  # on a full disk nothing can be opened without the reserve's space
+            entered = await enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
+            return cls(path, lock, entered, room, clock=clock, busy_timeout_s=busy_timeout_s)
+        except BaseException:
+            lock.release()
+            raise
 
     async def close(self) -> None:
         """Commit what stands in line and close. The reader goes first: the last connection empties the WAL."""
@@ -404,15 +404,27 @@ async def _take_lock(path: Path, wait_s: float) -> WriterLock:
 
 
 async def _lock_in_thread(path: Path) -> WriterLock:
-    """Take the lock off the event loop; a caller that is cancelled meanwhile does not leave it held."""
+    async def give_back(lock: WriterLock) -> None:
+        lock.release()
+
     attempt = asyncio.get_running_loop().run_in_executor(None, WriterLock, path)
+    return await _to_its_end(attempt, undo=give_back)
+
+
+async def _to_its_end(work: asyncio.Future[T], *, undo: Callable[[T], Awaitable[None]]) -> T:
+    """Return what `work` comes to. A caller that is cancelled meanwhile waits for it all the same, and undoes it.
+
+    A thread cannot be stopped, and a file that is half open must not stay so: whoever is cancelled may open it again.
+    """
     try:
-        return await asyncio.shield(attempt)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
-        attempt.add_done_callback(_give_back)  # the thread cannot be stopped
+        # A task of its own: a second cancellation does not keep it from being undone.
+        await asyncio.shield(asyncio.ensure_future(_undone(work, undo)))
         raise
 
 
-def _give_back(attempt: asyncio.Future[WriterLock]) -> None:
-    if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().release()
+async def _undone(work: asyncio.Future[T], undo: Callable[[T], Awaitable[None]]) -> None:
+    await asyncio.wait({work})
+    if not work.cancelled() and work.exception() is None:
+        await undo(work.result())

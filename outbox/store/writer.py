@@ -37,8 +37,6 @@ _STEP = 128
 # 8 times 128 entries of 11 columns are 11,264 parameters; SQLite's limit is 32,766.
 _MAX_GROUP = 8 * _STEP
 _PAUSE_AFTER_IO_ERROR_S = 0.05
-# aiosqlite says ValueError when the connection is closed, which rolls back too.
-_NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *door.SqliteError)
 # What may go wrong with a commit: SQLite's errors, and ours for a file that cannot be opened again.
 _TROUBLE: tuple[type[Exception], ...] = (StoreError, *door.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
@@ -322,12 +320,12 @@ class Writer:
             job.done.set_result(result)
 
     async def _in_transaction(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        await self._connection.execute("begin immediate")
         try:
+            await self._connection.execute("begin immediate")
             result = await work(self._connection)
             await self._connection.execute("commit")
         except BaseException:
-            await roll_back(self._connection)
+            await door.roll_back(self._connection)
             raise
         return result
 
@@ -376,7 +374,7 @@ class Writer:
 
     async def _failed(self, error: Exception, ids: Sequence[str], waited_s: float) -> StoreError:
         """Return what the caller must be told about a commit that failed with `error`."""
-        await roll_back(self._connection)
+        await door.roll_back(self._connection)
         kind = door.trouble(error)
         if kind is door.Trouble.FULL:
             return DiskFull(path=self._path, ids=ids)
@@ -441,15 +439,6 @@ def _own(error: Exception, id: str) -> Exception:
             return StoreBusy(path=error.path, waited_s=error.waited_s)
         case _:
             return error
-
-
-async def roll_back(connection: aiosqlite.Connection) -> None:
-    """End a failed transaction; SQLite may have ended it by itself."""
-    try:
-        if connection.in_transaction:
-            await connection.execute("rollback")
-    except _NO_ROLLBACK as error:
-        logger.warning("rollback failed", extra={"error": str(error)})
 
 
 async def find_lane(connection: aiosqlite.Connection, shape: Shape) -> int:
