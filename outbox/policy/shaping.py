@@ -112,15 +112,16 @@ def intend(
 
 def _plain_insert(destination: Destination, columns: tuple[str, ...]) -> Intent:
     """The common case, cached: nothing about it hangs on the row's values."""
-    known = _plain.get((destination, columns))
+    which = destination.name, destination.key, columns  # all that decides; quicker to hash than the dataclass
+    known = _plain.get(which)
     if known is None:
         if len(_plain) >= 1000:  # a bot that makes up column sets must not make this grow for ever
             _plain.clear()
-        known = _plain[destination, columns] = _insert(destination, columns, None)
+        known = _plain[which] = _insert(destination, columns, None)
     return known
 
 
-_plain: dict[tuple[Destination, tuple[str, ...]], Intent] = {}
+_plain: dict[tuple[str, str, tuple[str, ...]], Intent] = {}
 
 
 def _insert(destination: Destination, columns: Sequence[str], key: str | None) -> Intent:
