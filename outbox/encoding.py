@@ -4,8 +4,9 @@ Canonical: keys sorted by code point, no spaces, real UTF-8 characters, one text
 refuse or misread is converted where nothing is lost, repaired where it can be seen (`Encoded.repaired`), and
 refused with its path everywhere else; an error names paths, keys and types, never a value.
 
-Two roads lead to the same text. `_fast` hands rows of exact str, int, float, bool, None, dict, list and tuple to
-the C encoder; `_Writer` takes everything else, knows where it is, and is the only one that refuses.
+Three roads lead to the same text. `_flat` writes rows of exact str, int, float, bool and None, which most are, into a
+template of their columns; `_fast` hands those with dicts, lists and tuples in them to the C encoder; `_Writer` takes
+everything else, knows where it is, and is the only one that refuses.
 It imports only `outbox.errors` and the standard library: numpy, pandas and pydantic are known by name.
 """
 
@@ -15,12 +16,13 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from json.encoder import encode_basestring
+from operator import itemgetter, methodcaller
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -57,9 +59,9 @@ def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> En
     """
     try:
         if type(row) is dict and _TEXT.issuperset(map(type, row)) and not _holds_float(row, integers):
-            columns = _sorted_columns(tuple(row))
-            if columns and (text := _fast(row, row.values(), 1)):
-                return Encoded(text, columns, ())
+            layout = _layout(tuple(row))
+            if layout and (text := _flat(row, layout) or _fast(row, row.values(), 1)):
+                return Encoded(text, layout.columns, ())
         return _Writer().row(row, where, integers)
     except RecursionError:
         raise InvalidEntry(_STACK, field=where) from None
@@ -87,19 +89,44 @@ def identifier(name: object, *, field: str) -> str:
     return plain
 
 
-# --- The fast road: what it does not know is None, and the careful road decides. -------------------------------
+# --- The fast roads: what they do not know is None, and the careful road decides. ------------------------------
 
 _TEXT = frozenset({str})
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_SCALAR_TEXTS: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring,
+    int: int.__repr__,
+    float: float.__repr__,
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): {None: "null"}.__getitem__,
+}
+_SCALARS = frozenset(_SCALAR_TEXTS)
+_NOT_FINITE = frozenset({"nan", "inf", "-inf"})  # as Python writes them; a text has quotes
 _C_ENCODER = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )
 
 
+class _Layout(NamedTuple):
+    """What rows of the same columns share."""
+
+    columns: tuple[str, ...]  # sorted
+    template: str  # their JSON object, with %s for each value
+    values: Callable[[Mapping[str, object]], Iterable[object]]  # of a row, in the order of the columns
+
+
 @lru_cache(maxsize=512)
-def _sorted_columns(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names sorted; nothing if one is no identifier. A bot has few shapes of row: the cache is small."""
-    return tuple(sorted(names)) if all(map(_IDENTIFIER.fullmatch, names)) else ()
+def _layout(names: tuple[str, ...]) -> _Layout | None:
+    """Return the layout of rows with these columns; None: there is none, or one is no identifier.
+
+    A bot has few shapes of row: the cache is small.
+    """
+    if not names or not all(map(_IDENTIFIER.fullmatch, names)):
+        return None
+    columns = tuple(sorted(names))
+    members = ",".join(f'"{name}":%s' for name in columns)
+    # itemgetter gives one value alone without a tuple around it.
+    values = itemgetter(*columns) if len(columns) > 1 else methodcaller("values")
+    return _Layout(columns, f"{{{members}}}", values)
 
 
 def _holds_float(row: Mapping[str, object], integers: Collection[str]) -> bool:
@@ -131,14 +158,31 @@ def _is_plain(values: Collection[object], level: int) -> bool:
     return True
 
 
+def _flat(row: Mapping[str, object], layout: _Layout) -> str | None:
+    """Return `row` written value by value, or None where it holds more than scalars or needs a repair.
+
+    The C encoder would sort the names and write them anew for every row: with it 64 tasks put a tenth fewer rows a
+    second (5 to 13 % in five rounds).
+    """
+    try:
+        texts = [_SCALAR_TEXTS[type(value)](value) for value in layout.values(row)]
+    except (KeyError, ValueError):  # another type; an integer of too many digits
+        return None
+    return _unless_unsound(layout.template % tuple(texts)) if _NOT_FINITE.isdisjoint(texts) else None
+
+
 def _fast(value: object, values: Collection[object], level: int) -> str | None:
     """Return `value` written by the C encoder, or None where that text would not be ours. `values` are its parts."""
     if not _is_plain(values, level):
         return None
     try:
-        text = _C_ENCODER.encode(value)
+        return _unless_unsound(_C_ENCODER.encode(value))
     except ValueError:  # NaN, an infinity, an integer of too many digits
         return None
+
+
+def _unless_unsound(text: str) -> str | None:
+    """Return `text`, or None if it holds what Postgres cannot store."""
     return text if "\\u0000" not in text and _is_utf8(text) else None
 
 
@@ -173,7 +217,7 @@ class _Writer:
             raise InvalidEntry("a row needs at least one column", field=where)
         items = self._sorted_items(fields, root)
         columns = tuple([name for name, _ in items])
-        if not _sorted_columns(columns):  # one of them is no identifier; find it
+        if not _layout(columns):  # one of them is no identifier; find it
             for name in columns:
                 identifier(name, field=_path((root, name)))
         members = []
