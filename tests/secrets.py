@@ -63,6 +63,7 @@ class _Pipe:
     process: subprocess.Popen[Any]
     finder: Finder = field(default_factory=Finder)
     thread: threading.Thread | None = None
+    waited_for: bool = False
 
 
 class Overheard:
@@ -96,8 +97,9 @@ class Overheard:
     def take(self) -> list[str]:
         """Return where a key was seen since the last time; each place is named once."""
         for pipe in list(self._pipes):
-            if pipe.process.returncode is not None and pipe.thread is not None:
+            if pipe.process.returncode is not None and pipe.thread is not None and not pipe.waited_for:
                 pipe.thread.join(_DRAINED_S)
+                pipe.waited_for = True  # once: nobody may read it, or a grandchild may hold it
             if pipe.finder.found:
                 self._found.append(pipe.what)
                 pipe.finder.found = False
@@ -118,14 +120,17 @@ class Overheard:
         """Look through what a file has got since the last time; from a little earlier, for a key that was cut."""
         try:
             with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < start:  # it was begun anew
+                    start = 0
                 file.seek(max(0, start - len(MARK) + 1))
                 content = file.read(_MOST_BYTES)
+                end = file.tell()
         except OSError:  # removed with its folder
             del self._files[path]
             return
         if MARK in content:
             yield f"{what} to {path.name}"
-        self._files[path] = (what, path.stat().st_size)
+        self._files[path] = (what, end)
 
     # ------------------------------------------------------------------------------------------ where it is overheard
 

@@ -70,6 +70,7 @@ class Drains:
             since = self._flusher.try_at_once()
             while True:
                 progress.clear()
+                self._flusher.try_untried(since)
                 ways = await self._store.ways()
                 if not ways.pending:
                     return False, None

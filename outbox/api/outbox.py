@@ -165,7 +165,10 @@ class Outbox:
         await self.close()
 
     async def close(self) -> None:
-        """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent."""
+        """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent.
+
+        A caller that is cancelled waits for it all the same, some 5 s if the server hangs; cancelled again, it goes.
+        """
         if os.getpid() != self._pid:
             return  # a fork has neither the threads nor the locks; file and connections are the parent's
         if self._closing is None:
@@ -177,6 +180,8 @@ class Outbox:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:
             await asyncio.wait({self._closing})  # so that the next one may open it; a second cancellation goes at once
+            if not self._closing.cancelled() and (error := self._closing.exception()) is not None:
+                logger.error("closing failed", exc_info=error)  # noqa: TRY400 - not the CancelledError's traceback
             raise
 
     async def _shut(self) -> None:

@@ -82,7 +82,7 @@ def status(
       flusher                 {started, running, since, last_look, last_delivery,
                               last_error, last_error_at}: the writer's, that
                               sends; last_look is a minute old at the most
-                              while it is alive; last_error: not the server's
+                              unless it rests after errors; last_error: not the server's
                               words but the bot's own trouble; null: not known
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes, pending_bytes    the last one: of pending payloads

@@ -55,6 +55,7 @@ def salvage(
       sessions                running sessions brought over: the bot goes on
       sessions_left           [session_id]: their source has another one here
       sessions_unreadable     true: there may have been more
+      project_unreadable      true: the next answer decides where they belong
       kept_as                 where the damaged file is now
     """
     with complaints(path, as_object=as_object):
@@ -109,7 +110,7 @@ def _code(facts: Mapping[str, Any]) -> int:
 
 def _salvage_code(facts: Mapping[str, Any]) -> int:
     code = _code(facts)
-    missed = ("unreadable", "held", "sessions_left", "sessions_unreadable")
+    missed = ("unreadable", "held", "sessions_left", "sessions_unreadable", "project_unreadable")
     return _NOT_ALL if not code and any(facts.get(name) for name in missed) else code  # an older bot counts no sessions
 
 
@@ -123,6 +124,8 @@ def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
     lines += [f"  lost: {text.quoted(each)}" for each in facts["lost_ids"]]
     if facts.get("sessions"):
         lines.append(f"{facts['sessions']:,} running sessions brought over: the bot's next start_session goes on.")
+    if facts.get("project_unreadable"):
+        lines.append("Which project they belong to could not be read: make sure that SUPABASE_URL names it.")
     if facts.get("sessions_unreadable"):
         lines.append("Sessions that were running could not be read.")
     for each in facts.get("sessions_left", ()):

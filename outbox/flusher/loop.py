@@ -119,6 +119,11 @@ class Flusher:
         self.nudge()
         return since
 
+    def try_untried(self, since: int) -> None:
+        """Make due what began meanwhile with the failure of a request from before turn `since`: it was no try."""
+        if self._pauses.make_untried_due(since):
+            self.nudge()
+
     def held_by(self, ways: Ways, since: int) -> str | None:
         """Return why nothing in `ways` goes on before an operator acts, as found out since turn `since`.
 

@@ -61,12 +61,14 @@ def wider_than(scope: Scope) -> frozenset[Scope]:
 class Paused:
     """A pause as this process counts it: `due_s` on the monotonic clock, which no clock setting moves.
 
-    turn: its place among the flusher's requests; a clock may stand still between the two.
+    turn: its place among the flusher's requests; a clock may stand still between the two. tried: that of the last
+    request that met it.
     """
 
     stored: StoredPause
     turn: int
     due_s: float
+    tried: int = 0
     probing: bool = False
     reread: bool = False  # the settings were read again since it is due
 
@@ -120,7 +122,7 @@ class Pauses:
         return {
             key: pause.stored
             for key, pause in self._paused.items()
-            if pause.turn > since and not pause.probing and Reason(pause.stored.reason).needs_operator
+            if pause.tried > since and not pause.probing and Reason(pause.stored.reason).needs_operator
         }
 
     # ------------------------------------------------------------------------------------------ probing
@@ -150,6 +152,13 @@ class Pauses:
         for pause in self._paused.values():
             pause.due_s, pause.reread = self._clock.monotonic_s(), False
 
+    def make_untried_due(self, since: int) -> bool:
+        """The same for those that no request since turn `since` has met; return whether there was one."""
+        untried = [pause for pause in self._paused.values() if pause.tried <= since and not self._is_due(pause)]
+        for pause in untried:
+            pause.due_s, pause.reread = self._clock.monotonic_s(), False
+        return bool(untried)
+
     # ------------------------------------------------------------------------------------------ beginning
 
     async def begin(self, lane: Lane, verdict: Pause, outcome: Reply | Failure, *, turn: int) -> None:
@@ -160,6 +169,7 @@ class Pauses:
         key = key_of(lane, verdict.scope)
         before = self._paused.get(key)
         if before is not None and before.turn > turn:
+            before.tried = max(before.tried, turn)
             return  # several requests met the same failure: it counts once
         failures = before.stored.failures + 1 if before else 1
         wait_s = self._wait_s(verdict, outcome, failures)
@@ -169,10 +179,10 @@ class Pauses:
             logger.warning("sending paused", extra=told)
         else:
             logger.info("sending stays paused", extra=told)
-        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s)
+        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s, tried=turn)
 
     async def _stand(
-        self, key: PauseKey, reason: Reason, refusal: Refusal, before: Paused | None, wait_s: float
+        self, key: PauseKey, reason: Reason, refusal: Refusal, before: Paused | None, wait_s: float, *, tried: int
     ) -> None:
         """Let a pause be in force for `wait_s` seconds; it goes on from `before`."""
         now_ms = self._clock.now_ms()
@@ -187,7 +197,7 @@ class Pauses:
             since_ms=before.stored.since_ms if before else now_ms,
             next_try_at_ms=now_ms + int(wait_s * 1000),
         )
-        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s)
+        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s, tried)
         self._means.state.last_error = f"{stored.reason}: {stored.message}"
         if before is None:
             self._means.tally.pauses[stored.reason] += 1
@@ -204,7 +214,8 @@ class Pauses:
             told = {"belongs_to": belongs_to, "named": named}
             logger.warning("sending paused: the URL names another project", extra=told)
         wait_s = self._means.limits.pause_probe_s * (0.5 + self._means.draw())
-        await self._stand(EVERYTHING, Reason.OTHER_PROJECT, refusal_of(belongs_to, named), before, wait_s)
+        refusal = refusal_of(belongs_to, named)
+        await self._stand(EVERYTHING, Reason.OTHER_PROJECT, refusal, before, wait_s, tried=self.turn())
 
     async def be_home(self) -> None:
         """End that pause, if there is one: the URL names the file's own project, or it belongs to none yet."""

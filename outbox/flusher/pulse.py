@@ -20,7 +20,7 @@ class Pulse:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._now = Flushing()
+        self._now = self._told = Flushing()
         self._told_s = float("-inf")
 
     def turn(self, *, running: bool) -> None:
@@ -30,7 +30,8 @@ class Pulse:
 
     def looked(self) -> None:
         """It has taken a step without an error of ours."""
-        self._tell_at_times(replace(self._now, looked_ms=self._clock.now_ms()), _IDLE_S)
+        untold = self._now.delivered_ms != self._told.delivered_ms
+        self._tell_at_times(replace(self._now, looked_ms=self._clock.now_ms()), _BUSY_S if untold else _IDLE_S)
 
     def delivered(self) -> None:
         """Something has arrived."""
@@ -48,5 +49,6 @@ class Pulse:
             self._tell(now)
 
     def _tell(self, now: Flushing) -> None:
-        self._now, self._told_s = now, self._clock.monotonic_s()
+        self._now = self._told = now
+        self._told_s = self._clock.monotonic_s()
         self._store.tell(now)

@@ -54,19 +54,25 @@ async def merged(
     waiting = await asyncio.to_thread(_overlaid, table, query, bases, changes)
     key = in_order(query.order)
     route = walk(query, table.unique, table.compared)
+    given = 0
     async for row, found in pages.walk(route, page_rows=page_rows):
         texts = texts_of(route.texts, found)
         if changes and table.identity(texts) in changes:
             continue
         while waiting and query.order and key(waiting[-1].place) < key(table.place(query, texts)):
             yield waiting.pop().row
+            given = await _counted(given)
         yield row
-    given = 0
     while waiting:
         yield waiting.pop().row
-        given += 1
-        if given % _GIVEN == 0:
-            await asyncio.sleep(0)
+        given = await _counted(given)
+
+
+async def _counted(given: int) -> int:
+    """Return one more, and let the event loop have a turn after each `_GIVEN`."""
+    if (given + 1) % _GIVEN == 0:
+        await asyncio.sleep(0)
+    return given + 1
 
 
 async def local_rows(origin: Origin, table: Table, query: Query) -> list[dict[str, Any]]:

@@ -127,6 +127,10 @@ class Sidecar:
         with contextlib.suppress(OSError):
             self._write(_FLUSHER, line)
 
+    def end(self) -> None:
+        """Write nothing more: the descriptor is about to be closed, and its number may soon mean another file."""
+        self._descriptor = -1
+
     def _write(self, place: int, line: bytes) -> None:
         if os.name == "nt":
             os.lseek(self._descriptor, place, os.SEEK_SET)

@@ -155,6 +155,7 @@ class WriterLock:
             if self._descriptor is None:
                 return
             descriptor, self._descriptor = self._descriptor, None
+            self.sidecar.end()
             os.close(descriptor)
             if os.getpid() == self._pid:
                 _held.pop(self._store, None)

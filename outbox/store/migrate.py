@@ -86,7 +86,8 @@ async def migrate(
     check(done, steps, path)
     todo = [step for step in steps if step.version not in done]
     if todo:
-        await _check_names(connection, todo, path)
+        ours = _names([step for step in steps if step.version in done])
+        await _check_names(connection, _names(todo) - ours, path)
     if done and todo:
         await _keep_copy(connection, path.with_name(f"{path.name}.before-{todo[0].version:04}"))
     for step in todo:
@@ -94,9 +95,13 @@ async def migrate(
     return len(todo)
 
 
-async def _check_names(connection: aiosqlite.Connection, todo: Sequence[Migration], path: Path) -> None:
+def _names(steps: Sequence[Migration]) -> set[str]:
+    """Return the names of what `steps` make; a later one may make a thing of an earlier one anew."""
+    return {name.lower() for step in steps for name in _MADE.findall(step.text)}
+
+
+async def _check_names(connection: aiosqlite.Connection, made: set[str], path: Path) -> None:
     """Raise StoreError if a later step would fail on a name of the bot's own: the earlier ones would stay."""
-    made = {name.lower() for step in todo for name in _MADE.findall(step.text)}
     for kind, name in await connection.execute_fetchall("select type, name from sqlite_schema"):
         if str(name).lower() in made:
             raise _name_is_taken(path, f"{kind} {name} already exists")

@@ -6,6 +6,7 @@ flusher settle what is delivered, and the housekeeper prune it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -15,7 +16,7 @@ _CHUNK = 1 << 20
 # A connection needs a -shm of 32 KiB and the beginning of a -wal; migrations and notes a little more.
 NEEDED_TO_OPEN = 1 << 20
 # Of room after a failed write: a commit has taken what there was, and a -shm grows by 32 KiB at once.
-_LITTLE = 1 << 16
+LITTLE = 1 << 16
 _NO_SPACE = frozenset(
     code for name in ("ENOSPC", "EDQUOT", "EFBIG") if (code := getattr(errno, name, None)) is not None
 )
@@ -62,7 +63,7 @@ class Reserve:
         finally:
             os.close(descriptor)
 
-    def lacks(self, size: int = _LITTLE) -> bool:
+    def lacks(self, size: int) -> bool:
         """Return whether `size` bytes more cannot be stored, by trying it. Raises OSError: for another reason.
 
         A quota stands in no figure of the disk, and SQLite calls what goes beyond it an I/O error.
@@ -81,7 +82,8 @@ class Reserve:
                 return True
             raise
         finally:
-            trial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a virus scanner reads it: the next trial removes it
+                trial.unlink(missing_ok=True)
         return False
 
     def release(self) -> None:

@@ -17,7 +17,7 @@ from outbox import logs
 from outbox.entry import Entry
 from outbox.errors import DiskFull, OutboxFull, StoreError
 from outbox.store import queries
-from outbox.store.reserve import NEEDED_TO_OPEN, Reserve
+from outbox.store.reserve import LITTLE, NEEDED_TO_OPEN, Reserve
 
 logger = logs.named("outbox.store")
 
@@ -62,7 +62,7 @@ class Room:
             Reserve(self._path, 0).release()
         elif not self._reserve.is_whole():
             self.short = not self._reserve.make()
-        elif self._reserve.free() < NEEDED_TO_OPEN or self._reserve.lacks(NEEDED_TO_OPEN):
+        elif self._reserve.free() < NEEDED_TO_OPEN or self._lacks(NEEDED_TO_OPEN):
             self._reserve.release()
             self.short = True
         if self.short:
@@ -89,8 +89,12 @@ class Room:
         """
         if self._reserve is None or self.short:
             return False
+        return await asyncio.to_thread(self._lacks)
+
+    def _lacks(self, size: int = LITTLE) -> bool:
+        assert self._reserve is not None
         try:
-            return await asyncio.to_thread(self._reserve.lacks)
+            return self._reserve.lacks(size)
         except OSError:  # the disk is dying, that is all
             return False
 

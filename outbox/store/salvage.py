@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import aiosqlite
 
@@ -51,6 +52,7 @@ class Salvaged:
     open outbox had them already. unreadable: ranges of numbers, both ends included. lost_ids: of entries whose id could
     be read and nothing else, 1,000 at the most. sessions: how many running ones were brought over. sessions_left: the
     ids of those whose source has another one here. sessions_unreadable: whether there may have been more.
+    project_unreadable: whether nobody knows which project the entries belong to.
     """
 
     pending: int = 0
@@ -62,6 +64,7 @@ class Salvaged:
     sessions: int = 0
     sessions_left: list[str] = field(default_factory=list)
     sessions_unreadable: bool = False
+    project_unreadable: bool = False
 
 
 async def nobody() -> None:
@@ -84,7 +87,7 @@ async def salvage(
     found = Salvaged()
     wreck = await asyncio.to_thread(_Wreck, source)
     try:
-        project = await asyncio.to_thread(wreck.project)
+        project, found.project_unreadable = await asyncio.to_thread(wreck.project)
         away = project is not None and await store.remember_project(project) != project
         await project_known()
         pages = wreck.pages(found)
@@ -118,6 +121,7 @@ class _Wreck:
             self._columns = self._known_columns()
             self._last = self._last_seq()
             self._lanes = self._shapes()
+            self._has_history = bool(self._columns_of("outbox_history"))  # a file of the second version has none
         except door.SqliteError as error:
             self.close()
             raise StoreError(f"nothing can be read in {path}: {error}; it was not changed", path=path) from error
@@ -162,10 +166,12 @@ class _Wreck:
         rows = self._asked("select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes")
         return {row[0]: Shape(row[1], Operation(row[2]), row[3], row[4], bool(row[5])) for row in rows or ()}
 
-    def project(self) -> str | None:
-        """Return which project the entries belong to; None: to none yet, or it cannot be read."""
+    def project(self) -> tuple[str | None, bool]:
+        """Return which project the entries belong to, None: to none yet; and whether damage is in the way of that."""
         rows = self._asked("select value from outbox_meta where name = 'project'")
-        return str(rows[0][0]) if rows else None
+        name = str(rows[0][0]) if rows else None
+        damaged = rows is None or (name is not None and "\N{REPLACEMENT CHARACTER}" in name)
+        return None if damaged else name, damaged
 
     def sessions(self) -> list[Sequence[Any]] | None:
         """Return the sessions that were running, as `_SESSION`; None: damage is in the way of them."""
@@ -199,7 +205,8 @@ class _Wreck:
 
     def _relic(self, values: Sequence[Any]) -> _Relic:
         row = dict(zip(self._columns, values, strict=True))
-        lines = self._asked(f"select {_HISTORY} from outbox_history where seq = ? order by number", (row["seq"],))  # noqa: S608
+        sql = f"select {_HISTORY} from outbox_history where seq = ? order by number"  # noqa: S608 - our own columns
+        lines = self._asked(sql, (row["seq"],)) if self._has_history else None
         return _Relic(row, self._lanes.get(row["lane"]), lines or [])
 
     def ids_within(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
@@ -290,23 +297,40 @@ async def _bring_sessions(store: Store, sessions: Sequence[Sequence[Any]] | None
         found.sessions_unreadable = True
         return
 
-    async def work(connection: aiosqlite.Connection) -> list[bool | None]:
+    async def work(connection: aiosqlite.Connection) -> list[_Session]:
         return [await _brought_session(connection, session) for session in sessions]
 
-    for session, brought in zip(sessions, await store.transact(work), strict=True):
-        found.sessions += brought is True
-        if brought is False:
-            found.sessions_left.append(str(session[1]))
+    for session, became in zip(sessions, await store.transact(work), strict=True):
+        match became:
+            case _Session.BROUGHT:
+                found.sessions += 1
+            case _Session.LEFT:
+                found.sessions_left.append(str(session[1]))
+            case _Session.UNREADABLE:
+                found.sessions_unreadable = True
+            case _Session.HERE:
+                pass
+            case _:
+                assert_never(became)
 
 
-async def _brought_session(connection: aiosqlite.Connection, session: Sequence[Any]) -> bool | None:
-    """Insert one session inside an open transaction; False: its source has another one. None: it is here already."""
+class _Session(Enum):
+    """What became of a session that was running in the damaged file."""
+
+    BROUGHT = auto()
+    HERE = auto()  # it was here already
+    LEFT = auto()  # its source has another one here
+    UNREADABLE = auto()  # what the damage has left of it is no session
+
+
+async def _brought_session(connection: aiosqlite.Connection, session: Sequence[Any]) -> _Session:
+    """Insert one session inside an open transaction."""
     sql = "select session_id from outbox_sessions where source = ?"
     for (here,) in await connection.execute_fetchall(sql, (session[0],)):
-        return None if here == session[1] else False
+        return _Session.HERE if here == session[1] else _Session.LEFT
     marks = ", ".join("?" * len(_SESSION))
     try:
         await connection.execute(f"insert into outbox_sessions ({', '.join(_SESSION)}) values ({marks})", session)  # noqa: S608
-    except door.IntegrityError:  # what the damage has left of it is no session
-        return False
-    return True
+    except door.IntegrityError:
+        return _Session.UNREADABLE
+    return _Session.BROUGHT

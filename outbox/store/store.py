@@ -77,14 +77,15 @@ class Store(Reader):
     ) -> Self:
         """Open `path` for writing; create and migrate it if need be.
 
-        wait_s: seconds to wait for another process to let go of it. bounds: how much may be stored. Raises
+        wait_s: seconds to wait for another process to let go of it. bounds: how much may be stored. Cancelled, it
+        comes to its end all the same and is undone: a checkpoint of what an earlier run left may be under way. Raises
         StoreInUse and every StoreError that says what is wrong with the file; what is not ours is never touched.
         """
         path = await asyncio.to_thread(door.real_path, path)
         await asyncio.to_thread(door.make_folder, path.parent)
         lock = await _take_lock(path, wait_s)
-        opening = asyncio.create_task(cls._opened(path, lock, Room(path, bounds), clock, busy_timeout_s))
-        return await _to_its_end(opening, undo=cls.close)
+        opening = cls._opened(path, lock, Room(path, bounds), clock, busy_timeout_s)
+        return await _to_its_end(asyncio.create_task(opening, name="outbox-open"), undo=cls.close)
 
     @classmethod
     async def _opened(cls, path: Path, lock: WriterLock, room: Room, clock: Clock, busy_timeout_s: float) -> Self:
@@ -426,5 +427,9 @@ async def _to_its_end(work: asyncio.Future[T], *, undo: Callable[[T], Awaitable[
 
 async def _undone(work: asyncio.Future[T], undo: Callable[[T], Awaitable[None]]) -> None:
     await asyncio.wait({work})
-    if not work.cancelled() and work.exception() is None:
+    if work.cancelled() or work.exception() is not None:
+        return
+    try:
         await undo(work.result())
+    except Exception:  # whoever was cancelled is to hear of that
+        logger.exception("cancelled opening not undone")

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from outbox.store.reserve import Reserve
+from outbox.store.reserve import LITTLE, Reserve
 from outbox.store.room import Bounds, Room
 from tests.disk.shim import Disk, Limit, on_linux
 from tests.disk.sweep import quiet_environment, scratch
@@ -58,7 +58,7 @@ def test_control_an_io_error_that_is_not_asked_for_its_reason_keeps_the_reserve_
 def test_what_a_trial_writes_is_gone_also_what_a_killed_process_has_left(tmp_path: Path) -> None:
     reserve = Reserve(tmp_path / "bot.db", 1 << 20)
     (tmp_path / "bot.db-reserve-trial").write_bytes(b"half of it")
-    assert not reserve.lacks()
+    assert not reserve.lacks(LITTLE)
     assert list(tmp_path.iterdir()) == []
 
 

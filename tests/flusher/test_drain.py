@@ -187,6 +187,21 @@ async def test_without_a_url_a_drain_says_so_and_with_nothing_pending_it_says_no
 
 
 @run_async
+async def test_a_request_from_before_the_drain_that_fails_with_the_old_key_is_not_its_try(tmp_path: Path) -> None:
+    async with flushing(tmp_path) as bench:
+        bench.remote.gate.clear()
+        await bench.put_many(1)
+        await bench.idle()
+        bench.remote.answers.append(BAD_KEY)  # what it is going to get; by then the key has been mended
+        drain = asyncio.create_task(bench.outbox.drain(timeout=HOUR_S))
+        await bench.idle()
+        bench.remote.gate.set()
+        async with asyncio.timeout(20):
+            report = await drain
+    assert (report.delivered, report.pending, report.held_by) == (1, 0, None)
+
+
+@run_async
 async def test_a_request_under_way_is_waited_for(tmp_path: Path) -> None:
     """Others of its lane may have met the bad key already; this one was sent before it became bad."""
     async with flushing(tmp_path, batch_rows=1, requests_in_flight=2) as bench:

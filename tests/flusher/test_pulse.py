@@ -59,6 +59,15 @@ async def test_it_is_told_when_the_flusher_starts_looks_delivers_and_ends(tmp_pa
 
 
 @run_async
+async def test_a_delivery_is_told_within_seconds_although_nothing_comes_after_it(tmp_path: Path) -> None:
+    async with flushing(tmp_path) as bench:
+        await bench.idle()  # its first look has just been told
+        await bench.put_many(1)
+        await bench.live(3)
+        assert written(bench).delivered_ms is not None
+
+
+@run_async
 async def test_an_idle_flusher_writes_once_a_minute_and_a_busy_one_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,15 @@ async def run(path: Path, steps: Sequence[Migration]) -> int:
         await connection.close()
 
 
+@run_async
+async def test_a_later_step_may_make_anew_what_an_earlier_one_has_made(tmp_path: Path) -> None:
+    anew = Migration(2, "0002_anew", "drop table one;\ncreate table one (x, y);\n")
+    path = tmp_path / "bot.db"
+
+    assert [await run(path, steps) for steps in ([FIRST], [FIRST, anew])] == [1, 1]
+    assert [column[1] for column in rows(path, "pragma table_info(one)")] == ["x", "y"]
+
+
 def tables(path: Path) -> list[tuple[object, ...]]:
     return rows(path, "select name from sqlite_schema where type = 'table' order by name")
 

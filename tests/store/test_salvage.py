@@ -219,6 +219,24 @@ async def test_entries_of_another_project_are_held_as_dead_letters_and_the_outbo
 
 
 @run_async
+async def test_a_project_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+    torn, cut, new = tmp_path / "torn.db", tmp_path / "cut.db", tmp_path / "bot.db"
+    for path in (torn, cut):
+        await belonging(path, "mine")
+    ((root,),) = rows(torn, "select rootpage from sqlite_schema where name = 'outbox_meta'")
+    assert isinstance(root, int)
+    flip(torn, (root - 1) * 4096, 4096)
+    with shell(cut) as connection:
+        connection.execute("update outbox_meta set value = cast(x'6d69ff' as text) where name = 'project'")
+
+    for path in (torn, cut):
+        async with opened(new) as store:
+            found = await salvage(store, path)
+        assert (found.pending + found.there, found.project_unreadable) == (100, True)
+        assert project_of(new) == []
+
+
+@run_async
 async def test_control_entries_that_belong_to_no_project_are_simply_pending(tmp_path: Path) -> None:
     old, new = tmp_path / "old.db", tmp_path / "bot.db"
     await filled(old, 100)
@@ -271,6 +289,7 @@ async def test_sessions_in_damage_are_told_of_and_a_file_without_any_is_no_troub
     flip(torn, (root - 1) * 4096, 4096)
     with shell(first) as connection:  # as the library's first version made it
         connection.execute("drop table outbox_sessions")
+        connection.executescript("drop table outbox_history")
 
     async with opened(new) as store:
         found = await salvage(store, torn)
@@ -291,4 +310,4 @@ async def test_what_the_damage_has_left_of_a_session_that_is_none_is_left_behind
     async with opened(new) as store:
         found = await salvage(store, old)
 
-    assert (found.pending, found.sessions, found.sessions_left) == (100, 0, ["a-1"])
+    assert (found.pending, found.sessions, found.sessions_left, found.sessions_unreadable) == (100, 0, [], True)
