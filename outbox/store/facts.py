@@ -39,8 +39,8 @@ class Flushing:
     """How the flusher of the lock's holder does. Times: Unix milliseconds.
 
     since_ms: when it was started, or else when it ended; None: it was never started. looked_ms: when it last looked for
-    something to send, a minute ago at the most while it is alive. error: the last one of ours; what the remote end
-    says stands in the pauses.
+    something to send, a minute ago at the most unless it rests after errors. error: the last one of ours; what the
+    remote end says stands in the pauses.
     """
 
     running: bool = False
