@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from outbox import DiskFull, Outbox, OutboxError, Settings
+from outbox import DiskFull, Outbox, OutboxError, OutcomeUnknown, Settings
 from outbox.policy.verdicts import Failure, Reply
 from outbox.store.reserve import Reserve
 from outbox.testing import ScriptedTransport, accepted
@@ -56,6 +56,7 @@ class Story:
         self.naive = naive
         self.remote = Remote()
         self.acknowledged: list[str] = []
+        self.unknown: set[str] = set()  # ids that may be stored
         self.seen: dict[str, Any] = {}
 
     @property
@@ -83,6 +84,7 @@ class Story:
         results = await asyncio.gather(*(outbox.put("trades", row) for row in rows), return_exceptions=True)
         self.acknowledged += [each.id for each in results if not isinstance(each, BaseException)]
         errors = [each for each in results if isinstance(each, BaseException)]
+        self.unknown.update(*(each.ids for each in errors if isinstance(each, OutcomeUnknown)))
         if errors and not isinstance(errors[0], OutboxError):
             raise errors[0]
         return errors[0] if errors else None  # type: ignore[return-value]
@@ -135,7 +137,8 @@ class Story:
     def count(self) -> None:
         self.seen["acknowledged"] = len(self.acknowledged)
         self.seen["missing"] = len(set(self.acknowledged) - set(self.remote.arrived))
-        self.seen["unasked"] = len(set(self.remote.arrived) - set(self.acknowledged))
+        self.seen["unasked"] = len(set(self.remote.arrived) - set(self.acknowledged) - self.unknown)
+        self.seen["unknown"] = len(self.unknown)
         self.seen["twice"] = sum(times > 1 for times in self.remote.arrived.values())
 
 
@@ -157,7 +160,10 @@ async def by_others(story: Story) -> None:
         await story.drain(outbox)
         story.fill()  # it takes what the outbox gave back, too
         if story.settings.reserve_bytes:
-            story.seen["meanwhile"] = type(await story.put(outbox, 1)).__name__
+            error = await story.put(outbox, 1)
+            if not isinstance(error, DiskFull):  # the reserve was whole again: this is the first to meet a quota
+                error = await story.put(outbox, 1)
+            story.seen["meanwhile"] = type(error).__name__
             story.filler.unlink()
             await story.works_again(outbox)
 
