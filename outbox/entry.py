@@ -50,6 +50,10 @@ class Shape(NamedTuple):
     columns: str  # comma-separated, as sent in `columns=`
     ordered: bool  # True: these entries have ordering keys, and travel one request at a time
 
+    def words(self) -> str:
+        """Return what travels in such a request, for people: a lane's number means nothing to them."""
+        return f"{self.destination}: {self.operation} of {self.columns}"
+
 
 class Entry(NamedTuple):
     """One row of the table `outbox`, as `put` writes it; the fields are columns of the same names."""

@@ -250,9 +250,9 @@ def _since(moment_ms: int | None) -> str | None:
 
 
 def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
-    """Return what `pause` stops, in words; a lane's number means nothing to its reader."""
+    """Return what `pause` stops, in words."""
     if pause.scope == "lane" and pause.subject.isdigit() and (shape := lanes.get(int(pause.subject))) is not None:
-        return f"{shape.destination}: {shape.operation} of {shape.columns}"
+        return shape.words()
     return pause.subject
 
 

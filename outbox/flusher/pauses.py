@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 
@@ -38,12 +38,7 @@ def keys_of(lane: Lane) -> list[PauseKey]:
 
 def held_words(lane: Lane, scope: Scope) -> str:
     """Return what of `lane` a pause of `scope` holds back, for people."""
-    shape = lane.shape
-    return (
-        shape.destination
-        if scope is Scope.DESTINATION
-        else f"{shape.destination}: {shape.operation} of {shape.columns}"
-    )
+    return lane.shape.destination if scope is Scope.DESTINATION else lane.shape.words()
 
 
 def sentence(what: str, pause: StoredPause) -> str:
@@ -149,15 +144,17 @@ class Pauses:
 
     def make_due(self) -> None:
         """Let every pause be probed at once; the count of its failures stays."""
-        for pause in self._paused.values():
-            pause.due_s, pause.reread = self._clock.monotonic_s(), False
+        self._make_due(self._paused.values())
 
     def make_untried_due(self, since: int) -> bool:
         """The same for those that no request since turn `since` has met; return whether there was one."""
         untried = [pause for pause in self._paused.values() if pause.tried <= since and not self._is_due(pause)]
-        for pause in untried:
-            pause.due_s, pause.reread = self._clock.monotonic_s(), False
+        self._make_due(untried)
         return bool(untried)
+
+    def _make_due(self, pauses: Iterable[Paused]) -> None:
+        for pause in pauses:
+            pause.due_s, pause.reread = self._clock.monotonic_s(), False
 
     # ------------------------------------------------------------------------------------------ beginning
 
