@@ -96,6 +96,11 @@ def shm_path(path: Path) -> Path:
     return path.with_name(path.name + "-shm")
 
 
+def journal_path(path: Path) -> Path:
+    """Return where SQLite keeps the rollback journal of `path`: only until the file is in WAL mode."""
+    return path.with_name(path.name + "-journal")
+
+
 def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
     """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks."""
     # By its bytes: a name on Linux need not be UTF-8.

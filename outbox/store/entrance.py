@@ -70,7 +70,9 @@ def _examined(path: Path, facts: Facts | None) -> Wal:
     error = quarantine.refuse_lost_head(path, facts)
     if error is not None:
         raise error
-    if not path.exists() or not path.stat().st_size:
+    if evidence.is_half_done(path):
+        evidence.undo_half(path)
+    if not door.file_bytes(path):
         return Wal.FITS
     main = evidence.main_file(path)
     if facts is not None and facts.damage is not None and main.file in (None, facts.file):

@@ -90,6 +90,27 @@ def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
         connection.close()
 
 
+def is_half_done(path: Path) -> bool:
+    """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
+
+    A new file becomes a WAL database in such a change. A file with a -wal has that behind it.
+    """
+    return door.file_bytes(door.journal_path(path)) > 0 and not door.wal_path(path).exists()
+
+
+def undo_half(path: Path) -> None:
+    """Let SQLite take back what its rollback journal says, as it would at any opening that may write.
+
+    Raises StoreError: it cannot; nobody knows what the file holds.
+    """
+    try:
+        with contextlib.closing(door.ENGINE.connect(door.uri(path, "rw"), uri=True, timeout=1.0)) as connection:
+            connection.execute("select 1 from sqlite_schema").fetchall()
+    except door.SqliteError as error:
+        if door.trouble(error) not in door.DAMAGE:  # what is damaged is looked at closely afterwards
+            raise door.named(error, path) from error
+
+
 # ---------------------------------------------------------------------------------------------- whose file it is
 
 

@@ -15,6 +15,7 @@ import aiosqlite
 
 from outbox.errors import StoreError
 from outbox.store import connection as door
+from outbox.store import evidence
 from outbox.store.migrate import applied, check, shipped
 from outbox.store.reader import Reader
 
@@ -35,6 +36,12 @@ class Observer(Reader):
     async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Self:
         """Open `path` read-only. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
         await asyncio.to_thread(_check_readable, path)
+        if await asyncio.to_thread(evidence.is_half_done, path):
+            raise StoreError(
+                f"{path} is being changed at this moment, or was cut off in a change; its -journal belongs to it:"
+                " whoever next opens it to write puts it right, as the bot does at its start",
+                path=path,
+            )
         # Without a -wal nobody has the file open. A common read-only connection would then make a -wal and a -shm
         # and leave them there; `immutable` makes neither, and needs no right to write into the folder.
         still = not await asyncio.to_thread(door.wal_path(path).exists)

@@ -7,15 +7,17 @@ import os
 import random
 import shutil
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from outbox.clock import SystemClock
-from outbox.errors import StoreCorrupt
+from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.store import connection as door
 from outbox.store import evidence, quarantine
+from outbox.store.observer import Observer, look
 from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
 from tests.support import run_async
@@ -442,3 +444,60 @@ async def test_a_renaming_that_was_cut_off_is_finished(tmp_path: Path, monkeypat
     async with opened(path):
         (aside,) = set_aside(path)
     assert door.wal_path(aside).exists()
+
+
+# ------------------------------------------------------------------------------------------ cut off in the making
+
+
+def rollback_journal(pages: int, before: bytes = b"") -> bytes:
+    """Return a journal of a database that had `pages` pages, the first of them `before`: sqlite.org/fileformat.html."""
+    nonce = 7
+    header = struct.pack(">8sIIIII", b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", bool(before), nonce, pages, 512, 4096)
+    if not before:
+        return header.ljust(512, b"\0")
+    checksum = (nonce + sum(before[at] for at in range(4096 - 200, 0, -200))) % (1 << 32)
+    return header.ljust(512, b"\0") + struct.pack(">I4096sI", 1, before, checksum)
+
+
+@run_async
+async def test_a_file_that_lost_its_power_while_it_was_made_is_made_anew(tmp_path: Path) -> None:
+    """Its size has reached the disk, its first page has not; the journal says that there was none."""
+    path = tmp_path / "bot.db"
+    path.write_bytes(bytes(4096))
+    door.journal_path(path).write_bytes(rollback_journal(0))
+
+    with pytest.raises(StoreError, match="cut off in a change"):
+        await look(path, Observer.counts)
+    async with opened(path) as store:
+        await store.put(*entry())
+
+    assert count(path) == 1
+    assert set_aside(path) == []
+
+
+@run_async
+async def test_without_its_journal_a_file_of_zeros_is_none_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    path.write_bytes(bytes(4096))
+
+    with pytest.raises(NotADatabase):
+        await Store.open(path, clock=SystemClock())
+    assert path.read_bytes() == bytes(4096)
+
+
+@run_async
+async def test_a_copy_cut_off_while_it_became_an_outbox_again_keeps_its_rows(tmp_path: Path) -> None:
+    """A copy made with VACUUM INTO is no WAL database until it is opened; its first page was torn meanwhile."""
+    path, copy = tmp_path / "bot.db", tmp_path / "copy.db"
+    await filled(path, 100)
+    with shell(path) as connection:
+        connection.execute(f"vacuum into '{copy}'")
+    whole = copy.read_bytes()
+    copy.write_bytes(bytes(512) + whole[512:])
+    door.journal_path(copy).write_bytes(rollback_journal(len(whole) // 4096, whole[:4096]))
+
+    async with opened(copy) as store:
+        await store.put(*entry())
+
+    assert count(copy) == 101
+    assert set_aside(copy) == []

@@ -36,6 +36,8 @@ WORKLOAD = Path(__file__).with_name("workload.py")
 WANTED = int(os.environ.get("POWER_IMAGES", "2000"))
 # Two new folders above the file: their names must be durable too.
 STORE = "data/bot/bot.db"
+# The library opens one image in that many, 40 ms for each; 1: all of them.
+REOPENED = int(os.environ.get("POWER_REOPENED", "32"))
 _PROCESSES = 2
 _INDEX_BYTES = 32_768
 
@@ -143,10 +145,10 @@ class Outcome:
         self.examples += other.examples
 
 
-def study(operations: list[Operation], wanted: int = WANTED, *, reopen: bool = True) -> Outcome:
+def study(operations: list[Operation], wanted: int = WANTED, *, reopen: int = REOPENED) -> Outcome:
     """Make all plain cuts, and throw dice until `wanted` different images have been looked at; in two processes.
 
-    reopen: also let the library open one image in 32, put a row and count.
+    reopen: also let the library open one image in so many, put a row and count; 0: none.
     """
     total = Outcome()
     cuts, seed = plain_cuts(operations), 0
@@ -164,8 +166,8 @@ def study(operations: list[Operation], wanted: int = WANTED, *, reopen: bool = T
     return total
 
 
-def examined(operations: Sequence[Operation], cuts: Sequence[Cut], reopen: bool = True) -> Outcome:
-    """Look at each of `cuts`, which are in order."""
+def examined(operations: Sequence[Operation], cuts: Sequence[Cut], reopen: int = REOPENED) -> Outcome:
+    """Look at each of `cuts`, which are in order; reopen: as for `study`."""
     waiting = list(reversed(cuts))
     with _in_memory() as folder:
         look = _Look(folder, reopen)
@@ -195,7 +197,7 @@ class _Look:
     """Makes images, opens each different one once, and judges it by what had been said when the power was cut."""
 
     folder: Path
-    reopen: bool
+    reopen: int
     outcome: Outcome = field(default_factory=Outcome)
     _facts: dict[bytes, Facts] = field(default_factory=dict)
     _plain: dict[Luck, tuple[int, bytes]] = field(default_factory=dict)
@@ -226,7 +228,7 @@ class _Look:
 
     def _opened(self, image: Image, name: bytes) -> Facts:
         facts = facts_of(image, STORE, self.folder, index=_index(name))
-        if not self.reopen or name[0] % 32 or STORE not in image:
+        if not self.reopen or name[0] % self.reopen or STORE not in image:
             return facts
         self.outcome.reopened += 1
         return Facts(facts.states, facts.faults + _reopened(image, self.folder))
@@ -296,7 +298,7 @@ def main() -> int:
     sys.stdout.write(f"{'':28}{'cuts':>8}{'losing':>8}{'images':>8}{'losing':>8}{'unsound':>9}\n")
     for name, without in CONTROLS.items():
         # The library refuses a rollback journal, so it cannot look at those images.
-        outcome = study(record(a_bots_lives(*without)), reopen=not without)
+        outcome = study(record(a_bots_lives(*without)), reopen=0 if without else REOPENED)
         unsound = len(outcome.broken) - outcome.lost
         sys.stdout.write(
             f"{name:28}{outcome.cuts:8,}{outcome.losing:8,}{len(outcome.images):8,}{outcome.lost:8,}{unsound:9,}\n"

@@ -1,6 +1,7 @@
 """The power goes out: thousands of images of the shipped library's disk, each opened and counted.
 
-`study.py` is the course, `images.py` says what a crash may leave. POWER_IMAGES=50000 looks at more than 2,000.
+`study.py` is the course, `images.py` says what a crash may leave. POWER_IMAGES=50000 looks at more than 2,000,
+and with POWER_REOPENED=1 the library itself opens each.
 """
 
 from __future__ import annotations
@@ -56,11 +57,13 @@ def test_the_course_of_the_controls_loses_nothing_where_everything_is_synced(wit
     outcome = short_course(*without)
     assert (outcome.examples, outcome.lost) == ([], 0)
     assert len(outcome.images) > 20
+    # Each image of a file in the making is opened by the library itself, which refuses a rollback journal.
+    assert outcome.reopened > 20 or without
 
 
 def short_course(*without: str) -> Outcome:
     operations = record([Life("young", 1, without), Life("brief", 3000, without)])
-    return examined(operations, plain_cuts(operations), reopen=not without)
+    return examined(operations, plain_cuts(operations), reopen=0 if without else 1)
 
 
 KILLED = [Kill("fsync", number) for number in (1, 2, 3, 5)]
