@@ -237,7 +237,7 @@ class Flusher:
             lanes = [lane for lane in lanes if not self._mixer.takes(lane)]
         for lane in self._lanes.in_turn(lanes, self._requests.may_start):
             batch = await self._lanes.next_batch(lane)
-            if batch and not self._requests.stopping:  # told to while the store was read
+            if batch and self._may_go(transport):
                 delivery = Delivery(self._means, self._pauses, self._lanes, transport, lane)
                 self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
                 started = True
@@ -246,11 +246,15 @@ class Flusher:
     async def _start_mixed(self, lanes: Sequence[Lane], transport: Transport) -> bool:
         """Start a mixed request if none is under way, and return whether one was started."""
         batch = await self._mixer.next_batch(lanes)
-        if not batch or not self._requests.may_start():
+        if not batch or not self._requests.may_start() or not self._may_go(transport):
             return False
         entries = [item.entry for item in batch]
         self._requests.start(self._mixer.run(batch, transport), self._mixer.traffic(batch), entries)
         return True
+
+    def _may_go(self, transport: Transport) -> bool:
+        """Whether nothing has changed while the store was read: an end, or a salvage that has brought a project."""
+        return not self._requests.stopping and not self.is_away(transport)
 
     async def _next_look_s(self) -> float:
         waits_s = [self._poll_s, *self._pauses.waits_s()]

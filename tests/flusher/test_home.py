@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from outbox.flusher.home import Home
+from outbox.flusher.loop import Flusher
 from outbox.policy.verdicts import Failure, Reply
 from outbox.store.salvage import nobody
 from tests.flusher.bench import Bench, Clock, Remote, flushing, opened
@@ -101,6 +103,36 @@ async def test_entries_that_are_salvaged_beside_a_running_flusher_do_not_go_to_a
         assert sorted(other.ids("events"))[:3] == ([] if told else sorted(lost))
         assert (await bench.outbox.stats()).paused == "other_project"
     assert remembered(tmp_path) == [("mine",)]
+
+
+@pytest.mark.parametrize("rpc", ["off", "auto"], ids=["by table", "mixed"])
+@pytest.mark.parametrize("looks", [True, False], ids=["a look before each request", "control: none"])
+@run_async
+async def test_entries_that_are_salvaged_in_the_middle_of_a_step_do_not_go_to_another_project(
+    looks: bool, rpc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await delivered_at(tmp_path)
+    async with opened(tmp_path) as bench:
+        lost = await bench.put_many(3)
+    damaged = (tmp_path / "outbox.db").rename(tmp_path / "damaged.db")
+    other = Project(project="other")
+    if not looks:
+        monkeypatch.setattr(Flusher, "_may_go", lambda self, transport: True)
+    async with flushing(tmp_path, remote=other, rpc=rpc) as bench:
+        ready, due = bench.store.ready, [damaged]
+
+        async def after_a_salvage(*args: Any, **more: Any) -> Any:
+            if due:
+                await bench.outbox._operations.salvage(due.pop())
+            return await ready(*args, **more)
+
+        monkeypatch.setattr(bench.store, "ready", after_a_salvage)
+        await bench.outbox.put("events", {"n": 1})
+        await bench.live(10)
+
+        sent = "".join(str(request.body) for request in other.requests)
+        assert [each in sent for each in lost] == [not looks] * 3
+        assert (await bench.outbox.stats()).paused == "other_project"
 
 
 @run_async
