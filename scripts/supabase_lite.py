@@ -61,16 +61,18 @@ def free_port() -> int:
     """Return a TCP port that nobody listens on at 127.0.0.1 now.
 
     It is below the range from which systems number outgoing connections (Linux from 32768, macOS and Windows from
-    49152): while the server is down, no client, its own included, can be given its port by chance.
+    49152): while the server is down, no client, its own included, can be given its port by chance. Of two processes
+    that choose side by side, each is given a part of them by the environment variable SUPABASE_LITE_PORTS.
     """
-    for port in random.sample(range(20_000, 32_000), 200):
+    first, last = (int(number) for number in os.environ.get("SUPABASE_LITE_PORTS", "20000-31999").split("-"))
+    for port in random.sample(range(first, last + 1), 200):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise RemoteEndError("no free port among 200 between 20000 and 32000")
+    raise RemoteEndError(f"no free port among 200 from {first} to {last}")
 
 
 def _tail(log: Path) -> str:
