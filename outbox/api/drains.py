@@ -50,6 +50,7 @@ class Drains:
                 task, self._running = self._running, None
                 await self._flusher.shut_down(0.0)
                 await task
+        await self._flusher.noted()  # or delivered and pending would not add up
         counts = await self._store.counts()
         pending = total(counts, State.PENDING)
         return DrainReport(

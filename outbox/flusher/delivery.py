@@ -138,11 +138,14 @@ class Delivery:
     # ------------------------------------------------------------------------------------------ the verdicts
 
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
+        await self._means.note(self._note_delivered(entries))
+        self._resize(len(entries), succeeded=True)
+
+    async def _note_delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
         self._means.tally.delivered[self._lane.shape.destination] += len(entries)
         self._means.state.last_delivery_ms = self._means.clock.now_ms()
         self._means.pulse.delivered()
-        self._resize(len(entries), succeeded=True)
 
     def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:
         logger.info("batch refused, halving", extra=facts(self._lane, verdict.refusal, rows=len(sent)))

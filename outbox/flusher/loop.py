@@ -107,6 +107,10 @@ class Flusher:
         """Look at once whether something can be sent."""
         self._store.committed.set()
 
+    async def noted(self) -> None:
+        """Return once `tally` counts what the file shows as delivered now."""
+        await self._means.noted()
+
     def watch(self) -> AbstractContextManager[asyncio.Event]:
         """Give an event that is set whenever a request has ended, or none can start."""
         return self._requests.watch()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from outbox.clock import Clock
 from outbox.errors import OutboxError
@@ -74,6 +76,7 @@ class Means:
     tally: Tally = field(default_factory=Tally)
     home: Home = field(init=False)
     pulse: Pulse = field(init=False)
+    _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _started_ms: int = field(init=False)
     _started_s: float = field(init=False)
 
@@ -85,6 +88,18 @@ class Means:
     def steady_ms(self) -> int:
         """Unix time at the start, counted on by the monotonic clock: what an entry waits by, whatever is set since."""
         return self._started_ms + int((self.clock.monotonic_s() - self._started_s) * 1000)
+
+    async def note(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let `work` write down and count what has arrived, to its end also if the caller is cancelled meanwhile."""
+        task = asyncio.create_task(work, name="outbox-note")
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+        await asyncio.shield(task)
+
+    async def noted(self) -> None:
+        """Return once the tally counts what the file shows as delivered now."""
+        if self._notes:
+            await asyncio.wait(self._notes)
 
     def backoff_s(self, failures: int) -> float:
         """Return the seconds to wait after failure number `failures` (1 after the first), jitter included."""

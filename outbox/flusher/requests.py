@@ -120,3 +120,4 @@ class Requests:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self._means.noted()

@@ -13,6 +13,7 @@ import pytest
 import outbox.api.outbox
 from outbox import Outbox, Settings
 from outbox.errors import UsageError
+from outbox.flusher.means import Means
 from outbox.policy.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from outbox.transport import Request
@@ -190,6 +191,53 @@ async def test_drain_reports_that_its_time_was_up(tmp_path: Path) -> None:
         assert (report.delivered, report.pending, report.timed_out) == (0, 7, True)
         assert report.seconds >= 5
         assert not bench.flusher.state.running
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["as it is", "control: it does not wait"])
+@run_async
+async def test_drain_counts_what_was_committed_a_moment_before_it_looked(
+    waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with flushing(tmp_path) as bench:
+        settle, noted, asked = bench.store.settle, bench.flusher.noted, asyncio.Event()
+
+        async def settle_late(*args: Any, **more: Any) -> None:
+            await settle(*args, **more)
+            bench.clock.advance(1)  # the drain looks
+            await asked.wait()
+
+        async def ask() -> None:
+            if waits:
+                asked.set()
+                await noted()
+
+        monkeypatch.setattr(bench.store, "settle", settle_late)
+        monkeypatch.setattr(bench.flusher, "noted", ask)
+        await bench.put_many(3)
+        report = await bench.outbox.drain()
+        assert (report.delivered, report.pending) == (3 if waits else 0, 0)
+        asked.set()
+
+
+@pytest.mark.parametrize("to_its_end", [True, False], ids=["as it is", "control: cancelled with its request"])
+@run_async
+async def test_what_is_being_written_down_when_the_time_is_up_is_counted(
+    to_its_end: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, batch_rows=3, requests_in_flight=1) as bench:
+        settle = bench.store.settle
+
+        async def settle_late(*args: Any, **more: Any) -> None:
+            await settle(*args, **more)
+            bench.clock.advance(10)  # the time is up
+            await asyncio.wait(bench.flusher._requests._tasks)  # its request is cancelled
+
+        monkeypatch.setattr(bench.store, "settle", settle_late)
+        if not to_its_end:
+            monkeypatch.setattr(Means, "note", lambda self, work: work)
+        await bench.put_many(7)
+        report = await bench.outbox.drain(timeout=5)
+        assert (report.delivered, report.pending, report.timed_out) == (3 if to_its_end else 0, 4, True)
 
 
 @run_async
