@@ -191,6 +191,8 @@ class Flusher:
         self._store.committed.clear()
         if (rest_s := self._requests.rest_s) > 0:
             return rest_s
+        if (courtesy_s := self._requests.courtesy_s) > 0:
+            return courtesy_s  # the next commit wakes us
         transport = await self._transport(self._pauses.settings_may_help())
         if transport is None:
             return self._poll_s

@@ -11,6 +11,7 @@ from outbox import logs
 from outbox.flusher.lanes import Traffic
 from outbox.flusher.means import Means
 from outbox.flusher.pauses import Pauses
+from outbox.policy import courtesy
 from outbox.store.store import Outgoing
 
 logger = logs.named("outbox.flusher")
@@ -30,6 +31,7 @@ class Requests:
         self._watchers: set[asyncio.Event] = set()
         self._broken = 0  # in a row that ended in an error of ours
         self._rest_until_s = float("-inf")
+        self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
         self.stopping = False
 
     def __len__(self) -> int:
@@ -37,12 +39,14 @@ class Requests:
 
     def may_start(self) -> bool:
         """Return whether there is room for one more."""
-        return not self.stopping and len(self) < self._means.limits.requests_in_flight
+        return not self.stopping and len(self) < self._means.limits.requests_in_flight and not self.courtesy_s
 
     def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Sequence[Outgoing]) -> None:
         """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
         probed = self._pauses.probe(traffic.lane)
         traffic.start(batch)
+        self._began_s, self._began_rows = self._means.clock.monotonic_s(), len(batch)
+        self._began_seq = self._means.store.last_seq
         task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.shape.destination}")
         self._tasks.add(task)
 
@@ -100,6 +104,17 @@ class Requests:
     def rest_s(self) -> float:
         """The seconds of rest that are left; 0 or less: none."""
         return self._rest_until_s - self._means.clock.monotonic_s()
+
+    @property
+    def courtesy_s(self) -> float:
+        """The seconds that the next request waits for the bot's puts at the most; 0: it may begin."""
+        store = self._means.store
+        return courtesy.wait_s(
+            putting=store.putting,
+            put=store.last_seq - self._began_seq,
+            sent=self._began_rows,
+            since_s=self._means.clock.monotonic_s() - self._began_s,
+        )
 
     # ------------------------------------------------------------------------------------------ the end
 

@@ -150,6 +150,16 @@ class Store(Reader):
         """How many puts and jobs wait for their commit."""
         return self._writer.waiting
 
+    @property
+    def putting(self) -> bool:
+        """Whether a put is being committed or is the next to be."""
+        return self._writer.putting
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last entry that this process knows of."""
+        return self._writer.last_seq
+
     async def caught_up(self) -> None:
         """Return once everything that stands in line now has been committed or refused."""
 

@@ -96,6 +96,7 @@ class Writer:
         self._line: deque[_Put | _Job | _Bare] = deque()
         self._work = asyncio.Event()
         self._closing = False
+        self._putting = False  # a group is under way
         # After a failed sync nothing may be acknowledged before a new connection has checkpointed: the kernel
         # may have dropped the pages that it failed to write, and still show them to this one.
         self._suspect = False
@@ -112,6 +113,16 @@ class Writer:
     def waiting(self) -> int:
         """How many puts and jobs stand in line."""
         return len(self._line)
+
+    @property
+    def putting(self) -> bool:
+        """Whether a put is being committed or is the next to be."""
+        return self._putting or (bool(self._line) and isinstance(self._line[0], _Put))
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last entry that is known."""
+        return self._last_seq
 
     def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
         """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
@@ -177,7 +188,11 @@ class Writer:
         if isinstance(self._line[0], _Put):
             group = self._next_group()
             if group:
-                await self._guarded(self._commit_puts(group), group)
+                self._putting = True
+                try:
+                    await self._guarded(self._commit_puts(group), group)
+                finally:
+                    self._putting = False
         else:
             job = self._line.popleft()
             assert not isinstance(job, _Put)
