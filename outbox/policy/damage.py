@@ -44,14 +44,16 @@ class Wal(Enum):
     STRANGE = auto()  # it does not look like the one that this database had
 
 
-def judge_wal(*, open_salt: int | None, exists: bool, salt: int | None) -> Wal:
+def judge_wal(*, whole: bool, open_salt: int | None, exists: bool, salt: int | None) -> Wal:
     """Return how the -wal goes with its database.
 
+    whole: whether the database holds all that was acknowledged without it, or cannot be read without it at all.
     open_salt: the WAL's first salt when the database was last opened; None: it was closed cleanly, or cannot be read.
     exists: whether there is a -wal. salt: its first salt; None: it holds nothing that SQLite would use.
     """
     if open_salt is None:
-        return Wal.FITS
+        # It is a killed shell's; or a backup, closed cleanly, was put where a dead bot's -wal still lies.
+        return Wal.FITS if whole or salt is None else Wal.STRANGE
     if not exists:
         return Wal.MISSING
     if salt is None or (salt - open_salt) % (1 << 32) < _RESTARTS:
@@ -76,7 +78,7 @@ class Loss:
         if self.certain:
             return (
                 f"entries {self.first} to {self.last} were acknowledged and are not in the file:"
-                " its -wal was lost or replaced, or an older copy of the file was put in its place"
+                " its -wal was lost, damaged or replaced, or an older copy of the file was put in its place"
             )
         return (
             f"the file was in use when it was last written to, and came without its -wal: entries from {self.first} on"

@@ -67,7 +67,8 @@ def _engine() -> ModuleType:
 
 ENGINE = _engine()
 # The extra's errors are not the standard library's: both names of each stand here once.
-SqliteError: tuple[type[Exception], ...] = tuple({sqlite3.Error, ENGINE.Error})
+# A damaged schema may be quoted in a message that is no UTF-8: Python then raises its own error instead of SQLite's.
+SqliteError: tuple[type[Exception], ...] = tuple({sqlite3.Error, ENGINE.Error, UnicodeDecodeError})
 IntegrityError: tuple[type[Exception], ...] = tuple({sqlite3.IntegrityError, ENGINE.IntegrityError})
 # aiosqlite says ValueError when the connection is closed, which rolls back too.
 _NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *SqliteError)
@@ -162,6 +163,8 @@ _TROUBLES = {
 
 def trouble(error: Exception) -> Trouble:
     """Return what `error` means. The low byte of an extended result code is its class."""
+    if isinstance(error, UnicodeDecodeError):
+        return Trouble.CORRUPT
     code = getattr(error, "sqlite_errorcode", None)
     return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
 

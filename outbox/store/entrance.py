@@ -22,7 +22,8 @@ logger = logs.named("outbox.store")
 
 # What every run reads, so that damage there is found before the file is used.
 _LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)
-_NEWEST = "select * from outbox order by seq desc limit 1"
+# Of its text the length: a shell may have put any bytes, which are for the flusher to refuse.
+_NEWEST = "select seq, length(payload) from outbox order by seq desc limit 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +47,36 @@ async def enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: f
     """
     before, now_ms = sidecar.before, clock.now_ms()
     try:
-        wal = await asyncio.to_thread(_examined, path, before.facts)
+        wal = await asyncio.to_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
-            return await _entered(path, sidecar, before, wal, 0, clock, busy_timeout_s)
+            if not door.file_bytes(path):
+                await asyncio.to_thread(_forget, sidecar)
+            return await _entered(path, sidecar, before, wal, clock, busy_timeout_s)
     except (StoreCorrupt, NotADatabase) as error:
-        last = max(before.mark or 0, await asyncio.to_thread(_last_seq, path))
         await asyncio.to_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
-        new = Written(None, None, None)
-        return await _entered(path, sidecar, new, Wal.FITS, last + openness.GAP, clock, busy_timeout_s)
+        await asyncio.to_thread(_forget, sidecar)
+        return await _entered(path, sidecar, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s)
     await asyncio.to_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
-    return await _entered(path, sidecar, before, Wal.MISSING, 0, clock, busy_timeout_s)
+    return await _entered(path, sidecar, before, Wal.MISSING, clock, busy_timeout_s)
 
 
-def _last_seq(path: Path) -> int:
+def _forget(sidecar: Sidecar) -> None:
+    """A new file begins: were it cut off while it is made, an empty one must not look like an outbox that lost all."""
     try:
-        return evidence.main_file(path).seq
-    except OSError:
-        return 0
+        sidecar.forget()
+    except OSError as error:
+        logger.warning("lock's sidecar cannot be written", extra={"error": str(error.strerror)})
 
 
-def _examined(path: Path, facts: Facts | None) -> Wal:
+def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
+    """Return the number behind which a new file's begin: what was set aside keeps its own if it is salvaged."""
+    beside = quarantine.found_beside(path)
+    return max(mark or 0, *(evidence.main_file(each).seq for each in beside)) + openness.GAP if beside else 0
+
+
+def _examined(path: Path, before: Written, now_ms: int) -> Wal:
     """Return how the -wal goes with the file. Raises StoreCorrupt, NotADatabase: it must not be opened."""
+    facts = before.facts
     error = quarantine.refuse_lost_head(path, facts)
     if error is not None:
         raise error
@@ -82,17 +92,22 @@ def _examined(path: Path, facts: Facts | None) -> Wal:
         told = {"path": str(path), "error": facts.damage}
         logger.warning("damage met in the last run is gone", extra=told)
     salt = evidence.wal_salt(path)
-    wal = judge_wal(open_salt=main.open_salt, exists=door.wal_path(path).exists(), salt=salt)
+    exists = door.wal_path(path).exists()
+    known = facts is not None and facts.file == main.file and before.mark is not None
+    whole = main.file is None or (known and main.seq >= (before.mark or 0))
+    wal = judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=salt)
     if wal is Wal.STRANGE and not evidence.wal_belongs(path, main):
         return wal
     error = evidence.first_look(path, (*_LOOKED_AT, _NEWEST))
     if error is not None:
         raise error
+    if known and not whole and salt is not None and evidence.seq_with_wal(path) < (before.mark or 0):
+        quarantine.keep_wal(path, now_ms=now_ms)
     return Wal.FITS if wal is Wal.STRANGE else wal
 
 
 async def _entered(
-    path: Path, sidecar: Sidecar, before: Written, wal: Wal, start_after: int, clock: Clock, busy_timeout_s: float
+    path: Path, sidecar: Sidecar, before: Written, wal: Wal, clock: Clock, busy_timeout_s: float
 ) -> Entered:
     writer = await door.open_writer(path, busy_timeout_s=busy_timeout_s)
     try:
@@ -100,6 +115,7 @@ async def _entered(
         lanes = list(await writer.execute_fetchall(queries.LANES.sql))
         for sql in (*_LOOKED_AT, _NEWEST):
             await writer.execute_fetchall(sql)
+        start_after = await asyncio.to_thread(_behind_what_was_set_aside, path, before.mark)
         facts, seq, loss = await openness.begin(
             writer, path, before, wal=wal, start_after=start_after, now_ms=clock.now_ms()
         )

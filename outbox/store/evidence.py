@@ -30,7 +30,10 @@ _WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
 
 
 def wal_salt(path: Path) -> int | None:
-    """Return the first salt of the -wal of `path`; None: it is missing, or holds nothing that SQLite would use."""
+    """Return the first salt of the -wal of `path`; None: it is missing, or holds nothing that SQLite would use.
+
+    Raises StoreError: it cannot be read.
+    """
     try:
         # Not the database itself: closing a descriptor of a -wal drops no lock.
         with door.wal_path(path).open("rb") as wal:
@@ -38,6 +41,8 @@ def wal_salt(path: Path) -> int | None:
             size = os.fstat(wal.fileno()).st_size
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StoreError(f"{door.wal_path(path)} cannot be read: {error.strerror}", path=path) from error
     if size < _WAL_HEADER + _FRAME_HEADER + _SMALLEST_PAGE or header[:4] not in _WAL_MAGIC:
         return None
     return int.from_bytes(header[16:20], "big")
@@ -63,6 +68,12 @@ def main_file(path: Path) -> Main:
             return Main(facts.get("file"), _salt_of(facts.get("open")), last_seq(connection))
     except door.SqliteError:
         return _NOTHING_KNOWN
+
+
+def seq_with_wal(path: Path) -> int:
+    """Return the highest number that an entry ever had, as far as SQLite reads the -wal. Raises the engine's errors."""
+    with reading(path) as connection:
+        return last_seq(connection)
 
 
 def last_seq(connection: Any) -> int:
@@ -93,9 +104,17 @@ def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
 def is_half_done(path: Path) -> bool:
     """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
 
-    A new file becomes a WAL database in such a change. A file with a -wal has that behind it.
+    A new file becomes a WAL database in such a change. A file with a -wal has that behind it. A journal that begins
+    with a zero is done with (sqlite.org/fileformat.html#the_rollback_journal).
     """
-    return door.file_bytes(door.journal_path(path)) > 0 and not door.wal_path(path).exists()
+    try:
+        with door.journal_path(path).open("rb") as journal:
+            begun = journal.read(1) not in (b"", b"\0")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{door.journal_path(path)} cannot be read: {error.strerror}", path=path) from error
+    return begun and not door.wal_path(path).exists()
 
 
 def undo_half(path: Path) -> None:

@@ -100,6 +100,11 @@ class Sidecar:
         self.mark(mark)
         os.fsync(self._descriptor)
 
+    def forget(self) -> None:
+        """Say nothing of the file any more, durably: a new one is about to be made. The mark stays. Raises OSError."""
+        self._write(_FACTS, b" " * (_MARK - _FACTS - 1) + b"\n")
+        os.fsync(self._descriptor)
+
     def update(self, *, own_tables: bool | None = None, damage: str | None = None) -> None:
         """Change what is known. Into the kernel's cache, like the mark: it is called from the event loop."""
         if self._facts is None:

@@ -34,15 +34,15 @@ async def begin(
 ) -> tuple[Facts, int, Loss | None]:
     """Mark the file as in use; return what it is, its last number, and what it has lost since it was last used.
 
-    before: what the lock's sidecar says. start_after: the lowest number that the next entry must exceed. Raises the
-    engine's errors.
+    before: what the lock's sidecar says. start_after: the number that the first entry of a new file must exceed. Raises
+    the engine's errors.
     """
     file = await _value(connection, "file") or uuid.uuid4().hex
     ((seq,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
     known = before.facts is not None and before.facts.file == file
     loss = judge_loss(seq=seq, mark=before.mark if known else None, wal=wal)
     # No number is used twice, so that a receipt means one entry for ever.
-    seq = max(seq, start_after, (loss.last or 0) if loss else 0)
+    seq = max(seq or start_after, (loss.last or 0) if loss else 0)
     try:
         await connection.execute("begin immediate")
         await connection.execute(_SAVE, ("file", file))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from outbox import logs
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
-from outbox.policy.damage import Remedy, remedy
+from outbox.policy.damage import Remedy, Wal, judge_wal, remedy
 from outbox.store import evidence
 from outbox.store.connection import shm_path, sync_folder, wal_path
 from outbox.store.facts import Facts
@@ -56,6 +57,19 @@ def set_wal_aside(path: Path, facts: Facts | None, *, now_ms: int) -> Path:
     return moved
 
 
+def keep_wal(path: Path, *, now_ms: int) -> None:
+    """Copy a -wal of which SQLite reads only the beginning: it would write over the rest. A failure is logged."""
+    kept = wal_path(_free_name(path, now_ms=now_ms))
+    told = {"path": str(path), "quarantined": str(kept)}
+    try:
+        shutil.copyfile(wal_path(path), kept)
+        kept.chmod(0o600)
+    except OSError as error:  # a full disk, say: the loss is told all the same
+        logger.warning("damaged WAL could not be kept", extra={**told, "error": str(error.strerror)})
+    else:
+        logger.warning("damaged WAL kept as a copy", extra=told)
+
+
 def found_beside(path: Path) -> tuple[Path, ...]:
     """Return what was set aside and not dealt with yet, oldest first."""
     start = path.name + _CORRUPT
@@ -100,7 +114,11 @@ def _move(names: Sequence[tuple[Path, Path]]) -> None:
 def _unfinished(path: Path) -> Path | None:
     """Return where the database went whose -wal still stands here: a renaming was cut off in between."""
     waits = [each for each in found_beside(path) if not wal_path(each).exists() and not each.name.endswith(_BESIDE)]
-    return waits[-1] if waits and not path.exists() else None
+    if not waits or path.exists():
+        return None
+    main, salt = evidence.main_file(waits[-1]), evidence.wal_salt(path)
+    wal = judge_wal(whole=main.file is None, open_salt=main.open_salt, exists=True, salt=salt)
+    return waits[-1] if wal is Wal.FITS else None
 
 
 def _free_name(path: Path, *, now_ms: int) -> Path:

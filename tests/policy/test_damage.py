@@ -25,21 +25,25 @@ def test_only_what_is_known_to_be_the_outboxs_own_is_ever_moved(
 
 
 @pytest.mark.parametrize(
-    ("open_salt", "exists", "salt", "what"),
+    ("whole", "open_salt", "exists", "salt", "what"),
     [
-        pytest.param(None, False, None, Wal.FITS, id="closed cleanly"),
-        pytest.param(None, True, 5, Wal.FITS, id="closed cleanly, then a shell was killed"),
-        pytest.param(5, False, None, Wal.MISSING, id="in use, and there is none"),
-        pytest.param(5, True, None, Wal.FITS, id="an empty one"),
-        pytest.param(5, True, 5, Wal.FITS, id="the very one"),
-        pytest.param(5, True, 900, Wal.FITS, id="begun anew some times since"),
-        pytest.param(2**32 - 1, True, 3, Wal.FITS, id="the salt wraps around"),
-        pytest.param(5, True, 4, Wal.STRANGE, id="an older one"),
-        pytest.param(5, True, 2**31, Wal.STRANGE, id="another database's"),
+        pytest.param(True, None, False, None, Wal.FITS, id="closed cleanly"),
+        pytest.param(True, None, True, 5, Wal.FITS, id="closed cleanly, then a shell was killed"),
+        pytest.param(False, None, True, None, Wal.FITS, id="a backup beside an empty one"),
+        pytest.param(False, None, True, 5, Wal.STRANGE, id="a backup beside one that may be another's"),
+        pytest.param(False, 5, False, None, Wal.MISSING, id="in use, and there is none"),
+        pytest.param(False, 5, True, None, Wal.FITS, id="an empty one"),
+        pytest.param(False, 5, True, 5, Wal.FITS, id="the very one"),
+        pytest.param(False, 5, True, 900, Wal.FITS, id="begun anew some times since"),
+        pytest.param(False, 2**32 - 1, True, 3, Wal.FITS, id="the salt wraps around"),
+        pytest.param(False, 5, True, 4, Wal.STRANGE, id="an older one"),
+        pytest.param(True, 5, True, 2**31, Wal.STRANGE, id="another database's"),
     ],
 )
-def test_a_wal_is_judged_by_its_salt(open_salt: int | None, exists: bool, salt: int | None, what: Wal) -> None:
-    assert judge_wal(open_salt=open_salt, exists=exists, salt=salt) is what
+def test_a_wal_is_judged_by_its_salt_and_by_what_is_there_without_it(
+    whole: bool, open_salt: int | None, exists: bool, salt: int | None, what: Wal
+) -> None:
+    assert judge_wal(whole=whole, open_salt=open_salt, exists=exists, salt=salt) is what
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -15,8 +17,10 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
+from outbox.policy.damage import Wal
 from outbox.store import connection as door
-from outbox.store import evidence, quarantine
+from outbox.store import entrance, evidence, openness, quarantine
+from outbox.store.backup import back_up
 from outbox.store.observer import Observer, look
 from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
@@ -501,3 +505,158 @@ async def test_a_copy_cut_off_while_it_became_an_outbox_again_keeps_its_rows(tmp
 
     assert count(copy) == 101
     assert set_aside(copy) == []
+
+
+@run_async
+async def test_a_journal_that_is_done_with_hinders_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    door.journal_path(path).write_bytes(bytes(512))
+
+    assert (await look(path, Observer.counts))["trades"]["pending"] == 100
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["nothing but the outbox", "the bot's own tables too"])
+@run_async
+async def test_an_empty_file_that_was_just_made_anew_is_no_outbox_that_lost_all(own: bool, tmp_path: Path) -> None:
+    """Its owner removed the old one; the next start was killed, or found the disk full, before the first commit."""
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    if own:
+        own_tables(path)
+        await filled(path, 0)
+    path.unlink()
+    with python(MADE_AND_KILLED, str(path)) as process:
+        process.communicate()
+    assert path.stat().st_size == 0
+
+    async with opened(path) as store:
+        await store.put(*entry())
+        assert await store.quarantined() == ()
+
+
+MADE_AND_KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from outbox.clock import SystemClock
+from outbox.store import connection as door
+from outbox.store.store import Store
+
+def killed(path):
+    create_file(path)
+    os.kill(os.getpid(), 9)
+
+create_file, door.create_file = door.create_file, killed
+asyncio.run(Store.open(Path(sys.argv[1]), clock=SystemClock()))
+"""
+
+
+# ------------------------------------------------------------------------------------------ a WAL that is not its own
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["as it is", "control: the WAL is trusted"])
+@run_async
+async def test_a_backup_put_beside_a_dead_bots_wal_is_not_overlaid_with_it(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup was closed cleanly, so that it names no WAL of its own."""
+    path, copy = tmp_path / "bot.db", tmp_path / "copy.db"
+    await filled(path, 1200)
+    await asyncio.to_thread(back_up, path, copy)
+    killed(path, 1200)
+    shutil.copyfile(copy, path)
+    if not known:
+        monkeypatch.setattr(entrance, "judge_wal", lambda **_: Wal.FITS)
+
+    if not known:
+        caught = await raised(_counted(path))
+        with contextlib.suppress(sqlite3.DatabaseError):  # "malformed" is what it is about
+            assert caught is not None or rows(path, "pragma integrity_check") != [("ok",)]
+        return
+    await _counted(path)
+    assert (rows(path, "pragma integrity_check"), count(path)) == ([("ok",)], 1200)
+    assert [each.name[-4:] for each in set_aside(path)] == ["-wal"]
+    async with opened(path) as store:
+        assert "entries 1201 to 2400 were acknowledged" in str(await store.loss())
+
+
+@run_async
+async def test_a_wal_of_which_only_the_beginning_is_read_is_kept(tmp_path: Path) -> None:
+    """SQLite reads no further than the first frame that is damaged, and would write over the others."""
+    path = tmp_path / "bot.db"
+    killed(path, 50)
+    wal = bytearray(door.wal_path(path).read_bytes())
+    wal[len(wal) // 2] ^= 1
+    door.wal_path(path).write_bytes(wal)
+
+    async with opened(path) as store:
+        await store.put(*entry())
+        assert "were acknowledged and are not in the file" in str(await store.loss())
+
+    (kept,) = set_aside(path)
+    assert kept.read_bytes() == wal
+
+
+# ------------------------------------------------------------------------------------------ bytes that are no text
+
+
+@run_async
+async def test_a_row_of_a_shell_that_is_no_utf8_keeps_nobody_from_opening(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    with shell(path) as connection:
+        sql = "insert into outbox (destination, payload) values ('events', cast(x'7b2261223a22fc227d' as text))"
+        connection.execute(sql)
+
+    async with opened(path) as store:
+        assert len(await store.unread(10)) == 1
+
+
+def test_a_damaged_schema_that_sqlite_quotes_in_no_utf8_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    run_async(filled)(path, 100)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"CREATE TABLE outbox (") + 3] ^= 0x80
+    path.write_bytes(content)
+
+    with pytest.raises(StoreCorrupt):
+        run_async(look)(path, Observer.counts)
+    run_async(_counted)(path)
+    assert len(set_aside(path)) == 1
+
+
+@run_async
+async def test_a_new_files_numbers_begin_behind_those_set_aside_also_if_its_first_start_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or an older entry, salvaged later, would be sent after a newer one of its key."""
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    flipped_header(path)
+
+    async def cut_off(*_: object, **__: object) -> None:
+        raise OSError("simulated")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openness, "begin", cut_off)
+        assert isinstance(await raised(Store.open(path, clock=SystemClock())), OSError)
+    async with opened(path) as store:
+        assert (await store.put(*entry())).seq > 100 + openness.GAP - 1
+
+
+@run_async
+async def test_a_wal_is_not_paired_with_an_older_file_that_was_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    await filled(path, 100)
+    whole = path.read_bytes()
+    flipped_header(path)
+    async with opened(path):
+        (older,) = set_aside(path)
+    older.write_bytes(whole)  # it can be read after all, and was closed
+    killed(path)
+    path.unlink()
+
+    async with opened(path):
+        pass
+    assert not door.wal_path(older).exists()
+    assert len(set_aside(path)) == 2
