@@ -185,17 +185,16 @@ class Outbox:
             raise
 
     async def _shut(self) -> None:
-        try:
-            await self._flusher.shut_down(_GRACE_S)
-            await self._reporter.stop()
-            if self._desk is not None:
-                await self._desk.stop(_GRACE_S)
+        async with contextlib.AsyncExitStack() as last_first:  # each has its turn, also if one before it was cancelled
+            last_first.push_async_callback(self._remote.close)
+            last_first.push_async_callback(self._store.close)
+            last_first.callback(self._glance.close)
             if self._housekeeper is not None:
-                await self._housekeeper.stop()
-            self._glance.close()
-            await self._store.close()
-        finally:
-            await self._remote.close()
+                last_first.push_async_callback(self._housekeeper.stop)
+            if self._desk is not None:
+                last_first.push_async_callback(self._desk.stop, _GRACE_S)
+            last_first.push_async_callback(self._reporter.stop)
+            last_first.push_async_callback(self._drains.close, _GRACE_S)
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and os.getpid() == self._pid:
@@ -357,10 +356,12 @@ class Outbox:
         """Run the flusher for the length of the block."""
         task = asyncio.create_task(self.run_flusher(), name="outbox-flusher")
         await asyncio.sleep(0)  # let it start, so that a drain in the block joins it
+        if task.done():
+            await task  # it runs already: neither this block nor its end may touch that one
         try:
             yield self
         finally:
-            await self._flusher.shut_down(_GRACE_S)
+            await self._drains.stop(_GRACE_S)
             await task  # whatever broke it is raised here
 
     async def drain(self, timeout: float = 30.0) -> DrainReport:

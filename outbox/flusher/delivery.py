@@ -63,10 +63,8 @@ class Delivery:
             return batch
         refusal = Refusal(None, "DIGEST", "the stored entry is not what was put; it was not sent")
         logger.error("stored entries were changed", extra={"ids": [entry.id for entry in changed]})
-        seqs = [entry.seq for entry in changed]
-        await self._store.settle(seqs, State.DEAD, refusal=refusal)
-        self._means.tally.rejected[shape.destination] += len(seqs)
-        return [entry for entry in batch if entry.seq not in seqs]
+        await self._means.note(self._note_dead(changed, refusal))
+        return [entry for entry in batch if entry not in changed]
 
     # ------------------------------------------------------------------------------------------ one attempt
 
@@ -78,7 +76,7 @@ class Delivery:
         outcome = await self._transport.send(request, deadline_s=self._limits.request_deadline_s)
         own = f"({shape.on_conflict})=({sent[0].id})" if len(sent) == 1 else None
         verdict = judge(shape.operation, len(sent), outcome, own=own)
-        await self._learn(entries, verdict)
+        await self._learn(entries, verdict, turn)
         match verdict:
             case Delivered():
                 await self._delivered(entries)
@@ -102,14 +100,14 @@ class Delivery:
             case _:
                 assert_never(verdict)
 
-    async def settle(self, answered: Sequence[tuple[Outgoing, Verdict | None]]) -> None:
+    async def settle(self, answered: Sequence[tuple[Outgoing, Verdict | None]], turn: int) -> None:
         """Settle what the answer to a mixed batch says of this lane's entries; what is not about a row stays pending.
 
-        None: held back behind another one of its key.
+        None: held back behind another one of its key. turn: the request's.
         """
         for entry, verdict in answered:
             if isinstance(verdict, Reject | Retry):
-                await self._learn([entry], verdict)
+                await self._learn([entry], verdict, turn)
             match verdict:
                 case Reject():
                     await self._bury(entry, verdict.refusal)
@@ -118,14 +116,15 @@ class Delivery:
                 case _:
                     pass
         if delivered := [entry for entry, verdict in answered if isinstance(verdict, Delivered)]:
-            await self._learn(delivered, Delivered())
+            await self._learn(delivered, Delivered(), turn)
             await self._delivered(delivered)
 
-    async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict) -> None:
+    async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
-        over = list(self._pauses.over(self._lane))
         if not isinstance(verdict, Pause):
             await self._means.home.learn(self._transport)  # before anything counts as delivered there
+        over = self._pauses.ended_by(self._lane, turn)
+        if not isinstance(verdict, Pause):
             for entry in entries:
                 self._traffic.suspects.pop(entry.seq, None)
             self._lanes.mark_suspects(over, proven=True)
@@ -187,8 +186,14 @@ class Delivery:
     async def _bury(self, entry: Outgoing, refusal: Refusal) -> None:
         """Make `entry` a dead letter."""
         logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
-        await self._store.settle([entry.seq], State.DEAD, refusal=refusal, attempts=1, batch_rows=1)
-        self._means.tally.rejected[self._lane.shape.destination] += 1
+        await self._means.note(self._note_dead([entry], refusal, attempts=1, batch_rows=1))
+
+    async def _note_dead(
+        self, entries: Sequence[Outgoing], refusal: Refusal, *, attempts: int = 0, batch_rows: int | None = None
+    ) -> None:
+        seqs = [entry.seq for entry in entries]
+        await self._store.settle(seqs, State.DEAD, refusal=refusal, attempts=attempts, batch_rows=batch_rows)
+        self._means.tally.rejected[self._lane.shape.destination] += len(seqs)
 
     async def _postpone(self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str) -> None:
         """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
@@ -196,15 +201,15 @@ class Delivery:
         wait_s = self._means.backoff_s(max(entry.attempts for entry in first) + 1)
         told = facts(self._lane, refusal, ids=[entry.id for entry in first], wait_s=round(wait_s, 3))
         logger.info("entry postponed", extra=told)
-        await self._store.postpone(
-            [entry.seq for entry in first],
-            self._means.steady_ms() + int(wait_s * 1000) + 1,
-            refusal=refusal,
-            attempts=1,
-            event=event,
-            batch_rows=len(entries),
-        )
-        self._means.tally.retries[self._lane.shape.destination] += len(first)
+        await self._means.note(self._note_postponed(first, refusal, wait_s, event=event, batch_rows=len(entries)))
+
+    async def _note_postponed(
+        self, entries: Sequence[Outgoing], refusal: Refusal, wait_s: float, *, event: str, batch_rows: int
+    ) -> None:
+        until_ms = self._means.steady_ms() + int(wait_s * 1000) + 1
+        seqs = [entry.seq for entry in entries]
+        await self._store.postpone(seqs, until_ms, refusal=refusal, attempts=1, event=event, batch_rows=batch_rows)
+        self._means.tally.retries[self._lane.shape.destination] += len(seqs)
 
     async def _is_orphaned(self, entry: Outgoing) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outbox.entry import Operation
@@ -22,11 +22,16 @@ class Traffic:
 
     lane: Lane
     limit: int  # rows in the next request
-    under_way: int = 0
+    firsts: list[int] = field(default_factory=list)  # the first entry of each batch under way
     last_seq: int = 0  # how far an unordered lane has been handed out
     rewind: bool = False  # something behind last_seq is ready again: end what is under way, then start over
     # Entries that failed alone in a way that may be theirs or an outage's. True: others have passed since.
     suspects: dict[int, bool] = field(default_factory=dict)
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are under way."""
+        return len(self.firsts)
 
     @property
     def after_seq(self) -> int:
@@ -41,11 +46,11 @@ class Traffic:
         """Count a request that carries `batch`."""
         self.last_seq = max(self.after_seq, batch[-1].seq)
         self.rewind = self.rewind and self.under_way > 0
-        self.under_way += 1
+        self.firsts.append(batch[0].seq)
 
-    def end(self) -> None:
+    def end(self, batch: Sequence[Outgoing]) -> None:
         """Count it as ended."""
-        self.under_way -= 1
+        self.firsts.remove(batch[0].seq)
 
 
 class Lanes:
@@ -64,6 +69,19 @@ class Lanes:
         """Something may be ready behind what the lanes have handed out."""
         for traffic in self._traffic.values():
             traffic.rewind = True
+
+    def under_way(self) -> dict[int, int]:
+        """Return the oldest entry under way in each lane, by the lane's number."""
+        return {number: min(traffic.firsts) for number, traffic in self._traffic.items() if traffic.firsts}
+
+    def rewind_for_older(self, lanes: Iterable[Lane], under_way: Mapping[int, int]) -> None:
+        """Rewind each of `lanes` whose oldest entry is older than what was under way before it was read.
+
+        It was dead then, or somebody's who looked after it by hand, and is ready again.
+        """
+        for lane in lanes:
+            if lane.first_seq < under_way.get(lane.number, 0):
+                self.traffic(lane).rewind = True
 
     def mark_suspects(self, keys: Collection[PauseKey], *, proven: bool) -> None:
         """Say of all suspects under these pauses whether others have passed since they failed."""

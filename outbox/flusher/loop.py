@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Destination
-from outbox.errors import UsageError
+from outbox.errors import OutboxError, UsageError
 from outbox.flusher.adoption import adopt
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.lanes import Lanes
@@ -78,6 +78,7 @@ class Flusher:
         self.state.started = self.state.running = True
         self._means.pulse.turn(running=True)
         self._requests.stopping = False
+        self._idle_since_change = False  # the last step of an earlier run may have been cut short
         self._ended.clear()
         try:
             while not self._requests.stopping:
@@ -89,6 +90,7 @@ class Flusher:
             self.state.running = False
             self._means.pulse.turn(running=False)
             self._ended.set()
+            self._requests.tell()  # a drain that has joined sends by itself from here on
 
     async def shut_down(self, grace_s: float) -> None:
         """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending."""
@@ -114,6 +116,10 @@ class Flusher:
     def watch(self) -> AbstractContextManager[asyncio.Event]:
         """Give an event that is set whenever a request has ended, or none can start."""
         return self._requests.watch()
+
+    def tell(self) -> None:
+        """Wake those that watch."""
+        self._requests.tell()
 
     def try_at_once(self) -> int:
         """Make every pause due now; the count of its failures stays. Returns the turn, for `held_by`."""
@@ -151,6 +157,7 @@ class Flusher:
         self._requests.end_rest()
         await self._pauses.forget()
         self._mixer.forget()
+        self._idle_since_change = False
         self.nudge()
 
     def is_away(self, transport: Transport | None) -> bool:
@@ -180,8 +187,12 @@ class Flusher:
             wait_s = await self._step()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._means.failed(error)
-            logger.exception("flusher step failed")
+            if isinstance(error, OutboxError):
+                logger.error("flusher step failed", extra={"error": str(error)})  # noqa: TRY400 - it says it all
+            else:
+                logger.exception("flusher step failed")
             self._requests.rest(self._poll_s)  # puts go on, and each would wake us
+            self._idle_since_change = False
             return self._poll_s
         self._means.pulse.looked()
         return wait_s
@@ -205,7 +216,8 @@ class Flusher:
         await self._wake_due()
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
-            if await adopt(self._means, self._destinations, _STEP):
+            # All of it: what is put later must not overtake what nobody has read yet.
+            while not self._requests.stopping and await adopt(self._means, self._destinations, _STEP):
                 self._lanes.rewind()
             if await self._start_requests(transport) or self._requests:
                 self._idle_since_change = False
@@ -235,7 +247,9 @@ class Flusher:
 
     async def _start_requests(self, transport: Transport) -> bool:
         """Start what may start, and return whether there was any of it."""
+        under_way = self._lanes.under_way()
         lanes = await self._store.ready_lanes()
+        self._lanes.rewind_for_older(lanes, under_way)
         await self._pauses.end_idle(lanes)
         started = False
         if self._mixer.on:
@@ -247,6 +261,8 @@ class Flusher:
                 delivery = Delivery(self._means, self._pauses, self._lanes, transport, lane)
                 self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
                 started = True
+                if self._requests.courtesy_s > 0:
+                    break
         return started
 
     async def _start_mixed(self, lanes: Sequence[Lane], transport: Transport) -> bool:

@@ -49,15 +49,15 @@ class Together(Traffic):
 
     def start(self, batch: Sequence[Outgoing]) -> None:
         """Count the request in each lane."""
-        self.under_way += 1
+        self.firsts.append(batch[0].seq)
         for traffic, entries in self._parts:
             traffic.start(entries)
 
-    def end(self) -> None:
+    def end(self, batch: Sequence[Outgoing]) -> None:
         """Count it as ended in each lane, and begin each anew: what was held back is ready again."""
-        self.under_way -= 1
-        for traffic, _ in self._parts:
-            traffic.end()
+        self.firsts.clear()
+        for traffic, entries in self._parts:
+            traffic.end(entries)
             traffic.rewind = True
 
 
@@ -140,7 +140,7 @@ class Mixer:
             told = [verdicts[entry.seq] for entry in part]
             if any(isinstance(verdict, Pause) for verdict in told) or not any(told):
                 self._set_apart(lane)  # or what is not settled here would be in each request from now on
-            await deliveries[lane].settle(list(zip(part, told, strict=True)))
+            await deliveries[lane].settle(list(zip(part, told, strict=True)), turn)
 
     def _delivery(self, lane: Lane, transport: Transport) -> Delivery:
         return Delivery(self._means, self._pauses, self._lanes, transport, lane)

@@ -95,6 +95,17 @@ class Pauses:
         """Return the pauses that hold `lane` back, the widest first."""
         return {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
 
+    def ended_by(self, lane: Lane, turn: int) -> list[PauseKey]:
+        """Return the pauses over `lane` that an answer to a request from turn `turn` may end.
+
+        What was sent before a limit was met says nothing about it.
+        """
+        return [
+            key
+            for key, pause in self.over(lane).items()
+            if pause.turn < turn or pause.stored.reason != Reason.RATE_LIMITED
+        ]
+
     def _is_due(self, pause: Paused) -> bool:
         return pause.due_s <= self._clock.monotonic_s()
 

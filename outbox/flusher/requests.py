@@ -39,7 +39,7 @@ class Requests:
 
     def may_start(self) -> bool:
         """Return whether there is room for one more."""
-        return not self.stopping and len(self) < self._means.limits.requests_in_flight and not self.courtesy_s
+        return not self.stopping and self.rest_s <= 0 and len(self) < self._means.limits.requests_in_flight
 
     def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Sequence[Outgoing]) -> None:
         """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
@@ -52,7 +52,7 @@ class Requests:
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            traffic.end()
+            traffic.end(batch)
             self._pauses.probed(probed)
             self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)
             self._ended()

@@ -169,11 +169,6 @@ def trouble(error: Exception) -> Trouble:
     return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
 
 
-def is_not_utf8(error: Exception) -> bool:
-    """Return whether `error` says that a text in the file is no UTF-8, which SQLite itself never checks."""
-    return "decode to UTF-8" in str(error)
-
-
 def readable(raw: bytes) -> str:
     """Return `raw` as text, with U+FFFD for what is no UTF-8."""
     return raw.decode("utf-8", "replace")
@@ -271,6 +266,8 @@ async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = Fa
     immutable: take no locks and make no -wal and -shm files; only right while nobody else writes.
     """
     connection = await _opened(path, readonly=True, busy_timeout_s=busy_timeout_s, immutable=immutable)
+    # A shell may put any bytes, which SQLite never checks: one such row must not keep all others from being read.
+    connection.text_factory = readable
     try:
         await pragma(connection, "schema_version")
     except SqliteError as error:

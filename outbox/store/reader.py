@@ -132,13 +132,9 @@ class Reader:
         try:
             return list(await self._reader.execute_fetchall(sql, parameters))
         except door.SqliteError as error:
-            if not door.is_not_utf8(error):
-                if door.trouble(error) in door.DAMAGE:
-                    self.on_corrupt(error)
-                raise door.named(error, self.path) from error
-            # A shell may put any bytes; one such row must not keep all the others from being read.
-            self._reader.text_factory = door.readable
-            return await self.read(sql, parameters)
+            if door.trouble(error) in door.DAMAGE:
+                self.on_corrupt(error)
+            raise door.named(error, self.path) from error
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise OutboxClosed("the outbox was closed meanwhile") from error
 
