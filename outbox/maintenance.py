@@ -56,7 +56,7 @@ class Housekeeper:
                 await self._keep_house()
             except OutboxClosed:
                 return
-            except OutboxError as error:  # locked, full or failing: the next look may be better
+            except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
                 logger.warning("keeping house failed, it is tried again", extra={"error": str(error)})
             hindered = self.notices != Notices()
             await self._clock.wait(self._store.room.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)

@@ -36,7 +36,7 @@ _VARIES = [
     (re.compile(r"process \d+"), "process <n>"),
     (re.compile(r"[\d.]+ [KM]iB"), "<size>"),
     (re.compile(r"SQLite +\d.*(\n {8}.*)*"), "SQLite <version>"),
-    (re.compile(r"next try (in <age>|due, once a flusher runs)"), "next try <time>"),
+    (re.compile(r"next try (in <age>|once a flusher runs)"), "next try <time>"),
     # A column is as wide as its widest age, and what is cut off begins there.
     (re.compile(r"^(  .{30}).*… *$", re.MULTILINE), r"\1…"),
     (re.compile(r" {2,}"), "  "),

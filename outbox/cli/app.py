@@ -15,11 +15,13 @@ from outbox.api import DrainReport, Outbox
 from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, salvage, schema, tail, text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
-from outbox.cli.status import Health, Status, as_json, read_status, show
+from outbox.cli.status import Health, Status, as_json, read_status, set_aside, show
 from outbox.cli.watch import watch
 from outbox.errors import StoreError, StoreInUse
 from outbox.settings import Settings, load
+from outbox.store.connection import real_path
 from outbox.store.observer import look
+from outbox.store.quarantine import found_beside
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
 _STALLED_AFTER_MIN = 5.0
@@ -136,7 +138,8 @@ def drain(
     \b
     Exit codes:
       0  nothing is pending any more; dead letters, if any, are reported
-      2  something is left: the time was up, or somebody has to act first
+      2  something is left: the time was up, somebody has to act first, or
+         what was pending is in a damaged file that was set aside
       3  the file is missing, unreadable, or open for writing elsewhere
 
     \b
@@ -148,18 +151,23 @@ def drain(
       timed_out               whether the time was up
       held_by                 why it ended before that: what somebody has to
                               mend first, a sentence, or null
+      quarantined             [path]: damaged files that were set aside
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
     """
     with complaints(path, as_object=as_object):
         settings = load(path=path)
         report = asyncio.run(_drain(settings, timeout))
-        left = bool(report.pending)
+        damaged = found_beside(real_path(settings.path))
+        left = bool(report.pending or damaged)
         if as_object:
-            facts = asdict(report) | {"warnings": list(settings.warnings)}
+            facts = asdict(report) | {"quarantined": [str(each) for each in damaged]}
+            facts |= {"warnings": list(settings.warnings)}
             print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
         else:
             _show_report(report, settings, text.console())
+            for each in damaged:
+                text.console().print(f"Damaged: {set_aside(each, settings.path)}", soft_wrap=True)
         raise typer.Exit(_left(left))
 
 
@@ -216,10 +224,11 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
     took = f"{report.seconds:.1f} s"
     console.print(f"{report.delivered:,} delivered in {took}; {report.pending:,} pending, {report.dead:,} dead.")
     if report.timed_out:
-        console.print("The time was up; what is pending stays pending. `outbox status` says what is in the way.")
+        words = "The time was up; what is pending stays pending. What is in the way: outbox status"
+        console.print(text.typed(words), soft_wrap=True)
     if report.held_by and report.held_by not in settings.warnings:
         console.print(f"Held back: {text.quoted(report.held_by)}", soft_wrap=True)
-        console.print("What is pending stays pending; `outbox doctor` says what mends it.")
+        console.print(text.typed("What is pending stays pending. What mends it: outbox doctor"), soft_wrap=True)
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")
 

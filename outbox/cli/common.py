@@ -37,7 +37,8 @@ def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
 
 @contextlib.contextmanager
 def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
-    """Say what is wrong in one sentence, or one object, and exit with code 3."""
+    """Say what is wrong in one sentence, or one object, and exit with code 3; what is suggested means `path` too."""
+    text.remember_path(path)
     try:
         yield
     except OutboxError as error:

@@ -235,7 +235,7 @@ def as_json(path: Path | None, findings: Sequence[Finding]) -> dict[str, Any]:
                 "check": finding.check,
                 "severity": finding.severity.words,
                 "says": text.quoted(finding.says),
-                "fix": finding.fix,
+                "fix": None if finding.fix is None else text.typed(finding.fix),
             }
             for finding in findings
         ],
@@ -266,5 +266,5 @@ def show(path: Path | None, findings: Sequence[Finding], console: Console) -> No
         console.print(grid)
         if finding.fix:
             # Never cut into lines: it is there to be copied.
-            fix = "".join(char if char.isprintable() else " " for char in finding.fix)
+            fix = "".join(char if char.isprintable() else " " for char in text.typed(finding.fix))
             console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), fix), soft_wrap=True)

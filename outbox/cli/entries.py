@@ -144,9 +144,9 @@ def advice(story: Story) -> list[str]:
         case State.DISCARDED:
             return ["Nothing: it was given up, and is pruned after the retention."]
         case State.DEAD:
-            return _advice_for_dead(story)
+            return [text.typed(line) for line in _advice_for_dead(story)]
         case State.PENDING:
-            return _advice_for_pending(story)
+            return [text.typed(line) for line in _advice_for_pending(story)]
 
 
 def _advice_for_dead(story: Story) -> list[str]:
@@ -289,8 +289,8 @@ def _show_list(rows: list[Row], limit: int, console: Console) -> None:
             table.add_row(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
     console.print(table if rows else "No entry matches.")
     if any(row.state == State.DEAD for row in rows):
-        console.print("outbox show ID says what to do about one; with one cause for several, when it is")
-        console.print("mended: outbox requeue --code CODE")
+        advice = "what to do about one:        outbox show ID\nwith one cause, when mended: outbox requeue --code CODE"
+        console.print(text.typed(advice), soft_wrap=True)
     if len(rows) == limit:
         console.print(f"The newest {limit:,}; --limit shows more.")
 

@@ -14,6 +14,7 @@ from outbox.clock import SystemClock
 from outbox.errors import StoreError
 from outbox.operations import Operations
 from outbox.store.connection import real_path
+from outbox.store.observer import is_file
 from outbox.store.store import Store
 
 _DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3
@@ -60,10 +61,11 @@ def salvage(
     """
     with complaints(path, as_object=as_object):
         where, source = real_path(file_and_warnings(path)[0]), real_path(file)
-        if not source.exists():
+        if not is_file(source):
             raise StoreError(f"{source} does not exist; nothing was changed", path=source)
         if source == where:
             raise StoreError(f"{source} is the outbox itself; give another one with --path", path=source)
+        _must_be_an_outbox(where)
 
         async def local(store: Store) -> dict[str, Any]:
             return await Operations(store, clock=SystemClock()).salvage(source)
@@ -83,12 +85,19 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
     """
     with complaints(path, as_object=as_object):
         where = real_path(file_and_warnings(path)[0])
+        _must_be_an_outbox(where)
 
         async def local(store: Store) -> dict[str, Any]:
             return await Operations(store, clock=SystemClock()).acknowledge()
 
         _, facts = asking.done(where, "acknowledge", {}, local, timeout)
         _finish(where, facts, _code(facts), _acknowledge_words, as_object=as_object)
+
+
+def _must_be_an_outbox(where: Path) -> None:
+    """Raise StoreError where there is none: a misspelt path must not become a new one, whose rows nobody looks for."""
+    if not is_file(where):
+        raise StoreError(f"{where} does not exist; nothing was changed: start the bot once, which makes it", path=where)
 
 
 def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_object: bool) -> None:
@@ -118,7 +127,7 @@ def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
     brought = f"{facts['pending']:,} pending and {facts['dead']:,} dead entries brought over"
     lines = [f"{brought}; {facts['there']:,} were here."]
     if facts["held"]:
-        lines.append(f"{facts['held']:,} are here as dead letters: outbox ls --state dead says why.")
+        lines.append(text.typed(f"{facts['held']:,} are here as dead letters: outbox ls --state dead says why."))
     for first, last in facts["unreadable"]:
         lines.append(f"Entries numbered {first:,} to {last:,}, as far as there were any, could not be read.")
     lines += [f"  lost: {text.quoted(each)}" for each in facts["lost_ids"]]

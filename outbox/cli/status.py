@@ -16,6 +16,7 @@ from rich.text import Text
 from outbox.cli import text
 from outbox.clock import SystemClock
 from outbox.entry import Shape
+from outbox.policy.diagnosis import typed as quote
 from outbox.store import connection as door
 from outbox.store.connection import real_path
 from outbox.store.facts import Flushing
@@ -266,27 +267,45 @@ def answer(pause: StoredPause) -> str:
 
 
 def show(status: Status, console: Console) -> None:
-    """Print `status` for a person."""
-    console.print(rendered(status))
+    """Print `status` for a person; what is to be typed stands in one piece, however long the path."""
+    console.print(_figures(status, None))
+    for words in _damages(status):
+        console.print(words, soft_wrap=True)
+    for words in _warnings(status):
+        console.print(words)
 
 
-def rendered(status: Status, rates: Rates | None = None) -> RenderableType:
-    """Return `status` as a person reads it; rates: how fast it moves, while somebody watches."""
+def rendered(status: Status, rates: Rates | None) -> RenderableType:
+    """Return `status` as a person reads it who watches; rates: how fast it moves."""
+    return Group(_figures(status, rates), *_damages(status), *_warnings(status))
+
+
+def _figures(status: Status, rates: Rates | None) -> RenderableType:
     parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
     if status.destinations:
         parts.append(_table(status))
-    parts += [Text.assemble(("Damaged: ", "bold red"), words) for words in _damages(status)]
-    parts += [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
     return Group(*parts)
 
 
-def _damages(status: Status) -> list[str]:
-    words = [f"set aside: {each}\n  bring its entries over: outbox salvage {each}" for each in status.quarantined]
+def _damages(status: Status) -> list[Text]:
+    words = [set_aside(each, status.path) for each in status.quarantined]
     if status.damage:
         words.append(f"{text.quoted(status.damage)}; the next opening looks at the whole file")
     if status.loss:
-        words.append(f"{status.loss}\n  once you know: outbox acknowledge")
-    return words
+        words.append(text.typed(f"{status.loss}\n  once you know: outbox acknowledge"))
+    return [Text.assemble(("Damaged: ", "bold red"), each) for each in words]
+
+
+def _warnings(status: Status) -> list[Text]:
+    return [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
+
+
+def set_aside(quarantined: Path, path: Path) -> str:
+    """Return what to tell of a file that was set aside: what to type, for the outbox at `path`."""
+    if quarantined.name.endswith("-wal"):
+        return f"set aside: {quarantined}, which goes with no file; once you have looked, move it away"
+    command = text.typed(f"outbox salvage {quote(quarantined)}", path)
+    return f"set aside: {quarantined}\n  bring its entries over: {command}"
 
 
 _COLOURS = {
@@ -310,21 +329,22 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
     if status.postponed:
         many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
-        grid.add_row("", f"{many} wait for a row of their own or are stuck: outbox show ID says why")
+        grid.add_row("", text.typed(f"{many} wait for a row of their own or are stuck: outbox show ID says why"))
     if rates is not None:
         grid.add_row("Rate", _rate(rates))
     for pause in status.pauses:
         grid.add_row(Text("Paused", style="bold yellow"), _pause(pause, status))
     if status.total("dead"):
         order = "is held back (strict_order)" if status.strict_order else "goes on"
-        grid.add_row("Dead", f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}")
+        words = f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}"
+        grid.add_row("Dead", text.typed(words))
     if status.last_refusal is not None:
         grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
     if status.flushing is not None and status.holder.running:
         grid.add_row("Flusher", _flusher(status.flushing, status))
     if status.total("pending") and not status.holder.running:
-        grid.add_row("", "nothing is sent until a bot runs: start it, or outbox drain")
+        grid.add_row("", text.typed("nothing is sent until a bot runs: start it, or outbox drain"))
     danger = ""
     if door.EXPOSED_TO_WAL_RESET_BUG:
         danger = ", exposed to the WAL-reset bug: do not write from a shell"
@@ -393,8 +413,8 @@ def _pause(pause: StoredPause, status: Status) -> str:
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
     lasts = text.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
-    late = "any moment now" if status.holder.running else "due, once a flusher runs"
-    due = f"in {text.age(due_s)}" if due_s > 0 else late
+    due = f"in {text.age(due_s)}" if due_s > 0 else "any moment now"
+    due = due if status.holder.running else "once a flusher runs"
     why = pause.reason.replace("_", " ")
     first = f"{text.quoted(what)}: {why}, for {lasts} ({failures})"
-    return f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it"
+    return text.typed(f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 
+from outbox.policy.diagnosis import typed as quote
+
 _LONGEST_QUOTE = 400
+# "outbox requeue" in a sentence, but not the `outbox status` that a sentence only speaks of.
+_COMMAND = re.compile(
+    r"(?<!`)\boutbox (?:acknowledge|adopt|discard|doctor|drain|edit|ls|reload|requeue|salvage|show|status)\b"
+)
+_given: ContextVar[Path | None] = ContextVar("_given", default=None)
 # What datetime can say: the first second of the year 1, the last one of 9999. A shell may have put any number.
 _FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
 
@@ -29,6 +39,20 @@ def hang_up() -> None:
 def console(*, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: a server's words are no markup."""
     return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def remember_path(path: Path | None) -> None:
+    """Note which file the command was told with --path: what it suggests must mean that one too."""
+    _given.set(path)
+
+
+def typed(words: str, path: Path | None = None) -> str:
+    """Return `words` with each command in them as it is to be typed: with the --path that this one was given.
+
+    path: named in any case.
+    """
+    named = path or _given.get()
+    return words if named is None else _COMMAND.sub(lambda found: f"{found[0]} --path {quote(named)}", words)
 
 
 def age(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """Floor 3 · store. The writer's side of the inbox: looks, has each request carried out, answers.
 
-A request that fails because of the file (locked, full) stays and is tried again at the next look, and those behind
-it wait; every other one is answered, be it by what is wrong with it.
+A request that fails in a way that may pass (the file is locked, or full) stays and is tried again at the next look, and
+those behind it wait; every other one is answered, be it by what is wrong with it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import Any
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.errors import OutboxClosed, OutboxError, StoreError
+from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy
 from outbox.store import inbox
 from outbox.store.inbox import Request
 
 logger = logs.named("outbox.store")
+
+# What a later look may find mended. Any other error would come again, and hold up whatever is asked behind it.
+_PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
 
 Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -63,7 +66,7 @@ class Desk:
             await asyncio.to_thread(inbox.tidy, self._store, now_s=self._clock.now_ms() / 1000)
 
     async def _carried_out(self, request: Request) -> Mapping[str, Any]:
-        """Return the answer to `request`. Raises StoreError, OutboxClosed: it stays, to be carried out later."""
+        """Return the answer to `request`. Raises one of `_PASSES`: it stays, to be carried out later."""
         facts = {"request": request.name, "action": request.action}
         action = self._actions.get(request.action)
         if action is None:
@@ -71,7 +74,7 @@ class Desk:
             return _error(f"{request.action!r} is unknown to this bot's version, which knows {known}")
         try:
             content = {"ok": True, **await action(request.arguments)}
-        except (StoreError, OutboxClosed):
+        except _PASSES:
             raise
         except OutboxError as error:
             logger.warning("operator's request refused", extra={**facts, "error": str(error)})

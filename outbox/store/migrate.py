@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import sqlite3
@@ -129,6 +130,9 @@ async def _keep_copy(connection: aiosqlite.Connection, copy: Path) -> None:
         await connection.execute("vacuum into ?", (str(fresh),))
         await asyncio.to_thread(fresh.rename, copy)
     except _NO_COPY as error:
+        for half in (fresh, door.journal_path(fresh)):  # on a full disk the migration needs the room
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(half.unlink, missing_ok=True)
         if door.trouble(error) in door.DAMAGE:
             raise
         logger.warning("no copy was made before a migration", extra={"path": str(copy), "error": str(error)})

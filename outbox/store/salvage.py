@@ -234,11 +234,27 @@ def _note(ranges: list[tuple[int, int]], first: int, last: int) -> None:
 async def _bring(
     store: Store, page: Sequence[_Relic], found: Salvaged, sending: Callable[[], bool], *, away: bool
 ) -> None:
-    async def work(connection: aiosqlite.Connection) -> list[str]:
-        return [await _brought(connection, relic, sending=sending(), away=away) for relic in page]
+    async def work(connection: aiosqlite.Connection) -> list[str | None]:
+        return [await _brought_whole(connection, relic, sending=sending(), away=away) for relic in page]
 
-    for what in await store.transact(work):  # counted once, however often `work` ran
-        setattr(found, what, getattr(found, what) + 1)
+    # Counted once, however often `work` ran.
+    for relic, what in zip(page, await store.transact(work), strict=True):
+        if what is None:
+            _note(found.unreadable, relic.row["seq"], relic.row["seq"])
+        else:
+            setattr(found, what, getattr(found, what) + 1)
+
+
+async def _brought_whole(connection: aiosqlite.Connection, relic: _Relic, *, sending: bool, away: bool) -> str | None:
+    """As `_brought`; None: the damage has left no entry that an outbox may hold, such as a payload that is no JSON."""
+    await connection.execute("savepoint relic")
+    try:
+        what = await _brought(connection, relic, sending=sending, away=away)
+    except door.IntegrityError:
+        await connection.execute("rollback to relic")
+        what = None
+    await connection.execute("release relic")
+    return what
 
 
 async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: bool, away: bool) -> str:

@@ -384,7 +384,7 @@ def test_a_pause_is_exit_code_2_also_beside_dead_letters_and_is_told_in_the_serv
         }
     ]
     assert "403 42501 permission denied for table trades" in text
-    assert "due, once a flusher runs" in text
+    assert "next try once a flusher runs" in text
 
 
 def test_a_paused_lane_is_shown_by_what_it_sends_and_not_by_its_number(bot_db: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import socket
 import sqlite3
 import threading
@@ -328,9 +329,15 @@ def test_a_pause_is_told_with_what_mends_it_until_it_is_mended(
 
     assert paused.bad()["pauses"][0] == offline.bad()["pauses"][0] == "fault"
     assert "orders" in paused.bad()["pauses"][1] and "42P10" in paused.bad()["pauses"][1]
-    assert offline.fix("pauses") == "create unique index on public.orders (order_id); then: outbox reload"
+    then = f"outbox reload{given(bot_db)}"
+    assert offline.fix("pauses") == f"create unique index on public.orders (order_id); then: {then}"
     assert {check: found[0] for check, found in mended.bad().items()} == {"pauses": "warning"}
-    assert mended.fix("pauses") == "outbox reload"
+    assert mended.fix("pauses") == then
+
+
+def given(path: Path) -> str:
+    """What a suggested command has behind its name: it means the same file."""
+    return f" --path {shlex.quote(str(path))}"
 
 
 def test_a_pause_for_a_column_leaves_the_column_to_the_servers_words(bot_db: Path, project: SupabaseLite) -> None:
@@ -520,7 +527,7 @@ def test_dead_letters_are_a_warning(bot_db: Path) -> None:
     report = Report(bot_db, "--offline")
 
     assert "1 entry was refused by the server for good" in report.bad()["dead letters"][1]
-    assert report.fix("dead letters") == "outbox ls --state dead"
+    assert report.fix("dead letters") == f"outbox ls{given(bot_db)} --state dead"
 
 
 def test_another_journal_mode_is_a_fault(bot_db: Path) -> None:

@@ -80,6 +80,10 @@ async def test_the_bot_goes_on_with_its_session_after_a_salvage_and_another_one_
     damaged_file = shutil.copyfile(path, tmp_path / "damaged.db")
     path.unlink()
 
+    assert (await command("salvage", str(damaged_file), "--path", str(other)))[0] == 3
+    assert not other.exists()
+    async with Outbox.open(settings(other)):
+        pass
     code, facts = await command("salvage", str(damaged_file), "--path", str(other))
     assert (code, facts["pending"], facts["sessions"], facts["sessions_left"]) == (0, 1, 1, [])
     async with Outbox.open(settings(other).model_copy(update={"source": settings(path).source})) as outbox:
@@ -124,3 +128,45 @@ async def test_a_loss_is_shown_until_it_is_acknowledged(tmp_path: Path) -> None:
     assert (code, "entries 1 to 1" in facts["loss"]) == (5, True)
     assert (await command("acknowledge", "--path", str(path)))[1]["acknowledged"] is True
     assert (await command("status", "--path", str(path)))[0] == 0
+
+
+@run_async
+async def test_what_is_suggested_means_the_same_file_and_a_misspelt_one_is_not_made(tmp_path: Path) -> None:
+    path, misspelt = tmp_path / "bot.db", tmp_path / "bto.db"
+    await damaged(path)
+    async with Outbox.open(settings(path)) as outbox:
+        (aside,) = (await outbox.stats()).quarantined
+
+    shown = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "outbox", "status", "--path", str(path), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    said = (await shown.communicate())[0].decode()
+    assert f"outbox salvage --path {path} {aside}\n" in said
+    assert (await command("acknowledge", "--path", str(misspelt)))[0] == 3
+    assert (await command("salvage", str(aside), "--path", str(misspelt)))[0] == 3
+    assert not misspelt.exists()
+
+
+@run_async
+async def test_a_drain_beside_a_backlog_that_was_set_aside_is_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    await damaged(path)
+    async with Outbox.open(settings(path)) as outbox:
+        (aside,) = (await outbox.stats()).quarantined
+
+    code, facts = await command("drain", "--path", str(path))
+    assert (code, facts["pending"], facts["quarantined"]) == (2, 0, [str(aside)])
+    assert (await command("salvage", str(aside), "--path", str(path)))[0] == 0
+    code, facts = await command("drain", "--timeout", "0", "--path", str(path))
+    assert (code, facts["pending"], facts["quarantined"]) == (2, 3, [])
+
+
+@run_async
+async def test_a_request_that_fails_for_good_is_answered_and_holds_up_no_other(tmp_path: Path) -> None:
+    path, wreck = tmp_path / "bot.db", tmp_path / "wreck.db"
+    async with Outbox.open(settings(path)):
+        wreck.write_bytes(bytes(8192))  # nothing in it can be read
+        code, facts = await command("salvage", str(wreck), "--path", str(path))
+        assert (code, "nothing can be read" in facts["error"]) == (3, True)
+        code, facts = await command("requeue", "--all", "--yes", "--path", str(path))
+        assert (code, "request" in facts) == (1, False)  # answered: nothing is dead

@@ -311,3 +311,17 @@ async def test_what_the_damage_has_left_of_a_session_that_is_none_is_left_behind
         found = await salvage(store, old)
 
     assert (found.pending, found.sessions, found.sessions_left, found.sessions_unreadable) == (100, 0, [], True)
+
+
+@run_async
+async def test_one_payload_that_is_no_json_any_more_keeps_no_other_entry_behind(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await filled(old, 100)
+    with shell(old) as connection:
+        connection.execute("pragma ignore_check_constraints = on")
+        connection.execute("update outbox set payload = 'z' || payload where seq = 10")
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+
+    assert (found.pending, found.unreadable) == (99, [(10, 10)])
