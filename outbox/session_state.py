@@ -12,9 +12,13 @@ from enum import Enum
 from numbers import Real
 from typing import Any
 
+from outbox import logs
 from outbox.encoding import encode_value
 from outbox.errors import InvalidEntry
 
+logger = logs.named("outbox.sessions")
+
+_FIGURES = frozenset({"balance", "total_trades", "total_pnl"})
 FIND = (
     "select session_id, start_time, day_start, last_heartbeat, initial_balance, current_balance, symbols, version"
     " from outbox_sessions where source = ? and status = 'RUNNING'"
@@ -103,6 +107,8 @@ def end_figures(stats: Mapping[str, Any]) -> dict[str, Any]:
     """Return the remote columns that the bot's `stats` fill; what is unknown is None. Raises InvalidEntry."""
     if not isinstance(stats, Mapping):
         raise InvalidEntry(f"must be a mapping, not {type(stats).__name__}", field="stats")
+    if unknown := sorted(str(name) for name in stats.keys() - _FIGURES):
+        logger.warning("keys without a column are left out", extra={"destination": "sessions", "keys": unknown})
     trades = figure(stats.get("total_trades"), "stats.total_trades")
     if trades is not None and not trades.is_integer():
         raise InvalidEntry("must be a whole number", field="stats.total_trades")

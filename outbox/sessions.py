@@ -77,6 +77,7 @@ class SessionManager:
         self._outbox = outbox
         self._source = (outbox.source or "") if source is None else source
         self._session = Session()
+        self._day_in_file: datetime | None = None
 
     @property
     def session_id(self) -> str:
@@ -149,8 +150,9 @@ class SessionManager:
         """End the session with what `stats` says: `balance`, `total_trades`, `total_pnl`.
 
         What is missing, None or not finite is unknown and becomes null, but for the balance: that is then the last
-        heartbeat's. Durable on return. If it raises, the session goes on and can be ended again: SessionNotRunning:
-        there is none; InvalidEntry: a figure is no number; what `transaction()` raises.
+        heartbeat's. Other figures have no column: a warning names them. Durable on return. If it raises, the session
+        goes on and can be ended again: SessionNotRunning: there is none; InvalidEntry: a figure is no number; what
+        `transaction()` raises.
         """
         why = member(SessionEndReason, reason, field="reason").value
         figures = end_figures(stats)
@@ -182,8 +184,10 @@ class SessionManager:
         if not session.running:
             return
         current = session.current_balance if given is None else given
+        before = session
         session = self._session = replace(session, last_heartbeat=self._now(), current_balance=current)
         async with self._within(tx) as block:
+            block.when_over(lambda committed: self._after_beat(before, session, committed, shared=tx is not None))
             _, _, day_start, last_heartbeat, *_ = stored(session)
             await block.execute(BEAT, (last_heartbeat, day_start, current, self._source, session.session_id))
 
@@ -234,6 +238,14 @@ class SessionManager:
         elif not self._session.running:  # else the same transaction has started the next one
             self._release()
 
+    def _after_beat(self, before: Session, beat: Session, committed: bool, *, shared: bool) -> None:
+        if committed:
+            self._day_in_file = beat.day_start
+        elif self._session is beat:
+            # With a block of the bot's own the day's work went too: `check_day_boundary` tells of the day again.
+            day = self._day_in_file if shared else beat.day_start
+            self._session = replace(before, day_start=day)
+
     def _release(self) -> None:
         if _managers.get(self._place) is self:
             del _managers[self._place]
@@ -277,6 +289,7 @@ class SessionManager:
     async def _run(self, block: Block, session: Session) -> None:
         await block.execute(SAVE, (*stored(session), self._source, "RUNNING", None, None))
         self._session = session
+        self._day_in_file = session.day_start
 
     def _now(self) -> datetime:
         return moment(self._outbox.clock.now_ms())

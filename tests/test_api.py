@@ -826,3 +826,14 @@ def test_the_library_loads_without_the_command_line() -> None:
 
 def test_sqlite_is_the_one_that_the_tests_believe() -> None:
     assert sqlite3.sqlite_version_info >= (3, 38)
+
+
+@run_async
+async def test_what_a_newcomer_types_first_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="settings must be Settings, not str; a path is given as path="):
+        await Outbox.open(str(tmp_path / "bot.db"))  # type: ignore[arg-type]
+    opening: Any = Outbox.open(path=tmp_path / "bot.db")
+    with pytest.raises(AttributeError, match="await this first"):
+        await opening.put("trades", {})
+    async with opening:
+        pass

@@ -17,6 +17,15 @@ class Opening:
         self._start = start
         self._outbox: Outbox | None = None
 
+    if not TYPE_CHECKING:  # a type checker knows that there is nothing else
+
+        def __getattr__(self, name: str) -> None:
+            raise AttributeError(
+                f"no {name!r} yet: await this first, or write `async with Outbox.open(…) as outbox`",
+                name=name,
+                obj=self,
+            )
+
     def __await__(self) -> Generator[Any, None, Outbox]:
         return self._start().__await__()
 

@@ -115,6 +115,11 @@ class Outbox:
         """
 
         async def start() -> Outbox:
+            if not isinstance(settings, Settings | None):
+                raise ConfigError(
+                    f"settings must be Settings, not {type(settings).__name__}; a path is given as path=…",
+                    field="settings",
+                )
             if settings is not None and path is not None:
                 raise ConfigError("path is given twice: as an argument and in the settings", field="path")
             given: dict[str, Any] = {} if path is None else {"path": path}

@@ -172,7 +172,10 @@ def _advice_for_pending(story: Story) -> list[str]:
         return [f"It waits for an earlier entry of its key: outbox show {_typed(story.behind)}"]
     if row.waits == "retry" and row.next_attempt_at_ms is not None:
         return [f"It is tried again at {text.moment(row.next_attempt_at_ms)}, by itself."]
-    return ["It is sent by itself. If it stays: outbox status says what is in the way."]
+    return [
+        "It is sent by itself. If it stays: outbox status says what is in the way.",
+        "Is the row itself wrong? docs/any-table.md says how to take it out.",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- for machines

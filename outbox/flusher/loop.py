@@ -187,10 +187,9 @@ class Flusher:
             wait_s = await self._step()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._means.failed(error)
-            if isinstance(error, OutboxError):
-                logger.error("flusher step failed", extra={"error": str(error)})  # noqa: TRY400 - it says it all
-            else:
-                logger.exception("flusher step failed")
+            ours = isinstance(error, OutboxError)  # whose sentence says it all
+            facts = {"error": str(error) if ours else type(error).__name__}
+            logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
             self._requests.rest(self._poll_s)  # puts go on, and each would wake us
             self._idle_since_change = False
             return self._poll_s

@@ -6,6 +6,7 @@ is null and not null. PostgreSQL still looks at table, columns, unique index and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -177,6 +178,19 @@ _KEY_FIX = (
 )
 _SQL = Path("supabase_sql")
 _FILES = ("0001_tables.sql", "0002_access.sql", "0003_keep_newer.sql")
+# Of PostgreSQL's reserved words those that a table or column of a bot may well be called
+# (postgresql.org/docs/current/sql-keywords-appendix.html).
+_RESERVED = frozenset(
+    {
+        "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "both", "case", "cast", "check", "column",
+        "constraint", "create", "default", "desc", "distinct", "do", "else", "end", "except", "fetch", "for", "from",
+        "grant", "group", "having", "in", "initially", "into", "lateral", "leading", "limit", "not", "null", "offset",
+        "on", "only", "or", "order", "placing", "primary", "references", "returning", "select", "some", "symmetric",
+        "table", "then", "to", "trailing", "true", "false", "union", "unique", "user", "using", "variadic", "when",
+        "where", "window", "with",
+    }
+)  # fmt: skip
+_BARE = re.compile(r"[a-z_][a-z0-9_]*")
 _SHIPPED = frozenset({"events", "sessions", "trades"})
 _ANYWHERE = {
     Complaint.KEY: _KEY_FIX,
@@ -192,31 +206,44 @@ def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: 
 
     sql: where the shipped SQL files are.
     """
+    name = _sql_name(table)
+    named = [_sql_name(column) for column in columns]
     match what:
         case Complaint.TABLE:
-            files = " ".join(f"-f {typed(sql / name)}" for name in _FILES)
-            own = f"create table public.{table} (...); {_grant(table)}"
-            return f'psql "$DATABASE_URL" {files}' if table in _SHIPPED else own
+            files = " ".join(f"-f {typed(sql / each)}" for each in _FILES)
+            own = f"create table public.{name} (...); {_grant(table)}"
+            return f'psql "$SUPABASE_DB_URL" {files}' if table in _SHIPPED else _or_the_shipped(table, own)
         case Complaint.COLUMN:
-            adds = ", ".join(f"add column {column} <type>" for column in columns) or "add column <name> <type>"
-            own = f"mend the name in the bot, or: alter table public.{table} {adds}"
-            ours = f'psql "$DATABASE_URL" -f {typed(sql / _FILES[0])}'
+            adds = ", ".join(f"add column {column} <type>" for column in named) or "add column <name> <type>"
+            own = f"mend the name in the bot, or: alter table public.{name} {adds}"
+            ours = f'psql "$SUPABASE_DB_URL" -f {typed(sql / _FILES[0])}'
             return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
         case Complaint.INDEX:
-            return f"create unique index on public.{table} ({', '.join(columns) or '<columns>'})"
+            return f"create unique index on public.{name} ({', '.join(named) or '<columns>'})"
         case Complaint.GRANT:
             return _grant(table)
         case Complaint.ROW_SECURITY:
             everything = "for all to service_role using (true) with check (true)"
-            return f"create policy {table}_service on public.{table} {everything}"
+            return f"create policy {_sql_name(table + '_service')} on public.{name} {everything}"
         case Complaint.POLICY:
-            return f"rewrite the policy of public.{table} that reads its own table; pg_policies lists them"
+            return f"rewrite the policy of public.{name} that reads its own table; pg_policies lists them"
         case _:
             return _ANYWHERE.get(what)
 
 
 def _grant(table: str) -> str:
-    return f"grant select, insert, update on public.{table} to service_role"
+    return f"grant select, insert, update on public.{_sql_name(table)} to service_role"
+
+
+def _or_the_shipped(table: str, own: str) -> str:
+    """PostgREST tells `Trades` from `trades`."""
+    meant = table.lower()
+    return f"did you mean {meant}? Mend the name in the bot, or: {own}" if meant in _SHIPPED else own
+
+
+def _sql_name(name: str) -> str:
+    """Return a name as SQL takes it: PostgreSQL makes small letters of a bare one, and some are words of its own."""
+    return name if _BARE.fullmatch(name) and name not in _RESERVED else '"' + name.replace('"', '""') + '"'
 
 
 # ------------------------------------------------------------------------------------------ the project

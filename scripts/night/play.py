@@ -46,7 +46,7 @@ def play(*, say: Callable[[str], None], last: Callable[[Home], None] | None = No
         stack.callback(home.broker.kill)
         terminal = Terminal(
             bot,
-            environment={"DATABASE_URL": postgres.dsn},
+            environment={"SUPABASE_DB_URL": postgres.dsn},
             programs={"outbox": outbox_command(), "psql": [str(postgres.bin / "psql")]},
             say=say,
         )

@@ -130,7 +130,7 @@ class Night:
         home.until(lambda: home.paused("schema") and home.count("pending") == 30, "trades wait, events pass")
         self._types("column-status", "outbox status", codes=STALLED)
         doctor = self._types("column-doctor", "outbox doctor", told="outbox doctor", codes=FAULT)
-        mend = self._suggested(doctor, r'psql "\$DATABASE_URL" .*0001_tables.sql')
+        mend = self._suggested(doctor, r'psql "\$SUPABASE_DB_URL" .*0001_tables.sql')
         self._types("column-mend", mend, told=mend)
         home.remote.stop()  # Supabase's server learns of the column by itself, this one by a restart
         home.remote.start()
@@ -149,7 +149,7 @@ class Night:
         listed = self._types("poison-ls", "outbox ls --state dead", told="outbox ls --state dead")
         ticket, notice, volume = (self._dead(listed, code) for code in ("22003", "22007", "22P02"))
         self._types("poison-show", f"outbox show {ticket}", told="outbox show ID")
-        mend = 'psql "$DATABASE_URL" -c "alter table public.trades alter column ticket type bigint"'
+        mend = 'psql "$SUPABASE_DB_URL" -c "alter table public.trades alter column ticket type bigint"'
         self._types("poison-mend", mend, told="out of range for type integer")
         self._types("poison-requeue", "outbox requeue --code 22003", told="outbox requeue --code CODE", answers="y")
         self._types("poison-show-volume", f"outbox show {volume}", told="outbox show ID")
@@ -207,7 +207,7 @@ class Night:
         self._types("morning-local", f'sqlite3 -readonly -box bot.db "{query}"', varies=True)
         why = "select destination, words from v_history where event = 'discarded'"
         self._types("morning-given-up", f'sqlite3 -readonly -box bot.db "{why}"')
-        self._types("morning-remote", f'psql "$DATABASE_URL" -c "{REMOTE_COUNT}"', varies=True)
+        self._types("morning-remote", f'psql "$SUPABASE_DB_URL" -c "{REMOTE_COUNT}"', varies=True)
         return count(home)
 
     # ------------------------------------------------------------------------------------------ typing

@@ -87,7 +87,7 @@ class Terminal:
 
     def _run(self, command: str, answers: str, more: Mapping[str, str]) -> tuple[str, int]:
         program, *arguments = shlex.split(command)
-        arguments = [self._environment["DATABASE_URL"] if word == "$DATABASE_URL" else word for word in arguments]
+        arguments = [self._environment["SUPABASE_DB_URL"] if word == "$SUPABASE_DB_URL" else word for word in arguments]
         call = [*self._programs.get(program, [shutil.which(program) or program]), *arguments]
         env = {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 from collections.abc import Awaitable, Callable
@@ -675,3 +676,32 @@ async def test_what_was_stuck_on_its_way_does_not_revert_an_ended_session(
         sql.execute((SQL / "0003_keep_newer.sql").read_bytes())
 
     assert sql.execute("select status from sessions").fetchall() == [(expected,)]
+
+
+@run_async
+async def test_a_heartbeat_that_is_rolled_back_has_not_been_and_tells_of_the_day_again(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with Outbox.open(path=tmp_path / "bot.db", clock=clock) as outbox:
+        session = SessionManager(outbox)
+        await session.start_session(100.0, ["EURUSD"])
+        session.check_day_boundary()
+        before = session.last_heartbeat
+        clock.step_wall_clock(86_400)
+        for fails in (True, False):
+            assert session.check_day_boundary()
+            with contextlib.suppress(RuntimeError):
+                async with outbox.transaction() as tx:
+                    await session.update_heartbeat(500.0, tx=tx)
+                    if fails:
+                        raise RuntimeError("the day's work failed")
+            assert (session.current_balance, session.last_heartbeat == before) == ((None if fails else 500.0), fails)
+        assert not session.check_day_boundary()
+
+
+@run_async
+async def test_figures_without_a_column_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Outbox.open(path=tmp_path / "bot.db") as outbox:
+        session = SessionManager(outbox)
+        await session.start_session(100.0, ["EURUSD"])
+        await session.end_session({"balance": 101.0, "totl_trades": 3})
+    assert [each.keys for each in caplog.records if "left out" in each.message] == [["totl_trades"]]  # type: ignore[attr-defined]

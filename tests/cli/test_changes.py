@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from outbox import Outbox
 from outbox.cli.app import app
 from tests.store.test_inbox import bot, states, until
 from tests.store.tools import shell
@@ -208,3 +210,24 @@ def test_every_command_is_among_those_whose_help_is_tested() -> None:
     listed = call("--help").stdout
     found = set(re.findall(r"^  ([\w-]+)  ", listed.partition("Commands:")[2], re.MULTILINE))
     assert found == {*HELPED, *ENDLESS, "schema"}  # that one needs a database: tests/remote/test_schema_apply.py
+
+
+def test_the_lines_of_the_page_take_a_row_out_of_the_queue(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "any-table.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"sqlite3 bot\.db \"(update outbox .*?)\"", page)
+    path = tmp_path / "bot.db"
+
+    async def put() -> None:
+        async with Outbox.open(path=path) as outbox:
+            for values in ({"colour": "red"}, {"lots": 1}):
+                await outbox.put("orders", {"order_id": 1, **values}, operation="upsert", on_conflict=("order_id",))
+
+    asyncio.run(put())
+    ((first, second),) = [[entry["id"] for entry in as_json("ls", "--path", path)[1]["entries"]][::-1]]
+    with shell(path) as connection:
+        connection.execute(line.replace("THE-ID", first))
+    assert as_json("show", second, "--path", path)[1]["entries"][0]["waits"] is None
+    corrected = tmp_path / "corrected.json"
+    corrected.write_text('{"order_id": 1, "color": "red"}', encoding="utf-8")
+    assert call("edit", first, "--from", corrected, "--yes", "--path", path).exit_code == 0
+    assert as_json("show", first, "--path", path)[1]["entries"][0]["payload"] == {"order_id": 1, "color": "red"}

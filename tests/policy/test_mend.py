@@ -1,0 +1,30 @@
+"""The SQL that doctor prints works for the names that it is about."""
+
+from __future__ import annotations
+
+import pytest
+
+from outbox.policy.remote_diagnosis import Complaint, mend
+
+
+@pytest.mark.parametrize(
+    ("what", "table", "columns", "sql"),
+    [
+        pytest.param(Complaint.GRANT, "fills", (), "on public.fills to", id="a plain name"),
+        pytest.param(Complaint.GRANT, "Fills", (), 'on public."Fills" to', id="a capital"),
+        pytest.param(Complaint.GRANT, "order", (), 'on public."order" to', id="a reserved word"),
+        pytest.param(Complaint.INDEX, "fills", ("fillId", "leg"), 'public.fills ("fillId", leg)', id="columns"),
+        pytest.param(Complaint.COLUMN, "fills", ("Lots",), 'add column "Lots" <type>', id="a column to add"),
+        pytest.param(
+            Complaint.ROW_SECURITY, "Fills", (), 'policy "Fills_service" on public."Fills" for', id="a policy"
+        ),
+        pytest.param(Complaint.TABLE, "fills", (), "create table public.fills (...); grant", id="a table"),
+        pytest.param(
+            Complaint.TABLE, "Trades", (), "did you mean trades? Mend the name in the bot, or: create", id="ours"
+        ),
+    ],
+)
+def test_names_are_quoted_where_postgresql_needs_it(
+    what: Complaint, table: str, columns: tuple[str, ...], sql: str
+) -> None:
+    assert sql in str(mend(what, table, columns))
