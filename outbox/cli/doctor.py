@@ -91,6 +91,7 @@ def doctor(
     )
     worst = max(finding.severity for finding in findings)
     with complaints(where, as_object=as_object):
+        text.remember_path(path)  # `where` may be the settings' own
         if as_object:
             print_json(as_json(where, findings))
         else:
