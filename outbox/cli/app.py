@@ -161,8 +161,8 @@ def drain(
         damaged = found_beside(real_path(settings.path))
         left = bool(report.pending or damaged)
         if as_object:
-            facts = asdict(report) | {"quarantined": [str(each) for each in damaged]}
-            facts |= {"warnings": list(settings.warnings)}
+            more = {"quarantined": [str(each) for each in damaged], "warnings": list(settings.warnings)}
+            facts = asdict(report) | more
             print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
         else:
             _show_report(report, settings, text.console())

@@ -90,8 +90,7 @@ def doctor(
         _findings(where, settings, error, only, thorough=thorough, offline=offline, timeout_s=timeout)
     )
     worst = max(finding.severity for finding in findings)
-    with complaints(where, as_object=as_object):
-        text.remember_path(path)  # `where` may be the settings' own
+    with complaints(path, as_object=as_object):
         if as_object:
             print_json(as_json(where, findings))
         else:

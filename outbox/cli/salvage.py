@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox.cli import asking, text
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.clock import SystemClock
 from outbox.errors import StoreError
 from outbox.operations import Operations
@@ -60,7 +60,7 @@ def salvage(
       kept_as                 where the damaged file is now
     """
     with complaints(path, as_object=as_object):
-        where, source = real_path(file_and_warnings(path)[0]), real_path(file)
+        where, source = asking.file_of(path), real_path(file)
         if not is_file(source):
             raise StoreError(f"{source} does not exist; nothing was changed", path=source)
         if source == where:
@@ -84,7 +84,7 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
     Exit codes as `outbox reload`. --json prints path, exit_code, acknowledged.
     """
     with complaints(path, as_object=as_object):
-        where = real_path(file_and_warnings(path)[0])
+        where = asking.file_of(path)
         _must_be_an_outbox(where)
 
         async def local(store: Store) -> dict[str, Any]:

@@ -413,8 +413,8 @@ def _pause(pause: StoredPause, status: Status) -> str:
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
     lasts = text.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
-    due = f"in {text.age(due_s)}" if due_s > 0 else "any moment now"
-    due = due if status.holder.running else "once a flusher runs"
+    soon = f"in {text.age(due_s)}" if due_s > 0 else "any moment now"
+    due = soon if status.holder.running else "once a flusher runs"
     why = pause.reason.replace("_", " ")
     first = f"{text.quoted(what)}: {why}, for {lasts} ({failures})"
     return text.typed(f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it")

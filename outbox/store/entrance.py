@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from outbox.errors import NotADatabase, StoreCorrupt
 from outbox.policy.damage import Loss, Wal, judge_wal
 from outbox.store import connection as door
 from outbox.store import evidence, openness, quarantine, queries
-from outbox.store.facts import Facts, Sidecar, Written
+from outbox.store.facts import Sidecar, Written
 from outbox.store.migrate import migrate
 
 logger = logs.named("outbox.store")
@@ -49,23 +51,15 @@ async def enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: f
     try:
         wal = await asyncio.to_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
-            if not door.file_bytes(path):
-                await asyncio.to_thread(_forget, sidecar)
+            if not door.file_bytes(path):  # cut off while it is made, it must not look like one that lost all
+                await asyncio.to_thread(_written_down, sidecar.forget)
             return await _entered(path, sidecar, before, wal, clock, busy_timeout_s)
     except (StoreCorrupt, NotADatabase) as error:
         await asyncio.to_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
-        await asyncio.to_thread(_forget, sidecar)
+        await asyncio.to_thread(_written_down, sidecar.forget)
         return await _entered(path, sidecar, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s)
     await asyncio.to_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
     return await _entered(path, sidecar, before, Wal.MISSING, clock, busy_timeout_s)
-
-
-def _forget(sidecar: Sidecar) -> None:
-    """A new file begins: were it cut off while it is made, an empty one must not look like an outbox that lost all."""
-    try:
-        sidecar.forget()
-    except OSError as error:
-        logger.warning("lock's sidecar cannot be written", extra={"error": str(error.strerror)})
 
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
@@ -93,15 +87,15 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
         logger.warning("damage met in the last run is gone", extra=told)
     salt = evidence.wal_salt(path)
     exists = door.wal_path(path).exists()
-    known = facts is not None and facts.file == main.file and before.mark is not None
-    whole = main.file is None or (known and main.seq >= (before.mark or 0))
+    mark = before.mark_of(main.file)
+    whole = main.file is None or (mark is not None and main.seq >= mark)
     wal = judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=salt)
     if wal is Wal.STRANGE and not evidence.wal_belongs(path, main):
         return wal
     error = evidence.first_look(path, (*_LOOKED_AT, _NEWEST))
     if error is not None:
         raise error
-    if known and not whole and salt is not None and evidence.seq_with_wal(path) < (before.mark or 0):
+    if mark is not None and not whole and salt is not None and evidence.seq_with_wal(path) < mark:
         quarantine.keep_wal(path, now_ms=now_ms)
     return Wal.FITS if wal is Wal.STRANGE else wal
 
@@ -119,7 +113,7 @@ async def _entered(
         facts, seq, loss = await openness.begin(
             writer, path, before, wal=wal, start_after=start_after, now_ms=clock.now_ms()
         )
-        await asyncio.to_thread(_written_down, sidecar, facts, seq)
+        await asyncio.to_thread(_written_down, partial(sidecar.begin, facts, seq))
         reader = await door.open_reader(path, busy_timeout_s=busy_timeout_s)
     except door.SqliteError as error:
         await writer.close()
@@ -130,8 +124,8 @@ async def _entered(
     return Entered(writer, reader, lanes, seq, loss)
 
 
-def _written_down(sidecar: Sidecar, facts: Facts, seq: int) -> None:
+def _written_down(write: Callable[[], None]) -> None:
     try:
-        sidecar.begin(facts, seq)
+        write()
     except OSError as error:  # a full disk must not keep the bot from what it has
         logger.warning("lock's sidecar cannot be written", extra={"error": str(error.strerror)})

@@ -60,6 +60,10 @@ class Written:
     mark: int | None
     flushing: Flushing | None = None
 
+    def mark_of(self, file: str | None) -> int | None:
+        """Return the mark if it is that of the outbox that calls itself `file`."""
+        return self.mark if self.facts is not None and self.facts.file == file else None
+
 
 def holder_line(pid: int, since: str) -> bytes:
     """Return the line that names the lock's holder."""

@@ -39,8 +39,7 @@ async def begin(
     """
     file = await _value(connection, "file") or uuid.uuid4().hex
     ((seq,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
-    known = before.facts is not None and before.facts.file == file
-    loss = judge_loss(seq=seq, mark=before.mark if known else None, wal=wal)
+    loss = judge_loss(seq=seq, mark=before.mark_of(file), wal=wal)
     # No number is used twice, so that a receipt means one entry for ever.
     seq = max(seq or start_after, (loss.last or 0) if loss else 0)
     try:

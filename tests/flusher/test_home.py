@@ -34,6 +34,14 @@ async def delivered_at(folder: Path, project: str = "mine", clock: Clock | None 
     return remote
 
 
+async def left_in_a_damaged_file(folder: Path) -> tuple[list[str], Path]:
+    """Put three rows for the project "mine" and move the file away; return their ids, and where it is."""
+    await delivered_at(folder)
+    async with opened(folder) as bench:
+        ids = await bench.put_many(3)
+    return ids, (folder / "outbox.db").rename(folder / "damaged.db")
+
+
 def remembered(folder: Path) -> list[tuple[object, ...]]:
     return rows(folder / "outbox.db", "select value from outbox_meta where name = 'project'")
 
@@ -86,10 +94,7 @@ async def test_control_without_the_check_the_rows_go_to_the_other_project(
 async def test_entries_that_are_salvaged_beside_a_running_flusher_do_not_go_to_another_project(
     told: bool, tmp_path: Path
 ) -> None:
-    await delivered_at(tmp_path)
-    async with opened(tmp_path) as bench:
-        lost = await bench.put_many(3)
-    damaged = (tmp_path / "outbox.db").rename(tmp_path / "damaged.db")
+    lost, damaged = await left_in_a_damaged_file(tmp_path)
     other = Project(project="other")
     async with flushing(tmp_path, remote=other) as bench:
         operations = bench.outbox._operations
@@ -111,10 +116,7 @@ async def test_entries_that_are_salvaged_beside_a_running_flusher_do_not_go_to_a
 async def test_entries_that_are_salvaged_in_the_middle_of_a_step_do_not_go_to_another_project(
     looks: bool, rpc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await delivered_at(tmp_path)
-    async with opened(tmp_path) as bench:
-        lost = await bench.put_many(3)
-    damaged = (tmp_path / "outbox.db").rename(tmp_path / "damaged.db")
+    lost, damaged = await left_in_a_damaged_file(tmp_path)
     other = Project(project="other")
     if not looks:
         monkeypatch.setattr(Flusher, "_may_go", lambda self, transport: True)
