@@ -4,8 +4,12 @@ async with Outbox.open(path="bot.db") as outbox, outbox.flushing():
     await outbox.put("trades", {"symbol": "EURUSD", ...})    # on disk when it returns, in Supabase soon after
 """
 
-from outbox.api import DrainReport, Outbox, Stats, Transaction
-from outbox.bars import LocalStorage
+from outbox.admin.dead_letters import Handled, Outcome
+from outbox.bot.bars import LocalStorage
+from outbox.bot.models import Event, Session, Trade
+from outbox.bot.sessions import SessionEndReason, SessionManager
+from outbox.bot.supabase import SupabaseClient
+from outbox.bot.trades import PaperTrade, TradeLogger
 from outbox.entry import Operation, State
 from outbox.errors import (
     ConfigError,
@@ -41,15 +45,13 @@ from outbox.errors import (
     UsageError,
     WrongJournalMode,
 )
-from outbox.models import Event, Session, Trade
-from outbox.policy.columns import Column, Kind
+from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows
-from outbox.sessions import SessionEndReason, SessionManager
+from outbox.reads.columns import Column, Kind
 from outbox.settings import Settings
-from outbox.store.operators import Handled, Outcome
+from outbox.stats import DrainReport, Stats
 from outbox.store.writer import Receipt
-from outbox.supabase import SupabaseClient
-from outbox.trades import PaperTrade, TradeLogger
+from outbox.transaction import Transaction
 
 __version__ = "0.1.0"
 

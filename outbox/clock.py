@@ -1,4 +1,4 @@
-"""Floor 1 · clock. The only source of time; nothing else in the package asks the machine what time it is."""
+"""The only source of time; nothing else in the package asks the machine what time it is."""
 
 from __future__ import annotations
 

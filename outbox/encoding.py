@@ -1,4 +1,4 @@
-"""Floor 1 · encoding. Rows become canonical JSON, the only form in which they are stored, compared and sent.
+"""Rows become canonical JSON, the only form in which they are stored, compared and sent.
 
 Canonical: keys sorted by code point, no spaces, real UTF-8 characters, one text per value. What Postgres would
 refuse or misread is converted where nothing is lost, repaired where it can be seen (`Encoded.repaired`), and

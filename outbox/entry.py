@@ -1,4 +1,4 @@
-"""Floor 1 · entry. The stored unit: a write bound for a destination, its id, and its digest."""
+"""The stored unit: a write bound for a destination, its id, and its digest."""
 
 from __future__ import annotations
 

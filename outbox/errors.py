@@ -1,4 +1,4 @@
-"""Floor 0 · errors. Every error that this library raises, and what each says became of the data.
+"""Every error that this library raises, and what each says became of the data.
 
 OutboxError
 ├── ConfigError             a setting cannot be used; nothing was opened or changed

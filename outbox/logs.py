@@ -1,4 +1,4 @@
-"""Floor 0 · logs. How this library's log lines read: a fixed phrase, then its facts.
+"""How this library's log lines read: a fixed phrase, then its facts.
 
 Each line is a fixed phrase (`record.msg`), to search and to alert on; what it is about stands in the record's `extra`.
 The common `logging.Formatter` leaves an `extra` out, and whoever reads the log at night needs it: so the facts also

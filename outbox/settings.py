@@ -1,4 +1,4 @@
-"""Floor 5 · settings. The only reader of the environment; the rooms below receive plain values."""
+"""The only reader of the environment; the rooms below receive plain values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 from outbox import logs
 from outbox.errors import ConfigError
-from outbox.policy.applying import Rpc
-from outbox.policy.keys import KeyKind, read_key
-from outbox.policy.project import is_loopback
+from outbox.flusher.rpc_apply import Rpc
+from outbox.postgrest.keys import KeyKind, read_key
+from outbox.postgrest.project import is_loopback
 
 logger = logs.named("outbox.settings")
 

@@ -1,4 +1,4 @@
-"""Floor 4 · testing. A clock that stands still and a remote end of your own making; production never imports it.
+"""A clock that stands still and a remote end of your own making; production never imports it.
 
 clock, remote = ManualClock(), FakeRemote()
 async with Outbox.open(path="test.db", clock=clock, transport=remote) as outbox:
@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from outbox.policy.verdicts import Failure, Reply
-from outbox.transport import Request
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 
 __all__ = ["Answer", "Failure", "FakeRemote", "ManualClock", "Reply", "ScriptedTransport", "accepted", "refused"]
 

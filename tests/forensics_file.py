@@ -14,10 +14,10 @@ from pathlib import Path
 
 from outbox import Outbox, SessionManager, Settings, Stats
 from outbox.clock import SystemClock
-from outbox.policy.verdicts import Reply
-from outbox.store import housework
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Reply
+from outbox.store import prune as housework
 from outbox.testing import ScriptedTransport, accepted, refused
-from outbox.transport import Request
 from tests.store.tools import shell
 
 _HOUR_S = 3600.0

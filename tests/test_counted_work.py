@@ -1,4 +1,4 @@
-"""Floor 6 · api. What a put and a drained row cost, counted: hops to SQLite's threads, and requests. Never timed."""
+"""What a put and a drained row cost, counted: hops to SQLite's threads, and requests. Never timed."""
 
 from __future__ import annotations
 

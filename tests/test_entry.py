@@ -1,4 +1,4 @@
-"""Floor 1 · entry. The idempotency key is a UUIDv7 as RFC 9562 has it."""
+"""The idempotency key is a UUIDv7 as RFC 9562 has it."""
 
 from __future__ import annotations
 

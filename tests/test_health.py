@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from outbox.health import Reporter
-from outbox.policy.verdicts import Failure
+from outbox.fleet import Reporter
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure
 from outbox.store.store import Store, StoredPause
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
-from outbox.transport import Request
 from tests.support import run_async
 
 EVERYTHING = StoredPause("everything", "", "unreachable", None, None, "down", 1, 0, 0)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from outbox import Outbox, Settings
-from outbox.store import housework
+from outbox.store import prune as housework
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.store.tools import entry, opened, rows, shell
 from tests.support import run_async

@@ -19,8 +19,8 @@ import typer
 import typer.testing
 
 from outbox import ConfigError, Outbox, OutboxError, Settings, SupabaseClient, TradeLogger
+from outbox.postgrest.client import PostgrestTransport
 from outbox.testing import FakeRemote
-from outbox.transport import PostgrestTransport
 from tests.secrets import HIDDEN, MARK, Finder, leaks, overheard
 from tests.store.tools import ROOT, shell
 from tests.support import run_async

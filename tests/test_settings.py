@@ -16,7 +16,7 @@ import pytest
 
 from outbox import ConfigError, Settings
 from outbox import settings as module
-from outbox.policy.keys import KeyKind
+from outbox.postgrest.keys import KeyKind
 from outbox.settings import load
 
 CANARY = "sb_secret_canary-4711"

@@ -8,8 +8,8 @@ import pytest
 
 from outbox import Outbox, RemoteError, Settings, SupabaseClient
 from outbox.entry import Operation, Shape
+from outbox.postgrest.client import Request, build
 from outbox.testing import Failure, FakeRemote, ManualClock, Reply, refused
-from outbox.transport import Request, build
 from tests.support import run_async
 
 

@@ -1,4 +1,4 @@
-"""Floor 7 · cli. argv to calls, results to text, JSON and exit codes. Loads typer and rich; the library does not."""
+"""argv to calls, results to text, JSON and exit codes. Loads typer and rich; the library does not."""
 
 from __future__ import annotations
 

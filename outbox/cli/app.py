@@ -1,4 +1,4 @@
-"""Floor 7 · cli. The commands: argv to calls, results to text, JSON and exit codes."""
+"""The commands: argv to calls, results to text, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from outbox.api import DrainReport, Outbox
-from outbox.cli import changes, edit, entries, export, housekeeping, inspection, moving, salvage, schema, tail, text
+from outbox.cli import dead_letters as changes
+from outbox.cli import edit, entries, export, inspection, salvage, schema, tail
+from outbox.cli import format as text
+from outbox.cli import import_legacy as moving
+from outbox.cli import prune_backup as housekeeping
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, Status, as_json, read_status, set_aside, show
 from outbox.cli.watch import watch
 from outbox.errors import StoreError, StoreInUse
+from outbox.forensics.read_only import look
+from outbox.outbox import Outbox
+from outbox.recovery.quarantine import found_beside
 from outbox.settings import Settings, load
-from outbox.store.connection import real_path
-from outbox.store.observer import look
-from outbox.store.quarantine import found_beside
+from outbox.stats import DrainReport
+from outbox.store.database import real_path
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
 _STALLED_AFTER_MIN = 5.0

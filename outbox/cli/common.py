@@ -1,4 +1,4 @@
-"""Floor 7 · cli. What all commands share: options, complaints, JSON, where the file is."""
+"""What all commands share: options, complaints, JSON, where the file is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.status import Health
 from outbox.errors import ConfigError, OutboxError, StoreError
 from outbox.settings import load

@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox doctor`: looks at machine, file and remote end, and says what mends each finding."""
+"""`outbox doctor`: looks at machine, file and remote end, and says what mends each finding."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from outbox.api import DECLARED
-from outbox.checkup.local import Content, Local, examine_file
-from outbox.checkup.remote import First, Questions, obstacle, silent
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.salvage import salvage as bring_over
 from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
+from outbox.destinations import DECLARED
+from outbox.doctor import findings as diagnosis
+from outbox.doctor import remote_findings as remote_diagnosis
+from outbox.doctor.findings import Finding, Severity
+from outbox.doctor.local import Content, Local, examine_file
+from outbox.doctor.remote import First, Questions, obstacle, silent
+from outbox.doctor.remote_findings import Complaint, Target, complaint, complaint_of, mend, targets
 from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry
-from outbox.policy import diagnosis, remote_diagnosis
-from outbox.policy.diagnosis import Finding, Severity
-from outbox.policy.keys import read_key
-from outbox.policy.remote_diagnosis import Complaint, Target, complaint, complaint_of, mend, targets
-from outbox.policy.verdicts import Failure, read_refusal
+from outbox.postgrest.client import PostgrestTransport
+from outbox.postgrest.keys import read_key
+from outbox.postgrest.verdicts import Failure, read_refusal
 from outbox.settings import Settings, load
 from outbox.store.migrate import folder as sql_folder
-from outbox.transport import PostgrestTransport
 
 # An answer that takes longer is itself a finding; the bot waits up to OUTBOX_REQUEST_DEADLINE_S.
 _TIMEOUT_S = 10.0

@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox edit`: another payload for an entry that the server refused; the old one is kept."""
+"""`outbox edit`: another payload for an entry that the server refused; the old one is kept."""
 
 from __future__ import annotations
 
@@ -16,16 +16,28 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli import text
-from outbox.cli.asking import DONE, NOT_DONE, NOTHING, REFUSED, TIMEOUT_S, Timeout, Yes, change, confirm, file_of, tell
+from outbox.admin.commands import Operations, report
+from outbox.admin.dead_letters import NOT_DEAD, Handled, Outcome
+from outbox.admin.edit import Candidate, candidates
+from outbox.admin.revision import Unmended, differences, fingerprint, laid_out, mended
+from outbox.cli import format as text
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.cli.send_command import (
+    DONE,
+    NOT_DONE,
+    NOTHING,
+    REFUSED,
+    TIMEOUT_S,
+    Timeout,
+    Yes,
+    change,
+    confirm,
+    file_of,
+    tell,
+)
 from outbox.clock import SystemClock
 from outbox.errors import InvalidEntry, InvalidRequest
-from outbox.operations import Operations, report
-from outbox.policy.mending import Unmended, differences, fingerprint, laid_out, mended
-from outbox.store.mending import Candidate, candidates
-from outbox.store.observer import look
-from outbox.store.operators import NOT_DEAD, Handled, Outcome
+from outbox.forensics.read_only import look
 from outbox.store.store import Store
 
 _DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"

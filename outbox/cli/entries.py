@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox ls` and `outbox show`: entries, their story, and what to do next."""
+"""`outbox ls` and `outbox show`: entries, their story, and what to do next."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
 from outbox.clock import SystemClock
 from outbox.entry import State
-from outbox.store import ledger
-from outbox.store.ledger import Behind, Line, Row, Story, Wanted
-from outbox.store.observer import look
+from outbox.forensics import entries as ledger
+from outbox.forensics.entries import Behind, Line, Row, Story, Wanted
+from outbox.forensics.read_only import look
 
 _LIMIT = 20
 # Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.

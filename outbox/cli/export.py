@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox export`: entries as NDJSON or CSV, for a spreadsheet, a script or another database."""
+"""`outbox export`: entries as NDJSON or CSV, for a spreadsheet, a script or another database."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Annotated, TextIO
 
 import typer
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe
 from outbox.cli.entries import row_json
 from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
 from outbox.errors import InvalidRequest, StoreError
-from outbox.store import ledger
-from outbox.store.ledger import Full, Wanted
-from outbox.store.observer import look
+from outbox.forensics import entries as ledger
+from outbox.forensics.entries import Full, Wanted
+from outbox.forensics.read_only import look
 
 # A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
 _PAGE_ROWS = 2000

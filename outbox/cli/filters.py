@@ -1,4 +1,4 @@
-"""Floor 7 · cli. Which entries a command shows: the options that `ls`, `tail` and `export` share."""
+"""Which entries a command shows: the options that `ls`, `tail` and `export` share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import InvalidRequest
-from outbox.store.ledger import Wanted
+from outbox.forensics.entries import Wanted
 
 OfState = Annotated[State | None, typer.Option("--state", help="Only entries in this state.")]
 OfDestination = Annotated[

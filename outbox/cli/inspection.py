@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox inspect`: the file in a browser."""
+"""`outbox inspect`: the file in a browser."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import FilePath, complaints, file_and_warnings
 from outbox.errors import ConfigError
-from outbox.store.connection import real_path
-from outbox.store.observer import look
+from outbox.forensics.read_only import look
+from outbox.store.database import real_path
 
 
 def inspect(
@@ -44,7 +44,7 @@ def inspect(
 
 def _serve(where: Path, port: int, *, browser: bool) -> None:
     try:
-        from outbox.inspection.server import serve
+        from outbox.web.server import serve
     except ModuleNotFoundError as error:
         hint = "python3 -m pip install 'durable-outbox[inspect]'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error

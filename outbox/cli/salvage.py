@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox salvage` and `outbox acknowledge`: what to do after a file was damaged, or lost something."""
+"""`outbox salvage` and `outbox acknowledge`: what to do after a file was damaged, or lost something."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli import asking, text
+from outbox.admin.commands import Operations
+from outbox.cli import format as text
+from outbox.cli import send_command as asking
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.clock import SystemClock
 from outbox.errors import StoreError
-from outbox.operations import Operations
-from outbox.store.connection import real_path
-from outbox.store.observer import is_file
+from outbox.forensics.read_only import is_file
+from outbox.store.database import real_path
 from outbox.store.store import Store
 
 _DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3

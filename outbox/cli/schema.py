@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox schema apply`: the remote tables, made or brought up to date."""
+"""`outbox schema apply`: the remote tables, made or brought up to date."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox import remote_schema
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import AsJson, print_json
 from outbox.errors import ConfigError, OutboxError
 from outbox.remote_schema import Script

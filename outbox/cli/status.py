@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox status`: what the file says, how healthy that is, and how it reads."""
+"""`outbox status`: what the file says, how healthy that is, and how it reads."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.clock import SystemClock
+from outbox.doctor.findings import typed as quote
 from outbox.entry import Shape
-from outbox.policy.diagnosis import typed as quote
-from outbox.store import connection as door
-from outbox.store.connection import real_path
-from outbox.store.facts import Flushing
-from outbox.store.ledger import Told, last_refusal
+from outbox.forensics.entries import Told, last_refusal
+from outbox.forensics.read_only import Observer, look
+from outbox.recovery.quarantine import found_beside
+from outbox.store import database as door
+from outbox.store.database import real_path
 from outbox.store.lock import Holder
 from outbox.store.lock import damage as damage_of
 from outbox.store.lock import flushing as look_at_flusher
 from outbox.store.lock import look as look_at_lock
-from outbox.store.observer import Observer, look
-from outbox.store.quarantine import found_beside
 from outbox.store.reader import Notices, StoredPause
+from outbox.store.sidecar import Flushing
 
 # Counting stops here: status must not read a backlog.
 _MOST = 1000

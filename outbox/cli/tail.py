@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox tail`: what has just happened, and with -f what happens, a line each."""
+"""`outbox tail`: what has just happened, and with -f what happens, a line each."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
 from outbox.cli.entries import said
 from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
-from outbox.store.follow import START, Change, Mark, News, news
-from outbox.store.ledger import Wanted
-from outbox.store.observer import Observer, look
+from outbox.forensics.entries import Wanted
+from outbox.forensics.read_only import Observer, look
+from outbox.forensics.tail import START, Change, Mark, News, news
 
 _LINES = 10
 _EVERY_S = 1.0

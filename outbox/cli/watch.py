@@ -1,4 +1,4 @@
-"""Floor 7 · cli. `outbox status --watch`: the same again and again, with how fast it moves."""
+"""`outbox status --watch`: the same again and again, with how fast it moves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.common import quiet_pipe
 from outbox.cli.status import Health, Rates, Status, as_json, rendered
 from outbox.errors import StoreError

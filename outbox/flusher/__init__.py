@@ -1,4 +1,4 @@
-"""Floor 4 · flusher. Batch, send, judge, settle: the background coroutine that empties the outbox.
+"""Batch, send, judge, settle: the background coroutine that empties the outbox.
 
 What is on its way is known in memory only. A crash leaves it pending, and the idempotency key makes the second
 sending harmless. An outage is a pause: one row of its own, never a change to the entries that wait behind it.
@@ -14,7 +14,7 @@ sending harmless. An outage is a pause: one row of its own, never a change to th
     means       what all of these work with
 """
 
-from outbox.flusher.loop import Flusher
-from outbox.flusher.means import FlusherState, Limits, Tally
+from outbox.flusher.context import FlusherState, Limits, Tally
+from outbox.flusher.flusher import Flusher
 
 __all__ = ["Flusher", "FlusherState", "Limits", "Tally"]

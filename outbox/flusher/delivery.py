@@ -1,4 +1,4 @@
-"""Floor 4 · flusher. One batch, from its request to its settled verdict."""
+"""One batch, from its request to its settled verdict."""
 
 from __future__ import annotations
 
@@ -8,26 +8,15 @@ from typing import assert_never
 
 from outbox import logs
 from outbox.entry import State
-from outbox.flusher.lanes import Lanes
-from outbox.flusher.means import Means, facts
+from outbox.flusher.context import Means, facts
+from outbox.flusher.orphans import gives_up
 from outbox.flusher.pauses import Pauses, key_of, wider_than
-from outbox.policy import batching
-from outbox.policy.patience import gives_up
-from outbox.policy.sending import heads, last_of_each_row, not_behind, sent_digest
-from outbox.policy.verdicts import (
-    Delivered,
-    Failure,
-    Pause,
-    Refusal,
-    Reject,
-    Reply,
-    Retry,
-    Split,
-    Verdict,
-    judge,
-)
+from outbox.flusher.scheduler import Lanes
+from outbox.postgrest import batching
+from outbox.postgrest.batch import heads, last_of_each_row, not_behind, sent_digest
+from outbox.postgrest.client import Transport, build
+from outbox.postgrest.verdicts import Delivered, Failure, Pause, Refusal, Reject, Reply, Retry, Split, Verdict, judge
 from outbox.store.store import Lane, Outgoing
-from outbox.transport import Transport, build
 
 logger = logs.named("outbox.flusher")
 

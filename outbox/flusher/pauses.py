@@ -1,4 +1,4 @@
-"""Floor 4 · flusher. What is not sent for a while: each pause begins, is probed and ends here."""
+"""What is not sent for a while: each pause begins, is probed and ends here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 
 from outbox import logs
-from outbox.flusher.means import Means, facts
-from outbox.policy import backoff
-from outbox.policy.project import refusal as refusal_of
-from outbox.policy.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
+from outbox.flusher import backoff
+from outbox.flusher.context import Means, facts
+from outbox.postgrest.project import refusal as refusal_of
+from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
 from outbox.store.store import Lane, StoredPause
 
 logger = logs.named("outbox.flusher")

@@ -1,4 +1,4 @@
-"""Floor 7 · metrics. What a monitor is told of an outbox, through OpenTelemetry's API. Needs the extra `otel`.
+"""What a monitor is told of an outbox, through OpenTelemetry's API. Needs the extra `otel`.
 
     from outbox.metrics import instrument
 
@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(hint, name=error.name) from error
 
 from outbox import logs
-from outbox.api import Outbox
 from outbox.errors import OutboxError
 from outbox.metrics.figures import DURATION, FIGURES, Figure, Kind, Watched
+from outbox.outbox import Outbox
 
 __all__ = ["instrument"]
 

@@ -1,4 +1,4 @@
-"""Floor 7 · metrics. Every figure: its name, kind, unit and meaning, and where it is read."""
+"""Every figure: its name, kind, unit and meaning, and where it is read."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Self
 
-from outbox.api import Outbox
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher import FlusherState, Tally
-from outbox.policy.verdicts import Reason
-from outbox.store.gauges import Gauges
+from outbox.metrics.snapshot import Gauges
+from outbox.outbox import Outbox
+from outbox.postgrest.verdicts import Reason
 
 Value = tuple[float, Mapping[str, str]]
 

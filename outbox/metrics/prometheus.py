@@ -1,4 +1,4 @@
-"""Floor 7 · metrics. The figures as a page for Prometheus, through OpenTelemetry's own exporter.
+"""The figures as a page for Prometheus, through OpenTelemetry's own exporter.
 
     from outbox.metrics.prometheus import serve
 
@@ -23,9 +23,9 @@ except ModuleNotFoundError as error:
     hint = "outbox.metrics.prometheus needs the extra `prometheus`: python3 -m pip install 'durable-outbox[prometheus]'"
     raise ModuleNotFoundError(hint, name=error.name) from error
 
-from outbox.api import Outbox
 from outbox.errors import ConfigError
 from outbox.metrics import instrument
+from outbox.outbox import Outbox
 
 # OpenTelemetry's own choice for this exporter.
 _PORT = 9464

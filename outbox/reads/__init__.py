@@ -1,4 +1,4 @@
-"""Floor 4 · reads. Rows out: of the remote tables, of what this outbox holds, or of the two together.
+"""Rows out: of the remote tables, of what this outbox holds, or of the two together.
 
 results   what a read returns, and where it comes from
 remote    page after page, each behind the last row of the one before

@@ -1,4 +1,4 @@
-"""Floor 4 · reads. What the file holds of a destination, in pages: the connection is the flusher's too."""
+"""What the file holds of a destination, in pages: the connection is the flusher's too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from outbox.entry import Operation
-from outbox.policy.overlay import Stored
+from outbox.reads.overlay import Stored
 from outbox.reads.results import Origin
 
 # Of one step; a payload has about a kilobyte.

@@ -1,4 +1,4 @@
-"""Floor 4 · reads. Pending entries laid over the remote rows, and what the file alone can tell.
+"""Pending entries laid over the remote rows, and what the file alone can tell.
 
 What is done to each entry runs in a thread: ten thousand of them take a third of a second, which no event loop has.
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 from outbox.entry import Operation
 from outbox.errors import Undecidable
-from outbox.policy.keyset import Place, one_of, texts_of, walk
-from outbox.policy.overlay import Change, Identity, Row, Stored, Table, in_order
-from outbox.policy.reading import Query, asked
 from outbox.reads import local
-from outbox.reads.remote import Pages
+from outbox.reads.keyset import Place, one_of, texts_of, walk
+from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
+from outbox.reads.pages import Pages
+from outbox.reads.query import Query, asked
 from outbox.reads.results import Origin
 
 # Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote

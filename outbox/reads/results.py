@@ -1,4 +1,4 @@
-"""Floor 4 · reads. What a read returns, and where it comes from."""
+"""What a read returns, and where it comes from."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Floor 3 · store. Everything SQLite: one file, one writer, durable on return."""
+"""Everything SQLite: one file, one writer, durable on return."""

@@ -1,4 +1,4 @@
-"""Floor 3 · store. One process opens the file for writing, always: an OS lock on a sidecar file.
+"""One process opens the file for writing, always: an OS lock on a sidecar file.
 
 The operating system drops the lock when the process ends, however it ends, and a forked child does not
 inherit it (POSIX record locks belong to a process), so that nothing but the holder's own life keeps it held.
@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
-from outbox.store.facts import Flushing, Sidecar, Written, holder_line, parse
+from outbox.store.sidecar import Flushing, Sidecar, Written, holder_line, parse
 
 if sys.platform == "win32":
     import msvcrt

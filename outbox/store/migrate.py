@@ -1,4 +1,4 @@
-"""Floor 3 · store. The schema's history: numbered, checksummed, each step with its record in one transaction."""
+"""The schema's history: numbered, checksummed, each step with its record in one transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
-from outbox.store import connection as door
+from outbox.store import database as door
 
 _MADE = re.compile(r"^create (?:table|view|index) (\w+)", re.MULTILINE)
 _RECORDS = """

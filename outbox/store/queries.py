@@ -1,4 +1,4 @@
-"""Floor 3 · store. Every query that runs more than once: its purpose, the index it must use, its bound.
+"""Every query that runs more than once: its purpose, the index it must use, its bound.
 
 A test asks SQLite for each one's plan, so that none of them reads the backlog or the history.
 """

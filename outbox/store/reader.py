@@ -1,4 +1,4 @@
-"""Floor 3 · store. Everything that is read from an outbox file; the writer's process and onlookers share it."""
+"""Everything that is read from an outbox file; the writer's process and onlookers share it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import aiosqlite
 
 from outbox.entry import Operation, Shape
 from outbox.errors import OutboxClosed
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store import queries
 
 

@@ -1,4 +1,4 @@
-"""Floor 3 · store. A file that holds space back, for the moment when the disk is full.
+"""A file that holds space back, for the moment when the disk is full.
 
 SQLite cannot even delete on a full disk: every change is written to the WAL first. Giving this file up lets the
 flusher settle what is delivered, and the housekeeper prune it.

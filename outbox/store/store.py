@@ -1,4 +1,4 @@
-"""Floor 3 · store. One outbox file, opened: the lock, the writer, and a reader that cannot write."""
+"""One outbox file, opened: the lock, the writer, and a reader that cannot write."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ import aiosqlite
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from outbox import logs
+from outbox.admin.dead_letters import note
 from outbox.clock import Clock
 from outbox.entry import Entry, Shape, State
 from outbox.errors import StoreInUse
-from outbox.policy.verdicts import Reason, Refusal
-from outbox.store import connection as door
-from outbox.store import openness, quarantine, queries
-from outbox.store.block import Block
-from outbox.store.entrance import Entered, enter
-from outbox.store.facts import Flushing
+from outbox.postgrest.verdicts import Reason, Refusal
+from outbox.recovery import clean_close as openness
+from outbox.recovery import quarantine
+from outbox.recovery.open import Entered, enter
+from outbox.store import database as door
+from outbox.store import queries
+from outbox.store.capacity import Bounds, Room
+from outbox.store.held_transaction import Block
 from outbox.store.lock import WriterLock
-from outbox.store.operators import note
 from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread, Ways
-from outbox.store.room import Bounds, Room
+from outbox.store.sidecar import Flushing
 from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 
 __all__ = ["Adopted", "Bounds", "Flushing", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread", "Ways"]

@@ -1,4 +1,4 @@
-"""Floor 3 · store. What stands beside the file, read as bytes: its header, and how far its WAL was copied back.
+"""What stands beside the file, read as bytes: its header, and how far its WAL was copied back.
 
 SQLite's own formats: sqlite.org/fileformat2.html and sqlite.org/walformat.html. Reading them takes no lock and makes no
 file. Never in the process that has the file open: closing any descriptor of a file drops that process's locks on it.
@@ -10,9 +10,9 @@ import os
 import struct
 from pathlib import Path
 
-from outbox.policy.diagnosis import WalFacts
+from outbox.doctor.findings import WalFacts
 from outbox.store import lock
-from outbox.store.connection import file_bytes, shm_path, wal_path
+from outbox.store.database import file_bytes, shm_path, wal_path
 
 _MAGIC = b"SQLite format 3\0"
 # Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.

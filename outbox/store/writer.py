@@ -1,4 +1,4 @@
-"""Floor 3 · store. The one task that writes: group commit, transactions, and what to say when a commit fails.
+"""The one task that writes: group commit, transactions, and what to say when a commit fails.
 
 All puts that wait share one statement, so one transaction, so one sync; each caller resumes after it. Everything
 else that writes (a verdict, a caller's transaction) is a job of its own in the same line, first come, first served.
@@ -21,9 +21,9 @@ from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Entry, Shape
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store import queries
-from outbox.store.room import Room
+from outbox.store.capacity import Room
 
 logger = logs.named("outbox.store")
 

@@ -26,9 +26,9 @@ from functools import partial
 from pathlib import Path
 
 from outbox.entry import Operation
-from outbox.flusher import Limits
-from outbox.policy import backoff, batching
-from outbox.policy.verdicts import Delivered, Failure, Pause, Reply, judge
+from outbox.flusher import Limits, backoff
+from outbox.postgrest import batching
+from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reply, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, PLOT = ROOT / "docs" / "scale.md", ROOT / "docs" / "herd.svg"

@@ -28,12 +28,12 @@ import psycopg
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
 
 from outbox.entry import Operation, Shape
-from outbox.policy import applying
-from outbox.policy.applying import Mixed
-from outbox.policy.batching import halves
-from outbox.policy.sending import last_of_each_row
-from outbox.policy.verdicts import Delivered, Reject, Split, judge
-from outbox.transport import PostgrestTransport, Request, build
+from outbox.flusher import rpc_apply as applying
+from outbox.flusher.rpc_apply import Mixed
+from outbox.postgrest.batch import last_of_each_row
+from outbox.postgrest.batching import halves
+from outbox.postgrest.client import PostgrestTransport, Request, build
+from outbox.postgrest.verdicts import Delivered, Reject, Split, judge
 
 BATCH = 500
 FUNCTION = SQL / "optional" / "outbox_apply.sql"

@@ -85,7 +85,7 @@ async def _drain(
 
 async def _prepared(outbox: Any) -> AsyncIterator[Any]:
     """Yield the requests that a drain will send, in the order of the ids."""
-    from outbox.transport import build
+    from outbox.postgrest.client import build
 
     (lane,) = await outbox._store.ready_lanes()
     after = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from outbox import Outbox, Settings
-from outbox.api.opening import Opening
+from outbox.opening import Opening
 from outbox.testing import ManualClock, ScriptedTransport
 
 ROOT = Path(__file__).parents[2]

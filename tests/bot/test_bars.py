@@ -17,8 +17,8 @@ import pandas  # type: ignore[import-untyped]
 import pytest
 
 from outbox import IdConflict, InvalidEntry, LocalStorage, OutboxClosed, Transaction, UsageError
-from outbox import bars as room
-from outbox.policy.bars import FOREVER_MS, decoded, encoded, time_ms
+from outbox.bot import bars as room
+from outbox.bot.bar_text import FOREVER_MS, decoded, encoded, time_ms
 from outbox.testing import ManualClock
 from tests.bot.home import ROOT, opened, puts, rows
 from tests.support import run_async

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from supabase_lite import SQL, SupabaseLite
 
 from outbox import Event, InvalidEntry, Outbox, Session, Settings, Trade
-from outbox.models import Row
+from outbox.bot.models import Row
 from tests.support import run_async
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -18,9 +18,9 @@ from uuid import UUID
 import pytest
 
 from outbox import Outbox, OutboxError, Settings, SupabaseClient, TradeLogger
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import ScriptedTransport, accepted
-from outbox.transport import Request
 from tests.bot.old_module import LineDownError, OldClient, OldLogger, Remote, Row, work_off
 from tests.support import run_async
 

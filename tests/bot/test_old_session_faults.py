@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from outbox import LocalStorage, Outbox, SessionManager, Settings
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, accepted
-from outbox.transport import Request
 from tests.bot.home import ROOT, VICTIM, opened, puts
 from tests.support import run_async
 

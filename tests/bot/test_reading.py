@@ -25,12 +25,12 @@ from outbox import (
     Undecidable,
     Unreachable,
 )
-from outbox.policy.overlay import Change, Stored, Table
-from outbox.policy.reading import Query
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import PostgrestTransport, Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.reads import local
+from outbox.reads.overlay import Change, Stored, Table
+from outbox.reads.query import Query
 from outbox.testing import ManualClock, ScriptedTransport, refused
-from outbox.transport import PostgrestTransport, Request
 from tests.store.tools import schema
 from tests.support import run_async
 

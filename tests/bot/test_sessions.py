@@ -32,10 +32,10 @@ from outbox import (
     StoreError,
     UsageError,
 )
-from outbox.policy.verdicts import Failure, Reply
-from outbox.store.block import Block
+from outbox.postgrest.client import PostgrestTransport, Request
+from outbox.postgrest.verdicts import Failure, Reply
+from outbox.store.held_transaction import Block
 from outbox.testing import ManualClock
-from outbox.transport import PostgrestTransport, Request
 from tests.bot.home import ROOT, VICTIM, opened, puts, rows, run, state
 from tests.support import run_async
 

@@ -37,10 +37,10 @@ from outbox import (
     Unreachable,
     UsageError,
 )
-from outbox.policy.reading import PAGE_ROWS
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
+from outbox.reads.query import PAGE_ROWS
 from outbox.testing import ManualClock, ScriptedTransport, refused
-from outbox.transport import Request
 from tests.support import run_async
 
 Sql = psycopg.Connection[Any]

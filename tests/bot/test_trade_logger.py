@@ -19,8 +19,8 @@ from pydantic import SecretStr
 from supabase_lite import SupabaseLite
 
 from outbox import InvalidEntry, Outbox, PaperTrade, Settings, SupabaseClient, TradeLogger, UsageError
+from outbox.bot.trades import rounded
 from outbox.testing import ManualClock, ScriptedTransport
-from outbox.trades import rounded
 from tests.support import run_async
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)  # where ManualClock stands

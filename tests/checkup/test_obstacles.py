@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from outbox.checkup.remote import obstacle
-from outbox.policy.remote_diagnosis import Obstacle
+from outbox.doctor.remote import obstacle
+from outbox.doctor.remote_findings import Obstacle
 from tests.support import run_async
 
 

@@ -21,9 +21,9 @@ from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
 from outbox import Outbox, Settings
-from outbox.cli import text
+from outbox.cli import format as text
 from outbox.cli.app import BAR, app
-from outbox.cli.text import age, size
+from outbox.cli.format import age, size
 from tests.store.tools import shell
 from tests.support import run_async
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from outbox import Outbox, Settings
 from outbox.cli.app import app
-from outbox.policy import diagnosis
+from outbox.doctor import findings as diagnosis
 from tests.cli.test_cli import put_one, running_bot
 from tests.postgrest_front import front
 from tests.store.test_wal import process
@@ -41,7 +41,7 @@ SECRET = "sb_secret_never_to_be_seen"
 @pytest.fixture(autouse=True)
 def _alone(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does the machine's kind and speed of disk count."""
-    monkeypatch.setattr("outbox.checkup.local.filesystem_of", lambda path: "ext4")
+    monkeypatch.setattr("outbox.doctor.local.filesystem_of", lambda path: "ext4")
     monkeypatch.setattr(diagnosis, "_SLOW_COMMIT_S", 60.0)
 
 
@@ -567,8 +567,8 @@ def test_a_reader_that_holds_the_wal_back_is_named(tmp_path: Path, monkeypatch: 
 
 
 def test_a_full_disk_and_a_network_file_system_are_faults(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.checkup.local._free_bytes", lambda folder: 1000)
-    monkeypatch.setattr("outbox.checkup.local.filesystem_of", lambda path: "nfs4")
+    monkeypatch.setattr("outbox.doctor.local._free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("outbox.doctor.local.filesystem_of", lambda path: "nfs4")
 
     bad = Report(bot_db, "--offline").bad()
 

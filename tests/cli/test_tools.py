@@ -28,12 +28,12 @@ from outbox.cli.tail import Seen, turns
 from outbox.cli.watch import Speed
 from outbox.entry import State
 from outbox.errors import InvalidRequest
-from outbox.store import ledger
-from outbox.store.backup import back_up
-from outbox.store.follow import START, Mark, News, news
-from outbox.store.ledger import Wanted
+from outbox.forensics import entries as ledger
+from outbox.forensics.backup import back_up
+from outbox.forensics.entries import Wanted
+from outbox.forensics.read_only import look
+from outbox.forensics.tail import START, Mark, News, news
 from outbox.store.lock import Holder
-from outbox.store.observer import look
 from outbox.store.reader import Notices
 from tests.cli.test_changes import as_json, call, editor
 from tests.store.test_inbox import bot, states, until
@@ -357,7 +357,7 @@ def test_a_backup_beside_a_bot_holds_what_is_only_in_the_wal(tmp_path: Path) -> 
 def test_a_backup_is_one_moment_however_much_the_bot_writes_meanwhile(
     dead: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.store.backup._PAGES", 1)
+    monkeypatch.setattr("outbox.forensics.backup._PAGES", 1)
     with shell(dead) as busy:
 
         def write(done: int, pages: int) -> None:
@@ -614,7 +614,7 @@ def test_a_request_that_cannot_be_taken_back_is_no_traceback(tmp_path: Path, mon
     def refuse(*_: object) -> bool:
         raise PermissionError(13, "not yours")
 
-    monkeypatch.setattr("outbox.store.inbox.withdraw", refuse)
+    monkeypatch.setattr("outbox.admin.inbox.withdraw", refuse)
     monkeypatch.setattr("outbox.store.lock.look", refuse)
     path = tmp_path / "bot.db"
     with bot(path) as running:

@@ -24,7 +24,7 @@ from supabase_lite import ROOT, SupabaseLite
 from witness import Witness
 
 from outbox import Outbox, Settings
-from outbox.store import connection as door
+from outbox.store import database as door
 from tests.store.tools import rows, until
 from tests.support import run_async
 

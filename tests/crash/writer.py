@@ -20,10 +20,10 @@ from pathlib import Path
 from outbox import Outbox, Settings
 from outbox.entry import Operation, Shape
 from outbox.flusher import delivery
-from outbox.policy import applying
-from outbox.policy.applying import Mixed
+from outbox.flusher import rpc_apply as applying
+from outbox.flusher.rpc_apply import Mixed
+from outbox.postgrest.client import Request, Sendable, build
 from outbox.store import migrate
-from outbox.transport import Request, Sendable, build
 
 
 def without_key(shape: Shape, entries: Sequence[Sendable]) -> Request:

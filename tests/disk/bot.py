@@ -14,7 +14,7 @@ from typing import Any
 
 from outbox import Outbox, OutboxError, OutcomeUnknown, Receipt, Settings, State, StoreError
 from outbox.clock import SystemClock
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.writer import Writer
 from tests.disk.shim import Disk, Fault
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from outbox import DiskFull, Outbox, OutboxError, OutcomeUnknown, Settings
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.store.reserve import Reserve
 from outbox.testing import ScriptedTransport, accepted
-from outbox.transport import Request
 
 TEXT = "x" * 900
 DEADLINE_S = 20.0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings, StoreBusy
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.testing import ManualClock
 from tests.store.tools import count, until
 from tests.support import run_async

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import pytest
 
+from outbox.store.capacity import Bounds, Room
 from outbox.store.reserve import LITTLE, Reserve
-from outbox.store.room import Bounds, Room
 from tests.disk.shim import Disk, Limit, on_linux
 from tests.disk.sweep import quiet_environment, scratch
 from tests.disk.test_full_disk import DISK_BYTES, Small, check_counts

@@ -13,7 +13,7 @@ from pathlib import Path
 from outbox import Outbox, Settings
 from outbox.entry import Operation
 from outbox.flusher import delivery
-from outbox.policy.verdicts import Delivered, Failure, Pause, Reason, Refusal, Reject, Reply, Scope, Split, Verdict
+from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reason, Refusal, Reject, Reply, Scope, Split, Verdict
 from tests.crash.writer import without_key
 
 

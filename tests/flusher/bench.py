@@ -17,11 +17,11 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from outbox import Outbox, Settings
-from outbox.api import Stats
-from outbox.policy.verdicts import Failure
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure
+from outbox.stats import Stats
 from outbox.store.store import Store
 from outbox.testing import Answer, FakeRemote, ManualClock
-from outbox.transport import Request
 
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.policy import courtesy
+from outbox.flusher import throttle as courtesy
 from tests.flusher.bench import Bench, flushing
 from tests.support import run_async
 

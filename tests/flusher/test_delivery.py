@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import refused
-from outbox.transport import Request
 from tests.flusher.bench import Remote, Row, flushing, opened, prefer, rows, table, then
 from tests.support import run_async
 

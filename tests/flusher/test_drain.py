@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from outbox import Outbox, Settings
-from outbox.api.reports import DrainReport
-from outbox.policy.verdicts import Failure, Reason, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reason, Reply
+from outbox.stats import DrainReport
 from outbox.testing import refused
-from outbox.transport import Request
 from tests.flusher.bench import DOWN, Bench, flushing, opened, table
 from tests.support import run_async
 

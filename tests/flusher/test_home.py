@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from outbox.flusher.home import Home
-from outbox.flusher.loop import Flusher
-from outbox.policy.verdicts import Failure, Reply
-from outbox.store.salvage import nobody
+from outbox.flusher.flusher import Flusher
+from outbox.flusher.project_binding import Home
+from outbox.postgrest.verdicts import Failure, Reply
+from outbox.recovery.salvage import nobody
 from tests.flusher.bench import Bench, Clock, Remote, flushing, opened
 from tests.store.tools import rows
 from tests.support import run_async

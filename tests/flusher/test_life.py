@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-import outbox.api.outbox
+import outbox.outbox as outbox_module
 from outbox import Outbox, Settings
 from outbox.errors import UsageError
-from outbox.flusher.means import Means
-from outbox.policy.verdicts import Failure, Reply
+from outbox.flusher.context import Means
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, refused
-from outbox.transport import Request
 from tests.flusher.bench import DOWN, Clock, Remote, flushing, opened, rows, then
 from tests.support import run_async
 
@@ -86,7 +86,7 @@ async def test_cancelling_the_flusher_leaves_a_hung_request_pending(tmp_path: Pa
 async def test_closing_waits_for_a_hung_request_no_longer_than_its_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox.api.outbox, "_GRACE_S", 0.05)
+    monkeypatch.setattr(outbox_module, "_GRACE_S", 0.05)
     async with opened(tmp_path) as bench:
         bench.remote.gate.clear()
         await bench.put_many(5)

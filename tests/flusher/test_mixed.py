@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import Answer, ManualClock, ScriptedTransport, accepted, refused
-from outbox.transport import Request
 from tests.support import run_async
 
 Line = dict[str, Any]

@@ -13,9 +13,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import Answer, refused
-from outbox.transport import Request
 from tests.flusher.bench import DOWN, Bench, Clock, Remote, flushing, rows, table
 from tests.support import run_async
 

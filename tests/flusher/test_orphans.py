@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from outbox.policy.verdicts import Reply
+from outbox.postgrest.verdicts import Reply
 from outbox.testing import refused
 from tests.flusher.bench import Bench, Remote, flushing
 from tests.support import run_async

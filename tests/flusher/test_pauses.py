@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import refused
-from outbox.transport import Request
 from tests.flusher.bench import DOWN, Bench, Clock, Remote, flushing, opened, rows, table
 from tests.support import run_async
 

@@ -11,7 +11,7 @@ import pytest
 
 from outbox.errors import StoreBusy
 from outbox.store import lock
-from outbox.store.facts import Flushing, Sidecar, parse
+from outbox.store.sidecar import Flushing, Sidecar, parse
 from tests.flusher.bench import Bench, flushing, opened
 from tests.support import run_async
 

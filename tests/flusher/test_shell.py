@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from outbox.policy.verdicts import Reply
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Reply
 from outbox.testing import Answer, refused
-from outbox.transport import Request
 from tests.flusher.bench import Bench, Remote, flushing, opened, rows
 from tests.support import run_async
 

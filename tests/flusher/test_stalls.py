@@ -15,10 +15,10 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.errors import UsageError
-from outbox.flusher.lanes import Lanes
-from outbox.policy.verdicts import Failure, Reply
+from outbox.flusher.scheduler import Lanes
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import FakeRemote, refused
-from outbox.transport import Request
 from tests.flusher.bench import Bench, Clock, Remote, flushing, opened, table
 from tests.store.tools import shell
 from tests.support import run_async

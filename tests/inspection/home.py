@@ -10,8 +10,8 @@ from typing import Any
 from datasette.app import Datasette
 
 from outbox import Outbox, Settings
-from outbox.inspection.site import make_site
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
+from outbox.web.site import make_site
 
 TOO_MUCH = 'new row for relation "trades" violates check constraint "volume_limit"'
 

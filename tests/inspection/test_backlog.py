@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from outbox.inspection.backlog import backlog, drawing, ticks
+from outbox.web.backlog import backlog, drawing, ticks
 
 HOUR_MS = 3_600_000
 

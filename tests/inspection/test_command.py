@@ -17,7 +17,7 @@ import pytest
 
 from outbox import ConfigError
 from outbox.cli.inspection import _serve
-from outbox.inspection.server import listening
+from outbox.web.server import listening
 from tests.inspection.home import busy_bot
 from tests.support import run_async
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_outbox_is_not_served(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "outbox.inspection.server", None)
+    monkeypatch.setitem(sys.modules, "outbox.web.server", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'durable-outbox\[inspect\]'"):
         _serve(tmp_path / "bot.db", 0, browser=False)

@@ -11,8 +11,8 @@ import pytest
 from datasette.app import Datasette
 
 from outbox import Outbox, Settings
-from outbox.inspection.hooks import came_by_loopback, moment
-from outbox.inspection.questions import QUESTIONS
+from outbox.web.hooks import came_by_loopback, moment
+from outbox.web.questions import QUESTIONS
 from tests.inspection.home import TOO_MUCH, busy_bot, open_site
 from tests.support import run_async
 

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from outbox import IdConflict, Outbox, Settings, StoreCorrupt
 from outbox.metrics import instrument
 from outbox.metrics.figures import FIGURES, Kind
-from outbox.store.gauges import Gauges
+from outbox.metrics.snapshot import Gauges
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from tests.support import run_async
 

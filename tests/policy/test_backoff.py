@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.policy.backoff import delay_s, remaining_s, retry_after_s
+from outbox.flusher.backoff import delay_s, remaining_s, retry_after_s
 
 NOW_MS = 1_767_225_600_000
 ALMOST_ONE = 1 - 2**-53

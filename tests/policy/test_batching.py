@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.policy.batching import halves, last_wins, next_limit, take
+from outbox.postgrest.batching import halves, last_wins, next_limit, take
 
 sizes = st.lists(st.integers(0, 50), max_size=30)
 

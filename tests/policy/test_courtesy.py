@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.policy.courtesy import LONGEST_S, wait_s
+from outbox.flusher.throttle import LONGEST_S, wait_s
 
 
 @pytest.mark.parametrize(

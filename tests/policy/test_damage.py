@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.policy.damage import Evidence, Loss, Remedy, Wal, judge_loss, judge_wal, remedy
+from outbox.recovery.judge import Evidence, Loss, Remedy, Wal, judge_loss, judge_wal, remedy
 
 
 @pytest.mark.parametrize(

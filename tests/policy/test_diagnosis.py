@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from outbox.checkup.local import filesystem_of
+from outbox.doctor import findings as diagnosis
+from outbox.doctor import remote_findings as remote_diagnosis
+from outbox.doctor.findings import Severity, Trial, WalFacts
+from outbox.doctor.local import filesystem_of
+from outbox.doctor.remote_findings import Complaint, Obstacle, TableFacts, Target, complaint, targets
 from outbox.entry import Destination, Operation, Shape
-from outbox.policy import diagnosis, remote_diagnosis
-from outbox.policy.diagnosis import Severity, Trial, WalFacts
-from outbox.policy.keys import KeyFacts, KeyKind, read_key
-from outbox.policy.remote_diagnosis import Complaint, Obstacle, TableFacts, Target, complaint, targets
-from outbox.policy.verdicts import Failure, Refusal, Reply
+from outbox.postgrest.keys import KeyFacts, KeyKind, read_key
+from outbox.postgrest.verdicts import Failure, Refusal, Reply
 
 OK, WARNING, FAULT = Severity.OK, Severity.WARNING, Severity.FAULT
 FILE = Path("my bot.db")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outbox.policy.fragments import BEHIND, BROKEN, CUT_SHORT, NOT_ONE, Piece, members, pieces
+from outbox.legacy.fragments import BEHIND, BROKEN, CUT_SHORT, NOT_ONE, Piece, members, pieces
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 values = st.recursive(

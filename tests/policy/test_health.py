@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from outbox.policy.health import SHAPE, After, Report, after, blocked
-from outbox.policy.verdicts import Failure, Reply
+from outbox.fleet_report import SHAPE, After, Report, after, blocked
+from outbox.postgrest.verdicts import Failure, Reply
 
 REPORT = Report("trend@desk", 3, 1, 12.5, 1_767_348_000_123, "schema", "1.2.3", 60.0)
 STORED = {"preference-applied": "return=minimal, resolution=merge-duplicates, missing=default"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from outbox.entry import State
-from outbox.policy.lifecycle import MOVES, allowed
+from outbox.lifecycle import MOVES, allowed
 
 SCHEMA = Path(__file__).parents[2] / "migrations" / "0001_outbox.sql"
 

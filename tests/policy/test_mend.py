@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.policy.remote_diagnosis import Complaint, mend
+from outbox.doctor.remote_findings import Complaint, mend
 
 
 @pytest.mark.parametrize(

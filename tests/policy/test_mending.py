@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from outbox.admin.revision import Mended, Unmended, differences, laid_out, mended
 from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
-from outbox.policy.mending import Mended, Unmended, differences, laid_out, mended
-from outbox.policy.sending import sent_digest
-from outbox.policy.shaping import written
+from outbox.postgrest.batch import sent_digest
+from outbox.prepare import written
 from outbox.store.reader import Outgoing
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.policy.patience import gives_up
+from outbox.flusher.orphans import gives_up
 
 DAY_MS = 86_400_000
 ENOUGH = {"refusals": 10, "since_ms": 0, "now_ms": DAY_MS, "earlier_pending": False}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.policy.project import identity, is_foreign, refusal
+from outbox.postgrest.project import identity, is_foreign, refusal
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outbox.errors import InvalidQuery
-from outbox.policy.conditions import OPERATORS
-from outbox.policy.keyset import walk
-from outbox.policy.reading import Query, asked, checked_limit, checked_path
-from outbox.policy.shaping import RESERVED
+from outbox.prepare import RESERVED
+from outbox.reads.filters import OPERATORS
+from outbox.reads.keyset import walk
+from outbox.reads.query import Query, asked, checked_limit, checked_path
 
 
 def names(*good: str) -> st.SearchStrategy[str]:

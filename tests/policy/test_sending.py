@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from outbox.entry import Operation, Shape
-from outbox.policy.sending import (
+from outbox.postgrest.batch import (
     conflict_values,
     heads,
     last_of_each_row,
@@ -17,7 +17,7 @@ from outbox.policy.sending import (
     sent_digest,
     unsuspected,
 )
-from outbox.transport import build
+from outbox.postgrest.client import build
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outbox import prepare as shaping
 from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
-from outbox.policy import shaping
-from outbox.policy.shaping import Written, key_text, written
+from outbox.prepare import Written, key_text, written
 
 TRADES = Destination("trades", integers=frozenset({"qty"}))
 SESSIONS = Destination("sessions", on_conflict=("session_id",))

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.entry import Operation
-from outbox.policy.verdicts import (
+from outbox.postgrest.verdicts import (
     CODES,
     STATUSES,
     Delivered,

@@ -15,10 +15,10 @@ from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
 from outbox.entry import Operation, Shape
-from outbox.policy import applying
-from outbox.policy.applying import Mixed
-from outbox.policy.verdicts import CODES, Delivered, Pause, Reject, Reply, Retry, Scope, Verdict
-from outbox.transport import PostgrestTransport, Request
+from outbox.flusher import rpc_apply as applying
+from outbox.flusher.rpc_apply import Mixed
+from outbox.postgrest.client import PostgrestTransport, Request
+from outbox.postgrest.verdicts import CODES, Delivered, Pause, Reject, Reply, Retry, Scope, Verdict
 from tests.remote.mixing import function_installed
 from tests.support import run_async
 

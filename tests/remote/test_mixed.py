@@ -15,9 +15,9 @@ from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
 from outbox import Outbox, Settings
-from outbox.policy.verdicts import Failure, Reply
+from outbox.postgrest.client import PostgrestTransport, Request
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
-from outbox.transport import PostgrestTransport, Request
 from tests.remote.mixing import function_installed
 from tests.support import run_async
 

@@ -12,8 +12,8 @@ import pytest
 from supabase_lite import SupabaseLite
 
 from outbox import Outbox, Settings
+from outbox.postgrest.client import PostgrestTransport, project_of
 from outbox.testing import FakeRemote
-from outbox.transport import PostgrestTransport, project_of
 from tests.support import run_async
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows does not connect to 0.0.0.0")

@@ -16,7 +16,7 @@ import pytest
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.store import Store
 from outbox.store.writer import Receipt, insert_one
 from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
@@ -402,9 +402,9 @@ from pathlib import Path
 from outbox.clock import SystemClock
 from outbox.entry import Destination, mint_id
 from outbox.errors import OutcomeUnknown
-from outbox.policy.shaping import written
-from outbox.store import connection as door
-from outbox.store import connection as door
+from outbox.prepare import written
+from outbox.store import database as door
+from outbox.store import database as door
 from outbox.store.store import Store
 
 path, readers, heals, text = Path(sys.argv[1]), sys.argv[2] == "reader", sys.argv[2] == "small", "x" * int(sys.argv[3])

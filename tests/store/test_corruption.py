@@ -17,11 +17,14 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
-from outbox.policy.damage import Wal
-from outbox.store import connection as door
-from outbox.store import entrance, evidence, openness, quarantine
-from outbox.store.backup import back_up
-from outbox.store.observer import Observer, look
+from outbox.forensics.backup import back_up
+from outbox.forensics.read_only import Observer, look
+from outbox.recovery import clean_close as openness
+from outbox.recovery import open as entrance
+from outbox.recovery import probe as evidence
+from outbox.recovery import quarantine
+from outbox.recovery.judge import Wal
+from outbox.store import database as door
 from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
 from tests.support import run_async
@@ -539,7 +542,7 @@ MADE_AND_KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.store import Store
 
 def killed(path):

@@ -15,7 +15,7 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import NotADatabase, NotDurable, OutboxError, StoreCorrupt, StoreError, WrongJournalMode
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
 from tests.support import run_async

@@ -11,7 +11,7 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.errors import StoreError
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.migrate import migrate, shipped
 from outbox.testing import ScriptedTransport
 from tests.store.make_golden import PENDING, golden
@@ -107,7 +107,7 @@ KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 import aiosqlite
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.migrate import migrate
 
 left = int(sys.argv[2])

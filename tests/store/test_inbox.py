@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings
+from outbox.admin import inbox
 from outbox.errors import StoreInUse
-from outbox.store import inbox
 from outbox.store.lock import WriterLock
 from tests.store.tools import rows, shell
 from tests.support import run_async

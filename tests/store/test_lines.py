@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outbox.entry import State
-from outbox.policy.lifecycle import MOVES
+from outbox.lifecycle import MOVES
 from outbox.store import queries
 from tests.store.tools import schema
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from outbox import Outbox, Settings
+from outbox.admin.dead_letters import Outcome
+from outbox.admin.revision import fingerprint
 from outbox.errors import InvalidEntry, InvalidRequest
-from outbox.policy.mending import fingerprint
-from outbox.policy.verdicts import Reply
-from outbox.store.operators import Outcome
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Reply
 from outbox.testing import ScriptedTransport, accepted, refused
-from outbox.transport import Request
 from tests.store.tools import rows, shell
 from tests.support import run_async
 

@@ -10,7 +10,7 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store.migrate import Migration, applied, folder, migrate, shipped
 from outbox.store.store import Store
 from tests.store.tools import entry, opened, raised, rows, shell

@@ -10,7 +10,7 @@ from typing import Self
 import pytest
 
 from outbox import Outbox, Settings, StoreError, StoreTooNew
-from outbox.store.observer import Observer, look
+from outbox.forensics.read_only import Observer, look
 from tests.support import run_async
 
 

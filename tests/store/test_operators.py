@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings
+from outbox.admin import dead_letters as operators
+from outbox.admin.dead_letters import Filter, Outcome
 from outbox.errors import InvalidRequest
-from outbox.policy.verdicts import Reply
-from outbox.store import operators, queries
-from outbox.store.operators import Filter, Outcome
+from outbox.postgrest.verdicts import Reply
+from outbox.store import queries
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.store.tools import until
 from tests.support import run_async

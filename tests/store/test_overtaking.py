@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from outbox import InvalidRequest, Outbox, Outcome, Settings
-from outbox.store import inbox, operators
-from outbox.store.operators import Filter
+from outbox.admin import dead_letters as operators
+from outbox.admin import inbox
+from outbox.admin.dead_letters import Filter
 from outbox.testing import ScriptedTransport, refused
 from tests.store.tools import ROOT, until
 from tests.support import run_async
@@ -176,7 +177,7 @@ def test_which_sqlite_runs_without_the_extra(choice: str, said: str) -> None:
 import sys
 sys.modules["pysqlite3"] = None  # as if it were not installed
 try:
-    from outbox.store import connection
+    from outbox.store import database as connection
     print(connection.ENGINE.__name__)
 except Exception as error:
     print(type(error).__name__)
@@ -204,7 +205,7 @@ extra.__dict__.update({name: value for name, value in vars(sqlite3).items() if n
 package = types.ModuleType("pysqlite3")
 package.dbapi2 = extra
 sys.modules["pysqlite3"] = package
-from outbox.store import connection
+from outbox.store import database as connection
 print(connection.ENGINE.__name__)
 """
     env = {**os.environ, "OUTBOX_SQLITE": choice, "PYTHONPATH": str(ROOT)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store import queries
 from outbox.store.queries import Query
 from tests.store.tools import schema

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from outbox.admin.commands import Operations
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import StoreError
-from outbox.operations import Operations
-from outbox.store import salvage as module
-from outbox.store.salvage import salvage
+from outbox.recovery import salvage as module
+from outbox.recovery.salvage import salvage
 from tests.store.test_corruption import emptied, filled, flip, set_aside
 from tests.store.tools import count, entry, opened, raised, rows, shell
 from tests.support import run_async

@@ -15,9 +15,9 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.entry import Operation, State
-from outbox.policy.lifecycle import MOVES
-from outbox.policy.verdicts import Scope
-from outbox.store import connection as door
+from outbox.lifecycle import MOVES
+from outbox.postgrest.verdicts import Scope
+from outbox.store import database as door
 from tests.store.tools import opened, schema, shell
 from tests.support import run_async
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from outbox.store import connection as door
+from outbox.store import database as door
 from tests.store.test_plans import fill, plan
 from tests.store.tools import schema
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.policy.diagnosis import WalFacts
+from outbox.doctor.findings import WalFacts
 from outbox.store.wal import is_wal, read_wal
 from tests.store.tools import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.entry import mint_id
-from outbox.store import connection as door
+from outbox.store import database as door
 from outbox.store import queries
 from tests.store.tools import entry, opened, schema, shell
 from tests.support import run_async

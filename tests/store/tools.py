@@ -14,8 +14,8 @@ from pathlib import Path
 
 from outbox.clock import Clock, SystemClock
 from outbox.entry import Destination, Entry, Shape, mint_id
-from outbox.policy.shaping import written
-from outbox.store import connection as door
+from outbox.prepare import written
+from outbox.store import database as door
 from outbox.store.migrate import shipped
 from outbox.store.store import Store
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from outbox import Outbox, Settings, SupabaseClient
+from outbox.postgrest.client import user_agent
 from outbox.testing import ManualClock
-from outbox.transport import user_agent
 
 FILE = Path(__file__).with_name("recorded_requests.txt")
 HEAD = """\

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from outbox.entry import Operation
-from outbox.policy.verdicts import Delivered, Reply, Retry, judge
-from outbox.transport import user_agent
+from outbox.postgrest.client import user_agent
+from outbox.postgrest.verdicts import Delivered, Reply, Retry, judge
 from tests.transport.recording import FILE, Recorded, read
 
 

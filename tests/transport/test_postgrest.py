@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from outbox.policy.verdicts import Failure, Reply
-from outbox.transport import PostgrestTransport, Request, user_agent
+from outbox.postgrest.client import PostgrestTransport, Request, user_agent
+from outbox.postgrest.verdicts import Failure, Reply
 from tests.support import run_async
 
 SECRET = "sb_secret_canary0123456789"

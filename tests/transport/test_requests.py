@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.entry import Operation, Shape
-from outbox.transport import Request, build
+from outbox.postgrest.client import Request, build
 
 JSON = ("content-type", "application/json")
 INSERT = Shape("trades", Operation.INSERT, "id", "id,price", False)

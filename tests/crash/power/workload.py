@@ -21,11 +21,11 @@ from pathlib import Path
 import aiosqlite
 
 from outbox import Outbox, Settings
-from outbox.policy.verdicts import Reply
-from outbox.store import connection as door
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Reply
+from outbox.store import database as door
 from outbox.store import migrate
 from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
-from outbox.transport import Request
 
 SCHEMA = "schema"
 OWN = "own-"  # a row of the bot's own table, which shares a transaction with entries

@@ -1,0 +1,96 @@
+"""The writer's side of the inbox: looks, has each request carried out, answers.
+
+A request that fails in a way that may pass (the file is locked, or full) stays and is tried again at the next look, and
+those behind it wait; every other one is answered, be it by what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from outbox import logs
+from outbox.admin import inbox
+from outbox.admin.inbox import Request
+from outbox.clock import Clock
+from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy
+
+logger = logs.named("outbox.store")
+
+# What a later look may find mended. Any other error would come again, and hold up whatever is asked behind it.
+_PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
+
+Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class Desk:
+    """Looks into the inbox of `store` every `poll_s` seconds: one `scandir` in a thread, no folder, nothing more."""
+
+    def __init__(self, store: Path, actions: Mapping[str, Action], *, clock: Clock, poll_s: float) -> None:
+        self._store = store
+        self._actions = actions
+        self._clock = clock
+        self._poll_s = poll_s
+        self._stop = asyncio.Event()
+        self._complaint: str | None = None
+        self._task = asyncio.create_task(self._run(), name="outbox-desk")
+
+    async def stop(self, grace_s: float) -> None:
+        """Let the request under way end; after `grace_s` seconds it is given up, for the next writer to do again."""
+        self._stop.set()
+        await asyncio.wait({self._task}, timeout=grace_s)
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._look()
+                self._complaint = None
+            except OutboxClosed:
+                return
+            except Exception as error:  # noqa: BLE001 - logged; the next look may find it mended
+                self._complain(f"{type(error).__name__}: {error}")
+            await self._clock.wait(self._stop, self._poll_s)
+
+    async def _look(self) -> None:
+        requests = await asyncio.to_thread(lambda: list(inbox.waiting(self._store)))
+        for request in requests:
+            if self._stop.is_set():
+                return
+            content = await self._carried_out(request)
+            await asyncio.to_thread(inbox.answer, self._store, request, content)
+        if requests:
+            await asyncio.to_thread(inbox.tidy, self._store, now_s=self._clock.now_ms() / 1000)
+
+    async def _carried_out(self, request: Request) -> Mapping[str, Any]:
+        """Return the answer to `request`. Raises one of `_PASSES`: it stays, to be carried out later."""
+        facts = {"request": request.name, "action": request.action}
+        action = self._actions.get(request.action)
+        if action is None:
+            known = ", ".join(sorted(self._actions))
+            return _error(f"{request.action!r} is unknown to this bot's version, which knows {known}")
+        try:
+            content = {"ok": True, **await action(request.arguments)}
+        except _PASSES:
+            raise
+        except OutboxError as error:
+            logger.warning("operator's request refused", extra={**facts, "error": str(error)})
+            return _error(str(error))
+        except Exception as error:  # an error of ours: the same request would fail for ever, and hold up the others
+            logger.exception("operator's request failed", extra=facts)
+            return _error(f"it failed inside the bot ({type(error).__name__}); its log says where")
+        logger.info("operator's request carried out", extra={**facts, "outcomes": content.get("outcomes")})
+        return content
+
+    def _complain(self, words: str) -> None:
+        """Log what is wrong once, not at every look."""
+        if words != self._complaint:
+            logger.warning("inbox cannot be served, it is tried again", extra={"error": words})
+        self._complaint = words
+
+
+def _error(words: str) -> Mapping[str, Any]:
+    return {"ok": False, "error": words}

@@ -1,0 +1,170 @@
+"""What an operator may ask for, from the bot's own code, a command, or the inbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from outbox.admin import dead_letters as operators
+from outbox.admin import edit as mending
+from outbox.admin.command_server import Action
+from outbox.admin.dead_letters import Filter, Handled
+from outbox.clock import Clock
+from outbox.errors import InvalidRequest
+from outbox.recovery import quarantine
+from outbox.recovery.salvage import nobody, salvage
+from outbox.store import prune as housework
+from outbox.store.store import Store
+
+# An answer is read by a person or a script; the counts are always of all.
+_LISTED = 5000
+
+
+class Operations:
+    """Carries out requests on an open store.
+
+    sending: whether entries may be on their way at this moment. project_known: told that the file may belong to a
+    project by now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        sending: Callable[[], bool] = lambda: False,
+        project_known: Callable[[], Awaitable[None]] = nobody,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._sending = sending
+        self._project_known = project_known
+
+    async def requeue(self, which: Filter, *, force: bool) -> list[Handled]:
+        """Revive the dead entries that `which` means. Errors as `Store.transact`: what was done before stays done."""
+        return await operators.requeue(
+            self._store.transact, which, now_ms=self._clock.now_ms(), force=force, sending=self._sending
+        )
+
+    async def discard(self, which: Filter, *, reason: object) -> list[Handled]:
+        """Give them up. Raises InvalidRequest: no reason."""
+        checked = operators.checked_reason(reason)
+        return await operators.discard(self._store.transact, which, now_ms=self._clock.now_ms(), reason=checked)
+
+    async def edit(
+        self, its_id: str, destination: str | None, payload: str, *, was: str | None, force: bool
+    ) -> list[Handled]:
+        """Give a dead entry another payload and revive it. Raises InvalidEntry, InvalidRequest: it stays as it is."""
+        return await mending.edit(
+            self._store.transact, its_id, destination, payload,
+            was=was, now_ms=self._clock.now_ms(), force=force, sending=self._sending,
+        )  # fmt: skip
+
+    async def prune(self, before_ms: int) -> int:
+        """Remove what was delivered or discarded before a Unix time in milliseconds; return how many entries.
+
+        Then gives the room back to the disk.
+        """
+        pruned = await housework.prune(self._store, before_ms)
+        await housework.shrink(self._store)
+        return pruned
+
+    async def salvage(self, source: Path) -> dict[str, Any]:
+        """Bring over what can be read of a damaged file, then rename it as salvaged. Errors as `store.salvage`."""
+        found = await salvage(self._store, source, sending=self._sending, project_known=self._project_known)
+        try:
+            kept_as = await asyncio.to_thread(quarantine.dealt_with, source)
+        except OSError:  # its entries are here; who may rename it will
+            kept_as = source
+        return {**asdict(found), "kept_as": str(kept_as)}
+
+    async def acknowledge(self) -> dict[str, Any]:
+        """Forget a loss that somebody knows of now."""
+        return {"acknowledged": await self._store.acknowledge()}
+
+    async def adopt(self) -> dict[str, Any]:
+        """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
+        return {"was": await self._store.forget_project()}
+
+    def actions(
+        self, reload: Callable[[], Awaitable[None]], adopt: Callable[[], Awaitable[str | None]]
+    ) -> Mapping[str, Action]:
+        """Return what requests in the inbox may ask for. reload, adopt: what only the whole outbox can do."""
+
+        async def requeue(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            which, force = _split(arguments, "force", False)
+            if not isinstance(force, bool):
+                raise InvalidRequest("must be true or false", field="force")
+            return report(await self.requeue(which, force=force))
+
+        async def discard(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            which, reason = _split(arguments, "reason", None)
+            return report(await self.discard(which, reason=reason))
+
+        async def again(_: Mapping[str, Any]) -> Mapping[str, Any]:
+            await reload()
+            return {}
+
+        async def adopted(_: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"was": await adopt()}
+
+        async def edit(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            return report(await self.edit(**_edit_arguments(arguments)))
+
+        async def prune(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            before_ms = arguments.get("before_ms")
+            if not isinstance(before_ms, int) or isinstance(before_ms, bool):
+                raise InvalidRequest("must be a whole number", field="before_ms")
+            return {"pruned": await self.prune(before_ms)}
+
+        return {
+            "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune,
+            "salvage": self._bring_over, "acknowledge": self._acknowledged, "adopt": adopted,
+        }  # fmt: skip
+
+    async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(arguments.get("file"), str):
+            raise InvalidRequest("must be the name of a file", field="file")
+        return await self.salvage(Path(arguments["file"]))
+
+    async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await self.acknowledge()
+
+
+def selection(
+    ids: Sequence[str] | None, destination: str | None, code: str | None, *, everything: bool = False
+) -> Filter:
+    """Return the filter that a caller's arguments mean. Raises InvalidRequest."""
+    if isinstance(ids, str):
+        raise InvalidRequest("must be a sequence of ids, not one text", field="ids")
+    return Filter(None if ids is None else tuple(ids), destination, code, everything)
+
+
+def report(handled: Sequence[Handled]) -> dict[str, Any]:
+    """Return an answer for machines: how many had which outcome, and each one's, what was not done first."""
+    listed = sorted(handled, key=lambda each: each.outcome.done)[:_LISTED]
+    return {
+        "outcomes": operators.summary(handled),
+        "done": sum(each.outcome.done for each in handled),
+        "entries": [{"id": each.id, "destination": each.destination, "outcome": each.outcome.value} for each in listed],
+        "left_out": len(handled) - len(listed),
+    }
+
+
+def _edit_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Operations.edit` that a request holds. Raises InvalidRequest."""
+    kinds = {"its_id": str, "destination": str | None, "payload": str, "was": str | None, "force": bool}
+    for name in sorted({*kinds, *arguments}):
+        if name not in kinds:
+            raise InvalidRequest("is unknown to this version", field=name)
+        if not isinstance(arguments.get(name), kinds[name]):
+            raise InvalidRequest("is missing or of another type", field=name)
+    return {name: arguments.get(name) for name in kinds}
+
+
+def _split(arguments: Mapping[str, Any], name: str, default: Any) -> tuple[Filter, Any]:
+    """Return the filter in `arguments`, and the one argument that is none of it."""
+    return Filter.of({key: value for key, value in arguments.items() if key != name}), arguments.get(name, default)

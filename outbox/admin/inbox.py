@@ -1,0 +1,247 @@
+"""Requests to the running writer: a folder beside the file, one file each way.
+
+Only one process may write to the outbox. A command that changes something while a bot runs puts its request here,
+whole and then renamed, and the bot answers the same way. A request without an answer is still there and will be
+carried out, by this writer or by the next one; carrying it out twice changes nothing the second time.
+
+The folder is its owner's alone (0700), and so is each file in it (0600); no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outbox import logs
+from outbox.errors import InvalidRequest, StoreError
+from outbox.store.database import sync_folder
+
+logger = logs.named("outbox.store")
+
+_REQUEST, _ANSWER, _NEW, _UNREADABLE = ".request.json", ".answer.json", ".new", ".unreadable"
+# Nobody waits for an answer that long; what is older was left by a command that was killed.
+_STALE_S = 24 * 3600.0
+# A request is a handful of ids; more is no request of ours.
+_LONGEST_REQUEST = 1_000_000
+# Some thousand outcomes of 200 bytes.
+_LONGEST_ANSWER = 4_000_000
+# Windows has neither; there a link needs rights that an ordinary user lacks.
+_CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an operator asks for. name: tells requests apart. action, arguments: see `operations`."""
+
+    name: str
+    action: str
+    arguments: Mapping[str, Any]
+
+
+def folder(store: Path) -> Path:
+    """Return where the requests to the writer of `store` are; `store` itself may be a symbolic link."""
+    real = store.resolve()
+    return real.with_name(real.name + ".inbox")
+
+
+# ---------------------------------------------------------------------------------------------- the command's side
+
+
+def post(store: Path, action: str, arguments: Mapping[str, Any]) -> Request:
+    """Leave a request for the running writer. Durable when this returns.
+
+    Raises InvalidRequest: it is too long; StoreError: it cannot be left. Either way nothing was asked.
+    """
+    request = Request(f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}", action, arguments)
+    content = json.dumps({"action": action, "arguments": dict(arguments)}).encode()
+    if len(content) > _LONGEST_REQUEST:
+        raise InvalidRequest(
+            f"more than {_LONGEST_REQUEST:,} bytes for one request; use a filter, or several", field="request"
+        )
+    place = folder(store)
+    try:
+        _make(place, store)
+        _write(place / (request.name + _REQUEST), content, like=place)
+    except OSError as error:
+        message = f"no request can be left in {place}: {error.strerror}; nothing was asked"
+        raise StoreError(message, path=store) from error
+    return request
+
+
+def answer_to(store: Path, request: Request) -> Mapping[str, Any] | None:
+    """Return the writer's answer and remove it; None: there is none yet. Raises StoreError: it cannot be read."""
+    file = folder(store) / (request.name + _ANSWER)
+    try:
+        answer = _parsed(_content(file, _LONGEST_ANSWER))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}; the request was answered", path=store) from error
+    if answer is None:
+        raise StoreError(f"{file} holds no answer", path=store)
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+    return answer
+
+
+def withdraw(store: Path, request: Request) -> bool:
+    """Take a request back. False: it is not there any more, so it was answered. Raises OSError."""
+    try:
+        (folder(store) / (request.name + _REQUEST)).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- the writer's side
+
+
+def waiting(store: Path) -> Iterator[Request]:
+    """Yield the requests that nobody has answered, oldest first; what is no request is set aside, not removed.
+
+    Raises OSError: the folder cannot be looked into, or is not to be trusted.
+    """
+    place = folder(store)
+    try:
+        names = {each.name for each in os.scandir(place)}
+    except FileNotFoundError:
+        return
+    asked = sorted(name for name in names if name.endswith(_REQUEST))
+    if asked:
+        _check_trust(place, store)
+    for file in (place / name for name in asked):
+        name = file.name.removesuffix(_REQUEST)
+        if name + _ANSWER in names:  # its writer was killed between answering and removing it
+            file.unlink(missing_ok=True)
+        elif (request := _request(file, name)) is not None:
+            yield request
+
+
+def answer(store: Path, request: Request, content: Mapping[str, Any]) -> None:
+    """Answer `request` and only then remove it: a crash in between leaves both, and the answer counts.
+
+    Raises OSError: the request is still there.
+    """
+    place = folder(store)
+    _write(place / (request.name + _ANSWER), json.dumps(content).encode(), like=place)
+    (place / (request.name + _REQUEST)).unlink(missing_ok=True)
+
+
+def tidy(store: Path, *, now_s: float) -> None:
+    """Remove answers that nobody fetched and half-written files, a day old. now_s: Unix time. Raises OSError."""
+    try:
+        files = list(os.scandir(folder(store)))
+    except FileNotFoundError:
+        return
+    for file in files:
+        if file.name.endswith((_ANSWER, _NEW)):
+            with contextlib.suppress(FileNotFoundError):  # its command fetches it at this moment
+                if now_s - file.stat(follow_symlinks=False).st_mtime > _STALE_S:
+                    Path(file.path).unlink()
+
+
+def _request(file: Path, name: str) -> Request | None:
+    """Return the request in `file`; None: it was taken back, or is none."""
+    try:
+        content = _parsed(_content(file, _LONGEST_REQUEST))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if not _is_plain(file):
+            content = None
+        else:  # its reader may get the right, or the disk may recover
+            logger.warning("operator's request cannot be read", extra={"request": name, "error": error.strerror})
+            return None
+    match content:
+        case {"action": str(action), "arguments": dict(arguments)}:
+            return Request(name, action, arguments)
+    with contextlib.suppress(FileNotFoundError):
+        file.rename(_unused(file.with_suffix(_UNREADABLE)))
+        logger.warning("operator's request set aside: it cannot be understood", extra={"request": name})
+    return None
+
+
+def _unused(file: Path) -> Path:
+    """Return `file`, or a name like it that nothing has yet: what was set aside before stays what it is."""
+    names = itertools.chain([file], (file.with_suffix(f".{number}{_UNREADABLE}") for number in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _check_trust(place: Path, store: Path) -> None:
+    """Whoever may write into the folder may discard entries: only the bot's user, the file's owner, and root."""
+    facts = place.lstat()
+    if not stat.S_ISDIR(facts.st_mode):
+        raise PermissionError(0, "the inbox is no folder", str(place))
+    if os.name == "nt":
+        return
+    mine = facts.st_uid in (os.geteuid(), store.resolve().stat().st_uid, 0)
+    if not mine or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(0, "others may write into the inbox; make it 0700 and your own", str(place))
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _make(place: Path, store: Path) -> None:
+    """Create the folder for whoever owns the file: a command that root runs must not lock the bot out."""
+    try:
+        place.mkdir(mode=0o700)
+    except FileExistsError:
+        if not stat.S_ISDIR(place.lstat().st_mode):
+            raise
+        return
+    _give(place, like=store)
+    sync_folder(place.parent)
+
+
+def _give(file: Path, *, like: Path) -> None:
+    if os.name != "nt" and os.geteuid() == 0:
+        facts = like.stat()
+        os.chown(file, facts.st_uid, facts.st_gid, follow_symlinks=False)
+
+
+def _write(file: Path, content: bytes, *, like: Path) -> None:
+    fresh = file.with_name(file.name + _NEW)
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    _give(fresh, like=like)
+    fresh.replace(file)
+    sync_folder(file.parent)
+
+
+def _content(file: Path, longest: int) -> bytes | None:
+    """Return what is in `file`; None: it is longer, or no plain file. Raises OSError."""
+    descriptor = os.open(file, os.O_RDONLY | _CAREFUL)
+    with os.fdopen(descriptor, "rb") as source:
+        facts = os.fstat(source.fileno())
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > longest:
+            return None
+        return source.read(longest)
+
+
+def _is_plain(file: Path) -> bool:
+    try:
+        return stat.S_ISREG(file.lstat().st_mode)
+    except FileNotFoundError:
+        return True  # it has gone meanwhile
+
+
+def _parsed(content: bytes | None) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content) if content is not None else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,144 @@
+"""What a hand may make of a refused entry's payload; no I/O, no clock, no dice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from outbox.encoding import encode_row, encode_value
+from outbox.entry import Destination, Operation, Shape, digest
+from outbox.errors import InvalidEntry
+from outbox.prepare import as_id, intend, key_text
+
+# What Python says of JSON that SQLite reads: very long numbers, deep nesting. InvalidEntry is a ValueError.
+_UNREADABLE = (ValueError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmended:
+    """A stored entry, as far as an edit hangs on it. shape: of its lane; None: it never had one."""
+
+    id: str
+    destination: str
+    operation: Operation
+    key: str | None
+    payload: str
+    on_conflict: str | None
+    match: str | None
+    shape: Shape | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What to store instead. shape, digest: None where the flusher, which knows the destination, must find them."""
+
+    payload: str
+    key: str | None
+    shape: Shape | None
+    digest: str | None
+
+
+def fingerprint(payload: str) -> str:
+    """Return what tells whether a payload has changed meanwhile: 32 hexadecimal digits."""
+    return hashlib.blake2b(payload.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def mended(entry: Unmended, text: str) -> Mended:
+    """Return `entry` with the JSON object `text` as its payload; its id, table and operation stay.
+
+    Raises InvalidEntry, which names the field: it is no JSON object, or cannot be sent as this entry.
+    """
+    encoded = encode_row(_object(text), where=entry.destination)
+    values = json.loads(encoded.text, parse_float=Decimal)
+    if entry.shape is None:  # a shell's, refused before anybody read it: what it means is found out as at first
+        return Mended(encoded.text, entry.key, None, None)
+    if entry.operation is Operation.INSERT:
+        values = _with_its_own_id(entry, entry.shape.on_conflict, values)
+        encoded = encode_row(values, where=entry.destination)
+    deciding = tuple(entry.on_conflict.split(",")) if entry.on_conflict else None
+    intent = intend(
+        Destination(entry.destination, key=entry.shape.on_conflict if entry.operation is Operation.INSERT else "id"),
+        encoded.columns,
+        json.loads(encoded.text),
+        operation=entry.operation,
+        key=_given_key(entry, deciding),
+        on_conflict=deciding,
+        match=json.loads(entry.match) if entry.match else None,
+    )
+    mark = digest(entry.destination, entry.operation, intent.key, encoded.text, entry.on_conflict, entry.match)
+    return Mended(encoded.text, intent.key, intent.shape, mark)
+
+
+def differences(before: str, after: str) -> list[tuple[str, str | None, str | None]]:
+    """Return the columns of two payloads that differ, each with both values as JSON; None: not there.
+
+    before: may be a shell's, which SQLite takes for JSON and Python does not; then all columns of `after` differ.
+    """
+    try:
+        old = _texts(before)
+    except _UNREADABLE:
+        old = {}
+    new = _texts(after)
+    return [(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
+def laid_out(payload: str) -> str:
+    """Return a payload as a person edits it: a line for each column, numbers with the digits that they have."""
+    try:
+        texts = _texts(payload)
+    except _UNREADABLE:  # a shell's: it is shown as it is
+        return payload
+    lines = ",\n".join(f"  {json.dumps(name, ensure_ascii=False)}: {value}" for name, value in texts.items())
+    return f"{{\n{lines}\n}}\n"
+
+
+def _texts(payload: str) -> dict[str, str]:
+    values = json.loads(payload, parse_float=Decimal)
+    return {name: encode_value(value, where=name) for name, value in values.items()}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_once_each)
+    except InvalidEntry:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InvalidEntry(f"is no JSON: {error}", field="payload") from error
+    if not isinstance(found, dict):
+        raise InvalidEntry("must be a JSON object: { ... }", field="payload")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise InvalidEntry(f'{name} is no JSON; the text "{name}" is what PostgreSQL reads', field="payload")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a name stand twice, and the last one wins: a slip of the hand that nobody would see."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InvalidEntry("stands there twice", field=f"payload.{name}")
+        found[name] = value
+    return found
+
+
+def _with_its_own_id(entry: Unmended, column: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The id is what makes a second sending harmless: it may be left out, and must not become another one."""
+    field = f"{entry.destination}.{column}"
+    if column in values and (own := as_id(values[column], field)) != entry.id:
+        if own is not None:
+            raise InvalidEntry(f"is the idempotency key and stays {entry.id!r}", field=field)
+        return {name: value for name, value in values.items() if name != column}
+    return values
+
+
+def _given_key(entry: Unmended, deciding: tuple[str, ...] | None) -> str | None:
+    """Return the ordering key that its caller gave; None: it comes from the values, and changes with them."""
+    if deciding is None:
+        return entry.key
+    before = json.loads(entry.payload)
+    return None if entry.key == key_text([before.get(column) for column in deciding]) else entry.key

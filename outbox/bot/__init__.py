@@ -1,0 +1,1 @@
+"""The bot's vocabulary above `Outbox`: trades, sessions, reads, bars; typed rows."""

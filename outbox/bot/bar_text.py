@@ -1,0 +1,86 @@
+"""A price bar as text, and when it began; no I/O, no clock, no dice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from outbox.encoding import encode_value
+from outbox.errors import InvalidEntry
+
+# Where a bar's time may stand; the first of these that the bar has.
+TIME_FIELDS = ("time", "timestamp", "time_utc", "datetime")
+# The end of the year 9999, and further than any bar on the other side.
+FOREVER_MS = 253_402_300_800_000
+# As seconds that is the year 5138, as milliseconds March 1973: no market's bar is on the wrong side.
+_MILLISECONDS_FROM = 100_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+# What the encoder writes for the numbers that JSON lacks.
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def bar_time_ms(bar: object, where: str) -> int:
+    """Return when `bar` began, in Unix milliseconds. Raises InvalidEntry: it is no mapping, or does not say."""
+    if not isinstance(bar, Mapping):
+        raise InvalidEntry(f"a bar is a mapping, not {type(bar).__name__}", field=where)
+    for name in TIME_FIELDS:
+        if (value := bar.get(name)) is not None:
+            return time_ms(value, f"{where}.{name}")
+    raise InvalidEntry(f"a bar needs its time, under one of {', '.join(TIME_FIELDS)}", field=where)
+
+
+def time_ms(value: object, field: str) -> int:
+    """Return a time in Unix milliseconds, what is below that cut off. Raises InvalidEntry.
+
+    An aware datetime; a text of ISO 8601, without a zone in UTC; a number of seconds, from 1e11 on of milliseconds.
+    """
+    if isinstance(value, datetime):
+        return _moment_ms(value, field)
+    if isinstance(value, str):
+        return _moment_ms(_parsed(value, field), field)
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidEntry(f"no time: {type(value).__name__}", field=field) from None
+    milliseconds = number if abs(number) >= _MILLISECONDS_FROM else number * 1000
+    if not abs(milliseconds) < FOREVER_MS:  # a NaN, too
+        raise InvalidEntry("no time in seconds or milliseconds since 1970", field=field)
+    return math.floor(milliseconds)
+
+
+def _parsed(text: str, field: str) -> datetime:
+    # fromisoformat takes thirteen digits, which are milliseconds, for a date and a time of day.
+    if text.strip().isdigit():
+        raise InvalidEntry("a text of digits only may mean anything; give a number, or 2026-01-31T12:00", field=field)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidEntry("a text that is no ISO 8601 time, such as 2026-01-31T12:00:00Z", field=field) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _moment_ms(moment: datetime, field: str) -> int:
+    if moment.utcoffset() is None:
+        raise InvalidEntry("a datetime without a time zone; use datetime(…, tzinfo=UTC)", field=field)
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def encoded(bar: object, where: str) -> str:
+    """Return `bar` as the JSON text to store. Raises InvalidEntry, whose `field` is the path of what has no JSON."""
+    return encode_value(bar, where=where)
+
+
+def decoded(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the bars that `texts` are, with their NaN and infinities."""
+    array = f"[{','.join(texts)}]"
+    odd = '"NaN"' in array or 'Infinity"' in array
+    bars: list[dict[str, Any]] = json.loads(array, object_pairs_hook=_with_numbers if odd else None)
+    return bars
+
+
+def _with_numbers(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: _NUMBERS.get(value, value) if isinstance(value, str) else value for name, value in pairs}

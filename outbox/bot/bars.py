@@ -1,0 +1,277 @@
+"""`LocalStorage`: the bot's cached price bars in the same file, and the old pending-file methods.
+
+Bars are rows of `outbox_bars`, one per symbol, timeframe and time; they do not travel. Reading and writing go in
+small chunks, each a transaction or a query of its own: 100,000 bars hold up neither the event loop nor a put.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, NoReturn, Protocol
+
+from outbox.bot.bar_text import FOREVER_MS, bar_time_ms, decoded, encoded, time_ms
+from outbox.bot.records import Puts, check_home, moment
+from outbox.clock import Clock
+from outbox.entry import Destination, Operation
+from outbox.errors import InvalidEntry, UsageError
+from outbox.store.reader import Shown
+from outbox.store.writer import Receipt
+
+Time = datetime | str | float
+
+# A bar that takes the careful road of the encoder costs some 20 µs: 2 ms at once.
+ENCODE_BARS = 100
+# Giving way to the event loop alone keeps the interpreter busy, and the writer's thread must then fight for each step
+# with Python's switch interval of 5 ms: with sleep(0) a put took up to 320 ms, with a real pause under 10 ms.
+_REST_S = 0.001
+# A put that waits behind one chunk waits some 5 ms and a sync.
+WRITE_BARS = 1000
+READ_BARS = 500
+# `save_pending` commits all or nothing, so its transaction gets this much more time for each item.
+_LIMIT_S, _ITEM_S = 2.0, 0.005
+
+_UPSERT = (
+    "insert into outbox_bars (symbol, timeframe, time_ms, bar) values (?, ?, ?, ?)"
+    " on conflict do update set bar = excluded.bar"
+)
+_OLDEST_FIRST = (
+    "select time_ms, bar from outbox_bars where symbol = ? and timeframe = ? and time_ms >= ? and time_ms < ?"
+    " order by time_ms limit ?"
+)
+_NEWEST_FIRST = (
+    "select time_ms, bar from outbox_bars where symbol = ? and timeframe = ? and time_ms >= ? and time_ms < ?"
+    " order by time_ms desc limit ?"
+)
+_NTH_NEWEST = (
+    "select time_ms from outbox_bars where symbol = ? and timeframe = ? order by time_ms desc limit 1 offset ?"
+)
+_SERIES = (
+    "select distinct symbol, timeframe from outbox_bars where symbol = coalesce(?, symbol)"
+    " and timeframe = coalesce(?, timeframe)"
+)
+_PRUNE = (
+    "delete from outbox_bars where symbol = ?1 and timeframe = ?2 and time_ms in (select time_ms from outbox_bars"
+    " where symbol = ?1 and timeframe = ?2 and time_ms < ?3 order by time_ms limit ?4) returning 1"
+)
+
+
+class BarBlock(Puts, Protocol):
+    """What the storage uses of a `Transaction`."""
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None: ...
+
+
+class BarHome(Protocol):
+    """What the storage uses of an `Outbox`."""
+
+    @property
+    def clock(self) -> Clock: ...
+    def destination(self, name: str) -> Destination: ...
+    def transaction(self, *, limit_s: float | None = None) -> AbstractAsyncContextManager[BarBlock]: ...
+    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    async def pending_entries(self, limit: int | None = None) -> list[Shown]: ...
+
+
+class LocalStorage:
+    """Caches price bars; shows what is pending. Raises UsageError: `outbox` is no Outbox.
+
+    A bar is a mapping with its time under `time`, `timestamp`, `time_utc` or `datetime`, the first one that it has:
+    an aware datetime, a text of ISO 8601 (without a zone: UTC), or Unix time in seconds (from 1e11 on: milliseconds).
+    timeframe: the caller's own word, such as "H1", for a bot that has more than one per symbol.
+    """
+
+    def __init__(self, outbox: BarHome) -> None:
+        check_home(outbox, "LocalStorage")
+        self._outbox = outbox
+
+    # ------------------------------------------------------------------------------------------ bars
+
+    async def cache_bars(self, symbol: str, bars: Iterable[Mapping[str, Any]], timeframe: str = "") -> int:
+        """Store bars, each in the place of the one with the same symbol, timeframe and time; return how many.
+
+        Others stay until `prune_bars`. Leave `bars` alone until this returns. Raises InvalidEntry, which names the
+        bar: nothing was written; StoreError: earlier chunks may be stored, and caching all of it again is safe.
+        """
+        _check_series(symbol, timeframe)
+        times, texts = await _as_texts(bars)
+        for start in range(0, len(times), WRITE_BARS):
+            chunk = slice(start, start + WRITE_BARS)
+            rows = [(symbol, timeframe, time, text) for time, text in zip(times[chunk], texts[chunk], strict=True)]
+            async with self._outbox.transaction() as tx:
+                await tx.executemany(_UPSERT, rows)
+        return len(times)
+
+    async def load_cached_bars(
+        self,
+        symbol: str,
+        timeframe: str = "",
+        *,
+        start: Time | None = None,
+        end: Time | None = None,
+        last: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return the bars from `start` up to but without `end`, or the `last` of those, oldest first; [] if none.
+
+        start, end: as a bar's time. Values come back as JSON has them: a datetime as its text.
+        Raises InvalidEntry, StoreError: never [] for a failure.
+        """
+        _check_series(symbol, timeframe)
+        low = -FOREVER_MS if start is None else time_ms(start, "start")
+        high = FOREVER_MS if end is None else time_ms(end, "end")
+        left = sys.maxsize if last is None else _count(last, "last")
+        bars: list[dict[str, Any]] = []
+        while left > 0:
+            limit = min(left, READ_BARS)
+            sql = _OLDEST_FIRST if last is None else _NEWEST_FIRST
+            rows = await self._outbox.read_local(sql, (symbol, timeframe, low, high, limit))
+            page = decoded([text for _, text in rows])
+            bars += page
+            if len(rows) < limit:
+                break
+            left -= limit
+            low, high = (rows[-1][0] + 1, high) if last is None else (low, rows[-1][0])
+        if last is not None:
+            bars.reverse()
+        return bars
+
+    async def prune_bars(
+        self,
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        *,
+        older_than: timedelta | Time | None = None,
+        keep_last: int | None = None,
+    ) -> int:
+        """Remove cached bars by age, by count, or by both; return how many.
+
+        symbol, timeframe: only those; None: all. older_than: an age or a time; keep_last: so many of each series
+        stay, the newest. Raises InvalidEntry: neither is given; StoreError.
+        """
+        if older_than is None and keep_last is None:
+            raise InvalidEntry("give older_than or keep_last: what may go?", field="prune_bars")
+        oldest_ms = self._cutoff_ms(older_than)
+        kept = None if keep_last is None else _count(keep_last, "keep_last")
+        removed = 0
+        for each in await self._outbox.read_local(_SERIES, (symbol, timeframe)):
+            before_ms = max(oldest_ms, await self._nth_newest_ms(each, kept))
+            removed += await self._prune(each, before_ms)
+        return removed
+
+    def _cutoff_ms(self, older_than: timedelta | Time | None) -> int:
+        if older_than is None:
+            return -FOREVER_MS
+        if isinstance(older_than, timedelta):
+            return time_ms(moment(self._outbox.clock.now_ms()) - older_than, "older_than")
+        return time_ms(older_than, "older_than")
+
+    async def _nth_newest_ms(self, series: tuple[Any, ...], number: int | None) -> int:
+        """Return the time of the bar before which all may go."""
+        if number is None:
+            return -FOREVER_MS
+        if number == 0:
+            return FOREVER_MS
+        rows = await self._outbox.read_local(_NTH_NEWEST, (*series, number - 1))
+        return int(rows[0][0]) if rows else -FOREVER_MS
+
+    async def _prune(self, series: tuple[Any, ...], before_ms: int) -> int:
+        removed = 0
+        while True:
+            async with self._outbox.transaction() as tx:
+                gone = len(await tx.execute(_PRUNE, (*series, before_ms, WRITE_BARS)))
+            removed += gone
+            if gone < WRITE_BARS:
+                return removed
+
+    # ------------------------------------------------------------------------------------------ the old pending file
+
+    async def save_pending(self, data: Sequence[Mapping[str, Any]]) -> list[Receipt]:
+        """Put each item, {'table': …, 'data': …, 'operation': "insert" or "upsert"}: all of them, or none.
+
+        Durable on return; the flusher sends them, so there is nothing to load and send again. An upsert into a table
+        without declared conflict columns is decided by its key column, or by the item's 'on_conflict'.
+        Raises InvalidEntry, which names the item; what `transaction()` raises.
+        """
+        puts = [self._as_put(item, f"data[{number}]") for number, item in enumerate(data)]
+        async with self._outbox.transaction(limit_s=_LIMIT_S + _ITEM_S * len(puts)) as tx:
+            return [
+                await tx.put(table, row, operation=operation, on_conflict=on_conflict, id=own)
+                for table, row, operation, on_conflict, own in puts
+            ]
+
+    def _as_put(self, item: object, where: str) -> tuple[str, object, Any, Any, object]:
+        if not isinstance(item, Mapping):
+            raise InvalidEntry(f"must be a mapping, not {type(item).__name__}", field=where)
+        for name in ("table", "data"):
+            if item.get(name) is None:
+                raise InvalidEntry("is missing", field=f"{where}.{name}")
+        operation, on_conflict = item.get("operation", Operation.INSERT), item.get("on_conflict")
+        if operation == Operation.UPSERT and on_conflict is None:
+            declared = self._outbox.destination(item["table"])
+            on_conflict = declared.on_conflict or (declared.key,)
+        return item["table"], item["data"], operation, on_conflict, item.get("id")
+
+    async def load_pending(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Return what is pending, or the `limit` oldest of it, to look at: table, data, operation, id, timestamp.
+
+        An insert's `data` holds its id, as it will be sent. Not to be put again: all of it is on its way, and an
+        insert that was put again would raise IdConflict. Reads the whole backlog. Raises StoreError.
+        """
+        return [self._as_item(entry) for entry in await self._outbox.pending_entries(limit)]
+
+    def _as_item(self, entry: Shown) -> dict[str, Any]:
+        data = json.loads(entry.payload)
+        if entry.operation is Operation.INSERT:
+            data.setdefault(self._outbox.destination(entry.destination).key, entry.id)
+        item = {
+            "table": entry.destination,
+            "data": data,
+            "operation": entry.operation.value,
+            "timestamp": moment(entry.created_at_ms).isoformat(),
+            "id": entry.id,
+        }
+        if entry.match is not None:
+            item["match"] = json.loads(entry.match)
+        return item
+
+    def clear_pending(self) -> NoReturn:
+        """Raise UsageError: an entry leaves by being delivered, or by an operator's `outbox discard` with a reason."""
+        raise UsageError(
+            "nothing is cleared by hand: entries leave the outbox when they are delivered; nothing was removed."
+            " Drop the call; to give up an entry that Supabase refuses, use `outbox discard`"
+        )
+
+
+async def _as_texts(bars: Iterable[Mapping[str, Any]]) -> tuple[list[int], list[str]]:
+    """Return each bar's time and text, giving way to the event loop every `ENCODE_BARS` bars. Raises InvalidEntry."""
+    if isinstance(bars, Mapping | str) or hasattr(bars, "iterrows"):  # a pandas table: its .to_dict("records") is one
+        raise InvalidEntry(f"must be a list of mappings, not a {type(bars).__name__}", field="bars")
+    times: list[int] = []
+    texts: list[str] = []
+    waiting = iter(bars)
+    while chunk := list(islice(waiting, ENCODE_BARS)):
+        for number, bar in enumerate(chunk, len(times)):
+            where = f"bars[{number}]"
+            times.append(bar_time_ms(bar, where))
+            texts.append(encoded(bar, where))
+        await asyncio.sleep(_REST_S)
+    return times, texts
+
+
+def _check_series(symbol: str, timeframe: str) -> None:
+    if not isinstance(symbol, str) or not symbol:
+        raise InvalidEntry("must be a text", field="symbol")
+    if not isinstance(timeframe, str):
+        raise InvalidEntry("must be a text", field="timeframe")
+
+
+def _count(value: int, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidEntry("must be an integer of 0 or more", field=field)
+    return value

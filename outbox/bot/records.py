@@ -1,0 +1,147 @@
+"""The rows of the bot's vocabulary, and what its classes need of an outbox.
+
+`TradeLogger` and `SupabaseClient` write the same trades: how one is made stands here once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from outbox import logs
+from outbox.clock import Clock
+from outbox.entry import Destination, Operation, mint_id
+from outbox.errors import InvalidEntry, UsageError
+from outbox.store.writer import Receipt
+
+logger = logs.named("outbox.records")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The columns of `trades` that come from a trade's key of the same name, and what a missing key means.
+_TRADE_DEFAULTS: Mapping[str, object] = {
+    "session_id": "",
+    "symbol": "",
+    "direction": 0,
+    "intensity": 0,
+    "action": "",
+    "volume": 0,
+    "entry_price": 0,
+    "exit_price": 0,
+    "pnl": 0,
+    "pnl_pips": 0,
+    "commission": 0,
+    "hmm_state": 0,
+    "is_paper": False,
+    "comment": "",
+}
+_TRADE_KEYS = frozenset({*_TRADE_DEFAULTS, "id", "trade_id", "timestamp"})
+# NOT NULL in the remote table: None there would be a refusal, so it counts as missing.
+_NEVER_NULL = frozenset({"session_id", "symbol"})
+
+
+class Puts(Protocol):
+    """Where a row can be put: an `Outbox`, or the `Transaction` of one."""
+
+    async def put(
+        self,
+        destination: str,
+        row: object,
+        *,
+        operation: str | Operation | None = None,
+        key: object = None,
+        id: object = None,
+        on_conflict: Sequence[str] | None = None,
+        match: Mapping[str, object] | None = None,
+    ) -> Receipt:
+        """Put one entry."""
+
+
+class Drained(Protocol):
+    """What a drain reports."""
+
+    @property
+    def delivered(self) -> int: ...
+
+
+class Home(Puts, Protocol):
+    """What the bot's classes use of an `Outbox`."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def supabase_url(self) -> str | None: ...
+    @property
+    def has_remote(self) -> bool: ...
+    def destination(self, name: str) -> Destination: ...
+    def pending_now(self) -> int: ...
+    async def fetch(self, path: str) -> list[dict[str, Any]]: ...
+    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    async def drain(self, timeout: float = 30.0) -> Drained: ...
+
+
+def check_home(outbox: object, taker: str) -> None:
+    """Raise UsageError if `outbox` cannot be one: at the construction, not at the first trade."""
+    if not hasattr(outbox, "put") or not hasattr(outbox, "clock"):
+        raise UsageError(f"{taker} takes the Outbox, not a {type(outbox).__name__}; nothing was written")
+
+
+def moment(now_ms: int) -> datetime:
+    """Return Unix milliseconds as a time in UTC."""
+    return _EPOCH + timedelta(milliseconds=now_ms)
+
+
+async def put_trade(outbox: Home, trade: Mapping[str, object], tx: Puts | None) -> Receipt:
+    """Put one trade; `tx`: as part of that transaction. Raises what `put` raises."""
+    now_ms = outbox.clock.now_ms()
+    own_id = mint_id(now_ms, os.urandom(10))
+    row = trade_row(trade, own_id=own_id, now=moment(now_ms))
+    return await (outbox if tx is None else tx).put("trades", row, operation=Operation.INSERT, id=own_id)
+
+
+def trade_row(trade: Mapping[str, object], *, own_id: str, now: datetime) -> dict[str, object]:
+    """Return the row of `trades` for a bot's own trade, which is not changed. Raises InvalidEntry.
+
+    own_id: the trade_id of a trade that brings neither `id` nor `trade_id`. now: the timestamp of one without.
+    None is null, except where the table has no null. Keys that the table has no column for are left out and named
+    once in a warning.
+    """
+    if not isinstance(trade, Mapping):
+        raise InvalidEntry(f"a trade must be a mapping, not {type(trade).__name__}", field="trades")
+    _warn_about_unknown(trade)
+    row = {column: _value(trade, column, default) for column, default in _TRADE_DEFAULTS.items()}
+    row["trade_id"] = _given(trade, "id") or _given(trade, "trade_id") or own_id
+    timestamp = trade.get("timestamp")
+    row["timestamp"] = now if timestamp is None else timestamp
+    return row
+
+
+def event_row(event_type: str, data: object, session_id: str | None, *, now: datetime) -> dict[str, object]:
+    """Return the row of `events`. Raises InvalidEntry: `data` is no JSON object, such as an encoded text."""
+    content = {} if data is None else data
+    if not (isinstance(content, Mapping) or dataclasses.is_dataclass(content) or hasattr(content, "model_dump")):
+        raise InvalidEntry(f"must be a mapping, not {type(data).__name__}", field="events.data")
+    return {"session_id": session_id, "timestamp": now, "event_type": event_type, "data": content}
+
+
+def _value(trade: Mapping[str, object], column: str, default: object) -> object:
+    value = trade.get(column, default)
+    return default if value is None and column in _NEVER_NULL else value
+
+
+def _given(trade: Mapping[str, object], name: str) -> str:
+    value = trade.get(name)
+    return "" if value is None else str(value)
+
+
+def _warn_about_unknown(trade: Mapping[str, object]) -> None:
+    unknown = {str(name) for name in trade.keys() - _TRADE_KEYS} - _warned
+    if unknown and len(_warned) < 1000:  # a bot that makes up keys must not make this grow for ever
+        _warned.update(unknown)
+        logger.warning("keys without a column are left out", extra={"destination": "trades", "keys": sorted(unknown)})
+
+
+_warned: set[str] = set()

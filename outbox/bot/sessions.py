@@ -1,0 +1,295 @@
+"""`SessionManager`: the life of a bot's session, from start or recovery to its end.
+
+The state is one row of `outbox_sessions` per source, written together with the entries that speak of it: after any
+crash either both are there or neither. Remotely a session is an insert at its start and an upsert at its end; both
+carry a version that grows, so that with the trigger of `supabase_sql/` an older one that arrives late reverts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from outbox.bot.records import Puts, check_home, event_row, moment
+from outbox.bot.session_state import (
+    BEAT,
+    FIND,
+    SAVE,
+    Session,
+    SessionEndReason,
+    end_figures,
+    figure,
+    midnight,
+    names,
+    remote_row,
+    restored,
+    stored,
+    text,
+)
+from outbox.clock import Clock
+from outbox.entry import Operation, mint_id
+from outbox.errors import SessionNotRunning, SessionRunning
+from outbox.prepare import member
+
+__all__ = ["SessionEndReason", "SessionManager"]
+
+
+class Block(Puts, Protocol):
+    """What a session uses of a `Transaction`."""
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    def when_over(self, watcher: Callable[[bool], object]) -> None: ...
+
+
+class SessionHome(Protocol):
+    """What a session uses of an `Outbox`."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def source(self) -> str | None: ...
+    def transaction(self) -> AbstractAsyncContextManager[Block]: ...
+
+
+# Whoever is alive holds its outbox, so the address stays the outbox's own for as long as the entry is here.
+_managers: WeakValueDictionary[tuple[int, str], SessionManager] = WeakValueDictionary()
+
+
+class SessionManager:
+    """Starts, or recovers after a crash, and ends the session of one bot; keeps its heartbeat.
+
+    source: which bot, for two in one process; else the settings' `source`. A session is recovered only under the
+    source that started it. Raises UsageError: `outbox` is no Outbox.
+
+    Each coroutine takes `tx`, an open `outbox.transaction()`, to commit with what else is in it; if that is rolled
+    back, the session stands where it stood before.
+    """
+
+    def __init__(self, outbox: SessionHome, *, source: str | None = None) -> None:
+        check_home(outbox, "SessionManager")
+        self._outbox = outbox
+        self._source = (outbox.source or "") if source is None else source
+        self._session = Session()
+        self._day_in_file: datetime | None = None
+
+    @property
+    def session_id(self) -> str:
+        """The running session or the last one of this object; "" before the first."""
+        return self._session.session_id
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When the session began, also if an earlier process began it."""
+        return self._session.start_time
+
+    @property
+    def day_start(self) -> datetime | None:
+        """The UTC midnight that began the day of the last `check_day_boundary`, at first that of the start."""
+        return self._session.day_start
+
+    @property
+    def last_heartbeat(self) -> datetime | None:
+        """The last sign of life that was asked to be stored."""
+        return self._session.last_heartbeat
+
+    @property
+    def is_recovered(self) -> bool:
+        """Whether the session was begun by an earlier process that did not end it."""
+        return self._session.recovered
+
+    @property
+    def initial_balance(self) -> float | None:
+        """The balance that the session began with."""
+        return self._session.initial_balance
+
+    @property
+    def current_balance(self) -> float | None:
+        """The balance of the last heartbeat that said one."""
+        return self._session.current_balance
+
+    @property
+    def symbols(self) -> list[str]:
+        """What the session trades."""
+        return list(self._session.symbols)
+
+    # ------------------------------------------------------------------------------------------ the session's life
+
+    async def start_session(
+        self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: Block | None = None
+    ) -> str:
+        """Begin a session, or go on with the one that a crash left running; return its id, a full UUID.
+
+        A recovered session keeps its start, day, balances and symbols; the arguments then only appear in the event
+        SESSION_RECOVERED, beside the seconds since the last heartbeat (`gap_seconds`, never below 0).
+        Durable on return. Raises SessionRunning: it is started already; InvalidEntry; what `transaction()` raises.
+        """
+        balance, traded = figure(initial_balance, "initial_balance"), names(symbols)
+        async with self._within(tx) as block:
+            self._claim(block)
+            rows = await block.execute(FIND, (self._source,))
+            if rows:
+                await self._recover(block, restored(rows[0]), balance, traded)
+            else:
+                await self._begin(block, balance, traded)
+        return self.session_id
+
+    async def end_session(
+        self,
+        stats: Mapping[str, Any],
+        reason: SessionEndReason | str = SessionEndReason.NORMAL,
+        *,
+        tx: Block | None = None,
+    ) -> None:
+        """End the session with what `stats` says: `balance`, `total_trades`, `total_pnl`.
+
+        What is missing, None or not finite is unknown and becomes null, but for the balance: that is then the last
+        heartbeat's. Other figures have no column: a warning names them. Durable on return. If it raises, the session
+        goes on and can be ended again: SessionNotRunning: there is none; InvalidEntry: a figure is no number; what
+        `transaction()` raises.
+        """
+        why = member(SessionEndReason, reason, field="reason").value
+        figures = end_figures(stats)
+        async with self._within(tx) as block:
+            session = self._session
+            if not session.running:
+                raise SessionNotRunning(
+                    "no session is running: it was never started, or has ended; nothing was written",
+                    session_id=session.session_id,
+                )
+            ended = replace(session, version=session.version + 1, running=False)
+            now = self._now()
+            if figures["final_balance"] is None:
+                figures["final_balance"] = ended.current_balance
+            row = {**remote_row(ended), **figures, "end_time": now, "end_reason": why, "status": "STOPPED"}
+            await block.put("sessions", row, operation=Operation.UPSERT, on_conflict=("session_id",))
+            await block.execute(SAVE, (*stored(ended), self._source, "STOPPED", why, text(now)))
+            self._session = ended
+            block.when_over(self._after_end)
+
+    async def update_heartbeat(self, balance: float | Decimal | None = None, *, tx: Block | None = None) -> None:
+        """Store a sign of life, the day, and `balance` if it is given. One write to the file; nothing travels.
+
+        Without a running session it does nothing: a ticker may outlive the session. Raises InvalidEntry; what
+        `transaction()` raises.
+        """
+        session = self._session
+        given = figure(balance, "balance")
+        if not session.running:
+            return
+        current = session.current_balance if given is None else given
+        before = session
+        session = self._session = replace(session, last_heartbeat=self._now(), current_balance=current)
+        async with self._within(tx) as block:
+            block.when_over(lambda committed: self._after_beat(before, session, committed, shared=tx is not None))
+            _, _, day_start, last_heartbeat, *_ = stored(session)
+            await block.execute(BEAT, (last_heartbeat, day_start, current, self._source, session.session_id))
+
+    def check_day_boundary(self) -> bool:
+        """Return True once for each new UTC day, or once for several that passed unseen; the first call tells nothing.
+
+        Touches no file: the next heartbeat stores the day. A crash between the two makes the recovered session say
+        True again, so what the bot does on a new day may be repeated. To do it exactly once, commit it together with
+        `update_heartbeat(tx=tx)`. A clock that was set back changes nothing.
+        """
+        before, today = self._session.day_start, midnight(self._now())
+        if before is None or today > before:
+            self._session = replace(self._session, day_start=today)
+        return before is not None and today > before
+
+    # ------------------------------------------------------------------------------------------ inside a transaction
+
+    @contextlib.asynccontextmanager
+    async def _within(self, tx: Block | None) -> AsyncIterator[Block]:
+        if tx is not None:
+            yield tx
+        else:
+            async with self._outbox.transaction() as block:
+                yield block
+
+    def _claim(self, block: Block) -> None:
+        """Let no other manager of this process start the same session; given back if the block is rolled back."""
+        other, before = _managers.get(self._place), self._session
+        if other is not None and other._session.running:
+            whose = "this SessionManager" if other is self else "another SessionManager of this process"
+            raise SessionRunning(
+                f"session {other.session_id} of source {self._source!r} is run by {whose}; nothing was written."
+                " End it first; a second bot in one process needs a source of its own",
+                session_id=other.session_id,
+            )
+        _managers[self._place] = self
+        block.when_over(lambda committed: None if committed else self._undo_start(before))
+
+    def _undo_start(self, before: Session) -> None:
+        self._session = before
+        self._release()
+
+    def _after_end(self, committed: bool) -> None:
+        if not committed:
+            # The version stays: if it was committed after all, the next end must be the newer one.
+            self._session = replace(self._session, running=True)
+            _managers.setdefault(self._place, self)
+        elif not self._session.running:  # else the same transaction has started the next one
+            self._release()
+
+    def _after_beat(self, before: Session, beat: Session, committed: bool, *, shared: bool) -> None:
+        if committed:
+            self._day_in_file = beat.day_start
+        elif self._session is beat:
+            # With a block of the bot's own the day's work went too: `check_day_boundary` tells of the day again.
+            day = self._day_in_file if shared else beat.day_start
+            self._session = replace(before, day_start=day)
+
+    def _release(self) -> None:
+        if _managers.get(self._place) is self:
+            del _managers[self._place]
+
+    @property
+    def _place(self) -> tuple[int, str]:
+        return id(self._outbox), self._source
+
+    async def _begin(self, block: Block, balance: float | None, symbols: tuple[str, ...]) -> None:
+        now = self._now()
+        session = Session(
+            session_id=mint_id(self._outbox.clock.now_ms(), os.urandom(10)),
+            start_time=now,
+            day_start=midnight(now),
+            last_heartbeat=now,
+            initial_balance=balance,
+            symbols=symbols,
+            version=1,
+            running=True,
+        )
+        row = {**remote_row(session), "status": "RUNNING"}
+        await block.put("sessions", row, operation=Operation.INSERT, key=session.session_id)
+        await self._run(block, session)
+
+    async def _recover(self, block: Block, found: Session, balance: float | None, symbols: tuple[str, ...]) -> None:
+        now, last = self._now(), found.last_heartbeat
+        assert last is not None
+        facts = {
+            "old_session_id": found.session_id,
+            "recovered_at": now,
+            "start_time": found.start_time,
+            "last_heartbeat": last,
+            "gap_seconds": max(0.0, (now - last).total_seconds()),
+            "balance": balance,
+            "symbols": symbols,
+        }
+        row = event_row("SESSION_RECOVERED", facts, found.session_id, now=now)
+        await block.put("events", row, operation=Operation.INSERT)
+        await self._run(block, replace(found, last_heartbeat=now, running=True, recovered=True))
+
+    async def _run(self, block: Block, session: Session) -> None:
+        await block.execute(SAVE, (*stored(session), self._source, "RUNNING", None, None))
+        self._session = session
+        self._day_in_file = session.day_start
+
+    def _now(self) -> datetime:
+        return moment(self._outbox.clock.now_ms())

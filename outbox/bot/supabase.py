@@ -1,0 +1,275 @@
+"""`SupabaseClient`: the old module's client, on the outbox. Writes are durable, reads never lie."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, assert_never
+
+from outbox.bot.records import Home, Puts, check_home, event_row, moment, put_trade
+from outbox.entry import Operation
+from outbox.errors import ConfigError, OutboxError, RemoteError
+from outbox.reads import ReadSource, Rows, chosen_source
+from outbox.reads.columns import SHIPPED, Column, Columns, Kind, described
+from outbox.reads.keyset import obstacle, walk
+from outbox.reads.merged import local_rows, merged
+from outbox.reads.overlay import Table, unique_columns
+from outbox.reads.overlay import table as known_table
+from outbox.reads.pages import Pages
+from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
+from outbox.store.writer import Receipt
+
+
+class SupabaseClient:
+    """Trades and events in, rows out. Writing needs no network; reading does, and says so when there is none.
+
+    Raises UsageError: `outbox` is no Outbox.
+    """
+
+    def __init__(self, outbox: Home) -> None:
+        check_home(outbox, "SupabaseClient")
+        self.outbox = outbox
+        self._pages = Pages(outbox)
+        self._columns: dict[str, Columns] = dict(SHIPPED)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether a URL and a key are set. Without them rows are kept and sent once they are."""
+        return self.outbox.has_remote
+
+    @property
+    def url(self) -> str | None:
+        """The project's URL, or None."""
+        return self.outbox.supabase_url
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    async def execute(
+        self,
+        table: str,
+        data: object,
+        operation: str | Operation = "insert",
+        *,
+        on_conflict: Sequence[str] | None = None,
+        match: Mapping[str, object] | None = None,
+        key: object = None,
+        id: object = None,
+        tx: Puts | None = None,
+    ) -> Receipt:
+        """Put one row into `table` and return once it is on disk. Arguments and errors as `Outbox.put`.
+
+        An upsert into a table that has no conflict columns declared is decided by the table's key column, as
+        Supabase does by its primary key. tx: as part of that transaction.
+        """
+        if operation == Operation.UPSERT and on_conflict is None:
+            declared = self.outbox.destination(table)
+            on_conflict = declared.on_conflict or (declared.key,)
+        target = self.outbox if tx is None else tx
+        return await target.put(table, data, operation=operation, on_conflict=on_conflict, match=match, key=key, id=id)
+
+    async def log_trade(self, trade_data: Mapping[str, object], *, tx: Puts | None = None) -> Receipt:
+        """Record one trade; `trade_data` is not changed.
+
+        Its `id` is stored as `trade_id`; without one that is the receipt's id. A missing timestamp is now. The rest
+        as the table's columns; see `docs/migrating.md`. Raises what `Outbox.put` raises.
+        """
+        return await put_trade(self.outbox, trade_data, tx)
+
+    async def log_event(
+        self,
+        event_type: str,
+        data: Mapping[str, object] | None = None,
+        session_id: str | None = "",
+        *,
+        tx: Puts | None = None,
+    ) -> Receipt:
+        """Record one event, now; `data` becomes a JSON object, None an empty one.
+
+        Raises InvalidEntry: `data` is none, for example a text that was encoded already; and what `Outbox.put` raises.
+        """
+        row = event_row(event_type, data, session_id, now=moment(self.outbox.clock.now_ms()))
+        return await (self.outbox if tx is None else tx).put("events", row, operation=Operation.INSERT)
+
+    # ------------------------------------------------------------------------------------------ sending
+
+    async def retry_pending(self, timeout: float = 10.0) -> int:
+        """Send what is pending now, for `timeout` seconds at the most, and return how many entries were delivered.
+
+        With a running flusher there is no need to call this. What is not delivered stays pending.
+        """
+        return (await self.outbox.drain(timeout=timeout)).delivered
+
+    @property
+    def pending_count(self) -> int:
+        """How many entries are pending, of all tables. Some ten microseconds in the caller's thread."""
+        return self.outbox.pending_now()
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    async def get_trades(
+        self,
+        session_id: str | None = None,
+        is_paper: bool | None = None,
+        symbol: str | None = None,
+        limit: int | None = 100,
+        *,
+        source: str | ReadSource = ReadSource.REMOTE,
+    ) -> Rows:
+        """Return the newest trades, at most `limit` of them; None or "" is no filter.
+
+        source: "merged" has those too that are still pending. Errors as `query`.
+        """
+        filters: dict[str, object] = {}
+        if session_id:
+            filters["session_id"] = session_id
+        if is_paper is not None:
+            filters["is_paper"] = is_paper
+        if symbol:
+            filters["symbol"] = symbol
+        return await self.query("trades", filters=filters, order="-timestamp", limit=limit, source=source)
+
+    async def query(
+        self,
+        table: str,
+        select: str = "*",
+        filters: Mapping[str, object] | None = None,
+        order: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        *,
+        offset: int = 0,
+        source: str | ReadSource = ReadSource.REMOTE,
+    ) -> Rows:
+        """Return rows of a table: a list that knows where it is from (`Rows`).
+
+        select: columns, comma-separated. filters: column → value, column → (operator, value), or column → a list of
+        the latter, with the operators eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must hold, None finds null.
+        order: a column or several, "-column" for descending. limit: None returns all there are. More than 1,000 rows
+        are read page by page as `rows` does, in the order of the unique columns (`Outbox.register` tells which; "id"
+        unless it does) where `order` leaves it open. offset: rows to leave out first. source: "remote"; "local", what
+        this outbox has put and still holds; "merged", the remote rows as they will be once what is pending now has
+        arrived, and local ones, marked by `.complete` and `.error`, while the remote end is away.
+
+        Raises Unreachable: no answer; RemoteError: the server refused; ConfigError: no URL or key is set;
+        InvalidQuery: an argument cannot be sent like that; Undecidable: a local or merged read would have to guess
+        (`docs/reading.md` lists when). Never [] for a failure, never part of the rows.
+        """
+        query, place = asked(table, select, filters, order), chosen_source(source)
+        limit, offset = checked_limit(limit), checked_offset(offset)
+        match place:
+            case ReadSource.REMOTE:
+                return Rows(await self._remote_rows(query, limit, offset))
+            case ReadSource.LOCAL:
+                return await self._local_rows(query, limit, offset)
+            case ReadSource.MERGED:
+                return await self._merged_rows(query, limit, offset)
+            case _:
+                assert_never(place)
+
+    async def rows(
+        self,
+        table: str,
+        filters: Mapping[str, object] | None = None,
+        *,
+        select: str = "*",
+        order: str | Sequence[str] | None = None,
+        page: int = PAGE_ROWS,
+        source: str | ReadSource = ReadSource.REMOTE,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Give the rows of a table one by one, fetched in pages of `page`: `async for row in client.rows("trades")`.
+
+        Each page begins behind the last row of the one before, however many rows come and go meanwhile, and an index
+        on the first column of `order` finds it at once. Memory is one page's. Arguments and errors as `query`; an
+        error in the middle is raised, the rows before it were right. While the remote end is away a merged read
+        raises too: what was given cannot be taken back.
+        """
+        query, place, page_rows = asked(table, select, filters, order), chosen_source(source), checked_page(page)
+        if place is ReadSource.LOCAL:
+            for row in await self._local_rows(query, None, 0):
+                yield row
+        elif place is ReadSource.MERGED:
+            async for row in merged(self.outbox, self._pages, self._table(query), query, page_rows=page_rows):
+                yield row
+        else:
+            unique = unique_columns(self.outbox.destination(query.table))
+            async for row, _ in self._pages.walk(walk(query, unique), page_rows=page_rows):
+                yield row
+
+    def describe(self, table: str, columns: Mapping[str, str | Kind | Column]) -> None:
+        """Tell what the columns of a table of your own hold, so that `source="merged"` and "local" can compare them.
+
+        column → "integer", "float", "numeric", "text", "timestamp", "boolean", "uuid" or "other", or a `Column` that
+        tells its default too. The shipped tables are known. Raises InvalidQuery.
+        """
+        self._columns[table] = described(columns)
+
+    def _table(self, query: Query) -> Table:
+        return known_table(self.outbox.destination(query.table), self._columns.get(query.table, {}), query)
+
+    async def _local_rows(self, query: Query, limit: int | None, offset: int, error: OutboxError | None = None) -> Rows:
+        found = await local_rows(self.outbox, self._table(query), query)
+        end = None if limit is None else offset + limit
+        return Rows(found[offset:end], source=ReadSource.LOCAL, error=error)
+
+    async def _merged_rows(self, query: Query, limit: int | None, offset: int) -> Rows:
+        page_rows = PAGE_ROWS if limit is None else min(PAGE_ROWS, offset + limit)
+        found: list[dict[str, Any]] = []
+        rows = merged(self.outbox, self._pages, self._table(query), query, page_rows=page_rows)
+        try:
+            async with contextlib.aclosing(rows):
+                async for row in rows:
+                    found.append(row)
+                    if limit is not None and len(found) == offset + limit:
+                        break
+        except (RemoteError, ConfigError) as error:
+            if isinstance(error, RemoteError) and not is_away(error):
+                raise
+            return await self._local_rows(query, limit, offset, error)
+        return Rows(found[offset:], source=ReadSource.MERGED)
+
+    async def _remote_rows(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
+        if limit is not None and limit <= PAGE_ROWS:
+            rows = await self._pages.fetch(query.path(limit=limit, offset=offset))
+            if not await self._is_cut(query, len(rows), limit, offset):
+                return rows
+        return await self._all_pages(query, limit, offset)
+
+    async def _all_pages(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
+        """Read page after page until `limit` or the end, each behind the last row of the one before.
+
+        Rows equal in the caller's order stand in the key's. `offset` counts for the first page alone.
+        """
+        unique = unique_columns(self.outbox.destination(query.table))
+        if obstacle(query, unique) is not None:
+            return await self._counted_pages(query, unique, limit, offset)
+        found = self._pages.walk(walk(query, unique), page_rows=PAGE_ROWS, offset=offset, most=limit)
+        return [row async for row, _ in found]
+
+    async def _counted_pages(
+        self, query: Query, unique: Sequence[str], limit: int | None, offset: int
+    ) -> list[dict[str, Any]]:
+        """The same in an order that no page can begin behind, a path into JSON say: each counts the rows before it."""
+        shown = all(query.shows(column) for column in unique)
+        rows: list[dict[str, Any]] = []
+        seen: set[tuple[str, ...]] = set()
+        while limit is None or len(rows) < limit:
+            wanted = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - len(rows))
+            page = await self._pages.fetch(query.path(limit=wanted, offset=offset, last=unique))
+            offset += len(page)
+            # A row that was inserted meanwhile pushes the last one of this page onto the next.
+            rows += [row for row in page if _is_new(row, unique, seen)] if shown else page
+            if self._pages.is_last(len(page), wanted):
+                break
+        return rows
+
+    async def _is_cut(self, query: Query, rows: int, limit: int, offset: int) -> bool:
+        """Whether the server gave fewer rows than there are: its own cap may be lower than 1,000."""
+        if rows >= limit or self._pages.is_last(rows, limit):
+            return False
+        return bool(await self._pages.fetch(query.path(limit=1, offset=offset + rows)))
+
+
+def _is_new(row: Mapping[str, object], unique: Sequence[str], seen: set[tuple[str, ...]]) -> bool:
+    key = tuple(str(row.get(column)) for column in unique)
+    before = len(seen)
+    seen.add(key)
+    return len(seen) > before or any(row.get(column) is None for column in unique)

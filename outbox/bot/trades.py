@@ -1,0 +1,129 @@
+"""`TradeLogger`: one session's trades, real and simulated, on disk when the call returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Protocol
+
+from outbox.bot.records import Home, Puts, check_home, put_trade
+from outbox.errors import InvalidEntry
+from outbox.store.writer import Receipt
+
+Number = float | Decimal
+
+_PAPER = (
+    "symbol", "direction", "intensity", "volume", "entry_price", "exit_price", "pnl", "pnl_pips", "hmm_state",
+    "commission",
+)  # fmt: skip
+
+
+class PaperTrade(Protocol):
+    """What `log_paper_trade` reads of a simulated trade; any object with these attributes will do."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def direction(self) -> int | None: ...
+    @property
+    def intensity(self) -> int | None: ...
+    @property
+    def volume(self) -> Number | None: ...
+    @property
+    def entry_price(self) -> Number | None: ...
+    @property
+    def exit_price(self) -> Number | None: ...
+    @property
+    def pnl(self) -> Number | None: ...
+    @property
+    def pnl_pips(self) -> Number | None: ...
+    @property
+    def hmm_state(self) -> int | None: ...
+    @property
+    def commission(self) -> Number | None: ...
+
+
+class TradeLogger:
+    """Records trades under one session. Every method returns the receipt once the trade is on disk.
+
+    round_pnl, round_pips: decimals that `log_trade` and `log_paper_trade` round to; None, the default: as given, so
+    that a gain below a cent stays visible (the old module rounded to 2 and 1). None, NaN and infinities are left
+    alone, a Decimal stays one. Raises UsageError: `outbox` is no Outbox.
+    """
+
+    def __init__(
+        self, outbox: Home, session_id: str, *, round_pnl: int | None = None, round_pips: int | None = None
+    ) -> None:
+        check_home(outbox, "TradeLogger")
+        self._outbox = outbox
+        self._round_pnl = round_pnl
+        self._round_pips = round_pips
+        self.session_id = session_id
+
+    async def log_trade(
+        self,
+        symbol: str,
+        direction: int | None,
+        intensity: int | None,
+        action: str | None,
+        volume: Number | None,
+        entry_price: Number | None,
+        exit_price: Number | None,
+        pnl: Number | None,
+        pnl_pips: Number | None,
+        hmm_state: int | None,
+        commission: Number | None = 0,
+        comment: str | None = "",
+        is_paper: bool = False,
+        *,
+        tx: Puts | None = None,
+    ) -> Receipt:
+        """Record one trade, now. is_paper: simulated. tx: as part of that transaction. Raises what `put` raises."""
+        trade = {
+            "session_id": self.session_id,
+            "symbol": symbol,
+            "direction": direction,
+            "intensity": intensity,
+            "action": action,
+            "volume": volume,
+            "entry_price": entry_price,
+            "exit_price": exit_price,
+            "pnl": rounded(pnl, self._round_pnl),
+            "pnl_pips": rounded(pnl_pips, self._round_pips),
+            "commission": commission,
+            "hmm_state": hmm_state,
+            "comment": comment,
+            "is_paper": is_paper,
+        }
+        return await put_trade(self._outbox, trade, tx)
+
+    async def log_real_trade(self, trade_data: Mapping[str, object], *, tx: Puts | None = None) -> Receipt:
+        """Record a trade that was executed, as `SupabaseClient.log_trade` does; `trade_data` is not changed.
+
+        It counts as real and as this session's, whatever it says itself. Nothing in it is rounded.
+        """
+        trade = {**trade_data, "is_paper": False, "session_id": self.session_id}
+        return await put_trade(self._outbox, trade, tx)
+
+    async def log_paper_trade(self, paper_trade: PaperTrade, *, tx: Puts | None = None) -> Receipt:
+        """Record a simulated trade that was closed. Raises InvalidEntry: it lacks an attribute."""
+        values = {name: _attribute(paper_trade, name) for name in _PAPER}
+        return await self.log_trade(**values, action="CLOSE", is_paper=True, tx=tx)
+
+
+def rounded(value: Any, digits: int | None) -> Any:
+    """Return `value` rounded to `digits` decimals; what cannot be rounded as it is."""
+    if digits is None or value is None:
+        return value
+    try:
+        return round(value, digits)
+    except (TypeError, ValueError, OverflowError, InvalidOperation):
+        return value
+
+
+def _attribute(paper_trade: PaperTrade, name: str) -> Any:
+    try:
+        return getattr(paper_trade, name)
+    except AttributeError:
+        kind = type(paper_trade).__name__
+        raise InvalidEntry(f"a {kind} without this attribute", field=f"paper_trade.{name}") from None

@@ -1,0 +1,87 @@
+"""How things read: consoles, ages, moments, sizes, and what a server said. Fits 80 columns."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from outbox.doctor.findings import typed as quote
+
+_LONGEST_QUOTE = 400
+# "outbox requeue" in a sentence, but not the `outbox status` that a sentence only speaks of.
+_COMMAND = re.compile(
+    r"(?<!`)\boutbox (?:acknowledge|adopt|discard|doctor|drain|edit|ls|reload|requeue|salvage|show|status)\b"
+)
+_given: ContextVar[Path | None] = ContextVar("_given", default=None)
+# What datetime can say: the first second of the year 1, the last one of 9999. A shell may have put any number.
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
+
+
+class _Console(Console):
+    """Falls silent when nobody reads any more: `| head`. Rich would exit with 1, a code with a meaning of its own."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        hang_up()
+
+
+def hang_up() -> None:
+    """Send what stdout still gets to nowhere: Python would complain once more when it flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that shows text as it is: a server's words are no markup."""
+    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def remember_path(path: Path | None) -> None:
+    """Note which file the command was told with --path: what it suggests must mean that one too."""
+    _given.set(path)
+
+
+def typed(words: str, path: Path | None = None) -> str:
+    """Return `words` with each command in them as it is to be typed: with the --path that this one was given.
+
+    path: named in any case.
+    """
+    named = path or _given.get()
+    return words if named is None else _COMMAND.sub(lambda found: f"{found[0]} --path {quote(named)}", words)
+
+
+def age(seconds: float) -> str:
+    """Return `seconds` in the two largest units that it has: `3 min 20 s`, `2 d 4 h`; below one second `0 s`."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for name, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        number, left = divmod(left, length)
+        if number or parts:
+            parts.append(f"{number} {name}")
+    return " ".join(part for part in parts[:2] if not part.startswith("0 ")) or "0 s"
+
+
+def moment(unix_ms: int) -> str:
+    """Return a Unix time in milliseconds as UTC, ISO 8601, to the second; the nearest one in the years 1 to 9999."""
+    return datetime.fromtimestamp(min(max(unix_ms // 1000, _FIRST_S), _LAST_S), UTC).isoformat(timespec="seconds")
+
+
+def size(number: int) -> str:
+    """Return bytes in the unit that suits them: `512 B`, `4.0 MiB`."""
+    amount = float(number)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{number} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+def quoted(words: str) -> str:
+    """Return what a server said on one line, cut to 400 characters; it must not steer the terminal."""
+    plain = "".join(char if char.isprintable() else " " for char in words)
+    return plain if len(plain) <= _LONGEST_QUOTE else plain[:_LONGEST_QUOTE] + "..."

@@ -1,0 +1,142 @@
+"""`outbox prune` and `outbox backup`: what keeps the file small, and what keeps a second one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from outbox.admin.commands import Operations
+from outbox.cli import format as text
+from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.cli.filters import age_ms
+from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, file_of
+from outbox.clock import SystemClock
+from outbox.errors import ConfigError
+from outbox.forensics import entries as ledger
+from outbox.forensics.backup import Copied, back_up
+from outbox.forensics.read_only import look
+from outbox.settings import load
+from outbox.store.store import Store
+
+_DAY_MS = 86_400_000
+_DEFAULT_DAYS = 7.0
+
+
+def prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Such as 12h, 3d; 0d: all. Else OUTBOX_RETENTION_DAYS."),
+    ] = None,
+    yes: Yes = False,
+    timeout: Timeout = TIMEOUT_S,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Remove what was delivered or discarded long ago, now. Works while a bot runs.
+
+    A bot does this by itself each minute. Pending and dead entries never go;
+    what goes stays counted, and a row for each day stays in outbox_daily. The
+    room goes back to the disk, all but 4 MiB.
+
+    \b
+    Example:
+      outbox prune --older-than 12h --yes
+
+    \b
+    Exit codes:
+      0  pruned, be it nothing
+      1  you said no
+      2  a bot runs and has not answered in time; it will do it
+      3  the file is missing or unreadable, or the age makes no sense
+
+    \b
+    --json prints these fields:
+      path, exit_code
+      pruned                  how many entries
+      by                      this command, or: the running bot; null: nobody,
+                              you said no
+      request                 its name, if it waits for an answer
+      error                   only if it was refused
+    """
+    with complaints(path, as_object=as_object):
+        where = file_of(path)
+        before_ms = SystemClock().now_ms() - _retention_ms(older_than, path)
+        found = asyncio.run(look(where, lambda observer: ledger.settled_before(observer, before_ms)))
+        if found and not yes:
+            question = f"prune {found:,} that arrived or were given up before {text.moment(before_ms)}?"
+            confirm(where, question, as_object=as_object, nothing={"pruned": 0})
+
+        async def local(store: Store) -> dict[str, Any]:
+            return {"pruned": await Operations(store, clock=SystemClock()).prune(before_ms)}
+
+        raise typer.Exit(change(where, "prune", {"before_ms": before_ms}, local, timeout, as_object=as_object))
+
+
+def _retention_ms(older_than: str | None, path: Path | None) -> int:
+    if older_than is not None:
+        return age_ms(older_than, field="older-than")
+    try:
+        return int(load(path=path).retention_days * _DAY_MS)
+    except ConfigError as error:  # a bad URL is no reason; a bad retention is
+        if error.field == "retention_days":
+            raise
+        return int(_DEFAULT_DAYS * _DAY_MS)
+
+
+def backup(
+    target: Annotated[
+        Path, typer.Argument(readable=False, metavar="DEST", help="The copy's name; nothing is overwritten.")
+    ],
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Copy the file as it is now, whole and checked. Works while a bot runs.
+
+    `cp` would lose what is only in the WAL. The copy is read back: SQLite's
+    integrity_check, and as many entries as the file says. It is yours alone
+    (0600), and is there only if all of that went well.
+
+    \b
+    Example:
+      outbox backup bot-backup.db
+
+    \b
+    Exit codes:
+      0  the copy is there and checked
+      3  there is no copy: DEST exists, or the sentence says why
+
+    \b
+    --json prints these fields:
+      path, exit_code
+      backup                  the copy
+      bytes, entries          of the copy
+      seconds                 how long it took
+      destinations            {name: {state: entries}}, counted in the copy
+      error                   only with exit code 3
+    """
+    with complaints(path, as_object=as_object):
+        where = file_of(path)
+        asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
+        started_s = time.monotonic()
+        made = _watched(where, target.expanduser().absolute())
+        seconds = round(time.monotonic() - started_s, 3)
+        if as_object:
+            facts = {"backup": str(made.path), "bytes": made.bytes, "entries": made.entries, "seconds": seconds}
+            print_json({"path": str(where), "exit_code": 0, **facts, "destinations": made.counts})
+        else:
+            told = f"{made.entries:,} entries, {text.size(made.bytes)}, checked, in {seconds:.1f} s:"
+            text.console().print(f"{told} {made.path}", soft_wrap=True)
+
+
+def _watched(where: Path, target: Path) -> Copied:
+    """Make the backup, with a progress bar on a terminal."""
+    console = text.console(stderr=True)
+    columns = (TextColumn("copying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        return back_up(where, target, progress=lambda done, pages: bar.update(task, completed=done, total=pages))

@@ -1,0 +1,172 @@
+"""A change to the file: confirmed, done here if no bot runs, else asked of the bot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outbox.admin import inbox
+from outbox.cli import format as text
+from outbox.cli.common import file_and_warnings, print_json
+from outbox.clock import SystemClock
+from outbox.errors import StoreInUse
+from outbox.store import lock as lock_file
+from outbox.store.database import real_path
+from outbox.store.store import Store
+
+DONE, NOT_DONE, NO_ANSWER, REFUSED = 0, 1, 2, 3
+TIMEOUT_S = 10.0
+# How often to look for the answer; the bot looks for the request every OUTBOX_POLL_S, 1 s.
+_LOOK_S = 0.05
+SHOWN = 5
+_CHANGED = {"requeued", "discarded"}
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot to answer.")]
+
+Local = Callable[[Store], Awaitable[dict[str, Any]]]
+NOTHING: Mapping[str, Any] = {"outcomes": {}, "done": 0, "entries": [], "left_out": 0}
+
+
+def file_of(path: Path | None) -> Path:
+    """Return the file that a change is about, without symbolic links. Raises ConfigError, StoreError."""
+    return real_path(file_and_warnings(path)[0])
+
+
+def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str, Any] = NOTHING) -> None:
+    """Ask; whoever says no is told, in words or as an object with `nothing`, that nothing was changed: exit code 1."""
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort:
+        if as_object:
+            print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **nothing})
+        else:
+            text.console(stderr=True).print("Nothing was changed; --yes answers for a script.")
+        raise typer.Exit(NOT_DONE) from None
+
+
+def change(
+    where: Path, action: str, arguments: Mapping[str, Any], local: Local, timeout_s: float, *, as_object: bool
+) -> int:
+    """Do it, or have it done; print what came of it and return the exit code."""
+    by, facts = done(where, action, arguments, local, timeout_s)
+    return tell(where, action, by, facts, timeout_s, as_object=as_object)
+
+
+def tell(where: Path, action: str, by: str, facts: Mapping[str, Any], timeout_s: float, *, as_object: bool) -> int:
+    """Print what came of a change and return the exit code."""
+    code = _exit_code(facts)
+    if as_object:
+        print_json({"path": str(where), "exit_code": code, "by": by, **facts})
+    else:
+        _show(action, by, facts, timeout_s)
+    return code
+
+
+def done(
+    where: Path, action: str, arguments: Mapping[str, Any], local: Local, timeout_s: float
+) -> tuple[str, dict[str, Any]]:
+    """Do it, or have it done. Returns who did it, and what came of it."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return "this command", asyncio.run(_alone(where, local))
+        except StoreInUse:
+            request = inbox.post(where, action, arguments)
+        answer = _answer(where, request, until_s)
+        if answer is not None:
+            return "the running bot", {"ok": False, **answer}
+        if time.monotonic() >= until_s or not _taken_back(where, request):
+            return "the running bot", {"request": request.name}
+        # The bot has ended meanwhile, and the request was taken back: once more from the start.
+
+
+async def _alone(where: Path, local: Local) -> dict[str, Any]:
+    store = await Store.open(where, clock=SystemClock())
+    try:
+        return await local(store)
+    finally:
+        await store.close()
+
+
+def _answer(where: Path, request: inbox.Request, until_s: float) -> Mapping[str, Any] | None:
+    """Wait for the bot's answer; None: the time is up, or no bot runs any more."""
+    while True:
+        answer = inbox.answer_to(where, request)
+        if answer is not None or time.monotonic() >= until_s:
+            return answer
+        if not _bot_runs(where):
+            return inbox.answer_to(where, request)
+        time.sleep(_LOOK_S)
+
+
+def _bot_runs(where: Path) -> bool:
+    try:
+        return lock_file.look(where).running is not False
+    except OSError:  # another user's sidecar: the answer will tell
+        return True
+
+
+def _taken_back(where: Path, request: inbox.Request) -> bool:
+    try:
+        return inbox.withdraw(where, request)
+    except OSError:  # it stays, and the next writer carries it out
+        return False
+
+
+def _exit_code(facts: Mapping[str, Any]) -> int:
+    if "request" in facts:
+        return NO_ANSWER
+    if "error" in facts:
+        return REFUSED
+    if "entries" not in facts:  # a reload, an adoption, a pruning
+        return DONE
+    return DONE if facts["done"] and set(facts["outcomes"]) <= _CHANGED else NOT_DONE
+
+
+# ---------------------------------------------------------------------------------------------- for people
+
+
+def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> None:
+    console = text.console()
+    if "request" in facts:
+        console.print(
+            f"The running bot has not answered within {timeout_s:g} s. The request is still there"
+            f" ({facts['request']}) and will be carried out by it, or by the next one that opens the file."
+        )
+    elif "error" in facts:
+        console.print(f"The running bot refused: {text.quoted(str(facts['error']))}")
+    elif action == "reload":
+        ended = facts.get("pauses_ended")
+        did = "The running bot has read its settings again and ended every pause."
+        console.print(did if ended is None else f"No bot runs; {ended:,} pauses ended in the file.")
+    elif action == "adopt":
+        was = facts["was"]
+        console.print("It belongs to no project yet." if was is None else f"It belonged to the project {was}.")
+        console.print("It will belong to the one that answers next.")
+    elif action == "prune":
+        console.print(f"{facts['pruned']:,} pruned{_whose(by)}; they stay counted.")
+    else:
+        _show_outcomes(by, facts)
+
+
+def _whose(by: str) -> str:
+    return " by the running bot" if by != "this command" else ""
+
+
+def _show_outcomes(by: str, facts: Mapping[str, Any]) -> None:
+    console = text.console()
+    if not facts["outcomes"]:
+        console.print("No dead entry matches; nothing was changed.")
+    for outcome, number in facts["outcomes"].items():
+        console.print(f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} left: {outcome}")
+    other = [each for each in facts["entries"] if each["outcome"] not in _CHANGED]
+    for each in other[:SHOWN]:
+        console.print(f"  {text.quoted(each['id'])}: {each['outcome']}")
+    if len(other) > SHOWN:
+        console.print("  --json lists them all")

@@ -1,0 +1,86 @@
+"""From a caller's row to an entry: what each destination is, and what a put of it becomes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from outbox import logs
+from outbox.clock import Clock
+from outbox.encoding import identifier
+from outbox.entry import Destination, Entry, Operation, Shape, mint_id
+from outbox.errors import ConfigError
+from outbox.prepare import member, written
+from outbox.store.store import Store
+
+logger = logs.named("outbox")
+
+# The old module's tables (supabase_sql/), and which of their columns PostgreSQL holds as INT.
+DECLARED = (
+    Destination("trades", integers=frozenset({"direction", "intensity", "hmm_state"})),
+    Destination("events"),
+    Destination("sessions", on_conflict=("session_id",), integers=frozenset({"total_trades", "version"})),
+)
+
+
+class Intake:
+    """Makes entries. Everything here happens in the caller's thread, before its first await."""
+
+    def __init__(self, store: Store, *, clock: Clock, source: str | None) -> None:
+        self._store = store
+        self._clock = clock
+        self._source = source
+        self._destinations = {destination.name: destination for destination in DECLARED}
+
+    def register(
+        self, name: str, *, key: str, on_conflict: Sequence[str], operation: str | Operation, integers: Sequence[str]
+    ) -> Destination:
+        """Declare a destination; arguments and errors as `Outbox.register`."""
+        if isinstance(on_conflict, str) or isinstance(integers, str):
+            raise ConfigError("must be a sequence of column names, not one text", field="on_conflict or integers")
+        destination = Destination(
+            identifier(name, field="name"),
+            key=identifier(key, field="key"),
+            on_conflict=tuple(identifier(column, field="on_conflict") for column in on_conflict),
+            operation=member(Operation, operation, field="operation"),
+            integers=frozenset(identifier(column, field="integers") for column in integers),
+        )
+        self._destinations[name] = destination
+        return destination
+
+    def destination(self, name: str) -> Destination:
+        """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
+        known = self._destinations.get(name)
+        return known if known is not None else Destination(identifier(name, field="destination"))
+
+    def entry(
+        self,
+        destination: str,
+        row: object,
+        operation: str | Operation | None,
+        key: object,
+        id: object,
+        on_conflict: Sequence[str] | None,
+        match: Mapping[str, object] | None,
+    ) -> tuple[Entry, Shape]:
+        """Return the entry that a put of `row` stores, and its lane's shape. Raises InvalidEntry."""
+        ready = written(
+            self.destination(destination),
+            row,
+            operation=operation,
+            key=key,
+            id=id,
+            on_conflict=on_conflict,
+            match=match,
+        )
+        if ready.repaired:
+            # PostgreSQL stores neither NUL nor lone surrogates.
+            logger.warning("text repaired", extra={"destination": destination, "fields": ready.repaired})
+        now_ms, shape = self._clock.now_ms(), ready.intent.shape
+        entry = ready.entry(
+            ready.id or mint_id(now_ms, os.urandom(10)),
+            created_at_ms=now_ms,
+            source=self._source,
+            lane=self._store.lane_of(shape),
+        )
+        return entry, shape

@@ -1,0 +1,157 @@
+"""Questions to the remote end of which no row can come, and what stands in the way if it is silent.
+
+Nothing is left behind there: no row, no table, no number of a sequence. What a project's own statement triggers do for
+a statement without rows is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote, urlsplit
+
+from outbox.clock import Clock
+from outbox.doctor.remote_findings import EVERYWHERE, Complaint, Obstacle, Outcome, TableFacts, Target, complaint
+from outbox.postgrest.client import Request, Transport
+from outbox.postgrest.verdicts import Reply
+
+_JSON = ("content-type", "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first answer. ahead_s: how far this machine's clock is ahead of its Date; None: it names none."""
+
+    outcome: Outcome
+    ahead_s: float | None
+
+
+class Questions:
+    """Asks one project, one question after the other. deadline_s: for each of them."""
+
+    def __init__(self, transport: Transport, clock: Clock, *, deadline_s: float) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._deadline_s = deadline_s
+
+    async def first(self, target: Target) -> First:
+        """Ask for no rows of one table; whether it is there does not matter yet."""
+        before_ms = self._clock.now_ms()
+        outcome = await self._read(target.name, ())
+        middle_ms = (before_ms + self._clock.now_ms()) / 2
+        return First(outcome, _ahead_s(outcome, middle_ms))
+
+    async def table(self, target: Target, delivered: tuple[str, str] | None) -> TableFacts:
+        """Ask everything about one table. delivered: id and payload of an insert that should be there."""
+        read = await self._read(target.name, target.columns)
+        missing: Sequence[str] = ()
+        if complaint(read) is Complaint.COLUMN:
+            missing = await self._missing(target.name, target.columns)
+        elif complaint(read) is not Complaint.NOTHING:
+            return TableFacts(target, read)
+        there = tuple(column for column in target.columns if column not in missing)
+        return TableFacts(
+            target,
+            read,
+            tuple(missing),
+            {columns: await self._insert(target, columns, there) for columns in target.conflicts},
+            await self._update(target.name, there) if target.updates and there else None,
+            await self._sighted(target, delivered),
+        )
+
+    async def _read(self, table: str, columns: Sequence[str]) -> Outcome:
+        return await self._ask("GET", f"{table}?select={','.join(columns) or '*'}&limit=0")
+
+    async def _missing(self, table: str, columns: Sequence[str]) -> list[str]:
+        """Return the columns that the table does not have, by halves: PostgreSQL names one at a time."""
+        if complaint(await self._read(table, columns)) is not Complaint.COLUMN:
+            return []
+        if len(columns) == 1:
+            return list(columns)
+        middle = len(columns) // 2
+        return [*await self._missing(table, columns[:middle]), *await self._missing(table, columns[middle:])]
+
+    async def _insert(self, target: Target, deciding: str, there: Sequence[str]) -> Outcome:
+        # No `missing=default`: no default is to be evaluated, not for a row that is not there either.
+        columns = ",".join(there) or deciding
+        prefer = ("prefer", "return=minimal,resolution=ignore-duplicates")
+        return await self._ask("POST", f"{target.name}?on_conflict={deciding}&columns={columns}", b"[]", _JSON, prefer)
+
+    async def _update(self, table: str, there: Sequence[str]) -> Outcome:
+        column = there[0]
+        path = f"{table}?and=({column}.is.null,{column}.not.is.null)&columns={column}"
+        body = json.dumps({column: None}).encode()
+        return await self._ask("PATCH", path, body, _JSON, ("prefer", "return=minimal,count=exact"))
+
+    async def _sighted(self, target: Target, delivered: tuple[str, str] | None) -> tuple[str, Outcome] | None:
+        if delivered is None:
+            return None
+        its_id, payload = delivered
+        wanted = str(json.loads(payload).get(target.key) or its_id)
+        path = f"{target.name}?select={target.key}&{target.key}=eq.{quote(wanted, safe='')}&limit=1"
+        outcome = await self._ask("GET", path)
+        # Another key column than the one this asks by: what it says means nothing.
+        return None if complaint(outcome) in (Complaint.COLUMN, Complaint.OTHER) else (its_id, outcome)
+
+    async def _ask(self, method: str, path: str, body: bytes = b"", *headers: tuple[str, str]) -> Outcome:
+        return await self._transport.send(Request(method, path, headers, body), deadline_s=self._deadline_s)
+
+
+def silent(outcome: Outcome) -> bool:
+    """Return whether an answer holds for the whole project, so that there is no use in asking for its tables."""
+    return complaint(outcome) in EVERYWHERE
+
+
+def _ahead_s(outcome: Outcome, now_ms: float) -> float | None:
+    date = outcome.headers.get("date") if isinstance(outcome, Reply) else None
+    try:
+        # The header's seconds are cut off: half a second is the best guess at the rest.
+        return None if date is None else now_ms / 1000 - parsedate_to_datetime(date).timestamp() - 0.5
+    except ValueError:
+        return None
+
+
+async def obstacle(url: str, *, deadline_s: float) -> tuple[Obstacle, str]:
+    """Return what a plain connection to `url` meets, and the system's words for it."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    try:
+        async with asyncio.timeout(deadline_s):
+            connected = asyncio.open_connection(
+                parts.hostname,
+                parts.port or (443 if secure else 80),
+                ssl=ssl.create_default_context() if secure else None,
+            )
+            _, writer = await connected
+            writer.close()
+            with contextlib.suppress(OSError):  # it was only to see whether it can be made
+                await writer.wait_closed()
+    except (OSError, TimeoutError) as error:  # ssl.SSLError and socket.gaierror are OSErrors
+        return _kind(error), _words(error)
+    return Obstacle.OTHER, "a connection can be made, but the request gets no answer"
+
+
+def _kind(error: Exception) -> Obstacle:
+    for kind, found in (
+        (ssl.SSLCertVerificationError, Obstacle.CERTIFICATE),
+        (ssl.SSLError, Obstacle.TLS),
+        (TimeoutError, Obstacle.TIMEOUT),
+        (ConnectionRefusedError, Obstacle.REFUSED),
+        (socket.gaierror, Obstacle.NO_HOST),
+    ):
+        if isinstance(error, kind):
+            return found
+    # Several addresses were tried: asyncio joins their errors into one without a kind.
+    return Obstacle.REFUSED if "refused" in str(error).lower() else Obstacle.OTHER
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -1,0 +1,421 @@
+"""What the remote end's answers to harmless questions mean, and the SQL or command that mends it.
+
+A question is harmless if no row can come of it: a read of no rows, an insert of none, an update of those whose column
+is null and not null. PostgreSQL still looks at table, columns, unique index and privileges before it finds out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, StrEnum, auto
+from pathlib import Path
+
+from outbox.doctor.findings import Finding, Severity, typed
+from outbox.entry import Destination, Operation, Shape
+from outbox.postgrest.keys import KeyFacts, KeyKind
+from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Split, judge, read_refusal
+
+_OK, _WARNING, _FAULT = Severity.OK, Severity.WARNING, Severity.FAULT
+# A key that ends within a month is one to renew before a holiday.
+_SOON_S = 30 * 86_400
+_LONGEST_LIST = 5
+
+Outcome = Reply | Failure
+
+
+# ------------------------------------------------------------------------------------------ what is asked
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A remote table, and what is sent to it: its columns, what decides its duplicates, whether rows are updated.
+
+    used: an entry for it was ever put; key: the column that holds an insert's id.
+    """
+
+    name: str
+    key: str
+    columns: tuple[str, ...]
+    conflicts: tuple[str, ...]  # each as it stands in on_conflict=
+    updates: bool
+    used: bool
+
+
+def targets(
+    declared: Iterable[Destination],
+    pending: Iterable[Shape],
+    newest: Mapping[str, Shape],
+    used: Iterable[str],
+    only: Iterable[str] = (),
+) -> list[Target]:
+    """Return what to ask about, by name: what is declared, and what has entries. only: nothing but these tables.
+
+    pending: the kinds of request that pending entries need. newest: each table's newest kind, for one without them.
+    """
+    known, kinds, seen = {each.name: each for each in declared}, list(pending), set(used)
+    names = set(only) or {*known, *seen, *newest, *(shape.destination for shape in kinds)}
+    found = []
+    for name in sorted(names):
+        shapes = [shape for shape in kinds if shape.destination == name]
+        if not shapes and name in newest:
+            shapes = [newest[name]]
+        found.append(_target(known.get(name, Destination(name)), shapes, name in seen))
+    return found
+
+
+def _target(declared: Destination, shapes: Sequence[Shape], used: bool) -> Target:
+    # A bot's own declaration of the key is not in the file, but its inserts are: they say which column it is.
+    keys = [shape.on_conflict for shape in shapes if shape.operation is Operation.INSERT and shape.on_conflict]
+    conflicts = {shape.on_conflict for shape in shapes if shape.on_conflict}
+    declared_ones = {",".join(declared.on_conflict)} - {""}
+    if not shapes:
+        conflicts = {declared.key, *declared_ones}
+    columns = {column for each in (*conflicts, *(shape.columns for shape in shapes)) for column in each.split(",")}
+    return Target(
+        declared.name,
+        keys[0] if keys else declared.key,
+        tuple(sorted({*columns, *declared.integers, *declared.on_conflict} - {""})),
+        tuple(sorted(conflicts | declared_ones)),
+        bool(declared_ones) or any(shape.operation is not Operation.INSERT for shape in shapes),
+        used,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table's answers. missing: columns that it does not have. inserts: by on_conflict.
+
+    sighted: the newest delivered insert's id, and what a read of it says; None: there is none to look for.
+    """
+
+    target: Target
+    read: Outcome
+    missing: tuple[str, ...] = ()
+    inserts: Mapping[str, Outcome] | None = None
+    update: Outcome | None = None
+    sighted: tuple[str, Outcome] | None = None
+
+
+# ------------------------------------------------------------------------------------------ what an answer means
+
+
+class Complaint(Enum):
+    """What an answer complains of."""
+
+    NOTHING = auto()
+    TABLE = auto()
+    COLUMN = auto()
+    INDEX = auto()
+    GRANT = auto()
+    ROW_SECURITY = auto()
+    POLICY = auto()
+    KEY = auto()
+    SUSPENDED = auto()
+    WRONG_URL = auto()
+    NOT_POSTGREST = auto()
+    DOWN = auto()
+    OTHER = auto()
+
+
+_BY_CODE = {
+    "42P10": Complaint.INDEX,
+    "42703": Complaint.COLUMN,
+    "PGRST204": Complaint.COLUMN,
+    "42P17": Complaint.POLICY,  # one that reads its own table
+    "42501": Complaint.GRANT,
+    "42P01": Complaint.TABLE,
+    "PGRST205": Complaint.TABLE,
+}
+_BY_REASON: dict[str, Complaint] = {
+    Reason.UNAUTHORIZED: Complaint.KEY,
+    Reason.SUSPENDED: Complaint.SUSPENDED,
+    Reason.UNREACHABLE: Complaint.DOWN,
+    Reason.TIMEOUT: Complaint.DOWN,
+    Reason.OVERLOADED: Complaint.DOWN,
+    Reason.RATE_LIMITED: Complaint.DOWN,
+    Reason.NOT_POSTGREST: Complaint.NOT_POSTGREST,
+    Reason.MISCONFIGURED: Complaint.WRONG_URL,
+}
+# These hold for every table alike: no table is asked any more.
+EVERYWHERE = frozenset(
+    {Complaint.KEY, Complaint.SUSPENDED, Complaint.WRONG_URL, Complaint.NOT_POSTGREST, Complaint.DOWN}
+)
+
+
+def complaint(outcome: Outcome) -> Complaint:
+    """Return what `outcome` complains of. Judged as the flusher would judge it (`verdicts`)."""
+    if isinstance(outcome, Reply) and 200 <= outcome.status < 300:
+        # A proxy's or captive portal's page says 200 too: only PostgREST's own marks count.
+        marks = {"content-range", "preference-applied"}
+        return Complaint.NOTHING if marks & outcome.headers.keys() else Complaint.NOT_POSTGREST
+    verdict = judge(Operation.UPSERT, 2, outcome)
+    if isinstance(verdict, Split):
+        return Complaint.ROW_SECURITY if "row-level security" in verdict.refusal.message else Complaint.OTHER
+    assert isinstance(verdict, Pause)
+    return complaint_of(verdict.reason, verdict.refusal.code)
+
+
+def complaint_of(reason: str, code: str | None) -> Complaint:
+    """Return what a pause complains of."""
+    if reason in (Reason.SCHEMA, Reason.FORBIDDEN) and code in _BY_CODE:
+        return _BY_CODE[code]
+    return _BY_REASON.get(reason, Complaint.OTHER)
+
+
+def said(outcome: Outcome) -> str:
+    """Return the other end's words on one line, never a header or a key."""
+    if isinstance(outcome, Failure):
+        return outcome.value
+    refusal = read_refusal(outcome)
+    return " ".join(str(part) for part in (refusal.status, refusal.code, refusal.message) if part is not None)
+
+
+_KEY_FIX = (
+    "set SUPABASE_SECRET_KEY to the project's secret key (dashboard: project settings, API keys), then: outbox reload"
+)
+_SQL = Path("supabase_sql")
+_FILES = ("0001_tables.sql", "0002_access.sql", "0003_keep_newer.sql")
+# Of PostgreSQL's reserved words those that a table or column of a bot may well be called
+# (postgresql.org/docs/current/sql-keywords-appendix.html).
+_RESERVED = frozenset(
+    {
+        "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "both", "case", "cast", "check", "column",
+        "constraint", "create", "default", "desc", "distinct", "do", "else", "end", "except", "fetch", "for", "from",
+        "grant", "group", "having", "in", "initially", "into", "lateral", "leading", "limit", "not", "null", "offset",
+        "on", "only", "or", "order", "placing", "primary", "references", "returning", "select", "some", "symmetric",
+        "table", "then", "to", "trailing", "true", "false", "union", "unique", "user", "using", "variadic", "when",
+        "where", "window", "with",
+    }
+)  # fmt: skip
+_BARE = re.compile(r"[a-z_][a-z0-9_]*")
+_SHIPPED = frozenset({"events", "sessions", "trades"})
+_ANYWHERE = {
+    Complaint.KEY: _KEY_FIX,
+    Complaint.SUSPENDED: "restore the project in Supabase's dashboard, or settle its quota; rows are kept meanwhile",
+    Complaint.WRONG_URL: "set SUPABASE_URL to https://<project>.supabase.co, then: outbox reload",
+    Complaint.NOT_POSTGREST: "set SUPABASE_URL to https://<project>.supabase.co, then: outbox reload",
+    Complaint.DOWN: "nothing to do in the file: rows are kept, and sent once it answers",
+}
+
+
+def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: Path = _SQL) -> str | None:
+    """Return what mends a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
+
+    sql: where the shipped SQL files are.
+    """
+    name = _sql_name(table)
+    named = [_sql_name(column) for column in columns]
+    match what:
+        case Complaint.TABLE:
+            files = " ".join(f"-f {typed(sql / each)}" for each in _FILES)
+            own = f"create table public.{name} (...); {_grant(table)}"
+            return f'psql "$SUPABASE_DB_URL" {files}' if table in _SHIPPED else _or_the_shipped(table, own)
+        case Complaint.COLUMN:
+            adds = ", ".join(f"add column {column} <type>" for column in named) or "add column <name> <type>"
+            own = f"mend the name in the bot, or: alter table public.{name} {adds}"
+            ours = f'psql "$SUPABASE_DB_URL" -f {typed(sql / _FILES[0])}'
+            return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
+        case Complaint.INDEX:
+            return f"create unique index on public.{name} ({', '.join(named) or '<columns>'})"
+        case Complaint.GRANT:
+            return _grant(table)
+        case Complaint.ROW_SECURITY:
+            everything = "for all to service_role using (true) with check (true)"
+            return f"create policy {_sql_name(table + '_service')} on public.{name} {everything}"
+        case Complaint.POLICY:
+            return f"rewrite the policy of public.{name} that reads its own table; pg_policies lists them"
+        case _:
+            return _ANYWHERE.get(what)
+
+
+def _grant(table: str) -> str:
+    return f"grant select, insert, update on public.{_sql_name(table)} to service_role"
+
+
+def _or_the_shipped(table: str, own: str) -> str:
+    """PostgREST tells `Trades` from `trades`."""
+    meant = table.lower()
+    return f"did you mean {meant}? Mend the name in the bot, or: {own}" if meant in _SHIPPED else own
+
+
+def _sql_name(name: str) -> str:
+    """Return a name as SQL takes it: PostgreSQL makes small letters of a bare one, and some are words of its own."""
+    return name if _BARE.fullmatch(name) and name not in _RESERVED else '"' + name.replace('"', '""') + '"'
+
+
+# ------------------------------------------------------------------------------------------ the project
+
+
+class Obstacle(StrEnum):
+    """Why nobody can be reached."""
+
+    NO_HOST = "its name cannot be found"
+    REFUSED = "nobody listens there"
+    TIMEOUT = "it does not answer in time"
+    CERTIFICATE = "its certificate is not valid"
+    TLS = "it does not speak TLS"
+    OTHER = "it cannot be reached"
+
+
+_OBSTACLE_FIXES = {
+    Obstacle.NO_HOST: "look at SUPABASE_URL and at this machine's DNS; a project paused for long loses its name",
+    Obstacle.CERTIFICATE: "look at this machine's clock, its certificates, and what stands between it and Supabase",
+    Obstacle.TLS: "look at SUPABASE_URL, and at what stands between this machine and Supabase",
+}
+
+
+def reach(url: str, first: Outcome, obstacle: tuple[Obstacle, str] | None) -> Finding:
+    """Judge whether the project answers at all. obstacle: what a plain connection meets, if `first` is a failure."""
+    what = complaint(first)
+    if isinstance(first, Failure):
+        kind, words = obstacle or (Obstacle.OTHER, "")
+        says = f"{url} cannot be reached: {kind.value}{f' ({words})' if words else ''}"
+        return Finding("remote", _FAULT, says, _OBSTACLE_FIXES.get(kind, mend(Complaint.DOWN)))
+    if what is Complaint.NOT_POSTGREST:
+        return Finding("remote", _FAULT, f"{url} answers, but not as Supabase's REST endpoint does", mend(what))
+    if what in EVERYWHERE and what is not Complaint.KEY:
+        return Finding("remote", _FAULT, f"{url} answers: {said(first)}", mend(what))
+    return Finding("remote", _OK, f"{url} answers")
+
+
+def tls(url: str, *, in_the_clear: bool, connected: bool) -> Finding:
+    """Judge whether the key travels in the clear."""
+    if url.startswith("https:"):
+        if not connected:
+            return Finding("tls", _OK, "https, but nothing has answered")
+        return Finding("tls", _OK, "https, and the certificate is valid")
+    if not in_the_clear:
+        return Finding("tls", _OK, "none, and none is needed: the address is this machine's own")
+    fix = "use https:// in SUPABASE_URL and take OUTBOX_ALLOW_INSECURE away"
+    return Finding("tls", _WARNING, "none: the key and every row travel in the clear", fix)
+
+
+def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) -> Finding:
+    """Judge the key by what its text says, and by what the server said to it. refused: None: it was not refused."""
+    kind = f"a {facts.kind} key"
+    if facts.kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON):
+        return Finding("key", _FAULT, f"it is {kind}, which may not write", _KEY_FIX)
+    if facts.expires_at_s is not None and facts.expires_at_s <= now_s:
+        return Finding("key", _FAULT, f"it is {kind}, and expired on {_day(facts.expires_at_s)}", _KEY_FIX)
+    if facts.project and host.endswith(".supabase.co") and host != f"{facts.project}.supabase.co":
+        return Finding("key", _FAULT, f"it is {kind} of another project, {facts.project}", _KEY_FIX)
+    if refused is not None:
+        words = f"{refused.status} {refused.code or ''} {refused.message}".replace("  ", " ")
+        return Finding("key", _FAULT, f"it is {kind}, and the server refuses it: {words}", _KEY_FIX)
+    if facts.kind is KeyKind.UNKNOWN:
+        role = f" with the role {facts.role!r}" if facts.role else ""
+        return Finding("key", _WARNING, f"it is of an unknown kind{role}, neither secret nor service_role", _KEY_FIX)
+    if facts.expires_at_s is not None and facts.expires_at_s - now_s < _SOON_S:
+        return Finding("key", _WARNING, f"it is {kind}, and expires on {_day(facts.expires_at_s)}", _KEY_FIX)
+    return Finding("key", _OK, f"it is {kind}")
+
+
+def _day(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
+
+
+# ------------------------------------------------------------------------------------------ its tables
+
+
+def table(facts: TableFacts, *, sql: Path = _SQL) -> list[Finding]:
+    """Judge one table's answers: table, columns, grants, unique index, rows; what cannot be told is left out.
+
+    sql: where the shipped SQL files are.
+    """
+    target, what = facts.target, complaint(facts.read)
+    if what is Complaint.TABLE:
+        return [_no_table(target, facts.read, mend(what, target.name, sql=sql))]
+    if what not in (Complaint.NOTHING, Complaint.COLUMN):
+        return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
+    return [
+        Finding(f"{target.name}: table", _OK, "it is there"),
+        _columns(facts, sql),
+        _grants(facts),
+        *_indexes(facts),
+        *_rows(facts),
+    ]
+
+
+def _no_table(target: Target, outcome: Outcome, fix: str | None) -> Finding:
+    says = f"it is not there, or not exposed ({said(outcome)})"
+    if not target.used:
+        # The bot may have no use for it: it would be a fault only once something is put for it.
+        return Finding(f"{target.name}: table", _WARNING, f"{says}; nothing was put for it", fix)
+    return Finding(f"{target.name}: table", _FAULT, says, fix)
+
+
+def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
+    what = complaint(outcome)
+    if what in (Complaint.ROW_SECURITY, Complaint.POLICY):
+        aspect = "rows"
+    return Finding(f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", mend(what, target.name))
+
+
+def _columns(facts: TableFacts, sql: Path) -> Finding:
+    check, missing = f"{facts.target.name}: columns", facts.missing
+    if not missing:
+        return Finding(check, _OK, f"it has all {len(facts.target.columns)} that are sent")
+    names = ", ".join(missing[:_LONGEST_LIST]) + (f" and {len(missing) - _LONGEST_LIST} more" if missing[5:] else "")
+    verb = "is" if len(missing) == 1 else "are"
+    return Finding(
+        check, _FAULT, f"{names} {verb} missing", mend(Complaint.COLUMN, facts.target.name, missing, sql=sql)
+    )
+
+
+def _grants(facts: TableFacts) -> Finding:
+    target, asked = facts.target, [*(facts.inserts or {}).values(), *([facts.update] if facts.update else [])]
+    for outcome in asked:
+        if complaint(outcome) is Complaint.GRANT:
+            return _refused(target, "grants", outcome)
+    if all(map(_in_vain, (facts.inserts or {}).values())):
+        return Finding(f"{target.name}: grants", _OK, f"it may be read{_and_updated(facts)}")
+    return Finding(f"{target.name}: grants", _OK, f"it may be read and inserted into{_and_updated(facts)}")
+
+
+def _and_updated(facts: TableFacts) -> str:
+    return ", and updated" if facts.update is not None and complaint(facts.update) is Complaint.NOTHING else ""
+
+
+_NOT_ASKED = "for an insert of no rows the server did not ask its database, so that was not looked at"
+
+
+def _in_vain(outcome: Outcome) -> bool:
+    """Whether an insert of no rows was answered without asking PostgreSQL: PostgREST says 201, Supabase Lite 200."""
+    return isinstance(outcome, Reply) and outcome.status == 200
+
+
+def _indexes(facts: TableFacts) -> list[Finding]:
+    return [_index(facts.target, columns, outcome) for columns, outcome in sorted((facts.inserts or {}).items())]
+
+
+def _index(target: Target, columns: str, outcome: Outcome) -> Finding:
+    check, names = f"{target.name}: unique index", columns.split(",")
+    match complaint(outcome):
+        case Complaint.INDEX:
+            says = f"none on ({', '.join(names)}), which decides what is a duplicate"
+            return Finding(check, _FAULT, says, mend(Complaint.INDEX, target.name, names))
+        case Complaint.NOTHING if _in_vain(outcome):
+            return Finding(check, _OK, _NOT_ASKED)
+        case Complaint.NOTHING:
+            return Finding(check, _OK, f"there is one on ({', '.join(names)})")
+        case Complaint.GRANT:
+            return Finding(check, _OK, "not looked at: the grants come first")
+        case _:
+            return _refused(target, "unique index", outcome)
+
+
+def _rows(facts: TableFacts) -> list[Finding]:
+    """Whether the newest row that arrived can be seen: row-level security hides rows without a word."""
+    check = f"{facts.target.name}: rows"
+    if facts.sighted is None:
+        return []
+    its_id, outcome = facts.sighted
+    if complaint(outcome) is not Complaint.NOTHING:
+        return [_refused(facts.target, "rows", outcome)]
+    if isinstance(outcome, Reply) and outcome.body.strip() not in (b"[]", b""):
+        return [Finding(check, _OK, "the newest delivered one can be seen")]
+    says = f"the newest delivered one ({its_id}) cannot be seen: it was deleted, or row-level security hides it"
+    return [Finding(check, _WARNING, says, mend(Complaint.ROW_SECURITY, facts.target.name))]

@@ -1,0 +1,109 @@
+"""`drain`: send until nothing is pending or the time is up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from outbox.clock import Clock
+from outbox.entry import State
+from outbox.flusher import Flusher
+from outbox.remote import Remote
+from outbox.stats import DrainReport, total
+from outbox.store.store import Store
+
+
+class Drains:
+    """Several drains may run at once. They join the bot's flusher, else share one of their own."""
+
+    def __init__(self, store: Store, flusher: Flusher, remote: Remote, *, clock: Clock, poll_s: float) -> None:
+        self._store = store
+        self._flusher = flusher
+        self._remote = remote
+        self._clock = clock
+        self._poll_s = poll_s
+        self._running: asyncio.Task[None] | None = None  # a flusher that runs for drains alone
+        self._callers = 0
+        self._stops = 0
+        self._closed = False
+
+    async def run_flusher(self) -> None:
+        """Run the flusher as the bot's own. A drain that began before sends until it ends, then this goes on."""
+        stops = self._stops
+        while self._running is not None:
+            await asyncio.wait({self._running})
+            if self._stops != stops:
+                return  # told to stop before its turn came
+        await self._flusher.run()
+
+    async def stop(self, grace_s: float) -> None:
+        """End the flusher, as `Flusher.shut_down`, and one that waits for its turn. A drain goes on by itself."""
+        self._stops += 1
+        await self._flusher.shut_down(grace_s)
+
+    async def close(self, grace_s: float) -> None:
+        """The same for good."""
+        self._closed = True
+        await self.stop(grace_s)
+
+    async def drain(self, timeout_s: float) -> DrainReport:
+        """Make one immediate try, whatever the flusher waits for, and go on from there as long as that can help."""
+        started_s = self._clock.monotonic_s()
+        before = self._flusher.tally.delivered.total()
+        await asyncio.sleep(0)  # a flusher whose task was created just now may start, and be joined
+        self._callers += 1
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._store.caught_up()  # what put_nowait has lined up is meant too
+            timed_out, held_by = await self._end(started_s + timeout_s)
+        finally:
+            self._callers -= 1
+            if (task := self._running) is not None and not self._callers:  # the last of several ends what they share
+                await self._flusher.shut_down(0.0)
+                await task
+        await self._flusher.noted()  # or delivered and pending would not add up
+        counts = await self._store.counts()
+        pending = total(counts, State.PENDING)
+        return DrainReport(
+            delivered=self._flusher.tally.delivered.total() - before,
+            pending=pending,
+            dead=total(counts, State.DEAD),
+            seconds=self._clock.monotonic_s() - started_s,
+            timed_out=timed_out,
+            held_by=held_by if pending else None,
+        )
+
+    async def _keep_sending(self) -> None:
+        """Run a flusher for the drains where the bot runs none, or not any more."""
+        if self._running is None and not self._flusher.state.running and not self._closed:
+            self._running = asyncio.create_task(self._flusher.run(), name="outbox-drain")
+            self._running.add_done_callback(self._ended)
+            await asyncio.sleep(0)  # what has not started cannot be shut down
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        self._running = None
+        self._flusher.tell()  # another drain may have joined it, and sends by itself from here on
+
+    async def _end(self, until_s: float) -> tuple[bool, str | None]:
+        """Wait until nothing is pending, nothing goes on before an operator acts, or the time is up.
+
+        Returns whether the time was up, and what only an operator can end.
+        """
+        with self._flusher.watch() as progress:
+            since = self._flusher.try_at_once()
+            while True:
+                progress.clear()
+                await self._keep_sending()
+                self._flusher.try_untried(since)
+                ways = await self._store.ways()
+                if not ways.pending:
+                    return False, None
+                if self._remote.transport is None:
+                    return False, "; ".join(self._remote.warnings)
+                if (held_by := self._flusher.held_by(ways, since)) is not None:
+                    return False, held_by
+                left_s = until_s - self._clock.monotonic_s()
+                if left_s <= 0:
+                    return True, None
+                await self._clock.wait(progress, min(left_s, self._poll_s))

@@ -1,0 +1,159 @@
+"""Each flusher keeps its own row in the remote table `outbox_health`, so that the fleet is seen.
+
+A task of its own beside the flusher: the report is no entry, waits for nothing and holds nothing back. What fails is
+told once, and tried again with the next report; a table that is not there is not asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from outbox import logs
+from outbox.clock import Clock
+from outbox.entry import State
+from outbox.errors import OutboxError
+from outbox.fleet_report import SHAPE, TABLE, After, Report, after, blocked
+from outbox.postgrest.client import Transport, build, user_agent
+from outbox.postgrest.verdicts import Failure, Reply, read_refusal
+from outbox.store.store import Store
+
+logger = logs.named("outbox.health")
+
+# A report is small; what takes longer is an outage, and that is for the flusher to find out.
+_DEADLINE_S = 10.0
+# How long closing may take for the one that says so.
+_LAST_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a request is built of; a report has no id, and is no update."""
+
+    payload: str
+    id: str = ""
+    match: str | None = None
+
+
+class Reporter:
+    """Reports every `every_s` seconds from `start` on, as long as the flusher runs, and once more in `stop`.
+
+    every_s: 0: never. transport: what is sent through now; None: nothing is configured. running: whether the flusher
+    does. last_success_ms: when it last delivered.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transport: Callable[[], Transport | None],
+        *,
+        clock: Clock,
+        source: str | None,
+        every_s: float,
+        running: Callable[[], bool],
+        last_success_ms: Callable[[], int | None],
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._clock = clock
+        self._source = source
+        self._every_s = every_s
+        self._running = running
+        self._last_success_ms = last_success_ms
+        self._task: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self._given_up = False
+        self._told = False
+        self._reported = False  # there is a row that a last one must follow
+
+    def start(self) -> None:
+        """Begin, unless it has begun or is switched off."""
+        if self._task is None and self._every_s > 0 and self._source:
+            self._task = asyncio.create_task(self._run(), name="outbox-health")
+
+    def resume(self) -> None:
+        """Try again a table that was not there: somebody has reloaded the settings."""
+        self._given_up = self._told = False
+
+    async def stop(self) -> None:
+        """End, with a last report that says so: silence is no news from here on. Takes some seconds at the most."""
+        if self._task is None:
+            return
+        self._stop.set()
+        await asyncio.wait({self._task}, timeout=_LAST_S)
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        if self._reported:
+            await self._safely(stopped=True, deadline_s=_LAST_S)
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            if self._running():
+                await self._safely(stopped=False, deadline_s=_DEADLINE_S)
+            await self._clock.wait(self._stop, self._every_s)
+
+    async def _safely(self, *, stopped: bool, deadline_s: float) -> None:
+        """Report; whatever goes wrong is told and ends here."""
+        try:
+            await self._report(stopped=stopped, deadline_s=deadline_s)
+        except OutboxError as error:  # the file is locked, or closed meanwhile
+            if self._is_news():
+                logger.warning("health cannot be read, it is tried again", extra={"error": str(error)})
+        except Exception:
+            logger.exception("health report failed")
+
+    async def _report(self, *, stopped: bool, deadline_s: float) -> None:
+        transport = self._transport()
+        if transport is None or self._given_up:
+            return
+        pauses = await self._store.pauses()
+        if blocked([pause.scope for pause in pauses]):
+            return
+        report = await self._taken(pauses[0].reason if pauses else None, stopped=stopped)
+        outcome = await transport.send(build(SHAPE, [_Row(report.row())]), deadline_s=deadline_s)
+        self._learn(outcome)
+
+    async def _taken(self, paused: str | None, *, stopped: bool) -> Report:
+        counts = await self._store.counts()
+        oldest_ms = await self._store.oldest_pending_ms()
+        return Report(
+            source=self._source or "",
+            pending=sum(states.get(State.PENDING, 0) for states in counts.values()),
+            dead=sum(states.get(State.DEAD, 0) for states in counts.values()),
+            oldest_pending_s=None if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000),
+            last_success_ms=self._last_success_ms(),
+            paused=paused,
+            version=user_agent().partition("/")[2],
+            every_s=self._every_s,
+            stopped=stopped,
+        )
+
+    def _learn(self, outcome: Reply | Failure) -> None:
+        match after(outcome):
+            case After.GO_ON:
+                self._reported, self._told = True, False
+            case After.TRY_LATER:
+                if self._is_news():
+                    status, code = _said(outcome)
+                    logger.warning("health not reported, it is tried again", extra={"status": status, "code": code})
+            case After.GIVE_UP:
+                self._given_up = True
+                status, code = _said(outcome)
+                facts = {"table": TABLE, "status": status, "code": code}
+                logger.warning("health not reported: its table is missing or refuses the row", extra=facts)
+
+    def _is_news(self) -> bool:
+        """Whether nobody was told yet, since a report has last passed."""
+        told, self._told = self._told, True
+        return not told
+
+
+def _said(outcome: Reply | Failure) -> tuple[int | None, str | None]:
+    """Return the status and the code; without an answer its place is taken by why there is none."""
+    if isinstance(outcome, Failure):
+        return None, outcome.value
+    refusal = read_refusal(outcome)
+    return refusal.status, refusal.code

@@ -1,0 +1,48 @@
+"""When to try again; no I/O, no clock, no dice."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+
+def delay_s(failures: int, *, base_s: float, cap_s: float, draw: float) -> float:
+    """Return the seconds to wait after failure number `failures` (1 after the first).
+
+    Exponential with full jitter: anything from 0 to base_s, 2 base_s, 4 base_s … at most cap_s.
+    `draw`: uniform in [0, 1). Raises ValueError: `failures` below 1, `draw` outside its range.
+    """
+    if failures < 1:
+        raise ValueError(f"failures is {failures}, must be 1 or more")
+    if not 0 <= draw < 1:
+        raise ValueError(f"draw is {draw}, must be in [0, 1)")
+    # 2**1024 overflows a float; 64 doublings pass any cap.
+    return float(draw * min(cap_s, base_s * 2 ** min(failures - 1, 64)))
+
+
+def retry_after_s(header: str | None, *, now_ms: int, cap_s: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for, from 0 to `cap_s`; None: no usable header.
+
+    The header is a number of seconds or an HTTP date (RFC 9110, section 10.2.3).
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        # A number of a thousand digits is no number of seconds; ten digits are 300 years.
+        return min(float(text[:10]), cap_s)
+    try:
+        then = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):  # a year that no calendar has
+        return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return min(max(then.timestamp() - now_ms / 1000, 0.0), cap_s)
+
+
+def remaining_s(next_try_at_ms: int, *, now_ms: int, cap_s: float) -> float:
+    """Return the seconds until a stored time, from 0 to `cap_s`.
+
+    A wall clock that was set back must not stall the flusher for longer than it would ever have waited.
+    """
+    return min(max((next_try_at_ms - now_ms) / 1000, 0.0), cap_s)

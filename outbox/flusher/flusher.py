@@ -1,0 +1,284 @@
+"""When to look, what may start, and the life of the coroutine that does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+
+from outbox import logs
+from outbox.clock import Clock
+from outbox.entry import Destination
+from outbox.errors import OutboxError, UsageError
+from outbox.flusher.context import Limits, Means
+from outbox.flusher.delivery import Delivery
+from outbox.flusher.in_flight import Requests
+from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sentence
+from outbox.flusher.rpc_mixed import Mixer
+from outbox.flusher.scheduler import Lanes
+from outbox.flusher.shell_rows import adopt
+from outbox.postgrest.client import Transport, project_of
+from outbox.store.store import Lane, Store, Ways
+
+logger = logs.named("outbox.flusher")
+
+# Entries read from a shell, or woken, in one step.
+_STEP = 500
+
+
+class Flusher:
+    """Replays the store's entries through a transport until told to stop.
+
+    transport: asked before each round for what to send through; None: nothing is configured, rows stay pending.
+    Its argument is True when a pause is about to be probed: settings may have changed since.
+    draw: a source of uniform numbers in [0, 1), for the jitter.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transport: Callable[[bool], Awaitable[Transport | None]],
+        destinations: Callable[[str], Destination],
+        *,
+        clock: Clock,
+        draw: Callable[[], float],
+        limits: Limits,
+    ) -> None:
+        self._means = Means(store, clock, draw, limits)
+        self._store = store
+        self._transport = transport
+        self._destinations = destinations
+        self._clock = clock
+        self._poll_s = limits.poll_s
+        self._pauses = Pauses(self._means)
+        self._lanes = Lanes(self._means, self._pauses)
+        self._mixer = Mixer(self._means, self._pauses, self._lanes)
+        self._requests = Requests(self._means, self._pauses, self._request_ended)
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._seen_change = -1
+        self._idle_since_change = False
+        self.state = self._means.state
+        self.tally = self._means.tally
+
+    # ------------------------------------------------------------------------------------------ life
+
+    async def load(self) -> None:
+        """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
+        await self._pauses.load()
+        await self._means.home.load()
+
+    async def run(self) -> None:
+        """Send whatever becomes ready, until `shut_down`. Cancelling it leaves what is under way pending.
+
+        Raises UsageError: it runs already; two would send one entry twice at once.
+        """
+        if self.state.running:
+            raise UsageError("the flusher is running already")
+        self.state.started = self.state.running = True
+        self._means.pulse.turn(running=True)
+        self._requests.stopping = False
+        self._idle_since_change = False  # the last step of an earlier run may have been cut short
+        self._ended.clear()
+        try:
+            while not self._requests.stopping:
+                wait_s = await self._safe_step()
+                await self._clock.wait(self._store.committed, wait_s)
+            await self._requests.finish()
+        finally:
+            await self._requests.abandon()
+            self.state.running = False
+            self._means.pulse.turn(running=False)
+            self._ended.set()
+            self._requests.tell()  # a drain that has joined sends by itself from here on
+
+    async def shut_down(self, grace_s: float) -> None:
+        """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending."""
+        self._requests.stopping = True
+        self.nudge()
+        if self._ended.is_set():
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._ended.wait()
+        except TimeoutError:
+            self._requests.cancel()
+            await self._ended.wait()
+
+    def nudge(self) -> None:
+        """Look at once whether something can be sent."""
+        self._store.committed.set()
+
+    async def noted(self) -> None:
+        """Return once `tally` counts what the file shows as delivered now."""
+        await self._means.noted()
+
+    def watch(self) -> AbstractContextManager[asyncio.Event]:
+        """Give an event that is set whenever a request has ended, or none can start."""
+        return self._requests.watch()
+
+    def tell(self) -> None:
+        """Wake those that watch."""
+        self._requests.tell()
+
+    def try_at_once(self) -> int:
+        """Make every pause due now; the count of its failures stays. Returns the turn, for `held_by`."""
+        since = self._pauses.turn()
+        self._pauses.make_due()
+        self._requests.end_rest()
+        self.nudge()
+        return since
+
+    def try_untried(self, since: int) -> None:
+        """Make due what began meanwhile with the failure of a request from before turn `since`: it was no try."""
+        if self._pauses.make_untried_due(since):
+            self.nudge()
+
+    def held_by(self, ways: Ways, since: int) -> str | None:
+        """Return why nothing in `ways` goes on before an operator acts, as found out since turn `since`.
+
+        None: something may go on by itself, or that is not known yet.
+        """
+        if self._requests:
+            return None
+        found = self._pauses.for_operators(since)
+        if (over_all := found.get(EVERYTHING)) is not None:
+            return sentence("everything", over_all)
+        held = [(lane, next((key for key in keys_of(lane) if key in found), None)) for lane in ways.lanes]
+        if ways.others or any(key is None for _, key in held):
+            return None
+        if not held:  # of what is pending, each stands behind another one of its key, and none of these is pending
+            return "what is left waits behind dead letters of its keys (OUTBOX_STRICT_ORDER)"
+        told = [sentence(held_words(lane, key[0]), found[key]) for lane, key in held if key is not None]
+        return "; ".join(dict.fromkeys(told))
+
+    async def forget_pauses(self) -> None:
+        """End every pause, as if nothing had failed: the settings have changed."""
+        self._requests.end_rest()
+        await self._pauses.forget()
+        self._mixer.forget()
+        self._idle_since_change = False
+        self.nudge()
+
+    def is_away(self, transport: Transport | None) -> bool:
+        """Return whether `transport` leads to another project than the one that the file belongs to."""
+        return self._means.home.is_foreign(transport)
+
+    async def look_home(self) -> None:
+        """Read again which project the file belongs to."""
+        await self._means.home.load()
+
+    async def adopt(self) -> str | None:
+        """Let the entries go to the project that the settings name, and return the one that they belonged to."""
+        was = await self._means.home.forget()
+        await self._pauses.be_home()
+        self.nudge()
+        return was
+
+    def _request_ended(self) -> None:
+        self._idle_since_change = False
+        self.nudge()
+
+    # ------------------------------------------------------------------------------------------ one step
+
+    async def _safe_step(self) -> float:
+        """Take a step; after one that fails rest for a poll. Returns the seconds until the next look."""
+        try:
+            wait_s = await self._step()
+        except Exception as error:  # the file may be locked or the disk full: the next step may work
+            self._means.failed(error)
+            ours = isinstance(error, OutboxError)  # whose sentence says it all
+            facts = {"error": str(error) if ours else type(error).__name__}
+            logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
+            self._requests.rest(self._poll_s)  # puts go on, and each would wake us
+            self._idle_since_change = False
+            return self._poll_s
+        self._means.pulse.looked()
+        return wait_s
+
+    async def _step(self) -> float:
+        """Start every request that can be started, and return the seconds until the next look."""
+        self._store.committed.clear()
+        if (rest_s := self._requests.rest_s) > 0:
+            return rest_s
+        if (courtesy_s := self._requests.courtesy_s) > 0:
+            return courtesy_s  # the next commit wakes us
+        transport = await self._transport(self._pauses.settings_may_help())
+        if transport is None:
+            return self._poll_s
+        if await self._is_away(transport):
+            return await self._next_look_s()
+        change = await self._store.changes()
+        if change != self._seen_change:
+            self._idle_since_change = False
+            self._seen_change = change
+        await self._wake_due()
+        if not self._idle_since_change or self._pauses.may_probe():
+            self._idle_since_change = True  # unless a request ends while the store is read
+            # All of it: what is put later must not overtake what nobody has read yet.
+            while not self._requests.stopping and await adopt(self._means, self._destinations, _STEP):
+                self._lanes.rewind()
+            if await self._start_requests(transport) or self._requests:
+                self._idle_since_change = False
+        return await self._next_look_s()
+
+    async def _is_away(self, transport: Transport) -> bool:
+        """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""
+        home, named = self._means.home, project_of(transport)
+        if home.belongs_to is None or named is None or not self.is_away(transport):
+            await self._pauses.be_home()
+            return False
+        await self._pauses.stay_home(home.belongs_to, named)
+        self._requests.tell()
+        return True
+
+    async def _wake_due(self) -> None:
+        """Make ready what has waited long enough for something of its own."""
+        now_ms = self._means.steady_ms()
+        due_ms = await self._store.next_due_ms()
+        if due_ms is None:
+            return
+        if due_ms > now_ms + self._means.limits.longest_wait_s * 1000:  # written by a clock that was set back since
+            now_ms = due_ms
+        if due_ms <= now_ms:
+            await self._store.wake_due(now_ms, _STEP)
+            self._lanes.rewind()
+
+    async def _start_requests(self, transport: Transport) -> bool:
+        """Start what may start, and return whether there was any of it."""
+        under_way = self._lanes.under_way()
+        lanes = await self._store.ready_lanes()
+        self._lanes.rewind_for_older(lanes, under_way)
+        await self._pauses.end_idle(lanes)
+        started = False
+        if self._mixer.on:
+            started = await self._start_mixed(lanes, transport)
+            lanes = [lane for lane in lanes if not self._mixer.takes(lane)]
+        for lane in self._lanes.in_turn(lanes, self._requests.may_start):
+            batch = await self._lanes.next_batch(lane)
+            if batch and self._may_go(transport):
+                delivery = Delivery(self._means, self._pauses, self._lanes, transport, lane)
+                self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
+                started = True
+                if self._requests.courtesy_s > 0:
+                    break
+        return started
+
+    async def _start_mixed(self, lanes: Sequence[Lane], transport: Transport) -> bool:
+        """Start a mixed request if none is under way, and return whether one was started."""
+        batch = await self._mixer.next_batch(lanes)
+        if not batch or not self._requests.may_start() or not self._may_go(transport):
+            return False
+        entries = [item.entry for item in batch]
+        self._requests.start(self._mixer.run(batch, transport), self._mixer.traffic(batch), entries)
+        return True
+
+    def _may_go(self, transport: Transport) -> bool:
+        """Whether nothing has changed while the store was read: an end, or a salvage that has brought a project."""
+        return not self._requests.stopping and not self.is_away(transport)
+
+    async def _next_look_s(self) -> float:
+        waits_s = [self._poll_s, *self._pauses.waits_s()]
+        if (due_ms := await self._store.next_due_ms()) is not None:
+            waits_s.append(max(due_ms - self._means.steady_ms(), 0) / 1000)
+        return min(waits_s)

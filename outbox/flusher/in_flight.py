@@ -1,0 +1,138 @@
+"""What is under way: one task for each batch; and the rest that an error of ours makes us take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+from outbox import logs
+from outbox.flusher import throttle as courtesy
+from outbox.flusher.context import Means
+from outbox.flusher.pauses import Pauses
+from outbox.flusher.scheduler import Traffic
+from outbox.store.store import Outgoing
+
+logger = logs.named("outbox.flusher")
+
+
+class Requests:
+    """The batches under way. ended: called whenever one of them is so no more.
+
+    stopping: nothing more starts, and how the last ones end is not reported.
+    """
+
+    def __init__(self, means: Means, pauses: Pauses, ended: Callable[[], None]) -> None:
+        self._means = means
+        self._pauses = pauses
+        self._ended = ended
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: set[asyncio.Event] = set()
+        self._broken = 0  # in a row that ended in an error of ours
+        self._rest_until_s = float("-inf")
+        self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
+        self.stopping = False
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def may_start(self) -> bool:
+        """Return whether there is room for one more."""
+        return not self.stopping and self.rest_s <= 0 and len(self) < self._means.limits.requests_in_flight
+
+    def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Sequence[Outgoing]) -> None:
+        """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
+        probed = self._pauses.probe(traffic.lane)
+        traffic.start(batch)
+        self._began_s, self._began_rows = self._means.clock.monotonic_s(), len(batch)
+        self._began_seq = self._means.store.last_seq
+        task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.shape.destination}")
+        self._tasks.add(task)
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            traffic.end(batch)
+            self._pauses.probed(probed)
+            self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)
+            self._ended()
+            self.tell()
+
+        task.add_done_callback(over)
+
+    def _judge_end(self, error: BaseException | None, traffic: Traffic) -> None:
+        """What a broken request carried is still pending and is sent again with the same keys, but not in a loop.
+
+        A full disk, say, takes no verdict, and the server answers all the while.
+        """
+        if error is None:
+            self._broken = 0
+        if error is None or self.stopping:
+            return
+        self._broken += 1
+        self.rest(self._means.backoff_s(self._broken))
+        traffic.rewind = True
+        self._means.failed(error)
+        logger.error("request failed", exc_info=error, extra={"destination": traffic.lane.shape.destination})
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever a request has ended, or none can start."""
+        event = asyncio.Event()
+        self._watchers.add(event)
+        try:
+            yield event
+        finally:
+            self._watchers.discard(event)
+
+    def tell(self) -> None:
+        """Wake those that watch."""
+        for watcher in self._watchers:
+            watcher.set()
+
+    # ------------------------------------------------------------------------------------------ rest
+
+    def rest(self, wait_s: float) -> None:
+        """Start nothing for `wait_s` seconds, whatever is put meanwhile."""
+        self._rest_until_s = self._means.clock.monotonic_s() + wait_s
+
+    def end_rest(self) -> None:
+        """Start again at once."""
+        self._rest_until_s = float("-inf")
+
+    @property
+    def rest_s(self) -> float:
+        """The seconds of rest that are left; 0 or less: none."""
+        return self._rest_until_s - self._means.clock.monotonic_s()
+
+    @property
+    def courtesy_s(self) -> float:
+        """The seconds that the next request waits for the bot's puts at the most; 0: it may begin."""
+        store = self._means.store
+        return courtesy.wait_s(
+            putting=store.putting,
+            put=store.last_seq - self._began_seq,
+            sent=self._began_rows,
+            since_s=self._means.clock.monotonic_s() - self._began_s,
+        )
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    async def finish(self) -> None:
+        """Return once none is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Give up what is under way; it stays pending."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def abandon(self) -> None:
+        """Give it up, and return once it has ended."""
+        self.stopping = True
+        self.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._means.noted()

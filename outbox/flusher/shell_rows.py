@@ -1,0 +1,61 @@
+"""What a plain INSERT from a sqlite3 shell means: its lane, ordering key and digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from outbox import logs
+from outbox.encoding import identifier
+from outbox.entry import Destination, State, digest
+from outbox.errors import InvalidEntry
+from outbox.flusher.context import Means
+from outbox.postgrest.verdicts import Refusal
+from outbox.prepare import intend
+from outbox.store.store import Adopted, Unread
+
+logger = logs.named("outbox.flusher")
+
+
+async def adopt(means: Means, destinations: Callable[[str], Destination], limit: int) -> bool:
+    """Complete up to `limit` entries that a shell has left open, and return whether there were any.
+
+    What cannot be sent is dead from here on. Committing the others makes the next step follow at once.
+    """
+    store = means.store
+    unread = await store.unread(limit)
+    if not unread:
+        return False
+    adopted = []
+    for entry in unread:
+        try:
+            adopted.append(understood(entry, destinations(entry.destination)))
+        except (ValueError, RecursionError) as error:  # InvalidEntry; JSON that SQLite reads and Python does not
+            logger.warning("entry from a shell cannot be sent", extra={"id": entry.id, "error": type(error).__name__})
+            refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))
+            await store.settle([entry.seq], State.DEAD, refusal=refusal)
+            means.tally.rejected[entry.destination] += 1
+    await store.adopt(adopted)
+    return True
+
+
+def understood(entry: Unread, destination: Destination) -> Adopted:
+    """Return what a shell's entry means. Raises InvalidEntry: it cannot be sent; ValueError, RecursionError: its JSON.
+
+    Python reads less of JSON than SQLite does: neither very long numbers nor deep nesting.
+    """
+    values = json.loads(entry.payload)
+    on_conflict = tuple(entry.on_conflict.split(",")) if entry.on_conflict else None
+    match = json.loads(entry.match) if entry.match else None
+    if not isinstance(match, dict | None):
+        raise InvalidEntry("must be a JSON object", field="match")
+    columns = tuple(sorted(values))
+    if not columns:
+        raise InvalidEntry("an empty row", field=entry.destination)
+    for column in columns:
+        identifier(column, field=f"{entry.destination}.{column}")
+    intent = intend(
+        destination, columns, values, operation=entry.operation, key=entry.key, on_conflict=on_conflict, match=match
+    )
+    mark = digest(entry.destination, entry.operation, intent.key, entry.payload, intent.on_conflict, entry.match)
+    return Adopted(entry.seq, intent.shape, intent.key, intent.on_conflict, mark)

@@ -1,0 +1,1 @@
+"""Looking at a file without changing it: entries, tail, export, backup."""

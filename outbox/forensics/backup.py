@@ -1,0 +1,156 @@
+"""A copy of the file as it is at one moment, made beside a running bot and checked before it counts.
+
+Copying with `cp` loses what is only in the WAL; SQLite's own backup reads through it. In a WAL file a reader keeps
+nobody waiting: until the copy is there the WAL cannot start over, that is all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outbox.errors import StoreError
+from outbox.store import database as door
+
+# Between two portions of 4 MB the caller hears how far it is.
+_PAGES = 1000
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A finished backup. entries: in the copy, counted one by one; counts: by destination and state."""
+
+    path: Path
+    bytes: int
+    entries: int
+    counts: dict[str, dict[str, int]]
+
+
+def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pages: None) -> Copied:
+    """Copy the outbox file `source` to `target` (0600) and check the copy. Blocks; call it in a thread.
+
+    progress: called with pages copied and pages in all. Raises StoreError: `target` exists, cannot be written, or the
+    copy is not what it should be; `target` is not there then.
+    """
+    if os.path.lexists(target):
+        raise StoreError(f"{target} exists; nothing was overwritten", path=target)
+    part = target.with_name(target.name + ".part")
+    try:
+        try:
+            counts = _copied(source, part, progress)
+            _synced(part)
+            _publish(part, target)
+        finally:
+            for leftover in (part, *(part.with_name(part.name + end) for end in ("-wal", "-shm", "-journal"))):
+                leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror}; there is no backup", path=target) from error
+    except door.SqliteError as error:
+        raise StoreError(f"the copy of {source} failed: {error}; there is no backup", path=source) from error
+    entries = sum(sum(states.values()) for states in counts.values())
+    return Copied(target, door.file_bytes(target), entries, counts)
+
+
+def _copied(source: Path, part: Path, progress: Progress) -> dict[str, dict[str, int]]:
+    # As `Observer`: without a -wal nobody has the file open, and an ordinary look would leave a -wal and a -shm.
+    before = _marks(source)
+    if before[0] is None:
+        counts = _copied_once(source, part, progress, immutable=True)
+        if _marks(source) == before:
+            return counts
+    return _copied_once(source, part, progress, immutable=False)
+
+
+def _marks(source: Path) -> tuple[int | None, int, int]:
+    """Return what changes when somebody opens the file: the WAL's size (None: no WAL), the file's time and size."""
+    try:
+        wal = door.wal_path(source).stat().st_size
+    except FileNotFoundError:
+        wal = None
+    facts = source.stat()
+    return wal, facts.st_mtime_ns, facts.st_size
+
+
+def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: bool) -> dict[str, dict[str, int]]:
+    _fresh(part)
+    with _connected(door.uri(source, immutable=immutable)) as original, _connected(door.uri(part, "rw")) as copy:
+        # One snapshot for the counters and all portions: a bot's commits meanwhile would begin the copy anew.
+        original.execute("begin")
+        told = _nested(original.execute("select destination, state, entries from outbox_counts").fetchall())
+        copy.execute("pragma synchronous = off")  # synced once, at the end
+        original.backup(copy, pages=_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
+        original.execute("rollback")
+        # The copy was never in use: else opening it would miss the -wal that goes with the original.
+        copy.execute("delete from outbox_meta where name = 'open'")
+        return _checked(copy, told, part)
+
+
+def _checked(copy: sqlite3.Connection, told: dict[str, dict[str, int]], part: Path) -> dict[str, dict[str, int]]:
+    """Return the entries by destination and state. Raises StoreError: damaged, or not as many as the source says."""
+    complaints = [str(row[0]) for row in copy.execute("pragma integrity_check(3)")]
+    if complaints != ["ok"]:
+        raise StoreError(f"the copy is damaged ({'; '.join(complaints)}); there is no backup", path=part)
+    found = _nested(copy.execute("select destination, state, count(*) from outbox group by 1, 2").fetchall())
+    here = {name: {state: n for state, n in states.items() if state in _HERE} for name, states in told.items()}
+    if _without_nothing(found) != _without_nothing(here):
+        raise StoreError(f"the copy holds {found}, the file says {here}; there is no backup", path=part)
+    return found
+
+
+_HERE = ("pending", "delivered", "dead", "discarded")
+
+
+def _nested(rows: list[Any]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for destination, state, entries in rows:
+        found.setdefault(destination, {})[state] = entries
+    return found
+
+
+def _without_nothing(counts: dict[str, dict[str, int]]) -> dict[tuple[str, str], int]:
+    return {(name, state): n for name, states in counts.items() for state, n in states.items() if n}
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+@contextlib.contextmanager
+def _connected(uri: str) -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
+        yield connection
+
+
+def _fresh(part: Path) -> None:
+    """Create an empty file, 0600, in place of one that a killed backup left."""
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _synced(part: Path) -> None:
+    descriptor = os.open(part, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Give the finished copy its name, unless somebody took that meanwhile: a link never overwrites."""
+    if os.name == "nt":
+        part.rename(target)  # refuses where `target` exists
+        return
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(target):
+            raise
+        part.rename(target)
+    door.sync_folder(target.parent)

@@ -1,0 +1,311 @@
+"""Entries as a person looks at them: a list, pages, one entry's whole story, what a filter means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from outbox.admin.dead_letters import STEP, Filter, Selected
+from outbox.entry import State
+from outbox.store import queries
+from outbox.store.reader import Reader
+
+_LISTED = (
+    "seq, id, destination, operation, state, key, waits, attempts, next_attempt_at_ms, created_at_ms, settled_at_ms,"
+    " error_status, error_code, error_message, error_details, error_hint, source"
+)
+# Each state through its own index: a handful of dead letters among a million delivered rows is found at once.
+_BY_STATE = {
+    None: "outbox not indexed where 1",
+    State.PENDING: "outbox where state = 'pending' and seq in (select seq from outbox indexed by outbox_ready"
+    " where state = 'pending' and waits is null union all select seq from outbox indexed by outbox_turns"
+    " where state = 'pending' and key is not null and waits = 'turn' union all select seq from outbox"
+    " indexed by outbox_retrying where state = 'pending' and waits = 'retry')",
+    State.DEAD: "outbox indexed by outbox_dead where state = 'dead'",
+    State.DELIVERED: "outbox indexed by outbox_settled where state = 'delivered'"
+    " and state in ('delivered', 'discarded')",
+    State.DISCARDED: "outbox indexed by outbox_settled where state = 'discarded'"
+    " and state in ('delivered', 'discarded')",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry without its payload; the fields are columns of the same names. Times: Unix milliseconds."""
+
+    seq: int
+    id: str
+    destination: str
+    operation: str
+    state: State
+    key: str | None
+    waits: str | None
+    attempts: int
+    next_attempt_at_ms: int | None
+    created_at_ms: int
+    settled_at_ms: int | None
+    error_status: int | None
+    error_code: str | None
+    error_message: str | None
+    error_details: str | None
+    error_hint: str | None
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of an entry's history."""
+
+    at_ms: int
+    event: str
+    status: int | None
+    code: str | None
+    message: str | None
+    batch_rows: int | None
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that the file says about one entry. overtaken: a later entry of its key was delivered."""
+
+    row: Row
+    payload: str
+    match: str | None
+    on_conflict: str | None
+    history: tuple[Line, ...]
+    overtaken: bool
+    behind: str | None  # the id of the entry of its key that stands in front of it
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which entries a person wants to see: those that match every field that is set.
+
+    code: the server's error code, or its HTTP status where it gave none. since_ms, until_ms: when they were put, in
+    Unix milliseconds, the first included, the second not.
+    """
+
+    state: State | None = None
+    destination: str | None = None
+    session: str | None = None
+    code: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def conditions(self) -> tuple[str, list[Any]]:
+        """Return SQL that follows a `where`, and its values; the state is not among them."""
+        tests = [
+            ("destination = ?", self.destination),
+            ("coalesce(payload ->> 'session_id', match ->> 'session_id') = ?", self.session),
+            ("coalesce(error_code, cast(error_status as text)) = ?", self.code),
+            ("created_at_ms >= ?", self.since_ms),
+            ("created_at_ms < ?", self.until_ms),
+        ]
+        chosen = [(test, value) for test, value in tests if value is not None]
+        return "".join(f" and {test}" for test, _ in chosen), [value for _, value in chosen]
+
+
+# Where a step of `listed` begins: behind an entry, told by the columns that the list is ordered by.
+Behind: TypeAlias = "tuple[int, ...]"
+
+
+async def listed(
+    reader: Reader, wanted: Wanted, *, limit: int, rows: int, behind: Behind | None = None
+) -> tuple[list[Row], Behind | None]:
+    """Look at the newest `rows` entries behind `behind`; return those wanted, `limit` at the most, newest first.
+
+    And where to go on; None: that was the end. Pending and dead entries are found through indexes of their own and all
+    looked at in one step.
+    """
+    tests, values = wanted.conditions()
+    source = _BY_STATE[wanted.state]
+    columns = ("settled_at_ms", "seq") if wanted.state in (State.DELIVERED, State.DISCARDED) else ("seq",)
+    place, order = ", ".join(columns), ", ".join(f"{column} desc" for column in columns)
+    bounds, edges = "", list[int]()
+    if behind is not None:
+        bounds, edges = f" and ({place}) < ({', '.join('?' * len(behind))})", [*behind]
+    last: Behind | None = None
+    if wanted.state not in (State.PENDING, State.DEAD):
+        sql = f"select {place} from {source}{bounds} order by {order} limit 1 offset ?"  # noqa: S608 - constants
+        last = next((tuple(row) for row in await reader.read(sql, (*edges, rows - 1))), None)
+    if last is not None:
+        bounds, edges = f"{bounds} and ({place}) >= ({', '.join('?' * len(last))})", [*edges, *last]
+    sql = f"select {_LISTED} from {source}{bounds}{tests} order by {order} limit ?"  # noqa: S608 - constants
+    return [_row(row) for row in await reader.read(sql, (*edges, *values, limit))], last
+
+
+async def sessions(reader: Reader) -> list[str]:
+    """Return the last session of each bot that keeps its state here, the newest first."""
+    sql = "select session_id from outbox_sessions order by start_time desc"
+    return [str(session) for (session,) in await reader.read(sql)] if await _knows(reader, "outbox_sessions") else []
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """An entry with all that is sent. payload, match: JSON."""
+
+    row: Row
+    payload: str
+    match: str | None
+    on_conflict: str | None
+
+
+async def page(
+    reader: Reader, wanted: Wanted, *, after_seq: int, until_seq: int, rows: int
+) -> tuple[list[Full], int | None]:
+    """Look at the next `rows` entries behind `after_seq`; return those wanted, and where to go on (None: the end)."""
+    bounds = (after_seq, until_seq)
+    last = await reader.read(
+        "select max(seq) from (select seq from outbox where seq > ? and seq <= ? order by seq limit ?)", (*bounds, rows)
+    )
+    if last[0][0] is None:
+        return [], None
+    tests, values = wanted.conditions()
+    if wanted.state is not None:
+        tests, values = f" and state = ?{tests}", [wanted.state.value, *values]
+    # "not indexed": through the index of a state it would read all that are in it, at each page.
+    sql = (
+        f"select payload, match, on_conflict, {_LISTED} from outbox not indexed"  # noqa: S608 - constants
+        f" where seq > ? and seq <= ?{tests} order by seq"
+    )
+    found = await reader.read(sql, (after_seq, last[0][0], *values))
+    return [Full(_row(columns), payload, match, on) for payload, match, on, *columns in found], int(last[0][0])
+
+
+async def newest_seq(reader: Reader) -> int:
+    """Return the number of the newest entry; 0: there is none."""
+    return int((await reader.read("select coalesce(max(seq), 0) from outbox"))[0][0])
+
+
+async def settled_before(reader: Reader, before_ms: int) -> int:
+    """Return how many entries were delivered or discarded before a Unix time in milliseconds. Reads an index."""
+    sql = (
+        "select count(*) from outbox indexed by outbox_settled"
+        " where state in ('delivered', 'discarded') and settled_at_ms < ?"
+    )
+    return int((await reader.read(sql, (before_ms,)))[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A line of history, and whose it is. destination, id: None if the entry has gone."""
+
+    number: int
+    line: Line
+    destination: str | None
+    id: str | None
+
+
+_TOLD = (
+    "select h.number, h.at_ms, h.event, h.status, h.code, h.message, h.batch_rows, h.request_id, o.destination, o.id"
+    " from outbox_history as h left join outbox as o on o.seq = h.seq"
+)
+
+
+async def last_refusal(reader: Reader) -> Told | None:
+    """Return the newest thing that a server said about an entry; None: it never complained, or all have gone."""
+    if not await _knows(reader, "outbox_history"):
+        return None
+    # The newest hundred: behind so many requeues and discards it is no news any more.
+    newest = [_told(row) for row in await reader.read(f"{_TOLD} order by h.number desc limit 100")]
+    return next((told for told in newest if told.line.event in ("refused", "postponed", "stuck")), None)
+
+
+async def history_after(reader: Reader, number: int, *, limit: int) -> list[Told]:
+    """Return the oldest `limit` lines of all entries' history behind line `number`, oldest first."""
+    if not await _knows(reader, "outbox_history"):
+        return []
+    return [
+        _told(row)
+        for row in await reader.read(f"{_TOLD} where h.number > ? order by h.number limit ?", (number, limit))
+    ]
+
+
+async def newest_line(reader: Reader) -> int:
+    """Return the number of the newest line of history; 0: there is none."""
+    if not await _knows(reader, "outbox_history"):
+        return 0
+    return int((await reader.read("select coalesce(max(number), 0) from outbox_history"))[0][0])
+
+
+def _told(row: Sequence[Any]) -> Told:
+    number, *line, destination, its_id = row
+    return Told(number, Line(*line), destination, its_id)
+
+
+async def stories(reader: Reader, its_id: str) -> list[Story]:
+    """Return the entries that have this id: none, one, or one for each of several destinations."""
+    sql = f"select payload, match, on_conflict, {_LISTED} from outbox where id = ? order by seq"  # noqa: S608 - constants
+    return [await _story(reader, row) for row in await reader.read(sql, (its_id,))]
+
+
+async def meant(reader: Reader, which: Filter) -> list[Selected]:
+    """Return the dead entries that `which` means now, as the writer will find them: by destination, oldest first."""
+    return [entry async for entry in _candidates(reader, which) if which.refuses(entry) is None]
+
+
+async def _candidates(reader: Reader, which: Filter) -> AsyncIterator[Selected]:
+    if which.ids is not None:
+        seqs = [seq for seq, _ in await reader.read(queries.SEQS.sql, (json.dumps(which.ids),))]
+        for row in await reader.read(queries.SELECTED.sql, (json.dumps(seqs),)):
+            yield Selected.of(row)
+        return
+    for destination in [which.destination] if which.destination else sorted(await reader.counts()):
+        after_seq, full = 0, True
+        while full:
+            rows = await reader.read(queries.DEAD.sql, (destination, after_seq, STEP))
+            for row in rows:
+                yield Selected.of(row)
+            full = len(rows) == STEP
+            after_seq = rows[-1][0] if rows else 0
+
+
+async def _story(reader: Reader, row: Sequence[Any]) -> Story:
+    payload, match, on_conflict, *columns = row
+    entry = _row(columns)
+    overtaken = await reader.read(
+        "select 1 from outbox where state = 'delivered' and key is not null and destination = ? and key = ?"
+        " and seq > ? limit 1",
+        (entry.destination, entry.key, entry.seq),
+    )
+    front = await reader.read(
+        "select id from outbox where state in ('pending', 'dead') and key is not null and destination = ? and key = ?"
+        " and seq < ? order by state desc, seq limit 1",
+        (entry.destination, entry.key, entry.seq),
+    )
+    return Story(
+        entry, payload, match, on_conflict, await _history(reader, entry.seq), bool(overtaken),
+        front[0][0] if front and entry.waits == "turn" else None,
+    )  # fmt: skip
+
+
+async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
+    lines: list[Line] = []
+    if await _knows(reader, "outbox_history"):
+        sql = (
+            "select at_ms, event, status, code, message, batch_rows, request_id from outbox_history"
+            " where seq = ? order by number"
+        )
+        lines += [Line(*line) for line in await reader.read(sql, (seq,))]
+    if await _knows(reader, "outbox_edits"):
+        sql = "select at_ms, payload from outbox_edits where seq = ? order by number"
+        lines += [
+            Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
+            for at_ms, payload in await reader.read(sql, (seq,))
+        ]
+        # By time, and an edit before the requeue that it was made for: both have one moment.
+        lines.sort(key=lambda line: (line.at_ms, line.event != "edited"))
+    return tuple(lines)
+
+
+async def _knows(reader: Reader, table: str) -> bool:
+    """A file that a bot of an older version has open lacks the newest tables."""
+    return bool(await reader.read("select 1 from sqlite_schema where name = ?", (table,)))
+
+
+def _row(columns: Sequence[Any]) -> Row:
+    seq, its_id, destination, operation, state, *rest = columns
+    return Row(seq, its_id, destination, operation, State(state), *rest)

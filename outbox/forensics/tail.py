@@ -1,0 +1,102 @@
+"""What has happened in the file since the last look, told from outside.
+
+Each look is a short one of its own, so that nobody who watches keeps a bot's WAL from starting over. A delivery is
+found by its time: one that a clock stepping back has dated before the last look is not shown, though it is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from outbox.forensics import entries as ledger
+from outbox.forensics.entries import Wanted
+from outbox.store.reader import Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far somebody has looked: the newest put, delivery (its time and number) and line of history."""
+
+    seq: int
+    delivered_ms: int
+    delivered_seq: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that happened to one entry. event: put, delivered, or a word of its history."""
+
+    at_ms: int
+    event: str
+    seq: int | None
+    destination: str | None
+    id: str | None
+    status: int | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is new, oldest first; left_out: how many puts and deliveries more there were than were asked for."""
+
+    changes: tuple[Change, ...]
+    left_out: int
+    mark: Mark
+
+
+START = Mark(0, 0, 0, 0)
+_PUT = "select created_at_ms, 'put', seq, destination, id from outbox where seq > ?"
+_DELIVERED = (
+    "select settled_at_ms, 'delivered', seq, destination, id from outbox indexed by outbox_settled"
+    " where state in ('delivered', 'discarded') and state = 'delivered'"
+    " and settled_at_ms >= ? and (settled_at_ms > ? or seq > ?)"
+)
+_LINES = (
+    "select h.at_ms, h.event, h.seq, o.destination, o.id, h.status, h.code, h.message"
+    " from outbox_history as h left join outbox as o on o.seq = h.seq where h.number > ?"
+)
+
+
+async def news(reader: Reader, mark: Mark, wanted: Wanted, *, most: int) -> News:
+    """Return what has happened since `mark` to entries that are wanted: of each kind the newest `most`."""
+    tests, values = wanted.conditions()
+    since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
+
+    async def newest(sql: str, *bounds: int, order: str) -> list[Change]:
+        rows = await reader.read(f"{sql}{tests} order by {order} limit ?", (*bounds, *values, most))
+        return [Change(*row) for row in rows]
+
+    puts = await newest(_PUT, mark.seq, order="seq desc")
+    delivered = await newest(_DELIVERED, *since, order="settled_at_ms desc, seq desc")
+    line = await ledger.newest_line(reader)
+    # Numbers are used again once the newest lines have gone with their entries.
+    lines = await newest(_LINES, min(mark.line, line), order="h.number desc") if line else []
+    left_out = 0
+    if mark != START:  # how long the history is before that, nobody wants to know
+        left_out += await _more(reader, _PUT + tests, (mark.seq, *values), len(puts), most)
+        left_out += await _more(reader, _DELIVERED + tests, (*since, *values), len(delivered), most)
+    changes = sorted([*puts, *delivered, *lines], key=_order)
+    return News(tuple(changes), left_out, await _mark(reader, mark, line))
+
+
+async def _mark(reader: Reader, mark: Mark, line: int) -> Mark:
+    """Return where the next look begins: behind what nobody wanted, too."""
+    since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
+    last = await reader.read(f"{_DELIVERED} order by settled_at_ms desc, seq desc limit 1", since)
+    at_ms, seq = (last[0][0], last[0][2]) if last else (mark.delivered_ms, mark.delivered_seq)
+    return Mark(max(mark.seq, await ledger.newest_seq(reader)), at_ms, seq, line)
+
+
+async def _more(reader: Reader, sql: str, values: tuple[Any, ...], shown: int, most: int) -> int:
+    """Return how many there are beyond those `shown`."""
+    if shown < most:
+        return 0
+    return int((await reader.read(f"select count(*) from ({sql})", values))[0][0]) - shown  # noqa: S608 - constants
+
+
+def _order(change: Change) -> tuple[int, int, int]:
+    """By time; what came in one millisecond came in this order: a put, what was said and done, the delivery."""
+    return change.at_ms, {"put": 0, "delivered": 2}.get(change.event, 1), change.seq or 0

@@ -1,0 +1,404 @@
+"""Moves in from the old persistence module: what its three kinds of file still hold.
+
+`pending_uploads.json` becomes entries, `.session_state.json` the session to recover, `cache/*_bars.json` cached bars.
+What cannot be read is reported with its place and kept. A file is renamed once all of it is on disk here; a crash
+before that repeats the work, and the ids, made of what an item holds, let nothing be stored twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+from outbox.bot.bar_text import bar_time_ms, encoded
+from outbox.bot.session_state import SAVE, Session, figure, midnight, names, stored
+from outbox.encoding import encode_value
+from outbox.entry import Operation
+from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
+from outbox.legacy.fragments import members, pieces
+from outbox.outbox import Outbox
+from outbox.store.database import sync_folder
+from outbox.transaction import Transaction
+
+PENDING, STATE, CACHE, BARS = "pending_uploads.json", ".session_state.json", "cache", "_bars.json"
+
+# The namespace of the ids; any number will do, as long as it stays the same.
+_IDS = UUID("0d6b5a52-6c0e-5f0c-9d0b-6a3f6f7f2b11")
+# Items in one transaction: other puts wait behind it, and each takes a millisecond at the most.
+_CHUNK = 200
+_LIMIT_S, _ITEM_S = 2.0, 0.005
+# How often a file is read again that the old bot changes meanwhile.
+_TRIES = 5
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+_KNOWN_SESSION = "select session_id, status from outbox_sessions where source = ?"
+_NEW_BARS = (
+    "insert into outbox_bars (symbol, timeframe, time_ms, bar) select ?, '', value ->> 0, value ->> 1 from json_each(?)"
+    " where true on conflict do nothing returning 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What was not taken: `bytes` bytes from `byte` (from 0), on `line` (from 1), and why."""
+
+    byte: int
+    line: int
+    bytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class OldFile:
+    """What became of one file. taken, known: entries, bars or sessions, new and stored already.
+
+    renamed: its name now; None: it is as it was. rest: the file that holds what was not taken; None: there is none.
+    """
+
+    path: Path
+    taken: int = 0
+    known: int = 0
+    left: tuple[Left, ...] = ()
+    renamed: Path | None = None
+    rest: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyReport:
+    """What became of each old file; empty: there was none."""
+
+    files: tuple[OldFile, ...] = ()
+
+    @property
+    def taken(self) -> int:
+        """Entries, bars and sessions that are new here."""
+        return sum(file.taken for file in self.files)
+
+    @property
+    def left(self) -> int:
+        """Places of the old files that could not be read."""
+        return sum(len(file.left) for file in self.files)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one reading of a file has come to so far."""
+
+    text: str
+    taken: int = 0
+    known: int = 0
+    left: list[tuple[int, int, str]] = field(default_factory=list)  # from, to, why
+
+    def leave(self, start: int, end: int, why: str) -> None:
+        self.left.append((start, end, why))
+
+    def is_text(self, start: int, end: int) -> bool:
+        """Whether this part is UTF-8; if not, it is left."""
+        if _NOT_UTF8.search(self.text, start, end) is None:
+            return True
+        self.leave(start, end, "it is no UTF-8")
+        return False
+
+
+async def import_legacy(outbox: Outbox, folder: str | os.PathLike[str], *, source: str | None = None) -> LegacyReport:
+    """Take what the old module left in `folder`, rename its files to `….imported`, and say what became of each.
+
+    Call it once at a bot's start, before its session starts: again, it finds nothing. source: whose session it is; else
+    the settings' `source`. What is not taken is in `….unread` beside the file. Raises InvalidRequest: `folder` is none;
+    what `transaction()` raises: what was taken before stays, and calling again goes on from there.
+    """
+    home = await asyncio.to_thread(checked_folder, folder)
+    whose = (outbox.source or "") if source is None else source
+    files = [await _moved(outbox, path, whose) for path in await asyncio.to_thread(old_files, home)]
+    return LegacyReport(tuple(files))
+
+
+def checked_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return `folder` as a path. Raises InvalidRequest: it is none."""
+    home = Path(folder)
+    if not home.is_dir():
+        raise InvalidRequest(f"{home} is no folder", field="folder")
+    return home
+
+
+def old_files(home: Path) -> list[Path]:
+    """Return the old module's files that are in the folder `home`."""
+    there = [home / PENDING, home / STATE, *sorted((home / CACHE).glob(f"?*{BARS}"))]
+    return [path for path in there if path.is_file()]
+
+
+async def _moved(outbox: Outbox, path: Path, source: str) -> OldFile:
+    """Take what one file holds, and rename it unless it has changed meanwhile."""
+    taken = known = 0
+    left: tuple[Left, ...] = ()
+    for _ in range(_TRIES):
+        try:
+            raw = await asyncio.to_thread(path.read_bytes)
+        except OSError as error:
+            return OldFile(path, taken, known, (_whole(f"it cannot be read: {error.strerror}"),))
+        found = _Found(raw.decode("utf-8", "surrogateescape"))
+        await _take(outbox, path, found, source)
+        taken, known = taken + found.taken, max(0, found.known - taken)
+        left = await asyncio.to_thread(_places, found)
+        try:
+            moved = await asyncio.to_thread(_rename, path, raw, left)
+        except OSError as error:
+            return OldFile(path, taken, known, (*left, _whole(f"it cannot be renamed: {error.strerror}")))
+        if moved is not None:
+            return OldFile(path, taken, known, left, *moved)
+    return OldFile(path, taken, known, (*left, _whole("it was changed all the time: end the old bot first")))
+
+
+def _whole(why: str) -> Left:
+    return Left(0, 1, 0, f"{why}; it stays as it is, and can be taken again")
+
+
+async def _take(outbox: Outbox, path: Path, found: _Found, source: str) -> None:
+    if not found.text.strip():
+        found.leave(0, len(found.text), "it is empty: the old module was cut off while it wrote")
+    elif path.name == PENDING:
+        await _take_pending(outbox, found)
+    elif path.name == STATE:
+        await _take_session(outbox, found, source)
+    else:
+        await _take_bars(outbox, found, path.name.removesuffix(BARS))
+
+
+# ------------------------------------------------------------------------------------------ pending_uploads.json
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    start: int
+    end: int
+    value: Mapping[str, Any]
+    id: str
+
+
+async def _take_pending(outbox: Outbox, found: _Found) -> None:
+    items = await asyncio.to_thread(_items, found)  # some 20 µs each
+    for start in range(0, len(items), _CHUNK):
+        chunk = items[start : start + _CHUNK]
+        async with outbox.transaction(limit_s=_LIMIT_S + _ITEM_S * len(chunk)) as tx:
+            results = [await _put(outbox, tx, item) for item in chunk]
+        for item, result in zip(chunk, results, strict=True):
+            if isinstance(result, str):
+                found.leave(item.start, item.end, result)
+            else:
+                found.taken += result
+                found.known += not result
+
+
+def _items(found: _Found) -> list[_Item]:
+    """Return the items that can be read. Two that are equal were two writes: each has an id of its own."""
+    items: list[_Item] = []
+    seen: Counter[str] = Counter()
+    for piece in pieces(found.text, _is_item):
+        if piece.value is None:
+            found.leave(piece.start, piece.end, piece.problem)
+        elif found.is_text(piece.start, piece.end):
+            try:
+                canonical = encode_value(piece.value, where="item")
+            except InvalidEntry as error:
+                found.leave(piece.start, piece.end, _reason(error))
+                continue
+            items.append(_Item(piece.start, piece.end, piece.value, str(uuid5(_IDS, f"{seen[canonical]} {canonical}"))))
+            seen[canonical] += 1
+    return items
+
+
+def _is_item(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("table"), str) and isinstance(value.get("data"), dict)
+
+
+async def _put(outbox: Outbox, tx: Transaction, item: _Item) -> bool | str:
+    """Return whether it is new here, or why it cannot be put."""
+    table, row = item.value["table"], dict(item.value["data"])
+    operation = item.value.get("operation", Operation.INSERT)
+    try:
+        declared = outbox.destination(table)
+        if table == "events" and "data" in row:
+            row["data"] = _event_data(row["data"])
+        upsert = operation == Operation.UPSERT
+        own = operation == Operation.INSERT and row.get(declared.key) is not None
+        receipt = await tx.put(
+            table,
+            row,
+            operation=operation,
+            id=None if own else item.id,
+            # As `SessionManager` has it: the session's end must not overtake its start.
+            key=row.get("session_id") if table == "sessions" and operation == Operation.INSERT else None,
+            on_conflict=(declared.on_conflict or (declared.key,)) if upsert else None,
+            match=item.value.get("match") if operation == Operation.UPDATE else None,
+        )
+    except (InvalidEntry, IdConflict) as error:
+        return _reason(error)
+    return not receipt.duplicate
+
+
+def _event_data(data: object) -> object:
+    """Return an event's data as the object that the old module wrote as a text."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(data, str) and isinstance(read := json.loads(data), dict):
+            return read
+    return data
+
+
+def _reason(error: Exception) -> str:
+    return str(error).removesuffix("; nothing was written")
+
+
+# ------------------------------------------------------------------------------------------ .session_state.json
+
+
+async def _take_session(outbox: Outbox, found: _Found, source: str) -> None:
+    """Store the session that the old bot left running, so that `start_session` recovers it."""
+    state, end = members(found.text)
+    if not found.is_text(0, len(found.text)):
+        return
+    if found.text[end:].strip():
+        taken = f"; taken before: {', '.join(state)}" if state else ""
+        found.leave(end, len(found.text), f"the state is cut short{taken}")
+    # The file is there only while a session runs; what is cut off behind it changes nothing.
+    if state.get("status", "RUNNING") != "RUNNING":
+        return
+    try:
+        session = _session(state)
+    except (InvalidEntry, ValueError) as error:
+        found.leave(0, len(found.text), f"no session to recover: {_reason(error)}")
+        return
+    async with outbox.transaction() as tx:
+        known = await tx.execute(_KNOWN_SESSION, (source,))
+        if not known:
+            await tx.execute(SAVE, (*stored(session), source, "RUNNING", None, None))
+    if not known:
+        found.taken += 1
+    elif known[0][0] == session.session_id:
+        found.known += 1
+    else:
+        why = (
+            f"source {source!r} has a session of its own already, {known[0][0]} ({known[0][1]}); this one was not taken"
+        )
+        found.leave(0, len(found.text), why)
+
+
+def _session(state: Mapping[str, Any]) -> Session:
+    """Return the session. Raises InvalidEntry, ValueError: it has no id or no time, or a value is of another kind."""
+    session_id = state.get("session_id")
+    if not isinstance(session_id, str) or not session_id:
+        raise InvalidEntry("is missing", field="session_id")
+    times = [_time(state.get(name), name) for name in ("start_time", "last_heartbeat")]
+    start, last = times[0] or times[1], times[1] or times[0]
+    if start is None or last is None:
+        raise InvalidEntry("is missing, and so is last_heartbeat", field="start_time")
+    return Session(
+        session_id=session_id,
+        start_time=start,
+        day_start=midnight(last),
+        last_heartbeat=last,
+        initial_balance=figure(state.get("initial_balance"), "initial_balance"),
+        current_balance=figure(state.get("current_balance"), "current_balance"),
+        symbols=names(state.get("symbols") or ()),
+        version=1,
+    )
+
+
+def _time(value: object, field: str) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidEntry("is no text", field=field)
+    moment = datetime.fromisoformat(value)
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+# ------------------------------------------------------------------------------------------ cache/*_bars.json
+
+
+async def _take_bars(outbox: Outbox, found: _Found, symbol: str) -> None:
+    """Store the bars that are not there yet: what the bot has cached since is newer."""
+    rows = await asyncio.to_thread(_bars, found)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        async with outbox.transaction() as tx:
+            new = len(await tx.execute(_NEW_BARS, (symbol, json.dumps(chunk))))
+        found.taken += new
+        found.known += len(chunk) - new
+
+
+def _bars(found: _Found) -> list[tuple[int, str]]:
+    """Return the bars that can be read, each with its time in Unix milliseconds."""
+    bars: dict[int, str] = {}
+    for piece in pieces(found.text, lambda value: True):
+        if piece.value is None:
+            found.leave(piece.start, piece.end, piece.problem)
+        elif found.is_text(piece.start, piece.end):
+            try:
+                time, text = bar_time_ms(piece.value, "bar"), encoded(piece.value, "bar")
+            except InvalidEntry as error:
+                found.leave(piece.start, piece.end, _reason(error))
+                continue
+            found.known += time in bars  # the later one of two with one time is the one that counts
+            bars[time] = text
+    return list(bars.items())
+
+
+# ------------------------------------------------------------------------------------------ the file itself
+
+
+def _places(found: _Found) -> tuple[Left, ...]:
+    """Return what was left by its place in the file's bytes."""
+    places: list[Left] = []
+    seen = byte = 0
+    line = 1
+    for start, end, why in sorted(found.left):
+        if start > seen:
+            between = found.text[seen:start].encode("utf-8", "surrogateescape")
+            seen, byte, line = start, byte + len(between), line + between.count(b"\n")
+        places.append(Left(byte, line, len(found.text[start:end].encode("utf-8", "surrogateescape")), why))
+    return tuple(places)
+
+
+def _rename(path: Path, raw: bytes, left: Sequence[Left]) -> tuple[Path, Path | None] | None:
+    """Keep what was left in a file of its own, then rename `path`; None: it is not the one that was read any more."""
+    rest = b"".join(raw[each.byte : each.byte + each.bytes].strip() + b"\n" for each in left if each.bytes)
+    beside = _free(path, ".unread", rest) if rest.strip() else None
+    if beside is not None and not beside.exists():
+        _write(beside, rest)
+    if path.read_bytes() != raw:
+        return None
+    target = _free(path, ".imported", None)
+    path.rename(target)
+    sync_folder(path.parent)
+    return target, beside
+
+
+def _free(path: Path, suffix: str, content: bytes | None) -> Path:
+    """Return a name that nobody has, or that holds `content` since a try before this one."""
+    number = 1
+    while True:
+        name = path.with_name(f"{path.name}{suffix}{'' if number == 1 else f'-{number}'}")
+        if not name.exists() or (content is not None and name.read_bytes() == content):
+            return name
+        number += 1
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, 0600, whole or not at all, and sync it."""
+    part = path.with_name(path.name + ".part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+    part.replace(path)

@@ -1,0 +1,591 @@
+"""`Outbox`: opens, wires, closes. What a bot calls."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import random
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from outbox import logs
+from outbox.admin.command_server import Desk
+from outbox.admin.commands import Operations, selection
+from outbox.admin.dead_letters import Handled
+from outbox.clock import Clock, SystemClock
+from outbox.destinations import Intake
+from outbox.drain import Drains
+from outbox.entry import Destination, Operation, State
+from outbox.errors import (
+    ConfigError,
+    ForeignLoop,
+    ForkedProcess,
+    OutboxClosed,
+    OutboxFull,
+)
+from outbox.fleet import Reporter
+from outbox.flusher import Flusher, Limits
+from outbox.futures import PutFuture
+from outbox.opening import Opening
+from outbox.postgrest.client import Transport
+from outbox.remote import Remote
+from outbox.settings import Settings
+from outbox.stats import DrainReport, Stats, total
+from outbox.store import database as door
+from outbox.store.held_transaction import refuse_control
+from outbox.store.maintenance import Housekeeper
+from outbox.store.reader import Shown
+from outbox.store.snapshot import Glance
+from outbox.store.store import Bounds, Notices, Store
+from outbox.store.writer import Receipt
+from outbox.transaction import Transaction, check_outside, holding
+
+logger = logs.named("outbox")
+
+# How long a stopping flusher may finish what is under way; after that it stays pending.
+_GRACE_S = 5.0
+# Payloads fetched in one step, so that the event loop goes on.
+_PAGE_ROWS = 200
+
+
+class Outbox:
+    """The durable outbox: `put` returns once the row is on disk; the flusher brings it to Supabase.
+
+    Belongs to the event loop that opened it. Make one with `Outbox.open`.
+    """
+
+    def __init__(self, store: Store, remote: Remote, settings: Settings, *, clock: Clock) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
+        self._intake = Intake(store, clock=clock, source=settings.source)
+        self._remote = remote
+        self._waiting = 0
+        self._glance = Glance(store.path)
+        self._flusher = Flusher(
+            store,
+            self._remote.current,
+            self._intake.destination,
+            clock=clock,
+            draw=random.random,
+            limits=_limits(settings),
+        )
+        self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
+        flusher = self._flusher.state
+        self._operations = Operations(
+            store, clock=clock, sending=lambda: flusher.running, project_known=self._flusher.look_home
+        )
+        self._reporter = Reporter(
+            store,
+            lambda: None if self._flusher.is_away(remote.transport) else remote.transport,
+            clock=clock,
+            source=settings.source,
+            every_s=0.0 if remote.fixed else settings.health_s,
+            running=lambda: flusher.running,
+            last_success_ms=lambda: flusher.last_delivery_ms,
+        )
+        self._desk: Desk | None = None
+        self._housekeeper: Housekeeper | None = None
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        wait_s: float = 0.0,
+        clock: Clock | None = None,
+        transport: Transport | None = None,
+    ) -> Opening:
+        """Open the outbox file for writing; create and migrate it if need be.
+
+        settings: else read from the environment and `.env`. path: instead of the settings'. wait_s: seconds to wait
+        for another process that has it open. clock, transport: instead of the machine's and Supabase's, for tests
+        (`outbox.testing`). Raises ConfigError, StoreInUse, and the StoreError that says what is wrong with the file.
+        """
+
+        async def start() -> Outbox:
+            if not isinstance(settings, Settings | None):
+                raise ConfigError(
+                    f"settings must be Settings, not {type(settings).__name__}; a path is given as path=…",
+                    field="settings",
+                )
+            if settings is not None and path is not None:
+                raise ConfigError("path is given twice: as an argument and in the settings", field="path")
+            given: dict[str, Any] = {} if path is None else {"path": path}
+            # Reading .env is I/O, if only a little.
+            chosen = await asyncio.to_thread(Settings, **given) if settings is None else settings
+            return await cls._open(chosen, wait_s, clock or SystemClock(), transport)
+
+        return Opening(start)
+
+    @classmethod
+    async def _open(cls, settings: Settings, wait_s: float, clock: Clock, transport: Transport | None) -> Outbox:
+        # aiosqlite logs every statement with its parameters, which are payloads.
+        logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+        remote = Remote(settings, transport)
+        try:
+            store = await Store.open(
+                settings.path.absolute(),
+                clock=clock,
+                busy_timeout_s=settings.busy_timeout_s,
+                wait_s=wait_s,
+                bounds=_bounds(settings),
+            )
+        except BaseException:
+            await remote.close()
+            raise
+        outbox = cls(store, remote, settings, clock=clock)
+        try:
+            await store.keep_strict_order(settings.strict_order)
+            await outbox._flusher.load()
+            # The machine's own clock: other processes, which leave the requests, have no other.
+            actions = outbox._operations.actions(*_by_request(outbox))
+            outbox._housekeeper = Housekeeper(store, clock=clock, retention_days=settings.retention_days)
+            outbox._desk = Desk(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
+        except BaseException:
+            await outbox.close()
+            raise
+        _log_opened(store)
+        for warning in outbox._remote.warnings:
+            logger.warning("entries cannot be sent", extra={"why": warning})
+        return outbox
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent.
+
+        A caller that is cancelled waits for it all the same, some 5 s if the server hangs; cancelled again, it goes.
+        """
+        if os.getpid() != self._pid:
+            return  # a fork has neither the threads nor the locks; file and connections are the parent's
+        if self._closing is None:
+            self._loop_is_here()
+            self._closed = True
+            self._closing = asyncio.create_task(self._shut(), name="outbox-close")
+        # Cancelling one of its callers must not leave the file half closed.
+        try:
+            await asyncio.shield(self._closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({self._closing})  # so that the next one may open it; a second cancellation goes at once
+            if not self._closing.cancelled() and (error := self._closing.exception()) is not None:
+                logger.error("closing failed", exc_info=error)  # noqa: TRY400 - not the CancelledError's traceback
+            raise
+
+    async def _shut(self) -> None:
+        async with contextlib.AsyncExitStack() as last_first:  # each has its turn, also if one before it was cancelled
+            last_first.push_async_callback(self._remote.close)
+            last_first.push_async_callback(self._store.close)
+            last_first.callback(self._glance.close)
+            if self._housekeeper is not None:
+                last_first.push_async_callback(self._housekeeper.stop)
+            if self._desk is not None:
+                last_first.push_async_callback(self._desk.stop, _GRACE_S)
+            last_first.push_async_callback(self._reporter.stop)
+            last_first.push_async_callback(self._drains.close, _GRACE_S)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and os.getpid() == self._pid:
+            warnings.warn(f"{self!r} was never closed; use `async with Outbox.open(…)`", ResourceWarning, stacklevel=1)
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self._store.path}{' closed' if self._closed else ''}>"
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    async def put(
+        self,
+        destination: str,
+        row: object,
+        *,
+        operation: str | Operation | None = None,
+        key: object = None,
+        id: object = None,
+        on_conflict: Sequence[str] | None = None,
+        match: Mapping[str, object] | None = None,
+    ) -> Receipt:
+        """Store one row for `destination` and return once it is on disk, safe from a crash and a power loss.
+
+        row: a mapping, dataclass or pydantic model; it is encoded before this returns to the event loop, so the
+        caller may change it at once. operation: "insert" (the default of most destinations), "upsert" (decided by
+        `on_conflict` or the destination's) or "update" (of the rows that `match` says). key: entries with the same
+        destination and key arrive in the order of their puts; an upsert or update has one by itself. id: the
+        idempotency key, minted unless given; the same id again stores one row.
+
+        Raises InvalidEntry, IdConflict: nothing was written, the message names the field. StoreBusy, DiskFull,
+        OutboxFull, OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
+        """
+        self._check_caller()
+        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+        return await self._store.put(entry, shape)
+
+    def put_nowait(
+        self,
+        destination: str,
+        row: object,
+        *,
+        operation: str | Operation | None = None,
+        key: object = None,
+        id: object = None,
+        on_conflict: Sequence[str] | None = None,
+        match: Mapping[str, object] | None = None,
+    ) -> PutFuture:
+        """Line one row up and return at once. NOT durable before the returned future is done: await it to know.
+
+        At most `max_waiting` of them may wait for their commit; one more raises OutboxFull. Other errors as `put`:
+        what is wrong with the row is raised here, what is wrong with the disk by the future.
+        """
+        self._check_caller()
+        if self._waiting >= self._settings.max_waiting:
+            raise OutboxFull(path=self._store.path, field="max_waiting", limit=self._settings.max_waiting)
+        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+        future = PutFuture(destination, entry.id, loop=self._loop)
+        self._store.line_up(entry, shape, future)
+        self._waiting += 1
+        asyncio.Future.add_done_callback(future, self._left_line)
+        return future
+
+    def _left_line(self, _: object) -> None:
+        self._waiting -= 1
+
+    def put_threadsafe(
+        self,
+        destination: str,
+        row: object,
+        *,
+        operation: str | Operation | None = None,
+        key: object = None,
+        id: object = None,
+        on_conflict: Sequence[str] | None = None,
+        match: Mapping[str, object] | None = None,
+    ) -> concurrent.futures.Future[Receipt]:
+        """The same from another thread: `put_threadsafe(…).result()` returns once the row is on disk.
+
+        The row is encoded in the calling thread. Waiting for the result on the event loop's own thread would
+        wait for ever.
+        """
+        self._check_process()
+        check_outside(self._store)  # asyncio.to_thread takes the block along
+        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+
+        async def store() -> Receipt:
+            return await self._store.put(entry, shape)
+
+        work = store()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError as error:  # the loop is closed
+            work.close()
+            raise OutboxClosed("the outbox's event loop is closed; nothing was written") from error
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, limit_s: float | None = None) -> AsyncIterator[Transaction]:
+        """All or nothing, one commit: entries, session state and the bot's own SQL in the same file.
+
+        Every other put waits meanwhile: `limit_s` (the settings' `transaction_limit_s`, 2 s) bounds it, after which
+        all is rolled back. Raises TransactionExpired, StoreBusy, DiskFull, OutcomeUnknown, and what the block raises.
+        """
+        self._check_caller()
+        bound_s = self._settings.transaction_limit_s if limit_s is None else limit_s
+        async with holding(self._store, self._intake, bound_s) as tx:
+            yield tx
+
+    def register(
+        self,
+        name: str,
+        *,
+        key: str = "id",
+        on_conflict: Sequence[str] = (),
+        operation: str | Operation = Operation.INSERT,
+        integers: Sequence[str] = (),
+    ) -> Destination:
+        """Declare a destination. key: the column that an insert fills with the entry's id; the rest as `put`.
+
+        integers: columns that PostgreSQL holds as integers, where 1.0 must be sent as 1. Raises InvalidEntry.
+        """
+        return self._intake.register(name, key=key, on_conflict=on_conflict, operation=operation, integers=integers)
+
+    def destination(self, name: str) -> Destination:
+        """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
+        return self._intake.destination(name)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcess(f"process {self._pid} opened this outbox, a fork of it must open its own file")
+        if self._closed:
+            raise OutboxClosed("the outbox is closed; nothing was written")
+
+    def _check_caller(self) -> None:
+        self._check_process()
+        self._loop_is_here()
+        check_outside(self._store)
+
+    def _loop_is_here(self) -> None:
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise ForeignLoop("this is not the event loop that opened the outbox; nothing was written")
+
+    # ------------------------------------------------------------------------------------------ sending
+
+    async def run_flusher(self) -> None:
+        """Bring entries to Supabase until cancelled or closed. Run it once, as a background task.
+
+        Raises UsageError: it runs already.
+        """
+        self._check_caller()
+        self._reporter.start()
+        await self._drains.run_flusher()
+
+    @contextlib.asynccontextmanager
+    async def flushing(self) -> AsyncIterator[Outbox]:
+        """Run the flusher for the length of the block."""
+        task = asyncio.create_task(self.run_flusher(), name="outbox-flusher")
+        await asyncio.sleep(0)  # let it start, so that a drain in the block joins it
+        if task.done():
+            await task  # it runs already: neither this block nor its end may touch that one
+        try:
+            yield self
+        finally:
+            await self._drains.stop(_GRACE_S)
+            await task  # whatever broke it is raised here
+
+    async def drain(self, timeout: float = 30.0) -> DrainReport:
+        """Send until nothing is pending or `timeout` seconds have passed. Joins a running flusher, else runs one.
+
+        Makes one immediate try, whatever the flusher waits for. Returns before the time is up, with `held_by`, when
+        all that is left waits for an operator: a wrong key, a missing table, another project, no URL.
+        """
+        self._check_caller()
+        return await self._drains.drain(timeout)
+
+    async def reload(self) -> None:
+        """Read environment and `.env` again, send with the URL and key that are there now, and end every pause.
+
+        Other settings count from the next open. Raises ConfigError: the old URL and key stay.
+        """
+        self._check_caller()
+        await self._remote.refresh()
+        self._reporter.resume()
+        await self._flusher.forget_pauses()
+
+    async def adopt(self) -> str | None:
+        """Let this file's entries go to the project that the settings name, from the next answer on.
+
+        A file belongs to the first project that has answered for one of its rows; while the URL names another one,
+        everything is paused (`other_project`). What was delivered before stays where it is. Returns the project that
+        it belonged to, None: to none yet. Raises StoreError: nothing was changed.
+        """
+        self._check_caller()
+        return await self._flusher.adopt()
+
+    # ------------------------------------------------------------------------------------------ dead letters
+
+    async def requeue(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        destination: str | None = None,
+        code: str | None = None,
+        everything: bool = False,
+        force: bool = False,
+    ) -> list[Handled]:
+        """Revive dead entries: they are pending again, their attempts forgotten, their history kept.
+
+        Those that match all that is given: ids (none: no entry), destination, code (the server's error code, or its
+        HTTP status where it gave none); `everything` must be said. Returns what became of each entry, and of each id
+        that no entry has. One that a later entry of its key has overtaken, or may be overtaking, would revert newer
+        state and is refused, unless forced. Done in steps, puts come in between.
+
+        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
+        """
+        self._check_caller()
+        which = selection(ids, destination, code, everything=everything)
+        return await self._operations.requeue(which, force=force)
+
+    async def discard(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        reason: str,
+        destination: str | None = None,
+        code: str | None = None,
+        everything: bool = False,
+    ) -> list[Handled]:
+        """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
+        self._check_caller()
+        which = selection(ids, destination, code, everything=everything)
+        return await self._operations.discard(which, reason=reason)
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    async def fetch(self, path: str) -> list[dict[str, Any]]:
+        """GET `path`, such as `trades?select=*&limit=10`, below the REST endpoint and return the rows.
+
+        One request, bounded by the settings' `request_deadline_s`; the path goes as it is, so encode what is in it.
+        Raises Unreachable: no answer; RemoteError: another answer than rows; ConfigError: no URL or key is set;
+        InvalidQuery: it is no such path. Never [] for a failure.
+        """
+        self._check_process()
+        self._loop_is_here()
+        return await self._remote.fetch(path)
+
+    # ------------------------------------------------------------------------------------------ looking
+
+    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of the bot's own on its own tables in the same file.
+
+        Runs on the connection that cannot write, so it waits for no writer and sees what was committed before; what
+        an open `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep it short.
+        Raises InvalidEntry: BEGIN, ATTACH, PRAGMA and their like; StoreError: SQLite refused it; UsageError.
+        """
+        self._check_process()
+        self._loop_is_here()
+        refuse_control(sql)
+        return [tuple(row) for row in await self._store.read(sql, parameters)]
+
+    async def pending_entries(self, limit: int | None = None) -> list[Shown]:
+        """Return what is pending, or the `limit` oldest of it, oldest first: to look at, not to put again.
+
+        Reads the whole backlog, in pages: what is delivered meanwhile is left out. `stats()` counts without that.
+        """
+        self._check_process()
+        self._loop_is_here()
+        seqs = await self._store.pending_seqs(limit)
+        entries: list[Shown] = []
+        for start in range(0, len(seqs), _PAGE_ROWS):
+            entries += await self._store.shown(seqs[start : start + _PAGE_ROWS])
+        return entries
+
+    @property
+    def source(self) -> str | None:
+        """Who puts here, as the settings say: kept with each row, and what tells the sessions of two bots apart."""
+        return self._settings.source
+
+    @property
+    def clock(self) -> Clock:
+        """Where this outbox takes its time from."""
+        return self._clock
+
+    @property
+    def supabase_url(self) -> str | None:
+        """The project's URL, or None: none is set."""
+        return self._remote.url
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether there is somewhere to send to and read from. Without it rows are kept all the same."""
+        return self._remote.transport is not None
+
+    def pending_now(self) -> int:
+        """Return how many entries are pending, without waiting: some ten microseconds in the caller's thread.
+
+        What `stats()` tells in full without holding up the event loop. Raises OutboxClosed, StoreError.
+        """
+        self._check_process()
+        return self._glance.pending()
+
+    async def stats(self) -> Stats:
+        """Return how things stand. Reads counters, never the backlog."""
+        self._check_process()
+        counts = await self._store.counts()
+        pauses = tuple(await self._store.pauses())
+        oldest_ms = await self._store.oldest_pending_ms()
+        path = self._store.path
+        wal_bytes = door.file_bytes(door.wal_path(path))
+        notices = self._housekeeper.notices if self._housekeeper is not None else Notices()
+        return Stats(
+            path=path,
+            pending=total(counts, State.PENDING),
+            delivered=total(counts, State.DELIVERED),
+            dead=total(counts, State.DEAD),
+            discarded=total(counts, State.DISCARDED),
+            pruned=total(counts, "pruned"),
+            removed=total(counts, "removed"),
+            pending_bytes=await self._store.pending_bytes(),
+            oldest_pending_age_s=None if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000),
+            postponed=await self._store.postponed(1000),
+            paused=pauses[0].reason if pauses else None,
+            pauses=pauses,
+            destinations=counts,
+            flusher=self._flusher.state,
+            wal_bytes=wal_bytes,
+            db_bytes=door.file_bytes(path),
+            sqlite_version=door.ENGINE.sqlite_version,
+            exposed_to_wal_reset_bug=door.EXPOSED_TO_WAL_RESET_BUG,
+            reserve_released_ms=notices.reserve_released_ms,
+            checkpoint_held_ms=notices.checkpoint_held_ms,
+            warnings=(*notices.sentences(wal_bytes), *self._remote.warnings),
+            quarantined=await self._store.quarantined(),
+            damage=self._store.damage,
+            loss=await self._store.loss(),
+        )
+
+
+def _log_opened(store: Store) -> None:
+    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
+    facts = {
+        "path": str(store.path),
+        "sqlite": door.ENGINE.sqlite_version,
+        "library": door.ENGINE.__name__,
+        "exposed_to_wal_reset_bug": door.EXPOSED_TO_WAL_RESET_BUG,
+    }
+    logger.info("opened", extra=facts)
+
+
+def _by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[str | None]]]:
+    """What a request to reload or to adopt calls. Its task must not keep an outbox alive that nobody has closed."""
+    itself = weakref.ref(outbox)
+
+    def found() -> Outbox:
+        if (alive := itself()) is None:
+            raise OutboxClosed("the outbox is closed; nothing was done")
+        return alive
+
+    async def reload() -> None:
+        await found().reload()
+
+    async def adopt() -> str | None:
+        return await found().adopt()
+
+    return reload, adopt
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        batch_rows=settings.batch_rows,
+        batch_bytes=settings.batch_bytes,
+        backoff_base_s=settings.backoff_base_s,
+        backoff_cap_s=settings.backoff_cap_s,
+        pause_probe_s=settings.pause_probe_s,
+        request_deadline_s=settings.request_deadline_s,
+        requests_in_flight=settings.requests_in_flight,
+        poll_s=settings.poll_s,
+        orphan_attempts=settings.orphan_attempts,
+        orphan_after_s=settings.orphan_after_s,
+        strict_order=settings.strict_order,
+        rpc=settings.rpc,
+    )

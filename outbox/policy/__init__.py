@@ -1,1 +1,0 @@
-"""Floor 2 · policy. Every decision of the outbox as a pure function: no I/O, no clock, no dice."""

@@ -1,0 +1,1 @@
+"""What travels to PostgREST and what its answers mean: client, batch, verdicts."""

@@ -1,0 +1,102 @@
+"""What of a lane's ready entries travels in the next request; no I/O, no clock, no dice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+from typing import Protocol, TypeVar
+
+from outbox.entry import Operation, Shape, digest
+from outbox.postgrest.batching import last_wins
+
+
+class Ready(Protocol):
+    """What is asked of an entry here; the fields are columns of the same names."""
+
+    @property
+    def seq(self) -> int: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def payload(self) -> str: ...
+    @property
+    def match(self) -> str | None: ...
+    @property
+    def attempts(self) -> int: ...
+
+
+E = TypeVar("E", bound=Ready)
+
+# ------------------------------------------------------------------------------------------ one entry
+
+
+def sent_digest(shape: Shape, entry: Ready) -> str:
+    """Return the digest that `entry` must have if nobody has changed it since its put."""
+    on_conflict = shape.on_conflict if shape.operation is Operation.UPSERT else None
+    return digest(shape.destination, shape.operation, entry.key, entry.payload, on_conflict, entry.match)
+
+
+def sent_bytes(shape: Shape, entry: Ready) -> int:
+    """Return the bytes that `entry` adds to a request, at the most: an insert's id may come on top of its payload."""
+    payload = len(entry.payload) if entry.payload.isascii() else len(entry.payload.encode())
+    return payload + len(shape.on_conflict) + 6 * len(entry.id) + len('"":"",,')
+
+
+def insert_body(shape: Shape, entry_id: str, payload: str) -> str:
+    """Return the row to insert: the payload, with the id in the key column unless the caller filled that."""
+    column = shape.on_conflict
+    if f'"{column}"' in payload and column in json.loads(payload):  # reads the object only if it may be there
+        return payload
+    return f'{{"{column}":{json.dumps(entry_id)},{payload.lstrip()[1:]}'
+
+
+def conflict_values(payload: str, columns: Sequence[str]) -> str:
+    """Return the canonical text of the payload's values in `columns`."""
+    # Numbers stay the texts they are: two decimals that are one float are two rows.
+    row = json.loads(payload, parse_float=str, parse_int=str)
+    return json.dumps([row.get(column) for column in columns])
+
+
+# ------------------------------------------------------------------------------------------ several entries
+
+
+def last_of_each_row(shape: Shape, entries: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
+    """Return (sent, superseded): of the upserts that decide by the same values only the last one travels."""
+    if shape.operation is not Operation.UPSERT:
+        return entries, ()
+    columns = shape.on_conflict.split(",")
+    return last_wins(entries, target=lambda entry: conflict_values(entry.payload, columns))
+
+
+def unsuspected(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
+    """Return what a pause is probed with: not what may be its cause, nor what must wait for that; else that itself.
+
+    suspects: the `seq` of entries that failed alone.
+    """
+    keys = {entry.key for entry in ready if entry.seq in suspects and entry.key is not None}
+    return [entry for entry in ready if entry.seq not in suspects and entry.key not in keys] or ready
+
+
+def like_the_first(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
+    """Return the first entries of one sort: a suspect alone, and what was refused before apart from what was not."""
+    if ready and ready[0].seq in suspects:
+        return ready[:1]
+    return list(
+        takewhile(lambda entry: entry.seq not in suspects and bool(entry.attempts) is bool(ready[0].attempts), ready)
+    )
+
+
+def heads(entries: Sequence[E]) -> list[E]:
+    """Return the first entry of each ordering key, behind which the others of the key stand in line."""
+    return list({entry.key or entry.id: entry for entry in reversed(entries)}.values())
+
+
+def not_behind(dead: Ready, entries: Sequence[E]) -> Sequence[E]:
+    """Return `entries` without what comes after a dead one of its key: in strict order nothing follows it.
+
+    The store holds those back from now on.
+    """
+    return [entry for entry in entries if entry.key is None or entry.key != dead.key or entry.seq < dead.seq]

@@ -1,0 +1,383 @@
+"""What a reply means for the entries of its batch; no I/O, no clock, no dice.
+
+The server's own code (SQLSTATE or PGRST…) decides first, the HTTP status second; what is unknown is tried
+again and never given up. The rules follow PostgREST 13's documentation (errors) and its `Error.hs`,
+PostgreSQL's appendix A (error codes) and Supabase's list of status codes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+
+from outbox.entry import Operation
+
+# ------------------------------------------------------------------------------------------ what is judged
+
+
+class Failure(StrEnum):
+    """Why there is no reply."""
+
+    UNREACHABLE = "unreachable"  # refused, no such host, TLS: nothing was sent
+    TIMEOUT = "timeout"  # the deadline passed: may have been carried out
+    CUT = "cut"  # the connection broke: may have been carried out
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP reply. headers: names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The server's own words about a request; what it did not say is None."""
+
+    status: int | None
+    code: str | None
+    message: str
+    details: str | None = None
+    hint: str | None = None
+    request_id: str | None = None  # the gateway's name for the request: what its support asks for
+
+
+# ------------------------------------------------------------------------------------------ the verdicts
+
+
+class Scope(StrEnum):
+    """How far a pause reaches."""
+
+    EVERYTHING = "everything"
+    DESTINATION = "destination"
+    LANE = "lane"
+
+
+class Reason(StrEnum):
+    """Why nothing is sent for now."""
+
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    SUSPENDED = "suspended"  # project paused, over quota or read-only
+    MISCONFIGURED = "misconfigured"
+    SCHEMA = "schema"  # a table, column or unique index is missing
+    NOT_POSTGREST = "not_postgrest"  # a captive portal or a proxy answered
+    OTHER_PROJECT = "other_project"  # the URL names another project than the one that the file belongs to
+    UNKNOWN = "unknown"
+
+    @property
+    def needs_operator(self) -> bool:
+        """Whether it stays until somebody changes a setting or the remote end: waiting alone does not help."""
+        return self in _FOR_OPERATORS
+
+
+_FOR_OPERATORS = frozenset(
+    {
+        Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.SUSPENDED, Reason.MISCONFIGURED, Reason.SCHEMA,
+        Reason.OTHER_PROJECT,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Every entry of the batch is at its destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """This one entry cannot go yet for a reason of its own (its parent row is not there)."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One of several rows was refused and the statement rolled back: nobody was delivered; halve and send.
+
+    shrink: not one of the rows, but their number was refused; the next batches had better be smaller too.
+    """
+
+    refusal: Refusal
+    shrink: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The server refused this one entry for good."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """The failure is not a row's: nothing in `scope` is sent for a while, and no entry is touched.
+
+    slow: an operator is needed; probe rarely. shrink: the size of the batch may be the cause.
+    """
+
+    scope: Scope
+    reason: Reason
+    refusal: Refusal
+    slow: bool = False
+    shrink: bool = False
+
+
+Verdict = Delivered | Retry | Split | Reject | Pause
+
+
+# ------------------------------------------------------------------------------------------ the rules
+
+
+class Cause(Enum):
+    """Whose failure it is when it is a row's."""
+
+    ROW = auto()
+    PARENT = auto()  # a referenced row is not there yet
+    DUPLICATE = auto()  # a unique index holds the value already
+    SIZE = auto()  # too large: several rows are too many, a lone one is too large for good
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """A pause in the making: everything but the refusal."""
+
+    scope: Scope
+    reason: Reason
+    slow: bool = False
+    shrink: bool = False
+
+
+_ALL, _TABLE, _LANE = Scope.EVERYTHING, Scope.DESTINATION, Scope.LANE
+_DOWN = _Rest(_ALL, Reason.OVERLOADED)
+_TOO_MUCH = _Rest(_TABLE, Reason.TIMEOUT, shrink=True)
+# The server's or a gateway's own limit of time: a smaller batch may fit.
+_TOO_SLOW = _Rest(_ALL, Reason.OVERLOADED, shrink=True)
+_CONTENDED = _Rest(_TABLE, Reason.OVERLOADED)
+# One row may be what breaks it (XX000 also stands for "invalid memory alloc request size"): others must pass.
+_BROKEN = _Rest(_TABLE, Reason.OVERLOADED, shrink=True)
+_BAD_KEY = _Rest(_ALL, Reason.UNAUTHORIZED, slow=True)
+_BAD_SERVER = _Rest(_ALL, Reason.MISCONFIGURED, slow=True)
+_BAD_REQUEST = _Rest(_TABLE, Reason.MISCONFIGURED, slow=True)
+_SUSPENDED = _Rest(_ALL, Reason.SUSPENDED, slow=True)
+_NO_TABLE = _Rest(_TABLE, Reason.SCHEMA, slow=True)
+_NO_COLUMN = _Rest(_LANE, Reason.SCHEMA, slow=True)
+_LONG_URL = _Rest(_LANE, Reason.MISCONFIGURED, slow=True)  # it holds the lane's columns
+_NO_GRANT = _Rest(_TABLE, Reason.FORBIDDEN, slow=True)
+_UNKNOWN = _Rest(_TABLE, Reason.UNKNOWN, shrink=True)
+
+# The longest prefix that matches wins.
+CODES: dict[str, Cause | _Rest] = {
+    # PostgREST
+    "PGRST00": _DOWN,  # no connection, schema cache not built yet
+    "PGRST003": _TOO_SLOW,  # no pooled connection in time
+    "PGRST1": _BAD_REQUEST,
+    "PGRST102": Cause.ROW,  # the body is no JSON
+    "PGRST106": _BAD_SERVER,  # schema not exposed
+    "PGRST111": _BAD_SERVER,
+    "PGRST112": _BAD_SERVER,
+    "PGRST121": _BAD_SERVER,
+    "PGRST125": _BAD_SERVER,  # wrong base URL
+    "PGRST126": _BAD_SERVER,
+    "PGRST2": _NO_TABLE,
+    "PGRST204": _NO_COLUMN,
+    "PGRST3": _BAD_KEY,
+    "PGRSTX": _BROKEN,
+    # PostgreSQL
+    "08": _DOWN,
+    "09": Cause.ROW,
+    "0A": _CONTENDED,  # "cached plan must not change result type": after a migration, until the pool has reconnected
+    "0L": _BAD_KEY,
+    "0P": _BAD_KEY,
+    "21": Cause.ROW,
+    "22": Cause.ROW,
+    "23": Cause.ROW,
+    "23503": Cause.PARENT,
+    "23505": Cause.DUPLICATE,
+    "25": _CONTENDED,
+    "25006": _SUSPENDED,  # read-only: disk full, over quota, or a replica
+    "26": _CONTENDED,  # a prepared statement is not there: a pooler between PostgREST and PostgreSQL
+    "28": _BAD_KEY,
+    "2D": _CONTENDED,
+    "38": Cause.ROW,
+    "39": Cause.ROW,
+    "3B": Cause.ROW,
+    "3D": _BAD_SERVER,  # no such database
+    "3F": _NO_TABLE,  # no such schema
+    "40": _CONTENDED,
+    "42": _NO_COLUMN,  # the statement or the server's own SQL is wrong, not the row
+    "42501": _NO_GRANT,
+    "42703": _NO_COLUMN,
+    "42804": Cause.ROW,
+    "42883": _NO_TABLE,
+    "42P01": _NO_TABLE,
+    "42P05": _CONTENDED,  # a prepared statement is there already: see 26
+    "42P10": _NO_TABLE,  # no unique index for on_conflict
+    "42P17": _NO_TABLE,
+    "53": _DOWN,
+    "53400": _BAD_SERVER,
+    "54": Cause.ROW,  # an index row larger than a third of a page: permanent, although a 500
+    "55": _CONTENDED,
+    "57": _DOWN,
+    "57014": _TOO_MUCH,  # statement timeout
+    "58": _DOWN,
+    "72": _CONTENDED,  # snapshot too old
+    "F0": _BAD_SERVER,
+    "HV": _BAD_SERVER,
+    "P0": Cause.ROW,
+    "XX": _BROKEN,
+}
+
+STATUSES: dict[int, Cause | _Rest] = {
+    401: _BAD_KEY,
+    402: _SUSPENDED,
+    # A gateway's or firewall's own page; what trips a firewall may be one body.
+    403: _Rest(_ALL, Reason.FORBIDDEN, slow=True, shrink=True),
+    404: _BAD_SERVER,
+    408: _Rest(_ALL, Reason.TIMEOUT, shrink=True),
+    413: Cause.SIZE,
+    414: _LONG_URL,
+    429: _Rest(_ALL, Reason.RATE_LIMITED),
+    431: _LONG_URL,
+    502: _DOWN,
+    503: _DOWN,
+    504: _TOO_SLOW,
+    **dict.fromkeys((*range(520, 528), 530), _DOWN),
+    524: _TOO_SLOW,  # Cloudflare's 504
+    540: _SUSPENDED,
+    544: _TOO_MUCH,
+    546: _DOWN,
+}
+
+# Gateways have codes of their own, and 401 or 544 begin like classes of PostgreSQL's.
+_CODE = re.compile(r"PGRST[0-9A-Z]{1,3}|[0-9A-Z]{5}")
+# PostgREST's form; a file server says "bytes 0-99/100".
+_CHANGED = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/([0-9]{1,18})")
+
+
+def judge(operation: Operation, rows: int, outcome: Reply | Failure, *, own: str | None = None) -> Verdict:
+    """Return what `outcome` means for a batch of `rows` entries.
+
+    own: `(column)=(id)` of an insert that travelled alone: it tells our own duplicate from a stranger's.
+    Raises ValueError: `rows` below 1.
+    """
+    if rows < 1:
+        raise ValueError(f"rows is {rows}, must be 1 or more")
+    if isinstance(outcome, Failure):
+        return _no_reply(outcome)
+    if 200 <= outcome.status < 300:
+        return _accepted(operation, outcome)
+    return _refused(operation, rows, outcome, own)
+
+
+def _no_reply(failure: Failure) -> Verdict:
+    refusal = Refusal(None, None, failure.value)
+    match failure:
+        case Failure.UNREACHABLE:
+            return Pause(_ALL, Reason.UNREACHABLE, refusal)
+        case Failure.TIMEOUT:
+            return Pause(_ALL, Reason.TIMEOUT, refusal, shrink=True)
+        case Failure.CUT:
+            return Pause(_ALL, Reason.UNREACHABLE, refusal, shrink=True)
+
+
+def _accepted(operation: Operation, reply: Reply) -> Verdict:
+    """A proxy's or captive portal's page says 200 too: only PostgREST's own marks count."""
+    if operation is Operation.UPDATE:
+        changed = _CHANGED.fullmatch(reply.headers.get("content-range", ""))
+        if changed is not None:
+            if int(changed[1]) > 0:
+                return Delivered()
+            return Retry(Refusal(reply.status, None, "no row matched: it is not there yet"))
+    elif "resolution=" in reply.headers.get("preference-applied", ""):
+        return Delivered()
+    refusal = Refusal(reply.status, None, "the answer does not come from PostgREST")
+    return Pause(_ALL, Reason.NOT_POSTGREST, refusal)
+
+
+def _refused(operation: Operation, rows: int, reply: Reply, own: str | None) -> Verdict:
+    refusal = read_refusal(reply)
+    rule = _rule(refusal, reply.status)
+    if isinstance(rule, _Rest):
+        return Pause(rule.scope, rule.reason, refusal, slow=rule.slow, shrink=rule.shrink)
+    if rows > 1:
+        return Split(refusal, shrink=rule is Cause.SIZE)
+    match rule:
+        case Cause.ROW | Cause.SIZE:
+            return Reject(refusal)
+        case Cause.PARENT:
+            return Retry(refusal)
+        case Cause.DUPLICATE:
+            return Delivered() if operation is Operation.INSERT and _is_ours(refusal, own) else Reject(refusal)
+
+
+def _rule(refusal: Refusal, status: int) -> Cause | _Rest:
+    special = _special(refusal, status)
+    if special is not None:
+        return special
+    code = refusal.code or ""
+    # PT…: raised on purpose, with a status of its own.
+    if _CODE.fullmatch(code) and not code.startswith("PT"):
+        for length in range(len(code), 1, -1):
+            if (rule := CODES.get(code[:length])) is not None:
+                return rule
+        if status == 400 and not code.startswith("PGRST"):
+            return Cause.ROW
+    if 300 <= status < 400:
+        return _BAD_SERVER
+    return STATUSES.get(status, _UNKNOWN)
+
+
+def _special(refusal: Refusal, status: int) -> Cause | _Rest | None:
+    """The codes whose meaning hangs on the status or the message."""
+    match refusal.code:
+        case "42501" if status == 401:
+            return _BAD_KEY  # a publishable key
+        case "42501" if "row-level security" in refusal.message:
+            return Cause.ROW
+        case "22023" if status == 401:
+            return _BAD_KEY  # the key's role does not exist
+        case "21000" if "WHERE clause" in refusal.message:
+            return _BAD_REQUEST
+        case "PGRST102" if "Content-Type" in refusal.message:
+            return _BAD_REQUEST  # something on the way has changed our headers
+        case _:
+            return None
+
+
+def _is_ours(refusal: Refusal, own: str | None) -> bool:
+    """Whether the duplicate is the entry itself, there since an earlier sending: `Key (id)=(…) already exists`."""
+    # The first parenthesis names the columns; a value behind it may hold any text. A uuid is told in lower case.
+    details = (refusal.details or "").casefold()
+    return own is not None and details[details.find("(") :].startswith(own.casefold())
+
+
+# Supabase's gateway, most others, Cloudflare.
+_REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
+
+
+def read_refusal(reply: Reply) -> Refusal:
+    """Return what the body says of the error; gateways send HTML, cut JSON or nothing at all."""
+    try:
+        body = json.loads(reply.body)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        body = None
+    request_id = next((reply.headers[name][:200] for name in _REQUEST_IDS if reply.headers.get(name)), None)
+    if not isinstance(body, dict):
+        message = f"HTTP {reply.status} without a PostgREST error"
+        return Refusal(reply.status, None, message, request_id=request_id)
+
+    def text(*names: str) -> str | None:
+        return next((str(body[name])[:2000] for name in names if body.get(name) not in (None, "")), None)
+
+    message = text("message", "error", "msg") or f"HTTP {reply.status}"
+    return Refusal(reply.status, text("code", "error_code"), message, text("details"), text("hint"), request_id)

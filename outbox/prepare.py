@@ -1,0 +1,206 @@
+"""What a put becomes: its shape, its ordering key, its digest; no I/O, no clock, no dice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+
+from outbox.encoding import encode_row, encode_value, identifier
+from outbox.entry import Destination, Entry, Operation, Shape, digest
+from outbox.errors import InvalidEntry
+
+_LONGEST_ID = 200
+# Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
+_LONGEST_MATCH = 8000
+# PostgREST reads these as its own parameters: `limit=eq.5` is no filter, and the update would reach every row.
+RESERVED = frozenset({"and", "columns", "limit", "not", "offset", "on_conflict", "or", "order", "select"})
+E = TypeVar("E", bound=Enum)
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What one write is meant to do: everything about an entry but its id, its time and its payload."""
+
+    shape: Shape
+    key: str | None
+    on_conflict: str | None
+    match: str | None
+
+
+class Written(NamedTuple):  # a tuple, as `Encoded`: one for every put
+    """A write that is ready for the store, but for its time and, where `id` is None, its id."""
+
+    id: str | None
+    intent: Intent
+    payload: str
+    digest: str
+    repaired: tuple[str, ...]
+
+    def entry(self, id: str, *, created_at_ms: int, source: str | None, lane: int | None) -> Entry:
+        """Return the entry to store."""
+        shape = self.intent.shape
+        return Entry(
+            id, shape.destination, shape.operation, self.intent.key, self.payload, self.intent.on_conflict,
+            self.intent.match, lane, created_at_ms, source, self.digest,
+        )  # fmt: skip
+
+
+def written(
+    destination: Destination,
+    row: object,
+    *,
+    operation: str | Operation | None = None,
+    key: object = None,
+    id: object = None,
+    on_conflict: Sequence[str] | None = None,
+    match: Mapping[str, object] | None = None,
+) -> Written:
+    """Return what to store for one put. Raises InvalidEntry, which names the field."""
+    name = destination.name
+    chosen = destination.operation if operation is None else member(Operation, operation, field="operation")
+    encoded = encode_row(row, where=name, integers=destination.integers)
+    own = None
+    if chosen is Operation.INSERT and destination.key in encoded.columns:
+        own = as_id(json.loads(encoded.text)[destination.key], f"{name}.{destination.key}")
+        if own is None:  # a model's field that nobody has filled: the id that is minted goes there
+            values = json.loads(encoded.text, parse_float=Decimal)
+            del values[destination.key]
+            encoded = encode_row(values, where=name)._replace(repaired=encoded.repaired)
+    if chosen is Operation.INSERT and key is None and on_conflict is None and match is None:
+        intent = _plain_insert(destination, encoded.columns)
+    else:
+        values = json.loads(encoded.text)
+        intent = intend(
+            destination, encoded.columns, values, operation=chosen, key=key, on_conflict=on_conflict, match=match
+        )
+    given = None if id is None else as_id(id, "id")
+    if given is not None and own is not None and given != own:
+        raise InvalidEntry(f"differs from the id {given!r} that was given for it", field=f"{name}.{destination.key}")
+    chosen_id = given if given is not None else own
+    mark = digest(name, chosen, intent.key, encoded.text, intent.on_conflict, intent.match)
+    return Written(chosen_id, intent, encoded.text, mark, encoded.repaired)
+
+
+def intend(
+    destination: Destination,
+    columns: Sequence[str],
+    values: Mapping[str, object],
+    *,
+    operation: Operation,
+    key: object = None,
+    on_conflict: Sequence[str] | None = None,
+    match: Mapping[str, object] | None = None,
+) -> Intent:
+    """Return what a write of `values` into `destination` means. Raises InvalidEntry."""
+    if operation is not Operation.UPSERT and on_conflict is not None:
+        raise InvalidEntry(f"belongs to an upsert, not to an {operation}", field="on_conflict")
+    if operation is not Operation.UPDATE and match is not None:
+        raise InvalidEntry(f"belongs to an update, not to an {operation}", field="match")
+    match operation:
+        case Operation.INSERT:
+            return _insert(destination, columns, key_text(key))
+        case Operation.UPSERT:
+            return _upsert(destination, columns, values, key_text(key), on_conflict)
+        case Operation.UPDATE:
+            return _update(destination, columns, key_text(key), match)
+
+
+def _plain_insert(destination: Destination, columns: tuple[str, ...]) -> Intent:
+    """The common case, cached: nothing about it hangs on the row's values."""
+    which = destination.name, destination.key, columns  # all that decides; quicker to hash than the dataclass
+    known = _plain.get(which)
+    if known is None:
+        if len(_plain) >= 1000:  # a bot that makes up column sets must not make this grow for ever
+            _plain.clear()
+        known = _plain[which] = _insert(destination, columns, None)
+    return known
+
+
+_plain: dict[tuple[str, str, tuple[str, ...]], Intent] = {}
+
+
+def _insert(destination: Destination, columns: Sequence[str], key: str | None) -> Intent:
+    everything = sorted({*columns, destination.key})
+    shape = Shape(destination.name, Operation.INSERT, destination.key, ",".join(everything), key is not None)
+    return Intent(shape, key, None, None)
+
+
+def _upsert(
+    destination: Destination,
+    columns: Sequence[str],
+    values: Mapping[str, object],
+    key: str | None,
+    on_conflict: Sequence[str] | None,
+) -> Intent:
+    if isinstance(on_conflict, str):
+        raise InvalidEntry("must be a tuple of column names", field="on_conflict")
+    deciding = tuple(on_conflict or destination.on_conflict)
+    if not deciding:
+        raise InvalidEntry("an upsert needs the columns that decide", field="on_conflict")
+    for column in deciding:
+        identifier(column, field="on_conflict")
+        if values.get(column) is None:
+            raise InvalidEntry("decides the upsert and must have a value", field=f"{destination.name}.{column}")
+    names = ",".join(deciding)
+    shape = Shape(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True)
+    return Intent(shape, key or key_text([values[column] for column in deciding]), names, None)
+
+
+def _update(
+    destination: Destination, columns: Sequence[str], key: str | None, match: Mapping[str, object] | None
+) -> Intent:
+    if not match:
+        raise InvalidEntry("an update needs to say which rows", field="match")
+    for column in match:
+        identifier(column, field="match")
+        if column in columns:
+            # Sent a second time it would find nothing: its own first sending has changed what it looks for.
+            raise InvalidEntry("is both matched and set; its replay would match nothing", field=f"match.{column}")
+        if column in RESERVED:
+            raise InvalidEntry("is a word of PostgREST's own and cannot be matched", field=f"match.{column}")
+    text = encode_row(match, where="match").text
+    values = json.loads(text)
+    for column, value in values.items():
+        if isinstance(value, dict | list):
+            raise InvalidEntry("must be a single value", field=f"match.{column}")
+    if len(quote(text)) > _LONGEST_MATCH:
+        raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
+    shape = Shape(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True)
+    return Intent(shape, key or key_text(list(values.values())), None, text)
+
+
+def key_text(key: object) -> str | None:
+    """Return an ordering key as text: a single text as it is, anything else as canonical JSON; None: no key."""
+    if key is None:
+        return None
+    if isinstance(key, str) and not key:
+        raise InvalidEntry("must not be empty", field="key")
+    if isinstance(key, list | tuple) and len(key) == 1:
+        key = key[0]
+    canonical = encode_value(key, where="key")
+    plain = json.loads(canonical)
+    return plain if isinstance(plain, str) and plain else canonical
+
+
+def member(kind: type[E], value: object, *, field: str) -> E:
+    """Return the member of `kind` that `value` is or names. Raises InvalidEntry, which lists them."""
+    try:
+        return kind(value)
+    except ValueError:
+        names = ", ".join(repr(each.value) for each in kind)
+        raise InvalidEntry(f"must be one of {names}", field=field) from None
+
+
+def as_id(value: object, field: str) -> str | None:
+    """Return an id as text; None: there is none. Raises InvalidEntry."""
+    if value is None:
+        return None
+    text = str(value)
+    if isinstance(value, bool | float | dict | list) or not 1 <= len(text) <= _LONGEST_ID or not text.isprintable():
+        raise InvalidEntry(f"must be a text or an integer of 1 to {_LONGEST_ID} printable characters", field=field)
+    return text

@@ -1,0 +1,236 @@
+"""What a column holds, and how PostgreSQL compares it; no I/O, no clock, no dice.
+
+A read that lays pending entries over remote rows has to decide here what the server decides there. Each kind below
+has one rule of comparison whatever the server's settings are. What has none, such as the order of two texts (its
+collation), is `Undecidable`: an error is better than a row too many or too few.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum, StrEnum
+from typing import Any, Final, TypeAlias
+
+from outbox.errors import InvalidQuery, Undecidable
+
+
+class Kind(StrEnum):
+    """What PostgreSQL holds in a column, as far as its comparison goes."""
+
+    INTEGER = "integer"  # smallint, integer, bigint
+    FLOAT = "float"  # double precision; not real, which rounds what is compared
+    NUMERIC = "numeric"  # without a precision: numeric(10, 2) rounds what it stores
+    TEXT = "text"  # text, varchar: equal or not, but its order is the collation's
+    TIMESTAMP = "timestamp"  # timestamptz
+    BOOLEAN = "boolean"
+    UUID = "uuid"
+    OTHER = "other"  # jsonb, arrays and all the rest: never compared here
+
+
+ORDERED: Final = frozenset(Kind) - {Kind.TEXT, Kind.OTHER}
+
+
+class Default(Enum):
+    """What an insert that leaves a column out finds there."""
+
+    UNKNOWN = "decided by the server, such as now()"
+
+
+UNKNOWN: Final = Default.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Column:
+    """A column of a remote table. kind: a `Kind` or its name.
+
+    default: the value that the table fills in; None: null; UNKNOWN: not known here. Raises InvalidQuery.
+    """
+
+    kind: Kind
+    default: object = UNKNOWN
+
+    def __init__(self, kind: str | Kind, default: object = UNKNOWN) -> None:
+        try:
+            object.__setattr__(self, "kind", Kind(kind))
+        except ValueError:
+            raise InvalidQuery(f"must be one of {', '.join(Kind)}", field="kind") from None
+        object.__setattr__(self, "default", default)
+
+
+Columns: TypeAlias = Mapping[str, Column]
+
+
+def _columns(columns: Mapping[Kind, Mapping[str, object]]) -> dict[str, Column]:
+    return {name: Column(kind, default) for kind, names in columns.items() for name, default in names.items()}
+
+
+def _without_default(*names: str) -> dict[str, object]:
+    return dict.fromkeys(names)
+
+
+# Read from a header of the request that brings the row.
+_SENDER: Final[dict[str, object]] = {"source": UNKNOWN}
+
+# The tables of supabase_sql/. A test compares them with PostgreSQL's own catalogue.
+SHIPPED: Final[Mapping[str, Columns]] = {
+    "trades": _columns(
+        {
+            Kind.UUID: {"id": UNKNOWN},
+            Kind.TEXT: _without_default("session_id", "trade_id", "symbol", "action", "comment") | _SENDER,
+            Kind.TIMESTAMP: {"timestamp": None, "created_at": UNKNOWN},
+            Kind.INTEGER: _without_default("direction", "intensity", "hmm_state"),
+            Kind.FLOAT: _without_default("volume", "entry_price", "exit_price", "pnl", "pnl_pips") | {"commission": 0},
+            Kind.BOOLEAN: {"is_paper": False},
+        }
+    ),
+    "events": _columns(
+        {
+            Kind.UUID: {"id": UNKNOWN},
+            Kind.TEXT: _without_default("session_id", "event_type") | _SENDER,
+            Kind.TIMESTAMP: {"timestamp": None, "created_at": UNKNOWN},
+            Kind.OTHER: {"data": None},
+        }
+    ),
+    "sessions": _columns(
+        {
+            Kind.UUID: {"id": UNKNOWN},
+            Kind.TEXT: _without_default("session_id", "end_reason") | {"status": "RUNNING"} | _SENDER,
+            Kind.TIMESTAMP: {"start_time": None, "end_time": None, "created_at": UNKNOWN},
+            Kind.FLOAT: {"initial_balance": None, "final_balance": None, "total_pnl": 0},
+            Kind.INTEGER: {"total_trades": 0, "version": 0},
+            Kind.OTHER: {"symbols": None},
+        }
+    ),
+}
+
+
+def described(columns: Mapping[str, object]) -> dict[str, Column]:
+    """Return what a bot says of its own table's columns: each a `Column`, a `Kind`, or a kind's name.
+
+    Raises InvalidQuery, which names the column.
+    """
+    found: dict[str, Column] = {}
+    for name, told in columns.items():
+        try:
+            found[name] = told if isinstance(told, Column) else Column(str(told))
+        except InvalidQuery:
+            raise InvalidQuery(f"must be a Column or one of {', '.join(Kind)}", field=f"columns.{name}") from None
+    return found
+
+
+# ------------------------------------------------------------------------------------------ comparing
+
+
+class Number(str):
+    """A JSON number as the text it is: a float would change a Decimal's digits."""
+
+    __slots__ = ()
+
+
+# What one value is compared as. Values of one kind are comparable with each other, and only those.
+Comparable: TypeAlias = Any
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_INFINITY = re.compile(r"([+-]?)(?:inf|infinity)", re.IGNORECASE)
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+# No fraction beyond microseconds: PostgreSQL rounds it. No time without a zone: its session decides about that.
+_MOMENT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:\.([0-9]{1,6}))?"
+    r"(?:([Zz])|([+-])([0-9]{2})(?::?([0-9]{2}))?)"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAN = (1, 0)  # equal to itself and greater than every number, as PostgreSQL has it
+
+
+def comparable(kind: Kind, text: str) -> Comparable:
+    """Return what `text`, as PostgreSQL reads it, is compared as. Raises ValueError: that is not certain here."""
+    match kind:
+        case Kind.INTEGER:
+            return _integer(text)
+        case Kind.FLOAT:
+            return _number(text, exact=False)
+        case Kind.NUMERIC:
+            return _number(text, exact=True)
+        case Kind.TEXT:
+            return text
+        case Kind.TIMESTAMP:
+            return _moment(text)
+        case Kind.BOOLEAN:
+            return {"true": True, "false": False}[text] if text in ("true", "false") else _refuse()
+        case Kind.UUID:
+            return int(text.replace("-", ""), 16) if _UUID.fullmatch(text) else _refuse()
+        case Kind.OTHER:
+            return _refuse()
+
+
+def told(kind: Kind, value: object) -> str | None:
+    """Return a payload's value as the text that PostgreSQL reads it from; None: null.
+
+    Numbers in `value` are `Number`. Raises ValueError: what PostgreSQL makes of it is not certain here.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return ("true" if value else "false") if kind is Kind.BOOLEAN else _refuse()
+    if isinstance(value, Number):
+        # A number becomes a text by way of PostgreSQL's own writing of it; whole ones have but one.
+        written = kind in (Kind.INTEGER, Kind.FLOAT, Kind.NUMERIC)
+        return str(value) if written or (kind is Kind.TEXT and _PLAIN_INTEGER.fullmatch(value)) else _refuse()
+    return value if isinstance(value, str) else _refuse()
+
+
+def known(columns: Columns, name: str, field: str) -> Column:
+    """Return what is known of a column. Raises Undecidable: nothing."""
+    column = columns.get(name)
+    if column is None or column.kind is Kind.OTHER:
+        told_by = "its kind is not known here; SupabaseClient.describe tells it"
+        raise Undecidable(told_by if column is None else f"{name} is no column to compare by", field=field)
+    return column
+
+
+def _integer(text: str) -> int:
+    return int(text) if _INTEGER.fullmatch(text) else _refuse()
+
+
+def _number(text: str, *, exact: bool) -> Comparable:
+    if text.casefold() == "nan":
+        return _NAN
+    if (infinity := _INFINITY.fullmatch(text)) is not None:
+        return (0, float("-inf" if infinity[1] == "-" else "inf"))
+    if not _DECIMAL.fullmatch(text):
+        _refuse()
+    if exact:
+        return (0, Decimal(text))
+    number = float(text)
+    # PostgreSQL refuses what a double can only hold as zero or as infinity.
+    if number in (float("inf"), float("-inf")) or (number == 0 and Decimal(text) != 0):
+        _refuse()
+    return (0, number)
+
+
+def _moment(text: str) -> int:
+    """Microseconds since 1970."""
+    found = _MOMENT.fullmatch(text)
+    if found is None:
+        raise ValueError("not certain here")
+    day, minute, second, fraction, _, sign, hours, minutes = found.groups()
+    if fraction is not None and second is None:
+        _refuse()
+    moment = datetime.fromisoformat(f"{day}T{minute}{second or ':00'}+00:00")
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    if offset >= timedelta(hours=15):  # PostgreSQL takes no more than 15:59:59
+        _refuse()
+    whole = (moment - _EPOCH) // timedelta(microseconds=1) - (-1 if sign == "-" else 1) * (
+        offset // timedelta(microseconds=1)
+    )
+    return whole + int((fraction or "0").ljust(6, "0"))
+
+
+def _refuse() -> Any:
+    raise ValueError("not certain here")

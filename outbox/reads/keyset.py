@@ -1,0 +1,167 @@
+"""Page after page by where the last one ended, instead of by how many rows came before; no I/O.
+
+An offset counts rows anew for each page, and a row that is inserted meanwhile moves all the others. Here each page
+begins behind the last row of the one before, told by its values in the columns of the order. PostgreSQL gives those
+values as texts of its own (`column::text`): no number or time loses a digit on the way there and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+from outbox.errors import InvalidQuery, Undecidable
+from outbox.prepare import RESERVED
+from outbox.reads.filters import encoded, quoted
+from outbox.reads.query import Query, Term
+
+Texts: TypeAlias = "tuple[str | None, ...]"
+
+
+class Place(Enum):
+    """Where a page begins that no row was read before."""
+
+    START = "the first row"
+    NULLS = "the first row that has null in the first column of the order"
+
+
+Position: TypeAlias = "Place | Texts"
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A query's rows in an order that leaves nothing open. terms: the last of them are unique and never null.
+
+    texts: the columns whose texts come with each row, those of `terms` first. named: one more parameter.
+    """
+
+    query: Query
+    terms: tuple[Term, ...]
+    texts: tuple[str, ...]
+    named: str = ""
+
+    def only(self, named: str) -> Walk:
+        """Return the walk over those rows alone that the parameter `named` finds, as `one_of` makes it."""
+        return replace(self, named=named)
+
+    def path(self, position: Position, *, limit: int, offset: int = 0) -> str:
+        """Return the path of the page that begins `offset` rows behind `position`."""
+        aliases = [f"{_alias(number)}:{encoded(column)}::text" for number, column in enumerate(self.texts)]
+        whole = replace(self.query, select=",".join([self.query.select, *aliases]), order=self.terms)
+        path = whole.path(limit=limit, offset=offset)
+        return "&".join(filter(None, [path, self.named, *self._behind(position)]))
+
+    def taken(self, row: dict[str, Any]) -> Texts:
+        """Take the texts out of a row of the answer and return them, in the order of `texts`."""
+        return tuple(row.pop(_alias(number), None) for number in range(len(self.texts)))
+
+    def position(self, texts: Texts) -> Texts:
+        """Return where a row stands that has these texts."""
+        return texts[: len(self.terms)]
+
+    def after_the_end(self, position: Position) -> Position | None:
+        """Return where to go on once nothing is found behind `position`; None: that was all."""
+        first = self.terms[0]
+        past_values = not isinstance(position, Place) and position[0] is not None
+        if past_values and len(self.terms) > 1 and not first.descending:
+            return Place.NULLS  # they come last, and no comparison finds them
+        return None
+
+    def _behind(self, position: Position) -> list[str]:
+        if position is Place.START:
+            return []
+        if isinstance(position, Place):
+            return [f"{encoded(self.terms[0].column)}=is.null"]
+        return _parameters(self.terms, position)
+
+
+def walk(query: Query, unique: Sequence[str], texts: Sequence[str] = ()) -> Walk:
+    """Return the walk over a query's rows. unique: columns that no two rows share; texts: what else is wanted as text.
+
+    Raises InvalidQuery: its order cannot be one of a walk.
+    """
+    terms = query.ordered_by(unique)
+    if (column := obstacle(query, unique)) is not None:
+        raise InvalidQuery(f"pages cannot be told apart by {column!r}", field="order")
+    columns = [term.column for term in terms]
+    return Walk(query, terms, (*columns, *(column for column in texts if column not in columns)))
+
+
+def obstacle(query: Query, unique: Sequence[str]) -> str | None:
+    """Return the first column of the order that no page can begin behind: a path into JSON, or PostgREST's own name."""
+    columns = (term.column for term in query.ordered_by(unique))
+    return next((column for column in columns if "-" in column or column in RESERVED), None)
+
+
+def check_distinct(positions: Sequence[Texts]) -> None:
+    """Raise Undecidable if two rows of a page stand in one place: a page could end between them and lose one."""
+    if len(set(positions)) < len(positions):
+        problem = "two rows are equal in all of its columns; Outbox.register tells which columns are unique"
+        raise Undecidable(problem, field="order")
+
+
+def one_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return the parameter that finds the rows which have these values in `columns`."""
+    if len(columns) == 1:
+        listed = quote(",".join(quoted(values[0]) for values in rows), safe="")
+        return f"{encoded(columns[0])}=in.({listed})"
+    each = [
+        f"and({','.join(f'{column}.eq.{quoted(value)}' for column, value in zip(columns, values, strict=True))})"
+        for values in rows
+    ]
+    return f"or=({quote(','.join(each), safe='(),.')})"
+
+
+def _alias(number: int) -> str:
+    return f"outbox_text_{number}"
+
+
+def _parameters(terms: Sequence[Term], values: Sequence[str | None]) -> list[str]:
+    """The parameters that leave the rows behind `values`, so that an index on the first column serves them."""
+    first, value = terms[0], values[0]
+    name = encoded(first.column)
+    if len(terms) == 1:
+        return [f"{name}={_beyond(first)}.{quote(_unique(first, value), safe='')}"]
+    if value is None and not first.descending:
+        return [f"{name}=is.null", *_parameters(terms[1:], values[1:])]
+    tree = quote(f"({','.join(_branches(terms, values))})", safe="(),.")
+    if value is None:
+        return [f"or={tree}"]
+    return [f"{name}={_beyond(first)}e.{quote(value, safe='')}", f"or={tree}"]
+
+
+def _branches(terms: Sequence[Term], values: Sequence[str | None]) -> list[str]:
+    """One of these must hold. The first column lies beyond its value, or is equal and the rest lies beyond."""
+    (first, *rest), (value, *others) = terms, values
+    name = first.column
+    beyond: list[str] = []
+    if value is None:
+        beyond += [f"{name}.not.is.null"] if first.descending else []
+    else:
+        beyond.append(f"{name}.{_beyond(first)}.{quoted(value)}")
+        beyond += [f"{name}.is.null"] if rest and not first.descending else []
+    if not rest:
+        _unique(first, value)
+        return beyond
+    equal = f"{name}.is.null" if value is None else f"{name}.eq.{quoted(value)}"
+    inner = _branches(rest, others)
+    behind = inner[0] if len(inner) == 1 else f"or({','.join(inner)})"
+    return [*beyond, f"and({equal},{behind})"]
+
+
+def _beyond(term: Term) -> str:
+    return "lt" if term.descending else "gt"
+
+
+def _unique(term: Term, value: str | None) -> str:
+    if value is None:
+        raise Undecidable(f"{term.column} is null, so it tells no row from another", field="order")
+    return value
+
+
+def texts_of(columns: Sequence[str], texts: Texts) -> Mapping[str, str | None]:
+    """Return a row's texts by their columns."""
+    return dict(zip(columns, texts, strict=True))

@@ -1,0 +1,172 @@
+"""What a read asks for, as a path, and what its answer means; no I/O, no clock, no dice.
+
+Nothing that a caller passes can change a query's shape: see `conditions`. The few names that PostgREST keeps for
+itself are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from outbox.encoding import identifier
+from outbox.errors import InvalidEntry, InvalidQuery, RemoteError, Undecidable, Unreachable
+from outbox.postgrest.verdicts import Failure, Reply, read_refusal
+from outbox.reads.filters import COLUMN, NAME, Condition, column_name, conditions, encoded
+
+# What Supabase gives at most in one answer, unless the project says otherwise.
+PAGE_ROWS = 1000
+
+_ITEM = rf"(?:{NAME}:)?(?:\*|{COLUMN})(?:::{NAME})?"  # reason:data->>reason, pnl::text
+_SELECT_RE = re.compile(rf"{_ITEM}(?:,{_ITEM})*")
+_PLAIN_RE = re.compile(rf"\*|{NAME}(?:,{NAME})*")
+_PATH_RE = re.compile(rf"(?:rpc/)?{NAME}(?:\?[!\"$-~]*)?")  # no "#": what follows it is never sent
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One column of an order. Nulls stand where PostgreSQL puts them: last, and first if descending."""
+
+    column: str
+    descending: bool = False
+
+    def __str__(self) -> str:
+        return f"{encoded(self.column)}.{'desc' if self.descending else 'asc'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A read that has been checked. select: as it stands in the path."""
+
+    table: str
+    select: str
+    conditions: tuple[Condition, ...]
+    order: tuple[Term, ...]
+
+    def shows(self, column: str) -> bool:
+        """Whether each row of the answer holds `column` under its own name."""
+        items = self.select.split(",")
+        return ("*" in items or column in items) and not any(item.startswith(f"{column}:") for item in items)
+
+    def names(self) -> tuple[str, ...] | None:
+        """Return the columns of each row of the answer; None: all. Raises Undecidable: it asks for more."""
+        if not _PLAIN_RE.fullmatch(self.select):
+            raise Undecidable("renaming and casting is the server's to do", field="select")
+        return None if self.select == "*" else tuple(self.select.split(","))
+
+    def ordered_by(self, last: Sequence[str]) -> tuple[Term, ...]:
+        """Return the order, settled by the columns `last` for rows which are equal in it."""
+        columns = {term.column for term in self.order}
+        return (*self.order, *(Term(column) for column in last if column not in columns))
+
+    def path(self, *, limit: int, offset: int = 0, last: Sequence[str] = ()) -> str:
+        """Return the path of one page; `last` as `ordered_by`."""
+        parts = [f"select={self.select}", *(condition.parameter for condition in self.conditions)]
+        if order := self.ordered_by(last):
+            parts.append(f"order={','.join(map(str, order))}")
+        parts.append(f"limit={limit}")
+        if offset:
+            parts.append(f"offset={offset}")
+        return f"{self.table}?{'&'.join(parts)}"
+
+
+def asked(
+    table: str,
+    select: str = "*",
+    filters: Mapping[str, object] | None = None,
+    order: str | Sequence[str] | None = None,
+) -> Query:
+    """Return the query. Raises InvalidQuery, which names the argument.
+
+    select: columns, comma-separated. filters: column → value, column → (operator, value), or column → a list of the
+    latter; all of them hold. order: a column or several, with "-" in front for descending.
+    """
+    terms = () if order is None else (order,) if isinstance(order, str) else tuple(order)
+    return Query(_table(table), _selected(select), conditions(filters), tuple(map(_term, terms)))
+
+
+def checked_limit(limit: int | None) -> int | None:
+    """Return `limit` if it is None (everything) or a positive number. Raises InvalidQuery."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InvalidQuery("must be a positive number, or None for everything", field="limit")
+    return limit
+
+
+def checked_offset(offset: int) -> int:
+    """Return `offset` if it is a number and not below 0. Raises InvalidQuery."""
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise InvalidQuery("must be a number, 0 or more", field="offset")
+    return offset
+
+
+def checked_page(rows: int) -> int:
+    """Return `rows` if it is a positive number. Raises InvalidQuery."""
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise InvalidQuery("must be a positive number of rows", field="page")
+    return rows
+
+
+def checked_path(path: str) -> str:
+    """Return `path` if it names a table or a function and, after a "?", printable ASCII. Raises InvalidQuery."""
+    if not isinstance(path, str) or not _PATH_RE.fullmatch(path):
+        raise InvalidQuery("must be table?parameters or rpc/function?parameters, percent-encoded", field="path")
+    return path
+
+
+def rows_of(path: str, outcome: Reply | Failure) -> list[dict[str, Any]]:
+    """Return the rows that the answer to `path` holds. Raises Unreachable, RemoteError: never [] for a failure."""
+    table = path.partition("?")[0]
+    if isinstance(outcome, Failure):
+        raise Unreachable(f"{table}: no answer ({outcome.value}); nothing was read")
+    if not 200 <= outcome.status < 300:
+        refusal = read_refusal(outcome)
+        said = " ".join(word for word in (refusal.code, refusal.message) if word)
+        raise RemoteError(
+            f"{table}: HTTP {outcome.status}, {said}; nothing was read", status=outcome.status, code=refusal.code
+        )
+    try:
+        rows = json.loads(outcome.body)
+    except (ValueError, RecursionError):
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        problem = "the answer does not come from PostgREST; nothing was read"
+        raise RemoteError(f"{table}: HTTP {outcome.status}, {problem}", status=outcome.status)
+    return rows
+
+
+_AWAY = frozenset({402, 408, 429})
+# PostgreSQL or its pool is not there: no connection, out of resources, shutting down.
+_AWAY_CODES = ("PGRST000", "PGRST001", "PGRST002", "PGRST003", "08", "53", "57P")
+
+
+def is_away(error: RemoteError) -> bool:
+    """Return whether the remote end as a whole did not answer, and not this query was refused."""
+    if isinstance(error, Unreachable):
+        return True
+    if error.code is not None and error.code.startswith(_AWAY_CODES):
+        return True
+    by_gateway = error.code is None or not re.fullmatch(r"PGRST[0-9A-Z]{1,3}|[0-9A-Z]{5}", error.code)
+    return by_gateway and error.status is not None and (error.status >= 500 or error.status in _AWAY)
+
+
+def _table(name: str) -> str:
+    try:
+        return identifier(name, field="table")
+    except InvalidEntry:
+        raise InvalidQuery("is no plain SQL identifier", field="table") from None
+
+
+def _selected(select: str) -> str:
+    text = re.sub(r"\s*,\s*", ",", select.strip()) if isinstance(select, str) else ""
+    if not _SELECT_RE.fullmatch(text):
+        raise InvalidQuery('must be "*" or a list of columns such as "symbol,pnl"', field="select")
+    return quote(text, safe="*,:-")
+
+
+def _term(order: object) -> Term:
+    text = order if isinstance(order, str) else ""
+    return Term(column_name(text.removeprefix("-"), "order"), text.startswith("-"))

@@ -1,0 +1,1 @@
+"""Damaged, lost or foreign files: told apart at opening, set aside, salvaged."""

@@ -1,0 +1,84 @@
+"""In use or closed: a flag in the file, by which a lost or foreign -wal is found at the next opening.
+
+The flag is committed and brought into the database file itself at opening, with the first salt of the -wal that goes
+with it; a clean close takes it away. Together with the number that the lock's sidecar keeps it tells what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+
+import aiosqlite
+
+from outbox import logs
+from outbox.recovery import probe as evidence
+from outbox.recovery.judge import Loss, Wal, judge_loss
+from outbox.store import database as door
+from outbox.store import queries
+from outbox.store.sidecar import Facts, Written
+
+logger = logs.named("outbox.store")
+
+_SAVE = "insert into outbox_meta values (?, ?) on conflict do update set value = excluded.value"
+# A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than
+# this: a group commit holds 1,024, the rest is for a shell's.
+GAP = 10_000
+# aiosqlite says ValueError when the connection is closed.
+_NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *door.SqliteError)
+
+
+async def begin(
+    connection: aiosqlite.Connection, path: Path, before: Written, *, wal: Wal, start_after: int, now_ms: int
+) -> tuple[Facts, int, Loss | None]:
+    """Mark the file as in use; return what it is, its last number, and what it has lost since it was last used.
+
+    before: what the lock's sidecar says. start_after: the number that the first entry of a new file must exceed. Raises
+    the engine's errors.
+    """
+    file = await _value(connection, "file") or uuid.uuid4().hex
+    ((seq,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
+    loss = judge_loss(seq=seq, mark=before.mark_of(file), wal=wal)
+    # No number is used twice, so that a receipt means one entry for ever.
+    seq = max(seq or start_after, (loss.last or 0) if loss else 0)
+    try:
+        await connection.execute("begin immediate")
+        await connection.execute(_SAVE, ("file", file))
+        await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms})))
+        await _start_numbers(connection, seq)
+        if loss is not None:
+            told = {"path": str(path), "first": loss.first, "last": loss.last, "certain": loss.certain}
+            logger.error("acknowledged entries are missing", extra=told)
+            await connection.execute(_SAVE, ("loss", json.dumps({"at_ms": now_ms, "what": loss.words})))
+        await connection.execute("commit")
+    except BaseException:
+        await door.roll_back(connection)
+        raise
+    salt = await asyncio.to_thread(evidence.wal_salt, path)
+    await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
+    # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
+    await door.checkpoint(connection, "passive")
+    tables = await connection.execute_fetchall("select name from sqlite_schema where type = 'table'")
+    return Facts(file, any(evidence.is_own(str(name)) for (name,) in tables)), seq, loss
+
+
+async def end(connection: aiosqlite.Connection) -> None:
+    """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
+    try:
+        await connection.execute("delete from outbox_meta where name = 'open'")
+    except _NOT_NOTED as error:
+        logger.warning("clean close could not be noted", extra={"error": str(error)})
+
+
+async def _value(connection: aiosqlite.Connection, name: str) -> str | None:
+    rows = list(await connection.execute_fetchall("select value from outbox_meta where name = ?", (name,)))
+    return str(rows[0][0]) if rows else None
+
+
+async def _start_numbers(connection: aiosqlite.Connection, seq: int) -> None:
+    if seq:
+        done = await connection.execute("update sqlite_sequence set seq = max(seq, ?) where name = 'outbox'", (seq,))
+        if not done.rowcount:
+            await connection.execute("insert into sqlite_sequence values ('outbox', ?)", (seq,))

@@ -1,0 +1,236 @@
+"""What can be told about a file before it is trusted. Writes nothing, except copies for a trial.
+
+Synchronous: run it in a thread, while the lock is held and before the store's own connections are open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from outbox.errors import StoreError
+from outbox.recovery.judge import Evidence
+from outbox.store import database as door
+from outbox.store.migrate import shipped
+from outbox.store.sidecar import Facts
+
+# sqlite.org/fileformat2.html#walformat: magic numbers of the two byte orders; the first salt is at byte 16.
+_WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_NO_TRIAL: tuple[type[Exception], ...] = (OSError, *door.SqliteError)
+_WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
+
+
+def wal_salt(path: Path) -> int | None:
+    """Return the first salt of the -wal of `path`; None: it is missing, or holds nothing that SQLite would use.
+
+    Raises StoreError: it cannot be read.
+    """
+    try:
+        # Not the database itself: closing a descriptor of a -wal drops no lock.
+        with door.wal_path(path).open("rb") as wal:
+            header = wal.read(_WAL_HEADER)
+            size = os.fstat(wal.fileno()).st_size
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{door.wal_path(path)} cannot be read: {error.strerror}", path=path) from error
+    if size < _WAL_HEADER + _FRAME_HEADER + _SMALLEST_PAGE or header[:4] not in _WAL_MAGIC:
+        return None
+    return int.from_bytes(header[16:20], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Main:
+    """What the database file says without its -wal. open_salt: of the WAL that it was in use with; None: closed."""
+
+    file: str | None
+    open_salt: int | None
+    seq: int
+
+
+_NOTHING_KNOWN = Main(None, None, 0)
+
+
+def main_file(path: Path) -> Main:
+    """Return what `path` says without its -wal; nothing for a file that is no outbox or cannot be read."""
+    try:
+        with reading(path, immutable=True) as connection:
+            facts = dict(connection.execute("select name, value from outbox_meta where name in ('file', 'open')"))
+            return Main(facts.get("file"), _salt_of(facts.get("open")), last_seq(connection))
+    except door.SqliteError:
+        return _NOTHING_KNOWN
+
+
+def seq_with_wal(path: Path) -> int:
+    """Return the highest number that an entry ever had, as far as SQLite reads the -wal. Raises the engine's errors."""
+    with reading(path) as connection:
+        return last_seq(connection)
+
+
+def last_seq(connection: Any) -> int:
+    """Return the highest number that an entry ever had."""
+    rows = connection.execute("select seq from sqlite_sequence where name = 'outbox'").fetchall()
+    return int(rows[0][0]) if rows else 0
+
+
+def _salt_of(value: object) -> int | None:
+    try:
+        salt = json.loads(str(value))["salt"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return salt if isinstance(salt, int) else None
+
+
+@contextlib.contextmanager
+def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
+    """A connection that cannot write. immutable: without the -wal, and without locks."""
+    uri = door.uri(path, immutable=immutable)
+    connection = door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=1.0, check_same_thread=False)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def is_half_done(path: Path) -> bool:
+    """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
+
+    A new file becomes a WAL database in such a change. A file with a -wal has that behind it. A journal that begins
+    with a zero is done with (sqlite.org/fileformat.html#the_rollback_journal).
+    """
+    try:
+        with door.journal_path(path).open("rb") as journal:
+            begun = journal.read(1) not in (b"", b"\0")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{door.journal_path(path)} cannot be read: {error.strerror}", path=path) from error
+    return begun and not door.wal_path(path).exists()
+
+
+def undo_half(path: Path) -> None:
+    """Let SQLite take back what its rollback journal says, as it would at any opening that may write.
+
+    Raises StoreError: it cannot; nobody knows what the file holds.
+    """
+    try:
+        with contextlib.closing(door.ENGINE.connect(door.uri(path, "rw"), uri=True, timeout=1.0)) as connection:
+            connection.execute("select 1 from sqlite_schema").fetchall()
+    except door.SqliteError as error:
+        if door.trouble(error) not in door.DAMAGE:  # what is damaged is looked at closely afterwards
+            raise door.named(error, path) from error
+
+
+# ---------------------------------------------------------------------------------------------- whose file it is
+
+
+@cache
+def our_tables() -> frozenset[str]:
+    """Return every table that this version's migrations make."""
+    texts = "\n".join(step.text for step in shipped())
+    found = re.findall(r"^create table (?:if not exists )?(\w+)", texts, re.MULTILINE)
+    return frozenset({*found, "outbox_migrations"})
+
+
+def is_own(table: str) -> bool:
+    """Return whether a table is the bot's own; SQLite's and Litestream's bookkeeping is not."""
+    return table not in our_tables() and not table.startswith(("sqlite_", "_litestream_"))
+
+
+def weigh(path: Path, facts: Facts | None, *, with_wal: bool = True) -> Evidence:
+    """Return whose file `path` is, by its schema where that can be read, and by what was written down beforehand.
+
+    facts: what the lock's sidecar says. with_wal: look at what the -wal says, too.
+    """
+    # With its -wal only if there is one: SQLite would make one and leave it there.
+    ways = (False, True) if with_wal and door.wal_path(path).exists() else (True,)
+    found = [tables for immutable in ways if (tables := _tables(path, immutable=immutable)) is not None]
+    seen = {table for tables in found for table in tables}
+    outbox = "outbox_migrations" in seen or (facts is not None and not found) or None
+    own = any(map(is_own, seen)) or (facts is not None and facts.own_tables)
+    known = bool(found) or facts is not None
+    return Evidence(outbox=outbox, own_tables=own if known else None)
+
+
+def _tables(path: Path, *, immutable: bool) -> set[str] | None:
+    """Return the names of the tables; None: they cannot be read."""
+    if not path.exists() or not path.stat().st_size:
+        return None
+    try:
+        with reading(path, immutable=immutable) as connection:
+            names = connection.execute("select name from sqlite_schema where type = 'table'").fetchall()
+    except door.SqliteError:
+        return None
+    return {str(name) for (name,) in names}
+
+
+# ---------------------------------------------------------------------------------------------- a close look
+
+
+def complaint(path: Path) -> str | None:
+    """Return what SQLite finds wrong with the whole file; None: nothing. Reads all of it."""
+    try:
+        with reading(path) as connection:
+            found = connection.execute("pragma integrity_check(1)").fetchall()
+    except door.SqliteError as error:
+        if door.trouble(error) in door.DAMAGE:
+            return str(error)
+        raise door.named(error, path) from error
+    return None if found == [("ok",)] else str(found[0][0])
+
+
+def first_look(path: Path, queries: Sequence[str]) -> StoreError | None:
+    """Return what is wrong with the pages that `queries` read; None: nothing, or nothing that damage is to blame for.
+
+    On a connection that cannot write: one that can would bring the -wal into a damaged file when it is closed.
+    """
+    try:
+        with reading(path, immutable=not door.wal_path(path).exists()) as connection:
+            if connection.execute("select 1 from sqlite_schema where name = 'outbox_meta'").fetchall():
+                for sql in queries:
+                    connection.execute(sql).fetchall()
+    except door.SqliteError as error:
+        return door.named(error, path) if door.trouble(error) in door.DAMAGE else None
+    return None
+
+
+def wal_belongs(path: Path, main: Main) -> bool:
+    """Try the -wal on a copy of the database: does a sound file of the same outbox come out, not older than before?
+
+    Raises StoreError: the trial cannot be made, so nothing is known.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name + ".trial-") as folder:
+            copy = Path(folder) / "copy.db"
+            _copy(path, copy)
+            shutil.copyfile(door.wal_path(path), door.wal_path(copy))
+            return complaint(copy) is None and _is_later(copy, main)
+    except _NO_TRIAL as error:
+        message = f"{path}: its -wal looks like another database's, and no copy could be made to try it on: {error}"
+        raise StoreError(f"{message}; nothing was opened", path=path) from error
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy the database without its -wal. Through SQLite: a descriptor of ours would drop its locks when closed."""
+    door.create_file(to)
+    target = door.ENGINE.connect(str(to), isolation_level=None)
+    try:
+        with reading(path, immutable=True) as source:
+            source.backup(target)
+    finally:
+        target.close()
+
+
+def _is_later(copy: Path, main: Main) -> bool:
+    with reading(copy) as connection:
+        names = connection.execute("select value from outbox_meta where name = 'file'").fetchall()
+        return names == [(main.file,)] and last_seq(connection) >= main.seq

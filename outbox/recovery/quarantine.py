@@ -1,0 +1,148 @@
+"""A damaged file is renamed with what belongs to it; nothing is ever deleted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from outbox import logs
+from outbox.errors import NotADatabase, StoreCorrupt, StoreError
+from outbox.recovery import probe as evidence
+from outbox.recovery.judge import Remedy, Wal, judge_wal, remedy
+from outbox.store.database import shm_path, sync_folder, wal_path
+from outbox.store.sidecar import Facts
+
+logger = logs.named("outbox.store")
+
+_CORRUPT, _SALVAGED = ".corrupt-", ".salvaged-"
+_BESIDE = ("-wal", "-shm")
+
+
+def set_aside(path: Path, error: StoreError, facts: Facts | None, *, now_ms: int) -> Path:
+    """Rename a damaged outbox file with its -wal and -shm, and return its new name; log where it is.
+
+    error: what is wrong with it; raised again, with the file untouched, unless it is known to hold nothing but the
+    outbox. facts: what the lock's sidecar says. The caller holds the lock and has closed every connection.
+    """
+    what = remedy(evidence.weigh(path, facts))
+    if what is Remedy.NOT_OURS:
+        raise error
+    if what is Remedy.REFUSE:
+        reason = f"{path} is damaged and holds tables of the bot's own, or may; it was not touched ({error})"
+        raise StoreCorrupt(reason, path=path) from error
+    moved = _renamed(path, now_ms=now_ms)
+    told = {"path": str(path), "error": str(error), "quarantined": str(moved)}
+    logger.error("damaged file set aside, a new outbox begun", extra=told)
+    return moved
+
+
+def set_wal_aside(path: Path, facts: Facts | None, *, now_ms: int) -> Path:
+    """Rename a -wal that belongs to another database, and return its new name. Raises StoreCorrupt: untouched."""
+    if remedy(evidence.weigh(path, facts, with_wal=False)) is not Remedy.SET_ASIDE:
+        raise StoreCorrupt(
+            f"{wal_path(path)} does not belong to {path}, which holds tables of the bot's own; neither was touched."
+            " Move the -wal away if the database is the one you want",
+            path=path,
+        )
+    try:
+        name = _free_name(path, now_ms=now_ms)
+        moved = wal_path(name)
+        _move([(wal_path(path), moved), (shm_path(path), shm_path(name))])
+    except OSError as error:
+        raise StoreCorrupt(f"{wal_path(path)} cannot be set aside: {error}", path=path) from error
+    told = {"path": str(path), "quarantined": str(moved)}
+    logger.error("another database's WAL set aside", extra=told)
+    return moved
+
+
+def keep_wal(path: Path, *, now_ms: int) -> None:
+    """Copy a -wal of which SQLite reads only the beginning: it would write over the rest. A failure is logged."""
+    kept = wal_path(_free_name(path, now_ms=now_ms))
+    told = {"path": str(path), "quarantined": str(kept)}
+    try:
+        shutil.copyfile(wal_path(path), kept)
+        kept.chmod(0o600)
+    except OSError as error:  # a full disk, say: the loss is told all the same
+        logger.warning("damaged WAL could not be kept", extra={**told, "error": str(error.strerror)})
+    else:
+        logger.warning("damaged WAL kept as a copy", extra=told)
+
+
+def found_beside(path: Path) -> tuple[Path, ...]:
+    """Return what was set aside and not dealt with yet, oldest first."""
+    start = path.name + _CORRUPT
+    try:
+        there = {each.name for each in path.parent.iterdir() if each.name.startswith(start)}
+    except OSError:
+        return ()
+    names = {name for name in there if not name.endswith("-shm")}  # an index, which SQLite makes anew
+    parts = {name for name in names if name.endswith("-wal") and name.removesuffix("-wal") in names}
+    return tuple(path.with_name(name) for name in sorted(names - parts))
+
+
+def dealt_with(quarantined: Path) -> Path:
+    """Rename a salvaged file, so that nobody is told of it any more, and return its new name. Raises OSError."""
+    target = quarantined.with_name(quarantined.name.replace(_CORRUPT, _SALVAGED, 1))
+    if target != quarantined and not target.exists():
+        _move(_all(quarantined, target))
+    return target
+
+
+def _renamed(path: Path, *, now_ms: int) -> Path:
+    try:
+        target = _unfinished(path) or _free_name(path, now_ms=now_ms)
+        _move(_all(path, target))
+    except OSError as error:
+        raise StoreCorrupt(f"{path} is damaged and cannot be set aside: {error}", path=path) from error
+    return target
+
+
+def _all(path: Path, target: Path) -> list[tuple[Path, Path]]:
+    """The database comes first: if it ends there, nobody opens the -wal without it, and the next one goes on."""
+    return [(path, target), (wal_path(path), wal_path(target)), (shm_path(path), shm_path(target))]
+
+
+def _move(names: Sequence[tuple[Path, Path]]) -> None:
+    for old, new in names:
+        if old.exists():
+            old.rename(new)
+    sync_folder(names[0][0].parent)
+
+
+def _unfinished(path: Path) -> Path | None:
+    """Return where the database went whose -wal still stands here: a renaming was cut off in between."""
+    waits = [each for each in found_beside(path) if not wal_path(each).exists() and not each.name.endswith(_BESIDE)]
+    if not waits or path.exists():
+        return None
+    main, salt = evidence.main_file(waits[-1]), evidence.wal_salt(path)
+    wal = judge_wal(whole=main.file is None, open_salt=main.open_salt, exists=True, salt=salt)
+    return waits[-1] if wal is Wal.FITS else None
+
+
+def _free_name(path: Path, *, now_ms: int) -> Path:
+    stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    name, number = f"{path.name}{_CORRUPT}{stamp}", 1
+    while any(path.with_name(_numbered(name, number) + end).exists() for end in ("", *_BESIDE)):
+        number += 1
+    return path.with_name(_numbered(name, number))
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def refuse_lost_head(path: Path, facts: Facts | None) -> StoreError | None:
+    """Return what is wrong with a file that is empty or missing although it was an outbox; None: it may begin anew.
+
+    SQLite would take it for a new one and remove the -wal, with all that is in it.
+    """
+    if path.exists() and path.stat().st_size:
+        return None
+    rest = evidence.wal_salt(path) is not None
+    if not rest and (facts is None or not path.exists()):
+        return None  # never was anything, or its owner has removed it: a new one may begin
+    what = f"{path} is {'empty' if path.exists() else 'missing'}"
+    why = "its -wal, which holds data, is still there" if rest else "it was an outbox"
+    return NotADatabase(f"{what}, although {why}; nothing was touched", path=path)

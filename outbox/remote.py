@@ -1,0 +1,91 @@
+"""The remote end as the settings name it now: what is sent through, and what may have replaced it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from outbox import logs
+from outbox.errors import ConfigError
+from outbox.postgrest.client import PostgrestTransport, Request, Transport
+from outbox.reads.query import checked_path, rows_of
+from outbox.settings import Settings
+
+logger = logs.named("outbox")
+
+# A page of 1,000 rows has some hundred kilobytes; this is what one answer to a read may take in memory.
+_LONGEST_READ = 64 * 1024 * 1024
+
+
+class Remote:
+    """Owns the transport. transport: None while no URL and key are set; rows stay pending then.
+
+    fixed: a transport of the caller's own, for tests; no setting replaces it.
+    """
+
+    def __init__(self, settings: Settings, fixed: Transport | None) -> None:
+        self._settings = settings
+        self._fixed = fixed is not None
+        self.transport = fixed if fixed is not None else _connected(settings)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether a caller has brought the transport: a script, which requests that it does not know would upset."""
+        return self._fixed
+
+    @property
+    def url(self) -> str | None:
+        """The project's URL, or None: none is set."""
+        return self._settings.supabase_url
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What in the settings keeps entries from arriving."""
+        return () if self._fixed else self._settings.warnings
+
+    async def current(self, probing: bool) -> Transport | None:
+        """What the flusher sends through; a pause that is about to be probed may have new settings to try."""
+        if probing and not self._fixed:
+            try:
+                await self.refresh()
+            except ConfigError as error:
+                logger.warning("new settings cannot be used, the old ones stay", extra={"error": str(error)})
+        return self.transport
+
+    async def refresh(self) -> None:
+        """Read environment and `.env` again. Raises ConfigError: the old URL and key stay."""
+        fresh = await asyncio.to_thread(self._settings.reread)
+        changed = _access(fresh) != _access(self._settings)
+        if changed and not self._fixed:
+            old = self.transport
+            self._settings = self._settings.model_copy(update=_access(fresh))
+            self.transport = _connected(self._settings)
+            logger.info("new URL or key in use")
+            if old is not None:
+                await old.aclose()
+
+    async def fetch(self, path: str) -> list[dict[str, Any]]:
+        """GET `path` and return the rows; errors as `Outbox.fetch`."""
+        request = Request("GET", checked_path(path), (), b"", reply_bytes=_LONGEST_READ)
+        if self.transport is None:
+            raise ConfigError("SUPABASE_URL and SUPABASE_SECRET_KEY are needed to read", field="supabase_url")
+        outcome = await self.transport.send(request, deadline_s=self._settings.request_deadline_s)
+        return rows_of(path, outcome)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self.transport is not None:
+            await self.transport.aclose()
+
+
+def _connected(settings: Settings) -> Transport | None:
+    if settings.rest_url is None or settings.supabase_key is None:
+        return None
+    token = None if settings.access_token is None else settings.access_token.get_secret_value()
+    key = settings.supabase_key.get_secret_value()
+    return PostgrestTransport(settings.rest_url, key, token=token, source=settings.source)
+
+
+def _access(settings: Settings) -> dict[str, Any]:
+    """What a reload may change."""
+    return {name: getattr(settings, name) for name in ("supabase_url", "supabase_key", "access_token")}

@@ -1,0 +1,420 @@
+"""How the file is opened: durable or not at all. The only door to SQLite's own errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import urllib.parse
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import aiosqlite
+
+from outbox import logs
+from outbox.errors import (
+    ConfigError,
+    DiskFull,
+    NotADatabase,
+    NotDurable,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    WrongJournalMode,
+)
+
+logger = logs.named("outbox.store")
+
+# 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).
+_FULL = 2
+# One text per group size up to 128 puts, and the rest of the queries.
+_CACHED_STATEMENTS = 256
+_NEEDED_VERSION = (3, 38, 0)
+_IS_OUTBOX = "select 1 from sqlite_schema where name = 'outbox_migrations'"
+
+
+# Which SQLite runs: stdlib (also if it is not set), pysqlite3 or auto.  From the environment alone: it decides what is
+# imported, before there are settings and a .env.  pysqlite3 only by choice: beside it, a bot that opens and closes the
+# same file with the standard library drops this one's file locks, and after a crash acknowledged rows were gone (9 of
+# 10 measured).
+CHOICE = "OUTBOX_SQLITE"
+
+
+def _engine() -> ModuleType:
+    """The SQLite that runs: Python's own, unless the fixed one of the extra `[sqlite]` was chosen.
+
+    Raises ConfigError: the choice cannot be met.
+    """
+    choice = os.environ.get(CHOICE, "").strip().lower() or "stdlib"
+    if choice not in ("auto", "stdlib", "pysqlite3"):
+        raise ConfigError(f"{CHOICE}: must be auto, stdlib or pysqlite3", field=CHOICE)
+    if choice == "stdlib":
+        return sqlite3
+    try:
+        from pysqlite3 import dbapi2  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        if choice == "pysqlite3":
+            message = f"{CHOICE}: pysqlite3 cannot be imported ({error}): pip install 'durable-outbox[sqlite]'"
+            raise ConfigError(message, field=CHOICE) from error
+        return sqlite3
+    assert isinstance(dbapi2, ModuleType)
+    return dbapi2
+
+
+ENGINE = _engine()
+# The extra's errors are not the standard library's: both names of each stand here once.
+# A damaged schema may be quoted in a message that is no UTF-8: Python then raises its own error instead of SQLite's.
+SqliteError: tuple[type[Exception], ...] = tuple({sqlite3.Error, ENGINE.Error, UnicodeDecodeError})
+IntegrityError: tuple[type[Exception], ...] = tuple({sqlite3.IntegrityError, ENGINE.IntegrityError})
+# aiosqlite says ValueError when the connection is closed, which rolls back too.
+_NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *SqliteError)
+
+
+def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Return whether this SQLite has the WAL-reset corruption bug (sqlite.org/wal.html#walresetbug).
+
+    Fixed in 3.51.3, and in 3.50.7 and 3.44.6 of their branches. It takes two connections that write at once.
+    """
+    if version >= (3, 51, 3) or version < (3, 7, 0):
+        return False
+    return not ((3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0))
+
+
+EXPOSED_TO_WAL_RESET_BUG = exposed_to_wal_reset_bug(ENGINE.sqlite_version_info)
+
+
+def wal_path(path: Path) -> Path:
+    """Return where SQLite keeps the write-ahead log of `path`."""
+    return path.with_name(path.name + "-wal")
+
+
+def shm_path(path: Path) -> Path:
+    """Return where SQLite keeps the index of that log."""
+    return path.with_name(path.name + "-shm")
+
+
+def journal_path(path: Path) -> Path:
+    """Return where SQLite keeps the rollback journal of `path`: only until the file is in WAL mode."""
+    return path.with_name(path.name + "-journal")
+
+
+def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
+    """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks."""
+    # By its bytes: a name on Linux need not be UTF-8.
+    return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if immutable else ''}"
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of `path`; 0: it is not there, as a WAL after a clean close."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint did. frames: in the WAL; done: of these, how many are in the database and synced.
+
+    blocked: it waited for other connections, in vain.
+    """
+
+    blocked: bool
+    frames: int
+    done: int
+
+    @property
+    def held_back(self) -> bool:
+        """Whether somebody still reads what it would have overwritten."""
+        return self.done < self.frames
+
+
+class Trouble(Enum):
+    """What a SQLite error means for what was being written."""
+
+    BUSY = auto()  # another connection holds a lock; nothing was written
+    FULL = auto()
+    CORRUPT = auto()
+    NOT_A_DATABASE = auto()
+    AMBIGUOUS = auto()  # an I/O error: stored or not, nobody knows
+    OTHER = auto()
+
+
+# What SQLite says of a file whose content is wrong, never of one that it could not reach.
+DAMAGE = frozenset({Trouble.CORRUPT, Trouble.NOT_A_DATABASE})
+
+_TROUBLES = {
+    sqlite3.SQLITE_BUSY: Trouble.BUSY,
+    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+    sqlite3.SQLITE_CORRUPT: Trouble.CORRUPT,
+    sqlite3.SQLITE_NOTADB: Trouble.NOT_A_DATABASE,
+    sqlite3.SQLITE_IOERR: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_CANTOPEN: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_PROTOCOL: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_NOMEM: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_INTERRUPT: Trouble.AMBIGUOUS,
+}
+
+
+def trouble(error: Exception) -> Trouble:
+    """Return what `error` means. The low byte of an extended result code is its class."""
+    if isinstance(error, UnicodeDecodeError):
+        return Trouble.CORRUPT
+    code = getattr(error, "sqlite_errorcode", None)
+    return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
+
+
+def readable(raw: bytes) -> str:
+    """Return `raw` as text, with U+FFFD for what is no UTF-8."""
+    return raw.decode("utf-8", "replace")
+
+
+async def connect(
+    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
+) -> aiosqlite.Connection:
+    """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them."""
+    name = uri(path, "ro" if readonly else "rw", immutable=immutable)
+
+    def connector() -> sqlite3.Connection:
+        connection: sqlite3.Connection = ENGINE.connect(
+            name,
+            uri=True,
+            isolation_level=None,
+            timeout=busy_timeout_s,
+            cached_statements=_CACHED_STATEMENTS,
+            check_same_thread=False,
+        )
+        return connection
+
+    connection = aiosqlite.Connection(connector, iter_chunk_size=64)
+    # aiosqlite's thread is no daemon: Python would wait for ever at exit for a connection that nobody closed.
+    connection._thread.daemon = True
+    return await connection
+
+
+async def pragma(connection: aiosqlite.Connection, text: str) -> object:
+    """Run `pragma {text}` and return the first value of its answer, or None."""
+    rows = list(await connection.execute_fetchall(f"pragma {text}"))
+    return rows[0][0] if rows else None
+
+
+async def roll_back(connection: aiosqlite.Connection) -> None:
+    """End the transaction, if one is open; SQLite may have ended it by itself. A failure is logged.
+
+    SQLite's thread decides: a cancelled await does not stop what that is doing, so that what the connection says of
+    itself at this moment, on the event loop, may be over when a `rollback` gets there, or only just begin.
+    """
+    try:
+        await connection.rollback()
+    except _NO_ROLLBACK as error:
+        logger.warning("rollback failed", extra={"error": str(error)})
+
+
+async def checkpoint(connection: aiosqlite.Connection, mode: Literal["passive", "full", "truncate"]) -> Checkpoint:
+    """Bring the WAL into the database. passive: as far as readers let it; full: wait for them; truncate: and empty it.
+
+    Raises the engine's own errors.
+    """
+    rows = list(await connection.execute_fetchall(f"pragma wal_checkpoint({mode})"))
+    blocked, frames, done = rows[0]
+    return Checkpoint(bool(blocked), frames, done)
+
+
+async def empty_wal(connection: aiosqlite.Connection) -> Checkpoint:
+    """Bring the WAL into the database and make it an empty file, unless somebody reads it; waits for nobody.
+
+    Raises the engine's own errors.
+    """
+    waits_ms = await pragma(connection, "busy_timeout")
+    await pragma(connection, "busy_timeout = 0")
+    try:
+        return await checkpoint(connection, "truncate")
+    finally:
+        await pragma(connection, f"busy_timeout = {waits_ms}")
+
+
+async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connection:
+    """Return the read-write connection: WAL, synchronous=FULL, set and read back.
+
+    Creates the file (0600) where it is missing; its folder must be there.
+    Raises NotADatabase, WrongJournalMode, NotDurable, StoreBusy, StoreError; each says what became of the file.
+    """
+    if ENGINE.sqlite_version_info < _NEEDED_VERSION:
+        raise NotDurable(f"SQLite {ENGINE.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
+    await asyncio.to_thread(create_file, path)
+    connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s)
+    try:
+        await make_durable(connection, path)
+        await _settle_wal(connection)
+    except SqliteError as error:
+        await connection.close()
+        raise named(error, path, waited_s=busy_timeout_s) from error
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = False) -> aiosqlite.Connection:
+    """Return a connection that cannot write. Raises what `open_writer` raises.
+
+    immutable: take no locks and make no -wal and -shm files; only right while nobody else writes.
+    """
+    connection = await _opened(path, readonly=True, busy_timeout_s=busy_timeout_s, immutable=immutable)
+    # A shell may put any bytes, which SQLite never checks: one such row must not keep all others from being read.
+    connection.text_factory = readable
+    try:
+        await pragma(connection, "schema_version")
+    except SqliteError as error:
+        await connection.close()
+        raise named(error, path, waited_s=busy_timeout_s) from error
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _opened(
+    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
+) -> aiosqlite.Connection:
+    try:
+        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s, immutable=immutable)
+    except SqliteError as error:
+        raise named(error, path, waited_s=busy_timeout_s) from error
+
+
+async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
+    """Set what durability needs and read it back; a database that is not ours is not converted."""
+    # The first read: a file that is no database fails here, before anything is written.
+    empty = not list(await connection.execute_fetchall("select 1 from sqlite_schema limit 1"))
+    if empty:
+        # Before the first table, or never: lets the file shrink again after a long outage.
+        await pragma(connection, "auto_vacuum = incremental")
+        await pragma(connection, "journal_mode = wal")
+    mode = await pragma(connection, "journal_mode")
+    if mode != "wal" and list(await connection.execute_fetchall(_IS_OUTBOX)):
+        # A copy made with VACUUM INTO, put in its place: an outbox in use has never another mode.
+        mode = await pragma(connection, "journal_mode = wal")
+    if mode != "wal" and empty:
+        raise NotDurable(f"{path}: SQLite granted journal_mode={mode}, wal is needed; nothing was written", path=path)
+    if mode != "wal":
+        # A live file's journal mode must not change under other connections, and idle ones cannot be seen.
+        raise WrongJournalMode(
+            f"{path} holds another program's tables and is in journal mode {mode!r}, the outbox needs 'wal';"
+            f' it was not changed. Stop what uses it and run once: sqlite3 "{path}" "pragma journal_mode=wal"'
+            " — or give the outbox a file of its own",
+            path=path,
+        )
+    # fullfsync matters on macOS alone: fsync there does not reach the platter (sqlite.org/pragma.html).
+    for setting, wanted in (("synchronous", _FULL), ("fullfsync", 1), ("checkpoint_fullfsync", 1)):
+        await pragma(connection, f"{setting} = {wanted}")
+        granted = await pragma(connection, setting)
+        if granted != wanted:
+            raise NotDurable(
+                f"{path}: SQLite granted {setting}={granted}, {wanted} is needed; nothing was written", path=path
+            )
+
+
+async def _settle_wal(connection: aiosqlite.Connection) -> None:
+    """Bring what an earlier process left in the WAL into the database before anything is acknowledged.
+
+    A sync of its may have failed before it died. The kernel then shows pages that never reached the disk; SQLite would
+    write behind them, and after a power loss read no further than the hole that they left.
+    """
+    try:
+        await checkpoint(connection, "passive")
+    except SqliteError as error:
+        if trouble(error) is not Trouble.FULL:
+            raise
+        # What is in the WAL stays there; a full disk must not keep the flusher from what it can deliver.
+        logger.warning("disk full, the WAL stays as it is")
+
+
+def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:
+    """Return this library's error for one of SQLite's; raise it `from` the original."""
+    match trouble(error):
+        case Trouble.BUSY:
+            return StoreBusy(path=path, waited_s=waited_s)
+        case Trouble.FULL:
+            return DiskFull(path=path)
+        case Trouble.CORRUPT:
+            return StoreCorrupt(f"{path} is damaged: {error}", path=path)
+        case Trouble.NOT_A_DATABASE:
+            return NotADatabase(f"{path} is no SQLite database; it was not touched", path=path)
+        case Trouble.AMBIGUOUS | Trouble.OTHER:
+            return StoreError(f"{path}: {error}", path=path)
+
+
+def real_path(path: Path) -> Path:
+    """Return `path` without symbolic links, so that one file has one name, one lock and one WAL. Raises StoreError."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links is a RuntimeError before Python 3.13
+        raise StoreError(f"{path} cannot be found: {error}", path=path) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and what is missing above it; each name survives a power loss from here on. Raises StoreError."""
+    try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        there = missing[-1].parent if missing else folder
+        # A start before this one may have been killed between making a folder and syncing its name. Where the folder
+        # above may not be opened, it was hardly this library that made one there.
+        with contextlib.suppress(OSError):
+            sync_folder(there.parent)
+        for each in reversed(missing):  # one by one: at most the last one can be unsynced, whenever a kill comes
+            each.mkdir(exist_ok=True)
+            sync_folder(each.parent)
+    except OSError as error:
+        raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
+
+
+def create_file(path: Path) -> None:
+    """Create an empty file, 0600, that survives a power loss from here on.
+
+    SQLite creates files with 0644; a trade is nobody else's business. An existing file is never opened here:
+    closing any descriptor of it would drop this process's own SQLite locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        # SQLite would open it read-only without a word, and the first put would be the one to notice.
+        if not os.access(path, os.W_OK):
+            raise StoreError(f"{path} may not be written to; nothing was opened", path=path) from None
+        # Whoever made it may have been killed before its name was synced.
+        _sync_names(path)
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made durable: {error.strerror}", path=path) from error
+    finally:
+        os.close(descriptor)
+    _sync_names(path)
+
+
+def _sync_names(path: Path) -> None:
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"the folder of {path} cannot be synced, so a power loss could take the file: {error.strerror}", path=path
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable. Windows has no such call; NTFS journals them itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

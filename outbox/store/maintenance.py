@@ -1,0 +1,110 @@
+"""Keeping house: what is settled and old goes, the WAL stays short, a full disk gets room.
+
+The room that pruning leaves goes back to the disk, in small steps too. Each step is a commit of its own, and what
+stands in the writer's line comes before the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from outbox import logs
+from outbox.clock import Clock
+from outbox.errors import OutboxClosed, OutboxError
+from outbox.store import database as door
+from outbox.store import prune as housework
+from outbox.store.store import Notices, Store
+
+logger = logs.named("outbox.maintenance")
+
+_EVERY_S = 60.0
+# While something is in the way: whoever waits for room or for a shell to leave sees the end of it soon.
+_EVERY_S_IF_HINDERED = 1.0
+_DAY_MS = 86_400_000
+# SQLite checkpoints every 1,000 pages, some 4 MiB: a WAL of twice that has grown behind a reader's back.
+_LONG_WAL_BYTES = 8 << 20
+# On a full disk, a step: 500 rows; and 256 pages, which are 1 MiB of WAL while they move, well within the reserve.
+_ROWS, _PAGES = 500, 256
+
+
+class Housekeeper:
+    """Looks every minute in a task of its own, and at once when the disk is found full.
+
+    The counts of what is pruned stay in `outbox_counts`. notices: what hinders the file now.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock, retention_days: float) -> None:
+        self._store = store
+        self._wal = door.wal_path(store.path)
+        self._clock = clock
+        self._retention_ms = int(retention_days * _DAY_MS)
+        self._stop = asyncio.Event()
+        self.notices = Notices()
+        self._task = asyncio.create_task(self._run(), name="outbox-maintenance")
+
+    async def stop(self) -> None:
+        """Let the step under way end, and no other begin."""
+        self._stop.set()
+        self._store.room.changed.set()
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while not self._stop.is_set():
+            self._store.room.changed.clear()
+            try:
+                await self._keep_house()
+            except OutboxClosed:
+                return
+            except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
+                logger.warning("keeping house failed, it is tried again", extra={"error": str(error)})
+            hindered = self.notices != Notices()
+            await self._clock.wait(self._store.room.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
+
+    async def _keep_house(self) -> None:
+        self._notice(reserve_released_ms=self._store.room.short)
+        if self._store.room.short:
+            await self._store.note(self.notices)  # before anything fails
+            await self._find_room()
+        if await housework.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop):
+            # Only then: what an earlier end has left to give back, the next pruning does.
+            await housework.shrink(self._store, stop=self._stop)
+        await self._shorten_wal()
+        await self._store.note(self.notices)
+
+    def _notice(self, **found: bool) -> None:
+        """Note what hinders the file now, each with the time when it began."""
+        before, now_ms = self.notices.facts(), self._clock.now_ms()
+        self.notices = replace(
+            self.notices, **{name: (before[name] or now_ms) if now else None for name, now in found.items()}
+        )
+
+    # ------------------------------------------------------------------------------------------ a full disk
+
+    async def _find_room(self) -> None:
+        """Take delivered entries and free pages away, the oldest first, until the reserve fits again."""
+        pruned, more = 0, True
+        try:
+            while more and not await self._store.room.regain() and not self._stop.is_set():
+                removed = await self._store.prune_delivered(_ROWS)
+                more = await self._store.shrink(_PAGES, keep=0) or bool(removed)
+                await self._store.empty_wal()
+                pruned += removed
+        finally:
+            if pruned:
+                logger.warning("delivered entries pruned before their time", extra={"rows": pruned})
+            self._notice(reserve_released_ms=self._store.room.short)
+
+    # ------------------------------------------------------------------------------------------ a long WAL
+
+    async def _shorten_wal(self) -> None:
+        """Empty a WAL that has grown; if a reader is in the way, say so."""
+        held = False
+        if await asyncio.to_thread(door.file_bytes, self._wal) > _LONG_WAL_BYTES:
+            held = (await self._store.checkpoint()).held_back
+            if not held:
+                await self._store.empty_wal()
+        if held and self.notices.checkpoint_held_ms is None:
+            size = await asyncio.to_thread(door.file_bytes, self._wal)
+            logger.warning("checkpoint held back by a reader", extra={"wal_bytes": size})
+        self._notice(checkpoint_held_ms=held)

@@ -1,0 +1,121 @@
+"""`outbox.transaction()`: all of it is stored, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import aiosqlite
+
+from outbox.destinations import Intake
+from outbox.entry import Operation
+from outbox.errors import InsideTransaction, OutboxError
+from outbox.store.held_transaction import Block, makes_tables, refuse_control
+from outbox.store.store import Store
+from outbox.store.writer import Receipt, find_lane, insert_one
+
+# Which blocks the current task stands in, so that a put that would wait for itself is told so.
+_inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transactions", default=())
+
+
+class Transaction:
+    """What `outbox.transaction()` gives: all of it is stored, or nothing. Durable once the block has ended."""
+
+    def __init__(self, store: Store, intake: Intake, block: Block) -> None:
+        self._store = store
+        self._intake = intake
+        self._block = block
+        self._watchers: list[Callable[[bool], object]] = []
+
+    def when_over(self, watcher: Callable[[bool], object]) -> None:
+        """Call `watcher` once the block has ended: with True if it was committed, else (or if unknown) with False.
+
+        For objects that follow the transaction in memory, such as `SessionManager`. It must neither raise nor wait.
+        """
+        self._watchers.append(watcher)
+
+    def _over(self, committed: bool) -> None:
+        for watcher in reversed(self._watchers):  # as what they undo was done: the last one first
+            watcher(committed)
+
+    async def put(
+        self,
+        destination: str,
+        row: object,
+        *,
+        operation: str | Operation | None = None,
+        key: object = None,
+        id: object = None,
+        on_conflict: Sequence[str] | None = None,
+        match: Mapping[str, object] | None = None,
+    ) -> Receipt:
+        """Put one entry as part of the transaction. Arguments and errors as `Outbox.put`."""
+        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+
+        async def work(connection: aiosqlite.Connection) -> Receipt:
+            await self._block.admit(connection, entry)
+            lane = entry.lane
+            if lane is None:  # made in this transaction, and rolled back with it
+                lane = await find_lane(connection, shape)
+            receipt = await insert_one(connection, entry._replace(lane=lane), self._store.path)
+            self._block.ids.append(receipt.id)
+            self._block.last_seq = max(self._block.last_seq, receipt.seq)
+            return receipt
+
+        return await self._block.run(work)
+
+    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement of the bot's own in the same file and return its rows.
+
+        Raises InvalidEntry: BEGIN, COMMIT, ATTACH, PRAGMA and their like; StoreError: SQLite refused it.
+        """
+        refuse_control(sql)
+
+        async def work(connection: aiosqlite.Connection) -> list[tuple[Any, ...]]:
+            if makes_tables(sql):
+                self._store.expect_own_tables()
+            return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
+
+        return await self._block.run(work)
+
+    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each of `rows`; errors as `execute`. One that fails leaves those before it done.
+
+        The transaction's time limit counts: split what is large into several transactions.
+        """
+        refuse_control(sql)
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.executemany(sql, rows)
+
+        await self._block.run(work)
+
+
+@contextlib.asynccontextmanager
+async def holding(store: Store, intake: Intake, limit_s: float) -> AsyncIterator[Transaction]:
+    """Hold the writer for the length of the block, `limit_s` seconds at the most; commit what is left of it."""
+    block = store.block(limit_s)
+    await block.begin()
+    token = _inside.set((*_inside.get(), (store, block)))
+    tx, committed = Transaction(store, intake, block), False
+    try:
+        yield tx
+    except BaseException:
+        # What the block raised is what its caller must hear, above all a cancellation; nothing was written.
+        with contextlib.suppress(OutboxError):
+            await block.end(commit=False)
+        raise
+    else:
+        await block.end(commit=True)
+        committed = True
+    finally:
+        _inside.reset(token)
+        tx._over(committed)
+
+
+def check_outside(store: Store) -> None:
+    """Raises InsideTransaction: the caller stands in a block of this store, for which its put would wait."""
+    if any(held is store and block.open for held, block in _inside.get()):
+        raise InsideTransaction("use the block's own put: this one would wait for the block; nothing was written")

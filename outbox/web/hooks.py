@@ -1,0 +1,68 @@
+"""What Datasette asks its plugins, of which this module is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from datasette import hookimpl
+from datasette.app import Datasette
+
+from outbox.web.picture import SPANS, picture
+from outbox.web.questions import QUESTIONS
+
+# The end of the year 9999; what is larger is no time.
+_LAST_MS = 253_402_300_799_999
+
+
+def moment(value: object) -> str | None:
+    """Return Unix milliseconds as a time in UTC, or None: it is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LAST_MS:
+        return None
+    return datetime.fromtimestamp(value / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+@hookimpl
+def extra_template_vars(template: str, request: Any, datasette: Datasette) -> Any:
+    """The first page's figures."""
+    if template != "index.html":
+        return {}
+
+    async def variables() -> dict[str, Any]:
+        asked = request.args.get("hours") or "0"
+        hours = int(asked) if asked.isdecimal() and int(asked) in SPANS else 0
+        return {"outbox": await picture(datasette, hours), "spans": SPANS, "questions": QUESTIONS}
+
+    return variables
+
+
+@hookimpl
+def render_cell(value: object, column: str) -> str | None:
+    """Show the time beside each number that is one."""
+    return f"{value} · {moment(value)}" if column.endswith("_ms") and moment(value) else None
+
+
+@hookimpl
+def asgi_wrapper() -> Callable[[Any], Any]:
+    """Answer those who came by the name of this machine's loopback, and nobody else.
+
+    A web page of a stranger's may point a name of its own at 127.0.0.1, and would then read every payload.
+    """
+    return _only_loopback
+
+
+def _only_loopback(app: Any) -> Any:
+    async def guarded(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not came_by_loopback(dict(scope["headers"]).get(b"host", b"")):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"Come by 127.0.0.1 or localhost.\n"})
+            return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+def came_by_loopback(host: bytes) -> bool:
+    """Return whether a request's Host header names this machine's loopback."""
+    return host.rpartition(b":")[0] in (b"127.0.0.1", b"localhost") or host in (b"127.0.0.1", b"localhost")

@@ -1,0 +1,68 @@
+"""Datasette, told what an outbox is: ready questions, facets, times, a first page with a plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasette.app import Datasette
+from datasette.database import Database
+from datasette.plugins import pm
+from datasette.utils import sqlite3
+
+from outbox.store import database as door
+from outbox.web import hooks
+from outbox.web.picture import NAME, TIME_LIMIT_MS
+from outbox.web.questions import QUESTIONS
+
+_BUSY_TIMEOUT_S = 5.0
+
+
+class ReadOnly(Database):  # type: ignore[misc]
+    """The file as Datasette sees it. Mutable, so never `immutable=1`: a bot may write meanwhile."""
+
+    def connect(self, write: bool = False) -> Any:
+        """Return a connection that can neither write nor checkpoint, whatever it is wanted for."""
+        # Datasette's own puts the bare path into the URI, where ? and % mean something.
+        connection = sqlite3.connect(
+            door.uri(Path(self.path)), uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False
+        )
+        connection.execute("pragma query_only = 1")
+        self._all_file_connections.append(connection)
+        return connection
+
+
+def make_site(path: Path) -> Datasette:
+    """Return Datasette on the outbox file `path`, which must exist."""
+    # Where rich is installed, each mistyped query would print its traceback with all variables, payloads among them.
+    # The page says what was wrong. (Asked of the plugins: importing that module first would register it half made.)
+    pm.get_plugin("datasette.handle_exception").rich = None
+    if not pm.is_registered(hooks):
+        pm.register(hooks)
+    site = Datasette(
+        [],
+        metadata=_metadata(path),
+        template_dir=str(Path(__file__).parent / "templates"),
+        settings={
+            "sql_time_limit_ms": TIME_LIMIT_MS,
+            "allow_download": False,  # a copy of a live file without its WAL is no backup
+            "num_sql_threads": 2,  # a bot may run beside it
+            "default_page_size": 50,
+        },
+    )
+    site.remove_database("_memory")
+    site.add_database(ReadOnly(site, path=str(path)), name=NAME)
+    return site
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    queries = {
+        each.name: {"sql": each.sql.strip(), "title": each.title, "description": each.explains, "hide_sql": True}
+        for each in QUESTIONS
+    }
+    table = {
+        "facets": ["state", "destination", "operation", "error_code"],
+        "sort_desc": "seq",
+        "description": "Every entry. state: pending, delivered, dead or discarded; payload: the row as it travels.",
+    }
+    return {"title": f"outbox · {path.name}", "databases": {NAME: {"queries": queries, "tables": {"outbox": table}}}}
