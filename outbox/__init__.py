@@ -4,7 +4,6 @@ async with Outbox.open(path="bot.db") as outbox, outbox.flushing():
     await outbox.put("trades", {"symbol": "EURUSD", ...})    # on disk when it returns, in Supabase soon after
 """
 
-from outbox.admin.dead_letters import Handled, Outcome
 from outbox.bot.bars import LocalStorage
 from outbox.bot.models import Event, Session, Trade
 from outbox.bot.sessions import SessionEndReason, SessionManager
@@ -50,6 +49,7 @@ from outbox.reads import ReadSource, Rows
 from outbox.reads.columns import Column, Kind
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
+from outbox.store.selection import Handled, Outcome
 from outbox.store.writer import Receipt
 from outbox.transaction import Transaction
 

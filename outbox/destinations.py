@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from outbox import logs
 from outbox.clock import Clock
 from outbox.encoding import identifier
-from outbox.entry import Destination, Entry, Operation, Shape, mint_id
+from outbox.entry import Destination, Entry, LaneSpec, Operation, mint_id
 from outbox.errors import ConfigError
 from outbox.prepare import member, written
 from outbox.store.store import Store
@@ -23,7 +23,7 @@ DECLARED = (
 )
 
 
-class Intake:
+class Destinations:
     """Makes entries. Everything here happens in the caller's thread, before its first await."""
 
     def __init__(self, store: Store, *, clock: Clock, source: str | None) -> None:
@@ -62,8 +62,8 @@ class Intake:
         id: object,
         on_conflict: Sequence[str] | None,
         match: Mapping[str, object] | None,
-    ) -> tuple[Entry, Shape]:
-        """Return the entry that a put of `row` stores, and its lane's shape. Raises InvalidEntry."""
+    ) -> tuple[Entry, LaneSpec]:
+        """Return the entry that a put of `row` stores, and its lane's spec. Raises InvalidEntry."""
         ready = written(
             self.destination(destination),
             row,
@@ -76,11 +76,11 @@ class Intake:
         if ready.repaired:
             # PostgreSQL stores neither NUL nor lone surrogates.
             logger.warning("text repaired", extra={"destination": destination, "fields": ready.repaired})
-        now_ms, shape = self._clock.now_ms(), ready.intent.shape
+        now_ms, spec = self._clock.now_ms(), ready.intent.spec
         entry = ready.entry(
             ready.id or mint_id(now_ms, os.urandom(10)),
             created_at_ms=now_ms,
             source=self._source,
-            lane=self._store.lane_of(shape),
+            lane=self._store.lane_of(spec),
         )
-        return entry, shape
+        return entry, spec

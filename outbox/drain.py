@@ -96,7 +96,7 @@ class Drains:
                 progress.clear()
                 await self._keep_sending()
                 self._flusher.try_untried(since)
-                ways = await self._store.ways()
+                ways = await self._store.sendable()
                 if not ways.pending:
                     return False, None
                 if self._remote.transport is None:

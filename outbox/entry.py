@@ -41,7 +41,7 @@ class Destination:
     integers: frozenset[str] = frozenset()
 
 
-class Shape(NamedTuple):
+class LaneSpec(NamedTuple):
     """What entries must have in common to share one request; stored once, as a row of `outbox_lanes`."""
 
     destination: str

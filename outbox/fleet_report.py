@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge
 
 TABLE = "outbox_health"
@@ -54,7 +54,7 @@ class Report:
 
 
 _COLUMNS = "dead,every_s,last_success_at,oldest_pending_s,paused,pending,source,stopped,version"
-SHAPE = Shape(TABLE, Operation.UPSERT, "source", _COLUMNS, True)
+SHAPE = LaneSpec(TABLE, Operation.UPSERT, "source", _COLUMNS, True)
 
 
 class After(Enum):

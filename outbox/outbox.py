@@ -8,18 +8,19 @@ import contextlib
 import logging
 import os
 import random
+import sqlite3
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from outbox import logs
-from outbox.admin.command_server import Desk
-from outbox.admin.commands import Operations, selection
-from outbox.admin.dead_letters import Handled
+from outbox.admin.command_server import CommandServer
+from outbox.admin.commands import Commands, selection
 from outbox.clock import Clock, SystemClock
-from outbox.destinations import Intake
+from outbox.destinations import Destinations
 from outbox.drain import Drains
 from outbox.entry import Destination, Operation, State
 from outbox.errors import (
@@ -34,14 +35,18 @@ from outbox.flusher import Flusher, Limits
 from outbox.futures import PutFuture
 from outbox.opening import Opening
 from outbox.postgrest.client import Transport
+from outbox.recovery.open import open_store
+from outbox.recovery.quarantine import found_beside
+from outbox.recovery.salvage import salvage_and_rename
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats, total
-from outbox.store import database as door
+from outbox.store import database, files
 from outbox.store.held_transaction import refuse_control
-from outbox.store.maintenance import Housekeeper
+from outbox.store.maintenance import Maintenance
+from outbox.store.pending_counter import PendingCounter
 from outbox.store.reader import Shown
-from outbox.store.snapshot import Glance
+from outbox.store.selection import Handled
 from outbox.store.store import Bounds, Notices, Store
 from outbox.store.writer import Receipt
 from outbox.transaction import Transaction, check_outside, holding
@@ -68,23 +73,21 @@ class Outbox:
         self._pid = os.getpid()
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
-        self._intake = Intake(store, clock=clock, source=settings.source)
+        self._destinations = Destinations(store, clock=clock, source=settings.source)
         self._remote = remote
         self._waiting = 0
-        self._glance = Glance(store.path)
+        self._pending_counter = PendingCounter(store.path)
         self._flusher = Flusher(
             store,
             self._remote.current,
-            self._intake.destination,
+            self._destinations.destination,
             clock=clock,
             draw=random.random,
             limits=_limits(settings),
         )
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
-        self._operations = Operations(
-            store, clock=clock, sending=lambda: flusher.running, project_known=self._flusher.look_home
-        )
+        self._commands = Commands(store, clock=clock, sending=lambda: flusher.running, salvage=self._salvage)
         self._reporter = Reporter(
             store,
             lambda: None if self._flusher.is_away(remote.transport) else remote.transport,
@@ -94,8 +97,8 @@ class Outbox:
             running=lambda: flusher.running,
             last_success_ms=lambda: flusher.last_delivery_ms,
         )
-        self._desk: Desk | None = None
-        self._housekeeper: Housekeeper | None = None
+        self._command_server: CommandServer | None = None
+        self._maintenance: Maintenance | None = None
 
     @classmethod
     def open(
@@ -135,7 +138,7 @@ class Outbox:
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)
         remote = Remote(settings, transport)
         try:
-            store = await Store.open(
+            store = await open_store(
                 settings.path.absolute(),
                 clock=clock,
                 busy_timeout_s=settings.busy_timeout_s,
@@ -150,9 +153,9 @@ class Outbox:
             await store.keep_strict_order(settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
-            actions = outbox._operations.actions(*_by_request(outbox))
-            outbox._housekeeper = Housekeeper(store, clock=clock, retention_days=settings.retention_days)
-            outbox._desk = Desk(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
+            actions = outbox._commands.actions(*_by_request(outbox))
+            outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
+            outbox._command_server = CommandServer(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
         except BaseException:
             await outbox.close()
             raise
@@ -193,13 +196,21 @@ class Outbox:
         async with contextlib.AsyncExitStack() as last_first:  # each has its turn, also if one before it was cancelled
             last_first.push_async_callback(self._remote.close)
             last_first.push_async_callback(self._store.close)
-            last_first.callback(self._glance.close)
-            if self._housekeeper is not None:
-                last_first.push_async_callback(self._housekeeper.stop)
-            if self._desk is not None:
-                last_first.push_async_callback(self._desk.stop, _GRACE_S)
+            last_first.callback(self._pending_counter.close)
+            if self._maintenance is not None:
+                last_first.push_async_callback(self._maintenance.stop)
+            if self._command_server is not None:
+                last_first.push_async_callback(self._command_server.stop, _GRACE_S)
             last_first.push_async_callback(self._reporter.stop)
             last_first.push_async_callback(self._drains.close, _GRACE_S)
+
+    async def _salvage(self, source: Path) -> dict[str, Any]:
+        return await salvage_and_rename(
+            self._store,
+            source,
+            sending=lambda: self._flusher.state.running,
+            project_known=self._flusher.load_project,
+        )
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and os.getpid() == self._pid:
@@ -233,8 +244,8 @@ class Outbox:
         OutboxFull, OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
         """
         self._check_caller()
-        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
-        return await self._store.put(entry, shape)
+        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
+        return await self._store.put(entry, spec)
 
     def put_nowait(
         self,
@@ -255,9 +266,9 @@ class Outbox:
         self._check_caller()
         if self._waiting >= self._settings.max_waiting:
             raise OutboxFull(path=self._store.path, field="max_waiting", limit=self._settings.max_waiting)
-        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
         future = PutFuture(destination, entry.id, loop=self._loop)
-        self._store.line_up(entry, shape, future)
+        self._store.enqueue(entry, spec, future)
         self._waiting += 1
         asyncio.Future.add_done_callback(future, self._left_line)
         return future
@@ -283,10 +294,10 @@ class Outbox:
         """
         self._check_process()
         check_outside(self._store)  # asyncio.to_thread takes the block along
-        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
 
         async def store() -> Receipt:
-            return await self._store.put(entry, shape)
+            return await self._store.put(entry, spec)
 
         work = store()
         try:
@@ -304,7 +315,7 @@ class Outbox:
         """
         self._check_caller()
         bound_s = self._settings.transaction_limit_s if limit_s is None else limit_s
-        async with holding(self._store, self._intake, bound_s) as tx:
+        async with holding(self._store, self._destinations, bound_s) as tx:
             yield tx
 
     def register(
@@ -320,11 +331,13 @@ class Outbox:
 
         integers: columns that PostgreSQL holds as integers, where 1.0 must be sent as 1. Raises InvalidEntry.
         """
-        return self._intake.register(name, key=key, on_conflict=on_conflict, operation=operation, integers=integers)
+        return self._destinations.register(
+            name, key=key, on_conflict=on_conflict, operation=operation, integers=integers
+        )
 
     def destination(self, name: str) -> Destination:
         """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
-        return self._intake.destination(name)
+        return self._destinations.destination(name)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
@@ -420,7 +433,7 @@ class Outbox:
         """
         self._check_caller()
         which = selection(ids, destination, code, everything=everything)
-        return await self._operations.requeue(which, force=force)
+        return await self._commands.requeue(which, force=force)
 
     async def discard(
         self,
@@ -434,7 +447,7 @@ class Outbox:
         """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
         self._check_caller()
         which = selection(ids, destination, code, everything=everything)
-        return await self._operations.discard(which, reason=reason)
+        return await self._commands.discard(which, reason=reason)
 
     # ------------------------------------------------------------------------------------------ reading
 
@@ -502,7 +515,7 @@ class Outbox:
         What `stats()` tells in full without holding up the event loop. Raises OutboxClosed, StoreError.
         """
         self._check_process()
-        return self._glance.pending()
+        return self._pending_counter.pending()
 
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""
@@ -511,8 +524,8 @@ class Outbox:
         pauses = tuple(await self._store.pauses())
         oldest_ms = await self._store.oldest_pending_ms()
         path = self._store.path
-        wal_bytes = door.file_bytes(door.wal_path(path))
-        notices = self._housekeeper.notices if self._housekeeper is not None else Notices()
+        wal_bytes = files.file_bytes(files.wal_path(path))
+        notices = self._maintenance.notices if self._maintenance is not None else Notices()
         return Stats(
             path=path,
             pending=total(counts, State.PENDING),
@@ -529,13 +542,13 @@ class Outbox:
             destinations=counts,
             flusher=self._flusher.state,
             wal_bytes=wal_bytes,
-            db_bytes=door.file_bytes(path),
-            sqlite_version=door.ENGINE.sqlite_version,
-            exposed_to_wal_reset_bug=door.EXPOSED_TO_WAL_RESET_BUG,
+            db_bytes=files.file_bytes(path),
+            sqlite_version=sqlite3.sqlite_version,
+            exposed_to_wal_reset_bug=database.EXPOSED_TO_WAL_RESET_BUG,
             reserve_released_ms=notices.reserve_released_ms,
             checkpoint_held_ms=notices.checkpoint_held_ms,
             warnings=(*notices.sentences(wal_bytes), *self._remote.warnings),
-            quarantined=await self._store.quarantined(),
+            quarantined=await asyncio.to_thread(found_beside, path),
             damage=self._store.damage,
             loss=await self._store.loss(),
         )
@@ -545,9 +558,8 @@ def _log_opened(store: Store) -> None:
     """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
     facts = {
         "path": str(store.path),
-        "sqlite": door.ENGINE.sqlite_version,
-        "library": door.ENGINE.__name__,
-        "exposed_to_wal_reset_bug": door.EXPOSED_TO_WAL_RESET_BUG,
+        "sqlite": sqlite3.sqlite_version,
+        "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
     }
     logger.info("opened", extra=facts)
 

@@ -1,4 +1,4 @@
-"""What a put becomes: its shape, its ordering key, its digest; no I/O, no clock, no dice."""
+"""What a put becomes: its spec, its ordering key, its digest; no I/O, no clock, no dice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from outbox.encoding import encode_row, encode_value, identifier
-from outbox.entry import Destination, Entry, Operation, Shape, digest
+from outbox.entry import Destination, Entry, LaneSpec, Operation, digest
 from outbox.errors import InvalidEntry
 
 _LONGEST_ID = 200
@@ -26,7 +26,7 @@ E = TypeVar("E", bound=Enum)
 class Intent:
     """What one write is meant to do: everything about an entry but its id, its time and its payload."""
 
-    shape: Shape
+    spec: LaneSpec
     key: str | None
     on_conflict: str | None
     match: str | None
@@ -43,9 +43,9 @@ class Written(NamedTuple):  # a tuple, as `Encoded`: one for every put
 
     def entry(self, id: str, *, created_at_ms: int, source: str | None, lane: int | None) -> Entry:
         """Return the entry to store."""
-        shape = self.intent.shape
+        spec = self.intent.spec
         return Entry(
-            id, shape.destination, shape.operation, self.intent.key, self.payload, self.intent.on_conflict,
+            id, spec.destination, spec.operation, self.intent.key, self.payload, self.intent.on_conflict,
             self.intent.match, lane, created_at_ms, source, self.digest,
         )  # fmt: skip
 
@@ -126,8 +126,8 @@ _plain: dict[tuple[str, str, tuple[str, ...]], Intent] = {}
 
 def _insert(destination: Destination, columns: Sequence[str], key: str | None) -> Intent:
     everything = sorted({*columns, destination.key})
-    shape = Shape(destination.name, Operation.INSERT, destination.key, ",".join(everything), key is not None)
-    return Intent(shape, key, None, None)
+    spec = LaneSpec(destination.name, Operation.INSERT, destination.key, ",".join(everything), key is not None)
+    return Intent(spec, key, None, None)
 
 
 def _upsert(
@@ -147,8 +147,8 @@ def _upsert(
         if values.get(column) is None:
             raise InvalidEntry("decides the upsert and must have a value", field=f"{destination.name}.{column}")
     names = ",".join(deciding)
-    shape = Shape(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True)
-    return Intent(shape, key or key_text([values[column] for column in deciding]), names, None)
+    spec = LaneSpec(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True)
+    return Intent(spec, key or key_text([values[column] for column in deciding]), names, None)
 
 
 def _update(
@@ -170,8 +170,8 @@ def _update(
             raise InvalidEntry("must be a single value", field=f"match.{column}")
     if len(quote(text)) > _LONGEST_MATCH:
         raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
-    shape = Shape(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True)
-    return Intent(shape, key or key_text(list(values.values())), None, text)
+    spec = LaneSpec(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True)
+    return Intent(spec, key or key_text(list(values.values())), None, text)
 
 
 def key_text(key: object) -> str | None:

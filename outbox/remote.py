@@ -8,7 +8,7 @@ from typing import Any
 from outbox import logs
 from outbox.errors import ConfigError
 from outbox.postgrest.client import PostgrestTransport, Request, Transport
-from outbox.reads.query import checked_path, rows_of
+from outbox.postgrest.fetch import checked_path, rows_of
 from outbox.settings import Settings
 
 logger = logs.named("outbox")

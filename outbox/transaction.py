@@ -9,7 +9,7 @@ from typing import Any
 
 import aiosqlite
 
-from outbox.destinations import Intake
+from outbox.destinations import Destinations
 from outbox.entry import Operation
 from outbox.errors import InsideTransaction, OutboxError
 from outbox.store.held_transaction import Block, makes_tables, refuse_control
@@ -23,9 +23,9 @@ _inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transa
 class Transaction:
     """What `outbox.transaction()` gives: all of it is stored, or nothing. Durable once the block has ended."""
 
-    def __init__(self, store: Store, intake: Intake, block: Block) -> None:
+    def __init__(self, store: Store, intake: Destinations, block: Block) -> None:
         self._store = store
-        self._intake = intake
+        self._destinations = intake
         self._block = block
         self._watchers: list[Callable[[bool], object]] = []
 
@@ -52,13 +52,13 @@ class Transaction:
         match: Mapping[str, object] | None = None,
     ) -> Receipt:
         """Put one entry as part of the transaction. Arguments and errors as `Outbox.put`."""
-        entry, shape = self._intake.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
 
         async def work(connection: aiosqlite.Connection) -> Receipt:
             await self._block.admit(connection, entry)
             lane = entry.lane
             if lane is None:  # made in this transaction, and rolled back with it
-                lane = await find_lane(connection, shape)
+                lane = await find_lane(connection, spec)
             receipt = await insert_one(connection, entry._replace(lane=lane), self._store.path)
             self._block.ids.append(receipt.id)
             self._block.last_seq = max(self._block.last_seq, receipt.seq)
@@ -94,7 +94,7 @@ class Transaction:
 
 
 @contextlib.asynccontextmanager
-async def holding(store: Store, intake: Intake, limit_s: float) -> AsyncIterator[Transaction]:
+async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIterator[Transaction]:
     """Hold the writer for the length of the block, `limit_s` seconds at the most; commit what is left of it."""
     block = store.block(limit_s)
     await block.begin()

@@ -16,7 +16,7 @@ from outbox import Outbox, SessionManager, Settings, Stats
 from outbox.clock import SystemClock
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
-from outbox.store import prune as housework
+from outbox.store import prune as pruning
 from outbox.testing import ScriptedTransport, accepted, refused
 from tests.store.tools import shell
 
@@ -76,7 +76,7 @@ async def make(path: Path) -> None:
             await _event(outbox, f"e-{number}", "SIGNAL", {"n": number})
         await outbox.put("trades", _trade(14, 3.5), id="t-14")
         await _until(outbox, lambda stats: len(stats.pauses) == 1 and stats.pending == 8)
-        await housework.prune(outbox._store, outbox.clock.now_ms() - int(24 * _HOUR_S * 1000))
+        await pruning.prune(outbox._store, outbox.clock.now_ms() - int(24 * _HOUR_S * 1000))
     _a_shell(path)
 
 
@@ -127,7 +127,7 @@ async def _hands(outbox: Outbox) -> None:
     await outbox.discard(["t-test"], reason="a test row")
     (found,) = await outbox.read_local("select payload from outbox where id = 't-typo'")
     corrected = str(found[0]).replace("0,1", "0.1")
-    await outbox._operations.edit("t-typo", None, corrected, was=None, force=False)
+    await outbox._commands.edit("t-typo", None, corrected, was=None, force=False)
 
 
 def _a_shell(path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from outbox.fleet import Reporter
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure
+from outbox.recovery.open import open_store
 from outbox.store.store import Store, StoredPause
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
 from tests.support import run_async
@@ -66,7 +67,7 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench(folder: Path, **changes: Any) -> AsyncIterator[Bench]:
     clock, remote = ManualClock(), Remote()
-    store = await Store.open(folder / "bot.db", clock=clock)
+    store = await open_store(folder / "bot.db", clock=clock)
     found: Bench
     values: dict[str, Any] = {
         "clock": clock, "source": "trend@desk", "every_s": 60.0, "running": lambda: found.running,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from outbox import Outbox, RemoteError, Settings, SupabaseClient
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.client import Request, build
 from outbox.testing import Failure, FakeRemote, ManualClock, Reply, refused
 from tests.support import run_async
@@ -18,9 +18,9 @@ class Sent:
         self.id, self.payload, self.match = id, payload, match
 
 
-INSERT = Shape("trades", Operation.INSERT, "id", "id,volume", False)
-UPSERT = Shape("sessions", Operation.UPSERT, "session_id", "balance,session_id", True)
-UPDATE = Shape("sessions", Operation.UPDATE, "", "balance", True)
+INSERT = LaneSpec("trades", Operation.INSERT, "id", "id,volume", False)
+UPSERT = LaneSpec("sessions", Operation.UPSERT, "session_id", "balance,session_id", True)
+UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "balance", True)
 
 
 def upsert(*balances: int, session: str = "s-1") -> Request:

@@ -19,13 +19,13 @@ from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, S
 
 logger = logs.named("outbox.store")
 
-# What a later look may find mended. Any other error would come again, and hold up whatever is asked behind it.
+# What a later look may find fixed. Any other error would come again, and hold up whatever is asked behind it.
 _PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
 
 Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
-class Desk:
+class CommandServer:
     """Looks into the inbox of `store` every `poll_s` seconds: one `scandir` in a thread, no folder, nothing more."""
 
     def __init__(self, store: Path, actions: Mapping[str, Action], *, clock: Clock, poll_s: float) -> None:
@@ -51,7 +51,7 @@ class Desk:
                 self._complaint = None
             except OutboxClosed:
                 return
-            except Exception as error:  # noqa: BLE001 - logged; the next look may find it mended
+            except Exception as error:  # noqa: BLE001 - logged; the next look may find it fixed
                 self._complain(f"{type(error).__name__}: {error}")
             await self._clock.wait(self._stop, self._poll_s)
 

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from outbox.admin import dead_letters as operators
-from outbox.admin import edit as mending
+from outbox.admin import dead_letters
+from outbox.admin import edit as editing
 from outbox.admin.command_server import Action
-from outbox.admin.dead_letters import Filter, Handled
 from outbox.clock import Clock
 from outbox.errors import InvalidRequest
-from outbox.recovery import quarantine
-from outbox.recovery.salvage import nobody, salvage
-from outbox.store import prune as housework
+from outbox.store import prune as pruning
+from outbox.store.selection import Filter, Handled, checked_reason
 from outbox.store.store import Store
 
 # An answer is read by a person or a script; the counts are always of all.
 _LISTED = 5000
 
 
-class Operations:
+class Commands:
     """Carries out requests on an open store.
 
-    sending: whether entries may be on their way at this moment. project_known: told that the file may belong to a
-    project by now.
+    sending: whether entries may be on their way at this moment. salvage: brings over what can be read of a damaged
+    file; without it nothing may ask for that.
     """
 
     def __init__(
@@ -36,29 +32,29 @@ class Operations:
         *,
         clock: Clock,
         sending: Callable[[], bool] = lambda: False,
-        project_known: Callable[[], Awaitable[None]] = nobody,
+        salvage: Callable[[Path], Awaitable[dict[str, Any]]] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._sending = sending
-        self._project_known = project_known
+        self._salvage = salvage
 
     async def requeue(self, which: Filter, *, force: bool) -> list[Handled]:
         """Revive the dead entries that `which` means. Errors as `Store.transact`: what was done before stays done."""
-        return await operators.requeue(
+        return await dead_letters.requeue(
             self._store.transact, which, now_ms=self._clock.now_ms(), force=force, sending=self._sending
         )
 
     async def discard(self, which: Filter, *, reason: object) -> list[Handled]:
         """Give them up. Raises InvalidRequest: no reason."""
-        checked = operators.checked_reason(reason)
-        return await operators.discard(self._store.transact, which, now_ms=self._clock.now_ms(), reason=checked)
+        checked = checked_reason(reason)
+        return await dead_letters.discard(self._store.transact, which, now_ms=self._clock.now_ms(), reason=checked)
 
     async def edit(
         self, its_id: str, destination: str | None, payload: str, *, was: str | None, force: bool
     ) -> list[Handled]:
         """Give a dead entry another payload and revive it. Raises InvalidEntry, InvalidRequest: it stays as it is."""
-        return await mending.edit(
+        return await editing.edit(
             self._store.transact, its_id, destination, payload,
             was=was, now_ms=self._clock.now_ms(), force=force, sending=self._sending,
         )  # fmt: skip
@@ -68,18 +64,9 @@ class Operations:
 
         Then gives the room back to the disk.
         """
-        pruned = await housework.prune(self._store, before_ms)
-        await housework.shrink(self._store)
+        pruned = await pruning.prune(self._store, before_ms)
+        await pruning.shrink(self._store)
         return pruned
-
-    async def salvage(self, source: Path) -> dict[str, Any]:
-        """Bring over what can be read of a damaged file, then rename it as salvaged. Errors as `store.salvage`."""
-        found = await salvage(self._store, source, sending=self._sending, project_known=self._project_known)
-        try:
-            kept_as = await asyncio.to_thread(quarantine.dealt_with, source)
-        except OSError:  # its entries are here; who may rename it will
-            kept_as = source
-        return {**asdict(found), "kept_as": str(kept_as)}
 
     async def acknowledge(self) -> dict[str, Any]:
         """Forget a loss that somebody knows of now."""
@@ -128,7 +115,8 @@ class Operations:
     async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(arguments.get("file"), str):
             raise InvalidRequest("must be the name of a file", field="file")
-        return await self.salvage(Path(arguments["file"]))
+        assert self._salvage is not None
+        return await self._salvage(Path(arguments["file"]))
 
     async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self.acknowledge()
@@ -147,7 +135,7 @@ def report(handled: Sequence[Handled]) -> dict[str, Any]:
     """Return an answer for machines: how many had which outcome, and each one's, what was not done first."""
     listed = sorted(handled, key=lambda each: each.outcome.done)[:_LISTED]
     return {
-        "outcomes": operators.summary(handled),
+        "outcomes": dead_letters.summary(handled),
         "done": sum(each.outcome.done for each in handled),
         "entries": [{"id": each.id, "destination": each.destination, "outcome": each.outcome.value} for each in listed],
         "left_out": len(handled) - len(listed),
@@ -155,7 +143,7 @@ def report(handled: Sequence[Handled]) -> dict[str, Any]:
 
 
 def _edit_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `Operations.edit` that a request holds. Raises InvalidRequest."""
+    """Return the arguments of `Commands.edit` that a request holds. Raises InvalidRequest."""
     kinds = {"its_id": str, "destination": str | None, "payload": str, "was": str | None, "force": bool}
     for name in sorted({*kinds, *arguments}):
         if name not in kinds:

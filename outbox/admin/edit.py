@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import aiosqlite
 
-from outbox.admin.dead_letters import NOT_DEAD, Handled, Outcome, Selected, Transact, note, overtaken
-from outbox.admin.revision import Mended, Unmended, fingerprint, mended
-from outbox.entry import Operation, Shape
+from outbox.admin.dead_letters import Transact, overtaken
+from outbox.admin.revision import Revised, Unrevised, fingerprint, revised
+from outbox.entry import LaneSpec, Operation
 from outbox.errors import InvalidRequest
 from outbox.store import queries
+from outbox.store.history import note
 from outbox.store.reader import Reader
+from outbox.store.selection import NOT_DEAD, Handled, Outcome, Selected
 from outbox.store.writer import find_lane
 
 
@@ -21,7 +23,7 @@ class Candidate(NamedTuple):
     """An entry that an edit may mean."""
 
     selected: Selected
-    entry: Unmended
+    entry: Unrevised
 
 
 async def candidates(reader: Reader, its_id: str, destination: str | None) -> list[Candidate]:
@@ -78,30 +80,30 @@ async def _edited(
         return Outcome.CHANGED_SINCE
     if not force and (refused := await overtaken(connection, [selected], sending=sending)):
         return refused[selected.seq]
-    await _write(connection, selected.seq, mended(entry, text), now_ms)
+    await _write(connection, selected.seq, revised(entry, text), now_ms)
     await connection.execute(queries.REVIVE.sql, (json.dumps([selected.seq]),))
     words = "edited, forced" if force else "edited"
     await note(connection, [selected.seq], now_ms=now_ms, event="requeued", message=words)
     return Outcome.REQUEUED
 
 
-async def _write(connection: aiosqlite.Connection, seq: int, new: Mended, now_ms: int) -> None:
-    lane = None if new.shape is None else await find_lane(connection, new.shape)
+async def _write(connection: aiosqlite.Connection, seq: int, new: Revised, now_ms: int) -> None:
+    lane = None if new.spec is None else await find_lane(connection, new.spec)
     await connection.execute(queries.KEEP.sql, (now_ms, seq))
     await connection.execute(queries.MEND.sql, (new.payload, new.key, lane, new.digest, seq))
 
 
-def _candidates(rows: Sequence[Any], lanes: Mapping[int, Shape], destination: str | None) -> list[Candidate]:
+def _candidates(rows: Sequence[Any], lanes: Mapping[int, LaneSpec], destination: str | None) -> list[Candidate]:
     found = [_candidate(row, lanes) for row in rows]
     return [each for each in found if destination is None or each.selected.destination == destination]
 
 
-def _candidate(row: Sequence[Any], lanes: Mapping[int, Shape]) -> Candidate:
+def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
     *selected, operation, key, payload, on_conflict, match, lane = row
-    entry = Unmended(row[1], row[2], Operation(operation), key, payload, on_conflict, match, lanes.get(lane))
+    entry = Unrevised(row[1], row[2], Operation(operation), key, payload, on_conflict, match, lanes.get(lane))
     return Candidate(Selected.of(selected), entry)
 
 
-def _shape(row: Sequence[Any]) -> Shape:
+def _shape(row: Sequence[Any]) -> LaneSpec:
     _, destination, operation, on_conflict, columns, ordered = row
-    return Shape(destination, Operation(operation), on_conflict, columns, bool(ordered))
+    return LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))

@@ -23,7 +23,7 @@ from typing import Any
 
 from outbox import logs
 from outbox.errors import InvalidRequest, StoreError
-from outbox.store.database import sync_folder
+from outbox.store.files import sync_folder
 
 logger = logs.named("outbox.store")
 

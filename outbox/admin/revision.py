@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from outbox.encoding import encode_row, encode_value
-from outbox.entry import Destination, Operation, Shape, digest
+from outbox.entry import Destination, LaneSpec, Operation, digest
 from outbox.errors import InvalidEntry
 from outbox.prepare import as_id, intend, key_text
 
@@ -18,8 +18,8 @@ _UNREADABLE = (ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
-class Unmended:
-    """A stored entry, as far as an edit hangs on it. shape: of its lane; None: it never had one."""
+class Unrevised:
+    """A stored entry, as far as an edit hangs on it. spec: of its lane; None: it never had one."""
 
     id: str
     destination: str
@@ -28,16 +28,16 @@ class Unmended:
     payload: str
     on_conflict: str | None
     match: str | None
-    shape: Shape | None
+    spec: LaneSpec | None
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """What to store instead. shape, digest: None where the flusher, which knows the destination, must find them."""
+class Revised:
+    """What to store instead. spec, digest: None where the flusher, which knows the destination, must find them."""
 
     payload: str
     key: str | None
-    shape: Shape | None
+    spec: LaneSpec | None
     digest: str | None
 
 
@@ -46,21 +46,21 @@ def fingerprint(payload: str) -> str:
     return hashlib.blake2b(payload.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def mended(entry: Unmended, text: str) -> Mended:
+def revised(entry: Unrevised, text: str) -> Revised:
     """Return `entry` with the JSON object `text` as its payload; its id, table and operation stay.
 
     Raises InvalidEntry, which names the field: it is no JSON object, or cannot be sent as this entry.
     """
     encoded = encode_row(_object(text), where=entry.destination)
     values = json.loads(encoded.text, parse_float=Decimal)
-    if entry.shape is None:  # a shell's, refused before anybody read it: what it means is found out as at first
-        return Mended(encoded.text, entry.key, None, None)
+    if entry.spec is None:  # a shell's, refused before anybody read it: what it means is found out as at first
+        return Revised(encoded.text, entry.key, None, None)
     if entry.operation is Operation.INSERT:
-        values = _with_its_own_id(entry, entry.shape.on_conflict, values)
+        values = _with_its_own_id(entry, entry.spec.on_conflict, values)
         encoded = encode_row(values, where=entry.destination)
     deciding = tuple(entry.on_conflict.split(",")) if entry.on_conflict else None
     intent = intend(
-        Destination(entry.destination, key=entry.shape.on_conflict if entry.operation is Operation.INSERT else "id"),
+        Destination(entry.destination, key=entry.spec.on_conflict if entry.operation is Operation.INSERT else "id"),
         encoded.columns,
         json.loads(encoded.text),
         operation=entry.operation,
@@ -69,7 +69,7 @@ def mended(entry: Unmended, text: str) -> Mended:
         match=json.loads(entry.match) if entry.match else None,
     )
     mark = digest(entry.destination, entry.operation, intent.key, encoded.text, entry.on_conflict, entry.match)
-    return Mended(encoded.text, intent.key, intent.shape, mark)
+    return Revised(encoded.text, intent.key, intent.spec, mark)
 
 
 def differences(before: str, after: str) -> list[tuple[str, str | None, str | None]]:
@@ -126,7 +126,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _with_its_own_id(entry: Unmended, column: str, values: dict[str, Any]) -> dict[str, Any]:
+def _with_its_own_id(entry: Unrevised, column: str, values: dict[str, Any]) -> dict[str, Any]:
     """The id is what makes a second sending harmless: it may be left out, and must not become another one."""
     field = f"{entry.destination}.{column}"
     if column in values and (own := as_id(values[column], field)) != entry.id:
@@ -136,7 +136,7 @@ def _with_its_own_id(entry: Unmended, column: str, values: dict[str, Any]) -> di
     return values
 
 
-def _given_key(entry: Unmended, deciding: tuple[str, ...] | None) -> str | None:
+def _given_key(entry: Unrevised, deciding: tuple[str, ...] | None) -> str | None:
     """Return the ordering key that its caller gave; None: it comes from the values, and changes with them."""
     if deciding is None:
         return entry.key

@@ -68,7 +68,7 @@ class BarBlock(Puts, Protocol):
     async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None: ...
 
 
-class BarHome(Protocol):
+class BarsOutbox(Protocol):
     """What the storage uses of an `Outbox`."""
 
     @property
@@ -87,7 +87,7 @@ class LocalStorage:
     timeframe: the caller's own word, such as "H1", for a bot that has more than one per symbol.
     """
 
-    def __init__(self, outbox: BarHome) -> None:
+    def __init__(self, outbox: BarsOutbox) -> None:
         check_home(outbox, "LocalStorage")
         self._outbox = outbox
 

@@ -48,7 +48,7 @@ class Block(Puts, Protocol):
     def when_over(self, watcher: Callable[[bool], object]) -> None: ...
 
 
-class SessionHome(Protocol):
+class SessionsOutbox(Protocol):
     """What a session uses of an `Outbox`."""
 
     @property
@@ -72,7 +72,7 @@ class SessionManager:
     back, the session stands where it stood before.
     """
 
-    def __init__(self, outbox: SessionHome, *, source: str | None = None) -> None:
+    def __init__(self, outbox: SessionsOutbox, *, source: str | None = None) -> None:
         check_home(outbox, "SessionManager")
         self._outbox = outbox
         self._source = (outbox.source or "") if source is None else source

@@ -11,22 +11,30 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from outbox.cli import dead_letters as changes
-from outbox.cli import edit, entries, export, inspection, salvage, schema, tail
-from outbox.cli import format as text
-from outbox.cli import import_legacy as moving
-from outbox.cli import prune_backup as housekeeping
+from outbox.cli import (
+    dead_letters,
+    edit,
+    entries,
+    export,
+    import_legacy,
+    inspection,
+    prune_backup,
+    salvage,
+    schema,
+    tail,
+)
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
 from outbox.cli.status import Health, Status, as_json, read_status, set_aside, show
 from outbox.cli.watch import watch
 from outbox.errors import StoreError, StoreInUse
-from outbox.forensics.read_only import look
 from outbox.outbox import Outbox
 from outbox.recovery.quarantine import found_beside
 from outbox.settings import Settings, load
 from outbox.stats import DrainReport
-from outbox.store.database import real_path
+from outbox.store.files import real_path
+from outbox.store.read_only import look
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
 _STALLED_AFTER_MIN = 5.0
@@ -121,7 +129,7 @@ def status(
         if as_object:
             print_json(as_json(found))
         else:
-            show(found, text.console())
+            show(found, formatting.console())
         raise typer.Exit(found.health)
 
 
@@ -170,9 +178,9 @@ def drain(
             facts = asdict(report) | more
             print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
         else:
-            _show_report(report, settings, text.console())
+            _show_report(report, settings, formatting.console())
             for each in damaged:
-                text.console().print(f"Damaged: {set_aside(each, settings.path)}", soft_wrap=True)
+                formatting.console().print(f"Damaged: {set_aside(each, settings.path)}", soft_wrap=True)
         raise typer.Exit(_left(left))
 
 
@@ -190,7 +198,7 @@ async def _drain(settings: Settings, timeout: float) -> DrainReport:
     try:
         async with Outbox.open(settings) as outbox:
             work = asyncio.create_task(outbox.drain(timeout))
-            console = text.console(stderr=True)
+            console = formatting.console(stderr=True)
             if console.is_terminal:
                 await _watch(outbox, work, console)
             return await work
@@ -230,20 +238,21 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
     console.print(f"{report.delivered:,} delivered in {took}; {report.pending:,} pending, {report.dead:,} dead.")
     if report.timed_out:
         words = "The time was up; what is pending stays pending. What is in the way: outbox status"
-        console.print(text.typed(words), soft_wrap=True)
+        console.print(formatting.typed(words), soft_wrap=True)
     if report.held_by and report.held_by not in settings.warnings:
-        console.print(f"Held back: {text.quoted(report.held_by)}", soft_wrap=True)
-        console.print(text.typed("What is pending stays pending. What mends it: outbox doctor"), soft_wrap=True)
+        console.print(f"Held back: {formatting.quoted(report.held_by)}", soft_wrap=True)
+        console.print(formatting.typed("What is pending stays pending. What mends it: outbox doctor"), soft_wrap=True)
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")
 
 
 # In the order in which somebody with a problem needs them.
 for command in (
-    status, tail.tail, entries.ls, entries.show, changes.requeue, edit.edit, changes.discard, changes.reload, drain,
-    changes.adopt, doctor, housekeeping.prune, housekeeping.backup, export.export, inspection.inspect,
+    status, tail.tail, entries.ls, entries.show, dead_letters.requeue, edit.edit, dead_letters.discard,
+    dead_letters.reload, drain, dead_letters.adopt, doctor,
+    prune_backup.prune, prune_backup.backup, export.export, inspection.inspect,
     salvage.salvage, salvage.acknowledge,
 ):  # fmt: skip
     app.command()(command)
-app.command("import-legacy")(moving.import_old)
+app.command("import-legacy")(import_legacy.import_old)
 app.add_typer(schema.app, name="schema")

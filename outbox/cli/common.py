@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.status import Health
 from outbox.errors import ConfigError, OutboxError, StoreError
 from outbox.settings import load
@@ -38,25 +38,25 @@ def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
 @contextlib.contextmanager
 def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
     """Say what is wrong in one sentence, or one object, and exit with code 3; what is suggested means `path` too."""
-    text.remember_path(path)
+    formatting.remember_path(path)
     try:
         yield
     except OutboxError as error:
         where = str(getattr(error, "path", path or "")) or None
-        sentence = text.quoted(str(error))
+        sentence = formatting.quoted(str(error))
         if path is None and isinstance(error, StoreError) and not error.path.exists():
             sentence += "; --path or OUTBOX_PATH names another file"
         if as_object:
             print_json({"path": where, "health": "unreadable", "exit_code": int(Health.UNREADABLE), "error": sentence})
         else:
-            text.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
+            formatting.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
         raise typer.Exit(Health.UNREADABLE) from None
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk behind `>`: no object would arrive either
-        text.hang_up()
+        formatting.hang_up()
         what = "the output cannot be written: " if error.filename is None else ""
-        text.console(stderr=True).print(f"outbox: {what}{text.quoted(str(error))}", soft_wrap=True)
+        formatting.console(stderr=True).print(f"outbox: {what}{formatting.quoted(str(error))}", soft_wrap=True)
         raise typer.Exit(Health.UNREADABLE) from None
 
 
@@ -67,7 +67,7 @@ def quiet_pipe() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        text.hang_up()
+        formatting.hang_up()
 
 
 def print_json(facts: dict[str, Any]) -> None:

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Operations, report, selection
-from outbox.admin.dead_letters import Filter, Selected, checked_reason
-from outbox.cli import format as text
+from outbox.admin.commands import Commands, report, selection
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock
-from outbox.forensics import entries as ledger
-from outbox.forensics.read_only import look
+from outbox.forensics import entries
+from outbox.store.read_only import look
+from outbox.store.selection import Filter, Selected, checked_reason
 from outbox.store.store import Store
 
 _Ids = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="The ids of dead entries.")]
@@ -70,7 +70,7 @@ def requeue(
         which = _bound(where, asked, "requeue", yes=yes, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
-            return report(await Operations(store, clock=SystemClock()).requeue(which, force=force))
+            return report(await Commands(store, clock=SystemClock()).requeue(which, force=force))
 
         arguments = {**which.as_json(), "force": force}
         raise typer.Exit(change(where, "requeue", arguments, local, timeout, as_object=as_object))
@@ -101,7 +101,7 @@ def discard(
         which = _bound(where, asked, "discard", yes=yes, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
-            return report(await Operations(store, clock=SystemClock()).discard(which, reason=words))
+            return report(await Commands(store, clock=SystemClock()).discard(which, reason=words))
 
         arguments = {**which.as_json(), "reason": words}
         raise typer.Exit(change(where, "discard", arguments, local, timeout, as_object=as_object))
@@ -162,7 +162,7 @@ def adopt(
         asyncio.run(look(where, lambda observer: observer.pauses()))  # it is an outbox, or says what it is
 
         async def local(store: Store) -> dict[str, Any]:
-            return await Operations(store, clock=SystemClock()).adopt()
+            return await Commands(store, clock=SystemClock()).adopt()
 
         raise typer.Exit(change(where, "adopt", {}, local, timeout, as_object=as_object))
 
@@ -172,16 +172,16 @@ def adopt(
 
 def _bound(where: Path, which: Filter, verb: str, *, yes: bool, as_object: bool) -> Filter:
     """Show what is meant, ask, and return the filter bound to just that: not to what dies before it is done."""
-    found = asyncio.run(look(where, lambda observer: ledger.meant(observer, which)))
+    found = asyncio.run(look(where, lambda observer: entries.meant(observer, which)))
     if not yes:
         _confirm(where, found, verb, as_object=as_object)
     return replace(which, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
 
 
 def _confirm(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) -> None:
-    console = text.console(stderr=True)
+    console = formatting.console(stderr=True)
     for entry in found[:SHOWN]:
-        console.print(f"  {entry.destination}  {text.quoted(entry.id)}  {text.quoted(entry.said or '')}")
+        console.print(f"  {entry.destination}  {formatting.quoted(entry.id)}  {formatting.quoted(entry.said or '')}")
     if len(found) > SHOWN:
         console.print(f"  and {len(found) - SHOWN:,} more")
     if not found:

@@ -15,14 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
-from outbox.cli.salvage import salvage as bring_over
 from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
 from outbox.destinations import DECLARED
-from outbox.doctor import findings as diagnosis
-from outbox.doctor import remote_findings as remote_diagnosis
+from outbox.doctor import findings, remote_findings
 from outbox.doctor.findings import Finding, Severity
 from outbox.doctor.local import Content, Local, examine_file
 from outbox.doctor.remote import First, Questions, obstacle, silent
@@ -51,9 +49,6 @@ def doctor(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="How long to wait for each answer.")
     ] = _TIMEOUT_S,
-    salvage: Annotated[
-        Path | None, typer.Option("--salvage", metavar="FILE", help="Do `outbox salvage FILE` instead.")
-    ] = None,
     as_object: AsJson = False,
 ) -> None:
     """Check machine, file and remote end, and say what mends each finding. Works while a bot runs.
@@ -72,7 +67,7 @@ def doctor(
     \b
     Exit codes, the worst that holds:
       0  everything is in order
-      1  warnings: rows arrive, or would; something should be mended
+      1  warnings: rows arrive, or would; something should be fixed
       2  faults: rows do not arrive, or are not safe
       3  the file is missing, damaged, unreadable or no outbox
 
@@ -82,8 +77,6 @@ def doctor(
       findings                [{check, severity, says, fix}]; severity: as
                               health; fix: a command, a sentence, or null
     """
-    if salvage is not None:
-        bring_over(salvage, path=path, as_object=as_object)
     settings, error = _settings(path)
     where = path if settings is None else settings.path
     only = _tables(table or [])
@@ -95,7 +88,7 @@ def doctor(
         if as_object:
             print_json(as_json(where, findings))
         else:
-            show(where, findings, text.console())
+            show(where, findings, formatting.console())
     raise typer.Exit(worst)
 
 
@@ -127,14 +120,14 @@ async def _findings(
     offline: bool,
     timeout_s: float,
 ) -> list[Finding]:
-    clock, said_of_settings = SystemClock(), diagnosis.settings(error, () if settings is None else settings.warnings)
+    clock, said_of_settings = SystemClock(), findings.settings(error, () if settings is None else settings.warnings)
     if path is None:  # OUTBOX_PATH is a setting too, and they cannot be used
         return said_of_settings
     local = await examine_file(path, clock, thorough=thorough)
     asked = _Asked((), None)
     if settings is not None and not offline and settings.rest_url is not None and settings.supabase_key is not None:
         asked = await _ask(settings, _targets(local, only), local.content, timeout_s)
-    found = diagnosis.clock(
+    found = findings.clock(
         now_ms=clock.now_ms(),
         newest_put_ms=local.content.newest_put_ms if local.content else None,
         ahead_s=asked.ahead_s,
@@ -147,7 +140,7 @@ def _targets(local: Local, only: Sequence[str]) -> list[Target]:
     found = local.content
     if found is None:
         return targets(DECLARED, (), {}, (), only)
-    newest = {shape.destination: shape for _, shape in sorted(found.lanes.items())}
+    newest = {spec.destination: spec for _, spec in sorted(found.lanes.items())}
     return targets(DECLARED, found.shapes, newest, found.used, only)
 
 
@@ -168,7 +161,7 @@ async def _ask(settings: Settings, asked: Sequence[Target], content: Content | N
         findings = [*await _project(settings, first, timeout_s)]
         for target in () if silent(first.outcome) else asked:
             delivered = content.delivered.get(target.name) if content else None
-            findings += remote_diagnosis.table(await questions.table(target, delivered), sql=sql_folder("supabase_sql"))
+            findings += remote_findings.table(await questions.table(target, delivered), sql=sql_folder("supabase_sql"))
     finally:
         await transport.aclose()
     return _Asked(tuple(findings), first.ahead_s)
@@ -185,9 +178,9 @@ async def _project(settings: Settings, first: First, timeout_s: float) -> list[F
     if not isinstance(first.outcome, Failure) and complaint(first.outcome) is Complaint.KEY:
         refused = read_refusal(first.outcome)
     return [
-        remote_diagnosis.reach(url, first.outcome, met),
-        remote_diagnosis.tls(url, in_the_clear=settings.in_the_clear, connected=not failed),
-        remote_diagnosis.key(
+        remote_findings.reach(url, first.outcome, met),
+        remote_findings.tls(url, in_the_clear=settings.in_the_clear, connected=not failed),
+        remote_findings.key(
             read_key(secret.get_secret_value()), host, now_s=SystemClock().now_ms() / 1000, refused=refused
         ),
     ]
@@ -196,28 +189,28 @@ async def _project(settings: Settings, first: First, timeout_s: float) -> list[F
 def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
     if content is None:
         return []
-    findings = []
+    found = []
     for each in content.pauses:
-        shape = content.lanes.get(int(each.subject)) if each.scope == "lane" and each.subject.isdigit() else None
-        name = shape.destination if shape else each.subject if each.scope == "destination" else ""
+        spec = content.lanes.get(int(each.subject)) if each.scope == "lane" and each.subject.isdigit() else None
+        name = spec.destination if spec else each.subject if each.scope == "destination" else ""
         what = complaint_of(each.reason, each.code)
         columns = _deciding(content, name) if what is Complaint.INDEX else ()
         checks = [found for found in asked if ":" not in found.check or found.check.startswith(f"{name}:")]
-        findings.append(
-            diagnosis.pause(
+        found.append(
+            findings.pause(
                 subject(each, content.lanes),
                 each.reason,
                 answer(each),
                 fix=mend(what, name, columns, sql=sql_folder("supabase_sql")),
-                mended=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
+                fixed=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )
-    return findings or [diagnosis.no_pauses()]
+    return found or [findings.no_pauses()]
 
 
 def _deciding(content: Content, name: str) -> Sequence[str]:
     """Return the columns that decide what a duplicate is, where there is only one answer."""
-    conflicts = {shape.on_conflict for shape in content.shapes if shape.destination == name and shape.on_conflict}
+    conflicts = {spec.on_conflict for spec in content.shapes if spec.destination == name and spec.on_conflict}
     return conflicts.pop().split(",") if len(conflicts) == 1 else ()
 
 
@@ -235,8 +228,8 @@ def as_json(path: Path | None, findings: Sequence[Finding]) -> dict[str, Any]:
             {
                 "check": finding.check,
                 "severity": finding.severity.words,
-                "says": text.quoted(finding.says),
-                "fix": None if finding.fix is None else text.typed(finding.fix),
+                "says": formatting.quoted(finding.says),
+                "fix": None if finding.fix is None else formatting.typed(finding.fix),
             }
             for finding in findings
         ],
@@ -263,9 +256,9 @@ def show(path: Path | None, findings: Sequence[Finding], console: Console) -> No
         grid.add_column(width=width)
         grid.add_column(overflow="fold")
         severity = Text(finding.severity.words, style=_COLOURS[finding.severity])
-        grid.add_row(severity, finding.check, text.quoted(finding.says))
+        grid.add_row(severity, finding.check, formatting.quoted(finding.says))
         console.print(grid)
         if finding.fix:
             # Never cut into lines: it is there to be copied.
-            fix = "".join(char if char.isprintable() else " " for char in text.typed(finding.fix))
+            fix = "".join(char if char.isprintable() else " " for char in formatting.typed(finding.fix))
             console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), fix), soft_wrap=True)

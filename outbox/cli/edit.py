@@ -16,11 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Operations, report
-from outbox.admin.dead_letters import NOT_DEAD, Handled, Outcome
+from outbox.admin.commands import Commands, report
 from outbox.admin.edit import Candidate, candidates
-from outbox.admin.revision import Unmended, differences, fingerprint, laid_out, mended
-from outbox.cli import format as text
+from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, revised
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.send_command import (
     DONE,
@@ -37,7 +36,8 @@ from outbox.cli.send_command import (
 )
 from outbox.clock import SystemClock
 from outbox.errors import InvalidEntry, InvalidRequest
-from outbox.forensics.read_only import look
+from outbox.store.read_only import look
+from outbox.store.selection import NOT_DEAD, Handled, Outcome
 from outbox.store.store import Store
 
 _DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"
@@ -96,7 +96,7 @@ def edit(
 def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
     if len(found) > 1:
         tables = ", ".join(each.selected.destination for each in found)
-        raise InvalidRequest(f"{text.quoted(its_id)} is an id in {tables}; say which", field="destination")
+        raise InvalidRequest(f"{formatting.quoted(its_id)} is an id in {tables}; say which", field="destination")
     return found[0] if found else None
 
 
@@ -108,7 +108,7 @@ def _carried_out(where: Path, found: Candidate, new: str, force: bool, timeout_s
     }  # fmt: skip
 
     async def local(store: Store) -> dict[str, Any]:
-        return report(await Operations(store, clock=SystemClock()).edit(**arguments))
+        return report(await Commands(store, clock=SystemClock()).edit(**arguments))
 
     return change(where, "edit", arguments, local, timeout_s, as_object=as_object)
 
@@ -116,8 +116,8 @@ def _carried_out(where: Path, found: Candidate, new: str, force: bool, timeout_s
 def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object: bool) -> bool:
     """Show what differs and ask; False: nothing does."""
     entry = found.entry
-    changes = differences(entry.payload, mended(entry, new).payload)
-    console = text.console(stderr=True)
+    changes = differences(entry.payload, revised(entry, new).payload)
+    console = formatting.console(stderr=True)
     if not changes:
         if as_object:
             print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **NOTHING})
@@ -125,9 +125,9 @@ def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object:
             console.print("The row is as it was: nothing was changed.")
         return False
     if not yes:
-        console.print(f"  {entry.destination}  {text.quoted(entry.id)}")
+        console.print(f"  {entry.destination}  {formatting.quoted(entry.id)}")
         for name, before, after in changes:
-            was, now = (text.quoted("absent" if value is None else value) for value in (before, after))
+            was, now = (formatting.quoted("absent" if value is None else value) for value in (before, after))
             console.print(f"  {name}: {was} -> {now}")
         confirm(where, "edit and requeue 1 dead entry?", as_object=as_object)
     return True
@@ -144,12 +144,12 @@ class _Kept:
 
 
 @contextlib.contextmanager
-def _text(entry: Unmended, source: str | None) -> Iterator[tuple[str, _Kept]]:
+def _text(entry: Unrevised, source: str | None) -> Iterator[tuple[str, _Kept]]:
     """Yield the new row: from `source`, or from an editor, which is called again while the row cannot be stored."""
     kept = _Kept()
     if source is not None:
         new = _read(source)
-        mended(entry, new)  # said before anything is asked
+        revised(entry, new)  # said before anything is asked
         yield new, kept
         return
     editor = _editor()
@@ -164,7 +164,7 @@ def _text(entry: Unmended, source: str | None) -> Iterator[tuple[str, _Kept]]:
         if kept.code == DONE or _is(file, before):
             file.unlink(missing_ok=True)
         else:
-            text.console(stderr=True).print(f"Your text is kept in {file}", soft_wrap=True)
+            formatting.console(stderr=True).print(f"Your text is kept in {file}", soft_wrap=True)
 
 
 def _is(file: Path, content: bytes) -> bool:
@@ -174,7 +174,7 @@ def _is(file: Path, content: bytes) -> bool:
         return False
 
 
-def _edited(entry: Unmended, editor: list[str], file: Path) -> str:
+def _edited(entry: Unrevised, editor: list[str], file: Path) -> str:
     while True:
         try:
             code = subprocess.run([*editor, str(file)], check=False).returncode  # noqa: S603 - the operator's own
@@ -184,11 +184,11 @@ def _edited(entry: Unmended, editor: list[str], file: Path) -> str:
             raise InvalidRequest(f"{editor[0]} ended with code {code}", field="EDITOR")
         new = _read(str(file))
         try:
-            mended(entry, new)
+            revised(entry, new)
         except InvalidEntry as error:
             if not sys.stdin.isatty():
                 raise
-            text.console(stderr=True).print(f"outbox: {text.quoted(str(error))}", soft_wrap=True)
+            formatting.console(stderr=True).print(f"outbox: {formatting.quoted(str(error))}", soft_wrap=True)
             if not typer.confirm("Edit it again?", default=True, err=True):
                 raise typer.Exit(REFUSED) from None
         else:

@@ -17,14 +17,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
 from outbox.clock import SystemClock
 from outbox.entry import State
-from outbox.forensics import entries as ledger
+from outbox.forensics import entries
 from outbox.forensics.entries import Behind, Line, Row, Story, Wanted
-from outbox.forensics.read_only import look
+from outbox.store.read_only import look
 
 _LIMIT = 20
 # Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
@@ -80,11 +80,11 @@ def ls(
         else:
             with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
                 asyncio.run(search.run(told))
-            _show_list(search.rows, limit, text.console())
+            _show_list(search.rows, limit, formatting.console())
             if not search.rows and search.ended and session is not None:
-                _show_sessions(where, text.console())
+                _show_sessions(where, formatting.console())
             if not search.ended:
-                text.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
+                formatting.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
 
 
 def show(
@@ -119,15 +119,15 @@ def show(
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
-        stories = asyncio.run(look(where, lambda observer: ledger.stories(observer, its_id)))
+        stories = asyncio.run(look(where, lambda observer: entries.stories(observer, its_id)))
         if as_object:
             print_json({"path": str(where), "entries": [story_json(story) for story in stories]})
         for story in () if as_object else stories:
-            _show_story(story, text.console())
+            _show_story(story, formatting.console())
         if not stories:
             if not as_object:
-                text.console(stderr=True).print(
-                    f"outbox: no entry has the id {text.quoted(its_id)}; it may have been pruned", soft_wrap=True
+                formatting.console(stderr=True).print(
+                    f"outbox: no entry has the id {formatting.quoted(its_id)}; it may have been pruned", soft_wrap=True
                 )
             raise typer.Exit(_NOT_FOUND)
 
@@ -144,9 +144,9 @@ def advice(story: Story) -> list[str]:
         case State.DISCARDED:
             return ["Nothing: it was given up, and is pruned after the retention."]
         case State.DEAD:
-            return [text.typed(line) for line in _advice_for_dead(story)]
+            return [formatting.typed(line) for line in _advice_for_dead(story)]
         case State.PENDING:
-            return [text.typed(line) for line in _advice_for_pending(story)]
+            return [formatting.typed(line) for line in _advice_for_pending(story)]
 
 
 def _advice_for_dead(story: Story) -> list[str]:
@@ -171,7 +171,7 @@ def _advice_for_pending(story: Story) -> list[str]:
     if row.waits == "turn" and story.behind:
         return [f"It waits for an earlier entry of its key: outbox show {_typed(story.behind)}"]
     if row.waits == "retry" and row.next_attempt_at_ms is not None:
-        return [f"It is tried again at {text.moment(row.next_attempt_at_ms)}, by itself."]
+        return [f"It is tried again at {formatting.moment(row.next_attempt_at_ms)}, by itself."]
     return [
         "It is sent by itself. If it stays: outbox status says what is in the way.",
         "Is the row itself wrong? docs/any-table.md says how to take it out.",
@@ -186,7 +186,7 @@ def row_json(row: Row) -> dict[str, Any]:
     said = {name: getattr(row, f"error_{name}") for name in ("status", "code", "message", "details", "hint")}
     return {
         **{name: getattr(row, name) for name in ("seq", "id", "destination", "operation", "state", "key", "source")},
-        "created_at": text.moment(row.created_at_ms),
+        "created_at": formatting.moment(row.created_at_ms),
         "settled_at": _moment(row.settled_at_ms),
         "next_attempt_at": _moment(row.next_attempt_at_ms),
         "waits": row.waits,
@@ -202,7 +202,7 @@ def story_json(story: Story) -> dict[str, Any]:
         "payload": json.loads(story.payload),
         "match": None if story.match is None else json.loads(story.match),
         "on_conflict": story.on_conflict,
-        "history": [{"at": text.moment(line.at_ms), **_without(asdict(line), "at_ms")} for line in story.history],
+        "history": [{"at": formatting.moment(line.at_ms), **_without(asdict(line), "at_ms")} for line in story.history],
         "overtaken": story.overtaken,
         "behind": story.behind,
         "next": advice(story),
@@ -210,7 +210,7 @@ def story_json(story: Story) -> dict[str, Any]:
 
 
 def _moment(unix_ms: int | None) -> str | None:
-    return None if unix_ms is None else text.moment(unix_ms)
+    return None if unix_ms is None else formatting.moment(unix_ms)
 
 
 def _without(facts: dict[str, Any], name: str) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _without(facts: dict[str, Any], name: str) -> dict[str, Any]:
 def said(status: int | None, code: str | None, message: str | None) -> str:
     """Return a refusal on one line."""
     parts = [str(part) for part in (status, code) if part is not None]
-    return " ".join([*parts, *([text.quoted(message)] if message else [])])
+    return " ".join([*parts, *([formatting.quoted(message)] if message else [])])
 
 
 class Search:
@@ -244,7 +244,7 @@ class Search:
             start, left = behind, self._limit - len(self.rows)
             found, behind = await look(
                 self._where,
-                lambda observer, start=start, left=left: ledger.listed(  # type: ignore[misc]
+                lambda observer, start=start, left=left: entries.listed(  # type: ignore[misc]
                     observer, self._which, limit=left, rows=_STEP, behind=start
                 ),
             )
@@ -258,7 +258,7 @@ class Search:
 @contextlib.contextmanager
 def _progress(search: Search) -> Iterator[Callable[[], None]]:
     """Give what shows on a terminal how far `search` has come; nothing, if its first step is its last."""
-    status = text.console(stderr=True).status("")
+    status = formatting.console(stderr=True).status("")
 
     def told() -> None:
         status.update(f"{search.looked:,} looked at, {len(search.rows):,} found; Ctrl-C lists these")
@@ -272,7 +272,7 @@ def _progress(search: Search) -> Iterator[Callable[[], None]]:
 
 
 def _show_sessions(where: Path, console: Console) -> None:
-    names = [text.quoted(name) for name in asyncio.run(look(where, ledger.sessions))]
+    names = [formatting.quoted(name) for name in asyncio.run(look(where, entries.sessions))]
     if names:
         more = f" and {len(names) - _SESSIONS:,} more" if len(names) > _SESSIONS else ""
         console.print(f"The last session of each bot that keeps its state here: {', '.join(names[:_SESSIONS])}{more}")
@@ -286,21 +286,23 @@ def _show_list(rows: list[Row], limit: int, console: Console) -> None:
     table.add_column("table", overflow="ellipsis", no_wrap=True, max_width=16)
     table.add_column("put", justify="right", no_wrap=True)
     for row in rows:
-        age = f"{text.age((now_ms - row.created_at_ms) / 1000)}"
-        table.add_row(text.quoted(row.id), row.state, row.destination, age)
+        age = f"{formatting.age((now_ms - row.created_at_ms) / 1000)}"
+        table.add_row(formatting.quoted(row.id), row.state, row.destination, age)
         if words := said(row.error_status, row.error_code, row.error_message):
             table.add_row(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
     console.print(table if rows else "No entry matches.")
     if any(row.state == State.DEAD for row in rows):
-        advice = "what to do about one:        outbox show ID\nwith one cause, when mended: outbox requeue --code CODE"
-        console.print(text.typed(advice), soft_wrap=True)
+        advice = "what to do about one:        outbox show ID\nwith one cause, when fixed: outbox requeue --code CODE"
+        console.print(formatting.typed(advice), soft_wrap=True)
     if len(rows) == limit:
         console.print(f"The newest {limit:,}; --limit shows more.")
 
 
 def _show_story(story: Story, console: Console) -> None:
     row = story.row
-    console.print(Text.assemble((row.state, "bold"), f"  {row.destination}  ", text.quoted(row.id)), soft_wrap=False)
+    console.print(
+        Text.assemble((row.state, "bold"), f"  {row.destination}  ", formatting.quoted(row.id)), soft_wrap=False
+    )
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
@@ -314,32 +316,32 @@ def _show_story(story: Story, console: Console) -> None:
     if story.history:
         console.print("history")
     for each in story.history:
-        console.print(Padding(f"{text.moment(each.at_ms)[:19]}  {_told(each)}", (0, 0, 0, 2)))
+        console.print(Padding(f"{formatting.moment(each.at_ms)[:19]}  {_told(each)}", (0, 0, 0, 2)))
     console.print(Text("what next", style="bold"))
     for sentence in advice(story):
-        console.print(f"  {text.quoted(sentence)}", soft_wrap=True)
+        console.print(f"  {formatting.quoted(sentence)}", soft_wrap=True)
 
 
 def _facts(story: Story) -> list[tuple[str, str]]:
     row = story.row
     facts = [
         ("operation", row.operation + (f" on {story.on_conflict}" if story.on_conflict else "")),
-        ("key", text.quoted(row.key) if row.key else ""),
-        ("match", text.quoted(story.match) if story.match else ""),
-        ("put", text.moment(row.created_at_ms) + (f" by {text.quoted(row.source)}" if row.source else "")),
+        ("key", formatting.quoted(row.key) if row.key else ""),
+        ("match", formatting.quoted(story.match) if story.match else ""),
+        ("put", formatting.moment(row.created_at_ms) + (f" by {formatting.quoted(row.source)}" if row.source else "")),
         (row.state, _moment(row.settled_at_ms) or ""),
         ("next try", _moment(row.next_attempt_at_ms) or ""),
         ("refused", f"{row.attempts:,} time{'s' if row.attempts > 1 else ''}" if row.attempts else ""),
         ("it said", said(row.error_status, row.error_code, row.error_message)),
-        ("details", text.quoted(row.error_details or "")),
-        ("hint", text.quoted(row.error_hint or "")),
+        ("details", formatting.quoted(row.error_details or "")),
+        ("hint", formatting.quoted(row.error_hint or "")),
     ]
     return [(name, value) for name, value in facts if value]
 
 
 def _told(line: Line) -> str:
     batch = f" (in a batch of {line.batch_rows:,})" if line.batch_rows and line.batch_rows > 1 else ""
-    named = f" [request {text.quoted(line.request_id)}]" if line.request_id else ""
+    named = f" [request {formatting.quoted(line.request_id)}]" if line.request_id else ""
     words = said(line.status, line.code, line.message)
     return f"{line.event}{f': {words}' if words else ''}{batch}{named}"
 

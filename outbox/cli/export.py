@@ -15,14 +15,14 @@ from typing import Annotated, TextIO
 
 import typer
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe
 from outbox.cli.entries import row_json
 from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
 from outbox.errors import InvalidRequest, StoreError
-from outbox.forensics import entries as ledger
+from outbox.forensics import entries
 from outbox.forensics.entries import Full, Wanted
-from outbox.forensics.read_only import look
+from outbox.store.read_only import look
 
 # A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
 _PAGE_ROWS = 2000
@@ -83,22 +83,22 @@ def export(
             raise InvalidRequest("belongs to --output: stdout has the entries", field="json")
         where, _ = file_and_warnings(path)
         which = wanted(state, destination, session, code, since, until)
-        newest = asyncio.run(look(where, ledger.newest_seq))
+        newest = asyncio.run(look(where, entries.newest_seq))
         with _out(output) as out:
-            entries = asyncio.run(_written(where, which, newest, _writer(form, out)))
+            written = asyncio.run(_written(where, which, newest, _writer(form, out)))
         if as_object:
-            print_json({"path": str(where), "exit_code": 0, "output": str(output), "entries": entries})
+            print_json({"path": str(where), "exit_code": 0, "output": str(output), "entries": written})
         elif output is not None:
-            text.console().print(f"{entries:,} entries: {output}", soft_wrap=True)
+            formatting.console().print(f"{written:,} entries: {output}", soft_wrap=True)
 
 
 async def _written(where: Path, which: Wanted, newest: int, write: Callable[[Full], None]) -> int:
-    entries = 0
+    written = 0
     async for page in _pages(where, which, newest):
         for full in page:
             write(full)
-        entries += len(page)
-    return entries
+        written += len(page)
+    return written
 
 
 async def _pages(where: Path, which: Wanted, newest: int) -> AsyncIterator[list[Full]]:
@@ -107,7 +107,7 @@ async def _pages(where: Path, which: Wanted, newest: int) -> AsyncIterator[list[
         start = after
         found, after = await look(
             where,
-            lambda observer, start=start: ledger.page(  # type: ignore[misc]
+            lambda observer, start=start: entries.page(  # type: ignore[misc]
                 observer, which, after_seq=start, until_seq=newest, rows=_PAGE_ROWS
             ),
         )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.errors import StoreError, StoreInUse
 from outbox.legacy import LegacyReport, OldFile, checked_folder, import_legacy, old_files
@@ -63,7 +63,7 @@ def import_old(
         if as_object:
             print_json(as_json(settings.path, code, report))
         else:
-            show(folder, settings.path, report, text.console())
+            show(folder, settings.path, report, formatting.console())
         raise typer.Exit(code)
 
 
@@ -117,7 +117,7 @@ def _show_file(file: OldFile, console: Console) -> None:
     now = f"; it is now {file.renamed.name}" if file.renamed else ""
     console.print(f"{file.path.name}: {file.taken:,} taken{known}{now}", soft_wrap=True)
     for left in file.left[:_SHOWN]:
-        console.print(f"  line {left.line:,}, byte {left.byte:,}, {left.bytes:,} bytes: {text.quoted(left.why)}")
+        console.print(f"  line {left.line:,}, byte {left.byte:,}, {left.bytes:,} bytes: {formatting.quoted(left.why)}")
     if len(file.left) > _SHOWN:
         console.print(f"  and {len(file.left) - _SHOWN:,} more places: --json lists them all")
     if file.rest:

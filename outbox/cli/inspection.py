@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import FilePath, complaints, file_and_warnings
 from outbox.errors import ConfigError
-from outbox.forensics.read_only import look
-from outbox.store.database import real_path
+from outbox.store.files import real_path
+from outbox.store.read_only import look
 
 
 def inspect(
@@ -48,7 +48,7 @@ def _serve(where: Path, port: int, *, browser: bool) -> None:
     except ModuleNotFoundError as error:
         hint = "python3 -m pip install 'durable-outbox[inspect]'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
-    console = text.console()
+    console = formatting.console()
 
     def ready(address: str) -> None:
         console.print(f"{where} is at {address} for this machine alone. Ctrl-C ends it.", soft_wrap=True)

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from outbox.admin.commands import Operations
-from outbox.cli import format as text
+from outbox.admin.commands import Commands
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.filters import age_ms
 from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock
 from outbox.errors import ConfigError
-from outbox.forensics import entries as ledger
+from outbox.forensics import entries
 from outbox.forensics.backup import Copied, back_up
-from outbox.forensics.read_only import look
 from outbox.settings import load
+from outbox.store.read_only import look
 from outbox.store.store import Store
 
 _DAY_MS = 86_400_000
@@ -66,13 +66,13 @@ def prune(
     with complaints(path, as_object=as_object):
         where = file_of(path)
         before_ms = SystemClock().now_ms() - _retention_ms(older_than, path)
-        found = asyncio.run(look(where, lambda observer: ledger.settled_before(observer, before_ms)))
+        found = asyncio.run(look(where, lambda observer: entries.settled_before(observer, before_ms)))
         if found and not yes:
-            question = f"prune {found:,} that arrived or were given up before {text.moment(before_ms)}?"
+            question = f"prune {found:,} that arrived or were given up before {formatting.moment(before_ms)}?"
             confirm(where, question, as_object=as_object, nothing={"pruned": 0})
 
         async def local(store: Store) -> dict[str, Any]:
-            return {"pruned": await Operations(store, clock=SystemClock()).prune(before_ms)}
+            return {"pruned": await Commands(store, clock=SystemClock()).prune(before_ms)}
 
         raise typer.Exit(change(where, "prune", {"before_ms": before_ms}, local, timeout, as_object=as_object))
 
@@ -129,13 +129,13 @@ def backup(
             facts = {"backup": str(made.path), "bytes": made.bytes, "entries": made.entries, "seconds": seconds}
             print_json({"path": str(where), "exit_code": 0, **facts, "destinations": made.counts})
         else:
-            told = f"{made.entries:,} entries, {text.size(made.bytes)}, checked, in {seconds:.1f} s:"
-            text.console().print(f"{told} {made.path}", soft_wrap=True)
+            told = f"{made.entries:,} entries, {formatting.size(made.bytes)}, checked, in {seconds:.1f} s:"
+            formatting.console().print(f"{told} {made.path}", soft_wrap=True)
 
 
 def _watched(where: Path, target: Path) -> Copied:
     """Make the backup, with a progress bar on a terminal."""
-    console = text.console(stderr=True)
+    console = formatting.console(stderr=True)
     columns = (TextColumn("copying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Operations
-from outbox.cli import format as text
-from outbox.cli import send_command as asking
+from outbox.admin.commands import Commands
+from outbox.cli import format as formatting
+from outbox.cli import send_command
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.clock import SystemClock
 from outbox.errors import StoreError
-from outbox.forensics.read_only import is_file
-from outbox.store.database import real_path
+from outbox.recovery.salvage import salvage_and_rename
+from outbox.store.files import real_path
+from outbox.store.read_only import is_file
 from outbox.store.store import Store
 
 _DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3
@@ -61,7 +62,7 @@ def salvage(
       kept_as                 where the damaged file is now
     """
     with complaints(path, as_object=as_object):
-        where, source = asking.file_of(path), real_path(file)
+        where, source = send_command.file_of(path), real_path(file)
         if not is_file(source):
             raise StoreError(f"{source} does not exist; nothing was changed", path=source)
         if source == where:
@@ -69,9 +70,9 @@ def salvage(
         _must_be_an_outbox(where)
 
         async def local(store: Store) -> dict[str, Any]:
-            return await Operations(store, clock=SystemClock()).salvage(source)
+            return await salvage_and_rename(store, source)
 
-        _, facts = asking.done(where, "salvage", {"file": str(source)}, local, timeout)
+        _, facts = send_command.done(where, "salvage", {"file": str(source)}, local, timeout)
         _finish(where, facts, _salvage_code(facts), _salvage_words, as_object=as_object)
 
 
@@ -85,13 +86,13 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
     Exit codes as `outbox reload`. --json prints path, exit_code, acknowledged.
     """
     with complaints(path, as_object=as_object):
-        where = asking.file_of(path)
+        where = send_command.file_of(path)
         _must_be_an_outbox(where)
 
         async def local(store: Store) -> dict[str, Any]:
-            return await Operations(store, clock=SystemClock()).acknowledge()
+            return await Commands(store, clock=SystemClock()).acknowledge()
 
-        _, facts = asking.done(where, "acknowledge", {}, local, timeout)
+        _, facts = send_command.done(where, "acknowledge", {}, local, timeout)
         _finish(where, facts, _code(facts), _acknowledge_words, as_object=as_object)
 
 
@@ -105,12 +106,14 @@ def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_
     if as_object:
         print_json({"path": str(where), "exit_code": code, **facts})
     elif "request" in facts:
-        text.console().print(f"The running bot has not answered yet; the request {facts['request']} is still there.")
+        formatting.console().print(
+            f"The running bot has not answered yet; the request {facts['request']} is still there."
+        )
     elif "error" in facts:
-        text.console().print(f"The running bot refused: {text.quoted(str(facts['error']))}")
+        formatting.console().print(f"The running bot refused: {formatting.quoted(str(facts['error']))}")
     else:
         for line in words(facts):
-            text.console().print(line, soft_wrap=True)
+            formatting.console().print(line, soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -128,10 +131,10 @@ def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
     brought = f"{facts['pending']:,} pending and {facts['dead']:,} dead entries brought over"
     lines = [f"{brought}; {facts['there']:,} were here."]
     if facts["held"]:
-        lines.append(text.typed(f"{facts['held']:,} are here as dead letters: outbox ls --state dead says why."))
+        lines.append(formatting.typed(f"{facts['held']:,} are here as dead letters: outbox ls --state dead says why."))
     for first, last in facts["unreadable"]:
         lines.append(f"Entries numbered {first:,} to {last:,}, as far as there were any, could not be read.")
-    lines += [f"  lost: {text.quoted(each)}" for each in facts["lost_ids"]]
+    lines += [f"  lost: {formatting.quoted(each)}" for each in facts["lost_ids"]]
     if facts.get("sessions"):
         lines.append(f"{facts['sessions']:,} running sessions brought over: the bot's next start_session goes on.")
     if facts.get("project_unreadable"):
@@ -139,7 +142,9 @@ def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
     if facts.get("sessions_unreadable"):
         lines.append("Sessions that were running could not be read.")
     for each in facts.get("sessions_left", ()):
-        lines.append(f"Session {text.quoted(each)} was running, and its source has another one here: it stays RUNNING.")
+        lines.append(
+            f"Session {formatting.quoted(each)} was running, and its source has another one here: it stays RUNNING."
+        )
     return [*lines, f"The damaged file is kept as {facts['kept_as']}"]
 
 

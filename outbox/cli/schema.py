@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox import remote_schema
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, print_json
 from outbox.errors import ConfigError, OutboxError
 from outbox.remote_schema import Script
@@ -75,14 +75,14 @@ def apply(
         def told(script: Script, seconds: float) -> None:
             applied.append({"file": script.name, "seconds": round(seconds, 3)})
             if not as_object:
-                text.console().print(f"{script.name}  {seconds:.1f} s")
+                formatting.console().print(f"{script.name}  {seconds:.1f} s")
 
         remote_schema.apply(dsn, files, lock_timeout_s=lock_timeout, told=told)
     except OutboxError as error:
         if as_object:
             print_json({"exit_code": _REFUSED, "applied": applied, "error": str(error)})
         else:
-            text.console(stderr=True).print(f"outbox: {text.quoted(str(error))}", soft_wrap=True)
+            formatting.console(stderr=True).print(f"outbox: {formatting.quoted(str(error))}", soft_wrap=True)
         raise typer.Exit(_REFUSED) from None
     if as_object:
         print_json({"exit_code": _DONE, "applied": applied})

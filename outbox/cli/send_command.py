@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from outbox.admin import inbox
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import file_and_warnings, print_json
 from outbox.clock import SystemClock
 from outbox.errors import StoreInUse
+from outbox.recovery.open import open_store
 from outbox.store import lock as lock_file
-from outbox.store.database import real_path
+from outbox.store.files import real_path
 from outbox.store.store import Store
 
 DONE, NOT_DONE, NO_ANSWER, REFUSED = 0, 1, 2, 3
@@ -46,7 +47,7 @@ def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str
         if as_object:
             print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **nothing})
         else:
-            text.console(stderr=True).print("Nothing was changed; --yes answers for a script.")
+            formatting.console(stderr=True).print("Nothing was changed; --yes answers for a script.")
         raise typer.Exit(NOT_DONE) from None
 
 
@@ -87,7 +88,7 @@ def done(
 
 
 async def _alone(where: Path, local: Local) -> dict[str, Any]:
-    store = await Store.open(where, clock=SystemClock())
+    store = await open_store(where, clock=SystemClock())
     try:
         return await local(store)
     finally:
@@ -133,14 +134,14 @@ def _exit_code(facts: Mapping[str, Any]) -> int:
 
 
 def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> None:
-    console = text.console()
+    console = formatting.console()
     if "request" in facts:
         console.print(
             f"The running bot has not answered within {timeout_s:g} s. The request is still there"
             f" ({facts['request']}) and will be carried out by it, or by the next one that opens the file."
         )
     elif "error" in facts:
-        console.print(f"The running bot refused: {text.quoted(str(facts['error']))}")
+        console.print(f"The running bot refused: {formatting.quoted(str(facts['error']))}")
     elif action == "reload":
         ended = facts.get("pauses_ended")
         did = "The running bot has read its settings again and ended every pause."
@@ -160,13 +161,13 @@ def _whose(by: str) -> str:
 
 
 def _show_outcomes(by: str, facts: Mapping[str, Any]) -> None:
-    console = text.console()
+    console = formatting.console()
     if not facts["outcomes"]:
         console.print("No dead entry matches; nothing was changed.")
     for outcome, number in facts["outcomes"].items():
         console.print(f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} left: {outcome}")
     other = [each for each in facts["entries"] if each["outcome"] not in _CHANGED]
     for each in other[:SHOWN]:
-        console.print(f"  {text.quoted(each['id'])}: {each['outcome']}")
+        console.print(f"  {formatting.quoted(each['id'])}: {each['outcome']}")
     if len(other) > SHOWN:
         console.print("  --json lists them all")

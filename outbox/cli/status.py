@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -13,19 +14,19 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.clock import SystemClock
 from outbox.doctor.findings import typed as quote
-from outbox.entry import Shape
+from outbox.entry import LaneSpec
 from outbox.forensics.entries import Told, last_refusal
-from outbox.forensics.read_only import Observer, look
 from outbox.recovery.quarantine import found_beside
-from outbox.store import database as door
-from outbox.store.database import real_path
+from outbox.store import database, files
+from outbox.store.files import real_path
 from outbox.store.lock import Holder
 from outbox.store.lock import damage as damage_of
 from outbox.store.lock import flushing as look_at_flusher
 from outbox.store.lock import look as look_at_lock
+from outbox.store.read_only import ReadOnlyStore, look
 from outbox.store.reader import Notices, StoredPause
 from outbox.store.sidecar import Flushing
 
@@ -76,7 +77,7 @@ class Status:
     postponed: int  # pending entries that wait for something of their own; _MOST stands for that many or more
     strict_order: bool
     pauses: tuple[StoredPause, ...]
-    lanes: Mapping[int, Shape]
+    lanes: Mapping[int, LaneSpec]
     last_refusal: Told | None
     holder: Holder
     flushing: Flushing | None  # of the holder; None: not known
@@ -113,9 +114,9 @@ class Status:
 async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
     """Return how things stand in `path`, whoever has it open. Raises StoreError: it cannot be read."""
 
-    async def work(observer: Observer) -> Status:
+    async def work(observer: ReadOnlyStore) -> Status:
         holder = await asyncio.to_thread(holder_of, path)
-        wal_bytes = await asyncio.to_thread(door.file_bytes, door.wal_path(path))
+        wal_bytes = await asyncio.to_thread(files.file_bytes, files.wal_path(path))
         notices = await observer.notices()
         if not holder.running:  # who held a checkpoint back held this writer's
             notices = replace(notices, checkpoint_held_ms=None)
@@ -131,7 +132,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             last_refusal=await last_refusal(observer),
             holder=holder,
             flushing=await asyncio.to_thread(flushing_of, path, holder),
-            db_bytes=await asyncio.to_thread(door.file_bytes, path),
+            db_bytes=await asyncio.to_thread(files.file_bytes, path),
             wal_bytes=wal_bytes,
             pending_bytes=await observer.pending_bytes(),
             notices=notices,
@@ -197,8 +198,8 @@ def as_json(status: Status) -> dict[str, Any]:
                 "code": pause.code,
                 "message": pause.message,
                 "failures": pause.failures,
-                "since": text.moment(pause.since_ms),
-                "next_try": text.moment(pause.next_try_at_ms),
+                "since": formatting.moment(pause.since_ms),
+                "next_try": formatting.moment(pause.next_try_at_ms),
             }
             for pause in status.pauses
         ],
@@ -206,8 +207,8 @@ def as_json(status: Status) -> dict[str, Any]:
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
         "flusher": None if status.flushing is None else _flusher_json(status.flushing),
         "sqlite": {
-            "version": door.ENGINE.sqlite_version,
-            "exposed_to_wal_reset_bug": door.EXPOSED_TO_WAL_RESET_BUG,
+            "version": sqlite3.sqlite_version,
+            "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
         },
         "db_bytes": status.db_bytes,
         "wal_bytes": status.wal_bytes,
@@ -224,7 +225,7 @@ def as_json(status: Status) -> dict[str, Any]:
 def _refusal_json(told: Told) -> dict[str, Any]:
     line = told.line
     return {
-        "at": text.moment(line.at_ms),
+        "at": formatting.moment(line.at_ms),
         "event": line.event,
         "destination": told.destination,
         "id": told.id,
@@ -247,19 +248,19 @@ def _flusher_json(flushing: Flushing) -> dict[str, Any]:
 
 
 def _since(moment_ms: int | None) -> str | None:
-    return None if moment_ms is None else text.moment(moment_ms)
+    return None if moment_ms is None else formatting.moment(moment_ms)
 
 
-def subject(pause: StoredPause, lanes: Mapping[int, Shape]) -> str:
+def subject(pause: StoredPause, lanes: Mapping[int, LaneSpec]) -> str:
     """Return what `pause` stops, in words."""
-    if pause.scope == "lane" and pause.subject.isdigit() and (shape := lanes.get(int(pause.subject))) is not None:
-        return shape.words()
+    if pause.scope == "lane" and pause.subject.isdigit() and (spec := lanes.get(int(pause.subject))) is not None:
+        return spec.words()
     return pause.subject
 
 
 def answer(pause: StoredPause) -> str:
     """Return what the server answered, on one line; empty: nothing, or nothing but the pause's reason again."""
-    words = " ".join(str(part) for part in (pause.status, pause.code, text.quoted(pause.message or "")) if part)
+    words = " ".join(str(part) for part in (pause.status, pause.code, formatting.quoted(pause.message or "")) if part)
     return "" if words in (pause.reason, pause.reason.replace("_", " ")) else words
 
 
@@ -290,9 +291,9 @@ def _figures(status: Status, rates: Rates | None) -> RenderableType:
 def _damages(status: Status) -> list[Text]:
     words = [set_aside(each, status.path) for each in status.quarantined]
     if status.damage:
-        words.append(f"{text.quoted(status.damage)}; the next opening looks at the whole file")
+        words.append(f"{formatting.quoted(status.damage)}; the next opening looks at the whole file")
     if status.loss:
-        words.append(text.typed(f"{status.loss}\n  once you know: outbox acknowledge"))
+        words.append(formatting.typed(f"{status.loss}\n  once you know: outbox acknowledge"))
     return [Text.assemble(("Damaged: ", "bold red"), each) for each in words]
 
 
@@ -304,7 +305,7 @@ def set_aside(quarantined: Path, path: Path) -> str:
     """Return what to tell of a file that was set aside: what to type, for the outbox at `path`."""
     if quarantined.name.endswith("-wal"):
         return f"set aside: {quarantined}, which goes with no file; once you have looked, move it away"
-    command = text.typed(f"outbox salvage {quote(quarantined)}", path)
+    command = formatting.typed(f"outbox salvage {quote(quarantined)}", path)
     return f"set aside: {quarantined}\n  bring its entries over: {command}"
 
 
@@ -325,11 +326,11 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
-    oldest = "" if status.oldest_age_s is None else f", the oldest for {text.age(status.oldest_age_s)}"
+    oldest = "" if status.oldest_age_s is None else f", the oldest for {formatting.age(status.oldest_age_s)}"
     grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
     if status.postponed:
         many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
-        grid.add_row("", text.typed(f"{many} wait for a row of their own or are stuck: outbox show ID says why"))
+        grid.add_row("", formatting.typed(f"{many} wait for a row of their own or are stuck: outbox show ID says why"))
     if rates is not None:
         grid.add_row("Rate", _rate(rates))
     for pause in status.pauses:
@@ -337,32 +338,32 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     if status.total("dead"):
         order = "is held back (strict_order)" if status.strict_order else "goes on"
         words = f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}"
-        grid.add_row("Dead", text.typed(words))
+        grid.add_row("Dead", formatting.typed(words))
     if status.last_refusal is not None:
         grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
     if status.flushing is not None and status.holder.running:
         grid.add_row("Flusher", _flusher(status.flushing, status))
     if status.total("pending") and not status.holder.running:
-        grid.add_row("", text.typed("nothing is sent until a bot runs: start it, or outbox drain"))
+        grid.add_row("", formatting.typed("nothing is sent until a bot runs: start it, or outbox drain"))
     danger = ""
-    if door.EXPOSED_TO_WAL_RESET_BUG:
+    if database.EXPOSED_TO_WAL_RESET_BUG:
         danger = ", exposed to the WAL-reset bug: do not write from a shell"
-    grid.add_row("SQLite", f"{door.ENGINE.sqlite_version}{danger}")
-    grid.add_row("Size", f"{text.size(status.db_bytes)}, WAL {text.size(status.wal_bytes)}")
+    grid.add_row("SQLite", f"{sqlite3.sqlite_version}{danger}")
+    grid.add_row("Size", f"{formatting.size(status.db_bytes)}, WAL {formatting.size(status.wal_bytes)}")
     return grid
 
 
 def _rate(rates: Rates) -> str:
-    left = "" if rates.empty_in_s is None else f"; none pending in {text.age(rates.empty_in_s)}"
+    left = "" if rates.empty_in_s is None else f"; none pending in {formatting.age(rates.empty_in_s)}"
     return f"{rates.delivered_per_s:,.1f} delivered a second, {rates.put_per_s:,.1f} put{left}"
 
 
 def _refused(told: Told, now_ms: int) -> str:
     line = told.line
-    words = " ".join(str(part) for part in (line.status, line.code, text.quoted(line.message or "")) if part)
+    words = " ".join(str(part) for part in (line.status, line.code, formatting.quoted(line.message or "")) if part)
     whose = f"{told.destination}: " if told.destination else ""
-    return f"{whose}{words}, {text.age((now_ms - line.at_ms) / 1000)} ago"
+    return f"{whose}{words}, {formatting.age((now_ms - line.at_ms) / 1000)} ago"
 
 
 def _writer(holder: Holder) -> str:
@@ -377,7 +378,7 @@ def _writer(holder: Holder) -> str:
 
 def _flusher(flushing: Flushing, status: Status) -> str:
     def ago(moment_ms: int) -> str:
-        return f"{text.age((status.now_ms - moment_ms) / 1000)} ago"
+        return f"{formatting.age((status.now_ms - moment_ms) / 1000)} ago"
 
     if flushing.running:
         looked = "" if flushing.looked_ms is None else f", last look {ago(flushing.looked_ms)}"
@@ -390,7 +391,7 @@ def _flusher(flushing: Flushing, status: Status) -> str:
         words += f", last delivery {ago(flushing.delivered_ms)}"
     if flushing.error is None or flushing.error_ms is None:
         return words
-    return f"{words}\nlast error {ago(flushing.error_ms)}: {text.quoted(flushing.error)}"
+    return f"{words}\nlast error {ago(flushing.error_ms)}: {formatting.quoted(flushing.error)}"
 
 
 def _table(status: Status) -> RenderableType:
@@ -411,10 +412,12 @@ def _table(status: Status) -> RenderableType:
 def _pause(pause: StoredPause, status: Status) -> str:
     what = subject(pause, status.lanes) or "everything"
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
-    lasts = text.age((status.now_ms - pause.since_ms) / 1000)
+    lasts = formatting.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
-    soon = f"in {text.age(due_s)}" if due_s > 0 else "any moment now"
+    soon = f"in {formatting.age(due_s)}" if due_s > 0 else "any moment now"
     due = soon if status.holder.running else "once a flusher runs"
     why = pause.reason.replace("_", " ")
-    first = f"{text.quoted(what)}: {why}, for {lasts} ({failures})"
-    return text.typed(f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it")
+    first = f"{formatting.quoted(what)}: {why}, for {lasts} ({failures})"
+    return formatting.typed(
+        f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it"
+    )

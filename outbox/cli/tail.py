@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
 from outbox.cli.entries import said
 from outbox.cli.filters import OfDestination, OfSession
@@ -25,8 +25,8 @@ from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
 from outbox.forensics.entries import Wanted
-from outbox.forensics.read_only import Observer, look
 from outbox.forensics.tail import START, Change, Mark, News, news
+from outbox.store.read_only import ReadOnlyStore, look
 
 _LINES = 10
 _EVERY_S = 1.0
@@ -93,7 +93,7 @@ def tail(
 
 
 def _seen(where: Path, mark: Mark, wanted: Wanted, most: int) -> Seen:
-    async def work(observer: Observer) -> Seen:
+    async def work(observer: ReadOnlyStore) -> Seen:
         pauses, lanes = await observer.pauses(), await observer.lanes()
         found = await news(observer, mark, wanted, most=most)
         stopped = {
@@ -134,7 +134,7 @@ class _Printer:
 
     def __init__(self, *, as_object: bool) -> None:
         self._as_object = as_object
-        self._console: Console = text.console()
+        self._console: Console = formatting.console()
         self._day = ""
 
     def changes(self, changes: Iterable[Change]) -> None:
@@ -148,13 +148,17 @@ class _Printer:
         sys.stdout.flush()
 
     def _line(self, change: Change) -> None:
-        day, _, rest = text.moment(change.at_ms).partition("T")
+        day, _, rest = formatting.moment(change.at_ms).partition("T")
         if day != self._day:
             self._day = day
             self._console.print(Text(f"{day} UTC", style="bold"))
         words = said(change.status, change.code, change.message)
         line = Text.assemble(f"{rest[:8]}  ", (f"{change.event.replace('_', ' '):<9}", _COLOURS.get(change.event, "")))
-        what = f"{change.destination or '':<10}  {text.quoted(change.id)}" if change.id else change.destination or words
+        what = (
+            f"{change.destination or '':<10}  {formatting.quoted(change.id)}"
+            if change.id
+            else change.destination or words
+        )
         self._console.print(line.append(f"  {what}"), soft_wrap=True)
         if change.id is None and change.destination is None:
             return
@@ -165,4 +169,4 @@ class _Printer:
 def change_json(change: Change) -> dict[str, Any]:
     """Return a change as `--json` prints it; the names are promised in the command's help."""
     facts = asdict(change)
-    return {"at": text.moment(facts.pop("at_ms")), **facts}
+    return {"at": formatting.moment(facts.pop("at_ms")), **facts}

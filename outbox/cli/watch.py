@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.common import quiet_pipe
 from outbox.cli.status import Health, Rates, Status, as_json, rendered
 from outbox.errors import StoreError
@@ -49,7 +49,7 @@ def watch(read: Callable[[], Status], every_s: float, *, as_object: bool) -> Hea
     On a terminal only the first look may fail: a bot that restarts, a disk that is away, may come back.
     """
     looks = _Looks(read)
-    console = text.console()
+    console = formatting.console()
     try:
         if as_object or not console.is_terminal:
             _in_lines(looks, console, every_s, as_object=as_object)
@@ -97,9 +97,9 @@ def _on_the_screen(looks: _Looks, console: Console, every_s: float) -> None:
 
 def _screen(looks: _Looks, every_s: float, trouble: str | None) -> Group:
     # At the top: what a small terminal cuts off is the end.
-    head = [Text(f"{text.moment(looks.found.now_ms)}, every {every_s:g} s; Ctrl-C ends it", style="dim")]
+    head = [Text(f"{formatting.moment(looks.found.now_ms)}, every {every_s:g} s; Ctrl-C ends it", style="dim")]
     if trouble is not None:
-        head.append(Text(f"cannot be read now: {text.quoted(trouble)}", style="red"))
+        head.append(Text(f"cannot be read now: {formatting.quoted(trouble)}", style="red"))
     return Group(*head, rendered(looks.found, looks.rates))
 
 
@@ -107,7 +107,7 @@ def _print(console: Console, looks: _Looks, *, as_object: bool) -> None:
     if as_object:
         none = {"put_per_s": None, "delivered_per_s": None, "empty_in_s": None}
         rates = none if looks.rates is None else looks.rates.as_json()
-        facts = as_json(looks.found) | {"at": text.moment(looks.found.now_ms), **rates}
+        facts = as_json(looks.found) | {"at": formatting.moment(looks.found.now_ms), **rates}
         sys.stdout.write(json.dumps(facts) + "\n")
     else:
         console.print(rendered(looks.found, looks.rates))

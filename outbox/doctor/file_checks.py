@@ -12,10 +12,10 @@ from pathlib import Path
 from outbox.clock import Clock
 from outbox.doctor.findings import Trial
 from outbox.encoding import identifier
-from outbox.entry import Destination, Operation, Shape
+from outbox.entry import Destination, LaneSpec, Operation
 from outbox.errors import InvalidEntry, OutboxError, StoreCorrupt
-from outbox.forensics.read_only import Observer
-from outbox.store import database as door
+from outbox.store import database
+from outbox.store.read_only import ReadOnlyStore
 from outbox.store.reader import Reader
 
 # SQLite goes on after the first complaint; a person needs the kind of damage, not its whole extent.
@@ -33,7 +33,7 @@ _NEWEST_DELIVERED = (
 )
 
 
-async def damage(observer: Observer, *, thorough: bool) -> list[str]:
+async def damage(observer: ReadOnlyStore, *, thorough: bool) -> list[str]:
     """Return SQLite's complaints about the file. Reads all of it; thorough: compares the indexes with their tables."""
     name = "integrity_check" if thorough else "quick_check"
     try:
@@ -45,7 +45,7 @@ async def damage(observer: Observer, *, thorough: bool) -> list[str]:
     return [line for line in lines if line and line != "ok" and not line.startswith("***")]
 
 
-async def pending_shapes(reader: Reader) -> list[Shape]:
+async def pending_shapes(reader: Reader) -> list[LaneSpec]:
     """Return the kinds of request that pending entries need, those a shell has put in included. Reads the backlog."""
     lanes = await reader.lanes()
     shapes = [lanes[number] for (number,) in await reader.read(_PENDING_LANES) if number in lanes]
@@ -56,7 +56,7 @@ async def pending_shapes(reader: Reader) -> list[Shape]:
             columns.add(Destination(entry.destination).key)
         if columns and _are_names([*columns, *deciding]):  # else it will be dead, and need no column
             named = ",".join(sorted(columns))
-            shapes.append(Shape(entry.destination, entry.operation, entry.on_conflict or "", named, ordered=False))
+            shapes.append(LaneSpec(entry.destination, entry.operation, entry.on_conflict or "", named, ordered=False))
     return shapes
 
 
@@ -96,7 +96,7 @@ async def try_commit(folder: Path, clock: Clock) -> Trial:
         return Trial(await _commit_s(place / "trial.db", clock))
     except (OutboxError, OSError) as error:
         return Trial(None, str(error))
-    except door.SqliteError as error:
+    except database.SqliteError as error:
         return Trial(None, str(error))
     finally:
         await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
@@ -104,7 +104,7 @@ async def try_commit(folder: Path, clock: Clock) -> Trial:
 
 async def _commit_s(path: Path, clock: Clock) -> float:
     """Return the seconds that one small commit takes, with WAL and synchronous=FULL."""
-    connection = await door.open_writer(path, busy_timeout_s=1.0)
+    connection = await database.open_writer(path, busy_timeout_s=1.0)
     try:
         await connection.execute("create table trial (n integer)")
         started_s = clock.monotonic_s()

@@ -176,9 +176,9 @@ def wal(facts: WalFacts) -> Finding:
     return Finding("wal", _WARNING, f"{size}; it is made small again when the bot closes the file", "restart the bot")
 
 
-def engine(version: str, *, exposed: bool, extra: bool) -> Finding:
-    """Judge the SQLite that runs here, which is the bot's if it uses the same environment. extra: pysqlite3 runs."""
-    name = f"SQLite {version}{' (pysqlite3)' if extra else ''}"
+def engine(version: str, *, exposed: bool) -> Finding:
+    """Judge the SQLite that runs here, which is the bot's if it uses the same environment."""
+    name = f"SQLite {version}"
     if not exposed:
         return Finding("sqlite", _OK, f"{name} has the fix for the WAL-reset bug")
     # No warning: it takes two writers at once, and the lock on the file keeps the second one out, unless it is a shell.
@@ -230,14 +230,14 @@ def dead_letters(number: int) -> Finding:
     return Finding("dead letters", _WARNING, says, "outbox ls --state dead")
 
 
-def pause(subject: str, reason: str, said: str, *, fix: str | None, mended: bool) -> Finding:
+def pause(subject: str, reason: str, said: str, *, fix: str | None, fixed: bool) -> Finding:
     """Judge one pause, in the words that the server gave then. subject: what is not sent; "": nothing at all is.
 
-    mended: the remote end was asked just now and does not complain any more.
+    fixed: the remote end was asked just now and does not complain any more.
     """
     what = f"{subject} is not sent" if subject else "nothing is sent"
     says = f"{what}: {reason.replace('_', ' ')}{f' ({said})' if said else ''}"
-    if mended:
+    if fixed:
         return Finding("pauses", _WARNING, f"{says}; that is over now, the next try will find out", _RELOAD)
     return Finding("pauses", _FAULT, says, f"{fix}; then: {_RELOAD}" if fix and _RELOAD not in fix else fix or _RELOAD)
 

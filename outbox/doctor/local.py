@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import sqlite3
 import stat
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outbox.clock import Clock
-from outbox.doctor import file_checks as examine
-from outbox.doctor import findings as diagnosis
+from outbox.doctor import file_checks, findings
 from outbox.doctor.findings import Finding, WalFacts
-from outbox.entry import Shape, State
+from outbox.doctor.wal import is_wal, read_wal
+from outbox.entry import LaneSpec, State
 from outbox.errors import StoreCorrupt, StoreError
-from outbox.forensics.read_only import Observer, is_file, look
-from outbox.store import database as door
+from outbox.store import database, files
 from outbox.store import lock as lock_file
 from outbox.store.lock import Holder
+from outbox.store.read_only import ReadOnlyStore, is_file, look
 from outbox.store.reader import StoredPause
-from outbox.store.wal import is_wal, read_wal
 
 _BESIDE = ("", "-wal", "-shm", ".lock")
 
@@ -35,9 +35,9 @@ class Content:
     damage: tuple[str, ...]
     used: frozenset[str]
     dead: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[LaneSpec, ...]
     pauses: tuple[StoredPause, ...]
-    lanes: Mapping[int, Shape]
+    lanes: Mapping[int, LaneSpec]
     newest_put_ms: int | None
     delivered: Mapping[str, tuple[str, str]]
 
@@ -53,32 +53,32 @@ class Local:
 async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     """Look at `path` and its machine. Writes nothing to it; tries one commit in a folder of its own beside it."""
     try:
-        path = await asyncio.to_thread(door.real_path, path)
+        path = await asyncio.to_thread(files.real_path, path)
         if not await asyncio.to_thread(is_file, path):
-            return Local((diagnosis.missing(path), *await _machine(path.parent)), None)
+            return Local((findings.missing(path), *await _machine(path.parent)), None)
     except StoreError as error:
-        return Local((diagnosis.unreadable(str(error)),), None)
+        return Local((findings.unreadable(str(error)),), None)
     # Before SQLite opens the file here: closing a descriptor of it would drop SQLite's own locks.
     before = await asyncio.to_thread(_beside, path)
-    trial = await examine.try_commit(path.parent, clock)
+    trial = await file_checks.try_commit(path.parent, clock)
     content = await _content(path, thorough=thorough)
     filesystem = await asyncio.to_thread(filesystem_of, path)
-    permissions = diagnosis.permissions(path, before.modes, writable=before.writable)
+    permissions = findings.permissions(path, before.modes, writable=before.writable)
     # Another program's file: whoever else reads it does so for a reason. Whether this user may is worth a line.
     foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and before.writable
-    findings = [
+    found = [
         *(() if foreign else (permissions,)),
-        diagnosis.durability(path, before.wal_mode, filesystem, trial),
-        diagnosis.wal(before.wal),
-        diagnosis.writer(before.holder.pid, running=before.holder.running),
+        findings.durability(path, before.wal_mode, filesystem, trial),
+        findings.wal(before.wal),
+        findings.writer(before.holder.pid, running=before.holder.running),
         *await _machine(path.parent),
     ]
     if isinstance(content, StoreCorrupt):
-        return Local((diagnosis.integrity(path, [str(content)], thorough=thorough), *findings), None)
+        return Local((findings.integrity(path, [str(content)], thorough=thorough), *found), None)
     if isinstance(content, StoreError):
-        return Local((diagnosis.unreadable(str(content)), *findings), None)
-    found = diagnosis.integrity(path, content.damage, thorough=thorough)
-    return Local((found, *findings, diagnosis.dead_letters(content.dead)), content)
+        return Local((findings.unreadable(str(content)), *found), None)
+    integrity = findings.integrity(path, content.damage, thorough=thorough)
+    return Local((integrity, *found, findings.dead_letters(content.dead)), content)
 
 
 # ------------------------------------------------------------------------------------------ beside the file
@@ -97,7 +97,7 @@ def _beside(path: Path) -> _Beside:
     try:
         holder, wal = lock_file.look(path), read_wal(path)
     except OSError:  # another user's: the other checks are worth more
-        holder, wal = Holder(None, None, running=None), WalFacts(door.file_bytes(door.wal_path(path)))
+        holder, wal = Holder(None, None, running=None), WalFacts(files.file_bytes(files.wal_path(path)))
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return _Beside(None if os.name == "nt" else _modes(path), writable, is_wal(path), wal, holder)
 
@@ -114,9 +114,8 @@ def _modes(path: Path) -> dict[Path, int]:
 async def _machine(folder: Path) -> list[Finding]:
     """Return what holds whatever is in the file. folder: where it is, or would be."""
     free = await asyncio.to_thread(_free_bytes, folder)
-    extra = door.ENGINE.__name__.startswith("pysqlite3")
-    engine = diagnosis.engine(door.ENGINE.sqlite_version, exposed=door.EXPOSED_TO_WAL_RESET_BUG, extra=extra)
-    return [diagnosis.disk(free), engine]
+    engine = findings.engine(sqlite3.sqlite_version, exposed=database.EXPOSED_TO_WAL_RESET_BUG)
+    return [findings.disk(free), engine]
 
 
 def _free_bytes(folder: Path) -> int:
@@ -155,20 +154,20 @@ def _mount(line: str) -> tuple[Path, str] | None:
 
 
 async def _content(path: Path, *, thorough: bool) -> Content | StoreError:
-    async def work(observer: Observer) -> Content:
-        damage = tuple(await examine.damage(observer, thorough=thorough))
+    async def work(observer: ReadOnlyStore) -> Content:
+        damage = tuple(await file_checks.damage(observer, thorough=thorough))
         if damage:  # what else it says may be wrong, or fail
             return Content(damage, frozenset(), 0, (), (), {}, None, {})
         counts = await observer.counts()
-        found = {name: await examine.newest_delivered(observer, name) for name in counts}
+        found = {name: await file_checks.newest_delivered(observer, name) for name in counts}
         return Content(
             damage=damage,
             used=frozenset(counts),
             dead=sum(states.get(State.DEAD, 0) for states in counts.values()),
-            shapes=tuple(await examine.pending_shapes(observer)),
+            shapes=tuple(await file_checks.pending_shapes(observer)),
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
-            newest_put_ms=await examine.newest_put_ms(observer),
+            newest_put_ms=await file_checks.newest_put_ms(observer),
             delivered={name: entry for name, entry in found.items() if entry is not None},
         )
 

@@ -14,7 +14,7 @@ from enum import Enum, StrEnum, auto
 from pathlib import Path
 
 from outbox.doctor.findings import Finding, Severity, typed
-from outbox.entry import Destination, Operation, Shape
+from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.keys import KeyFacts, KeyKind
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Split, judge, read_refusal
 
@@ -46,8 +46,8 @@ class Target:
 
 def targets(
     declared: Iterable[Destination],
-    pending: Iterable[Shape],
-    newest: Mapping[str, Shape],
+    pending: Iterable[LaneSpec],
+    newest: Mapping[str, LaneSpec],
     used: Iterable[str],
     only: Iterable[str] = (),
 ) -> list[Target]:
@@ -56,30 +56,30 @@ def targets(
     pending: the kinds of request that pending entries need. newest: each table's newest kind, for one without them.
     """
     known, kinds, seen = {each.name: each for each in declared}, list(pending), set(used)
-    names = set(only) or {*known, *seen, *newest, *(shape.destination for shape in kinds)}
+    names = set(only) or {*known, *seen, *newest, *(spec.destination for spec in kinds)}
     found = []
     for name in sorted(names):
-        shapes = [shape for shape in kinds if shape.destination == name]
+        shapes = [spec for spec in kinds if spec.destination == name]
         if not shapes and name in newest:
             shapes = [newest[name]]
         found.append(_target(known.get(name, Destination(name)), shapes, name in seen))
     return found
 
 
-def _target(declared: Destination, shapes: Sequence[Shape], used: bool) -> Target:
+def _target(declared: Destination, shapes: Sequence[LaneSpec], used: bool) -> Target:
     # A bot's own declaration of the key is not in the file, but its inserts are: they say which column it is.
-    keys = [shape.on_conflict for shape in shapes if shape.operation is Operation.INSERT and shape.on_conflict]
-    conflicts = {shape.on_conflict for shape in shapes if shape.on_conflict}
+    keys = [spec.on_conflict for spec in shapes if spec.operation is Operation.INSERT and spec.on_conflict]
+    conflicts = {spec.on_conflict for spec in shapes if spec.on_conflict}
     declared_ones = {",".join(declared.on_conflict)} - {""}
     if not shapes:
         conflicts = {declared.key, *declared_ones}
-    columns = {column for each in (*conflicts, *(shape.columns for shape in shapes)) for column in each.split(",")}
+    columns = {column for each in (*conflicts, *(spec.columns for spec in shapes)) for column in each.split(",")}
     return Target(
         declared.name,
         keys[0] if keys else declared.key,
         tuple(sorted({*columns, *declared.integers, *declared.on_conflict} - {""})),
         tuple(sorted(conflicts | declared_ones)),
-        bool(declared_ones) or any(shape.operation is not Operation.INSERT for shape in shapes),
+        bool(declared_ones) or any(spec.operation is not Operation.INSERT for spec in shapes),
         used,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from outbox.clock import Clock
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
-from outbox.flusher.heartbeat import Pulse
+from outbox.flusher.heartbeat import Heartbeat
 from outbox.flusher.project_binding import Home
 from outbox.flusher.rpc_apply import Rpc
 from outbox.postgrest.verdicts import Refusal
@@ -62,7 +62,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Means:
+class FlusherContext:
     """What each part of the flusher works with.
 
     draw: a source of uniform numbers in [0, 1), for the jitter.
@@ -75,14 +75,14 @@ class Means:
     state: FlusherState = field(default_factory=FlusherState)
     tally: Tally = field(default_factory=Tally)
     home: Home = field(init=False)
-    pulse: Pulse = field(init=False)
+    pulse: Heartbeat = field(init=False)
     _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     _started_ms: int = field(init=False)
     _started_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.home = Home(self.store)
-        self.pulse = Pulse(self.store, self.clock)
+        self.pulse = Heartbeat(self.store, self.clock)
         self._started_ms, self._started_s = self.clock.now_ms(), self.clock.monotonic_s()
 
     def steady_ms(self) -> int:
@@ -115,4 +115,4 @@ class Means:
 
 def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:
     """Return the facts of a log line. Neither payloads nor the server's details, which quote them."""
-    return {"destination": lane.shape.destination, "status": refusal.status, "code": refusal.code, **more}
+    return {"destination": lane.spec.destination, "status": refusal.status, "code": refusal.code, **more}

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from outbox import logs
 from outbox.entry import State
-from outbox.flusher.context import Means, facts
+from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import gives_up
 from outbox.flusher.pauses import Pauses, key_of, wider_than
 from outbox.flusher.scheduler import Lanes
@@ -24,10 +24,10 @@ logger = logs.named("outbox.flusher")
 class Delivery:
     """The way of one batch through one lane. What it does not get to settle stays pending."""
 
-    def __init__(self, means: Means, pauses: Pauses, lanes: Lanes, transport: Transport, lane: Lane) -> None:
-        self._means = means
-        self._store = means.store
-        self._limits = means.limits
+    def __init__(self, context: FlusherContext, pauses: Pauses, lanes: Lanes, transport: Transport, lane: Lane) -> None:
+        self._context = context
+        self._store = context.store
+        self._limits = context.limits
         self._pauses = pauses
         self._lanes = lanes
         self._transport = transport
@@ -46,25 +46,25 @@ class Delivery:
 
     async def intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the entries that are still what was put; a changed one is refused here, and kept."""
-        shape = self._lane.shape
-        changed = [entry for entry in batch if entry.digest != sent_digest(shape, entry)]
+        spec = self._lane.spec
+        changed = [entry for entry in batch if entry.digest != sent_digest(spec, entry)]
         if not changed:
             return batch
         refusal = Refusal(None, "DIGEST", "the stored entry is not what was put; it was not sent")
         logger.error("stored entries were changed", extra={"ids": [entry.id for entry in changed]})
-        await self._means.note(self._note_dead(changed, refusal))
+        await self._context.note(self._note_dead(changed, refusal))
         return [entry for entry in batch if entry not in changed]
 
     # ------------------------------------------------------------------------------------------ one attempt
 
     async def _attempt(self, entries: Sequence[Outgoing]) -> bool:
         """Send one request and settle its verdict; False: the rest of the batch must wait."""
-        shape = self._lane.shape
-        sent, superseded = last_of_each_row(shape, entries)
-        request, turn = build(shape, sent), self._pauses.turn()
+        spec = self._lane.spec
+        sent, superseded = last_of_each_row(spec, entries)
+        request, turn = build(spec, sent), self._pauses.turn()
         outcome = await self._transport.send(request, deadline_s=self._limits.request_deadline_s)
-        own = f"({shape.on_conflict})=({sent[0].id})" if len(sent) == 1 else None
-        verdict = judge(shape.operation, len(sent), outcome, own=own)
+        own = f"({spec.on_conflict})=({sent[0].id})" if len(sent) == 1 else None
+        verdict = judge(spec.operation, len(sent), outcome, own=own)
         await self._learn(entries, verdict, turn)
         match verdict:
             case Delivered():
@@ -78,11 +78,11 @@ class Delivery:
                 return True
             case Retry():
                 await self._retry(entries, verdict.refusal)
-                return not shape.ordered
+                return not spec.ordered
             case Pause() if verdict.shrink and len(sent) == 1 and self._is_stuck(entries):
                 hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
                 await self._postpone(entries, replace(verdict.refusal, hint=hint), event="stuck")
-                return not shape.ordered
+                return not spec.ordered
             case Pause():
                 await self.pause(sent, verdict, outcome, turn)
                 return False
@@ -99,7 +99,7 @@ class Delivery:
                 await self._learn([entry], verdict, turn)
             match verdict:
                 case Reject():
-                    await self._bury(entry, verdict.refusal)
+                    await self._make_dead(entry, verdict.refusal)
                 case Retry():
                     await self._retry([entry], verdict.refusal)
                 case _:
@@ -111,7 +111,7 @@ class Delivery:
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
         if not isinstance(verdict, Pause):
-            await self._means.home.learn(self._transport)  # before anything counts as delivered there
+            await self._context.home.learn(self._transport)  # before anything counts as delivered there
         over = self._pauses.ended_by(self._lane, turn)
         if not isinstance(verdict, Pause):
             for entry in entries:
@@ -126,14 +126,14 @@ class Delivery:
     # ------------------------------------------------------------------------------------------ the verdicts
 
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
-        await self._means.note(self._note_delivered(entries))
+        await self._context.note(self._note_delivered(entries))
         self._resize(len(entries), succeeded=True)
 
     async def _note_delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
-        self._means.tally.delivered[self._lane.shape.destination] += len(entries)
-        self._means.state.last_delivery_ms = self._means.clock.now_ms()
-        self._means.pulse.delivered()
+        self._context.tally.delivered[self._lane.spec.destination] += len(entries)
+        self._context.state.last_delivery_ms = self._context.clock.now_ms()
+        self._context.pulse.delivered()
 
     def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:
         logger.info("batch refused, halving", extra=facts(self._lane, verdict.refusal, rows=len(sent)))
@@ -143,7 +143,7 @@ class Delivery:
         self._parts += [second, first]
 
     async def _reject(self, entry: Outgoing, superseded: Sequence[Outgoing], refusal: Refusal) -> None:
-        await self._bury(entry, refusal)
+        await self._make_dead(entry, refusal)
         if self._limits.strict_order:
             self._parts = [not_behind(entry, part) for part in self._parts]
         self._parts.append(superseded)  # their winner is dead: they are what the destination gets
@@ -151,7 +151,7 @@ class Delivery:
     async def _retry(self, entries: Sequence[Outgoing], refusal: Refusal) -> None:
         if await self._is_orphaned(entries[0]):
             gone = f"{refusal.message} (its parent never came: gave up)"
-            await self._bury(entries[0], replace(refusal, message=gone))
+            await self._make_dead(entries[0], replace(refusal, message=gone))
         else:
             await self._postpone(entries, refusal, event="postponed")
 
@@ -172,33 +172,33 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------ settling
 
-    async def _bury(self, entry: Outgoing, refusal: Refusal) -> None:
+    async def _make_dead(self, entry: Outgoing, refusal: Refusal) -> None:
         """Make `entry` a dead letter."""
         logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
-        await self._means.note(self._note_dead([entry], refusal, attempts=1, batch_rows=1))
+        await self._context.note(self._note_dead([entry], refusal, attempts=1, batch_rows=1))
 
     async def _note_dead(
         self, entries: Sequence[Outgoing], refusal: Refusal, *, attempts: int = 0, batch_rows: int | None = None
     ) -> None:
         seqs = [entry.seq for entry in entries]
         await self._store.settle(seqs, State.DEAD, refusal=refusal, attempts=attempts, batch_rows=batch_rows)
-        self._means.tally.rejected[self._lane.shape.destination] += len(seqs)
+        self._context.tally.rejected[self._lane.spec.destination] += len(seqs)
 
     async def _postpone(self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str) -> None:
         """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
         first = heads(entries)
-        wait_s = self._means.backoff_s(max(entry.attempts for entry in first) + 1)
+        wait_s = self._context.backoff_s(max(entry.attempts for entry in first) + 1)
         told = facts(self._lane, refusal, ids=[entry.id for entry in first], wait_s=round(wait_s, 3))
         logger.info("entry postponed", extra=told)
-        await self._means.note(self._note_postponed(first, refusal, wait_s, event=event, batch_rows=len(entries)))
+        await self._context.note(self._note_postponed(first, refusal, wait_s, event=event, batch_rows=len(entries)))
 
     async def _note_postponed(
         self, entries: Sequence[Outgoing], refusal: Refusal, wait_s: float, *, event: str, batch_rows: int
     ) -> None:
-        until_ms = self._means.steady_ms() + int(wait_s * 1000) + 1
+        until_ms = self._context.steady_ms() + int(wait_s * 1000) + 1
         seqs = [entry.seq for entry in entries]
         await self._store.postpone(seqs, until_ms, refusal=refusal, attempts=1, event=event, batch_rows=batch_rows)
-        self._means.tally.retries[self._lane.shape.destination] += len(seqs)
+        self._context.tally.retries[self._lane.spec.destination] += len(seqs)
 
     async def _is_orphaned(self, entry: Outgoing) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
@@ -206,7 +206,7 @@ class Delivery:
         return gives_up(
             entry.attempts + 1,
             since_ms=entry.refused_since_ms,
-            now_ms=self._means.clock.now_ms(),
+            now_ms=self._context.clock.now_ms(),
             earlier_pending=oldest is not None and oldest < entry.seq,
             limit=self._limits.orphan_attempts,
             after_s=self._limits.orphan_after_s,

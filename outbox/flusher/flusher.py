@@ -10,7 +10,7 @@ from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Destination
 from outbox.errors import OutboxError, UsageError
-from outbox.flusher.context import Limits, Means
+from outbox.flusher.context import FlusherContext, Limits
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
 from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sentence
@@ -18,7 +18,7 @@ from outbox.flusher.rpc_mixed import Mixer
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
-from outbox.store.store import Lane, Store, Ways
+from outbox.store.store import Lane, Sendable, Store
 
 logger = logs.named("outbox.flusher")
 
@@ -44,29 +44,29 @@ class Flusher:
         draw: Callable[[], float],
         limits: Limits,
     ) -> None:
-        self._means = Means(store, clock, draw, limits)
+        self._context = FlusherContext(store, clock, draw, limits)
         self._store = store
         self._transport = transport
         self._destinations = destinations
         self._clock = clock
         self._poll_s = limits.poll_s
-        self._pauses = Pauses(self._means)
-        self._lanes = Lanes(self._means, self._pauses)
-        self._mixer = Mixer(self._means, self._pauses, self._lanes)
-        self._requests = Requests(self._means, self._pauses, self._request_ended)
+        self._pauses = Pauses(self._context)
+        self._lanes = Lanes(self._context, self._pauses)
+        self._mixer = Mixer(self._context, self._pauses, self._lanes)
+        self._requests = Requests(self._context, self._pauses, self._request_ended)
         self._ended = asyncio.Event()
         self._ended.set()
         self._seen_change = -1
         self._idle_since_change = False
-        self.state = self._means.state
-        self.tally = self._means.tally
+        self.state = self._context.state
+        self.tally = self._context.tally
 
     # ------------------------------------------------------------------------------------------ life
 
     async def load(self) -> None:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         await self._pauses.load()
-        await self._means.home.load()
+        await self._context.home.load()
 
     async def run(self) -> None:
         """Send whatever becomes ready, until `shut_down`. Cancelling it leaves what is under way pending.
@@ -76,7 +76,7 @@ class Flusher:
         if self.state.running:
             raise UsageError("the flusher is running already")
         self.state.started = self.state.running = True
-        self._means.pulse.turn(running=True)
+        self._context.pulse.turn(running=True)
         self._requests.stopping = False
         self._idle_since_change = False  # the last step of an earlier run may have been cut short
         self._ended.clear()
@@ -88,14 +88,14 @@ class Flusher:
         finally:
             await self._requests.abandon()
             self.state.running = False
-            self._means.pulse.turn(running=False)
+            self._context.pulse.turn(running=False)
             self._ended.set()
             self._requests.tell()  # a drain that has joined sends by itself from here on
 
     async def shut_down(self, grace_s: float) -> None:
         """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending."""
         self._requests.stopping = True
-        self.nudge()
+        self.wake()
         if self._ended.is_set():
             return
         try:
@@ -105,13 +105,13 @@ class Flusher:
             self._requests.cancel()
             await self._ended.wait()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Look at once whether something can be sent."""
         self._store.committed.set()
 
     async def noted(self) -> None:
         """Return once `tally` counts what the file shows as delivered now."""
-        await self._means.noted()
+        await self._context.noted()
 
     def watch(self) -> AbstractContextManager[asyncio.Event]:
         """Give an event that is set whenever a request has ended, or none can start."""
@@ -126,15 +126,15 @@ class Flusher:
         since = self._pauses.turn()
         self._pauses.make_due()
         self._requests.end_rest()
-        self.nudge()
+        self.wake()
         return since
 
     def try_untried(self, since: int) -> None:
         """Make due what began meanwhile with the failure of a request from before turn `since`: it was no try."""
         if self._pauses.make_untried_due(since):
-            self.nudge()
+            self.wake()
 
-    def held_by(self, ways: Ways, since: int) -> str | None:
+    def held_by(self, ways: Sendable, since: int) -> str | None:
         """Return why nothing in `ways` goes on before an operator acts, as found out since turn `since`.
 
         None: something may go on by itself, or that is not known yet.
@@ -158,26 +158,26 @@ class Flusher:
         await self._pauses.forget()
         self._mixer.forget()
         self._idle_since_change = False
-        self.nudge()
+        self.wake()
 
     def is_away(self, transport: Transport | None) -> bool:
         """Return whether `transport` leads to another project than the one that the file belongs to."""
-        return self._means.home.is_foreign(transport)
+        return self._context.home.is_foreign(transport)
 
-    async def look_home(self) -> None:
+    async def load_project(self) -> None:
         """Read again which project the file belongs to."""
-        await self._means.home.load()
+        await self._context.home.load()
 
     async def adopt(self) -> str | None:
         """Let the entries go to the project that the settings name, and return the one that they belonged to."""
-        was = await self._means.home.forget()
-        await self._pauses.be_home()
-        self.nudge()
+        was = await self._context.home.forget()
+        await self._pauses.end_other_project()
+        self.wake()
         return was
 
     def _request_ended(self) -> None:
         self._idle_since_change = False
-        self.nudge()
+        self.wake()
 
     # ------------------------------------------------------------------------------------------ one step
 
@@ -186,14 +186,14 @@ class Flusher:
         try:
             wait_s = await self._step()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
-            self._means.failed(error)
+            self._context.failed(error)
             ours = isinstance(error, OutboxError)  # whose sentence says it all
             facts = {"error": str(error) if ours else type(error).__name__}
             logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
             self._requests.rest(self._poll_s)  # puts go on, and each would wake us
             self._idle_since_change = False
             return self._poll_s
-        self._means.pulse.looked()
+        self._context.pulse.looked()
         return wait_s
 
     async def _step(self) -> float:
@@ -201,8 +201,8 @@ class Flusher:
         self._store.committed.clear()
         if (rest_s := self._requests.rest_s) > 0:
             return rest_s
-        if (courtesy_s := self._requests.courtesy_s) > 0:
-            return courtesy_s  # the next commit wakes us
+        if (throttle_s := self._requests.throttle_s) > 0:
+            return throttle_s  # the next commit wakes us
         transport = await self._transport(self._pauses.settings_may_help())
         if transport is None:
             return self._poll_s
@@ -216,7 +216,7 @@ class Flusher:
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
             # All of it: what is put later must not overtake what nobody has read yet.
-            while not self._requests.stopping and await adopt(self._means, self._destinations, _STEP):
+            while not self._requests.stopping and await adopt(self._context, self._destinations, _STEP):
                 self._lanes.rewind()
             if await self._start_requests(transport) or self._requests:
                 self._idle_since_change = False
@@ -224,21 +224,21 @@ class Flusher:
 
     async def _is_away(self, transport: Transport) -> bool:
         """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""
-        home, named = self._means.home, project_of(transport)
+        home, named = self._context.home, project_of(transport)
         if home.belongs_to is None or named is None or not self.is_away(transport):
-            await self._pauses.be_home()
+            await self._pauses.end_other_project()
             return False
-        await self._pauses.stay_home(home.belongs_to, named)
+        await self._pauses.pause_other_project(home.belongs_to, named)
         self._requests.tell()
         return True
 
     async def _wake_due(self) -> None:
         """Make ready what has waited long enough for something of its own."""
-        now_ms = self._means.steady_ms()
+        now_ms = self._context.steady_ms()
         due_ms = await self._store.next_due_ms()
         if due_ms is None:
             return
-        if due_ms > now_ms + self._means.limits.longest_wait_s * 1000:  # written by a clock that was set back since
+        if due_ms > now_ms + self._context.limits.longest_wait_s * 1000:  # written by a clock that was set back since
             now_ms = due_ms
         if due_ms <= now_ms:
             await self._store.wake_due(now_ms, _STEP)
@@ -257,10 +257,10 @@ class Flusher:
         for lane in self._lanes.in_turn(lanes, self._requests.may_start):
             batch = await self._lanes.next_batch(lane)
             if batch and self._may_go(transport):
-                delivery = Delivery(self._means, self._pauses, self._lanes, transport, lane)
+                delivery = Delivery(self._context, self._pauses, self._lanes, transport, lane)
                 self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
                 started = True
-                if self._requests.courtesy_s > 0:
+                if self._requests.throttle_s > 0:
                     break
         return started
 
@@ -280,5 +280,5 @@ class Flusher:
     async def _next_look_s(self) -> float:
         waits_s = [self._poll_s, *self._pauses.waits_s()]
         if (due_ms := await self._store.next_due_ms()) is not None:
-            waits_s.append(max(due_ms - self._means.steady_ms(), 0) / 1000)
+            waits_s.append(max(due_ms - self._context.steady_ms(), 0) / 1000)
         return min(waits_s)

@@ -14,7 +14,7 @@ from outbox.store.store import Flushing, Store
 _IDLE_S, _BUSY_S = 60.0, 1.0
 
 
-class Pulse:
+class Heartbeat:
     """Keeps `Flushing` up to date."""
 
     def __init__(self, store: Store, clock: Clock) -> None:

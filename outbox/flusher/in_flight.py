@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from outbox import logs
-from outbox.flusher import throttle as courtesy
-from outbox.flusher.context import Means
+from outbox.flusher import throttle
+from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Traffic
 from outbox.store.store import Outgoing
@@ -23,8 +23,8 @@ class Requests:
     stopping: nothing more starts, and how the last ones end is not reported.
     """
 
-    def __init__(self, means: Means, pauses: Pauses, ended: Callable[[], None]) -> None:
-        self._means = means
+    def __init__(self, context: FlusherContext, pauses: Pauses, ended: Callable[[], None]) -> None:
+        self._context = context
         self._pauses = pauses
         self._ended = ended
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,15 +39,15 @@ class Requests:
 
     def may_start(self) -> bool:
         """Return whether there is room for one more."""
-        return not self.stopping and self.rest_s <= 0 and len(self) < self._means.limits.requests_in_flight
+        return not self.stopping and self.rest_s <= 0 and len(self) < self._context.limits.requests_in_flight
 
     def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Sequence[Outgoing]) -> None:
         """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
         probed = self._pauses.probe(traffic.lane)
         traffic.start(batch)
-        self._began_s, self._began_rows = self._means.clock.monotonic_s(), len(batch)
-        self._began_seq = self._means.store.last_seq
-        task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.shape.destination}")
+        self._began_s, self._began_rows = self._context.clock.monotonic_s(), len(batch)
+        self._began_seq = self._context.store.last_seq
+        task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.spec.destination}")
         self._tasks.add(task)
 
         def over(task: asyncio.Task[None]) -> None:
@@ -70,10 +70,10 @@ class Requests:
         if error is None or self.stopping:
             return
         self._broken += 1
-        self.rest(self._means.backoff_s(self._broken))
+        self.rest(self._context.backoff_s(self._broken))
         traffic.rewind = True
-        self._means.failed(error)
-        logger.error("request failed", exc_info=error, extra={"destination": traffic.lane.shape.destination})
+        self._context.failed(error)
+        logger.error("request failed", exc_info=error, extra={"destination": traffic.lane.spec.destination})
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[asyncio.Event]:
@@ -94,7 +94,7 @@ class Requests:
 
     def rest(self, wait_s: float) -> None:
         """Start nothing for `wait_s` seconds, whatever is put meanwhile."""
-        self._rest_until_s = self._means.clock.monotonic_s() + wait_s
+        self._rest_until_s = self._context.clock.monotonic_s() + wait_s
 
     def end_rest(self) -> None:
         """Start again at once."""
@@ -103,17 +103,17 @@ class Requests:
     @property
     def rest_s(self) -> float:
         """The seconds of rest that are left; 0 or less: none."""
-        return self._rest_until_s - self._means.clock.monotonic_s()
+        return self._rest_until_s - self._context.clock.monotonic_s()
 
     @property
-    def courtesy_s(self) -> float:
+    def throttle_s(self) -> float:
         """The seconds that the next request waits for the bot's puts at the most; 0: it may begin."""
-        store = self._means.store
-        return courtesy.wait_s(
+        store = self._context.store
+        return throttle.wait_s(
             putting=store.putting,
             put=store.last_seq - self._began_seq,
             sent=self._began_rows,
-            since_s=self._means.clock.monotonic_s() - self._began_s,
+            since_s=self._context.clock.monotonic_s() - self._began_s,
         )
 
     # ------------------------------------------------------------------------------------------ the end
@@ -135,4 +135,4 @@ class Requests:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        await self._means.noted()
+        await self._context.noted()

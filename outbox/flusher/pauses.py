@@ -8,7 +8,7 @@ from itertools import count, takewhile
 
 from outbox import logs
 from outbox.flusher import backoff
-from outbox.flusher.context import Means, facts
+from outbox.flusher.context import FlusherContext, facts
 from outbox.postgrest.project import refusal as refusal_of
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
 from outbox.store.store import Lane, StoredPause
@@ -26,7 +26,7 @@ def key_of(lane: Lane, scope: Scope) -> PauseKey:
         case Scope.EVERYTHING:
             return scope, ""
         case Scope.DESTINATION:
-            return scope, lane.shape.destination
+            return scope, lane.spec.destination
         case Scope.LANE:
             return scope, str(lane.number)
 
@@ -38,7 +38,7 @@ def keys_of(lane: Lane) -> list[PauseKey]:
 
 def held_words(lane: Lane, scope: Scope) -> str:
     """Return what of `lane` a pause of `scope` holds back, for people."""
-    return lane.shape.destination if scope is Scope.DESTINATION else lane.shape.words()
+    return lane.spec.destination if scope is Scope.DESTINATION else lane.spec.words()
 
 
 def sentence(what: str, pause: StoredPause) -> str:
@@ -71,10 +71,10 @@ class Paused:
 class Pauses:
     """The pauses in force, in memory and in the file."""
 
-    def __init__(self, means: Means) -> None:
-        self._means = means
-        self._store = means.store
-        self._clock = means.clock
+    def __init__(self, context: FlusherContext) -> None:
+        self._context = context
+        self._store = context.store
+        self._clock = context.clock
         self._paused: dict[PauseKey, Paused] = {}
         self._turns = count(1)
 
@@ -82,7 +82,9 @@ class Pauses:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         for stored in await self._store.pauses():
-            wait_s = backoff.remaining_s(stored.next_try_at_ms, now_ms=now_ms, cap_s=self._means.limits.longest_wait_s)
+            wait_s = backoff.remaining_s(
+                stored.next_try_at_ms, now_ms=now_ms, cap_s=self._context.limits.longest_wait_s
+            )
             self._paused[Scope(stored.scope), stored.subject] = Paused(stored, self.turn(), now_s + wait_s)
 
     def turn(self) -> int:
@@ -206,12 +208,12 @@ class Pauses:
             next_try_at_ms=now_ms + int(wait_s * 1000),
         )
         self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s, tried)
-        self._means.state.last_error = f"{stored.reason}: {stored.message}"
+        self._context.state.last_error = f"{stored.reason}: {stored.message}"
         if before is None:
-            self._means.tally.pauses[stored.reason] += 1
+            self._context.tally.pauses[stored.reason] += 1
         await self._store.save_pause(stored)
 
-    async def stay_home(self, belongs_to: str, named: str) -> None:
+    async def pause_other_project(self, belongs_to: str, named: str) -> None:
         """Hold everything back: the URL names another project. No request probes it; the settings are read again."""
         before = self._paused.get(EVERYTHING)
         if before is not None and before.stored.reason != Reason.OTHER_PROJECT:
@@ -221,19 +223,19 @@ class Pauses:
         if before is None:
             told = {"belongs_to": belongs_to, "named": named}
             logger.warning("sending paused: the URL names another project", extra=told)
-        wait_s = self._means.limits.pause_probe_s * (0.5 + self._means.draw())
+        wait_s = self._context.limits.pause_probe_s * (0.5 + self._context.draw())
         refusal = refusal_of(belongs_to, named)
         await self._stand(EVERYTHING, Reason.OTHER_PROJECT, refusal, before, wait_s, tried=self.turn())
 
-    async def be_home(self) -> None:
+    async def end_other_project(self) -> None:
         """End that pause, if there is one: the URL names the file's own project, or it belongs to none yet."""
         found = self._paused.get(EVERYTHING)
         if found is not None and found.stored.reason == Reason.OTHER_PROJECT:
             await self.end([EVERYTHING])
 
     def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
-        limits, draw = self._means.limits, self._means.draw
-        own_s = limits.pause_probe_s * (0.5 + draw()) if verdict.slow else self._means.backoff_s(failures)
+        limits, draw = self._context.limits, self._context.draw
+        own_s = limits.pause_probe_s * (0.5 + draw()) if verdict.slow else self._context.backoff_s(failures)
         header = outcome.headers.get("retry-after") if isinstance(outcome, Reply) else None
         asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
         if asked_s is None:
@@ -250,7 +252,7 @@ class Pauses:
         over = {key: self._paused.pop(key) for key in keys}
         for scope, subject in keys:
             logger.info("sending resumed", extra={"scope": scope.value, "subject": subject})
-        self._means.state.last_error = None
+        self._context.state.last_error = None
         try:
             await self._store.end_pauses(_texts(keys))
         except BaseException:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.batch import Ready, insert_body
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reason, Refusal, Reply, Retry, Scope, Verdict, judge
 
@@ -33,9 +33,9 @@ _HELD, _NO_ROW = "HELD", "NOROW"
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """An entry with its shape: a mixed batch has no shape of its own."""
+    """An entry with its spec: a mixed batch has no shape of its own."""
 
-    shape: Shape
+    spec: LaneSpec
     entry: Ready
 
 
@@ -71,16 +71,16 @@ def is_absent(outcome: Reply | Failure) -> bool:
 
 
 def _entry(mixed: Mixed) -> str:
-    shape, entry = mixed.shape, mixed.entry
-    parts = [f'"operation":"{shape.operation}"', f'"table":"{shape.destination}"']
-    if shape.operation is Operation.UPDATE:
+    spec, entry = mixed.spec, mixed.entry
+    parts = [f'"operation":"{spec.operation}"', f'"table":"{spec.destination}"']
+    if spec.operation is Operation.UPDATE:
         parts.append(f'"match":{entry.match or "{}"}')
     else:
-        parts.append(f'"conflict":{json.dumps(shape.on_conflict.split(","))}')
+        parts.append(f'"conflict":{json.dumps(spec.on_conflict.split(","))}')
     if entry.key is not None:
         parts.append(f'"key":{json.dumps(entry.key)}')
     # The payload as it is stored: no number is read and written again.
-    row = insert_body(shape, entry.id, entry.payload) if shape.operation is Operation.INSERT else entry.payload
+    row = insert_body(spec, entry.id, entry.payload) if spec.operation is Operation.INSERT else entry.payload
     parts.append(f'"row":{row}')
     return f"{{{','.join(parts)}}}"
 
@@ -108,5 +108,5 @@ def _single(mixed: Mixed, line: dict[str, object]) -> Verdict | None:
     if code == _NO_ROW:
         return Retry(Refusal(200, None, str(line.get("message"))))
     said = {name: line.get(name) for name in ("code", "message", "details", "hint")}
-    own = f"({mixed.shape.on_conflict})=({mixed.entry.id})"
-    return judge(mixed.shape.operation, 1, Reply(400, {}, json.dumps(said).encode()), own=own)
+    own = f"({mixed.spec.on_conflict})=({mixed.entry.id})"
+    return judge(mixed.spec.operation, 1, Reply(400, {}, json.dumps(said).encode()), own=own)

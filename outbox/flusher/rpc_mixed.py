@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from outbox import logs
-from outbox.flusher import rpc_apply as applying
-from outbox.flusher.context import Means
+from outbox.flusher import rpc_apply
+from outbox.flusher.context import FlusherContext
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.rpc_apply import Mixed, Rpc
@@ -65,19 +65,19 @@ class Together(Traffic):
 class Mixer:
     """Decides whether the next request is a mixed one, and delivers it."""
 
-    def __init__(self, means: Means, pauses: Pauses, lanes: Lanes) -> None:
-        self._means = means
+    def __init__(self, context: FlusherContext, pauses: Pauses, lanes: Lanes) -> None:
+        self._context = context
         self._pauses = pauses
         self._lanes = lanes
         self._resting_until_s = float("-inf")
         self._apart_until_s: dict[int, float] = {}  # by the lane's number
-        self._limit = means.limits.batch_rows  # rows in the next request
+        self._limit = context.limits.batch_rows  # rows in the next request
         self._last: Together | None = None
 
     @property
     def on(self) -> bool:
         """Whether requests are mixed now."""
-        return self._means.limits.rpc is Rpc.AUTO and self._resting_until_s <= self._means.clock.monotonic_s()
+        return self._context.limits.rpc is Rpc.AUTO and self._resting_until_s <= self._context.clock.monotonic_s()
 
     def forget(self) -> None:
         """Ask for the function again with the next request: the settings have changed."""
@@ -89,17 +89,17 @@ class Mixer:
 
         Each lane is read as far as it could fill the request alone: which has the oldest entries is not known before.
         """
-        limits, found = self._means.limits, list[Item]()
+        limits, found = self._context.limits, list[Item]()
         if self._last is not None and self._last.under_way:
             return []  # one at a time: what is put later must not overtake what is under way
         for lane in lanes:
             if self._may_join(lane):
-                ready = await self._means.store.ready(lane, after_seq=0, limit=self._limit)
+                ready = await self._context.store.ready(lane, after_seq=0, limit=self._limit)
                 found += [Item(lane, entry) for entry in ready]
         return batching.take(
             # Again: a probe may have ended while the store was read.
             sorted((item for item in found if self._may_join(item.lane)), key=lambda item: item.entry.seq),
-            size=lambda item: sent_bytes(item.lane.shape, item.entry) + 200,  # the entry's own frame
+            size=lambda item: sent_bytes(item.lane.spec, item.entry) + 200,  # the entry's own frame
             max_rows=self._limit,
             max_bytes=limits.batch_bytes,
         )
@@ -109,7 +109,7 @@ class Mixer:
 
         The others send by themselves, also while a mixed request is under way.
         """
-        if self._apart_until_s.get(lane.number, float("-inf")) > self._means.clock.monotonic_s():
+        if self._apart_until_s.get(lane.number, float("-inf")) > self._context.clock.monotonic_s():
             return False
         return not self._pauses.over(lane) and not self._lanes.traffic(lane).suspects
 
@@ -129,9 +129,9 @@ class Mixer:
         if not sent:
             return
         turn = self._pauses.turn()
-        mixed = [Mixed(item.lane.shape, item.entry) for item in sent]
-        outcome = await transport.send(self._request(mixed), deadline_s=self._means.limits.request_deadline_s)
-        found = applying.verdicts(mixed, outcome)
+        mixed = [Mixed(item.lane.spec, item.entry) for item in sent]
+        outcome = await transport.send(self._request(mixed), deadline_s=self._context.limits.request_deadline_s)
+        found = rpc_apply.verdicts(mixed, outcome)
         if not isinstance(found, list):
             await self._not_applied(deliveries[sent[0].lane], sent, found, outcome, turn)
             return
@@ -144,18 +144,18 @@ class Mixer:
             await deliveries[lane].settle(list(zip(part, told, strict=True)), turn)
 
     def _delivery(self, lane: Lane, transport: Transport) -> Delivery:
-        return Delivery(self._means, self._pauses, self._lanes, transport, lane)
+        return Delivery(self._context, self._pauses, self._lanes, transport, lane)
 
     def _request(self, mixed: Sequence[Mixed]) -> Request:
-        content = applying.body(mixed, strict=self._means.limits.strict_order)
-        return Request("POST", applying.FUNCTION, (("content-type", "application/json"),), content, _LONGEST_ANSWER)
+        content = rpc_apply.body(mixed, strict=self._context.limits.strict_order)
+        return Request("POST", rpc_apply.FUNCTION, (("content-type", "application/json"),), content, _LONGEST_ANSWER)
 
     def _set_apart(self, lane: Lane) -> None:
-        self._apart_until_s[lane.number] = self._means.clock.monotonic_s() + _REST_S
+        self._apart_until_s[lane.number] = self._context.clock.monotonic_s() + _REST_S
 
     def _resize(self, sent: int, *, succeeded: bool) -> None:
         """Let the next request be larger, or smaller: this one may have been too much for the server."""
-        most = self._means.limits.batch_rows
+        most = self._context.limits.batch_rows
         self._limit = batching.next_limit(self._limit, sent=sent, succeeded=succeeded, max_rows=most)
 
     async def _not_applied(
@@ -166,11 +166,11 @@ class Mixer:
             self._resize(len(sent), succeeded=False)
         if isinstance(verdict, Pause) and verdict.scope is Scope.EVERYTHING:
             await delivery.pause([item.entry for item in sent], verdict, outcome, turn)
-        elif applying.is_absent(outcome):
+        elif rpc_apply.is_absent(outcome):
             self._resting_until_s = float("inf")
             logger.info("no outbox_apply at the remote end: each table is sent to by itself")
         else:
-            self._resting_until_s = self._means.clock.monotonic_s() + _REST_S
+            self._resting_until_s = self._context.clock.monotonic_s() + _REST_S
             refusal = None if isinstance(verdict, Delivered) else verdict.refusal
             told = {"status": refusal and refusal.status, "code": refusal and refusal.code}
             logger.warning("outbox_apply failed: each table is sent to by itself for a while", extra=told)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 
 from outbox.entry import Operation
-from outbox.flusher.context import Means
+from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
 from outbox.postgrest import batching
 from outbox.postgrest.batch import like_the_first, sent_bytes, unsuspected
@@ -40,7 +40,7 @@ class Traffic:
 
     def may_start(self) -> bool:
         """Return whether one request more may run beside those under way."""
-        return not self.under_way or not (self.lane.shape.ordered or self.rewind)
+        return not self.under_way or not (self.lane.spec.ordered or self.rewind)
 
     def start(self, batch: Sequence[Outgoing]) -> None:
         """Count a request that carries `batch`."""
@@ -56,14 +56,14 @@ class Traffic:
 class Lanes:
     """The traffic of every lane that has had something to send."""
 
-    def __init__(self, means: Means, pauses: Pauses) -> None:
-        self._means = means
+    def __init__(self, context: FlusherContext, pauses: Pauses) -> None:
+        self._context = context
         self._pauses = pauses
         self._traffic: dict[int, Traffic] = {}
 
     def traffic(self, lane: Lane) -> Traffic:
         """Return what is under way in `lane`."""
-        return self._traffic.setdefault(lane.number, Traffic(lane, limit=self._means.limits.batch_rows))
+        return self._traffic.setdefault(lane.number, Traffic(lane, limit=self._context.limits.batch_rows))
 
     def rewind(self) -> None:
         """Something may be ready behind what the lanes have handed out."""
@@ -114,15 +114,15 @@ class Lanes:
         pauses = self._pauses.over(lane)
         if self._pauses.stand_in_the_way(pauses.values()):
             return ()
-        rows = 1 if lane.shape.operation is Operation.UPDATE else traffic.limit
+        rows = 1 if lane.spec.operation is Operation.UPDATE else traffic.limit
         limit = _PROBE_ROWS if pauses else rows
-        look = max(limit, self._means.limits.batch_rows) if traffic.suspects else limit
-        ready = await self._means.store.ready(lane, after_seq=traffic.after_seq, limit=look)
+        look = max(limit, self._context.limits.batch_rows) if traffic.suspects else limit
+        ready = await self._context.store.ready(lane, after_seq=traffic.after_seq, limit=look)
         if self._pauses.over(lane) != pauses:
             return ()  # it was paused while the store was read
         return batching.take(
             unsuspected(ready, traffic.suspects) if pauses else like_the_first(ready, traffic.suspects),
-            size=lambda entry: sent_bytes(lane.shape, entry),
+            size=lambda entry: sent_bytes(lane.spec, entry),
             max_rows=limit,
-            max_bytes=self._means.limits.batch_bytes,
+            max_bytes=self._context.limits.batch_bytes,
         )

@@ -9,7 +9,7 @@ from outbox import logs
 from outbox.encoding import identifier
 from outbox.entry import Destination, State, digest
 from outbox.errors import InvalidEntry
-from outbox.flusher.context import Means
+from outbox.flusher.context import FlusherContext
 from outbox.postgrest.verdicts import Refusal
 from outbox.prepare import intend
 from outbox.store.store import Adopted, Unread
@@ -17,12 +17,12 @@ from outbox.store.store import Adopted, Unread
 logger = logs.named("outbox.flusher")
 
 
-async def adopt(means: Means, destinations: Callable[[str], Destination], limit: int) -> bool:
+async def adopt(context: FlusherContext, destinations: Callable[[str], Destination], limit: int) -> bool:
     """Complete up to `limit` entries that a shell has left open, and return whether there were any.
 
     What cannot be sent is dead from here on. Committing the others makes the next step follow at once.
     """
-    store = means.store
+    store = context.store
     unread = await store.unread(limit)
     if not unread:
         return False
@@ -34,7 +34,7 @@ async def adopt(means: Means, destinations: Callable[[str], Destination], limit:
             logger.warning("entry from a shell cannot be sent", extra={"id": entry.id, "error": type(error).__name__})
             refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))
             await store.settle([entry.seq], State.DEAD, refusal=refusal)
-            means.tally.rejected[entry.destination] += 1
+            context.tally.rejected[entry.destination] += 1
     await store.adopt(adopted)
     return True
 
@@ -58,4 +58,4 @@ def understood(entry: Unread, destination: Destination) -> Adopted:
         destination, columns, values, operation=entry.operation, key=entry.key, on_conflict=on_conflict, match=match
     )
     mark = digest(entry.destination, entry.operation, intent.key, entry.payload, intent.on_conflict, entry.match)
-    return Adopted(entry.seq, intent.shape, intent.key, intent.on_conflict, mark)
+    return Adopted(entry.seq, intent.spec, intent.key, intent.on_conflict, mark)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from outbox.errors import StoreError
-from outbox.store import database as door
+from outbox.store import database, files
 
 # Between two portions of 4 MB the caller hears how far it is.
 _PAGES = 1000
@@ -51,14 +51,14 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
                 leftover.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {error.strerror}; there is no backup", path=target) from error
-    except door.SqliteError as error:
+    except database.SqliteError as error:
         raise StoreError(f"the copy of {source} failed: {error}; there is no backup", path=source) from error
     entries = sum(sum(states.values()) for states in counts.values())
-    return Copied(target, door.file_bytes(target), entries, counts)
+    return Copied(target, files.file_bytes(target), entries, counts)
 
 
 def _copied(source: Path, part: Path, progress: Progress) -> dict[str, dict[str, int]]:
-    # As `Observer`: without a -wal nobody has the file open, and an ordinary look would leave a -wal and a -shm.
+    # As `ReadOnlyStore`: without a -wal nobody has the file open, and an ordinary look would leave a -wal and a -shm.
     before = _marks(source)
     if before[0] is None:
         counts = _copied_once(source, part, progress, immutable=True)
@@ -70,7 +70,7 @@ def _copied(source: Path, part: Path, progress: Progress) -> dict[str, dict[str,
 def _marks(source: Path) -> tuple[int | None, int, int]:
     """Return what changes when somebody opens the file: the WAL's size (None: no WAL), the file's time and size."""
     try:
-        wal = door.wal_path(source).stat().st_size
+        wal = files.wal_path(source).stat().st_size
     except FileNotFoundError:
         wal = None
     facts = source.stat()
@@ -79,7 +79,10 @@ def _marks(source: Path) -> tuple[int | None, int, int]:
 
 def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: bool) -> dict[str, dict[str, int]]:
     _fresh(part)
-    with _connected(door.uri(source, immutable=immutable)) as original, _connected(door.uri(part, "rw")) as copy:
+    with (
+        _connected(files.uri(source, immutable=immutable)) as original,
+        _connected(files.uri(part, "rw")) as copy,
+    ):
         # One snapshot for the counters and all portions: a bot's commits meanwhile would begin the copy anew.
         original.execute("begin")
         told = _nested(original.execute("select destination, state, entries from outbox_counts").fetchall())
@@ -122,7 +125,7 @@ def _without_nothing(counts: dict[str, dict[str, int]]) -> dict[tuple[str, str],
 
 @contextlib.contextmanager
 def _connected(uri: str) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
+    with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
         yield connection
 
 
@@ -153,4 +156,4 @@ def _publish(part: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise
         part.rename(target)
-    door.sync_folder(target.parent)
+    files.sync_folder(target.parent)

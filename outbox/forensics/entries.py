@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from outbox.admin.dead_letters import STEP, Filter, Selected
 from outbox.entry import State
 from outbox.store import queries
 from outbox.store.reader import Reader
+from outbox.store.selection import STEP, Filter, Selected
 
 _LISTED = (
     "seq, id, destination, operation, state, key, waits, attempts, next_attempt_at_ms, created_at_ms, settled_at_ms,"

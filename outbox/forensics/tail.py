@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from outbox.forensics import entries as ledger
+from outbox.forensics import entries
 from outbox.forensics.entries import Wanted
 from outbox.store.reader import Reader
 
@@ -71,7 +71,7 @@ async def news(reader: Reader, mark: Mark, wanted: Wanted, *, most: int) -> News
 
     puts = await newest(_PUT, mark.seq, order="seq desc")
     delivered = await newest(_DELIVERED, *since, order="settled_at_ms desc, seq desc")
-    line = await ledger.newest_line(reader)
+    line = await entries.newest_line(reader)
     # Numbers are used again once the newest lines have gone with their entries.
     lines = await newest(_LINES, min(mark.line, line), order="h.number desc") if line else []
     left_out = 0
@@ -87,7 +87,7 @@ async def _mark(reader: Reader, mark: Mark, line: int) -> Mark:
     since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
     last = await reader.read(f"{_DELIVERED} order by settled_at_ms desc, seq desc limit 1", since)
     at_ms, seq = (last[0][0], last[0][2]) if last else (mark.delivered_ms, mark.delivered_seq)
-    return Mark(max(mark.seq, await ledger.newest_seq(reader)), at_ms, seq, line)
+    return Mark(max(mark.seq, await entries.newest_seq(reader)), at_ms, seq, line)
 
 
 async def _more(reader: Reader, sql: str, values: tuple[Any, ...], shown: int, most: int) -> int:

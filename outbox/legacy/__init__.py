@@ -27,7 +27,7 @@ from outbox.entry import Operation
 from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
 from outbox.legacy.fragments import members, pieces
 from outbox.outbox import Outbox
-from outbox.store.database import sync_folder
+from outbox.store.files import sync_folder
 from outbox.transaction import Transaction
 
 PENDING, STATE, CACHE, BARS = "pending_uploads.json", ".session_state.json", "cache", "_bars.json"

@@ -11,7 +11,7 @@ from typing import Self
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher import FlusherState, Tally
-from outbox.metrics.snapshot import Gauges
+from outbox.metrics.snapshot import FileSnapshot
 from outbox.outbox import Outbox
 from outbox.postgrest.verdicts import Reason
 
@@ -32,7 +32,7 @@ class Watched:
     """What the figures of one outbox are read from, in any thread."""
 
     name: str
-    gauges: Gauges
+    gauges: FileSnapshot
     tally: Tally
     flusher: FlusherState
     clock: Clock
@@ -40,7 +40,7 @@ class Watched:
     @classmethod
     def of(cls, outbox: Outbox, name: str) -> Self:
         flusher = outbox._flusher
-        return cls(name, Gauges(outbox._store.path), flusher.tally, flusher.state, outbox.clock)
+        return cls(name, FileSnapshot(outbox._store.path), flusher.tally, flusher.state, outbox.clock)
 
     def age_s(self, since_ms: int | None) -> float:
         """Return the seconds since `since_ms`; 0: it is None."""

@@ -7,19 +7,19 @@ connection of its own, some hundred microseconds; in a WAL file a reader waits f
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from outbox.store import database as door
-from outbox.store import queries
+from outbox.store import database, files, queries
 from outbox.store.reader import StoredPause
 
 # Counting stops here: a scrape must not read a backlog.
 _MOST = 1000
 
 
-class Gauges:
+class FileSnapshot:
     """Answers from the file `path`, which this process has open for writing. Each method raises StoreError."""
 
     def __init__(self, path: Path) -> None:
@@ -62,23 +62,23 @@ class Gauges:
 
     def db_bytes(self) -> int:
         """Return the size of the file."""
-        return door.file_bytes(self._path)
+        return files.file_bytes(self._path)
 
     def wal_bytes(self) -> int:
         """Return the size of its WAL."""
-        return door.file_bytes(door.wal_path(self._path))
+        return files.file_bytes(files.wal_path(self._path))
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
-        uri = door.uri(self._path)
+        uri = files.uri(self._path)
         try:
             # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
-            with contextlib.closing(door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
+            with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
                 connection.execute("begin")  # one moment of the file's life
 
                 def ask(sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
                     return list(connection.execute(sql, parameters).fetchall())
 
                 yield ask
-        except door.SqliteError as error:
-            raise door.named(error, self._path) from error
+        except database.SqliteError as error:
+            raise database.named(error, self._path) from error

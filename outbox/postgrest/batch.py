@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from itertools import takewhile
 from typing import Protocol, TypeVar
 
-from outbox.entry import Operation, Shape, digest
+from outbox.entry import LaneSpec, Operation, digest
 from outbox.postgrest.batching import last_wins
 
 
@@ -33,21 +33,21 @@ E = TypeVar("E", bound=Ready)
 # ------------------------------------------------------------------------------------------ one entry
 
 
-def sent_digest(shape: Shape, entry: Ready) -> str:
+def sent_digest(spec: LaneSpec, entry: Ready) -> str:
     """Return the digest that `entry` must have if nobody has changed it since its put."""
-    on_conflict = shape.on_conflict if shape.operation is Operation.UPSERT else None
-    return digest(shape.destination, shape.operation, entry.key, entry.payload, on_conflict, entry.match)
+    on_conflict = spec.on_conflict if spec.operation is Operation.UPSERT else None
+    return digest(spec.destination, spec.operation, entry.key, entry.payload, on_conflict, entry.match)
 
 
-def sent_bytes(shape: Shape, entry: Ready) -> int:
+def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
     """Return the bytes that `entry` adds to a request, at the most: an insert's id may come on top of its payload."""
     payload = len(entry.payload) if entry.payload.isascii() else len(entry.payload.encode())
-    return payload + len(shape.on_conflict) + 6 * len(entry.id) + len('"":"",,')
+    return payload + len(spec.on_conflict) + 6 * len(entry.id) + len('"":"",,')
 
 
-def insert_body(shape: Shape, entry_id: str, payload: str) -> str:
+def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:
     """Return the row to insert: the payload, with the id in the key column unless the caller filled that."""
-    column = shape.on_conflict
+    column = spec.on_conflict
     if f'"{column}"' in payload and column in json.loads(payload):  # reads the object only if it may be there
         return payload
     return f'{{"{column}":{json.dumps(entry_id)},{payload.lstrip()[1:]}'
@@ -63,11 +63,11 @@ def conflict_values(payload: str, columns: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------ several entries
 
 
-def last_of_each_row(shape: Shape, entries: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
+def last_of_each_row(spec: LaneSpec, entries: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
     """Return (sent, superseded): of the upserts that decide by the same values only the last one travels."""
-    if shape.operation is not Operation.UPSERT:
+    if spec.operation is not Operation.UPSERT:
         return entries, ()
-    columns = shape.on_conflict.split(",")
+    columns = spec.on_conflict.split(",")
     return last_wins(entries, target=lambda entry: conflict_values(entry.payload, columns))
 
 

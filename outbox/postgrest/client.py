@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest import project
 from outbox.postgrest.batch import insert_body
 from outbox.postgrest.verdicts import Failure, Reply
@@ -77,30 +77,30 @@ class Sendable(Protocol):
     def match(self) -> str | None: ...
 
 
-def build(shape: Shape, entries: Sequence[Sendable]) -> Request:
-    """Return the one request that carries `entries`, all of `shape`. An update carries one entry."""
-    match shape.operation:
+def build(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
+    """Return the one request that carries `entries`, all of `spec`. An update carries one entry."""
+    match spec.operation:
         case Operation.INSERT:
-            return _post(shape, [insert_body(shape, entry.id, entry.payload) for entry in entries], "ignore-duplicates")
+            return _post(spec, [insert_body(spec, entry.id, entry.payload) for entry in entries], "ignore-duplicates")
         case Operation.UPSERT:
-            return _post(shape, [entry.payload for entry in entries], "merge-duplicates")
+            return _post(spec, [entry.payload for entry in entries], "merge-duplicates")
         case Operation.UPDATE:
             (entry,) = entries
-            return _patch(shape, entry)
+            return _patch(spec, entry)
 
 
-def _post(shape: Shape, rows: Sequence[str], resolution: str) -> Request:
-    path = f"{shape.destination}?on_conflict={shape.on_conflict}&columns={shape.columns}"
+def _post(spec: LaneSpec, rows: Sequence[str], resolution: str) -> Request:
+    path = f"{spec.destination}?on_conflict={spec.on_conflict}&columns={spec.columns}"
     # PostgREST fills a column that a row does not have with its default instead of NULL (missing=default).
     prefer = f"return=minimal,resolution={resolution},missing=default"
     return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
 
 
-def _patch(shape: Shape, entry: Sendable) -> Request:
+def _patch(spec: LaneSpec, entry: Sendable) -> Request:
     # Numbers stay the texts they are: a float would change a Decimal's digits.
     wanted = json.loads(entry.match or "{}", parse_float=str, parse_int=str)
     filters = "&".join(f"{column}={_filter(value)}" for column, value in sorted(wanted.items()))
-    path = f"{shape.destination}?{filters}&columns={shape.columns}"
+    path = f"{spec.destination}?{filters}&columns={spec.columns}"
     return Request("PATCH", path, _headers("return=minimal,count=exact"), entry.payload.encode())
 
 

@@ -1,6 +1,6 @@
 """What a read's filters ask, as parameters of a URL and as a question to one row; no I/O.
 
-Nothing that a caller passes can change a query's shape: names are checked against a pattern, values are
+Nothing that a caller passes can change a query's spec: names are checked against a pattern, values are
 percent-encoded and, where PostgREST has a syntax of its own inside of them, quoted.
 """
 
@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 from outbox.encoding import encode_value
 from outbox.errors import InvalidEntry, InvalidQuery, Undecidable
+from outbox.postgrest.fetch import NAME
 from outbox.prepare import RESERVED
 from outbox.reads.columns import ORDERED, Columns, Comparable, Kind, comparable, known
 
-NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
 COLUMN = rf"{NAME}(?:->>?(?:{NAME}|[0-9]{{1,9}}))*"  # pnl, data->>reason, data->legs->0
 _COLUMN_RE = re.compile(COLUMN)
 

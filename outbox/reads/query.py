@@ -1,22 +1,20 @@
 """What a read asks for, as a path, and what its answer means; no I/O, no clock, no dice.
 
-Nothing that a caller passes can change a query's shape: see `conditions`. The few names that PostgREST keeps for
+Nothing that a caller passes can change a query's spec: see `conditions`. The few names that PostgREST keeps for
 itself are refused.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from outbox.encoding import identifier
 from outbox.errors import InvalidEntry, InvalidQuery, RemoteError, Undecidable, Unreachable
-from outbox.postgrest.verdicts import Failure, Reply, read_refusal
-from outbox.reads.filters import COLUMN, NAME, Condition, column_name, conditions, encoded
+from outbox.postgrest.fetch import NAME
+from outbox.reads.filters import COLUMN, Condition, column_name, conditions, encoded
 
 # What Supabase gives at most in one answer, unless the project says otherwise.
 PAGE_ROWS = 1000
@@ -24,7 +22,6 @@ PAGE_ROWS = 1000
 _ITEM = rf"(?:{NAME}:)?(?:\*|{COLUMN})(?:::{NAME})?"  # reason:data->>reason, pnl::text
 _SELECT_RE = re.compile(rf"{_ITEM}(?:,{_ITEM})*")
 _PLAIN_RE = re.compile(rf"\*|{NAME}(?:,{NAME})*")
-_PATH_RE = re.compile(rf"(?:rpc/)?{NAME}(?:\?[!\"$-~]*)?")  # no "#": what follows it is never sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,34 +104,6 @@ def checked_page(rows: int) -> int:
     """Return `rows` if it is a positive number. Raises InvalidQuery."""
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
         raise InvalidQuery("must be a positive number of rows", field="page")
-    return rows
-
-
-def checked_path(path: str) -> str:
-    """Return `path` if it names a table or a function and, after a "?", printable ASCII. Raises InvalidQuery."""
-    if not isinstance(path, str) or not _PATH_RE.fullmatch(path):
-        raise InvalidQuery("must be table?parameters or rpc/function?parameters, percent-encoded", field="path")
-    return path
-
-
-def rows_of(path: str, outcome: Reply | Failure) -> list[dict[str, Any]]:
-    """Return the rows that the answer to `path` holds. Raises Unreachable, RemoteError: never [] for a failure."""
-    table = path.partition("?")[0]
-    if isinstance(outcome, Failure):
-        raise Unreachable(f"{table}: no answer ({outcome.value}); nothing was read")
-    if not 200 <= outcome.status < 300:
-        refusal = read_refusal(outcome)
-        said = " ".join(word for word in (refusal.code, refusal.message) if word)
-        raise RemoteError(
-            f"{table}: HTTP {outcome.status}, {said}; nothing was read", status=outcome.status, code=refusal.code
-        )
-    try:
-        rows = json.loads(outcome.body)
-    except (ValueError, RecursionError):
-        rows = None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        problem = "the answer does not come from PostgREST; nothing was read"
-        raise RemoteError(f"{table}: HTTP {outcome.status}, {problem}", status=outcome.status)
     return rows
 
 

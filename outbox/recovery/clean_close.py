@@ -14,10 +14,9 @@ from pathlib import Path
 import aiosqlite
 
 from outbox import logs
-from outbox.recovery import probe as evidence
-from outbox.recovery.judge import Loss, Wal, judge_loss
-from outbox.store import database as door
-from outbox.store import queries
+from outbox.recovery import probe
+from outbox.recovery.judge import Wal, judge_loss
+from outbox.store import database, queries
 from outbox.store.sidecar import Facts, Written
 
 logger = logs.named("outbox.store")
@@ -26,14 +25,12 @@ _SAVE = "insert into outbox_meta values (?, ?) on conflict do update set value =
 # A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than
 # this: a group commit holds 1,024, the rest is for a shell's.
 GAP = 10_000
-# aiosqlite says ValueError when the connection is closed.
-_NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *door.SqliteError)
 
 
 async def begin(
     connection: aiosqlite.Connection, path: Path, before: Written, *, wal: Wal, start_after: int, now_ms: int
-) -> tuple[Facts, int, Loss | None]:
-    """Mark the file as in use; return what it is, its last number, and what it has lost since it was last used.
+) -> tuple[Facts, int]:
+    """Mark the file as in use; return what it is and its last number. What it has lost since is noted and logged.
 
     before: what the lock's sidecar says. start_after: the number that the first entry of a new file must exceed. Raises
     the engine's errors.
@@ -54,22 +51,14 @@ async def begin(
             await connection.execute(_SAVE, ("loss", json.dumps({"at_ms": now_ms, "what": loss.words})))
         await connection.execute("commit")
     except BaseException:
-        await door.roll_back(connection)
+        await database.roll_back(connection)
         raise
-    salt = await asyncio.to_thread(evidence.wal_salt, path)
+    salt = await asyncio.to_thread(probe.wal_salt, path)
     await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
     # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
-    await door.checkpoint(connection, "passive")
+    await database.checkpoint(connection, "passive")
     tables = await connection.execute_fetchall("select name from sqlite_schema where type = 'table'")
-    return Facts(file, any(evidence.is_own(str(name)) for (name,) in tables)), seq, loss
-
-
-async def end(connection: aiosqlite.Connection) -> None:
-    """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
-    try:
-        await connection.execute("delete from outbox_meta where name = 'open'")
-    except _NOT_NOTED as error:
-        logger.warning("clean close could not be noted", extra={"error": str(error)})
+    return Facts(file, any(probe.is_own(str(name)) for (name,) in tables)), seq
 
 
 async def _value(connection: aiosqlite.Connection, name: str) -> str | None:

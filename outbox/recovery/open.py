@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import aiosqlite
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.errors import NotADatabase, StoreCorrupt
-from outbox.recovery import clean_close as openness
-from outbox.recovery import probe as evidence
-from outbox.recovery import quarantine
-from outbox.recovery.judge import Loss, Wal, judge_wal
-from outbox.store import database as door
-from outbox.store import queries
+from outbox.errors import NotADatabase, StoreCorrupt, StoreInUse
+from outbox.recovery import clean_close, probe, quarantine
+from outbox.recovery.judge import Wal, judge_wal
+from outbox.store import database, files, queries
+from outbox.store.capacity import Bounds, Capacity
+from outbox.store.lock import WriterLock
 from outbox.store.migrate import migrate
 from outbox.store.sidecar import Sidecar, Written
+from outbox.store.store import OpenedFile, Store
+
+T = TypeVar("T")
 
 logger = logs.named("outbox.store")
 
@@ -31,21 +32,38 @@ _LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, q
 _NEWEST = "select seq, length(payload) from outbox order by seq desc limit 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`. loss: what is missing from it.
+async def open_store(
+    path: Path,
+    *,
+    clock: Clock,
+    busy_timeout_s: float = 5.0,
+    wait_s: float = 0.0,
+    bounds: Bounds = Bounds(),  # noqa: B008 - it is frozen
+) -> Store:
+    """Open `path` for writing; create and migrate it if need be.
 
-    last_seq: the highest number that an entry ever had.
+    wait_s: seconds to wait for another process to let go of it. bounds: how much may be stored. Cancelled, it comes to
+    its end all the same and is undone: a checkpoint of what an earlier run left may be under way. Raises StoreInUse and
+    every StoreError that says what is wrong with the file; what is not ours is never touched.
     """
+    path = await asyncio.to_thread(files.real_path, path)
+    await asyncio.to_thread(files.make_folder, path.parent)
+    lock = await _take_lock(path, wait_s)
+    opening = _opened(path, lock, Capacity(path, bounds), clock, busy_timeout_s)
+    return await _to_its_end(asyncio.create_task(opening, name="outbox-open"), undo=Store.close)
 
-    writer: aiosqlite.Connection
-    reader: aiosqlite.Connection
-    lanes: list[Any]
-    last_seq: int
-    loss: Loss | None
+
+async def _opened(path: Path, lock: WriterLock, capacity: Capacity, clock: Clock, busy_timeout_s: float) -> Store:
+    try:
+        await capacity.prepare()  # on a full disk nothing can be opened without the reserve's space
+        entered = await _enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
+        return Store(path, lock, entered, capacity, clock=clock, busy_timeout_s=busy_timeout_s)
+    except BaseException:
+        lock.release()
+        raise
 
 
-async def enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: float) -> Entered:
+async def _enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: float) -> OpenedFile:
     """Open `path`, whose lock is held. A damaged file that held nothing but the outbox is set aside, never deleted.
 
     Raises StoreCorrupt, NotADatabase: it is damaged or was never ours, and was not touched; and every other StoreError.
@@ -54,21 +72,21 @@ async def enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: f
     try:
         wal = await asyncio.to_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
-            if not door.file_bytes(path):  # cut off while it is made, it must not look like one that lost all
+            if not files.file_bytes(path):  # cut off while it is made, it must not look like one that lost all
                 await asyncio.to_thread(_written_down, sidecar.forget)
-            return await _entered(path, sidecar, before, wal, clock, busy_timeout_s)
+            return await _opened_file(path, sidecar, before, wal, clock, busy_timeout_s)
     except (StoreCorrupt, NotADatabase) as error:
         await asyncio.to_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
         await asyncio.to_thread(_written_down, sidecar.forget)
-        return await _entered(path, sidecar, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s)
+        return await _opened_file(path, sidecar, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s)
     await asyncio.to_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
-    return await _entered(path, sidecar, before, Wal.MISSING, clock, busy_timeout_s)
+    return await _opened_file(path, sidecar, before, Wal.MISSING, clock, busy_timeout_s)
 
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
     """Return the number behind which a new file's begin: what was set aside keeps its own if it is salvaged."""
     beside = quarantine.found_beside(path)
-    return max(mark or 0, *(evidence.main_file(each).seq for each in beside)) + openness.GAP if beside else 0
+    return max(mark or 0, *(probe.main_file(each).seq for each in beside)) + clean_close.GAP if beside else 0
 
 
 def _examined(path: Path, before: Written, now_ms: int) -> Wal:
@@ -77,54 +95,54 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
     error = quarantine.refuse_lost_head(path, facts)
     if error is not None:
         raise error
-    if evidence.is_half_done(path):
-        evidence.undo_half(path)
-    if not door.file_bytes(path):
+    if files.is_half_done(path):
+        probe.undo_half(path)
+    if not files.file_bytes(path):
         return Wal.FITS
-    main = evidence.main_file(path)
+    main = probe.main_file(path)
     if facts is not None and facts.damage is not None and main.file in (None, facts.file):
-        said = evidence.complaint(path)
+        said = probe.complaint(path)
         if said is not None:
             raise StoreCorrupt(f"{path} is damaged: {said}", path=path)
         told = {"path": str(path), "error": facts.damage}
         logger.warning("damage met in the last run is gone", extra=told)
-    salt = evidence.wal_salt(path)
-    exists = door.wal_path(path).exists()
+    salt = probe.wal_salt(path)
+    exists = files.wal_path(path).exists()
     mark = before.mark_of(main.file)
     whole = main.file is None or (mark is not None and main.seq >= mark)
     wal = judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=salt)
-    if wal is Wal.STRANGE and not evidence.wal_belongs(path, main):
+    if wal is Wal.STRANGE and not probe.wal_belongs(path, main):
         return wal
-    error = evidence.first_look(path, (*_LOOKED_AT, _NEWEST))
+    error = probe.first_look(path, (*_LOOKED_AT, _NEWEST))
     if error is not None:
         raise error
-    if mark is not None and not whole and salt is not None and evidence.seq_with_wal(path) < mark:
+    if mark is not None and not whole and salt is not None and probe.seq_with_wal(path) < mark:
         quarantine.keep_wal(path, now_ms=now_ms)
     return Wal.FITS if wal is Wal.STRANGE else wal
 
 
-async def _entered(
+async def _opened_file(
     path: Path, sidecar: Sidecar, before: Written, wal: Wal, clock: Clock, busy_timeout_s: float
-) -> Entered:
-    writer = await door.open_writer(path, busy_timeout_s=busy_timeout_s)
+) -> OpenedFile:
+    writer = await database.open_writer(path, busy_timeout_s=busy_timeout_s)
     try:
         await migrate(writer, path, now_ms=clock.now_ms())
         lanes = list(await writer.execute_fetchall(queries.LANES.sql))
         for sql in (*_LOOKED_AT, _NEWEST):
             await writer.execute_fetchall(sql)
         start_after = await asyncio.to_thread(_behind_what_was_set_aside, path, before.mark)
-        facts, seq, loss = await openness.begin(
+        facts, seq = await clean_close.begin(
             writer, path, before, wal=wal, start_after=start_after, now_ms=clock.now_ms()
         )
         await asyncio.to_thread(_written_down, partial(sidecar.begin, facts, seq))
-        reader = await door.open_reader(path, busy_timeout_s=busy_timeout_s)
-    except door.SqliteError as error:
+        reader = await database.open_reader(path, busy_timeout_s=busy_timeout_s)
+    except database.SqliteError as error:
         await writer.close()
-        raise door.named(error, path, waited_s=busy_timeout_s) from error
+        raise database.named(error, path, waited_s=busy_timeout_s) from error
     except BaseException:
         await writer.close()
         raise
-    return Entered(writer, reader, lanes, seq, loss)
+    return OpenedFile(writer, reader, lanes, seq)
 
 
 def _written_down(write: Callable[[], None]) -> None:
@@ -132,3 +150,47 @@ def _written_down(write: Callable[[], None]) -> None:
         write()
     except OSError as error:  # a full disk must not keep the bot from what it has
         logger.warning("lock's sidecar cannot be written", extra={"error": str(error.strerror)})
+
+
+# ------------------------------------------------------------------------------------------ the lock, and cancellation
+
+
+async def _take_lock(path: Path, wait_s: float) -> WriterLock:
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(StoreInUse),
+        stop=stop_after_delay(wait_s),
+        wait=wait_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    )
+    return await retrying(_lock_in_thread, path)
+
+
+async def _lock_in_thread(path: Path) -> WriterLock:
+    async def give_back(lock: WriterLock) -> None:
+        lock.release()
+
+    attempt = asyncio.get_running_loop().run_in_executor(None, WriterLock, path)
+    return await _to_its_end(attempt, undo=give_back)
+
+
+async def _to_its_end(work: asyncio.Future[T], *, undo: Callable[[T], Awaitable[None]]) -> T:
+    """Return what `work` comes to. A caller that is cancelled meanwhile waits for it all the same, and undoes it.
+
+    A thread cannot be stopped, and a file that is half open must not stay so: whoever is cancelled may open it again.
+    """
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # A task of its own: a second cancellation does not keep it from being undone.
+        await asyncio.shield(asyncio.ensure_future(_undone(work, undo)))
+        raise
+
+
+async def _undone(work: asyncio.Future[T], undo: Callable[[T], Awaitable[None]]) -> None:
+    await asyncio.wait({work})
+    if work.cancelled() or work.exception() is not None:
+        return
+    try:
+        await undo(work.result())
+    except Exception:  # whoever was cancelled is to hear of that
+        logger.exception("cancelled opening not undone")

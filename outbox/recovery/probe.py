@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from typing import Any
 
 from outbox.errors import StoreError
 from outbox.recovery.judge import Evidence
-from outbox.store import database as door
+from outbox.store import database, files
 from outbox.store.migrate import shipped
 from outbox.store.sidecar import Facts
 
 # sqlite.org/fileformat2.html#walformat: magic numbers of the two byte orders; the first salt is at byte 16.
 _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
-_NO_TRIAL: tuple[type[Exception], ...] = (OSError, *door.SqliteError)
+_NO_TRIAL: tuple[type[Exception], ...] = (OSError, *database.SqliteError)
 _WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
 
 
@@ -36,13 +37,13 @@ def wal_salt(path: Path) -> int | None:
     """
     try:
         # Not the database itself: closing a descriptor of a -wal drops no lock.
-        with door.wal_path(path).open("rb") as wal:
+        with files.wal_path(path).open("rb") as wal:
             header = wal.read(_WAL_HEADER)
             size = os.fstat(wal.fileno()).st_size
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{door.wal_path(path)} cannot be read: {error.strerror}", path=path) from error
+        raise StoreError(f"{files.wal_path(path)} cannot be read: {error.strerror}", path=path) from error
     if size < _WAL_HEADER + _FRAME_HEADER + _SMALLEST_PAGE or header[:4] not in _WAL_MAGIC:
         return None
     return int.from_bytes(header[16:20], "big")
@@ -66,7 +67,7 @@ def main_file(path: Path) -> Main:
         with reading(path, immutable=True) as connection:
             facts = dict(connection.execute("select name, value from outbox_meta where name in ('file', 'open')"))
             return Main(facts.get("file"), _salt_of(facts.get("open")), last_seq(connection))
-    except door.SqliteError:
+    except database.SqliteError:
         return _NOTHING_KNOWN
 
 
@@ -93,28 +94,12 @@ def _salt_of(value: object) -> int | None:
 @contextlib.contextmanager
 def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
     """A connection that cannot write. immutable: without the -wal, and without locks."""
-    uri = door.uri(path, immutable=immutable)
-    connection = door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=1.0, check_same_thread=False)
+    uri = files.uri(path, immutable=immutable)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1.0, check_same_thread=False)
     try:
         yield connection
     finally:
         connection.close()
-
-
-def is_half_done(path: Path) -> bool:
-    """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
-
-    A new file becomes a WAL database in such a change. A file with a -wal has that behind it. A journal that begins
-    with a zero is done with (sqlite.org/fileformat.html#the_rollback_journal).
-    """
-    try:
-        with door.journal_path(path).open("rb") as journal:
-            begun = journal.read(1) not in (b"", b"\0")
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise StoreError(f"{door.journal_path(path)} cannot be read: {error.strerror}", path=path) from error
-    return begun and not door.wal_path(path).exists()
 
 
 def undo_half(path: Path) -> None:
@@ -123,11 +108,11 @@ def undo_half(path: Path) -> None:
     Raises StoreError: it cannot; nobody knows what the file holds.
     """
     try:
-        with contextlib.closing(door.ENGINE.connect(door.uri(path, "rw"), uri=True, timeout=1.0)) as connection:
+        with contextlib.closing(sqlite3.connect(files.uri(path, "rw"), uri=True, timeout=1.0)) as connection:
             connection.execute("select 1 from sqlite_schema").fetchall()
-    except door.SqliteError as error:
-        if door.trouble(error) not in door.DAMAGE:  # what is damaged is looked at closely afterwards
-            raise door.named(error, path) from error
+    except database.SqliteError as error:
+        if database.classify_error(error) not in database.DAMAGE:  # what is damaged is looked at closely afterwards
+            raise database.named(error, path) from error
 
 
 # ---------------------------------------------------------------------------------------------- whose file it is
@@ -152,7 +137,7 @@ def weigh(path: Path, facts: Facts | None, *, with_wal: bool = True) -> Evidence
     facts: what the lock's sidecar says. with_wal: look at what the -wal says, too.
     """
     # With its -wal only if there is one: SQLite would make one and leave it there.
-    ways = (False, True) if with_wal and door.wal_path(path).exists() else (True,)
+    ways = (False, True) if with_wal and files.wal_path(path).exists() else (True,)
     found = [tables for immutable in ways if (tables := _tables(path, immutable=immutable)) is not None]
     seen = {table for tables in found for table in tables}
     outbox = "outbox_migrations" in seen or (facts is not None and not found) or None
@@ -168,7 +153,7 @@ def _tables(path: Path, *, immutable: bool) -> set[str] | None:
     try:
         with reading(path, immutable=immutable) as connection:
             names = connection.execute("select name from sqlite_schema where type = 'table'").fetchall()
-    except door.SqliteError:
+    except database.SqliteError:
         return None
     return {str(name) for (name,) in names}
 
@@ -181,10 +166,10 @@ def complaint(path: Path) -> str | None:
     try:
         with reading(path) as connection:
             found = connection.execute("pragma integrity_check(1)").fetchall()
-    except door.SqliteError as error:
-        if door.trouble(error) in door.DAMAGE:
+    except database.SqliteError as error:
+        if database.classify_error(error) in database.DAMAGE:
             return str(error)
-        raise door.named(error, path) from error
+        raise database.named(error, path) from error
     return None if found == [("ok",)] else str(found[0][0])
 
 
@@ -194,12 +179,12 @@ def first_look(path: Path, queries: Sequence[str]) -> StoreError | None:
     On a connection that cannot write: one that can would bring the -wal into a damaged file when it is closed.
     """
     try:
-        with reading(path, immutable=not door.wal_path(path).exists()) as connection:
+        with reading(path, immutable=not files.wal_path(path).exists()) as connection:
             if connection.execute("select 1 from sqlite_schema where name = 'outbox_meta'").fetchall():
                 for sql in queries:
                     connection.execute(sql).fetchall()
-    except door.SqliteError as error:
-        return door.named(error, path) if door.trouble(error) in door.DAMAGE else None
+    except database.SqliteError as error:
+        return database.named(error, path) if database.classify_error(error) in database.DAMAGE else None
     return None
 
 
@@ -212,7 +197,7 @@ def wal_belongs(path: Path, main: Main) -> bool:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name + ".trial-") as folder:
             copy = Path(folder) / "copy.db"
             _copy(path, copy)
-            shutil.copyfile(door.wal_path(path), door.wal_path(copy))
+            shutil.copyfile(files.wal_path(path), files.wal_path(copy))
             return complaint(copy) is None and _is_later(copy, main)
     except _NO_TRIAL as error:
         message = f"{path}: its -wal looks like another database's, and no copy could be made to try it on: {error}"
@@ -221,8 +206,8 @@ def wal_belongs(path: Path, main: Main) -> bool:
 
 def _copy(path: Path, to: Path) -> None:
     """Copy the database without its -wal. Through SQLite: a descriptor of ours would drop its locks when closed."""
-    door.create_file(to)
-    target = door.ENGINE.connect(str(to), isolation_level=None)
+    files.create_file(to)
+    target = sqlite3.connect(str(to), isolation_level=None)
     try:
         with reading(path, immutable=True) as source:
             source.backup(target)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from outbox import logs
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
-from outbox.recovery import probe as evidence
+from outbox.recovery import probe
 from outbox.recovery.judge import Remedy, Wal, judge_wal, remedy
-from outbox.store.database import shm_path, sync_folder, wal_path
+from outbox.store.files import shm_path, sync_folder, wal_path
 from outbox.store.sidecar import Facts
 
 logger = logs.named("outbox.store")
@@ -26,7 +26,7 @@ def set_aside(path: Path, error: StoreError, facts: Facts | None, *, now_ms: int
     error: what is wrong with it; raised again, with the file untouched, unless it is known to hold nothing but the
     outbox. facts: what the lock's sidecar says. The caller holds the lock and has closed every connection.
     """
-    what = remedy(evidence.weigh(path, facts))
+    what = remedy(probe.weigh(path, facts))
     if what is Remedy.NOT_OURS:
         raise error
     if what is Remedy.REFUSE:
@@ -40,7 +40,7 @@ def set_aside(path: Path, error: StoreError, facts: Facts | None, *, now_ms: int
 
 def set_wal_aside(path: Path, facts: Facts | None, *, now_ms: int) -> Path:
     """Rename a -wal that belongs to another database, and return its new name. Raises StoreCorrupt: untouched."""
-    if remedy(evidence.weigh(path, facts, with_wal=False)) is not Remedy.SET_ASIDE:
+    if remedy(probe.weigh(path, facts, with_wal=False)) is not Remedy.SET_ASIDE:
         raise StoreCorrupt(
             f"{wal_path(path)} does not belong to {path}, which holds tables of the bot's own; neither was touched."
             " Move the -wal away if the database is the one you want",
@@ -116,7 +116,7 @@ def _unfinished(path: Path) -> Path | None:
     waits = [each for each in found_beside(path) if not wal_path(each).exists() and not each.name.endswith(_BESIDE)]
     if not waits or path.exists():
         return None
-    main, salt = evidence.main_file(waits[-1]), evidence.wal_salt(path)
+    main, salt = probe.main_file(waits[-1]), probe.wal_salt(path)
     wal = judge_wal(whole=main.file is None, open_salt=main.open_salt, exists=True, salt=salt)
     return waits[-1] if wal is Wal.FITS else None
 
@@ -140,7 +140,7 @@ def refuse_lost_head(path: Path, facts: Facts | None) -> StoreError | None:
     """
     if path.exists() and path.stat().st_size:
         return None
-    rest = evidence.wal_salt(path) is not None
+    rest = probe.wal_salt(path) is not None
     if not rest and (facts is None or not path.exists()):
         return None  # never was anything, or its owner has removed it: a new one may begin
     what = f"{path} is {'empty' if path.exists() else 'missing'}"

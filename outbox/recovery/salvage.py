@@ -8,18 +8,19 @@ were running; cached bars do not: a bot fetches them again.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, assert_never
 
 import aiosqlite
 
-from outbox.entry import Operation, Shape, digest
+from outbox.entry import LaneSpec, Operation, digest
 from outbox.errors import StoreError
-from outbox.recovery import probe as evidence
-from outbox.store import database as door
+from outbox.recovery import probe, quarantine
+from outbox.store import database, files
 from outbox.store.store import Store
 from outbox.store.writer import find_lane
 
@@ -85,7 +86,7 @@ async def salvage(
     the open outbox could not be written to; what was brought over before stays.
     """
     found = Salvaged()
-    wreck = await asyncio.to_thread(_Wreck, source)
+    wreck = await asyncio.to_thread(_DamagedFile, source)
     try:
         project, found.project_unreadable = await asyncio.to_thread(wreck.project)
         away = project is not None and await store.remember_project(project) != project
@@ -100,29 +101,45 @@ async def salvage(
     return found
 
 
+async def salvage_and_rename(
+    store: Store,
+    source: Path,
+    *,
+    sending: Callable[[], bool] = lambda: False,
+    project_known: Callable[[], Awaitable[None]] = nobody,
+) -> dict[str, Any]:
+    """Bring over what can be read of a damaged file, then rename it as salvaged. Errors as `salvage`."""
+    found = await salvage(store, source, sending=sending, project_known=project_known)
+    try:
+        kept_as = await asyncio.to_thread(quarantine.dealt_with, source)
+    except OSError:  # its entries are here; who may rename it will
+        kept_as = source
+    return {**asdict(found), "kept_as": str(kept_as)}
+
+
 @dataclass(frozen=True, slots=True)
-class _Relic:
-    """One entry of the damaged file. row: its columns by name; shape: its lane's, if that can be read."""
+class _FoundEntry:
+    """One entry of the damaged file. row: its columns by name; spec: its lane's, if that can be read."""
 
     row: dict[str, Any]
-    shape: Shape | None
+    spec: LaneSpec | None
     history: list[Sequence[Any]]
 
 
-class _Wreck:
+class _DamagedFile:
     """A damaged file, opened to be read around its damage. Synchronous: run it in a thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._reading = evidence.reading(path, immutable=not door.wal_path(path).exists())
+        self._reading = probe.reading(path, immutable=not files.wal_path(path).exists())
         self._file = self._reading.__enter__()
-        self._file.text_factory = door.readable
+        self._file.text_factory = database.readable
         try:
             self._columns = self._known_columns()
             self._last = self._last_seq()
-            self._lanes = self._shapes()
+            self._lanes = self._specs()
             self._has_history = bool(self._columns_of("outbox_history"))  # a file of the second version has none
-        except door.SqliteError as error:
+        except database.SqliteError as error:
             self.close()
             raise StoreError(f"nothing can be read in {path}: {error}; it was not changed", path=path) from error
         except BaseException:
@@ -147,10 +164,10 @@ class _Wreck:
         """Return the rows of a query; None: damage is in its way."""
         try:
             return list(self._file.execute(sql, parameters).fetchall())
-        except door.SqliteError as error:
-            if door.trouble(error) in door.DAMAGE:
+        except database.SqliteError as error:
+            if database.classify_error(error) in database.DAMAGE:
                 return None
-            raise door.named(error, self._path) from error
+            raise database.named(error, self._path) from error
 
     def _last_seq(self) -> int:
         """Return the highest number, from whatever says it: the counter, the table's end, or an index."""
@@ -162,9 +179,9 @@ class _Wreck:
         found = [rows[0][0] for way in ways if (rows := self._asked(way)) and isinstance(rows[0][0], int)]
         return max(found, default=0)
 
-    def _shapes(self) -> dict[int, Shape]:
+    def _specs(self) -> dict[int, LaneSpec]:
         rows = self._asked("select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes")
-        return {row[0]: Shape(row[1], Operation(row[2]), row[3], row[4], bool(row[5])) for row in rows or ()}
+        return {row[0]: LaneSpec(row[1], Operation(row[2]), row[3], row[4], bool(row[5])) for row in rows or ()}
 
     def project(self) -> tuple[str | None, bool]:
         """Return which project the entries belong to, None: to none yet; and whether damage is in the way of that."""
@@ -179,7 +196,7 @@ class _Wreck:
             return []
         return self._asked(f"select {', '.join(_SESSION)} from outbox_sessions where status = 'RUNNING'")  # noqa: S608
 
-    def pages(self, found: Salvaged) -> Iterator[list[_Relic]]:
+    def pages(self, found: Salvaged) -> Iterator[list[_FoundEntry]]:
         """Yield what is not settled, oldest first; halve what cannot be read until only the damage is left."""
         names = ", ".join(self._columns)
         sql = (
@@ -199,15 +216,15 @@ class _Wreck:
                     ranges += [(middle + 1, last), (first, middle)]
                 continue
             if rows:
-                yield [self._relic(row) for row in rows]
+                yield [self._found_entry(row) for row in rows]
             if len(rows) == _PAGE and rows[-1][0] < last:
                 ranges.append((rows[-1][0] + 1, last))
 
-    def _relic(self, values: Sequence[Any]) -> _Relic:
+    def _found_entry(self, values: Sequence[Any]) -> _FoundEntry:
         row = dict(zip(self._columns, values, strict=True))
         sql = f"select {_HISTORY} from outbox_history where seq = ? order by number"  # noqa: S608 - our own columns
         lines = self._asked(sql, (row["seq"],)) if self._has_history else None
-        return _Relic(row, self._lanes.get(row["lane"]), lines or [])
+        return _FoundEntry(row, self._lanes.get(row["lane"]), lines or [])
 
     def ids_within(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return the ids that an index still knows of entries that cannot be read."""
@@ -232,7 +249,7 @@ def _note(ranges: list[tuple[int, int]], first: int, last: int) -> None:
 
 
 async def _bring(
-    store: Store, page: Sequence[_Relic], found: Salvaged, sending: Callable[[], bool], *, away: bool
+    store: Store, page: Sequence[_FoundEntry], found: Salvaged, sending: Callable[[], bool], *, away: bool
 ) -> None:
     async def work(connection: aiosqlite.Connection) -> list[str | None]:
         return [await _brought_whole(connection, relic, sending=sending(), away=away) for relic in page]
@@ -245,19 +262,21 @@ async def _bring(
             setattr(found, what, getattr(found, what) + 1)
 
 
-async def _brought_whole(connection: aiosqlite.Connection, relic: _Relic, *, sending: bool, away: bool) -> str | None:
+async def _brought_whole(
+    connection: aiosqlite.Connection, relic: _FoundEntry, *, sending: bool, away: bool
+) -> str | None:
     """As `_brought`; None: the damage has left no entry that an outbox may hold, such as a payload that is no JSON."""
     await connection.execute("savepoint relic")
     try:
         what = await _brought(connection, relic, sending=sending, away=away)
-    except door.IntegrityError:
+    except sqlite3.IntegrityError:
         await connection.execute("rollback to relic")
         what = None
     await connection.execute("release relic")
     return what
 
 
-async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: bool, away: bool) -> str:
+async def _brought(connection: aiosqlite.Connection, relic: _FoundEntry, *, sending: bool, away: bool) -> str:
     """Insert one entry inside an open transaction; return the name of the counter that it belongs to."""
     row = dict(relic.row)
     there = await connection.execute_fetchall(
@@ -270,7 +289,7 @@ async def _brought(connection: aiosqlite.Connection, relic: _Relic, *, sending: 
     taken = list(await connection.execute_fetchall("select 1 from outbox where seq = ?", (row["seq"],)))
     # As a dead letter first: reviving it puts it into the line of its key at the place of its number.
     row |= {"seq": None if taken else row["seq"], "state": "dead"}
-    row |= {"lane": None if relic.shape is None else await find_lane(connection, relic.shape)}
+    row |= {"lane": None if relic.spec is None else await find_lane(connection, relic.spec)}
     if words is not None:
         row |= {"error_message": words}
     marks = ", ".join("?" * len(row))
@@ -347,6 +366,6 @@ async def _brought_session(connection: aiosqlite.Connection, session: Sequence[A
     marks = ", ".join("?" * len(_SESSION))
     try:
         await connection.execute(f"insert into outbox_sessions ({', '.join(_SESSION)}) values ({marks})", session)  # noqa: S608
-    except door.IntegrityError:
+    except sqlite3.IntegrityError:
         return _Session.UNREADABLE
     return _Session.BROUGHT

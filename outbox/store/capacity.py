@@ -34,7 +34,7 @@ class Bounds:
     max_pending_bytes: int | None = None
 
 
-class Room:
+class Capacity:
     """The reserve of one store, and the bounds of its backlog."""
 
     def __init__(self, path: Path, bounds: Bounds) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import sqlite3
-import urllib.parse
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
 import aiosqlite
 
 from outbox import logs
 from outbox.errors import (
-    ConfigError,
     DiskFull,
     NotADatabase,
     NotDurable,
@@ -26,6 +21,7 @@ from outbox.errors import (
     StoreError,
     WrongJournalMode,
 )
+from outbox.store import files
 
 logger = logs.named("outbox.store")
 
@@ -37,39 +33,8 @@ _NEEDED_VERSION = (3, 38, 0)
 _IS_OUTBOX = "select 1 from sqlite_schema where name = 'outbox_migrations'"
 
 
-# Which SQLite runs: stdlib (also if it is not set), pysqlite3 or auto.  From the environment alone: it decides what is
-# imported, before there are settings and a .env.  pysqlite3 only by choice: beside it, a bot that opens and closes the
-# same file with the standard library drops this one's file locks, and after a crash acknowledged rows were gone (9 of
-# 10 measured).
-CHOICE = "OUTBOX_SQLITE"
-
-
-def _engine() -> ModuleType:
-    """The SQLite that runs: Python's own, unless the fixed one of the extra `[sqlite]` was chosen.
-
-    Raises ConfigError: the choice cannot be met.
-    """
-    choice = os.environ.get(CHOICE, "").strip().lower() or "stdlib"
-    if choice not in ("auto", "stdlib", "pysqlite3"):
-        raise ConfigError(f"{CHOICE}: must be auto, stdlib or pysqlite3", field=CHOICE)
-    if choice == "stdlib":
-        return sqlite3
-    try:
-        from pysqlite3 import dbapi2  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        if choice == "pysqlite3":
-            message = f"{CHOICE}: pysqlite3 cannot be imported ({error}): pip install 'durable-outbox[sqlite]'"
-            raise ConfigError(message, field=CHOICE) from error
-        return sqlite3
-    assert isinstance(dbapi2, ModuleType)
-    return dbapi2
-
-
-ENGINE = _engine()
-# The extra's errors are not the standard library's: both names of each stand here once.
 # A damaged schema may be quoted in a message that is no UTF-8: Python then raises its own error instead of SQLite's.
-SqliteError: tuple[type[Exception], ...] = tuple({sqlite3.Error, ENGINE.Error, UnicodeDecodeError})
-IntegrityError: tuple[type[Exception], ...] = tuple({sqlite3.IntegrityError, ENGINE.IntegrityError})
+SqliteError: tuple[type[Exception], ...] = (sqlite3.Error, UnicodeDecodeError)
 # aiosqlite says ValueError when the connection is closed, which rolls back too.
 _NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *SqliteError)
 
@@ -84,36 +49,7 @@ def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
     return not ((3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0))
 
 
-EXPOSED_TO_WAL_RESET_BUG = exposed_to_wal_reset_bug(ENGINE.sqlite_version_info)
-
-
-def wal_path(path: Path) -> Path:
-    """Return where SQLite keeps the write-ahead log of `path`."""
-    return path.with_name(path.name + "-wal")
-
-
-def shm_path(path: Path) -> Path:
-    """Return where SQLite keeps the index of that log."""
-    return path.with_name(path.name + "-shm")
-
-
-def journal_path(path: Path) -> Path:
-    """Return where SQLite keeps the rollback journal of `path`: only until the file is in WAL mode."""
-    return path.with_name(path.name + "-journal")
-
-
-def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
-    """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks."""
-    # By its bytes: a name on Linux need not be UTF-8.
-    return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if immutable else ''}"
-
-
-def file_bytes(path: Path) -> int:
-    """Return the size of `path`; 0: it is not there, as a WAL after a clean close."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+EXPOSED_TO_WAL_RESET_BUG = exposed_to_wal_reset_bug(sqlite3.sqlite_version_info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +69,7 @@ class Checkpoint:
         return self.done < self.frames
 
 
-class Trouble(Enum):
+class ErrorClass(Enum):
     """What a SQLite error means for what was being written."""
 
     BUSY = auto()  # another connection holds a lock; nothing was written
@@ -145,28 +81,28 @@ class Trouble(Enum):
 
 
 # What SQLite says of a file whose content is wrong, never of one that it could not reach.
-DAMAGE = frozenset({Trouble.CORRUPT, Trouble.NOT_A_DATABASE})
+DAMAGE = frozenset({ErrorClass.CORRUPT, ErrorClass.NOT_A_DATABASE})
 
 _TROUBLES = {
-    sqlite3.SQLITE_BUSY: Trouble.BUSY,
-    sqlite3.SQLITE_LOCKED: Trouble.BUSY,
-    sqlite3.SQLITE_FULL: Trouble.FULL,
-    sqlite3.SQLITE_CORRUPT: Trouble.CORRUPT,
-    sqlite3.SQLITE_NOTADB: Trouble.NOT_A_DATABASE,
-    sqlite3.SQLITE_IOERR: Trouble.AMBIGUOUS,
-    sqlite3.SQLITE_CANTOPEN: Trouble.AMBIGUOUS,
-    sqlite3.SQLITE_PROTOCOL: Trouble.AMBIGUOUS,
-    sqlite3.SQLITE_NOMEM: Trouble.AMBIGUOUS,
-    sqlite3.SQLITE_INTERRUPT: Trouble.AMBIGUOUS,
+    sqlite3.SQLITE_BUSY: ErrorClass.BUSY,
+    sqlite3.SQLITE_LOCKED: ErrorClass.BUSY,
+    sqlite3.SQLITE_FULL: ErrorClass.FULL,
+    sqlite3.SQLITE_CORRUPT: ErrorClass.CORRUPT,
+    sqlite3.SQLITE_NOTADB: ErrorClass.NOT_A_DATABASE,
+    sqlite3.SQLITE_IOERR: ErrorClass.AMBIGUOUS,
+    sqlite3.SQLITE_CANTOPEN: ErrorClass.AMBIGUOUS,
+    sqlite3.SQLITE_PROTOCOL: ErrorClass.AMBIGUOUS,
+    sqlite3.SQLITE_NOMEM: ErrorClass.AMBIGUOUS,
+    sqlite3.SQLITE_INTERRUPT: ErrorClass.AMBIGUOUS,
 }
 
 
-def trouble(error: Exception) -> Trouble:
+def classify_error(error: Exception) -> ErrorClass:
     """Return what `error` means. The low byte of an extended result code is its class."""
     if isinstance(error, UnicodeDecodeError):
-        return Trouble.CORRUPT
+        return ErrorClass.CORRUPT
     code = getattr(error, "sqlite_errorcode", None)
-    return _TROUBLES.get(code & 0xFF, Trouble.OTHER) if isinstance(code, int) else Trouble.OTHER
+    return _TROUBLES.get(code & 0xFF, ErrorClass.OTHER) if isinstance(code, int) else ErrorClass.OTHER
 
 
 def readable(raw: bytes) -> str:
@@ -178,10 +114,10 @@ async def connect(
     path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
 ) -> aiosqlite.Connection:
     """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them."""
-    name = uri(path, "ro" if readonly else "rw", immutable=immutable)
+    name = files.uri(path, "ro" if readonly else "rw", immutable=immutable)
 
     def connector() -> sqlite3.Connection:
-        connection: sqlite3.Connection = ENGINE.connect(
+        connection: sqlite3.Connection = sqlite3.connect(
             name,
             uri=True,
             isolation_level=None,
@@ -244,9 +180,9 @@ async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connect
     Creates the file (0600) where it is missing; its folder must be there.
     Raises NotADatabase, WrongJournalMode, NotDurable, StoreBusy, StoreError; each says what became of the file.
     """
-    if ENGINE.sqlite_version_info < _NEEDED_VERSION:
-        raise NotDurable(f"SQLite {ENGINE.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
-    await asyncio.to_thread(create_file, path)
+    if sqlite3.sqlite_version_info < _NEEDED_VERSION:
+        raise NotDurable(f"SQLite {sqlite3.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
+    await asyncio.to_thread(files.create_file, path)
     connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s)
     try:
         await make_durable(connection, path)
@@ -329,7 +265,7 @@ async def _settle_wal(connection: aiosqlite.Connection) -> None:
     try:
         await checkpoint(connection, "passive")
     except SqliteError as error:
-        if trouble(error) is not Trouble.FULL:
+        if classify_error(error) is not ErrorClass.FULL:
             raise
         # What is in the WAL stays there; a full disk must not keep the flusher from what it can deliver.
         logger.warning("disk full, the WAL stays as it is")
@@ -337,84 +273,14 @@ async def _settle_wal(connection: aiosqlite.Connection) -> None:
 
 def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:
     """Return this library's error for one of SQLite's; raise it `from` the original."""
-    match trouble(error):
-        case Trouble.BUSY:
+    match classify_error(error):
+        case ErrorClass.BUSY:
             return StoreBusy(path=path, waited_s=waited_s)
-        case Trouble.FULL:
+        case ErrorClass.FULL:
             return DiskFull(path=path)
-        case Trouble.CORRUPT:
+        case ErrorClass.CORRUPT:
             return StoreCorrupt(f"{path} is damaged: {error}", path=path)
-        case Trouble.NOT_A_DATABASE:
+        case ErrorClass.NOT_A_DATABASE:
             return NotADatabase(f"{path} is no SQLite database; it was not touched", path=path)
-        case Trouble.AMBIGUOUS | Trouble.OTHER:
+        case ErrorClass.AMBIGUOUS | ErrorClass.OTHER:
             return StoreError(f"{path}: {error}", path=path)
-
-
-def real_path(path: Path) -> Path:
-    """Return `path` without symbolic links, so that one file has one name, one lock and one WAL. Raises StoreError."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a circle of links is a RuntimeError before Python 3.13
-        raise StoreError(f"{path} cannot be found: {error}", path=path) from error
-
-
-def make_folder(folder: Path) -> None:
-    """Create `folder` and what is missing above it; each name survives a power loss from here on. Raises StoreError."""
-    try:
-        missing = [each for each in (folder, *folder.parents) if not each.exists()]
-        there = missing[-1].parent if missing else folder
-        # A start before this one may have been killed between making a folder and syncing its name. Where the folder
-        # above may not be opened, it was hardly this library that made one there.
-        with contextlib.suppress(OSError):
-            sync_folder(there.parent)
-        for each in reversed(missing):  # one by one: at most the last one can be unsynced, whenever a kill comes
-            each.mkdir(exist_ok=True)
-            sync_folder(each.parent)
-    except OSError as error:
-        raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
-
-
-def create_file(path: Path) -> None:
-    """Create an empty file, 0600, that survives a power loss from here on.
-
-    SQLite creates files with 0644; a trade is nobody else's business. An existing file is never opened here:
-    closing any descriptor of it would drop this process's own SQLite locks.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        # SQLite would open it read-only without a word, and the first put would be the one to notice.
-        if not os.access(path, os.W_OK):
-            raise StoreError(f"{path} may not be written to; nothing was opened", path=path) from None
-        # Whoever made it may have been killed before its name was synced.
-        _sync_names(path)
-        return
-    except OSError as error:
-        raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be made durable: {error.strerror}", path=path) from error
-    finally:
-        os.close(descriptor)
-    _sync_names(path)
-
-
-def _sync_names(path: Path) -> None:
-    try:
-        sync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(
-            f"the folder of {path} cannot be synced, so a power loss could take the file: {error.strerror}", path=path
-        ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable. Windows has no such call; NTFS journals them itself."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

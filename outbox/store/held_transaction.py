@@ -16,7 +16,7 @@ import aiosqlite
 from outbox.clock import Clock
 from outbox.entry import Entry
 from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
-from outbox.store import database as door
+from outbox.store import database
 from outbox.store.writer import Writer, receipt_of, stored
 
 T = TypeVar("T")
@@ -73,7 +73,9 @@ class Block:
 
     async def begin(self) -> None:
         """Wait for the writer's turn and begin. Raises StoreBusy, OutboxClosed."""
-        self._task = asyncio.create_task(self._writer.hold(self._serve, ids=self.ids), name="outbox-transaction")
+        self._task = asyncio.create_task(
+            self._writer.run_exclusive(self._serve, ids=self.ids), name="outbox-transaction"
+        )
         try:
             await asyncio.wait({self._task, self._begun}, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
@@ -93,8 +95,8 @@ class Block:
 
     async def admit(self, connection: aiosqlite.Connection, entry: Entry) -> None:
         """Raise OutboxFull: there is no room for `entry`, which is not stored yet."""
-        if not self._writer.room.open:
-            (problem,) = await self._writer.room.refusals(connection, [entry])
+        if not self._writer.capacity.open:
+            (problem,) = await self._writer.capacity.refusals(connection, [entry])
             if problem is not None:
                 found = await stored(connection, [entry])
                 receipt_of(entry, found.get(0), self._path, otherwise=problem)
@@ -115,7 +117,7 @@ class Block:
     async def _serve(self, connection: aiosqlite.Connection) -> None:
         committed = False
         try:
-            self._writer.room.check_disk()
+            self._writer.capacity.check_disk()
             await connection.execute("begin immediate")
             self._begun.set_result(None)
             committed = await self._obey(connection)
@@ -123,7 +125,7 @@ class Block:
             self.open = False
             self._dismiss()
             if not committed:
-                await door.roll_back(connection)
+                await database.roll_back(connection)
 
     async def _obey(self, connection: aiosqlite.Connection) -> bool:
         """Do what the caller asks for; return whether that ended with a commit."""
@@ -167,9 +169,9 @@ class Block:
                 statement.done.set_result(result)
 
     def _named(self, error: Exception, consequence: str) -> StoreError:
-        if door.trouble(error) in door.DAMAGE:
+        if database.classify_error(error) in database.DAMAGE:
             self._writer.on_corrupt(error)
-        if door.trouble(error) is door.Trouble.FULL:
+        if database.classify_error(error) is database.ErrorClass.FULL:
             problem: StoreError = DiskFull(path=self._path, ids=self.ids)
         else:
             problem = StoreError(f"{self._path}: {error}; {consequence}", path=self._path)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import OutboxClosed, OutboxError
-from outbox.store import database as door
-from outbox.store import prune as housework
+from outbox.store import files
+from outbox.store import prune as pruning
 from outbox.store.store import Notices, Store
 
 logger = logs.named("outbox.maintenance")
@@ -28,7 +28,7 @@ _LONG_WAL_BYTES = 8 << 20
 _ROWS, _PAGES = 500, 256
 
 
-class Housekeeper:
+class Maintenance:
     """Looks every minute in a task of its own, and at once when the disk is found full.
 
     The counts of what is pruned stay in `outbox_counts`. notices: what hinders the file now.
@@ -36,7 +36,7 @@ class Housekeeper:
 
     def __init__(self, store: Store, *, clock: Clock, retention_days: float) -> None:
         self._store = store
-        self._wal = door.wal_path(store.path)
+        self._wal = files.wal_path(store.path)
         self._clock = clock
         self._retention_ms = int(retention_days * _DAY_MS)
         self._stop = asyncio.Event()
@@ -46,29 +46,29 @@ class Housekeeper:
     async def stop(self) -> None:
         """Let the step under way end, and no other begin."""
         self._stop.set()
-        self._store.room.changed.set()
+        self._store.capacity.changed.set()
         await asyncio.wait({self._task})
 
     async def _run(self) -> None:
         while not self._stop.is_set():
-            self._store.room.changed.clear()
+            self._store.capacity.changed.clear()
             try:
-                await self._keep_house()
+                await self._maintain()
             except OutboxClosed:
                 return
             except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
                 logger.warning("keeping house failed, it is tried again", extra={"error": str(error)})
             hindered = self.notices != Notices()
-            await self._clock.wait(self._store.room.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
+            await self._clock.wait(self._store.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
 
-    async def _keep_house(self) -> None:
-        self._notice(reserve_released_ms=self._store.room.short)
-        if self._store.room.short:
+    async def _maintain(self) -> None:
+        self._notice(reserve_released_ms=self._store.capacity.short)
+        if self._store.capacity.short:
             await self._store.note(self.notices)  # before anything fails
             await self._find_room()
-        if await housework.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop):
+        if await pruning.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop):
             # Only then: what an earlier end has left to give back, the next pruning does.
-            await housework.shrink(self._store, stop=self._stop)
+            await pruning.shrink(self._store, stop=self._stop)
         await self._shorten_wal()
         await self._store.note(self.notices)
 
@@ -85,7 +85,7 @@ class Housekeeper:
         """Take delivered entries and free pages away, the oldest first, until the reserve fits again."""
         pruned, more = 0, True
         try:
-            while more and not await self._store.room.regain() and not self._stop.is_set():
+            while more and not await self._store.capacity.regain() and not self._stop.is_set():
                 removed = await self._store.prune_delivered(_ROWS)
                 more = await self._store.shrink(_PAGES, keep=0) or bool(removed)
                 await self._store.empty_wal()
@@ -93,18 +93,18 @@ class Housekeeper:
         finally:
             if pruned:
                 logger.warning("delivered entries pruned before their time", extra={"rows": pruned})
-            self._notice(reserve_released_ms=self._store.room.short)
+            self._notice(reserve_released_ms=self._store.capacity.short)
 
     # ------------------------------------------------------------------------------------------ a long WAL
 
     async def _shorten_wal(self) -> None:
         """Empty a WAL that has grown; if a reader is in the way, say so."""
         held = False
-        if await asyncio.to_thread(door.file_bytes, self._wal) > _LONG_WAL_BYTES:
+        if await asyncio.to_thread(files.file_bytes, self._wal) > _LONG_WAL_BYTES:
             held = (await self._store.checkpoint()).held_back
             if not held:
                 await self._store.empty_wal()
         if held and self.notices.checkpoint_held_ms is None:
-            size = await asyncio.to_thread(door.file_bytes, self._wal)
+            size = await asyncio.to_thread(files.file_bytes, self._wal)
             logger.warning("checkpoint held back by a reader", extra={"wal_bytes": size})
         self._notice(checkpoint_held_ms=held)

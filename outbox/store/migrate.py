@@ -15,7 +15,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
-from outbox.store import database as door
+from outbox.store import database, files
 
 _MADE = re.compile(r"^create (?:table|view|index) (\w+)", re.MULTILINE)
 _RECORDS = """
@@ -29,7 +29,7 @@ create table if not exists outbox_migrations (
 
 
 _ANY_ENTRY = "select 1 from outbox limit 1"
-_NO_COPY: tuple[type[Exception], ...] = (OSError, StoreError, *door.SqliteError)
+_NO_COPY: tuple[type[Exception], ...] = (OSError, StoreError, *database.SqliteError)
 
 logger = logs.named("outbox.store")
 
@@ -126,14 +126,14 @@ async def _keep_copy(connection: aiosqlite.Connection, copy: Path) -> None:
         if await asyncio.to_thread(copy.exists) or not list(await connection.execute_fetchall(_ANY_ENTRY)):
             return
         await asyncio.to_thread(fresh.unlink, missing_ok=True)
-        await asyncio.to_thread(door.create_file, fresh)
+        await asyncio.to_thread(files.create_file, fresh)
         await connection.execute("vacuum into ?", (str(fresh),))
         await asyncio.to_thread(fresh.rename, copy)
     except _NO_COPY as error:
-        for half in (fresh, door.journal_path(fresh)):  # on a full disk the migration needs the room
+        for half in (fresh, files.journal_path(fresh)):  # on a full disk the migration needs the room
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(half.unlink, missing_ok=True)
-        if door.trouble(error) in door.DAMAGE:
+        if database.classify_error(error) in database.DAMAGE:
             raise
         logger.warning("no copy was made before a migration", extra={"path": str(copy), "error": str(error)})
 
@@ -173,7 +173,7 @@ async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, 
         )
         await connection.execute("commit")
     except BaseException as error:
-        await door.roll_back(connection)
-        if isinstance(error, door.SqliteError) and "already exists" in str(error):
+        await database.roll_back(connection)
+        if isinstance(error, database.SqliteError) and "already exists" in str(error):
             raise _name_is_taken(path, str(error)) from error
         raise

@@ -9,10 +9,9 @@ from typing import Any
 
 import aiosqlite
 
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxClosed
-from outbox.store import database as door
-from outbox.store import queries
+from outbox.store import database, queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +19,12 @@ class Lane:
     """A kind of request that has something to send. first_seq: its oldest ready entry."""
 
     number: int
-    shape: Shape
+    spec: LaneSpec
     first_seq: int
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
+class Sendable:
     """How what is pending can go on. others: something is unread, or waits for something of its own."""
 
     pending: int
@@ -119,22 +118,22 @@ class Notices:
 
 
 class Reader:
-    """Finds what is stored, on a connection that cannot write. `Store` is one, and so is `Observer`."""
+    """Finds what is stored, on a connection that cannot write. `Store` is one, and so is `ReadOnlyStore`."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self.path = path
         self._reader = connection
-        self._shapes: dict[int, Shape] = {}
+        self._specs: dict[int, LaneSpec] = {}
         self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a query on the reading connection. Raises StoreError, OutboxClosed."""
         try:
             return list(await self._reader.execute_fetchall(sql, parameters))
-        except door.SqliteError as error:
-            if door.trouble(error) in door.DAMAGE:
+        except database.SqliteError as error:
+            if database.classify_error(error) in database.DAMAGE:
                 self.on_corrupt(error)
-            raise door.named(error, self.path) from error
+            raise database.named(error, self.path) from error
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise OutboxClosed("the outbox was closed meanwhile") from error
 
@@ -147,19 +146,19 @@ class Reader:
         return await self._in_turn(await self.read(queries.READY_LANES.sql))
 
     async def _in_turn(self, rows: Sequence[Any]) -> list[Lane]:
-        if any(number not in self._shapes for number, _ in rows):
+        if any(number not in self._specs for number, _ in rows):
             self._learn(await self.read(queries.LANES.sql))
-        lanes = [Lane(number, self._shapes[number], seq) for number, seq in rows]
+        lanes = [Lane(number, self._specs[number], seq) for number, seq in rows]
         return sorted(lanes, key=lambda lane: lane.first_seq)
 
-    async def ways(self) -> Ways:
+    async def sendable(self) -> Sendable:
         """Return how much is pending and what of it can go on, all at one moment."""
         *rows, (others, pending) = await self.read(queries.WAYS.sql)
-        return Ways(pending, await self._in_turn(rows), bool(others))
+        return Sendable(pending, await self._in_turn(rows), bool(others))
 
     async def ready(self, lane: Lane, *, after_seq: int, limit: int) -> list[Outgoing]:
         """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together."""
-        if not lane.shape.ordered:
+        if not lane.spec.ordered:
             rows = await self.read(queries.READY.sql, (lane.number, after_seq, limit))
             return [Outgoing(*row) for row in rows]
         rows = await self.read(queries.READY_RUNS.sql, (lane.number, limit))
@@ -241,14 +240,14 @@ class Reader:
         """Return what is not sent to, the longest pause first."""
         return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]
 
-    async def lanes(self) -> dict[int, Shape]:
+    async def lanes(self) -> dict[int, LaneSpec]:
         """Return every lane that was ever used, by its number."""
         self._learn(await self.read(queries.LANES.sql))
-        return dict(self._shapes)
+        return dict(self._specs)
 
     def _learn(self, rows: Any) -> None:
         for number, destination, operation, on_conflict, columns, ordered in rows:
-            self._shapes[number] = Shape(destination, Operation(operation), on_conflict, columns, bool(ordered))
+            self._specs[number] = LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))
 
 
 def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:

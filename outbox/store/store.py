@@ -6,36 +6,32 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from outbox import logs
-from outbox.admin.dead_letters import note
 from outbox.clock import Clock
-from outbox.entry import Entry, Shape, State
-from outbox.errors import StoreInUse
+from outbox.entry import Entry, LaneSpec, State
 from outbox.postgrest.verdicts import Reason, Refusal
-from outbox.recovery import clean_close as openness
-from outbox.recovery import quarantine
-from outbox.recovery.open import Entered, enter
-from outbox.store import database as door
-from outbox.store import queries
-from outbox.store.capacity import Bounds, Room
+from outbox.store import database, queries
+from outbox.store.capacity import Bounds, Capacity
 from outbox.store.held_transaction import Block
+from outbox.store.history import note_refusal
 from outbox.store.lock import WriterLock
-from outbox.store.reader import Lane, Notices, Outgoing, Reader, StoredPause, Unread, Ways
+from outbox.store.reader import Lane, Notices, Outgoing, Reader, Sendable, StoredPause, Unread
 from outbox.store.sidecar import Flushing
 from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
 
-__all__ = ["Adopted", "Bounds", "Flushing", "Lane", "Notices", "Outgoing", "Store", "StoredPause", "Unread", "Ways"]
+__all__ = ["Adopted", "Bounds", "Flushing", "Lane", "Notices", "Outgoing", "Sendable", "Store", "StoredPause", "Unread"]
 
 T = TypeVar("T")
 
 logger = logs.named("outbox.store")
 
 _END_OF_TIME_MS = 2**62
+# aiosqlite says ValueError when the connection is closed.
+_NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *database.SqliteError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,61 +39,54 @@ class Adopted:
     """What an `Unread` entry turned out to mean."""
 
     seq: int
-    shape: Shape
+    spec: LaneSpec
     key: str | None
     on_conflict: str | None
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`.
+
+    last_seq: the highest number that an entry ever had.
+    """
+
+    writer: aiosqlite.Connection
+    reader: aiosqlite.Connection
+    lanes: list[Any]
+    last_seq: int
+
+
 class Store(Reader):
-    """The open file. `Store.open` makes one; nothing here decides anything, it stores and finds."""
+    """The open file. `recovery.open.open_store` makes one; nothing here decides anything, it stores and finds."""
 
     def __init__(
-        self, path: Path, lock: WriterLock, entered: Entered, room: Room, *, clock: Clock, busy_timeout_s: float
+        self,
+        path: Path,
+        lock: WriterLock,
+        entered: OpenedFile,
+        capacity: Capacity,
+        *,
+        clock: Clock,
+        busy_timeout_s: float,
     ) -> None:
         super().__init__(path, entered.reader)
         self._lock = lock
         self._clock = clock
         self._writer = Writer(
-            entered.writer, path, clock=clock, busy_timeout_s=busy_timeout_s, room=room, last_seq=entered.last_seq
+            entered.writer,
+            path,
+            clock=clock,
+            busy_timeout_s=busy_timeout_s,
+            capacity=capacity,
+            last_seq=entered.last_seq,
         )
         self._writer.on_stored = lock.sidecar.mark
         self._writer.on_corrupt = self.on_corrupt = self._met_damage
         self._learn(entered.lanes)
-        self._writer.lanes.update({shape: number for number, shape in self._shapes.items()})
+        self._writer.lanes.update({spec: number for number, spec in self._specs.items()})
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run
-
-    @classmethod
-    async def open(
-        cls,
-        path: Path,
-        *,
-        clock: Clock,
-        busy_timeout_s: float = 5.0,
-        wait_s: float = 0.0,
-        bounds: Bounds = Bounds(),  # noqa: B008 - it is frozen
-    ) -> Self:
-        """Open `path` for writing; create and migrate it if need be.
-
-        wait_s: seconds to wait for another process to let go of it. bounds: how much may be stored. Cancelled, it
-        comes to its end all the same and is undone: a checkpoint of what an earlier run left may be under way. Raises
-        StoreInUse and every StoreError that says what is wrong with the file; what is not ours is never touched.
-        """
-        path = await asyncio.to_thread(door.real_path, path)
-        await asyncio.to_thread(door.make_folder, path.parent)
-        lock = await _take_lock(path, wait_s)
-        opening = cls._opened(path, lock, Room(path, bounds), clock, busy_timeout_s)
-        return await _to_its_end(asyncio.create_task(opening, name="outbox-open"), undo=cls.close)
-
-    @classmethod
-    async def _opened(cls, path: Path, lock: WriterLock, room: Room, clock: Clock, busy_timeout_s: float) -> Self:
-        try:
-            await room.prepare()  # on a full disk nothing can be opened without the reserve's space
-            entered = await enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
-            return cls(path, lock, entered, room, clock=clock, busy_timeout_s=busy_timeout_s)
-        except BaseException:
-            lock.release()
-            raise
 
     async def close(self) -> None:
         """Commit what stands in line and close. The reader goes first: the last connection empties the WAL."""
@@ -105,7 +94,7 @@ class Store(Reader):
             await self._reader.close()
         finally:
             try:
-                await self._writer.close(openness.end)
+                await self._writer.close(_mark_closed)
             finally:
                 self._lock.release()
 
@@ -131,10 +120,6 @@ class Store(Reader):
             return bool((await connection.execute(sql)).rowcount)
 
         return await self.transact(work)
-
-    async def quarantined(self) -> tuple[Path, ...]:
-        """Return what was set aside and not dealt with yet."""
-        return await asyncio.to_thread(quarantine.found_beside, self.path)
 
     def tell(self, flushing: Flushing) -> None:
         """Let onlookers know how the flusher does: no commit, and readable when the file itself is not."""
@@ -168,11 +153,11 @@ class Store(Reader):
         async def nothing(_: aiosqlite.Connection) -> None:
             return None
 
-        await self._writer.hold(nothing)
+        await self._writer.run_exclusive(nothing)
 
-    def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
+    def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
         """Return a future that resolves once `entry` is on disk."""
-        return self._writer.put(entry, shape)
+        return self._writer.put(entry, spec)
 
     def watch_puts(self, watcher: PutWatcher) -> None:
         """Call `watcher` for each put from here on: when it gets in line, with the future that says what became of it.
@@ -181,13 +166,13 @@ class Store(Reader):
         """
         self._writer.watchers = (*self._writer.watchers, watcher)
 
-    def line_up(self, entry: Entry, shape: Shape, done: asyncio.Future[Receipt]) -> None:
+    def enqueue(self, entry: Entry, spec: LaneSpec, done: asyncio.Future[Receipt]) -> None:
         """The same with a future of the caller's."""
-        self._writer.line_up(entry, shape, done)
+        self._writer.enqueue(entry, spec, done)
 
-    def lane_of(self, shape: Shape) -> int | None:
-        """Return the number of the lane of `shape` if it is known already."""
-        return self._writer.lanes.get(shape)
+    def lane_of(self, spec: LaneSpec) -> int | None:
+        """Return the number of the lane of `spec` if it is known already."""
+        return self._writer.lanes.get(spec)
 
     def block(self, limit_s: float) -> Block:
         """Return a transaction of the caller's, not begun yet."""
@@ -213,7 +198,7 @@ class Store(Reader):
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.SETTLE.sql, parameters)
             if refusal is not None:
-                await _remember(connection, seqs, "refused", refusal, now_ms=now_ms, batch_rows=batch_rows)
+                await note_refusal(connection, seqs, "refused", refusal, now_ms=now_ms, batch_rows=batch_rows)
 
         await self.transact(work)
 
@@ -227,7 +212,7 @@ class Store(Reader):
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.POSTPONE.sql, parameters)
             await connection.execute(queries.FIRST_REFUSED.sql, (now_ms, _list(seqs)))
-            await _remember(connection, seqs, event, refusal, now_ms=now_ms, batch_rows=batch_rows)
+            await note_refusal(connection, seqs, event, refusal, now_ms=now_ms, batch_rows=batch_rows)
 
         await self.transact(work)
 
@@ -278,7 +263,7 @@ class Store(Reader):
 
         async def work(connection: aiosqlite.Connection) -> None:
             for entry in entries:
-                lane = await find_lane(connection, entry.shape)
+                lane = await find_lane(connection, entry.spec)
                 await connection.execute(sql, (lane, entry.key, entry.on_conflict, entry.digest, entry.seq))
 
         await self.transact(work)
@@ -294,9 +279,9 @@ class Store(Reader):
     # ------------------------------------------------------------------------------------------ the file itself
 
     @property
-    def room(self) -> Room:
+    def capacity(self) -> Capacity:
         """Whether there is room for more."""
-        return self._writer.room
+        return self._writer.capacity
 
     async def prune_delivered(self, limit: int) -> int:
         """Remove up to `limit` delivered entries, the oldest first, whatever their age; return how many that were."""
@@ -304,13 +289,13 @@ class Store(Reader):
             lambda connection: _removed(connection, queries.PRUNE_DELIVERED, _END_OF_TIME_MS, limit)
         )
 
-    async def checkpoint(self) -> door.Checkpoint:
+    async def checkpoint(self) -> database.Checkpoint:
         """Bring the WAL into the database as far as readers let it, waiting for none of them."""
-        return await self._writer.hold(lambda connection: door.checkpoint(connection, "passive"))
+        return await self._writer.run_exclusive(lambda connection: database.checkpoint(connection, "passive"))
 
-    async def empty_wal(self) -> door.Checkpoint:
+    async def empty_wal(self) -> database.Checkpoint:
         """The same, and make the WAL an empty file unless somebody reads it."""
-        return await self._writer.hold(door.empty_wal)
+        return await self._writer.run_exclusive(database.empty_wal)
 
     async def note(self, notices: Notices) -> None:
         """Keep in the file what an onlooker should know of it; a file that says so already is not written to."""
@@ -340,7 +325,7 @@ class Store(Reader):
             # A script: this pragma gives a page back at each step of its statement, and Python's `execute` takes one.
             await connection.executescript(f"pragma incremental_vacuum({min(pages, free - keep)})")
 
-        await self._writer.hold(work)
+        await self._writer.run_exclusive(work)
         return keep < await self._free_pages() < free
 
     async def _free_pages(self) -> int:
@@ -373,28 +358,6 @@ async def _removed(connection: aiosqlite.Connection, query: queries.Query, befor
     return (await connection.execute(query.sql, (before_ms, limit))).rowcount
 
 
-async def _remember(
-    connection: aiosqlite.Connection,
-    seqs: Sequence[int],
-    event: str,
-    refusal: Refusal,
-    *,
-    now_ms: int,
-    batch_rows: int | None,
-) -> None:
-    await note(
-        connection,
-        seqs,
-        now_ms=now_ms,
-        event=event,
-        status=refusal.status,
-        code=refusal.code,
-        message=refusal.message,
-        batch_rows=batch_rows,
-        request_id=refusal.request_id,
-    )
-
-
 def _words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
     if refusal is None:
         return None, None, None, None, None
@@ -406,42 +369,9 @@ def _list(seqs: Sequence[int]) -> str:
     return f"[{','.join(map(str, seqs))}]"
 
 
-async def _take_lock(path: Path, wait_s: float) -> WriterLock:
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(StoreInUse),
-        stop=stop_after_delay(wait_s),
-        wait=wait_exponential(multiplier=0.02, max=0.5),
-        reraise=True,
-    )
-    return await retrying(_lock_in_thread, path)
-
-
-async def _lock_in_thread(path: Path) -> WriterLock:
-    async def give_back(lock: WriterLock) -> None:
-        lock.release()
-
-    attempt = asyncio.get_running_loop().run_in_executor(None, WriterLock, path)
-    return await _to_its_end(attempt, undo=give_back)
-
-
-async def _to_its_end(work: asyncio.Future[T], *, undo: Callable[[T], Awaitable[None]]) -> T:
-    """Return what `work` comes to. A caller that is cancelled meanwhile waits for it all the same, and undoes it.
-
-    A thread cannot be stopped, and a file that is half open must not stay so: whoever is cancelled may open it again.
-    """
+async def _mark_closed(connection: aiosqlite.Connection) -> None:
+    """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
     try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        # A task of its own: a second cancellation does not keep it from being undone.
-        await asyncio.shield(asyncio.ensure_future(_undone(work, undo)))
-        raise
-
-
-async def _undone(work: asyncio.Future[T], undo: Callable[[T], Awaitable[None]]) -> None:
-    await asyncio.wait({work})
-    if work.cancelled() or work.exception() is not None:
-        return
-    try:
-        await undo(work.result())
-    except Exception:  # whoever was cancelled is to hear of that
-        logger.exception("cancelled opening not undone")
+        await connection.execute("delete from outbox_meta where name = 'open'")
+    except _NOT_NOTED as error:
+        logger.warning("clean close could not be noted", extra={"error": str(error)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,10 @@ import aiosqlite
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.entry import Entry, Shape
+from outbox.entry import Entry, LaneSpec
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
-from outbox.store import database as door
-from outbox.store import queries
-from outbox.store.capacity import Room
+from outbox.store import database, queries
+from outbox.store.capacity import Capacity
 
 logger = logs.named("outbox.store")
 
@@ -38,7 +38,7 @@ _STEP = 128
 _MAX_GROUP = 8 * _STEP
 _PAUSE_AFTER_IO_ERROR_S = 0.05
 # What may go wrong with a commit: SQLite's errors, and ours for a file that cannot be opened again.
-_TROUBLE: tuple[type[Exception], ...] = (StoreError, *door.SqliteError)
+_SQLITE_ERRORS: tuple[type[Exception], ...] = (StoreError, *database.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
 
@@ -54,7 +54,7 @@ class Receipt(NamedTuple):
 @dataclass(slots=True)
 class _Put:
     entry: Entry
-    shape: Shape
+    spec: LaneSpec
     done: asyncio.Future[Receipt]
 
 
@@ -85,10 +85,10 @@ class Writer:
         *,
         clock: Clock,
         busy_timeout_s: float,
-        room: Room,
+        capacity: Capacity,
         last_seq: int,
     ) -> None:
-        self.room = room
+        self.capacity = capacity
         self._connection = connection
         self._path = path
         self._clock = clock
@@ -102,7 +102,7 @@ class Writer:
         self._suspect = False
         # The last entry that is known. Another's insert (a transaction's, a shell's, a trigger's) shows as a gap.
         self._last_seq = last_seq
-        self.lanes: dict[Shape, int] = {}
+        self.lanes: dict[LaneSpec, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
         self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
@@ -124,15 +124,15 @@ class Writer:
         """The number of the last entry that is known."""
         return self._last_seq
 
-    def put(self, entry: Entry, shape: Shape) -> asyncio.Future[Receipt]:
+    def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
         """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
         done: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.line_up(entry, shape, done)
+        self.enqueue(entry, spec, done)
         return done
 
-    def line_up(self, entry: Entry, shape: Shape, done: asyncio.Future[Receipt]) -> None:
+    def enqueue(self, entry: Entry, spec: LaneSpec, done: asyncio.Future[Receipt]) -> None:
         """Line `entry` up with a future of the caller's own."""
-        self._enter(_Put(entry, shape, done))
+        self._enter(_Put(entry, spec, done))
         for watcher in self.watchers:
             watcher(entry.destination, done)
 
@@ -142,7 +142,7 @@ class Writer:
         self._enter(_Job(work, done))
         return await done
 
-    async def hold(self, work: Callable[[aiosqlite.Connection], Awaitable[T]], ids: Sequence[str] = ()) -> T:
+    async def run_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[T]], ids: Sequence[str] = ()) -> T:
         """Run `work` once, outside any transaction of the writer's own; nothing else is written meanwhile.
 
         ids: the entries that an unknown outcome would concern; `work` may add to it.
@@ -227,7 +227,7 @@ class Writer:
         return group
 
     async def _commit_puts(self, group: list[_Put]) -> None:
-        if not self.room.open:
+        if not self.capacity.open:
             group = await self._admitted(group)
             if not group:
                 return
@@ -235,7 +235,7 @@ class Writer:
         entries = [put.entry if put.entry.lane is not None else await self._placed(put) for put in group]
         try:
             seqs = await self._committed(lambda: self._insert(entries), ids=[entry.id for entry in entries])
-        except door.IntegrityError:
+        except sqlite3.IntegrityError:
             await self._commit_one_by_one(group, entries)
             return
         await self._answer(group, entries, seqs)
@@ -244,7 +244,7 @@ class Writer:
         """Answer those for which there is no room, and return the others."""
         entries = [put.entry for put in group]
         ids = [entry.id for entry in entries]
-        problems = await self._committed(lambda: self.room.refusals(self._connection, entries), ids=ids)
+        problems = await self._committed(lambda: self.capacity.refusals(self._connection, entries), ids=ids)
         refused = [(put, problem) for put, problem in zip(group, problems, strict=True) if problem is not None]
         if refused:
             await self._refuse(refused)
@@ -276,7 +276,7 @@ class Writer:
         for put, entry in zip(group, entries, strict=True):
             try:
                 seqs = await self._committed(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
-            except door.IntegrityError as error:
+            except sqlite3.IntegrityError as error:
                 problem = StoreError(
                     f"{self._path} refuses entry {entry.id}: {error}; it was not written", path=self._path
                 )
@@ -305,7 +305,7 @@ class Writer:
         before = self._last_seq
         try:
             found = await stored(self._connection, entries)
-        except door.SqliteError as error:  # the commit worked; what it found under these ids cannot be read
+        except database.SqliteError as error:  # the commit worked; what it found under these ids cannot be read
             for put in group:
                 _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
             return
@@ -328,7 +328,7 @@ class Writer:
                 result = await self._committed(lambda: work(self._connection), ids=job.ids, again=False)
             else:
                 result = await self._committed(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
-        except door.IntegrityError as error:  # a trigger of the bot's own
+        except sqlite3.IntegrityError as error:  # a trigger of the bot's own
             raise StoreError(f"{self._path}: {error}; nothing was written", path=self._path) from error
         self.committed.set()
         if not job.done.done():
@@ -340,16 +340,16 @@ class Writer:
             result = await work(self._connection)
             await self._connection.execute("commit")
         except BaseException:
-            await door.roll_back(self._connection)
+            await database.roll_back(self._connection)
             raise
         return result
 
     async def _placed(self, put: _Put) -> Entry:
         """Return the entry, which has no lane yet, with the number of one; a lane's first entry makes the lane."""
-        lane = self.lanes.get(put.shape)
+        lane = self.lanes.get(put.spec)
         if lane is None:
-            lane = await self._committed(lambda: find_lane(self._connection, put.shape), ids=[put.entry.id])
-            self.lanes[put.shape] = lane
+            lane = await self._committed(lambda: find_lane(self._connection, put.spec), ids=[put.entry.id])
+            self.lanes[put.spec] = lane
         return put.entry._replace(lane=lane)
 
     # ------------------------------------------------------------------------------------------ when it fails
@@ -370,9 +370,9 @@ class Writer:
                 if self._suspect:
                     await self._reopen()
                 return await work()
-            except door.IntegrityError:
+            except sqlite3.IntegrityError:
                 raise
-            except _TROUBLE as error:
+            except _SQLITE_ERRORS as error:
                 waited_s = self._clock.monotonic_s() - started
                 problem = error if isinstance(error, StoreError) else await self._failed(error, ids, waited_s)
                 room_made = isinstance(problem, DiskFull) and await self._make_room()
@@ -389,20 +389,20 @@ class Writer:
 
     async def _failed(self, error: Exception, ids: Sequence[str], waited_s: float) -> StoreError:
         """Return what the caller must be told about a commit that failed with `error`."""
-        await door.roll_back(self._connection)
-        kind = door.trouble(error)
-        if kind is door.Trouble.FULL:
+        await database.roll_back(self._connection)
+        kind = database.classify_error(error)
+        if kind is database.ErrorClass.FULL:
             return DiskFull(path=self._path, ids=ids)
-        if kind is door.Trouble.OTHER:
+        if kind is database.ErrorClass.OTHER:
             return StoreError(f"{self._path}: {error}; nothing was written", path=self._path)
-        if kind is not door.Trouble.AMBIGUOUS:
-            if kind in door.DAMAGE:
+        if kind is not database.ErrorClass.AMBIGUOUS:
+            if kind in database.DAMAGE:
                 self.on_corrupt(error)
-            return door.named(error, self._path, waited_s=round(waited_s, 1))
+            return database.named(error, self._path, waited_s=round(waited_s, 1))
         self._suspect = True
         logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})
-        if await self.room.is_lacking():
-            await self.room.release()  # the next try, with a new connection, has its space
+        if await self.capacity.is_lacking():
+            await self.capacity.release()  # the next try, with a new connection, has its space
         return OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
 
     async def _make_room(self) -> bool:
@@ -410,11 +410,11 @@ class Writer:
 
         Up to 4 MiB of the WAL may still need a place in the database; the reserve should be larger than that.
         """
-        if not await self.room.release():
+        if not await self.capacity.release():
             return False
         try:
-            await door.empty_wal(self._connection)
-        except door.SqliteError as error:
+            await database.empty_wal(self._connection)
+        except database.SqliteError as error:
             logger.warning("WAL could not be emptied", extra={"error": str(error)})
         return True
 
@@ -422,11 +422,11 @@ class Writer:
         """Leave the connection whose sync failed, and let a new one put the WAL's rows into the database."""
         try:
             await self._connection.close()
-        except door.SqliteError as error:
+        except database.SqliteError as error:
             logger.warning("closing after a failed sync failed", extra={"error": str(error)})
-        self._connection = await door.connect(self._path, readonly=False, busy_timeout_s=self._busy_timeout_s)
-        await door.make_durable(self._connection, self._path)
-        if (await door.checkpoint(self._connection, "full")).blocked:
+        self._connection = await database.connect(self._path, readonly=False, busy_timeout_s=self._busy_timeout_s)
+        await database.make_durable(self._connection, self._path)
+        if (await database.checkpoint(self._connection, "full")).blocked:
             raise StoreBusy(path=self._path, waited_s=self._busy_timeout_s)
         self._suspect = False
 
@@ -456,9 +456,9 @@ def _own(error: Exception, id: str) -> Exception:
             return error
 
 
-async def find_lane(connection: aiosqlite.Connection, shape: Shape) -> int:
-    """Return the number of the lane of `shape`, making the lane if it is new."""
-    rows = await connection.execute_fetchall(queries.LANE.sql, (*shape[:4], int(shape.ordered)))
+async def find_lane(connection: aiosqlite.Connection, spec: LaneSpec) -> int:
+    """Return the number of the lane of `spec`, making the lane if it is new."""
+    rows = await connection.execute_fetchall(queries.LANE.sql, (*spec[:4], int(spec.ordered)))
     return int(next(iter(rows))[0])
 
 

@@ -10,7 +10,7 @@ from datasette.database import Database
 from datasette.plugins import pm
 from datasette.utils import sqlite3
 
-from outbox.store import database as door
+from outbox.store import files
 from outbox.web import hooks
 from outbox.web.picture import NAME, TIME_LIMIT_MS
 from outbox.web.questions import QUESTIONS
@@ -25,7 +25,7 @@ class ReadOnly(Database):  # type: ignore[misc]
         """Return a connection that can neither write nor checkpoint, whatever it is wanted for."""
         # Datasette's own puts the bare path into the URI, where ? and % mean something.
         connection = sqlite3.connect(
-            door.uri(Path(self.path)), uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False
+            files.uri(Path(self.path)), uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False
         )
         connection.execute("pragma query_only = 1")
         self._all_file_connections.append(connection)

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import psycopg
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
 
-from outbox.entry import Operation, Shape
-from outbox.flusher import rpc_apply as applying
+from outbox.entry import LaneSpec, Operation
+from outbox.flusher import rpc_apply
 from outbox.flusher.rpc_apply import Mixed
 from outbox.postgrest.batch import last_of_each_row
 from outbox.postgrest.batching import halves
@@ -74,15 +74,15 @@ def _entry(seq: int, *, poison: bool) -> Mixed:
     match seq % 3:
         case 0:
             row = {"session_id": "s", "symbol": "EURUSD", "timestamp": when, "pnl": seq / 7, "comment": "x" * 100}
-            shape, key = Shape("trades", Operation.INSERT, "id", _columns(row, "id"), ordered=False), None
+            spec, key = LaneSpec("trades", Operation.INSERT, "id", _columns(row, "id"), ordered=False), None
         case 1:
             row = {"session_id": "s", "event_type": "TICK", "timestamp": when, "data": {"seq": seq}}
-            shape, key = Shape("events", Operation.INSERT, "id", _columns(row, "id"), ordered=False), None
+            spec, key = LaneSpec("events", Operation.INSERT, "id", _columns(row, "id"), ordered=False), None
         case _:
             key = f"s-{seq % 30}"
             row = {"session_id": key, "start_time": when, "total_trades": seq, "version": seq}
-            shape = Shape("sessions", Operation.UPSERT, "session_id", _columns(row), ordered=True)
-    return Mixed(shape, Entry(seq, str(UUID(int=(7 << 76) + (2 << 62) + seq)), key, json.dumps(row)))
+            spec = LaneSpec("sessions", Operation.UPSERT, "session_id", _columns(row), ordered=True)
+    return Mixed(spec, Entry(seq, str(UUID(int=(7 << 76) + (2 << 62) + seq)), key, json.dumps(row)))
 
 
 def _columns(row: Iterable[str], *more: str) -> str:
@@ -92,15 +92,15 @@ def _columns(row: Iterable[str], *more: str) -> str:
 async def plain(transport: PostgrestTransport, todo: Sequence[Mixed]) -> Cost:
     """Send each shape by itself, halving what is refused."""
     cost, started = Cost(), time.perf_counter()
-    for shape in dict.fromkeys(mixed.shape for mixed in todo):
-        lane = [mixed.entry for mixed in todo if mixed.shape == shape]
+    for spec in dict.fromkeys(mixed.spec for mixed in todo):
+        lane = [mixed.entry for mixed in todo if mixed.spec == spec]
         parts = [lane[start : start + BATCH] for start in range(0, len(lane), BATCH)][::-1]
         while parts:
             part = parts.pop()
-            sent, _ = last_of_each_row(shape, part)
+            sent, _ = last_of_each_row(spec, part)
             cost.requests += 1
-            outcome = await transport.send(build(shape, sent), deadline_s=60)
-            match judge(shape.operation, len(sent), outcome):
+            outcome = await transport.send(build(spec, sent), deadline_s=60)
+            match judge(spec.operation, len(sent), outcome):
                 case Delivered():
                     cost.delivered += len(part)
                 case Split():
@@ -121,8 +121,8 @@ async def mixed(transport: PostgrestTransport, todo: Sequence[Mixed]) -> Cost:
         batch = todo[start : start + BATCH]
         cost.requests += 1
         content = (("content-type", "application/json"),)
-        request = Request("POST", applying.FUNCTION, content, applying.body(batch))
-        found = applying.verdicts(batch, await transport.send(request, deadline_s=60))
+        request = Request("POST", rpc_apply.FUNCTION, content, rpc_apply.body(batch))
+        found = rpc_apply.verdicts(batch, await transport.send(request, deadline_s=60))
         assert isinstance(found, list), found
         cost.delivered += sum(isinstance(verdict, Delivered) for verdict in found)
         cost.refused += sum(isinstance(verdict, Reject) for verdict in found)

@@ -303,7 +303,7 @@ class _File:
     async def flush(self) -> int:
         """Do what delivering one batch does to the file; return how many entries that were."""
         lanes = await self.outbox._store.ready_lanes()
-        mine = [each for each in lanes if each.shape.destination == ("sessions" if self.keyed else "trades")]
+        mine = [each for each in lanes if each.spec.destination == ("sessions" if self.keyed else "trades")]
         return await _settle(self.outbox, mine[0], BATCH) if mine else 0
 
     async def leave_as_found(self) -> None:

@@ -90,7 +90,7 @@ async def _prepared(outbox: Any) -> AsyncIterator[Any]:
     (lane,) = await outbox._store.ready_lanes()
     after = 0
     while batch := await outbox._store.ready(lane, after_seq=after, limit=BATCH):
-        yield build(lane.shape, batch)
+        yield build(lane.spec, batch)
         after = batch[-1].seq
 
 

@@ -163,7 +163,7 @@ class Night:
         self._types("poison-show-notice", f"outbox show {notice}", told="outbox show ID")
         discard = f'outbox discard --reason "the broker tells no time" {notice}'
         self._types("poison-discard", discard, told="outbox discard --reason", answers="y")
-        home.until(lambda: home.all_sent() and home.count("dead") == 0, "what was mended is sent")
+        home.until(lambda: home.all_sent() and home.count("dead") == 0, "what was fixed is sent")
         self._types("poison-over", "outbox status")
 
     def kill(self) -> None:

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
 from outbox import Outbox, Settings
-from outbox.cli import format as text
+from outbox.cli import format as formatting
 from outbox.cli.app import BAR, app
 from outbox.cli.format import age, size
 from tests.store.tools import shell
@@ -564,7 +564,9 @@ def test_drain_shows_its_progress_on_a_terminal_only(bot_db: Path, taken: list[A
 
 def test_the_bar_of_a_drain_says_how_fast_it_moves_and_how_long_it_will_take() -> None:
     seconds = iter(range(100))
-    with Progress(*BAR, console=text.console(), get_time=lambda: float(next(seconds)), auto_refresh=False) as progress:
+    with Progress(
+        *BAR, console=formatting.console(), get_time=lambda: float(next(seconds)), auto_refresh=False
+    ) as progress:
         bar = progress.add_task("", total=1000)
         for _ in range(4):
             progress.advance(bar, 100)

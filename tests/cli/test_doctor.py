@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from outbox import Outbox, Settings
 from outbox.cli.app import app
-from outbox.doctor import findings as diagnosis
+from outbox.doctor import findings
 from tests.cli.test_cli import put_one, running_bot
 from tests.postgrest_front import front
 from tests.store.test_wal import process
@@ -42,7 +42,7 @@ SECRET = "sb_secret_never_to_be_seen"
 def _alone(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does the machine's kind and speed of disk count."""
     monkeypatch.setattr("outbox.doctor.local.filesystem_of", lambda path: "ext4")
-    monkeypatch.setattr(diagnosis, "_SLOW_COMMIT_S", 60.0)
+    monkeypatch.setattr(findings, "_SLOW_COMMIT_S", 60.0)
 
 
 @pytest.fixture
@@ -275,11 +275,11 @@ def test_a_missing_unique_index_is_a_fault(bot_db: Path, fronted: str, project: 
     with orders(project, sql, "order_id text, lots int"):
         report = Report(bot_db)
         sql.execute("create unique index on public.orders (order_id)")
-        mended = Report(bot_db)
+        fixed = Report(bot_db)
 
     assert report.bad() == {"orders: unique index": ("fault", "none on (order_id), which decides what is a duplicate")}
     assert report.fix("orders: unique index") == "create unique index on public.orders (order_id)"
-    assert mended.bad() == {}
+    assert fixed.bad() == {}
 
 
 @pytest.mark.parametrize("right", ["select", "insert", "update"])
@@ -325,14 +325,14 @@ def test_a_pause_is_told_with_what_mends_it_until_it_is_mended(
         paused = Report(bot_db)
         offline = Report(bot_db, "--offline")
         sql.execute("create unique index on public.orders (order_id)")
-        mended = Report(bot_db)
+        fixed = Report(bot_db)
 
     assert paused.bad()["pauses"][0] == offline.bad()["pauses"][0] == "fault"
     assert "orders" in paused.bad()["pauses"][1] and "42P10" in paused.bad()["pauses"][1]
     then = f"outbox reload{given(bot_db)}"
     assert offline.fix("pauses") == f"create unique index on public.orders (order_id); then: {then}"
-    assert {check: found[0] for check, found in mended.bad().items()} == {"pauses": "warning"}
-    assert mended.fix("pauses") == then
+    assert {check: found[0] for check, found in fixed.bad().items()} == {"pauses": "warning"}
+    assert fixed.fix("pauses") == then
 
 
 def given(path: Path) -> str:
@@ -553,7 +553,7 @@ sys.stdin.readline()
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not say who has a lock")
 def test_a_reader_that_holds_the_wal_back_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    monkeypatch.setattr(diagnosis, "_LARGE_WAL_BYTES", 1)
+    monkeypatch.setattr(findings, "_LARGE_WAL_BYTES", 1)
     path = tmp_path / "bot.db"
     with running_bot(path) as bot:
         with process(READER, path) as reader:

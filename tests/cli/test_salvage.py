@@ -68,7 +68,7 @@ async def test_salvage_works_without_a_bot_and_refuses_what_is_not_there(tmp_pat
 
     assert (await command("salvage", str(tmp_path / "nothing"), "--path", str(path)))[0] == 3
     assert (await command("salvage", str(path), "--path", str(path)))[0] == 3
-    code, facts = await command("doctor", "--salvage", str(aside), "--path", str(path))
+    code, facts = await command("salvage", str(aside), "--path", str(path))
     assert (code, facts["pending"]) == (0, 3)
 
 

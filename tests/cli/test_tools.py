@@ -28,12 +28,12 @@ from outbox.cli.tail import Seen, turns
 from outbox.cli.watch import Speed
 from outbox.entry import State
 from outbox.errors import InvalidRequest
-from outbox.forensics import entries as ledger
+from outbox.forensics import entries as forensic_entries
 from outbox.forensics.backup import back_up
 from outbox.forensics.entries import Wanted
-from outbox.forensics.read_only import look
 from outbox.forensics.tail import START, Mark, News, news
 from outbox.store.lock import Holder
+from outbox.store.read_only import look
 from outbox.store.reader import Notices
 from tests.cli.test_changes import as_json, call, editor
 from tests.store.test_inbox import bot, states, until
@@ -158,7 +158,7 @@ def test_what_ls_looks_at_step_by_step_is_what_one_look_finds(
 def looks(monkeypatch: pytest.MonkeyPatch, *, stop_at: int | None = None) -> list[int]:
     """Let `ls` look at two entries in a step, and return the list of how much each step may find."""
     done: list[int] = []
-    listed = ledger.listed
+    listed = forensic_entries.listed
 
     async def look(*arguments: Any, limit: int, **more: Any) -> Any:
         done.append(limit)
@@ -167,7 +167,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, *, stop_at: int | None = None) -> lis
         return await listed(*arguments, limit=limit, **more)
 
     monkeypatch.setattr(entries, "_STEP", 2)
-    monkeypatch.setattr(ledger, "listed", look)
+    monkeypatch.setattr(entries, "listed", look)
     return done
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from supabase_lite import ROOT, SupabaseLite
 from witness import Witness
 
 from outbox import Outbox, Settings
-from outbox.store import database as door
+from outbox.store import files
 from tests.store.tools import rows, until
 from tests.support import run_async
 
@@ -192,7 +193,7 @@ async def lose(folder: Path, remote: SupabaseLite, copier: Copier) -> Lost:
 @contextlib.contextmanager
 def reader(path: Path) -> Iterator[None]:
     """Somebody who looks at the file as it is now, and cannot write."""
-    connection = door.ENGINE.connect(door.uri(path), uri=True, isolation_level=None)
+    connection = sqlite3.connect(files.uri(path), uri=True, isolation_level=None)
     with contextlib.closing(connection):
         connection.execute("begin")
         connection.execute("select count(*) from outbox").fetchall()

@@ -18,34 +18,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from outbox import Outbox, Settings
-from outbox.entry import Operation, Shape
-from outbox.flusher import delivery
-from outbox.flusher import rpc_apply as applying
+from outbox.entry import LaneSpec, Operation
+from outbox.flusher import delivery, rpc_apply
 from outbox.flusher.rpc_apply import Mixed
 from outbox.postgrest.client import Request, Sendable, build
 from outbox.store import migrate
 
 
-def without_key(shape: Shape, entries: Sequence[Sendable]) -> Request:
+def without_key(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
     """Build the request of an outbox that has no idempotency key: the server makes up the ids."""
-    request = build(shape, entries)
-    if shape.operation is not Operation.INSERT:
+    request = build(spec, entries)
+    if spec.operation is not Operation.INSERT:
         return request
     rows = json.loads(request.body)
     for row in rows:
         del row["id"]
-    return Request(request.method, shape.destination, request.headers, json.dumps(rows).encode())
+    return Request(request.method, spec.destination, request.headers, json.dumps(rows).encode())
 
 
 def mixed_without_key(mixed: Mixed) -> str:
     """The same for an entry of a mixed batch."""
     entry = json.loads(_ENTRY(mixed))
-    if mixed.shape.operation is Operation.INSERT:
+    if mixed.spec.operation is Operation.INSERT:
         del entry["row"]["id"]
     return json.dumps(entry)
 
 
-_ENTRY = applying._entry
+_ENTRY = rpc_apply._entry
 
 
 def say(kind: str, number: str) -> None:
@@ -105,7 +104,7 @@ def run(arguments: list[str]) -> None:
     path, first, *options = arguments
     if "without-key" in options:
         delivery.build = without_key  # type: ignore[attr-defined]
-        applying._entry = mixed_without_key
+        rpc_apply._entry = mixed_without_key
     if "first-version" in options:
         only = migrate.shipped()[:1]
         migrate.shipped = lambda: only

@@ -14,7 +14,7 @@ from typing import Any
 
 from outbox import Outbox, OutboxError, OutcomeUnknown, Receipt, Settings, State, StoreError
 from outbox.clock import SystemClock
-from outbox.store import database as door
+from outbox.store import database
 from outbox.store.writer import Writer
 from tests.disk.shim import Disk, Fault
 
@@ -126,9 +126,9 @@ async def _does_not_know(self: Writer, error: Exception, ids: Any, waited_s: flo
     return StoreError(f"{error}; nothing was written", path=self._path)
 
 
-async def _trusts(connection: object, mode: str = "passive") -> door.Checkpoint:
+async def _trusts(connection: object, mode: str = "passive") -> database.Checkpoint:
     """What an earlier process left is taken as it looks: no checkpoint happens, at opening or later."""
-    return door.Checkpoint(blocked=False, frames=0, done=0)
+    return database.Checkpoint(blocked=False, frames=0, done=0)
 
 
 _commits = Writer._commit_puts
@@ -152,8 +152,8 @@ def naive(how: str) -> None:
         case "acknowledges a failed commit":
             Writer._commit_puts = _hopes  # type: ignore[method-assign]
         case "trusts the WAL that it finds":
-            door._settle_wal = _trusts  # type: ignore[assignment]
-            door.checkpoint = _trusts
+            database._settle_wal = _trusts  # type: ignore[assignment]
+            database.checkpoint = _trusts
         case _:
             raise ValueError(how)
 

@@ -102,7 +102,7 @@ class Story:
         self.seen["at_once"] = line == outbox._store.waiting == 0
         self.seen["reserve_kept"] = self.reserve.exists()
         if self.settings.reserve_bytes and not self.naive:
-            await until(lambda: bool(outbox._housekeeper and outbox._housekeeper.notices.reserve_released_ms))
+            await until(lambda: bool(outbox._maintenance and outbox._maintenance.notices.reserve_released_ms))
         stats = await outbox.stats()
         self.seen["warnings"] = list(stats.warnings)
         self.seen["pending_when_full"] = stats.pending

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings, StoreBusy
-from outbox.store import database as door
+from outbox.store import files
 from outbox.testing import ManualClock
 from tests.store.tools import count, until
 from tests.support import run_async
@@ -58,7 +58,7 @@ def shell(path: Path) -> Iterator[Shell]:
 
 
 def wal_bytes(path: Path) -> int:
-    return door.file_bytes(path.with_name(path.name + "-wal"))
+    return files.file_bytes(path.with_name(path.name + "-wal"))
 
 
 async def status(path: Path) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def settings(path: Path, **values: Any) -> Settings:
 
 async def looked(outbox: Outbox, clock: ManualClock, *, held: bool) -> None:
     """Let minutes pass until the housekeeper has seen how things are."""
-    keeper = outbox._housekeeper
+    keeper = outbox._maintenance
     assert keeper is not None
     while (keeper.notices.checkpoint_held_ms is not None) is not held:
         clock.advance(60)
@@ -140,9 +140,9 @@ async def test_a_reader_of_a_short_wal_is_nothing_to_speak_of(tmp_path: Path) ->
         with shell(path) as forgotten:
             forgotten.run("begin; select count(*) from outbox;")
             await outbox.put("trades", {"n": 1})
-            keeper = outbox._housekeeper
+            keeper = outbox._maintenance
             assert keeper is not None
-            await keeper._keep_house()
+            await keeper._maintain()
             assert (await outbox.stats()).checkpoint_held_ms is None
 
 

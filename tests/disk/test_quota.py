@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from outbox.store.capacity import Bounds, Room
+from outbox.store.capacity import Bounds, Capacity
 from outbox.store.reserve import LITTLE, Reserve
 from tests.disk.shim import Disk, Limit, on_linux
 from tests.disk.sweep import quiet_environment, scratch
@@ -72,6 +72,6 @@ def test_only_want_of_room_is_taken_for_it(
         raise OSError(number, "no")
 
     monkeypatch.setattr("outbox.store.reserve._created", fails)
-    room = Room(tmp_path / "bot.db", Bounds(reserve_bytes=1 << 20))
+    room = Capacity(tmp_path / "bot.db", Bounds(reserve_bytes=1 << 20))
     assert asyncio.run(room.is_lacking()) is lacking
-    assert not asyncio.run(Room(tmp_path / "bot.db", Bounds()).is_lacking()), "there is no reserve to give up"
+    assert not asyncio.run(Capacity(tmp_path / "bot.db", Bounds()).is_lacking()), "there is no reserve to give up"

@@ -203,7 +203,7 @@ async def opened(
     path = folder / "outbox.db"
     chosen = Settings(path=path, _env_file=None, **{"poll_s": 1.0, **settings})
     async with Outbox.open(chosen, clock=clock, transport=remote) as outbox:
-        outbox._flusher._means.draw = random.Random(7).random if draw is None else lambda: draw
+        outbox._flusher._context.draw = random.Random(7).random if draw is None else lambda: draw
         try:
             yield Bench(outbox, clock, remote, path)
         finally:

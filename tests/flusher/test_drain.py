@@ -192,7 +192,7 @@ async def test_a_request_from_before_the_drain_that_fails_with_the_old_key_is_no
         bench.remote.gate.clear()
         await bench.put_many(1)
         await bench.idle()
-        bench.remote.answers.append(BAD_KEY)  # what it is going to get; by then the key has been mended
+        bench.remote.answers.append(BAD_KEY)  # what it is going to get; by then the key has been fixed
         drain = asyncio.create_task(bench.outbox.drain(timeout=HOUR_S))
         await bench.idle()
         bench.remote.gate.set()

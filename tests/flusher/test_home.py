@@ -97,10 +97,9 @@ async def test_entries_that_are_salvaged_beside_a_running_flusher_do_not_go_to_a
     lost, damaged = await left_in_a_damaged_file(tmp_path)
     other = Project(project="other")
     async with flushing(tmp_path, remote=other) as bench:
-        operations = bench.outbox._operations
         if not told:
-            operations._project_known = nobody
-        assert (await operations.salvage(damaged))["pending"] == 3
+            bench.outbox._flusher.load_project = nobody  # type: ignore[method-assign]
+        assert (await bench.outbox._salvage(damaged))["pending"] == 3
         await bench.live(10)
         await bench.outbox.put("events", {"n": 1})
         await bench.live(10)
@@ -125,7 +124,7 @@ async def test_entries_that_are_salvaged_in_the_middle_of_a_step_do_not_go_to_an
 
         async def after_a_salvage(*args: Any, **more: Any) -> Any:
             if due:
-                await bench.outbox._operations.salvage(due.pop())
+                await bench.outbox._salvage(due.pop())
             return await ready(*args, **more)
 
         monkeypatch.setattr(bench.store, "ready", after_a_salvage)

@@ -13,7 +13,7 @@ import pytest
 import outbox.outbox as outbox_module
 from outbox import Outbox, Settings
 from outbox.errors import UsageError
-from outbox.flusher.context import Means
+from outbox.flusher.context import FlusherContext
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, refused
@@ -234,7 +234,7 @@ async def test_what_is_being_written_down_when_the_time_is_up_is_counted(
 
         monkeypatch.setattr(bench.store, "settle", settle_late)
         if not to_its_end:
-            monkeypatch.setattr(Means, "note", lambda self, work: work)
+            monkeypatch.setattr(FlusherContext, "note", lambda self, work: work)
         await bench.put_many(7)
         report = await bench.outbox.drain(timeout=5)
         assert (report.delivered, report.pending, report.timed_out) == (3 if to_its_end else 0, 4, True)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from outbox.doctor import findings as diagnosis
-from outbox.doctor import remote_findings as remote_diagnosis
+from outbox.doctor import findings, remote_findings
 from outbox.doctor.findings import Severity, Trial, WalFacts
 from outbox.doctor.local import filesystem_of
 from outbox.doctor.remote_findings import Complaint, Obstacle, TableFacts, Target, complaint, targets
-from outbox.entry import Destination, Operation, Shape
+from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.keys import KeyFacts, KeyKind, read_key
 from outbox.postgrest.verdicts import Failure, Refusal, Reply
 
@@ -32,7 +31,7 @@ MIB = 1024 * 1024
     ],
 )
 def test_free_space(free_mib: int, severity: Severity) -> None:
-    assert diagnosis.disk(free_mib * MIB).severity is severity
+    assert findings.disk(free_mib * MIB).severity is severity
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,7 @@ def test_free_space(free_mib: int, severity: Severity) -> None:
     ],
 )
 def test_the_wal(facts: WalFacts, severity: Severity, word: str) -> None:
-    finding = diagnosis.wal(facts)
+    finding = findings.wal(facts)
     assert (finding.severity, word in finding.says) == (severity, True)
 
 
@@ -63,7 +62,7 @@ def test_the_wal(facts: WalFacts, severity: Severity, word: str) -> None:
     ],
 )
 def test_durability(wal_mode: bool | None, filesystem: str | None, trial: Trial, severity: Severity) -> None:
-    assert diagnosis.durability(FILE, wal_mode, filesystem, trial).severity is severity
+    assert findings.durability(FILE, wal_mode, filesystem, trial).severity is severity
 
 
 @pytest.mark.parametrize(
@@ -79,17 +78,17 @@ def test_durability(wal_mode: bool | None, filesystem: str | None, trial: Trial,
     ],
 )
 def test_the_clock(newest_put_ms: int | None, ahead_s: float | None, severity: Severity) -> None:
-    finding = diagnosis.clock(now_ms=1_000_000, newest_put_ms=newest_put_ms, ahead_s=ahead_s, platform="linux")
+    finding = findings.clock(now_ms=1_000_000, newest_put_ms=newest_put_ms, ahead_s=ahead_s, platform="linux")
     assert finding.severity is severity
     assert (finding.fix is None) == (severity is OK)
 
 
 def test_a_file_in_a_folder_with_a_space_gives_a_command_that_a_shell_takes() -> None:
-    finding = diagnosis.permissions(FILE, {FILE: 0o644, Path("my bot.db-wal"): 0o600}, writable=True)
+    finding = findings.permissions(FILE, {FILE: 0o644, Path("my bot.db-wal"): 0o600}, writable=True)
     assert finding.fix == "chmod 600 'my bot.db'"
-    assert diagnosis.permissions(FILE, {FILE: 0o600}, writable=True).severity is OK
-    assert diagnosis.permissions(FILE, None, writable=True).severity is OK  # Windows
-    assert diagnosis.permissions(FILE, {FILE: 0o600}, writable=False).severity is WARNING
+    assert findings.permissions(FILE, {FILE: 0o600}, writable=True).severity is OK
+    assert findings.permissions(FILE, None, writable=True).severity is OK  # Windows
+    assert findings.permissions(FILE, {FILE: 0o600}, writable=False).severity is WARNING
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_what_a_key_says_of_itself(text: str, facts: KeyFacts) -> None:
     ],
 )
 def test_a_key(facts: KeyFacts, host: str, refused: Refusal | None, severity: Severity) -> None:
-    finding = remote_diagnosis.key(facts, host, now_s=1000.0, refused=refused)
+    finding = remote_findings.key(facts, host, now_s=1000.0, refused=refused)
     assert finding.severity is severity
     assert (finding.fix is None) == (severity is OK)
 
@@ -225,15 +224,15 @@ READ = reply(200, content_range="*/*")
 DONE = reply(201, preference_applied="resolution=ignore-duplicates")
 
 
-def findings(facts: TableFacts) -> dict[str, Severity]:
-    return {found.check.removeprefix("orders: "): found.severity for found in remote_diagnosis.table(facts)}
+def severities(facts: TableFacts) -> dict[str, Severity]:
+    return {found.check.removeprefix("orders: "): found.severity for found in remote_findings.table(facts)}
 
 
 def test_a_table_in_order_has_a_line_for_each_thing_that_was_looked_at() -> None:
     facts = TableFacts(
         TARGET, READ, (), {"id": DONE}, READ, ("x", Reply(200, {"content-range": "0-0/*"}, b'[{"id":1}]'))
     )
-    assert findings(facts) == dict.fromkeys(("table", "columns", "grants", "unique index", "rows"), OK)
+    assert severities(facts) == dict.fromkeys(("table", "columns", "grants", "unique index", "rows"), OK)
 
 
 @pytest.mark.parametrize(
@@ -264,18 +263,18 @@ def test_a_table_in_order_has_a_line_for_each_thing_that_was_looked_at() -> None
     ],
 )
 def test_a_table_that_is_not_in_order(facts: TableFacts, bad: dict[str, Severity]) -> None:
-    assert {check: severity for check, severity in findings(facts).items() if severity is not OK} == bad
+    assert {check: severity for check, severity in severities(facts).items() if severity is not OK} == bad
 
 
 def test_what_is_asked_about_a_table_is_what_is_sent_to_it() -> None:
     shapes = [
-        Shape("orders", Operation.INSERT, "order_id", "lots,order_id", ordered=False),
-        Shape("orders", Operation.UPSERT, "order_id,leg", "leg,order_id,price", ordered=True),
-        Shape("trades", Operation.UPDATE, "", "pnl", ordered=True),
+        LaneSpec("orders", Operation.INSERT, "order_id", "lots,order_id", ordered=False),
+        LaneSpec("orders", Operation.UPSERT, "order_id,leg", "leg,order_id,price", ordered=True),
+        LaneSpec("trades", Operation.UPDATE, "", "pnl", ordered=True),
     ]
     last = {
-        "bills": Shape("bills", Operation.INSERT, "bill_id", "bill_id,sum", ordered=False),
-        "orders": Shape("orders", Operation.UPSERT, "wrong", "wrong", ordered=True),
+        "bills": LaneSpec("bills", Operation.INSERT, "bill_id", "bill_id,sum", ordered=False),
+        "orders": LaneSpec("orders", Operation.UPSERT, "wrong", "wrong", ordered=True),
     }
     found = {
         each.name: each
@@ -294,11 +293,11 @@ def test_what_is_asked_about_a_table_is_what_is_sent_to_it() -> None:
 
 @pytest.mark.parametrize("kind", list(Obstacle))
 def test_whatever_stands_in_the_way_is_a_fault_with_something_to_do(kind: Obstacle) -> None:
-    finding = remote_diagnosis.reach("https://x.supabase.co", Failure.UNREACHABLE, (kind, "words"))
+    finding = remote_findings.reach("https://x.supabase.co", Failure.UNREACHABLE, (kind, "words"))
     assert (finding.severity, kind.value in finding.says, bool(finding.fix)) == (FAULT, True, True)
 
 
 def test_the_key_in_the_clear_is_a_warning() -> None:
-    assert remote_diagnosis.tls("http://10.0.0.1", in_the_clear=True, connected=True).severity is WARNING
-    assert remote_diagnosis.tls("http://127.0.0.1", in_the_clear=False, connected=True).severity is OK
-    assert remote_diagnosis.tls("https://x", in_the_clear=False, connected=True).severity is OK
+    assert remote_findings.tls("http://10.0.0.1", in_the_clear=True, connected=True).severity is WARNING
+    assert remote_findings.tls("http://127.0.0.1", in_the_clear=False, connected=True).severity is OK
+    assert remote_findings.tls("https://x", in_the_clear=False, connected=True).severity is OK

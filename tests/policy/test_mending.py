@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from outbox.admin.revision import Mended, Unmended, differences, laid_out, mended
+from outbox.admin.revision import Revised, Unrevised, differences, laid_out, revised
 from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
 from outbox.postgrest.batch import sent_digest
@@ -14,27 +14,27 @@ from outbox.prepare import written
 from outbox.store.reader import Outgoing
 
 
-def stored(row: dict[str, object], **how: object) -> Unmended:
+def stored(row: dict[str, object], **how: object) -> Unrevised:
     """Return an entry as `put` stores it; it was refused since."""
     ready = written(Destination("trades", on_conflict=("number",)), row, **how)  # type: ignore[arg-type]
     intent = ready.intent
-    return Unmended(
+    return Unrevised(
         "t-1",
         "trades",
-        intent.shape.operation,
+        intent.spec.operation,
         intent.key,
         ready.payload,
         intent.on_conflict,
         intent.match,
-        intent.shape,
+        intent.spec,
     )
 
 
-def is_what_would_be_sent(entry: Unmended, new: Mended) -> bool:
-    assert new.shape is not None
+def is_what_would_be_sent(entry: Unrevised, new: Revised) -> bool:
+    assert new.spec is not None
     assert new.digest is not None
     outgoing = Outgoing(1, entry.id, new.key, new.payload, entry.match, new.digest, 0)
-    return sent_digest(new.shape, outgoing) == new.digest
+    return sent_digest(new.spec, outgoing) == new.digest
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_a_mended_entry_is_one_that_a_put_could_have_made(
     how: dict[str, object], row: dict[str, object], text: str, columns: str, key: str | None
 ) -> None:
     entry = stored(row, **how)
-    new = mended(entry, text)
+    new = revised(entry, text)
 
-    assert new.shape is not None
-    assert (new.shape.columns, new.key) == (columns, key)
-    assert new.shape._replace(columns="") == (entry.shape or new.shape)._replace(columns="")
+    assert new.spec is not None
+    assert (new.spec.columns, new.key) == (columns, key)
+    assert new.spec._replace(columns="") == (entry.spec or new.spec)._replace(columns="")
     assert is_what_would_be_sent(entry, new)
 
 
 def test_numbers_keep_their_digits() -> None:
-    assert mended(stored({"n": 1}), '{"n": 1.10, "m": 12345678901234567890.5}').payload == (
+    assert revised(stored({"n": 1}), '{"n": 1.10, "m": 12345678901234567890.5}').payload == (
         '{"m":12345678901234567890.5,"n":1.10}'
     )
     assert laid_out('{"m":1.10,"n":{"x":[1,2]}}') == '{\n  "m": 1.10,\n  "n": {"x":[1,2]}\n}\n'
@@ -87,13 +87,13 @@ def test_numbers_keep_their_digits() -> None:
 )
 def test_what_no_put_could_have_made_is_refused_by_its_field(how: dict[str, object], text: str, field: str) -> None:
     with pytest.raises(InvalidEntry) as caught:
-        mended(stored({"number": 1, "n": 1}, **how), text)
+        revised(stored({"number": 1, "n": 1}, **how), text)
     assert caught.value.field.startswith(field)
 
 
 def test_an_entry_that_nobody_has_read_is_left_to_be_read() -> None:
-    unread = Unmended("t-1", "trades", Operation.INSERT, None, '{"a b": 1}', None, None, None)
-    assert mended(unread, '{"a": 1}') == Mended('{"a":1}', None, None, None)
+    unread = Unrevised("t-1", "trades", Operation.INSERT, None, '{"a b": 1}', None, None, None)
+    assert revised(unread, '{"a": 1}') == Revised('{"a":1}', None, None, None)
 
 
 def test_differences_are_told_by_column() -> None:
@@ -104,8 +104,8 @@ def test_differences_are_told_by_column() -> None:
 
 def test_the_digest_is_over_all_that_is_sent() -> None:
     entry = stored({"n": 1})
-    assert mended(entry, '{"n":1}').digest == digest("trades", "insert", None, '{"n":1}', None, None)
-    assert mended(entry, '{"n":2}').digest != mended(entry, '{"n":1}').digest
+    assert revised(entry, '{"n":1}').digest == digest("trades", "insert", None, '{"n":1}', None, None)
+    assert revised(entry, '{"n":2}').digest != revised(entry, '{"n":1}').digest
 
 
 def test_a_row_that_only_sqlite_reads_can_be_edited_too() -> None:

@@ -11,10 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outbox.errors import InvalidQuery
+from outbox.postgrest.fetch import checked_path
 from outbox.prepare import RESERVED
 from outbox.reads.filters import OPERATORS
 from outbox.reads.keyset import walk
-from outbox.reads.query import Query, asked, checked_limit, checked_path
+from outbox.reads.query import Query, asked, checked_limit
 
 
 def names(*good: str) -> st.SearchStrategy[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.batch import (
     conflict_values,
     heads,
@@ -30,9 +30,9 @@ class Ready:
     match: str | None = None
 
 
-INSERT = Shape("events", Operation.INSERT, "id", "id,n", ordered=False)
-UPSERT = Shape("sessions", Operation.UPSERT, "a,b", "a,b,n", ordered=True)
-UPDATE = Shape("sessions", Operation.UPDATE, "", "n", ordered=True)
+INSERT = LaneSpec("events", Operation.INSERT, "id", "id,n", ordered=False)
+UPSERT = LaneSpec("sessions", Operation.UPSERT, "a,b", "a,b,n", ordered=True)
+UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "n", ordered=True)
 
 
 def line(*entries: Ready) -> list[int]:
@@ -104,14 +104,14 @@ def test_two_decimals_that_are_one_float_are_two_rows() -> None:
 
 @pytest.mark.parametrize("payload", ['{"n":1}', '{"n":"é€😀"}', '{"id":"own"}', "{}"])
 @pytest.mark.parametrize("id", ["01890000-0000-7000-8000-000000000000", "é", '"'])
-@pytest.mark.parametrize("shape", [INSERT, UPSERT, UPDATE], ids=lambda shape: shape.operation)
-def test_an_entry_never_takes_more_of_a_request_than_was_reckoned(shape: Shape, id: str, payload: str) -> None:
+@pytest.mark.parametrize("shape", [INSERT, UPSERT, UPDATE], ids=lambda spec: spec.operation)
+def test_an_entry_never_takes_more_of_a_request_than_was_reckoned(spec: LaneSpec, id: str, payload: str) -> None:
     entry = Ready(1, payload=payload, id=id)
-    assert len(build(shape, [entry]).body) - len("[]") <= sent_bytes(shape, entry)
+    assert len(build(spec, [entry]).body) - len("[]") <= sent_bytes(spec, entry)
 
 
-@pytest.mark.parametrize("shape", [INSERT, UPSERT, UPDATE], ids=lambda shape: shape.operation)
+@pytest.mark.parametrize("shape", [INSERT, UPSERT, UPDATE], ids=lambda spec: spec.operation)
 @pytest.mark.parametrize("change", [{"payload": '{"n":2}'}, {"key": "other"}, {"match": '{"a":1}'}], ids=str)
-def test_whatever_decides_what_is_sent_changes_the_digest(shape: Shape, change: dict[str, str]) -> None:
-    assert sent_digest(shape, Ready(1)) == sent_digest(shape, Ready(2, attempts=3))
-    assert sent_digest(shape, Ready(1)) != sent_digest(shape, Ready(1, **change))  # type: ignore[arg-type]
+def test_whatever_decides_what_is_sent_changes_the_digest(spec: LaneSpec, change: dict[str, str]) -> None:
+    assert sent_digest(spec, Ready(1)) == sent_digest(spec, Ready(2, attempts=3))
+    assert sent_digest(spec, Ready(1)) != sent_digest(spec, Ready(1, **change))  # type: ignore[arg-type]

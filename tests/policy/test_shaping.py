@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox import prepare as shaping
+from outbox import prepare
 from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
 from outbox.prepare import Written, key_text, written
@@ -25,8 +25,8 @@ ORDERS = Destination("orders", key="order_id", on_conflict=("account", "order_id
 
 
 def shape_of(ready: Written) -> tuple[str, str, str, bool]:
-    shape = ready.intent.shape
-    return shape.operation.value, shape.on_conflict, shape.columns, shape.ordered
+    spec = ready.intent.spec
+    return spec.operation.value, spec.on_conflict, spec.columns, spec.ordered
 
 
 # ---------------------------------------------------------------------------------------------- shapes
@@ -75,7 +75,7 @@ def test_the_order_of_a_rows_columns_does_not_matter() -> None:
 def test_a_thousand_made_up_column_sets_do_not_grow_the_memory() -> None:
     for number in range(2500):
         written(TRADES, {f"c{number}": 1})
-    assert len(shaping._plain) <= 1000
+    assert len(prepare._plain) <= 1000
 
 
 # ---------------------------------------------------------------------------------------------- ids
@@ -116,7 +116,7 @@ def test_an_insert_gets_its_id(row: object, id: object, expected: str | None) ->
 def test_an_id_that_nobody_has_filled_is_not_sent_as_null() -> None:
     ready = written(TRADES, Model())
     assert ready.payload == '{"price":1.10}'
-    assert ready.intent.shape.columns == "id,price"
+    assert ready.intent.spec.columns == "id,price"
 
 
 def test_removing_an_empty_id_keeps_every_digit_and_what_was_repaired() -> None:
@@ -282,4 +282,4 @@ def test_an_upsert_is_refused_or_has_a_key(row: dict[str, object]) -> None:
         assert row.get("session_id") is None
     else:
         assert ready.intent.key
-        assert ready.intent.shape.ordered
+        assert ready.intent.spec.ordered

@@ -14,8 +14,8 @@ from benchmark.mixed import FUNCTION, Entry, entries, measure
 from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
-from outbox.entry import Operation, Shape
-from outbox.flusher import rpc_apply as applying
+from outbox.entry import LaneSpec, Operation
+from outbox.flusher import rpc_apply
 from outbox.flusher.rpc_apply import Mixed
 from outbox.postgrest.client import PostgrestTransport, Request
 from outbox.postgrest.verdicts import CODES, Delivered, Pause, Reject, Reply, Retry, Scope, Verdict
@@ -53,33 +53,33 @@ def uuid(number: int) -> str:
 
 def insert(seq: int, table: str, row: dict[str, Any], key: str | None = None) -> Mixed:
     columns = ",".join(sorted({*row, "id"}))
-    shape = Shape(table, Operation.INSERT, "id", columns, ordered=key is not None)
-    return Mixed(shape, Entry(seq, uuid(seq), key, json.dumps(row)))
+    spec = LaneSpec(table, Operation.INSERT, "id", columns, ordered=key is not None)
+    return Mixed(spec, Entry(seq, uuid(seq), key, json.dumps(row)))
 
 
 def upsert(seq: int, row: dict[str, Any]) -> Mixed:
-    shape = Shape("sessions", Operation.UPSERT, "session_id", ",".join(sorted(row)), ordered=True)
-    return Mixed(shape, Entry(seq, uuid(seq), row["session_id"], json.dumps(row)))
+    spec = LaneSpec("sessions", Operation.UPSERT, "session_id", ",".join(sorted(row)), ordered=True)
+    return Mixed(spec, Entry(seq, uuid(seq), row["session_id"], json.dumps(row)))
 
 
 def update(seq: int, session_id: str, row: dict[str, Any]) -> Mixed:
-    shape = Shape("sessions", Operation.UPDATE, "", ",".join(sorted(row)), ordered=True)
+    spec = LaneSpec("sessions", Operation.UPDATE, "", ",".join(sorted(row)), ordered=True)
     match = json.dumps({"session_id": session_id, "end_time": None})
-    return Mixed(shape, Entry(seq, uuid(seq), session_id, json.dumps(row), match))
+    return Mixed(spec, Entry(seq, uuid(seq), session_id, json.dumps(row), match))
 
 
 async def send(server: SupabaseLite, batch: list[Mixed], *, key: str = "", strict: bool = False) -> Any:
     transport = PostgrestTransport(f"{server.url}/rest/v1", key or server.secret_key)
     content = (("content-type", "application/json"),)
     try:
-        body = applying.body(batch, strict=strict)
-        return await transport.send(Request("POST", applying.FUNCTION, content, body), deadline_s=30)
+        body = rpc_apply.body(batch, strict=strict)
+        return await transport.send(Request("POST", rpc_apply.FUNCTION, content, body), deadline_s=30)
     finally:
         await transport.aclose()
 
 
 async def applied(server: SupabaseLite, batch: list[Mixed], *, strict: bool = False) -> list[Verdict | None]:
-    found = applying.verdicts(batch, await send(server, batch, strict=strict))
+    found = rpc_apply.verdicts(batch, await send(server, batch, strict=strict))
     assert isinstance(found, list)
     return found
 
@@ -156,7 +156,7 @@ async def test_the_servers_own_trouble_ends_the_request_and_applies_nothing(serv
     sql.execute("create trigger deadlock before insert on public.children for each row execute function deadlock()")
     try:
         batch = [insert(1, "parents", {"code": "a"}), insert(2, "children", {"parent": uuid(1)})]
-        found = applying.verdicts(batch, await send(server, batch))
+        found = rpc_apply.verdicts(batch, await send(server, batch))
     finally:
         sql.execute("drop function public.deadlock() cascade")
     assert isinstance(found, Pause)
@@ -168,7 +168,7 @@ async def test_only_the_service_role_may_call_it_and_only_with_its_own_privilege
     server: SupabaseLite, sql: Sql
 ) -> None:
     batch = [insert(1, "parents", {"code": "a"})]
-    public = applying.verdicts(batch, await send(server, batch, key=server.publishable_key))
+    public = rpc_apply.verdicts(batch, await send(server, batch, key=server.publishable_key))
     assert isinstance(public, Pause) and public.scope is Scope.EVERYTHING
     sql.execute("revoke insert on public.parents from service_role")
     try:
@@ -177,8 +177,8 @@ async def test_only_the_service_role_may_call_it_and_only_with_its_own_privilege
         sql.execute("grant insert on public.parents to service_role")
     assert isinstance(found, Pause) and (found.scope, found.refusal.code) == (Scope.DESTINATION, "42501")
     for name in ("pg_class", "x; drop table public.parents", "PARENTS"):
-        shape = batch[0].shape._replace(destination=name)
-        (found,) = await applied(server, [replace(batch[0], shape=shape)])
+        spec = batch[0].spec._replace(destination=name)
+        (found,) = await applied(server, [replace(batch[0], spec=spec)])
         assert isinstance(found, Pause) and found.refusal.code == "42P01"
     assert await applied(server, batch) == [Delivered()]  # the control
 
@@ -188,9 +188,9 @@ def test_numbers_keep_their_digits_on_the_way_to_the_row(function: None, sql: Sq
     sql.execute("create table public.prices (id uuid primary key, price numeric, note text)")
     try:
         row = '{"price":1.10000000000000000001,"note":"a\\"b"}'
-        shape = Shape("prices", Operation.INSERT, "id", "id,note,price", ordered=False)
-        body = json.loads(applying.body([Mixed(shape, Entry(1, uuid(1), None, row))]), parse_float=str)
-        text = applying.body([Mixed(shape, Entry(1, uuid(1), None, row))]).decode()
+        spec = LaneSpec("prices", Operation.INSERT, "id", "id,note,price", ordered=False)
+        body = json.loads(rpc_apply.body([Mixed(spec, Entry(1, uuid(1), None, row))]), parse_float=str)
+        text = rpc_apply.body([Mixed(spec, Entry(1, uuid(1), None, row))]).decode()
         assert body["strict"] is False
         sent = text.removeprefix('{"entries":').removesuffix(',"strict":false}')
         assert sql.execute("select applied from public.outbox_apply(%s::json)", (sent,)).fetchall() == [(True,)]
@@ -205,7 +205,7 @@ async def test_a_server_without_the_function_says_so(clean_remote: SupabaseLite)
     transport = PostgrestTransport(f"{clean_remote.url}/rest/v1", clean_remote.secret_key)
     try:
         request = Request("POST", "rpc/no_such_function", (("content-type", "application/json"),), b'{"entries":[]}')
-        assert applying.is_absent(await transport.send(request, deadline_s=30))
+        assert rpc_apply.is_absent(await transport.send(request, deadline_s=30))
     finally:
         await transport.aclose()
 
@@ -221,15 +221,15 @@ STRANGE = [
 @pytest.mark.parametrize("body", STRANGE)
 def test_an_answer_that_is_not_the_functions_delivers_nothing(body: bytes) -> None:
     batch = [insert(1, "parents", {"code": "a"})]
-    found = applying.verdicts(batch, Reply(200, {}, body))
+    found = rpc_apply.verdicts(batch, Reply(200, {}, body))
     assert isinstance(found, Pause)
-    assert applying.verdicts(batch, Reply(200, {}, b'[{"n":1,"applied":true}]')) == [Delivered()]  # the control
-    assert not applying.is_absent(Reply(200, {}, body))
+    assert rpc_apply.verdicts(batch, Reply(200, {}, b'[{"n":1,"applied":true}]')) == [Delivered()]  # the control
+    assert not rpc_apply.is_absent(Reply(200, {}, body))
 
 
 def test_a_row_that_no_update_found_is_sent_again() -> None:
     batch = [update(1, "s-1", {"status": "A"})]
-    (found,) = applying.verdicts(batch, Reply(200, {}, b'[{"n":1,"applied":false,"code":"NOROW","message":"no"}]'))  # type: ignore[misc]
+    (found,) = rpc_apply.verdicts(batch, Reply(200, {}, b'[{"n":1,"applied":false,"code":"NOROW","message":"no"}]'))  # type: ignore[misc]
     assert isinstance(found, Retry)
 
 
@@ -258,20 +258,20 @@ async def test_nothing_overtakes_a_row_of_its_key_that_may_be_sent_again(server:
     sql.execute("grant select, insert, update on public.moods to service_role")
     known = {code.ljust(5, "0") for code in CODES if not code.startswith(("PGRST", *RAISED))}
     codes = sorted(known | {"PT503", "PT409", "42601", "ZZ001"})
-    shape = Shape("moods", Operation.UPSERT, "name", "name,raises", ordered=True)
+    spec = LaneSpec("moods", Operation.UPSERT, "name", "name,raises", ordered=True)
     batch = [
-        Mixed(shape, Entry(2 * n + later, uuid(2 * n + later), code, json.dumps({"name": code, "raises": raises})))
+        Mixed(spec, Entry(2 * n + later, uuid(2 * n + later), code, json.dumps({"name": code, "raises": raises})))
         for n, code in enumerate(codes, 1)
         for later, raises in enumerate((code, None))
     ]
     try:
-        sent = f"[{','.join(json.dumps(each) for each in json.loads(applying.body(batch))['entries'])}]"
+        sent = f"[{','.join(json.dumps(each) for each in json.loads(rpc_apply.body(batch))['entries'])}]"
         rows = sql.execute("select n, applied, code, message from public.outbox_apply(%s::json)", (sent,)).fetchall()
     finally:
         sql.execute("drop table public.moods")
         sql.execute("drop function public.moody()")
     lines = [dict(zip(("n", "applied", "code", "message"), row, strict=True)) for row in rows]
-    found = applying.verdicts(batch, Reply(200, {}, json.dumps(lines).encode()))
+    found = rpc_apply.verdicts(batch, Reply(200, {}, json.dumps(lines).encode()))
     assert isinstance(found, list)
     fates = dict(zip(codes, zip(found[::2], found[1::2], strict=True), strict=True))
     for code, (first, second) in fates.items():
@@ -282,18 +282,18 @@ async def test_nothing_overtakes_a_row_of_its_key_that_may_be_sent_again(server:
 @pytest.mark.parametrize("payload", ['{"code":"a\\u0000b"}', '{"code":"\\ud800"}'], ids=["NUL", "half a pair"])
 def test_a_text_that_postgresql_cannot_hold_is_refused_alone(function: None, sql: Sql, payload: str) -> None:
     sql.execute(f"truncate {TABLES}")
-    shape = Shape("parents", Operation.INSERT, "id", "code,id", ordered=False)
-    batch = [Mixed(shape, Entry(n, uuid(n), None, text)) for n, text in enumerate(['{"code":"a"}', payload], 1)]
-    sent = applying.body(batch).decode().removeprefix('{"entries":').removesuffix(',"strict":false}')
+    spec = LaneSpec("parents", Operation.INSERT, "id", "code,id", ordered=False)
+    batch = [Mixed(spec, Entry(n, uuid(n), None, text)) for n, text in enumerate(['{"code":"a"}', payload], 1)]
+    sent = rpc_apply.body(batch).decode().removeprefix('{"entries":').removesuffix(',"strict":false}')
     rows = sql.execute("select applied, left(code, 2) from public.outbox_apply(%s::json)", (sent,)).fetchall()
     assert rows == [(True, None), (False, "22")]
 
 
 def test_a_name_that_json_says_twice_is_one_column_and_its_last_value_counts(function: None, sql: Sql) -> None:
     sql.execute(f"truncate {TABLES}")
-    shape = Shape("parents", Operation.UPSERT, "id", "code,id", ordered=True)
+    spec = LaneSpec("parents", Operation.UPSERT, "id", "code,id", ordered=True)
     row = f'{{"id":"{uuid(1)}","code":"a","code":"b"}}'
-    sent = applying.body([Mixed(shape, Entry(1, uuid(1), "k", row))]).decode()
+    sent = rpc_apply.body([Mixed(spec, Entry(1, uuid(1), "k", row))]).decode()
     sent = sent.removeprefix('{"entries":').removesuffix(',"strict":false}')
     assert sql.execute("select applied from public.outbox_apply(%s::json)", (sent,)).fetchall() == [(True,)]
     assert sql.execute("select code from parents").fetchall() == [("b",)]

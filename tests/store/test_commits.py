@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import struct
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ import pytest
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
-from outbox.store import database as door
+from outbox.recovery.open import open_store
 from outbox.store.store import Store
 from outbox.store.writer import Receipt, insert_one
 from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
@@ -126,7 +127,7 @@ async def test_one_statement_for_the_group_would_lose_the_neighbours(tmp_path: P
     async with opened(path) as store:
         with shell(path) as connection:
             connection.execute(UNLUCKY)
-        with pytest.raises(door.IntegrityError):
+        with pytest.raises(sqlite3.IntegrityError):
             await store._writer._insert([entry(n)[0] for n in (12, 13, 14)])
     assert count(path) == 0
 
@@ -275,7 +276,7 @@ async def test_cancelled_jobs_leave_no_transaction_open(tmp_path: Path) -> None:
 async def test_a_cancelled_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
     """A bot's shutdown handler may cancel every task of the loop, the writer among them."""
     path = tmp_path / "bot.db"
-    store = await Store.open(path, clock=SystemClock())
+    store = await open_store(path, clock=SystemClock())
     gate = asyncio.Event()
 
     async def work(_: aiosqlite.Connection) -> None:
@@ -304,8 +305,8 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
     async with opened(path, busy_timeout_s=30) as store:
         with shell(path) as other:
             other.execute("begin immediate")
-            made, shape = entry()
-            waiting = store.put(made, shape)
+            made, spec = entry()
+            waiting = store.put(made, spec)
             await until(lambda: store.waiting == 0)
             store._writer._task.cancel()
             error = await raised(waiting)
@@ -320,7 +321,7 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
 @run_async
 async def test_closing_commits_what_stands_in_line(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
-    store = await Store.open(path, clock=SystemClock())
+    store = await open_store(path, clock=SystemClock())
     waiting = [store.put(*entry()) for _ in range(200)]
     await store.close()
     assert all(put.done() for put in waiting)
@@ -403,8 +404,9 @@ from outbox.clock import SystemClock
 from outbox.entry import Destination, mint_id
 from outbox.errors import OutcomeUnknown
 from outbox.prepare import written
-from outbox.store import database as door
-from outbox.store import database as door
+from outbox.store import database
+from outbox.store import database
+from outbox.recovery.open import open_store
 from outbox.store.store import Store
 
 path, readers, heals, text = Path(sys.argv[1]), sys.argv[2] == "reader", sys.argv[2] == "small", "x" * int(sys.argv[3])
@@ -412,13 +414,13 @@ _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 def entry(n):
     ready = written(Destination("trades"), {"n": n, "text": text})
-    return ready.entry(f"id-{n}", created_at_ms=1, source=None, lane=None), ready.intent.shape
+    return ready.entry(f"id-{n}", created_at_ms=1, source=None, lane=None), ready.intent.spec
 
 async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    store = await Store.open(path, clock=SystemClock(), busy_timeout_s=0.3)
+    store = await open_store(path, clock=SystemClock(), busy_timeout_s=0.3)
     await store.put(*entry(0))
-    other = door.ENGINE.connect(path, isolation_level=None)
+    other = sqlite3.connect(path, isolation_level=None)
     other.execute("pragma synchronous = off")
     wal = path.with_name(path.name + "-wal")
     before = wal.stat().st_size
@@ -446,8 +448,8 @@ async def main():
     for n in range(0, 6):
         await store.put(*entry(n))
     await store.close()
-    print(door.ENGINE.connect(path).execute("select count(*), count(distinct id) from outbox").fetchone())
-    print(door.ENGINE.connect(path).execute("pragma integrity_check").fetchone())
+    print(sqlite3.connect(path).execute("select count(*), count(distinct id) from outbox").fetchone())
+    print(sqlite3.connect(path).execute("pragma integrity_check").fetchone())
 
 asyncio.run(main())
 """

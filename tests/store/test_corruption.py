@@ -18,14 +18,13 @@ import pytest
 from outbox.clock import SystemClock
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.forensics.backup import back_up
-from outbox.forensics.read_only import Observer, look
-from outbox.recovery import clean_close as openness
-from outbox.recovery import open as entrance
-from outbox.recovery import probe as evidence
-from outbox.recovery import quarantine
+from outbox.recovery import clean_close, probe, quarantine
+from outbox.recovery import open as recovery_open
 from outbox.recovery.judge import Wal
-from outbox.store import database as door
-from outbox.store.store import Store
+from outbox.recovery.open import open_store
+from outbox.recovery.quarantine import found_beside
+from outbox.store import database, files
+from outbox.store.read_only import ReadOnlyStore, look
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
 from tests.support import run_async
 
@@ -34,11 +33,13 @@ BOT = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
+from outbox.recovery.quarantine import found_beside
+from outbox.recovery.open import open_store
 from outbox.store.store import Store
 from tests.store.tools import entry
 
 async def main():
-    store = await Store.open(Path(sys.argv[1]), clock=SystemClock())
+    store = await open_store(Path(sys.argv[1]), clock=SystemClock())
     for _ in range(int(sys.argv[2])):
         await store.put(*entry())
     os.kill(os.getpid(), 9)
@@ -115,7 +116,7 @@ async def test_a_damaged_outbox_is_set_aside_and_the_bot_goes_on(
 
     async with opened(path) as store:
         receipt = await store.put(*entry())
-        (aside,) = await store.quarantined()
+        (aside,) = found_beside(store.path)
 
     assert aside.name.startswith("bot.db.corrupt-")
     assert aside.read_bytes() == content
@@ -124,7 +125,7 @@ async def test_a_damaged_outbox_is_set_aside_and_the_bot_goes_on(
     (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert vars(line)["quarantined"] == str(aside)
     async with opened(path) as store:  # red until somebody deals with it, and nothing is set aside twice
-        assert await store.quarantined() == (aside,)
+        assert found_beside(store.path) == (aside,)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
@@ -140,7 +141,7 @@ async def test_a_damaged_file_with_the_bots_own_tables_is_refused_and_not_touche
     content = path.read_bytes()
 
     for _ in range(2):
-        assert type(await raised(Store.open(path, clock=SystemClock()))) is StoreCorrupt
+        assert type(await raised(open_store(path, clock=SystemClock()))) is StoreCorrupt
 
     assert path.read_bytes() == content
     assert set_aside(path) == []
@@ -156,7 +157,7 @@ async def test_the_tables_of_litestream_do_not_make_a_file_the_bots_own(tmp_path
     flip(path, 0, 4096)
 
     async with opened(path) as store:
-        assert len(await store.quarantined()) == 1
+        assert len(found_beside(store.path)) == 1
 
 
 @run_async
@@ -180,7 +181,7 @@ async def test_a_damaged_file_of_which_nothing_is_known_is_refused(tmp_path: Pat
     (tmp_path / "bot.db.lock").unlink()
     content = path.read_bytes()
 
-    assert isinstance(await raised(Store.open(path, clock=SystemClock())), StoreCorrupt)
+    assert isinstance(await raised(open_store(path, clock=SystemClock())), StoreCorrupt)
 
     assert path.read_bytes() == content
     assert set_aside(path) == []
@@ -206,11 +207,11 @@ async def test_a_file_that_cannot_be_reached_is_never_set_aside(
     error.sqlite_errorcode = code
 
     async def failing(*_: object, **__: object) -> None:
-        raise door.named(error, path) from error
+        raise database.named(error, path) from error
 
-    monkeypatch.setattr(door, "open_writer", failing)
+    monkeypatch.setattr(database, "open_writer", failing)
 
-    caught = await raised(Store.open(path, clock=SystemClock()))
+    caught = await raised(open_store(path, clock=SystemClock()))
     assert type(caught).__name__ in ("StoreError", "StoreBusy", "DiskFull")
     assert set_aside(path) == []
 
@@ -236,7 +237,7 @@ async def test_damage_met_while_the_bot_runs_is_told_and_set_aside_at_the_next_o
 
     async with opened(path) as store:
         assert store.damage is None
-        assert len(await store.quarantined()) == 1
+        assert len(found_beside(store.path)) == 1
 
 
 @run_async
@@ -248,7 +249,7 @@ async def test_damage_that_is_gone_at_the_next_opening_sets_nothing_aside(tmp_pa
         store.on_corrupt(sqlite3.DatabaseError("database disk image is malformed"))
 
     async with opened(path) as store:
-        assert await store.quarantined() == ()
+        assert found_beside(store.path) == ()
     assert count(path) == 1
 
 
@@ -262,7 +263,7 @@ async def test_a_plain_kill_raises_no_alarm(tmp_path: Path) -> None:
         killed(path)
         async with opened(path) as store:
             assert await store.loss() is None
-            assert await store.quarantined() == ()
+            assert found_beside(store.path) == ()
     assert count(path) == 15
 
 
@@ -366,7 +367,7 @@ async def test_another_databases_wal_is_set_aside_and_not_used(tmp_path: Path) -
     path.with_name("bot.db-shm").unlink(missing_ok=True)
 
     async with opened(path) as store:
-        assert [each.name[-4:] for each in await store.quarantined()] == ["-wal"]
+        assert [each.name[-4:] for each in found_beside(store.path)] == ["-wal"]
         await store.put(*entry())
 
     assert rows(path, "pragma integrity_check") == [("ok",)]
@@ -378,7 +379,7 @@ async def test_another_databases_wal_ruins_the_file_if_it_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: SQLite itself takes any -wal for this database's."""
-    monkeypatch.setattr(evidence, "wal_belongs", lambda *_: True)
+    monkeypatch.setattr(probe, "wal_belongs", lambda *_: True)
     path, other = tmp_path / "bot.db", tmp_path / "other.db"
     await filled(path, 300)
     killed(path, 0)
@@ -401,7 +402,7 @@ async def test_a_wal_that_looks_strange_but_fits_is_used(tmp_path: Path) -> None
     """A shell's `wal_checkpoint(truncate)` draws a new salt: what was acknowledged since must not be set aside."""
     path = tmp_path / "bot.db"
     killed(path)
-    strange = evidence.wal_salt(path)
+    strange = probe.wal_salt(path)
     assert strange is not None
     with shell(path) as connection:
         connection.execute("update outbox_meta set value = json_object('salt', ?) where name = 'open'", (7,))
@@ -410,9 +411,9 @@ async def test_a_wal_that_looks_strange_but_fits_is_used(tmp_path: Path) -> None
         shutil.copyfile(path, tmp_path / "copy.db")
     (tmp_path / "copy.db-wal").write_bytes(wal)
 
-    assert evidence.main_file(tmp_path / "copy.db").open_salt == 7
+    assert probe.main_file(tmp_path / "copy.db").open_salt == 7
     async with opened(tmp_path / "copy.db") as store:
-        assert await store.quarantined() == ()
+        assert found_beside(store.path) == ()
     assert count(tmp_path / "copy.db") == 5
 
 
@@ -429,7 +430,7 @@ async def test_a_wal_without_its_database_is_kept(how: Callable[[Path], None], t
         await store.put(*entry())
 
     (aside,) = set_aside(path)
-    kept = aside if aside.name.endswith("-wal") else door.wal_path(aside)
+    kept = aside if aside.name.endswith("-wal") else files.wal_path(aside)
     assert kept.read_bytes() == wal
 
 
@@ -445,12 +446,12 @@ async def test_a_renaming_that_was_cut_off_is_finished(tmp_path: Path, monkeypat
         raise OSError("simulated")
 
     monkeypatch.setattr(quarantine, "_move", cut_off)
-    assert isinstance(await raised(Store.open(path, clock=SystemClock())), StoreCorrupt)
+    assert isinstance(await raised(open_store(path, clock=SystemClock())), StoreCorrupt)
     monkeypatch.setattr(quarantine, "_move", original)
 
     async with opened(path):
         (aside,) = set_aside(path)
-    assert door.wal_path(aside).exists()
+    assert files.wal_path(aside).exists()
 
 
 # ------------------------------------------------------------------------------------------ cut off in the making
@@ -471,10 +472,10 @@ async def test_a_file_that_lost_its_power_while_it_was_made_is_made_anew(tmp_pat
     """Its size has reached the disk, its first page has not; the journal says that there was none."""
     path = tmp_path / "bot.db"
     path.write_bytes(bytes(4096))
-    door.journal_path(path).write_bytes(rollback_journal(0))
+    files.journal_path(path).write_bytes(rollback_journal(0))
 
     with pytest.raises(StoreError, match="cut off in a change"):
-        await look(path, Observer.counts)
+        await look(path, ReadOnlyStore.counts)
     async with opened(path) as store:
         await store.put(*entry())
 
@@ -488,7 +489,7 @@ async def test_without_its_journal_a_file_of_zeros_is_none_of_ours(tmp_path: Pat
     path.write_bytes(bytes(4096))
 
     with pytest.raises(NotADatabase):
-        await Store.open(path, clock=SystemClock())
+        await open_store(path, clock=SystemClock())
     assert path.read_bytes() == bytes(4096)
 
 
@@ -501,7 +502,7 @@ async def test_a_copy_cut_off_while_it_became_an_outbox_again_keeps_its_rows(tmp
         connection.execute(f"vacuum into '{copy}'")
     whole = copy.read_bytes()
     copy.write_bytes(bytes(512) + whole[512:])
-    door.journal_path(copy).write_bytes(rollback_journal(len(whole) // 4096, whole[:4096]))
+    files.journal_path(copy).write_bytes(rollback_journal(len(whole) // 4096, whole[:4096]))
 
     async with opened(copy) as store:
         await store.put(*entry())
@@ -514,9 +515,9 @@ async def test_a_copy_cut_off_while_it_became_an_outbox_again_keeps_its_rows(tmp
 async def test_a_journal_that_is_done_with_hinders_nobody(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     await filled(path, 100)
-    door.journal_path(path).write_bytes(bytes(512))
+    files.journal_path(path).write_bytes(bytes(512))
 
-    assert (await look(path, Observer.counts))["trades"]["pending"] == 100
+    assert (await look(path, ReadOnlyStore.counts))["trades"]["pending"] == 100
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["nothing but the outbox", "the bot's own tables too"])
@@ -535,22 +536,24 @@ async def test_an_empty_file_that_was_just_made_anew_is_no_outbox_that_lost_all(
 
     async with opened(path) as store:
         await store.put(*entry())
-        assert await store.quarantined() == ()
+        assert found_beside(store.path) == ()
 
 
 MADE_AND_KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
-from outbox.store import database as door
+from outbox.store import database, files
+from outbox.recovery.quarantine import found_beside
+from outbox.recovery.open import open_store
 from outbox.store.store import Store
 
 def killed(path):
     create_file(path)
     os.kill(os.getpid(), 9)
 
-create_file, door.create_file = door.create_file, killed
-asyncio.run(Store.open(Path(sys.argv[1]), clock=SystemClock()))
+create_file, files.create_file = files.create_file, killed
+asyncio.run(open_store(Path(sys.argv[1]), clock=SystemClock()))
 """
 
 
@@ -569,7 +572,7 @@ async def test_a_backup_put_beside_a_dead_bots_wal_is_not_overlaid_with_it(
     killed(path, 1200)
     shutil.copyfile(copy, path)
     if not known:
-        monkeypatch.setattr(entrance, "judge_wal", lambda **_: Wal.FITS)
+        monkeypatch.setattr(recovery_open, "judge_wal", lambda **_: Wal.FITS)
 
     if not known:
         caught = await raised(_counted(path))
@@ -588,9 +591,9 @@ async def test_a_wal_of_which_only_the_beginning_is_read_is_kept(tmp_path: Path)
     """SQLite reads no further than the first frame that is damaged, and would write over the others."""
     path = tmp_path / "bot.db"
     killed(path, 50)
-    wal = bytearray(door.wal_path(path).read_bytes())
+    wal = bytearray(files.wal_path(path).read_bytes())
     wal[len(wal) // 2] ^= 1
-    door.wal_path(path).write_bytes(wal)
+    files.wal_path(path).write_bytes(wal)
 
     async with opened(path) as store:
         await store.put(*entry())
@@ -623,7 +626,7 @@ def test_a_damaged_schema_that_sqlite_quotes_in_no_utf8_is_damage(tmp_path: Path
     path.write_bytes(content)
 
     with pytest.raises(StoreCorrupt):
-        run_async(look)(path, Observer.counts)
+        run_async(look)(path, ReadOnlyStore.counts)
     run_async(_counted)(path)
     assert len(set_aside(path)) == 1
 
@@ -641,10 +644,10 @@ async def test_a_new_files_numbers_begin_behind_those_set_aside_also_if_its_firs
         raise OSError("simulated")
 
     with monkeypatch.context() as patch:
-        patch.setattr(openness, "begin", cut_off)
-        assert isinstance(await raised(Store.open(path, clock=SystemClock())), OSError)
+        patch.setattr(clean_close, "begin", cut_off)
+        assert isinstance(await raised(open_store(path, clock=SystemClock())), OSError)
     async with opened(path) as store:
-        assert (await store.put(*entry())).seq > 100 + openness.GAP - 1
+        assert (await store.put(*entry())).seq > 100 + clean_close.GAP - 1
 
 
 @run_async
@@ -661,5 +664,5 @@ async def test_a_wal_is_not_paired_with_an_older_file_that_was_set_aside(tmp_pat
 
     async with opened(path):
         pass
-    assert not door.wal_path(older).exists()
+    assert not files.wal_path(older).exists()
     assert len(set_aside(path)) == 2

@@ -15,8 +15,8 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import NotADatabase, NotDurable, OutboxError, StoreCorrupt, StoreError, WrongJournalMode
-from outbox.store import database as door
-from outbox.store.store import Store
+from outbox.recovery.open import open_store
+from outbox.store import database, files
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
 from tests.support import run_async
 
@@ -132,7 +132,7 @@ def circle_of_links(tmp_path: Path) -> Path:
 async def test_a_place_where_no_file_can_be_is_a_typed_error(place, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = place(tmp_path)
     for _ in range(2):  # the second time shows that the first left no lock behind
-        error = await raised(Store.open(path, clock=SystemClock()))
+        error = await raised(open_store(path, clock=SystemClock()))
         assert type(error) is StoreError, repr(error)
 
 
@@ -152,7 +152,7 @@ async def test_a_file_that_is_no_database_is_refused_and_not_touched(content: by
     path.write_bytes(content)
 
     with pytest.raises(NotADatabase):
-        await Store.open(path, clock=SystemClock())
+        await open_store(path, clock=SystemClock())
 
     assert path.read_bytes() == content
     # The lock's sidecar stays: removing it would let two processes lock two files.
@@ -192,7 +192,7 @@ async def test_a_bots_database_in_another_journal_mode_is_not_converted(
         other.execute("select * from positions").fetchone()
 
     with pytest.raises(WrongJournalMode, match="not changed"):
-        await Store.open(path, clock=SystemClock())
+        await open_store(path, clock=SystemClock())
 
     other.close()
     assert path.read_bytes() == before
@@ -221,7 +221,7 @@ async def test_somebody_elses_table_with_our_name_is_a_clear_error_and_nothing_i
     before = rows(path, "select type, name, sql from sqlite_schema")
 
     with pytest.raises(StoreError, match=r"called like one of the outbox \(.*exists\).*not changed. Rename that one"):
-        await Store.open(path, clock=SystemClock())
+        await open_store(path, clock=SystemClock())
 
     assert rows(path, "select type, name, sql from sqlite_schema") == before
 
@@ -238,7 +238,7 @@ async def test_a_link_and_the_file_it_points_to_are_one_store(tmp_path: Path) ->
         await store.put(*entry())
         assert store.path == path
         for name in (path, link):
-            error = await raised(Store.open(name, clock=SystemClock()))
+            error = await raised(open_store(name, clock=SystemClock()))
             assert type(error).__name__ == "StoreInUse"
 
     assert beside(link) == {"real", "link.db"}
@@ -247,7 +247,7 @@ async def test_a_link_and_the_file_it_points_to_are_one_store(tmp_path: Path) ->
 
 async def pragmas(connection: aiosqlite.Connection) -> dict[str, object]:
     names = ("journal_mode", "synchronous", "fullfsync", "checkpoint_fullfsync", "auto_vacuum")
-    return {name: await door.pragma(connection, name) for name in names}
+    return {name: await database.pragma(connection, name) for name in names}
 
 
 @run_async
@@ -268,10 +268,10 @@ async def test_the_writing_connection_is_durable(tmp_path: Path) -> None:
 async def test_a_connection_that_nobody_made_durable_is_not(tmp_path: Path) -> None:
     """The control of the test above: SQLite's defaults would not do."""
     path = tmp_path / "plain.db"
-    door.create_file(path)
-    connection = await door.connect(path, readonly=False, busy_timeout_s=1)
-    await door.pragma(connection, "journal_mode = wal")
-    await door.pragma(connection, "synchronous = normal")  # what most peers run
+    files.create_file(path)
+    connection = await database.connect(path, readonly=False, busy_timeout_s=1)
+    await database.pragma(connection, "journal_mode = wal")
+    await database.pragma(connection, "synchronous = normal")  # what most peers run
     granted = await pragmas(connection)
     await connection.close()
 
@@ -293,7 +293,7 @@ async def test_a_database_that_cannot_have_a_wal_is_refused(tmp_path: Path) -> N
     connection = await aiosqlite.connect(":memory:", isolation_level=None)
     try:
         with pytest.raises(NotDurable, match="journal_mode=memory"):
-            await door.make_durable(connection, tmp_path / "bot.db")
+            await database.make_durable(connection, tmp_path / "bot.db")
     finally:
         await connection.close()
 
@@ -333,7 +333,7 @@ async def test_an_opening_that_is_cancelled_at_any_moment_leaves_nothing_behind(
     finished = 0
     for steps in range(120):
         path = tmp_path / f"{steps % 3}.db"
-        task = asyncio.create_task(Store.open(path, clock=SystemClock()))
+        task = asyncio.create_task(open_store(path, clock=SystemClock()))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
@@ -366,7 +366,7 @@ async def test_an_opening_that_is_cancelled_at_any_moment_leaves_nothing_behind(
     ],
 )
 def test_versions_with_the_wal_reset_bug_are_known(version: tuple[int, int, int], exposed: bool) -> None:
-    assert door.exposed_to_wal_reset_bug(version) is exposed
+    assert database.exposed_to_wal_reset_bug(version) is exposed
 
 
 def error_with(code: int) -> sqlite3.OperationalError:
@@ -378,27 +378,28 @@ def error_with(code: int) -> sqlite3.OperationalError:
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        pytest.param(sqlite3.SQLITE_BUSY, door.Trouble.BUSY, id="busy"),
-        pytest.param(517, door.Trouble.BUSY, id="busy snapshot, an extended code"),
-        pytest.param(sqlite3.SQLITE_FULL, door.Trouble.FULL, id="full"),
-        pytest.param(1034, door.Trouble.AMBIGUOUS, id="failed fsync, an extended code"),
-        pytest.param(sqlite3.SQLITE_NOTADB, door.Trouble.NOT_A_DATABASE, id="no database"),
-        pytest.param(sqlite3.SQLITE_ERROR, door.Trouble.OTHER, id="a mistake in the statement"),
+        pytest.param(sqlite3.SQLITE_BUSY, database.ErrorClass.BUSY, id="busy"),
+        pytest.param(517, database.ErrorClass.BUSY, id="busy snapshot, an extended code"),
+        pytest.param(sqlite3.SQLITE_FULL, database.ErrorClass.FULL, id="full"),
+        pytest.param(1034, database.ErrorClass.AMBIGUOUS, id="failed fsync, an extended code"),
+        pytest.param(sqlite3.SQLITE_NOTADB, database.ErrorClass.NOT_A_DATABASE, id="no database"),
+        pytest.param(sqlite3.SQLITE_ERROR, database.ErrorClass.OTHER, id="a mistake in the statement"),
     ],
 )
-def test_an_error_code_tells_what_became_of_the_data(code: int, kind: door.Trouble) -> None:
-    assert door.trouble(error_with(code)) is kind
-    assert isinstance(door.named(error_with(code), Path("bot.db")), OutboxError)
+def test_an_error_code_tells_what_became_of_the_data(code: int, kind: database.ErrorClass) -> None:
+    assert database.classify_error(error_with(code)) is kind
+    assert isinstance(database.named(error_with(code), Path("bot.db")), OutboxError)
 
 
 READ_ONLY = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
+from outbox.recovery.open import open_store
 from outbox.store.store import Store
 
 async def use(path):
-    store = await Store.open(path, clock=SystemClock())
+    store = await open_store(path, clock=SystemClock())
     await store.close()
 
 folder = Path(sys.argv[2])

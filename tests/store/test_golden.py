@@ -11,7 +11,7 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.errors import StoreError
-from outbox.store import database as door
+from outbox.store import database
 from outbox.store.migrate import migrate, shipped
 from outbox.testing import ScriptedTransport
 from tests.store.make_golden import PENDING, golden
@@ -90,7 +90,7 @@ async def test_a_migration_that_fails_at_any_statement_leaves_a_version_that_was
 
 async def migrated(path: Path, *, cut: int | None = None) -> bool:
     """Bring `path` to the newest version; False: it was cut off at statement `cut`."""
-    connection = await door.open_writer(path, busy_timeout_s=1)
+    connection = await database.open_writer(path, busy_timeout_s=1)
     try:
         if cut is not None:
             CutOff.left = cut
@@ -107,7 +107,7 @@ KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 import aiosqlite
-from outbox.store import database as door
+from outbox.store import database
 from outbox.store.migrate import migrate
 
 left = int(sys.argv[2])
@@ -122,7 +122,7 @@ async def counted(self, *arguments):
     return await plain(self, *arguments)
 
 async def main():
-    connection = await door.open_writer(Path(sys.argv[1]), busy_timeout_s=1)
+    connection = await database.open_writer(Path(sys.argv[1]), busy_timeout_s=1)
     aiosqlite.Connection.execute = counted
     await migrate(connection, Path(sys.argv[1]), now_ms=7)
 

@@ -13,6 +13,7 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import StoreInUse
+from outbox.recovery.open import open_store
 from outbox.store import lock
 from outbox.store.lock import WriterLock, lock_path
 from outbox.store.store import Store
@@ -23,10 +24,11 @@ HOLD = """
 import asyncio, sys
 from pathlib import Path
 from outbox.clock import SystemClock
+from outbox.recovery.open import open_store
 from outbox.store.store import Store
 
 async def main():
-    store = await Store.open(Path(sys.argv[1]), clock=SystemClock())
+    store = await open_store(Path(sys.argv[1]), clock=SystemClock())
     print("held", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     await store.close()
@@ -52,7 +54,7 @@ os._exit(0)
 @run_async
 async def test_a_second_opener_in_the_same_process_is_told_who_has_the_file(tmp_path: Path) -> None:
     async with opened(tmp_path / "bot.db"):
-        error = await raised(Store.open(tmp_path / "bot.db", clock=SystemClock()))
+        error = await raised(open_store(tmp_path / "bot.db", clock=SystemClock()))
 
     assert isinstance(error, StoreInUse)
     assert error.pid == os.getpid()
@@ -62,7 +64,7 @@ async def test_a_second_opener_in_the_same_process_is_told_who_has_the_file(tmp_
 @run_async
 async def test_of_many_that_open_at_once_one_gets_the_file(tmp_path: Path) -> None:
     for _ in range(10):
-        openings = (Store.open(tmp_path / "bot.db", clock=SystemClock()) for _ in range(8))
+        openings = (open_store(tmp_path / "bot.db", clock=SystemClock()) for _ in range(8))
         results = await asyncio.gather(*openings, return_exceptions=True)
         stores = [each for each in results if isinstance(each, Store)]
         for store in stores:
@@ -78,7 +80,7 @@ def test_another_process_is_kept_out_until_this_one_is_killed(tmp_path: Path) ->
         assert holder.stdout.readline() == "held\n"
 
         with pytest.raises(StoreInUse) as caught:
-            asyncio.run(Store.open(path, clock=SystemClock()))
+            asyncio.run(open_store(path, clock=SystemClock()))
         assert caught.value.pid == holder.pid
         assert str(holder.pid) in str(caught.value)
         assert caught.value.since is not None
@@ -114,7 +116,7 @@ async def test_one_that_waits_gets_the_file_when_it_is_let_go(tmp_path: Path) ->
     with python(HOLD, str(path)) as holder:
         assert holder.stdout is not None and holder.stdin is not None
         await asyncio.to_thread(holder.stdout.readline)
-        waiting = asyncio.create_task(Store.open(path, clock=SystemClock(), wait_s=30))
+        waiting = asyncio.create_task(open_store(path, clock=SystemClock(), wait_s=30))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(waiting), 0.1)
         assert not waiting.done()
@@ -130,7 +132,7 @@ async def test_one_that_waits_in_vain_says_so_after_its_time(tmp_path: Path) -> 
     async with opened(tmp_path / "bot.db"):
         loop = asyncio.get_running_loop()
         started = loop.time()
-        error = await raised(Store.open(tmp_path / "bot.db", clock=SystemClock(), wait_s=0.2))
+        error = await raised(open_store(tmp_path / "bot.db", clock=SystemClock(), wait_s=0.2))
         assert isinstance(error, StoreInUse)
         assert 0.2 <= loop.time() - started < 5
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from outbox import Outbox, Settings
-from outbox.admin.dead_letters import Outcome
 from outbox.admin.revision import fingerprint
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
+from outbox.store.selection import Outcome
 from outbox.testing import ScriptedTransport, accepted, refused
 from tests.store.tools import rows, shell
 from tests.support import run_async
@@ -33,7 +33,7 @@ def opened(path: Path) -> tuple[Settings, ScriptedTransport]:
 async def edit(outbox: Outbox, its_id: str, row: dict[str, object], **how: object) -> Outcome:
     values: dict[str, object] = {"was": None, "force": False, **how}
     destination = values.pop("destination", None)
-    (handled,) = await outbox._operations.edit(its_id, destination, json.dumps(row), **values)  # type: ignore[arg-type]
+    (handled,) = await outbox._commands.edit(its_id, destination, json.dumps(row), **values)  # type: ignore[arg-type]
     return handled.outcome
 
 
@@ -147,7 +147,7 @@ async def test_a_request_to_edit_that_makes_no_sense_is_refused(
 
     sent: dict[str, object] = {"its_id": "t", "destination": None, "payload": "{}", "was": None, "force": False}
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
-        action = outbox._operations.actions(nothing, nothing)["edit"]
+        action = outbox._commands.actions(nothing, nothing)["edit"]
         assert (await action(sent))["outcomes"] == {"unknown id": 1}  # the control
         with pytest.raises(InvalidRequest):
             await action(spoil(sent))

@@ -10,9 +10,9 @@ import pytest
 
 from outbox.clock import SystemClock
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
-from outbox.store import database as door
+from outbox.recovery.open import open_store
+from outbox.store import database
 from outbox.store.migrate import Migration, applied, folder, migrate, shipped
-from outbox.store.store import Store
 from tests.store.tools import entry, opened, raised, rows, shell
 from tests.support import run_async
 
@@ -72,7 +72,7 @@ def test_a_migration_that_ends_inside_a_statement_is_refused() -> None:
 
 
 async def run(path: Path, steps: Sequence[Migration]) -> int:
-    connection = await door.open_writer(path, busy_timeout_s=1)
+    connection = await database.open_writer(path, busy_timeout_s=1)
     try:
         return await migrate(connection, path, now_ms=7, migrations=steps)
     finally:
@@ -110,7 +110,7 @@ async def test_a_step_that_fails_is_undone_as_a_whole_with_its_record(tmp_path: 
     path = tmp_path / "bot.db"
     broken = Migration(2, "0002_broken", SECOND.text + "insert into nowhere values (1);\n")
 
-    with pytest.raises(door.SqliteError, match="nowhere"):
+    with pytest.raises(database.SqliteError, match="nowhere"):
         await run(path, [FIRST, broken])
 
     assert tables(path) == [("one",), ("outbox_migrations",)]
@@ -120,7 +120,7 @@ async def test_a_step_that_fails_is_undone_as_a_whole_with_its_record(tmp_path: 
 @run_async
 async def test_a_first_step_that_fails_leaves_no_table_behind(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
-    with pytest.raises(door.SqliteError):
+    with pytest.raises(database.SqliteError):
         await run(path, [Migration(1, "0001_broken", FIRST.text + "nonsense;\n")])
     assert tables(path) == []
 
@@ -151,8 +151,8 @@ async def test_a_file_of_another_history_is_refused_and_not_touched(
         connection.execute(change)
     before = path.read_bytes()
 
-    caught = await raised(Store.open(path, clock=SystemClock()))
+    caught = await raised(open_store(path, clock=SystemClock()))
 
     assert type(caught) is error
     assert path.read_bytes() == before
-    assert type(await raised(Store.open(path, clock=SystemClock()))) is error  # and it is not locked
+    assert type(await raised(open_store(path, clock=SystemClock()))) is error  # and it is not locked

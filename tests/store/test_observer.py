@@ -10,7 +10,7 @@ from typing import Self
 import pytest
 
 from outbox import Outbox, Settings, StoreError, StoreTooNew
-from outbox.forensics.read_only import Observer, look
+from outbox.store.read_only import ReadOnlyStore, look
 from tests.support import run_async
 
 
@@ -20,7 +20,7 @@ async def put(path: Path, rows: int) -> None:
             await outbox.put("trades", {"symbol": "EURUSD"})
 
 
-async def pending(observer: Observer) -> int:
+async def pending(observer: ReadOnlyStore) -> int:
     return (await observer.counts()).get("trades", {}).get("pending", 0)
 
 
@@ -32,7 +32,7 @@ async def test_a_look_that_a_writer_overtakes_is_repeated(tmp_path: Path) -> Non
 
     async with _Later(path) as later:
 
-        async def work(observer: Observer) -> int:
+        async def work(observer: ReadOnlyStore) -> int:
             looks.append(await pending(observer))
             await later.open_and_put()
             return looks[-1]
@@ -49,7 +49,7 @@ async def test_a_look_is_one_moment_although_a_bot_writes_meanwhile(tmp_path: Pa
     async with Outbox.open(Settings(path=path)) as outbox:
         await outbox.put("trades", {"symbol": "EURUSD"})
 
-        async def work(observer: Observer) -> tuple[int, int]:
+        async def work(observer: ReadOnlyStore) -> tuple[int, int]:
             before = await pending(observer)
             await outbox.put("trades", {"symbol": "EURUSD"})
             return before, await pending(observer)
@@ -63,7 +63,7 @@ async def test_an_observer_cannot_write(tmp_path: Path) -> None:
     await put(path, 1)
     async with Outbox.open(Settings(path=path)):
 
-        async def work(observer: Observer) -> None:
+        async def work(observer: ReadOnlyStore) -> None:
             await observer.read("delete from outbox")
 
         with pytest.raises(StoreError, match="readonly"):

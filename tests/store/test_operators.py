@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings
-from outbox.admin import dead_letters as operators
-from outbox.admin.dead_letters import Filter, Outcome
+from outbox.admin import dead_letters
 from outbox.errors import InvalidRequest
 from outbox.postgrest.verdicts import Reply
 from outbox.store import queries
+from outbox.store.selection import Filter, Outcome
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.store.tools import until
 from tests.support import run_async
@@ -144,7 +144,7 @@ async def test_what_overtook_a_dead_entry_is_not_pruned_while_that_is_dead(tmp_p
 
 @run_async
 async def test_more_than_one_steps_worth_is_done_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "STEP", 3)
+    monkeypatch.setattr(dead_letters, "STEP", 3)
     async with opened(tmp_path) as (outbox, remote):
         await die(outbox, remote, [f"a{n}" for n in range(10)])
 
@@ -219,7 +219,7 @@ async def test_what_died_after_the_request_was_made_is_not_meant_by_it(tmp_path:
         ((died_at_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
         for until_ms, outcome in ((died_at_ms - 1, Outcome.DIED_SINCE), (died_at_ms, Outcome.REQUEUED)):
             which = Filter(ids=("a",), died_until_ms=until_ms)
-            (done,) = await operators.requeue(outbox._store.transact, which, now_ms=died_at_ms, force=False)
+            (done,) = await dead_letters.requeue(outbox._store.transact, which, now_ms=died_at_ms, force=False)
             assert done.outcome is outcome
 
 
@@ -227,7 +227,7 @@ async def test_what_died_after_the_request_was_made_is_not_meant_by_it(tmp_path:
 async def test_a_step_holds_no_more_than_its_share_and_lets_a_put_come_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "STEP", 3)
+    monkeypatch.setattr(dead_letters, "STEP", 3)
     async with opened(tmp_path) as (outbox, remote):
         await die(outbox, remote, [f"a{n}" for n in range(8)])
         dead_after: list[int] = []
@@ -239,7 +239,7 @@ async def test_a_step_holds_no_more_than_its_share_and_lets_a_put_come_in_betwee
             return done
 
         which = Filter(everything=True)
-        handled = await operators.discard(transact, which, now_ms=1, reason="in steps")
+        handled = await dead_letters.discard(transact, which, now_ms=1, reason="in steps")
 
         assert [each.id for each in handled] == [f"a{n}" for n in range(8)]
         assert dead_after == [8, 5, 2, 0]  # the first one asks which destinations there are

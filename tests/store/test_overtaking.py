@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from outbox import InvalidRequest, Outbox, Outcome, Settings
-from outbox.admin import dead_letters as operators
-from outbox.admin import inbox
-from outbox.admin.dead_letters import Filter
+from outbox.admin import dead_letters, inbox
+from outbox.store.selection import Filter
 from outbox.testing import ScriptedTransport, refused
-from tests.store.tools import ROOT, until
+from tests.store.tools import until
 from tests.support import run_async
 
 BAD = refused(400, "22P02", "bad text")
@@ -58,7 +55,7 @@ async def test_without_that_check_the_older_state_would_be_sent_last(
     """The control of the test above: only what was delivered already is looked at."""
     remote = ScriptedTransport()
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
-        monkeypatch.setattr(outbox._operations, "_sending", lambda: False)
+        monkeypatch.setattr(outbox._commands, "_sending", lambda: False)
         await put_old_and_new(outbox, remote)
         async with outbox.flushing():
             await until(lambda: len(remote.requests) == 2)
@@ -75,7 +72,7 @@ async def test_without_that_check_the_older_state_would_be_sent_last(
 async def test_an_older_entry_of_a_key_is_revived_before_a_newer_one_whatever_the_order_of_their_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "STEP", 1)
+    monkeypatch.setattr(dead_letters, "STEP", 1)
     remote = ScriptedTransport()
     async with Outbox.open(Settings(path=tmp_path / "bot.db", batch_rows=1), transport=remote) as outbox:
         remote.otherwise = BAD
@@ -119,8 +116,8 @@ async def test_a_late_request_leaves_what_died_after_it_was_made(tmp_path: Path)
         ((died_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
         before, then = Filter(everything=True, died_until_ms=died_ms - 1), Filter(ids=("x",), died_until_ms=died_ms - 1)
 
-        assert await outbox._operations.discard(before, reason="r") == []
-        (left,) = await outbox._operations.discard(then, reason="r")
+        assert await outbox._commands.discard(before, reason="r") == []
+        (left,) = await outbox._commands.discard(then, reason="r")
 
         assert left.outcome is Outcome.DIED_SINCE
         assert (await outbox.stats()).dead == 1
@@ -161,53 +158,3 @@ async def test_a_request_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: 
 
         assert (await outbox.stats()).dead == 1
     assert outside.exists()
-
-
-@pytest.mark.parametrize(
-    ("choice", "said"),
-    [
-        pytest.param("stdlib", "sqlite3", id="Python's own"),
-        pytest.param("", "sqlite3", id="nothing chosen, the extra not installed"),
-        pytest.param("pysqlite3", "ConfigError", id="the extra, which is not installed"),
-        pytest.param("duckdb", "ConfigError", id="none that is known"),
-    ],
-)
-def test_which_sqlite_runs_without_the_extra(choice: str, said: str) -> None:
-    code = """
-import sys
-sys.modules["pysqlite3"] = None  # as if it were not installed
-try:
-    from outbox.store import database as connection
-    print(connection.ENGINE.__name__)
-except Exception as error:
-    print(type(error).__name__)
-"""
-    env = {**os.environ, "OUTBOX_SQLITE": choice, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == said
-
-
-@pytest.mark.parametrize(
-    ("choice", "runs"),
-    [
-        # Beside Python's own SQLite the extra costs acknowledged rows: nobody gets it by installing it alone.
-        pytest.param("", "sqlite3", id="nothing chosen"),
-        pytest.param("stdlib", "sqlite3", id="Python's own"),
-        pytest.param("pysqlite3", "extra", id="the extra"),
-        pytest.param("auto", "extra", id="whichever is there"),
-    ],
-)
-def test_the_extra_runs_only_by_choice(choice: str, runs: str) -> None:
-    code = """
-import sqlite3, sys, types
-extra = types.ModuleType("extra")  # what matters here is which module is taken
-extra.__dict__.update({name: value for name, value in vars(sqlite3).items() if not name.startswith("__")})
-package = types.ModuleType("pysqlite3")
-package.dbapi2 = extra
-sys.modules["pysqlite3"] = package
-from outbox.store import database as connection
-print(connection.ENGINE.__name__)
-"""
-    env = {**os.environ, "OUTBOX_SQLITE": choice, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == runs

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from outbox.store import database as door
-from outbox.store import queries
+from outbox.store import database, queries
 from outbox.store.queries import Query
 from tests.store.tools import schema
 
@@ -78,7 +77,7 @@ def test_without_its_index_a_query_would_be_found_out(name: str, index: str) -> 
         query = queries.ALL[name]
         try:
             steps = plan(db, query.sql)
-        except door.SqliteError as error:
+        except database.SqliteError as error:
             assert "no such index" in str(error)  # `indexed by` is refused outright
             return
         assert not all(any(step.endswith(use) for step in steps) for use in query.uses)

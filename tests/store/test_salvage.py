@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from outbox.admin.commands import Operations
-from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import StoreError
 from outbox.recovery import salvage as module
-from outbox.recovery.salvage import salvage
+from outbox.recovery.quarantine import found_beside
+from outbox.recovery.salvage import salvage, salvage_and_rename
 from tests.store.test_corruption import emptied, filled, flip, set_aside
 from tests.store.tools import count, entry, opened, raised, rows, shell
 from tests.support import run_async
@@ -109,7 +108,7 @@ async def test_an_entry_that_was_overtaken_meanwhile_is_held_and_one_that_was_no
     emptied_pages(old)
 
     async with opened(new) as store:
-        (aside,) = await store.quarantined()
+        (aside,) = found_beside(store.path)
         sent = await store.put(*entry(key="sent"))
         later = await store.put(*entry(key="waits"))
         await store.settle([sent.seq], State.DELIVERED)
@@ -151,10 +150,10 @@ async def test_salvage_ends_the_red_health_and_keeps_the_damaged_file(tmp_path: 
     emptied_pages(path)
 
     async with opened(path) as store:
-        (aside,) = await store.quarantined()
-        facts = await Operations(store, clock=SystemClock()).salvage(aside)
+        (aside,) = found_beside(store.path)
+        facts = await salvage_and_rename(store, aside)
         assert facts["pending"] == 100
-        assert await store.quarantined() == ()
+        assert found_beside(store.path) == ()
 
     assert set_aside(path) == []
     assert ".salvaged-" in facts["kept_as"]

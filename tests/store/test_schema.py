@@ -17,7 +17,6 @@ from outbox.clock import SystemClock
 from outbox.entry import Operation, State
 from outbox.lifecycle import MOVES
 from outbox.postgrest.verdicts import Scope
-from outbox.store import database as door
 from tests.store.tools import opened, schema, shell
 from tests.support import run_async
 
@@ -64,7 +63,7 @@ def put(db: sqlite3.Connection, **columns: Any) -> int:
     ],
 )
 def test_a_bad_row_is_refused_by_the_schema(columns: dict[str, Any], db: sqlite3.Connection) -> None:
-    with pytest.raises(door.IntegrityError):
+    with pytest.raises(sqlite3.IntegrityError):
         put(db, **columns)
     assert db.execute("select count(*) from outbox").fetchone() == (0,)
 
@@ -86,7 +85,7 @@ def test_a_good_row_is_taken(columns: dict[str, Any], db: sqlite3.Connection) ->
 def test_an_id_is_taken_once_per_destination(db: sqlite3.Connection) -> None:
     put(db, id="a")
     put(db, id="a", destination="events")
-    with pytest.raises(door.IntegrityError, match="UNIQUE"):
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         put(db, id="a")
 
 
@@ -184,7 +183,7 @@ async def test_a_shell_cannot_let_an_entry_wait_for_no_time(tmp_path: Path) -> N
     async with opened(path) as store:
         with shell(path) as connection:
             put(connection)
-            with pytest.raises(door.IntegrityError):
+            with pytest.raises(sqlite3.IntegrityError):
                 connection.execute("update outbox set waits = 'retry'")
             connection.execute("update outbox set waits = 'retry', next_attempt_at_ms = 7")
             assert await store.next_due_ms() == 7

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from outbox.store import database as door
 from tests.store.test_plans import fill, plan
 from tests.store.tools import schema
 
@@ -21,7 +20,7 @@ BY_NUMBER = ("recent", "trades", "events", "sessions")
 @pytest.fixture
 def db() -> Iterator[sqlite3.Connection]:
     with schema() as connection:
-        connection.row_factory = door.ENGINE.Row
+        connection.row_factory = sqlite3.Row
         yield connection
 
 

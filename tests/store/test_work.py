@@ -12,7 +12,6 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.entry import mint_id
-from outbox.store import database as door
 from outbox.store import queries
 from tests.store.tools import entry, opened, schema, shell
 from tests.support import run_async
@@ -184,9 +183,9 @@ async def steps_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
         connection.set_progress_handler(step, 1)
         return connection
 
-    connect: Callable[..., sqlite3.Connection] = door.ENGINE.connect
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     with monkeypatch.context() as patch:
-        patch.setattr(door.ENGINE, "connect", counted)
+        patch.setattr(sqlite3, "connect", counted)
         outbox = await Outbox.open(Settings(path=path))
     to_open = taken
     await outbox.close()

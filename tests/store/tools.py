@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 from outbox.clock import Clock, SystemClock
-from outbox.entry import Destination, Entry, Shape, mint_id
+from outbox.entry import Destination, Entry, LaneSpec, mint_id
 from outbox.prepare import written
-from outbox.store import database as door
+from outbox.recovery.open import open_store
 from outbox.store.migrate import shipped
 from outbox.store.store import Store
 
@@ -23,19 +23,19 @@ ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
 
 
-def entry(number: int | None = None, *, id: str | None = None, key: str | None = None) -> tuple[Entry, Shape]:
+def entry(number: int | None = None, *, id: str | None = None, key: str | None = None) -> tuple[Entry, LaneSpec]:
     """Return an insert into `trades` and its shape; each call another row unless `number` says which."""
     number = next(_numbers) if number is None else number
     ready = written(Destination("trades"), {"n": number}, key=key)
     made = ready.entry(id or mint_id(1, os.urandom(10)), created_at_ms=1, source="test", lane=None)
-    return made, ready.intent.shape
+    return made, ready.intent.spec
 
 
 @contextlib.asynccontextmanager
 async def opened(
     path: Path, *, clock: Clock | None = None, busy_timeout_s: float = 5.0, wait_s: float = 0.0
 ) -> AsyncIterator[Store]:
-    store = await Store.open(path, clock=clock or SystemClock(), busy_timeout_s=busy_timeout_s, wait_s=wait_s)
+    store = await open_store(path, clock=clock or SystemClock(), busy_timeout_s=busy_timeout_s, wait_s=wait_s)
     try:
         yield store
     finally:
@@ -46,7 +46,7 @@ async def opened(
 def shell(path: Path | str, *, timeout_s: float = 5.0) -> Iterator[sqlite3.Connection]:
     """A connection of nobody's in particular: the library's own code is not involved."""
     # The library's own SQLite: a second one in the same process would drop the first one's file locks.
-    connection: sqlite3.Connection = door.ENGINE.connect(path, isolation_level=None, timeout=timeout_s)
+    connection: sqlite3.Connection = sqlite3.connect(path, isolation_level=None, timeout=timeout_s)
     try:
         yield connection
     finally:

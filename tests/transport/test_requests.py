@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.entry import Operation, Shape
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.client import Request, build
 
 JSON = ("content-type", "application/json")
-INSERT = Shape("trades", Operation.INSERT, "id", "id,price", False)
-UPSERT = Shape("sessions", Operation.UPSERT, "account,day", "account,day,pnl", True)
-UPDATE = Shape("sessions", Operation.UPDATE, "", "pnl", True)
+INSERT = LaneSpec("trades", Operation.INSERT, "id", "id,price", False)
+UPSERT = LaneSpec("sessions", Operation.UPSERT, "account,day", "account,day,pnl", True)
+UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "pnl", True)
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,6 @@ def test_any_text_comes_out_of_the_url_as_it_went_in(match: dict[str, str]) -> N
 
 
 def test_no_request_carries_a_key() -> None:
-    for shape, match in ((INSERT, None), (UPSERT, None), (UPDATE, '{"a":1}')):
-        names = {name for name, _ in build(shape, [Sent("i", '{"x":1}', match)]).headers}
+    for spec, match in ((INSERT, None), (UPSERT, None), (UPDATE, '{"a":1}')):
+        names = {name for name, _ in build(spec, [Sent("i", '{"x":1}', match)]).headers}
         assert names == {"content-type", "prefer"}

@@ -23,8 +23,7 @@ import aiosqlite
 from outbox import Outbox, Settings
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
-from outbox.store import database as door
-from outbox.store import migrate
+from outbox.store import database, files, migrate
 from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
 
 SCHEMA = "schema"
@@ -206,12 +205,12 @@ LIVES: dict[str, Life] = {life.__name__: life for life in (young, busy, brief, r
 
 def without_full_sync() -> None:
     """Take SQLite's NORMAL (1): the WAL is synced by checkpoints alone."""
-    door._FULL = 1
+    database._FULL = 1
 
 
 def without_wal() -> None:
     """Take a rollback journal, and tell the outbox that it has what it asked for."""
-    asked = door.pragma
+    asked = database.pragma
 
     # What `make_durable` asks for, and reads back.
     async def pragma(connection: aiosqlite.Connection, text: str) -> object:
@@ -220,16 +219,16 @@ def without_wal() -> None:
         assert await asked(connection, "journal_mode = delete") == "delete"
         return "wal"
 
-    door.pragma = pragma
+    database.pragma = pragma
 
 
 def with_extra() -> None:
     """Take SQLite's EXTRA (3): it also syncs the folder once a rollback journal is gone."""
-    door._FULL = 3
+    database._FULL = 3
 
 
 def without_folder_sync() -> None:
-    door.sync_folder = lambda folder: None
+    files.sync_folder = lambda folder: None
 
 
 def only_first_migration() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from outbox.doctor.findings import WalFacts
 from outbox.store import lock
-from outbox.store.database import file_bytes, shm_path, wal_path
+from outbox.store.files import file_bytes, shm_path, wal_path
 
 _MAGIC = b"SQLite format 3\0"
 # Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.

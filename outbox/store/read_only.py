@@ -14,8 +14,7 @@ from typing import Self, TypeVar
 import aiosqlite
 
 from outbox.errors import StoreError
-from outbox.recovery import probe as evidence
-from outbox.store import database as door
+from outbox.store import database, files
 from outbox.store.migrate import applied, check, shipped
 from outbox.store.reader import Reader
 
@@ -25,7 +24,7 @@ T = TypeVar("T")
 _TRIES = 5
 
 
-class Observer(Reader):
+class ReadOnlyStore(Reader):
     """An outbox file, opened to be looked at. `look` opens one, uses it and closes it."""
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, *, still: bool) -> None:
@@ -36,7 +35,7 @@ class Observer(Reader):
     async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Self:
         """Open `path` read-only. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
         await asyncio.to_thread(_check_readable, path)
-        if await asyncio.to_thread(evidence.is_half_done, path):
+        if await asyncio.to_thread(files.is_half_done, path):
             raise StoreError(
                 f"{path} is being changed at this moment, or was cut off in a change; its -journal belongs to it:"
                 " whoever next opens it to write puts it right, as the bot does at its start",
@@ -44,8 +43,8 @@ class Observer(Reader):
             )
         # Without a -wal nobody has the file open. A common read-only connection would then make a -wal and a -shm
         # and leave them there; `immutable` makes neither, and needs no right to write into the folder.
-        still = not await asyncio.to_thread(door.wal_path(path).exists)
-        connection = await door.open_reader(path, busy_timeout_s=busy_timeout_s, immutable=still)
+        still = not await asyncio.to_thread(files.wal_path(path).exists)
+        connection = await database.open_reader(path, busy_timeout_s=busy_timeout_s, immutable=still)
         observer = cls(path, connection, still=still)
         try:
             await observer._check()
@@ -57,28 +56,28 @@ class Observer(Reader):
     async def _check(self) -> None:
         try:
             done = await applied(self._reader)
-        except door.SqliteError as error:
-            raise door.named(error, self.path) from error
+        except database.SqliteError as error:
+            raise database.named(error, self.path) from error
         if not done:
             raise StoreError(f"{self.path} holds no outbox; it was not touched", path=self.path)
         check(done, await asyncio.to_thread(shipped), self.path)
 
     async def overtaken(self) -> bool:
         """Return whether a writer has come since this was opened as a file that nobody writes: do not trust it."""
-        return self._still and await asyncio.to_thread(door.wal_path(self.path).exists)
+        return self._still and await asyncio.to_thread(files.wal_path(self.path).exists)
 
     async def close(self) -> None:
         """Close the connection."""
         await self._reader.close()
 
 
-async def look(path: Path, work: Callable[[Observer], Awaitable[T]], *, busy_timeout_s: float = 5.0) -> T:
+async def look(path: Path, work: Callable[[ReadOnlyStore], Awaitable[T]], *, busy_timeout_s: float = 5.0) -> T:
     """Return what `work` finds in `path`, all of it at one moment of the file's life; `work` may run again.
 
     Raises StoreError: the file is missing, holds no outbox, or cannot be read.
     """
     for _ in range(_TRIES):
-        observer = await Observer.open(path, busy_timeout_s=busy_timeout_s)
+        observer = await ReadOnlyStore.open(path, busy_timeout_s=busy_timeout_s)
         try:
             await observer.read("begin")  # read-only: one snapshot for all that follows
             found = await work(observer)

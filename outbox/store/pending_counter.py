@@ -7,15 +7,16 @@ reader waits for nobody.
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
-from outbox.store import database as door
+from outbox.store import database, files
 
 _PENDING = "select coalesce(sum(entries), 0) from outbox_counts where state = 'pending'"
 
 
-class Glance:
+class PendingCounter:
     """Reads the counter; connects at the first call. Close it before the store."""
 
     def __init__(self, path: Path) -> None:
@@ -29,14 +30,14 @@ class Glance:
                 self._connection = self._connect()
             # All rows are fetched: a statement left open would hold its snapshot, and the WAL would grow.
             return int(self._connection.execute(_PENDING).fetchall()[0][0])
-        except door.SqliteError as error:
-            raise door.named(error, self._path) from error
+        except database.SqliteError as error:
+            raise database.named(error, self._path) from error
 
     def _connect(self) -> Any:
-        uri = door.uri(self._path)
+        uri = files.uri(self._path)
         # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
         # timeout=0: the event loop must not wait.
-        return door.ENGINE.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -1,0 +1,126 @@
+"""The file's names and folders: where SQLite keeps what belongs to it, and how a name survives a power loss."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import urllib.parse
+from pathlib import Path
+from typing import Literal
+
+from outbox.errors import StoreError
+
+
+def wal_path(path: Path) -> Path:
+    """Return where SQLite keeps the write-ahead log of `path`."""
+    return path.with_name(path.name + "-wal")
+
+
+def shm_path(path: Path) -> Path:
+    """Return where SQLite keeps the index of that log."""
+    return path.with_name(path.name + "-shm")
+
+
+def journal_path(path: Path) -> Path:
+    """Return where SQLite keeps the rollback journal of `path`: only until the file is in WAL mode."""
+    return path.with_name(path.name + "-journal")
+
+
+def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
+    """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks."""
+    # By its bytes: a name on Linux need not be UTF-8.
+    return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if immutable else ''}"
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of `path`; 0: it is not there, as a WAL after a clean close."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def real_path(path: Path) -> Path:
+    """Return `path` without symbolic links, so that one file has one name, one lock and one WAL. Raises StoreError."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links is a RuntimeError before Python 3.13
+        raise StoreError(f"{path} cannot be found: {error}", path=path) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and what is missing above it; each name survives a power loss from here on. Raises StoreError."""
+    try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        there = missing[-1].parent if missing else folder
+        # A start before this one may have been killed between making a folder and syncing its name. Where the folder
+        # above may not be opened, it was hardly this library that made one there.
+        with contextlib.suppress(OSError):
+            sync_folder(there.parent)
+        for each in reversed(missing):  # one by one: at most the last one can be unsynced, whenever a kill comes
+            each.mkdir(exist_ok=True)
+            sync_folder(each.parent)
+    except OSError as error:
+        raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
+
+
+def create_file(path: Path) -> None:
+    """Create an empty file, 0600, that survives a power loss from here on.
+
+    SQLite creates files with 0644; a trade is nobody else's business. An existing file is never opened here:
+    closing any descriptor of it would drop this process's own SQLite locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        # SQLite would open it read-only without a word, and the first put would be the one to notice.
+        if not os.access(path, os.W_OK):
+            raise StoreError(f"{path} may not be written to; nothing was opened", path=path) from None
+        # Whoever made it may have been killed before its name was synced.
+        _sync_names(path)
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made durable: {error.strerror}", path=path) from error
+    finally:
+        os.close(descriptor)
+    _sync_names(path)
+
+
+def _sync_names(path: Path) -> None:
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(
+            f"the folder of {path} cannot be synced, so a power loss could take the file: {error.strerror}", path=path
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable. Windows has no such call; NTFS journals them itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_half_done(path: Path) -> bool:
+    """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
+
+    A new file becomes a WAL database in such a change. A file with a -wal has that behind it. A journal that begins
+    with a zero is done with (sqlite.org/fileformat.html#the_rollback_journal).
+    """
+    try:
+        with journal_path(path).open("rb") as journal:
+            begun = journal.read(1) not in (b"", b"\0")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{journal_path(path)} cannot be read: {error.strerror}", path=path) from error
+    return begun and not wal_path(path).exists()
