@@ -29,7 +29,7 @@ class Process(Protocol):
 
 
 class Nursery(Protocol):
-    """Starts processes in another way than anew; `tests/crash/nursery.py` forks them."""
+    """Starts processes in another way than anew; `tests/proof/crash/nursery.py` forks them."""
 
     def start(self, arguments: Sequence[str], *, log: IO[bytes], cwd: Path, env: Mapping[str, str]) -> Process: ...
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
-FAULTS = Path(__file__).parent / "remote" / "faults.sql"
+FAULTS = Path(__file__).parent / "integration" / "faults.sql"
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def remote(postgres: EmbeddedPostgres) -> Iterator[SupabaseLite]:
-    """The REST server on `postgres`, with `supabase_sql` and the injected faults of `tests/remote/faults.sql`."""
+    """The REST server on `postgres`, with `supabase_sql` and the injected faults of `tests/integration/faults.sql`."""
     with SupabaseLite(Driver.POSTGRES, dsn=postgres.dsn, extra_sql=[FAULTS]) as server:
         yield server
 

@@ -100,7 +100,7 @@ async def test_1_what_was_written_survives_the_end_of_the_process(tmp_path: Path
     await OldClient(remote).retry_pending()  # the next process: its queue is a new one
     refuses_the_old(nothing_is_missing, remote.rows("events"), 1)
 
-    # Its end by kill -9 is tests/crash.
+    # Its end by kill -9 is tests/proof/crash.
     server = Server()
     async with opened(tmp_path, server) as outbox:
         await SupabaseClient(outbox).execute("events", {"number": 0})

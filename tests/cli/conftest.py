@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.test_inbox import bot
+from tests.admin.test_inbox import bot
 
 
 @pytest.fixture

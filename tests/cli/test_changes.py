@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from outbox import Outbox
 from outbox.cli.app import app
-from tests.store.test_inbox import bot, states, until
+from tests.admin.test_inbox import bot, states, until
 from tests.store.tools import shell
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +189,7 @@ HELPED = [
     "status", "drain", "tail", "ls", "show", "requeue", "edit", "discard", "reload", "prune", "backup", "export",
     "adopt", "doctor", "import-legacy", "salvage", "acknowledge",
 ]  # fmt: skip
-# It runs until it is ended; tests/inspection starts it as its example does.
+# It runs until it is ended; tests/web starts it as its example does.
 ENDLESS = ["inspect"]
 
 
@@ -209,7 +209,7 @@ def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> Non
 def test_every_command_is_among_those_whose_help_is_tested() -> None:
     listed = call("--help").stdout
     found = set(re.findall(r"^  ([\w-]+)  ", listed.partition("Commands:")[2], re.MULTILINE))
-    assert found == {*HELPED, *ENDLESS, "schema"}  # that one needs a database: tests/remote/test_schema_apply.py
+    assert found == {*HELPED, *ENDLESS, "schema"}  # that one needs a database: tests/integration/test_schema_apply.py
 
 
 def test_the_lines_of_the_page_take_a_row_out_of_the_queue(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from outbox.cli.app import app
-from tests.store.test_inbox import bot
+from tests.admin.test_inbox import bot
 from tests.store.tools import shell
 
 ITEMS = [{"table": "trades", "data": {"symbol": "EURUSD", "n": n}, "operation": "insert"} for n in range(3)]

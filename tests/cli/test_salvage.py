@@ -14,7 +14,7 @@ from typing import Any
 
 from outbox import Outbox, SessionManager, Settings
 from outbox.testing import FakeRemote
-from tests.store.test_salvage import emptied_pages
+from tests.recovery.test_salvage import emptied_pages
 from tests.store.tools import ROOT, shell
 from tests.support import run_async
 

@@ -35,8 +35,8 @@ from outbox.forensics.tail import START, Mark, News, news
 from outbox.store.lock import Holder
 from outbox.store.read_only import look
 from outbox.store.reader import Notices
+from tests.admin.test_inbox import bot, states, until
 from tests.cli.test_changes import as_json, call, editor
-from tests.store.test_inbox import bot, states, until
 from tests.store.tools import shell
 from tests.support import run_async
 

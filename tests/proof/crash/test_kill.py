@@ -1,0 +1,207 @@
+"""Writing and flushing processes are killed again and again; what their pipes acknowledged is counted in PostgreSQL.
+
+KILLS=2000 kills that often, instead of 200 times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow
+from supabase_lite import ROOT, EmbeddedPostgres, SupabaseLite
+from witness import Witness
+
+from outbox import DrainReport, Outbox, Settings
+from tests.proof.crash.nursery import AVAILABLE, Nursery
+from tests.support import run_async
+
+# Where processes cannot be forked, each costs half a second before it does anything.
+KILLS = int(os.environ.get("KILLS", "200" if AVAILABLE else "40"))
+CONTROL_KILLS = 20
+LIVES_PER_FILE = 20  # the first of them leaves a file of the library's first version
+LIVES_S = 30.0
+WRITERS = 8  # each may have stored one row whose acknowledgement the kill cut off
+_WRITER = str(ROOT / "tests" / "proof" / "crash" / "writer.py")
+
+
+@dataclass(slots=True)
+class Story:
+    """What came out of the pipes, by kind (see `writer.py`), and which files there are."""
+
+    said: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    files: list[Path] = field(default_factory=list)
+
+    def of(self, kind: str, file: Path) -> set[str]:
+        """Return what was said about rows of `file`; each life has a million numbers of its own."""
+        place = self.files.index(file)
+        return {number for number in self.said[kind] if int(number) // 1_000_000 // LIVES_PER_FILE == place}
+
+
+def storm(
+    folder: Path, remote: SupabaseLite, kills: int, *options: str, between: Callable[[int], None] | None = None
+) -> Story:
+    """Kill `kills` lives, each at a random moment; `between` is told the number of each before it begins."""
+    dice, story = random.Random(2026), Story()
+    environment = surroundings(remote)
+    with ExitStack() as stack:
+        nursery = stack.enter_context(Nursery(environment)) if AVAILABLE else None
+        for life in range(kills):
+            first_of_file = life % LIVES_PER_FILE == 0
+            if first_of_file:
+                story.files.append(folder / f"bot-{len(story.files)}.db")
+            if between is not None:
+                between(life)
+            arguments = [_WRITER, str(story.files[-1]), str(life * 1_000_000), *options]
+            arguments += ["first-version"] if first_of_file else []
+            witness = Witness(arguments, folder=folder, environment=environment, nursery=nursery)
+            witness.acknowledged = story.said
+            witness.start()
+            await_the_moment(witness, dice)
+            witness.kill()
+    return story
+
+
+def surroundings(remote: SupabaseLite) -> dict[str, str]:
+    return {
+        "SUPABASE_URL": remote.url,
+        "SUPABASE_SECRET_KEY": remote.secret_key,
+        "OUTBOX_BACKOFF_BASE_S": "0.02",
+        "OUTBOX_BACKOFF_CAP_S": "0.1",
+        "OUTBOX_BATCH_ROWS": "20",  # many small requests: a kill nearly always meets one under way
+        "OUTBOX_RETENTION_DAYS": "0",  # each life begins by pruning what those before it have delivered
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts"))),
+    }
+
+
+def await_the_moment(witness: Witness, dice: random.Random) -> None:
+    """Let the process live for a moment: short enough to be killed while it opens, long enough to send, or between."""
+    draw = dice.random()
+    if draw < 0.4:
+        witness.watch(dice.uniform(0.0, 0.12))
+    elif draw < 0.6:
+        witness.watch(dice.uniform(0.2, 0.6))
+    else:
+        witness.wait_for(witness.total() + dice.randint(1, dice.choice((5, 150))), timeout_s=LIVES_S)
+
+
+@run_async
+async def drain(file: Path, remote: SupabaseLite) -> DrainReport:
+    chosen = Settings(path=file, supabase_url=remote.url, supabase_key=remote.secret_key)
+    async with Outbox.open(chosen) as outbox:
+        return await outbox.drain(timeout=50)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a file holds at the end. counts: by state, with pruned and removed. dead: their numbers."""
+
+    counts: Counter[str]
+    rows: Counter[str]
+    dead: set[str]
+    sound: bool
+
+
+def look(file: Path) -> Left:
+    """Read `file` with plain sqlite3."""
+    with closing(sqlite3.connect(file)) as sql:
+        counted = sql.execute("select state, sum(entries) from outbox_counts group by state")
+        there = sql.execute("select state, count(*) from outbox group by state")
+        dead = sql.execute("select payload ->> 'event_type' from outbox where state = 'dead'")
+        return Left(
+            Counter(dict(counted)),
+            Counter(dict(there)),
+            {number for (number,) in dead},
+            sql.execute("pragma integrity_check").fetchall() == [("ok",)],
+        )
+
+
+def arrived(sql: psycopg.Connection[TupleRow]) -> Counter[str]:
+    return Counter(trade_id for (trade_id,) in sql.execute("select trade_id from trades"))
+
+
+class Wrecker:
+    """Kills the REST server, or PostgreSQL and so both, in a thread of its own, and brings them back."""
+
+    def __init__(self, remote: SupabaseLite, postgres: EmbeddedPostgres) -> None:
+        self._remote = remote
+        self._postgres = postgres
+        self._pool = ThreadPoolExecutor(1)
+        self.wrecks: list[Future[None]] = []
+
+    def before(self, life: int) -> None:
+        if life % 50 == 25:
+            self.wrecks.append(self._pool.submit(self._wreck, database=life % 100 == 75))
+
+    def _wreck(self, *, database: bool) -> None:
+        self._remote.kill()
+        if database:
+            self._postgres.kill()
+            self._postgres.start()
+        self._remote.start()
+
+    def end(self) -> None:
+        """Wait until everything is up again. Raises what kept it from that."""
+        self._pool.shutdown()
+        for wreck in self.wrecks:
+            wreck.result()
+
+
+@pytest.mark.timeout(max(300, KILLS * 2))
+def test_whatever_was_acknowledged_before_a_kill_arrives_exactly_once(
+    tmp_path: Path, clean_remote: SupabaseLite, postgres: EmbeddedPostgres
+) -> None:
+    wrecker = Wrecker(clean_remote, postgres)
+    try:
+        story = storm(tmp_path, clean_remote, KILLS, between=wrecker.before)
+    finally:
+        wrecker.end()
+    assert len(wrecker.wrecks) >= KILLS // 50
+
+    reports = [drain(file, clean_remote) for file in story.files]
+
+    assert [report for report in reports if report.timed_out or report.pending] == []
+    with psycopg.connect(postgres.dsn) as sql:
+        rows = arrived(sql)
+        assert sql.execute("select count(*) from events").fetchone() == (0,), "a refused row"
+    assert story.said["trades"] - set(rows) == set(), "acknowledged, but not in PostgreSQL"
+    assert [number for number, times in rows.items() if times > 1] == [], "more than once in PostgreSQL"
+    assert sum(look(file).counts["pruned"] for file in story.files) > 0, "no life was long enough to deliver anything"
+    for place, file in enumerate(story.files):
+        check_file(file, story, sum(int(number) // 1_000_000 // LIVES_PER_FILE == place for number in rows))
+
+
+def check_file(file: Path, story: Story, remote_rows: int) -> None:
+    """The file is sound, nothing is unaccounted for, and a row that was refused is dead unless it was given up."""
+    left = look(file)
+    assert left.sound
+    assert story.of("refused", file) - story.of("given up", file) - left.dead == set()
+    assert all(left.counts[state] == left.rows[state] for state in ("pending", "delivered", "dead", "discarded"))
+    assert left.counts["removed"] == 0
+    acknowledged = len(story.of("trades", file)) + len(story.of("refused", file))
+    assert acknowledged <= left.counts.total() <= acknowledged + WRITERS * LIVES_PER_FILE
+    # Every entry that was ever put is in PostgreSQL, or dead, or given up.
+    refused = left.counts.total() - remote_rows
+    assert len(left.dead) + left.counts["discarded"] <= refused <= len(left.dead) + len(story.of("given up", file))
+
+
+@pytest.mark.timeout(300)
+def test_control_without_the_idempotency_key_the_same_storm_leaves_duplicates(
+    tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
+) -> None:
+    story = storm(tmp_path, clean_remote, CONTROL_KILLS, "without-key")
+
+    # What is left is sent the honest way: the duplicates below come from the storm alone.
+    for file in story.files:
+        drain(file, clean_remote)
+
+    assert [number for number, times in arrived(sql).items() if times > 1] != []
