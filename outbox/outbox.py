@@ -599,5 +599,4 @@ def _limits(settings: Settings) -> Limits:
         orphan_attempts=settings.orphan_attempts,
         orphan_after_s=settings.orphan_after_s,
         strict_order=settings.strict_order,
-        rpc=settings.rpc,
     )

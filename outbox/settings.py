@@ -15,7 +15,6 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 from outbox import logs
 from outbox.errors import ConfigError
-from outbox.flusher.rpc_apply import Rpc
 from outbox.postgrest.keys import KeyKind, read_key
 from outbox.postgrest.project import is_loopback
 
@@ -75,7 +74,6 @@ class Settings(BaseSettings):
     strict_order: bool = Field(
         default=False, description="a dead entry holds back what comes after it under the same key"
     )
-    rpc: Rpc = Field(default=Rpc.OFF, description="auto: one request for all tables, where the server has outbox_apply")
     reserve_bytes: int = Field(
         default=8_388_608, ge=0, description="disk space held back, for delivering on a full disk; 0: none"
     )

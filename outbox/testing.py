@@ -165,8 +165,6 @@ class FakeRemote(ScriptedTransport):
         """Do what the request says, all of it or nothing. It has no functions, and gives no rows: script those."""
         if request.method == "GET":
             return refused(501, "", "FakeRemote gives no rows: put a Reply with them into `answers`")
-        if request.path.startswith("rpc/"):
-            return accepted(request)
         name, _, query = request.path.partition("?")
         sent, arguments = self.decoded(request), dict(parse_qsl(query, keep_blank_values=True))
         for row in sent:
@@ -205,9 +203,7 @@ class FakeRemote(ScriptedTransport):
 
 
 def accepted(request: Request) -> Reply:
-    """Answer as PostgREST does when it has stored everything; there are no functions (OUTBOX_RPC=auto asks for one)."""
-    if request.path.startswith("rpc/"):
-        return refused(404, "PGRST202", "Could not find the function")
+    """Answer as PostgREST does when it has stored everything; there are no functions."""
     if request.method == "PATCH":
         return Reply(204, {"content-range": "0-0/1"}, b"")
     prefer = dict(request.headers)["prefer"]

@@ -114,9 +114,9 @@ async def test_a_held_request_is_answered_when_it_is_released(tmp_path: Path) ->
 
 
 @run_async
-async def test_a_bot_that_asks_for_the_mixed_function_or_reads_gets_an_answer_and_no_crash(tmp_path: Path) -> None:
+async def test_a_bot_that_reads_gets_an_answer_and_no_crash(tmp_path: Path) -> None:
     remote = FakeRemote()
-    async with Outbox.open(Settings(path=tmp_path / "bot.db", rpc="auto"), transport=remote) as outbox:
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
         await outbox.put("trades", {"volume": 1})
         report = await outbox.drain(timeout=10)
         with pytest.raises(RemoteError, match="FakeRemote gives no rows"):

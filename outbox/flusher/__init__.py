@@ -8,7 +8,6 @@ sending harmless. An outage is a pause: one row of its own, never a change to th
     lanes       which entries travel next, and which lane has its turn
     requests    what is under way, and the rest after an error of ours
     delivery    one batch, from its request to its settled verdict
-    mixed       one batch of all lanes, where the server has a function for it
     pauses      what is not sent for a while, and until when
     home        the project that the file belongs to
     means       what all of these work with

@@ -13,7 +13,6 @@ from outbox.errors import OutboxError
 from outbox.flusher import backoff
 from outbox.flusher.heartbeat import Heartbeat
 from outbox.flusher.project_binding import Home
-from outbox.flusher.rpc_apply import Rpc
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.store import Lane, Store
 
@@ -33,7 +32,6 @@ class Limits:
     orphan_attempts: int = 10
     orphan_after_s: float = 86_400.0
     strict_order: bool = False
-    rpc: Rpc = Rpc.OFF
 
     @property
     def longest_wait_s(self) -> float:

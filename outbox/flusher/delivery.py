@@ -89,25 +89,6 @@ class Delivery:
             case _:
                 assert_never(verdict)
 
-    async def settle(self, answered: Sequence[tuple[Outgoing, Verdict | None]], turn: int) -> None:
-        """Settle what the answer to a mixed batch says of this lane's entries; what is not about a row stays pending.
-
-        None: held back behind another one of its key. turn: the request's.
-        """
-        for entry, verdict in answered:
-            if isinstance(verdict, Reject | Retry):
-                await self._learn([entry], verdict, turn)
-            match verdict:
-                case Reject():
-                    await self._make_dead(entry, verdict.refusal)
-                case Retry():
-                    await self._retry([entry], verdict.refusal)
-                case _:
-                    pass
-        if delivered := [entry for entry, verdict in answered if isinstance(verdict, Delivered)]:
-            await self._learn(delivered, Delivered(), turn)
-            await self._delivered(delivered)
-
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
         if not isinstance(verdict, Pause):

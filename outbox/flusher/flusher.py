@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 from outbox import logs
@@ -14,11 +14,10 @@ from outbox.flusher.context import FlusherContext, Limits
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
 from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sentence
-from outbox.flusher.rpc_mixed import Mixer
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
-from outbox.store.store import Lane, Sendable, Store
+from outbox.store.store import Sendable, Store
 
 logger = logs.named("outbox.flusher")
 
@@ -52,7 +51,6 @@ class Flusher:
         self._poll_s = limits.poll_s
         self._pauses = Pauses(self._context)
         self._lanes = Lanes(self._context, self._pauses)
-        self._mixer = Mixer(self._context, self._pauses, self._lanes)
         self._requests = Requests(self._context, self._pauses, self._request_ended)
         self._ended = asyncio.Event()
         self._ended.set()
@@ -156,7 +154,6 @@ class Flusher:
         """End every pause, as if nothing had failed: the settings have changed."""
         self._requests.end_rest()
         await self._pauses.forget()
-        self._mixer.forget()
         self._idle_since_change = False
         self.wake()
 
@@ -251,9 +248,6 @@ class Flusher:
         self._lanes.rewind_for_older(lanes, under_way)
         await self._pauses.end_idle(lanes)
         started = False
-        if self._mixer.on:
-            started = await self._start_mixed(lanes, transport)
-            lanes = [lane for lane in lanes if not self._mixer.takes(lane)]
         for lane in self._lanes.in_turn(lanes, self._requests.may_start):
             batch = await self._lanes.next_batch(lane)
             if batch and self._may_go(transport):
@@ -263,15 +257,6 @@ class Flusher:
                 if self._requests.throttle_s > 0:
                     break
         return started
-
-    async def _start_mixed(self, lanes: Sequence[Lane], transport: Transport) -> bool:
-        """Start a mixed request if none is under way, and return whether one was started."""
-        batch = await self._mixer.next_batch(lanes)
-        if not batch or not self._requests.may_start() or not self._may_go(transport):
-            return False
-        entries = [item.entry for item in batch]
-        self._requests.start(self._mixer.run(batch, transport), self._mixer.traffic(batch), entries)
-        return True
 
     def _may_go(self, transport: Transport) -> bool:
         """Whether nothing has changed while the store was read: an end, or a salvage that has brought a project."""

@@ -109,17 +109,16 @@ async def test_entries_that_are_salvaged_beside_a_running_flusher_do_not_go_to_a
     assert remembered(tmp_path) == [("mine",)]
 
 
-@pytest.mark.parametrize("rpc", ["off", "auto"], ids=["by table", "mixed"])
 @pytest.mark.parametrize("looks", [True, False], ids=["a look before each request", "control: none"])
 @run_async
 async def test_entries_that_are_salvaged_in_the_middle_of_a_step_do_not_go_to_another_project(
-    looks: bool, rpc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    looks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost, damaged = await left_in_a_damaged_file(tmp_path)
     other = Project(project="other")
     if not looks:
         monkeypatch.setattr(Flusher, "_may_go", lambda self, transport: True)
-    async with flushing(tmp_path, remote=other, rpc=rpc) as bench:
+    async with flushing(tmp_path, remote=other) as bench:
         ready, due = bench.store.ready, [damaged]
 
         async def after_a_salvage(*args: Any, **more: Any) -> Any:

@@ -20,7 +20,7 @@ from outbox import Outbox, Settings, SupabaseClient
 from tests.integration.sql_bench import OPTIONAL, Connection, PsqlRunner, column, like_hosted, new_database
 from tests.integration.supabase_cli import SupabaseCli
 
-OPTIONAL_FILES = ["money_as_numeric", "partitions", "least_privilege", "outbox_apply"]
+OPTIONAL_FILES = ["money_as_numeric", "partitions", "least_privilege"]
 
 
 @pytest.fixture(scope="module")

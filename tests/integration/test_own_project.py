@@ -22,7 +22,7 @@ from tests.postgrest.replay import replay
 from tests.support import run_async
 
 Sql = psycopg.Connection[TupleRow]
-NAMES = ("money_as_numeric", "partitions", "outbox_apply", "least_privilege")
+NAMES = ("money_as_numeric", "partitions", "least_privilege")
 EXTRA = [Path(__file__).with_name("own_project.sql"), *(OPTIONAL / f"{name}.sql" for name in NAMES)]
 TRADE = {"session_id": "s", "symbol": "EURUSD", "timestamp": "2026-01-02T10:00:00Z"}
 

@@ -81,13 +81,6 @@ def reports(*, stopped: bool) -> Scene:
     return scene
 
 
-async def mixed(outbox: Outbox) -> None:
-    await outbox.put("events", {"event_type": "START", "timestamp": "2026-01-02T09:00:00Z"}, id=id_of(11))
-    await outbox.put("sessions", SESSION | {"version": 3}, operation="upsert")
-    await outbox.put("sessions", {"total_trades": 1}, operation="update", match={"session_id": "s-9"})
-    await outbox.drain(timeout=10)
-
-
 VALUES = {
     "direction": 1.0, "pnl": Decimal("0.10000000000000000001"), "volume": float("nan"), "is_paper": True,
     "comment": 'é 😀 "\\ \n', "exit_price": None,
@@ -127,7 +120,6 @@ SCENES: dict[str, tuple[Scene, Mapping[str, Any]]] = {
         ),
         {},
     ),
-    "mixed batch: an insert, an upsert and an update in one request": (mixed, {"rpc": "auto"}),
     "key: a legacy service_role key, in both headers": (inserts(TRADE, first=7), {"supabase_key": LEGACY}),
     "key: a publishable key, with a token beside it": (
         inserts(TRADE, first=8),
@@ -205,9 +197,7 @@ def read(text: str) -> list[Recorded]:
     return found
 
 
-APPLIED = b'[{"n":1,"applied":true},{"n":2,"applied":true},{"n":3,"applied":true}]'
 ANSWERS = {
-    "RPC": b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(APPLIED) + APPLIED,
     "POST": b"HTTP/1.1 201 Created\r\npreference-applied: return=minimal, resolution=x\r\ncontent-length: 0\r\n\r\n",
     "PATCH": b"HTTP/1.1 204 No Content\r\ncontent-range: 0-0/1\r\n\r\n",
     "GET": b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]",
@@ -224,7 +214,7 @@ async def listening(heard: list[bytes]) -> AsyncIterator[str]:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
                 heard.append(head + await reader.readexactly(int(length[1]) if length else 0))
-                writer.write(ANSWERS["RPC" if b"/rpc/" in head else head.split(b" ", 1)[0].decode()])
+                writer.write(ANSWERS[head.split(b" ", 1)[0].decode()])
                 await writer.drain()
         writer.close()
 

@@ -54,7 +54,7 @@ def test_the_file_covers_every_operation_every_table_and_every_filter_operator()
     requests = read(TEXT)
     assert {request.method for request in requests} == {"POST", "PATCH", "GET"}
     tables = {request.target.removeprefix("/rest/v1/").partition("?")[0] for request in requests}
-    assert tables == {"trades", "events", "sessions", "orders", "outbox_health", "rpc/outbox_apply"}
+    assert tables == {"trades", "events", "sessions", "orders", "outbox_health"}
     every = "".join(request.target for request in requests)
     assert all(
         f"={operator}." in every for operator in ("eq", "neq", "gt", "gte", "lt", "lte", "is", "in", "like", "ilike")

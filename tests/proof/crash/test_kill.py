@@ -28,6 +28,7 @@ from tests.support import run_async
 # Where processes cannot be forked, each costs half a second before it does anything.
 KILLS = int(os.environ.get("KILLS", "200" if AVAILABLE else "40"))
 CONTROL_KILLS = 20
+SESSION_KILLS = 20
 LIVES_PER_FILE = 20  # the first of them leaves a file of the library's first version
 LIVES_S = 30.0
 WRITERS = 8  # each may have stored one row whose acknowledgement the kill cut off
@@ -195,6 +196,20 @@ def check_file(file: Path, story: Story, remote_rows: int) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_sessions_are_as_they_were_last_put_whenever_their_bots_were_killed(
+    tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
+) -> None:
+    story = storm(tmp_path, clean_remote, SESSION_KILLS, "sessions")
+    for file in story.files:
+        drain(file, clean_remote)
+    last = {kind: max(map(int, numbers)) for kind, numbers in story.said.items() if kind.startswith("bot-")}
+    sessions: dict[str, int] = dict(
+        sql.execute("select session_id, total_trades from sessions where total_trades = version").fetchall()
+    )
+    assert len(last) > 0
+    assert {key: (sessions.get(key), said) for key, said in last.items() if sessions.get(key, -1) < said} == {}
+
+
 def test_control_without_the_idempotency_key_the_same_storm_leaves_duplicates(
     tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
 ) -> None:

@@ -19,8 +19,7 @@ from pathlib import Path
 
 from outbox import Outbox, Settings
 from outbox.entry import LaneSpec, Operation
-from outbox.flusher import delivery, rpc_apply
-from outbox.flusher.rpc_apply import Mixed
+from outbox.flusher import delivery
 from outbox.postgrest.client import Request, Sendable, build
 from outbox.store import migrate
 
@@ -34,17 +33,6 @@ def without_key(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
     for row in rows:
         del row["id"]
     return Request(request.method, spec.destination, request.headers, json.dumps(rows).encode())
-
-
-def mixed_without_key(mixed: Mixed) -> str:
-    """The same for an entry of a mixed batch."""
-    entry = json.loads(_ENTRY(mixed))
-    if mixed.spec.operation is Operation.INSERT:
-        del entry["row"]["id"]
-    return json.dumps(entry)
-
-
-_ENTRY = rpc_apply._entry
 
 
 def say(kind: str, number: str) -> None:
@@ -104,7 +92,6 @@ def run(arguments: list[str]) -> None:
     path, first, *options = arguments
     if "without-key" in options:
         delivery.build = without_key  # type: ignore[attr-defined]
-        rpc_apply._entry = mixed_without_key
     if "first-version" in options:
         only = migrate.shipped()[:1]
         migrate.shipped = lambda: only
