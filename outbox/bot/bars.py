@@ -10,16 +10,15 @@ import asyncio
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from outbox.bot.bar_text import FOREVER_MS, bar_time_ms, decoded, encoded, time_ms
-from outbox.bot.records import Puts, check_home, moment
-from outbox.clock import Clock
-from outbox.entry import Destination, Operation
+from outbox.bot.records import check_outbox, moment
+from outbox.entry import Operation
 from outbox.errors import InvalidEntry, UsageError
+from outbox.outbox import Outbox
 from outbox.store.reader import Shown
 from outbox.store.writer import Receipt
 
@@ -61,24 +60,6 @@ _PRUNE = (
 )
 
 
-class BarBlock(Puts, Protocol):
-    """What the storage uses of a `Transaction`."""
-
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None: ...
-
-
-class BarsOutbox(Protocol):
-    """What the storage uses of an `Outbox`."""
-
-    @property
-    def clock(self) -> Clock: ...
-    def destination(self, name: str) -> Destination: ...
-    def transaction(self, *, limit_s: float | None = None) -> AbstractAsyncContextManager[BarBlock]: ...
-    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    async def pending_entries(self, limit: int | None = None) -> list[Shown]: ...
-
-
 class LocalStorage:
     """Caches price bars; shows what is pending. Raises UsageError: `outbox` is no Outbox.
 
@@ -87,8 +68,8 @@ class LocalStorage:
     timeframe: the caller's own word, such as "H1", for a bot that has more than one per symbol.
     """
 
-    def __init__(self, outbox: BarsOutbox) -> None:
-        check_home(outbox, "LocalStorage")
+    def __init__(self, outbox: Outbox) -> None:
+        check_outbox(outbox, "LocalStorage")
         self._outbox = outbox
 
     # ------------------------------------------------------------------------------------------ bars

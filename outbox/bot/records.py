@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
 
 from outbox import logs
-from outbox.clock import Clock
-from outbox.entry import Destination, Operation, mint_id
+from outbox.entry import Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
+from outbox.outbox import Outbox
 from outbox.store.writer import Receipt
+from outbox.transaction import Transaction
 
 logger = logs.named("outbox.records")
 
@@ -43,49 +43,9 @@ _TRADE_KEYS = frozenset({*_TRADE_DEFAULTS, "id", "trade_id", "timestamp"})
 _NEVER_NULL = frozenset({"session_id", "symbol"})
 
 
-class Puts(Protocol):
-    """Where a row can be put: an `Outbox`, or the `Transaction` of one."""
-
-    async def put(
-        self,
-        destination: str,
-        row: object,
-        *,
-        operation: str | Operation | None = None,
-        key: object = None,
-        id: object = None,
-        on_conflict: Sequence[str] | None = None,
-        match: Mapping[str, object] | None = None,
-    ) -> Receipt:
-        """Put one entry."""
-
-
-class Drained(Protocol):
-    """What a drain reports."""
-
-    @property
-    def delivered(self) -> int: ...
-
-
-class Home(Puts, Protocol):
-    """What the bot's classes use of an `Outbox`."""
-
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def supabase_url(self) -> str | None: ...
-    @property
-    def has_remote(self) -> bool: ...
-    def destination(self, name: str) -> Destination: ...
-    def pending_now(self) -> int: ...
-    async def fetch(self, path: str) -> list[dict[str, Any]]: ...
-    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    async def drain(self, timeout: float = 30.0) -> Drained: ...
-
-
-def check_home(outbox: object, taker: str) -> None:
+def check_outbox(outbox: object, taker: str) -> None:
     """Raise UsageError if `outbox` cannot be one: at the construction, not at the first trade."""
-    if not hasattr(outbox, "put") or not hasattr(outbox, "clock"):
+    if not isinstance(outbox, Outbox):
         raise UsageError(f"{taker} takes the Outbox, not a {type(outbox).__name__}; nothing was written")
 
 
@@ -94,7 +54,7 @@ def moment(now_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=now_ms)
 
 
-async def put_trade(outbox: Home, trade: Mapping[str, object], tx: Puts | None) -> Receipt:
+async def put_trade(outbox: Outbox, trade: Mapping[str, object], tx: Transaction | None) -> Receipt:
     """Put one trade; `tx`: as part of that transaction. Raises what `put` raises."""
     now_ms = outbox.clock.now_ms()
     own_id = mint_id(now_ms, os.urandom(10))

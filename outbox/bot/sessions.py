@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
-from outbox.bot.records import Puts, check_home, event_row, moment
+from outbox.bot.records import check_outbox, event_row, moment
 from outbox.bot.session_state import (
     BEAT,
     FIND,
@@ -33,29 +32,13 @@ from outbox.bot.session_state import (
     stored,
     text,
 )
-from outbox.clock import Clock
 from outbox.entry import Operation, mint_id
 from outbox.errors import SessionNotRunning, SessionRunning
+from outbox.outbox import Outbox
 from outbox.prepare import member
+from outbox.transaction import Transaction
 
 __all__ = ["SessionEndReason", "SessionManager"]
-
-
-class Block(Puts, Protocol):
-    """What a session uses of a `Transaction`."""
-
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    def when_over(self, watcher: Callable[[bool], object]) -> None: ...
-
-
-class SessionsOutbox(Protocol):
-    """What a session uses of an `Outbox`."""
-
-    @property
-    def clock(self) -> Clock: ...
-    @property
-    def source(self) -> str | None: ...
-    def transaction(self) -> AbstractAsyncContextManager[Block]: ...
 
 
 # Whoever is alive holds its outbox, so the address stays the outbox's own for as long as the entry is here.
@@ -72,8 +55,8 @@ class SessionManager:
     back, the session stands where it stood before.
     """
 
-    def __init__(self, outbox: SessionsOutbox, *, source: str | None = None) -> None:
-        check_home(outbox, "SessionManager")
+    def __init__(self, outbox: Outbox, *, source: str | None = None) -> None:
+        check_outbox(outbox, "SessionManager")
         self._outbox = outbox
         self._source = (outbox.source or "") if source is None else source
         self._session = Session()
@@ -122,7 +105,7 @@ class SessionManager:
     # ------------------------------------------------------------------------------------------ the session's life
 
     async def start_session(
-        self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: Block | None = None
+        self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: Transaction | None = None
     ) -> str:
         """Begin a session, or go on with the one that a crash left running; return its id, a full UUID.
 
@@ -145,7 +128,7 @@ class SessionManager:
         stats: Mapping[str, Any],
         reason: SessionEndReason | str = SessionEndReason.NORMAL,
         *,
-        tx: Block | None = None,
+        tx: Transaction | None = None,
     ) -> None:
         """End the session with what `stats` says: `balance`, `total_trades`, `total_pnl`.
 
@@ -173,7 +156,7 @@ class SessionManager:
             self._session = ended
             block.when_over(self._after_end)
 
-    async def update_heartbeat(self, balance: float | Decimal | None = None, *, tx: Block | None = None) -> None:
+    async def update_heartbeat(self, balance: float | Decimal | None = None, *, tx: Transaction | None = None) -> None:
         """Store a sign of life, the day, and `balance` if it is given. One write to the file; nothing travels.
 
         Without a running session it does nothing: a ticker may outlive the session. Raises InvalidEntry; what
@@ -206,14 +189,14 @@ class SessionManager:
     # ------------------------------------------------------------------------------------------ inside a transaction
 
     @contextlib.asynccontextmanager
-    async def _within(self, tx: Block | None) -> AsyncIterator[Block]:
+    async def _within(self, tx: Transaction | None) -> AsyncIterator[Transaction]:
         if tx is not None:
             yield tx
         else:
             async with self._outbox.transaction() as block:
                 yield block
 
-    def _claim(self, block: Block) -> None:
+    def _claim(self, block: Transaction) -> None:
         """Let no other manager of this process start the same session; given back if the block is rolled back."""
         other, before = _managers.get(self._place), self._session
         if other is not None and other._session.running:
@@ -254,7 +237,7 @@ class SessionManager:
     def _place(self) -> tuple[int, str]:
         return id(self._outbox), self._source
 
-    async def _begin(self, block: Block, balance: float | None, symbols: tuple[str, ...]) -> None:
+    async def _begin(self, block: Transaction, balance: float | None, symbols: tuple[str, ...]) -> None:
         now = self._now()
         session = Session(
             session_id=mint_id(self._outbox.clock.now_ms(), os.urandom(10)),
@@ -270,7 +253,9 @@ class SessionManager:
         await block.put("sessions", row, operation=Operation.INSERT, key=session.session_id)
         await self._run(block, session)
 
-    async def _recover(self, block: Block, found: Session, balance: float | None, symbols: tuple[str, ...]) -> None:
+    async def _recover(
+        self, block: Transaction, found: Session, balance: float | None, symbols: tuple[str, ...]
+    ) -> None:
         now, last = self._now(), found.last_heartbeat
         assert last is not None
         facts = {
@@ -286,7 +271,7 @@ class SessionManager:
         await block.put("events", row, operation=Operation.INSERT)
         await self._run(block, replace(found, last_heartbeat=now, running=True, recovered=True))
 
-    async def _run(self, block: Block, session: Session) -> None:
+    async def _run(self, block: Transaction, session: Session) -> None:
         await block.execute(SAVE, (*stored(session), self._source, "RUNNING", None, None))
         self._session = session
         self._day_in_file = session.day_start

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, assert_never
 
-from outbox.bot.records import Home, Puts, check_home, event_row, moment, put_trade
+from outbox.bot.records import check_outbox, event_row, moment, put_trade
 from outbox.entry import Operation
 from outbox.errors import ConfigError, OutboxError, RemoteError
+from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows, chosen_source
 from outbox.reads.columns import SHIPPED, Column, Columns, Kind, described
 from outbox.reads.keyset import obstacle, walk
@@ -18,6 +19,7 @@ from outbox.reads.overlay import table as known_table
 from outbox.reads.pages import Pages
 from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
 from outbox.store.writer import Receipt
+from outbox.transaction import Transaction
 
 
 class SupabaseClient:
@@ -26,8 +28,8 @@ class SupabaseClient:
     Raises UsageError: `outbox` is no Outbox.
     """
 
-    def __init__(self, outbox: Home) -> None:
-        check_home(outbox, "SupabaseClient")
+    def __init__(self, outbox: Outbox) -> None:
+        check_outbox(outbox, "SupabaseClient")
         self.outbox = outbox
         self._pages = Pages(outbox)
         self._columns: dict[str, Columns] = dict(SHIPPED)
@@ -54,7 +56,7 @@ class SupabaseClient:
         match: Mapping[str, object] | None = None,
         key: object = None,
         id: object = None,
-        tx: Puts | None = None,
+        tx: Transaction | None = None,
     ) -> Receipt:
         """Put one row into `table` and return once it is on disk. Arguments and errors as `Outbox.put`.
 
@@ -67,7 +69,7 @@ class SupabaseClient:
         target = self.outbox if tx is None else tx
         return await target.put(table, data, operation=operation, on_conflict=on_conflict, match=match, key=key, id=id)
 
-    async def log_trade(self, trade_data: Mapping[str, object], *, tx: Puts | None = None) -> Receipt:
+    async def log_trade(self, trade_data: Mapping[str, object], *, tx: Transaction | None = None) -> Receipt:
         """Record one trade; `trade_data` is not changed.
 
         Its `id` is stored as `trade_id`; without one that is the receipt's id. A missing timestamp is now. The rest
@@ -81,7 +83,7 @@ class SupabaseClient:
         data: Mapping[str, object] | None = None,
         session_id: str | None = "",
         *,
-        tx: Puts | None = None,
+        tx: Transaction | None = None,
     ) -> Receipt:
         """Record one event, now; `data` becomes a JSON object, None an empty one.
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
-from outbox.bot.records import Home, Puts, check_home, put_trade
+from outbox.bot.records import check_outbox, put_trade
 from outbox.errors import InvalidEntry
+from outbox.outbox import Outbox
 from outbox.store.writer import Receipt
+from outbox.transaction import Transaction
 
 Number = float | Decimal
 
@@ -52,9 +54,9 @@ class TradeLogger:
     """
 
     def __init__(
-        self, outbox: Home, session_id: str, *, round_pnl: int | None = None, round_pips: int | None = None
+        self, outbox: Outbox, session_id: str, *, round_pnl: int | None = None, round_pips: int | None = None
     ) -> None:
-        check_home(outbox, "TradeLogger")
+        check_outbox(outbox, "TradeLogger")
         self._outbox = outbox
         self._round_pnl = round_pnl
         self._round_pips = round_pips
@@ -76,7 +78,7 @@ class TradeLogger:
         comment: str | None = "",
         is_paper: bool = False,
         *,
-        tx: Puts | None = None,
+        tx: Transaction | None = None,
     ) -> Receipt:
         """Record one trade, now. is_paper: simulated. tx: as part of that transaction. Raises what `put` raises."""
         trade = {
@@ -97,7 +99,7 @@ class TradeLogger:
         }
         return await put_trade(self._outbox, trade, tx)
 
-    async def log_real_trade(self, trade_data: Mapping[str, object], *, tx: Puts | None = None) -> Receipt:
+    async def log_real_trade(self, trade_data: Mapping[str, object], *, tx: Transaction | None = None) -> Receipt:
         """Record a trade that was executed, as `SupabaseClient.log_trade` does; `trade_data` is not changed.
 
         It counts as real and as this session's, whatever it says itself. Nothing in it is rounded.
@@ -105,7 +107,7 @@ class TradeLogger:
         trade = {**trade_data, "is_paper": False, "session_id": self.session_id}
         return await put_trade(self._outbox, trade, tx)
 
-    async def log_paper_trade(self, paper_trade: PaperTrade, *, tx: Puts | None = None) -> Receipt:
+    async def log_paper_trade(self, paper_trade: PaperTrade, *, tx: Transaction | None = None) -> Receipt:
         """Record a simulated trade that was closed. Raises InvalidEntry: it lacks an attribute."""
         values = {name: _attribute(paper_trade, name) for name in _PAPER}
         return await self.log_trade(**values, action="CLOSE", is_paper=True, tx=tx)

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from outbox.entry import Operation
+from outbox.outbox import Outbox
 from outbox.reads.overlay import Stored
-from outbox.reads.results import Origin
 
 # Of one step; a payload has about a kilobyte.
 _STEP = 500
@@ -40,33 +40,33 @@ select seq, id, operation, payload, on_conflict, match from outbox not indexed
 BOUNDS = "select (select min(seq) from outbox), (select max(seq) from outbox)"
 
 
-async def pending(origin: Origin, destination: str, most: int) -> list[Stored]:
+async def pending(outbox: Outbox, destination: str, most: int) -> list[Stored]:
     """Return what is pending for `destination`, oldest first; more than `most` of them: one more than that.
 
     What is delivered while this reads is among them; what is refused meanwhile may be.
     """
-    seqs = [seq for (seq,) in await origin.read_local(PENDING, (destination, most + 1))]
+    seqs = [seq for (seq,) in await outbox.read_local(PENDING, (destination, most + 1))]
     found: list[Stored] = []
     for start in range(0, len(seqs), _STEP):
         listed = f"[{','.join(map(str, seqs[start : start + _STEP]))}]"
-        found += [_stored(row) for row in await origin.read_local(SHOWN, (listed,))]
+        found += [_stored(row) for row in await outbox.read_local(SHOWN, (listed,))]
     return found
 
 
-async def last_seq(origin: Origin) -> int:
+async def last_seq(outbox: Outbox) -> int:
     """Return the place of the newest entry: whatever is put from now on stands behind it."""
-    ((_, last),) = await origin.read_local(BOUNDS)
+    ((_, last),) = await outbox.read_local(BOUNDS)
     return last or 0
 
 
-async def held(origin: Origin, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[Stored]]:
+async def held(outbox: Outbox, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[Stored]]:
     """Give what was put behind `after_seq` and is pending or delivered and not pruned yet, in the order of the puts.
 
     Reads the entries of all destinations there, step by step.
     """
-    ((first, last),) = await origin.read_local(BOUNDS)
+    ((first, last),) = await outbox.read_local(BOUNDS)
     for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):
-        yield [_stored(row) for row in await origin.read_local(HELD, (after, after + _WINDOW, destination))]
+        yield [_stored(row) for row in await outbox.read_local(HELD, (after, after + _WINDOW, destination))]
 
 
 def _stored(row: tuple[Any, ...]) -> Stored:

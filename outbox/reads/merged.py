@@ -12,12 +12,12 @@ from typing import Any
 
 from outbox.entry import Operation
 from outbox.errors import Undecidable
+from outbox.outbox import Outbox
 from outbox.reads import local
 from outbox.reads.keyset import Place, one_of, texts_of, walk
 from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
 from outbox.reads.pages import Pages
 from outbox.reads.query import Query, asked
-from outbox.reads.results import Origin
 
 # Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote
 # end is away and a merged read is a local one.
@@ -39,18 +39,18 @@ class Placed:
 
 
 async def merged(
-    origin: Origin, pages: Pages, table: Table, query: Query, *, page_rows: int
+    outbox: Outbox, pages: Pages, table: Table, query: Query, *, page_rows: int
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Give the remote rows as they will be once everything is delivered that is pending now.
 
     What is pending is read first: what is delivered meanwhile is found among the remote rows, never in neither.
     """
     table.check(query)
-    before = await local.last_seq(origin)
-    entries = await _pending(origin, table, query)
+    before = await local.last_seq(outbox)
+    entries = await _pending(outbox, table, query)
     touched, names = await asyncio.to_thread(_touched, table, query, entries)
     bases = await _remote_rows(pages, table, names)
-    changes = await _up_to_date(origin, table, touched, entries, before) if touched else touched
+    changes = await _up_to_date(outbox, table, touched, entries, before) if touched else touched
     waiting = await asyncio.to_thread(_overlaid, table, query, bases, changes)
     key = in_order(query.order)
     route = walk(query, table.unique, table.compared)
@@ -75,11 +75,11 @@ async def _counted(given: int) -> int:
     return given + 1
 
 
-async def local_rows(origin: Origin, table: Table, query: Query) -> list[dict[str, Any]]:
+async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[str, Any]]:
     """Return what the file holds of the rows that `query` asks for, pending or delivered. Raises Undecidable."""
     table.check(query)
     rows: dict[Identity, Row] = {}
-    async for entries in local.held(origin, table.destination.name):
+    async for entries in local.held(outbox, table.destination.name):
         await asyncio.to_thread(_apply, table, rows, entries)
         if len(rows) > MOST_HELD:
             raise Undecidable(f"the file holds more than {MOST_HELD:,} rows of it", field=query.table)
@@ -94,8 +94,8 @@ def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[Stored]) -
             rows[change.identity] = row
 
 
-async def _pending(origin: Origin, table: Table, query: Query) -> list[Stored]:
-    entries = await local.pending(origin, table.destination.name, MOST_PENDING)
+async def _pending(outbox: Outbox, table: Table, query: Query) -> list[Stored]:
+    entries = await local.pending(outbox, table.destination.name, MOST_PENDING)
     if len(entries) > MOST_PENDING:
         problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
         raise Undecidable(problem, field=query.table)
@@ -120,13 +120,13 @@ def _touched(
 
 
 async def _up_to_date(
-    origin: Origin, table: Table, touched: dict[Identity, list[Change]], entries: Sequence[Stored], before: int
+    outbox: Outbox, table: Table, touched: dict[Identity, list[Change]], entries: Sequence[Stored], before: int
 ) -> dict[Identity, list[Change]]:
     """Return what is done to the touched rows, with what was put since `before`, and perhaps delivered.
 
     The remote rows were read later than the entries and may be newer than these.
     """
-    since = [each async for step in local.held(origin, table.destination.name, after_seq=before) for each in step]
+    since = [each async for step in local.held(outbox, table.destination.name, after_seq=before) for each in step]
     return await asyncio.to_thread(_again, table, touched, entries, since)
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from outbox.outbox import Outbox
 from outbox.reads.keyset import Place, Position, Texts, Walk, check_distinct
-from outbox.reads.results import Origin
 
 
 class Pages:
     """Fetches pages, and learns from them where the server cuts: Supabase gives 1,000 rows unless told otherwise."""
 
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
         self._largest = 0
 
     async def fetch(self, path: str) -> list[dict[str, Any]]:
         """Return the rows of one page. Errors as `Outbox.fetch`."""
-        rows = await self._origin.fetch(path)
+        rows = await self._outbox.fetch(path)
         self._largest = max(self._largest, len(rows))
         return rows
 

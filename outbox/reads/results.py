@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
-from outbox.entry import Destination
 from outbox.errors import InvalidQuery, OutboxError
 
 
@@ -51,11 +50,3 @@ class Rows(list[dict[str, Any]]):
         self.source = source
         self.complete = source is not ReadSource.LOCAL
         self.error = error
-
-
-class Origin(Protocol):
-    """What reading needs of an `Outbox`."""
-
-    def destination(self, name: str) -> Destination: ...
-    async def fetch(self, path: str) -> list[dict[str, Any]]: ...
-    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...

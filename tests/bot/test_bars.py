@@ -290,7 +290,7 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         seen["read"].append(len(texts))
         return decoded(texts)
 
-    monkeypatch.setattr("outbox.bars.decoded", read)
+    monkeypatch.setattr("outbox.bot.bars.decoded", read)
     written = count("written", Transaction.executemany, lambda values, _: len(values))
     monkeypatch.setattr(Transaction, "executemany", written)
     monkeypatch.setattr(Transaction, "execute", count("removed", Transaction.execute, lambda _, answer: len(answer)))
@@ -308,7 +308,7 @@ def encoded_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         turns[-1] += 1
         return encoded(bar, where)
 
-    monkeypatch.setattr("outbox.bars.encoded", count)
+    monkeypatch.setattr("outbox.bot.bars.encoded", count)
     yield turns
     assert sum(turns) > 0
 
