@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from outbox import logs
 from outbox.clock import Clock
 from outbox.encoding import identifier
-from outbox.entry import Destination, Entry, LaneSpec, Operation, mint_id
-from outbox.errors import ConfigError
+from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, PutOptions, mint_id
+from outbox.errors import ConfigError, InvalidEntry
 from outbox.prepare import member, written
 from outbox.store.store import Store
 
@@ -33,7 +33,13 @@ class Destinations:
         self._destinations = {destination.name: destination for destination in DECLARED}
 
     def register(
-        self, name: str, *, key: str, on_conflict: Sequence[str], operation: str | Operation, integers: Sequence[str]
+        self,
+        name: str,
+        *,
+        key: str,
+        on_conflict: Sequence[str],
+        operation: OperationName | Operation,
+        integers: Sequence[str],
     ) -> Destination:
         """Declare a destination; arguments and errors as `Outbox.register`."""
         if isinstance(on_conflict, str) or isinstance(integers, str):
@@ -50,29 +56,17 @@ class Destinations:
 
     def destination(self, name: str) -> Destination:
         """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
+        if not isinstance(name, str):
+            raise InvalidEntry(
+                f'must be the name of a table, not a {type(name).__name__}; it comes first: put("trades", row)',
+                field="destination",
+            )
         known = self._destinations.get(name)
         return known if known is not None else Destination(identifier(name, field="destination"))
 
-    def entry(
-        self,
-        destination: str,
-        row: object,
-        operation: str | Operation | None,
-        key: object,
-        id: object,
-        on_conflict: Sequence[str] | None,
-        match: Mapping[str, object] | None,
-    ) -> tuple[Entry, LaneSpec]:
+    def entry(self, destination: str, row: object, options: PutOptions) -> tuple[Entry, LaneSpec]:
         """Return the entry that a put of `row` stores, and its lane's spec. Raises InvalidEntry."""
-        ready = written(
-            self.destination(destination),
-            row,
-            operation=operation,
-            key=key,
-            id=id,
-            on_conflict=on_conflict,
-            match=match,
-        )
+        ready = written(self.destination(destination), row, **options)
         if ready.repaired:
             # PostgreSQL stores neither NUL nor lone surrogates.
             logger.warning("text repaired", extra={"destination": destination, "fields": ready.repaired})

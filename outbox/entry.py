@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 
 class Operation(StrEnum):
@@ -14,6 +15,20 @@ class Operation(StrEnum):
     INSERT = "insert"
     UPSERT = "upsert"
     UPDATE = "update"
+
+
+# What a put takes, so that a type checker sees a typo.
+OperationName = Literal["insert", "upsert", "update"]
+
+
+class PutOptions(TypedDict, total=False):
+    """What every put takes by keyword; `Outbox.put` says what each means."""
+
+    operation: OperationName | Operation | None
+    key: object
+    id: object
+    on_conflict: Sequence[str] | None
+    match: Mapping[str, object] | None
 
 
 class State(StrEnum):

@@ -11,10 +11,10 @@ import random
 import sqlite3
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from outbox import logs
 from outbox.admin.command_server import CommandServer
@@ -22,7 +22,7 @@ from outbox.admin.commands import Commands, selection
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.drain import Drains
-from outbox.entry import Destination, Operation, State
+from outbox.entry import Destination, Operation, OperationName, PutOptions, State
 from outbox.errors import (
     ConfigError,
     ForeignLoop,
@@ -221,17 +221,7 @@ class Outbox:
 
     # ------------------------------------------------------------------------------------------ writing
 
-    async def put(
-        self,
-        destination: str,
-        row: object,
-        *,
-        operation: str | Operation | None = None,
-        key: object = None,
-        id: object = None,
-        on_conflict: Sequence[str] | None = None,
-        match: Mapping[str, object] | None = None,
-    ) -> Receipt:
+    async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
         """Store one row for `destination` and return once it is on disk, safe from a crash and a power loss.
 
         row: a mapping, dataclass or pydantic model; it is encoded before this returns to the event loop, so the
@@ -244,20 +234,10 @@ class Outbox:
         OutboxFull, OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
         """
         self._check_caller()
-        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, options)
         return await self._store.put(entry, spec)
 
-    def put_nowait(
-        self,
-        destination: str,
-        row: object,
-        *,
-        operation: str | Operation | None = None,
-        key: object = None,
-        id: object = None,
-        on_conflict: Sequence[str] | None = None,
-        match: Mapping[str, object] | None = None,
-    ) -> PutFuture:
+    def put_nowait(self, destination: str, row: object, **options: Unpack[PutOptions]) -> PutFuture:
         """Line one row up and return at once. NOT durable before the returned future is done: await it to know.
 
         At most `max_waiting` of them may wait for their commit; one more raises OutboxFull. Other errors as `put`:
@@ -266,7 +246,7 @@ class Outbox:
         self._check_caller()
         if self._waiting >= self._settings.max_waiting:
             raise OutboxFull(path=self._store.path, field="max_waiting", limit=self._settings.max_waiting)
-        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, options)
         future = PutFuture(destination, entry.id, loop=self._loop)
         self._store.enqueue(entry, spec, future)
         self._waiting += 1
@@ -277,15 +257,7 @@ class Outbox:
         self._waiting -= 1
 
     def put_threadsafe(
-        self,
-        destination: str,
-        row: object,
-        *,
-        operation: str | Operation | None = None,
-        key: object = None,
-        id: object = None,
-        on_conflict: Sequence[str] | None = None,
-        match: Mapping[str, object] | None = None,
+        self, destination: str, row: object, **options: Unpack[PutOptions]
     ) -> concurrent.futures.Future[Receipt]:
         """The same from another thread: `put_threadsafe(…).result()` returns once the row is on disk.
 
@@ -294,7 +266,7 @@ class Outbox:
         """
         self._check_process()
         check_outside(self._store)  # asyncio.to_thread takes the block along
-        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, options)
 
         async def store() -> Receipt:
             return await self._store.put(entry, spec)
@@ -324,7 +296,7 @@ class Outbox:
         *,
         key: str = "id",
         on_conflict: Sequence[str] = (),
-        operation: str | Operation = Operation.INSERT,
+        operation: OperationName | Operation = Operation.INSERT,
         integers: Sequence[str] = (),
     ) -> Destination:
         """Declare a destination. key: the column that an insert fills with the entry's id; the rest as `put`.

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from outbox.encoding import encode_row, encode_value, identifier
-from outbox.entry import Destination, Entry, LaneSpec, Operation, digest
+from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, digest
 from outbox.errors import InvalidEntry
 
 _LONGEST_ID = 200
@@ -54,7 +54,7 @@ def written(
     destination: Destination,
     row: object,
     *,
-    operation: str | Operation | None = None,
+    operation: OperationName | Operation | None = None,
     key: object = None,
     id: object = None,
     on_conflict: Sequence[str] | None = None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Unpack
 
 import aiosqlite
 
 from outbox.destinations import Destinations
-from outbox.entry import Operation
+from outbox.entry import PutOptions
 from outbox.errors import InsideTransaction, OutboxError
 from outbox.store.held_transaction import Block, makes_tables, refuse_control
 from outbox.store.store import Store
@@ -40,19 +40,9 @@ class Transaction:
         for watcher in reversed(self._watchers):  # as what they undo was done: the last one first
             watcher(committed)
 
-    async def put(
-        self,
-        destination: str,
-        row: object,
-        *,
-        operation: str | Operation | None = None,
-        key: object = None,
-        id: object = None,
-        on_conflict: Sequence[str] | None = None,
-        match: Mapping[str, object] | None = None,
-    ) -> Receipt:
+    async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
         """Put one entry as part of the transaction. Arguments and errors as `Outbox.put`."""
-        entry, spec = self._destinations.entry(destination, row, operation, key, id, on_conflict, match)
+        entry, spec = self._destinations.entry(destination, row, options)
 
         async def work(connection: aiosqlite.Connection) -> Receipt:
             await self._block.admit(connection, entry)

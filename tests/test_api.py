@@ -115,13 +115,29 @@ async def test_what_cannot_be_stored_is_refused_before_anything_is_written(path:
         for work in (
             outbox.put("trades", {"at": object()}),
             outbox.put("no table!", {"n": 1}),
-            outbox.put("trades", {"n": 1}, operation="delete"),
+            outbox.put("trades", {"n": 1}, operation="delete"),  # type: ignore[arg-type]
             outbox.put("trades", {"n": 1}, id=1.5),
             outbox.put("trades", {"n": 1}, operation="update"),
         ):
             error = await raised(work)
             assert isinstance(error, InvalidEntry), repr(error)
             assert "nothing was written" in str(error)
+    assert count(path) == 0
+
+
+@pytest.mark.parametrize("row", [{"n": 1}, Receipt("a", 1), 4711])
+@run_async
+async def test_a_row_in_the_place_of_the_destination_is_told_which_comes_first(path: Path, row: Any) -> None:
+    async with opened(path) as outbox:
+        async with outbox.transaction() as tx:
+            error = await raised(tx.put(row, "events"))
+        for put in (outbox.put_nowait, outbox.put_threadsafe):
+            with pytest.raises(InvalidEntry, match="it comes first"):
+                put(row, "events")
+        assert str(error) == str(await raised(outbox.put(row, "events")))
+    assert isinstance(error, InvalidEntry)
+    assert error.field == "destination"
+    assert 'put("trades", row); nothing was written' in str(error)
     assert count(path) == 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, assert_never
 
 from outbox.bot.records import check_outbox, event_row, moment, put_trade
-from outbox.entry import Operation
+from outbox.entry import Operation, OperationName
 from outbox.errors import ConfigError, OutboxError, RemoteError
 from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows, chosen_source
@@ -50,7 +50,7 @@ class SupabaseClient:
         self,
         table: str,
         data: object,
-        operation: str | Operation = "insert",
+        operation: OperationName | Operation = "insert",
         *,
         on_conflict: Sequence[str] | None = None,
         match: Mapping[str, object] | None = None,

@@ -227,7 +227,7 @@ async def test_execute_inserts_updates_and_upserts(tmp_path: Path, clean_remote:
 
 @pytest.mark.parametrize("operation", ["delete", "INSERT", ""])
 @run_async
-async def test_an_operation_that_is_none_is_refused(tmp_path: Path, operation: str) -> None:
+async def test_an_operation_that_is_none_is_refused(tmp_path: Path, operation: Any) -> None:
     async with opened(tmp_path) as outbox:
         with pytest.raises(InvalidEntry):
             await SupabaseClient(outbox).execute("trades", {"symbol": "EURUSD"}, operation)
