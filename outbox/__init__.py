@@ -49,8 +49,8 @@ from outbox.reads import ReadSource, Rows
 from outbox.reads.columns import Column, Kind
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
+from outbox.store.receipts import Receipt
 from outbox.store.selection import Handled, Outcome
-from outbox.store.writer import Receipt
 from outbox.transaction import Transaction
 
 __version__ = "0.1.0"

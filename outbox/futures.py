@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from outbox import logs
-from outbox.store.writer import Receipt
+from outbox.store.receipts import Receipt
 
 logger = logs.named("outbox")
 

@@ -46,9 +46,9 @@ from outbox.store.held_transaction import refuse_control
 from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
 from outbox.store.reader import Shown
+from outbox.store.receipts import Receipt
 from outbox.store.selection import Handled
 from outbox.store.store import Bounds, Notices, Store
-from outbox.store.writer import Receipt
 from outbox.transaction import Transaction, check_outside, holding
 
 logger = logs.named("outbox")

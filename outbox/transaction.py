@@ -13,8 +13,8 @@ from outbox.destinations import Destinations
 from outbox.entry import PutOptions
 from outbox.errors import InsideTransaction, OutboxError
 from outbox.store.held_transaction import Block, makes_tables, refuse_control
+from outbox.store.receipts import Receipt, find_lane, insert_one
 from outbox.store.store import Store
-from outbox.store.writer import Receipt, find_lane, insert_one
 
 # Which blocks the current task stands in, so that a put that would wait for itself is told so.
 _inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transactions", default=())

@@ -705,7 +705,7 @@ async def test_a_block_cancelled_at_any_moment_leaves_no_transaction_open(path: 
             await asyncio.wait({task})
             finished += not task.cancelled()
             await outbox.put("trades", {"n": 0})
-            assert not outbox._store._writer._connection.in_transaction
+            assert not outbox._store._writer.commits.connection.in_transaction
     numbers = [row["n"] for row in payloads(path)]
     assert numbers.count(0) == 41
     assert numbers.count(1) == numbers.count(2) >= finished
@@ -742,7 +742,7 @@ async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) 
 async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path: Path) -> None:
     async with opened(path) as outbox:
         await outbox.put("trades", {"n": 0})
-        connection = outbox._store._writer._connection
+        connection = outbox._store._writer.commits.connection
         (pages,) = next(iter(await connection.execute_fetchall("pragma page_count")))
         await connection.execute(f"pragma max_page_count = {pages}")
 

@@ -15,8 +15,8 @@ from outbox.errors import InvalidRequest
 from outbox.store import queries
 from outbox.store.history import note
 from outbox.store.reader import Reader
+from outbox.store.receipts import find_lane
 from outbox.store.selection import NOT_DEAD, Handled, Outcome, Selected
-from outbox.store.writer import find_lane
 
 
 class Candidate(NamedTuple):

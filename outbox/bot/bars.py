@@ -20,7 +20,7 @@ from outbox.entry import Operation
 from outbox.errors import InvalidEntry, UsageError
 from outbox.outbox import Outbox
 from outbox.store.reader import Shown
-from outbox.store.writer import Receipt
+from outbox.store.receipts import Receipt
 
 Time = datetime | str | float
 

@@ -14,7 +14,7 @@ from outbox import logs
 from outbox.entry import Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
 from outbox.outbox import Outbox
-from outbox.store.writer import Receipt
+from outbox.store.receipts import Receipt
 from outbox.transaction import Transaction
 
 logger = logs.named("outbox.records")

@@ -18,7 +18,7 @@ from outbox.reads.overlay import Table, unique_columns
 from outbox.reads.overlay import table as known_table
 from outbox.reads.pages import Pages
 from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
-from outbox.store.writer import Receipt
+from outbox.store.receipts import Receipt
 from outbox.transaction import Transaction
 
 

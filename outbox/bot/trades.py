@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from outbox.bot.records import check_outbox, put_trade
 from outbox.errors import InvalidEntry
 from outbox.outbox import Outbox
-from outbox.store.writer import Receipt
+from outbox.store.receipts import Receipt
 from outbox.transaction import Transaction
 
 Number = float | Decimal

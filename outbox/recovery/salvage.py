@@ -21,8 +21,8 @@ from outbox.entry import LaneSpec, Operation, digest
 from outbox.errors import StoreError
 from outbox.recovery import probe, quarantine
 from outbox.store import database, files
+from outbox.store.receipts import find_lane
 from outbox.store.store import Store
-from outbox.store.writer import find_lane
 
 _COLUMNS = (
     "seq", "id", "destination", "operation", "state", "key", "payload", "on_conflict", "match", "lane", "attempts",

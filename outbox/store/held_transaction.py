@@ -17,7 +17,8 @@ from outbox.clock import Clock
 from outbox.entry import Entry
 from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
 from outbox.store import database
-from outbox.store.writer import Writer, receipt_of, stored
+from outbox.store.receipts import receipt_of, stored
+from outbox.store.writer import Writer
 
 T = TypeVar("T")
 
@@ -170,7 +171,7 @@ class Block:
 
     def _named(self, error: Exception, consequence: str) -> StoreError:
         if database.classify_error(error) in database.DAMAGE:
-            self._writer.on_corrupt(error)
+            self._writer.commits.on_corrupt(error)
         if database.classify_error(error) is database.ErrorClass.FULL:
             problem: StoreError = DiskFull(path=self._path, ids=self.ids)
         else:

@@ -20,8 +20,9 @@ from outbox.store.held_transaction import Block
 from outbox.store.history import note_refusal
 from outbox.store.lock import WriterLock
 from outbox.store.reader import Lane, Notices, Outgoing, Reader, Sendable, StoredPause, Unread
+from outbox.store.receipts import Receipt, find_lane
 from outbox.store.sidecar import Flushing
-from outbox.store.writer import PutWatcher, Receipt, Writer, find_lane
+from outbox.store.writer import PutWatcher, Writer
 
 __all__ = ["Adopted", "Bounds", "Flushing", "Lane", "Notices", "Outgoing", "Sendable", "Store", "StoredPause", "Unread"]
 
@@ -83,7 +84,7 @@ class Store(Reader):
             last_seq=entered.last_seq,
         )
         self._writer.on_stored = lock.sidecar.mark
-        self._writer.on_corrupt = self.on_corrupt = self._met_damage
+        self._writer.commits.on_corrupt = self.on_corrupt = self._met_damage
         self._learn(entered.lanes)
         self._writer.lanes.update({spec: number for number, spec in self._specs.items()})
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run

@@ -1,20 +1,41 @@
-"""The one task that writes: group commit, transactions, and what to say when a commit fails.
+"""The one task that writes: the line of what waits, and the group commit.
 
-All puts that wait share one statement, so one transaction, so one sync; each caller resumes after it. Everything
-else that writes (a verdict, a caller's transaction) is a job of its own in the same line, first come, first served.
+Theory of operation.
+
+*The line.* Whoever wants something written gets in one line, first come, first served: a put, a job (work in a
+transaction of the writer's own, such as a verdict) or bare work (which begins and ends its own, such as a caller's
+`transaction()` or a checkpoint). One task takes from its head. Nothing else ever uses the read-write connection, so no
+caller can roll back, or commit, what is another's.
+
+*The group.* All puts at the head of the line, up to 1,024, become one `INSERT` of many rows, which is one transaction,
+which is one sync of the WAL. While it is under way the next ones gather: the slower the disk, the larger the groups.
+The statement runs in SQLite's thread (aiosqlite), the event loop goes on.
+
+*The answer.* Nobody hears of a commit before it is synced and the lock's sidecar holds the number of the newest
+row. The numbers of a group need no second query while nothing came in
+between: the last one is known, the rest follow. Where the file disagrees (an id that is there already, another's
+insert) each is looked up.
+
+*One bad row.* A rule of the file (a trigger of the bot's own) that one row breaks rolls back the whole statement; the
+group is then committed row by row, and only that row's caller is refused.
+
+*When a commit fails*, `commits.py` decides what became of it and whether it is tried again; an id is stored once, so a
+group may be. What a caller is told is in its own error, which names its own id.
+
+*Cancellation.* A caller that has gone before its turn is left out; after it, its row is stored and nobody is told. A
+cancelled `await` does not stop SQLite's thread, so the task itself is never cancelled by a caller.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -24,6 +45,8 @@ from outbox.entry import Entry, LaneSpec
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
+from outbox.store.commits import Commits
+from outbox.store.receipts import Receipt, find_lane, receipt_of, stored
 
 logger = logs.named("outbox.store")
 
@@ -36,19 +59,8 @@ PutWatcher = Callable[[str, asyncio.Future["Receipt"]], None]
 _STEP = 128
 # 8 times 128 entries of 11 columns are 11,264 parameters; SQLite's limit is 32,766.
 _MAX_GROUP = 8 * _STEP
-_PAUSE_AFTER_IO_ERROR_S = 0.05
-# What may go wrong with a commit: SQLite's errors, and ours for a file that cannot be opened again.
-_SQLITE_ERRORS: tuple[type[Exception], ...] = (StoreError, *database.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
-
-
-class Receipt(NamedTuple):
-    """What a put returns. id: the idempotency key. seq: the place in the outbox. duplicate: it was there already."""
-
-    id: str
-    seq: int
-    duplicate: bool = False
 
 
 @dataclass(slots=True)
@@ -89,24 +101,18 @@ class Writer:
         last_seq: int,
     ) -> None:
         self.capacity = capacity
-        self._connection = connection
+        self.commits = Commits(connection, path, clock=clock, busy_timeout_s=busy_timeout_s, capacity=capacity)
         self._path = path
-        self._clock = clock
-        self._busy_timeout_s = busy_timeout_s
         self._line: deque[_Put | _Job | _Bare] = deque()
         self._work = asyncio.Event()
         self._closing = False
         self._putting = False  # a group is under way
-        # After a failed sync nothing may be acknowledged before a new connection has checkpointed: the kernel
-        # may have dropped the pages that it failed to write, and still show them to this one.
-        self._suspect = False
         # The last entry that is known. Another's insert (a transaction's, a shell's, a trigger's) shows as a gap.
         self._last_seq = last_seq
         self.lanes: dict[LaneSpec, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
         self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
-        self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 
     @property
@@ -158,10 +164,10 @@ class Writer:
         # Not `await self._task`: a shutdown handler may have cancelled every task of the loop, this one too.
         await asyncio.wait({self._task})
         try:
-            if farewell is not None and not self._suspect:
-                await farewell(self._connection)
+            if farewell is not None and not self.commits.suspect:
+                await farewell(self.commits.connection)
         finally:
-            await self._connection.close()
+            await self.commits.connection.close()
 
     def _enter(self, item: _Put | _Job | _Bare) -> None:
         if self._closing or self._task.done():
@@ -234,7 +240,7 @@ class Writer:
         # No coroutine for the many whose lane is known.
         entries = [put.entry if put.entry.lane is not None else await self._placed(put) for put in group]
         try:
-            seqs = await self._committed(lambda: self._insert(entries), ids=[entry.id for entry in entries])
+            seqs = await self.commits.run(lambda: self._insert(entries), ids=[entry.id for entry in entries])
         except sqlite3.IntegrityError:
             await self._commit_one_by_one(group, entries)
             return
@@ -244,7 +250,7 @@ class Writer:
         """Answer those for which there is no room, and return the others."""
         entries = [put.entry for put in group]
         ids = [entry.id for entry in entries]
-        problems = await self._committed(lambda: self.capacity.refusals(self._connection, entries), ids=ids)
+        problems = await self.commits.run(lambda: self.capacity.refusals(self.commits.connection, entries), ids=ids)
         refused = [(put, problem) for put, problem in zip(group, problems, strict=True) if problem is not None]
         if refused:
             await self._refuse(refused)
@@ -254,7 +260,7 @@ class Writer:
         """Answer each with its error; but an id that is stored already, after an OutcomeUnknown, say, needs no room."""
         entries = [put.entry for put, _ in refused]
         ids = [entry.id for entry in entries]
-        found = await self._committed(lambda: stored(self._connection, entries), ids=ids)
+        found = await self.commits.run(lambda: stored(self.commits.connection, entries), ids=ids)
         for number, (put, problem) in enumerate(refused):
             try:
                 receipt = receipt_of(put.entry, found.get(number), self._path, otherwise=problem)
@@ -267,7 +273,7 @@ class Writer:
     async def _insert(self, entries: Sequence[Entry]) -> range | None:
         """Store `entries` and return their places; None: some were there already, or others came in between."""
         parameters = list(itertools.chain.from_iterable(entries))
-        cursor = await self._connection.execute(queries.insert(len(entries)), parameters)
+        cursor = await self.commits.connection.execute(queries.insert(len(entries)), parameters)
         places = range(self._last_seq + 1, self._last_seq + 1 + len(entries))
         return places if cursor.rowcount == len(entries) and cursor.lastrowid == places[-1] else None
 
@@ -275,7 +281,7 @@ class Writer:
         """One of them breaks a rule of the file (a trigger of the bot's own, say): only its caller may feel it."""
         for put, entry in zip(group, entries, strict=True):
             try:
-                seqs = await self._committed(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
+                seqs = await self.commits.run(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
             except sqlite3.IntegrityError as error:
                 problem = StoreError(
                     f"{self._path} refuses entry {entry.id}: {error}; it was not written", path=self._path
@@ -304,7 +310,7 @@ class Writer:
         """The same, by what the file says: an id may have been there already, as the same entry or another."""
         before = self._last_seq
         try:
-            found = await stored(self._connection, entries)
+            found = await stored(self.commits.connection, entries)
         except database.SqliteError as error:  # the commit worked; what it found under these ids cannot be read
             for put in group:
                 _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
@@ -325,9 +331,9 @@ class Writer:
         work = job.work
         try:
             if isinstance(job, _Bare):
-                result = await self._committed(lambda: work(self._connection), ids=job.ids, again=False)
+                result = await self.commits.run(lambda: work(self.commits.connection), ids=job.ids, again=False)
             else:
-                result = await self._committed(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
+                result = await self.commits.run(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
         except sqlite3.IntegrityError as error:  # a trigger of the bot's own
             raise StoreError(f"{self._path}: {error}; nothing was written", path=self._path) from error
         self.committed.set()
@@ -336,11 +342,11 @@ class Writer:
 
     async def _in_transaction(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         try:
-            await self._connection.execute("begin immediate")
-            result = await work(self._connection)
-            await self._connection.execute("commit")
+            await self.commits.connection.execute("begin immediate")
+            result = await work(self.commits.connection)
+            await self.commits.connection.execute("commit")
         except BaseException:
-            await database.roll_back(self._connection)
+            await database.roll_back(self.commits.connection)
             raise
         return result
 
@@ -348,87 +354,9 @@ class Writer:
         """Return the entry, which has no lane yet, with the number of one; a lane's first entry makes the lane."""
         lane = self.lanes.get(put.spec)
         if lane is None:
-            lane = await self._committed(lambda: find_lane(self._connection, put.spec), ids=[put.entry.id])
+            lane = await self.commits.run(lambda: find_lane(self.commits.connection, put.spec), ids=[put.entry.id])
             self.lanes[put.spec] = lane
         return put.entry._replace(lane=lane)
-
-    # ------------------------------------------------------------------------------------------ when it fails
-
-    async def _committed(
-        self, work: Callable[[], Awaitable[T]], *, ids: Sequence[str], again: bool = True, spends_reserve: bool = False
-    ) -> T:
-        """Run `work`, which commits. Raises what became of the data: StoreBusy, DiskFull, OutcomeUnknown, StoreError.
-
-        again: whether `work` may run a second time. A failed sync may have stored the rows; trying again is safe
-        for entries, since an id is stored once, but not for a caller's own SQL. spends_reserve: on a full disk it runs
-        again in the reserve's space.
-        """
-        started = self._clock.monotonic_s()
-        unknown = False  # once true it stays: a later "busy" or "full" says nothing about the first attempt
-        while True:
-            try:
-                if self._suspect:
-                    await self._reopen()
-                return await work()
-            except sqlite3.IntegrityError:
-                raise
-            except _SQLITE_ERRORS as error:
-                waited_s = self._clock.monotonic_s() - started
-                problem = error if isinstance(error, StoreError) else await self._failed(error, ids, waited_s)
-                room_made = isinstance(problem, DiskFull) and await self._make_room()
-                unknown = unknown or isinstance(problem, OutcomeUnknown)
-                if unknown and not isinstance(problem, OutcomeUnknown):
-                    problem = OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
-                if room_made and spends_reserve:
-                    continue
-                if not unknown or not again or waited_s >= self._busy_timeout_s:
-                    if problem is error:
-                        raise
-                    raise problem from error
-                await self._clock.wait(asyncio.Event(), _PAUSE_AFTER_IO_ERROR_S)
-
-    async def _failed(self, error: Exception, ids: Sequence[str], waited_s: float) -> StoreError:
-        """Return what the caller must be told about a commit that failed with `error`."""
-        await database.roll_back(self._connection)
-        kind = database.classify_error(error)
-        if kind is database.ErrorClass.FULL:
-            return DiskFull(path=self._path, ids=ids)
-        if kind is database.ErrorClass.OTHER:
-            return StoreError(f"{self._path}: {error}; nothing was written", path=self._path)
-        if kind is not database.ErrorClass.AMBIGUOUS:
-            if kind in database.DAMAGE:
-                self.on_corrupt(error)
-            return database.named(error, self._path, waited_s=round(waited_s, 1))
-        self._suspect = True
-        logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})
-        if await self.capacity.is_lacking():
-            await self.capacity.release()  # the next try, with a new connection, has its space
-        return OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
-
-    async def _make_room(self) -> bool:
-        """Give the reserve up and empty the WAL into its space. False: it had been given up already, or there is none.
-
-        Up to 4 MiB of the WAL may still need a place in the database; the reserve should be larger than that.
-        """
-        if not await self.capacity.release():
-            return False
-        try:
-            await database.empty_wal(self._connection)
-        except database.SqliteError as error:
-            logger.warning("WAL could not be emptied", extra={"error": str(error)})
-        return True
-
-    async def _reopen(self) -> None:
-        """Leave the connection whose sync failed, and let a new one put the WAL's rows into the database."""
-        try:
-            await self._connection.close()
-        except database.SqliteError as error:
-            logger.warning("closing after a failed sync failed", extra={"error": str(error)})
-        self._connection = await database.connect(self._path, readonly=False, busy_timeout_s=self._busy_timeout_s)
-        await database.make_durable(self._connection, self._path)
-        if (await database.checkpoint(self._connection, "full")).blocked:
-            raise StoreBusy(path=self._path, waited_s=self._busy_timeout_s)
-        self._suspect = False
 
 
 def _fail(item: _Put | _Job | _Bare, error: Exception, *, cause: Exception | None = None) -> None:
@@ -454,47 +382,3 @@ def _own(error: Exception, id: str) -> Exception:
             return StoreBusy(path=error.path, waited_s=error.waited_s)
         case _:
             return error
-
-
-async def find_lane(connection: aiosqlite.Connection, spec: LaneSpec) -> int:
-    """Return the number of the lane of `spec`, making the lane if it is new."""
-    rows = await connection.execute_fetchall(queries.LANE.sql, (*spec[:4], int(spec.ordered)))
-    return int(next(iter(rows))[0])
-
-
-async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
-    """Store one entry inside an open transaction. Raises IdConflict."""
-    cursor = await connection.execute(queries.insert(1), entry)
-    if cursor.rowcount == 1 and cursor.lastrowid is not None:
-        return Receipt(entry.id, cursor.lastrowid)
-    return receipt_of(entry, (await stored(connection, [entry])).get(0), path)
-
-
-async def stored(connection: aiosqlite.Connection, entries: Sequence[Entry]) -> dict[int, Sequence[Any]]:
-    """Return what the file holds under the ids of `entries`, by their number; see `queries.STORED`."""
-    pairs = json.dumps([(entry.id, entry.destination) for entry in entries])
-    return {row[0]: row[1:] for row in await connection.execute_fetchall(queries.STORED.sql, (pairs,))}
-
-
-def receipt_of(
-    entry: Entry,
-    row: Sequence[Any] | None,
-    path: Path,
-    *,
-    after_seq: int | None = None,
-    otherwise: StoreError | None = None,
-) -> Receipt:
-    """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
-
-    Raises IdConflict: it is another entry; `otherwise`, or StoreError: nothing is stored.
-    """
-    if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
-        raise otherwise or StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
-    seq, digest, *what = row
-    # A shell's entry has no digest before the flusher has read it.
-    same = digest == entry.digest or (
-        digest is None and tuple(what) == (entry.payload, entry.operation, entry.key, entry.on_conflict, entry.match)
-    )
-    if not same:
-        raise IdConflict(entry.id, entry.destination)
-    return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)

@@ -92,7 +92,7 @@ async def _opened(path: Path) -> AsyncIterator[Any]:
 
     async with Outbox.open(Settings(path=path, retention_days=100_000)) as outbox:
         yield outbox
-        connection = outbox._store._writer._connection
+        connection = outbox._store._writer.commits.connection
         for pragma, wanted in (("journal_mode", "wal"), ("synchronous", 2)):
             rows = list(await connection.execute_fetchall(f"pragma {pragma}"))
             _require(pragma, rows[0][0], wanted)

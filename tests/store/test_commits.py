@@ -18,8 +18,8 @@ from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
 from outbox.recovery.open import open_store
+from outbox.store.receipts import Receipt, insert_one
 from outbox.store.store import Store
-from outbox.store.writer import Receipt, insert_one
 from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
 from tests.support import run_async
 
@@ -253,7 +253,7 @@ async def test_a_put_cancelled_during_its_commit_disturbs_nobody(tmp_path: Path)
             first, _, third = await asyncio.gather(*waiting, return_exceptions=True)
             assert isinstance(first, Receipt)
             assert isinstance(third, Receipt)
-        assert not store._writer._connection.in_transaction
+        assert not store._writer.commits.connection.in_transaction
     assert 60 <= count(path) <= 90
 
 
@@ -269,7 +269,7 @@ async def test_cancelled_jobs_leave_no_transaction_open(tmp_path: Path) -> None:
             job.cancel()
             await asyncio.wait({job})
             await store.put(*entry())
-            assert not store._writer._connection.in_transaction
+            assert not store._writer.commits.connection.in_transaction
 
 
 @run_async
@@ -283,7 +283,7 @@ async def test_a_cancelled_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
         await gate.wait()
 
     job = asyncio.create_task(raised(store.transact(work)))
-    await until(lambda: store._writer._connection.in_transaction)
+    await until(lambda: store._writer.commits.connection.in_transaction)
     waiting = [store.put(*entry()) for _ in range(3)]
 
     store._writer._task.cancel()
@@ -377,7 +377,7 @@ async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heal
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         await store.put(*entry())
-        connection = store._writer._connection
+        connection = store._writer.commits.connection
         rows_ = list(await connection.execute_fetchall("pragma page_count"))
         await connection.execute(f"pragma max_page_count = {rows_[0][0]}")
         made = [entry(n) for n in range(400)]
@@ -398,14 +398,12 @@ async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heal
 
 
 FAILING = """
-import asyncio, resource, signal, sys
+import asyncio, resource, signal, sqlite3, sys
 from pathlib import Path
 from outbox.clock import SystemClock
 from outbox.entry import Destination, mint_id
 from outbox.errors import OutcomeUnknown
 from outbox.prepare import written
-from outbox.store import database
-from outbox.store import database
 from outbox.recovery.open import open_store
 from outbox.store.store import Store
 

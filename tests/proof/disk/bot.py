@@ -15,6 +15,7 @@ from typing import Any
 from outbox import Outbox, OutboxError, OutcomeUnknown, Receipt, Settings, State, StoreError
 from outbox.clock import SystemClock
 from outbox.store import database
+from outbox.store.commits import Commits
 from outbox.store.writer import Writer
 from tests.proof.disk.shim import Disk, Fault
 
@@ -117,12 +118,12 @@ def _meaning(error: OutboxError, names: list[str]) -> str:
 # ---------------------------------------------------------------------------------------- with the protection removed
 
 
-async def _does_not_reopen(self: Writer) -> None:
-    self._suspect = False
+async def _does_not_reopen(self: Commits) -> None:
+    self.suspect = False
 
 
-async def _does_not_know(self: Writer, error: Exception, ids: Any, waited_s: float) -> StoreError:
-    await self._connection.rollback()
+async def _does_not_know(self: Commits, error: Exception, ids: Any, waited_s: float) -> StoreError:
+    await self.connection.rollback()
     return StoreError(f"{error}; nothing was written", path=self._path)
 
 
@@ -146,9 +147,9 @@ def naive(how: str) -> None:
     """Take a protection out of the writer."""
     match how:
         case "never reopens":
-            Writer._reopen = _does_not_reopen  # type: ignore[method-assign]
+            Commits._reopen = _does_not_reopen  # type: ignore[method-assign]
         case "calls a failed commit nothing":
-            Writer._failed = _does_not_know  # type: ignore[method-assign]
+            Commits._failed = _does_not_know  # type: ignore[method-assign]
         case "acknowledges a failed commit":
             Writer._commit_puts = _hopes  # type: ignore[method-assign]
         case "trusts the WAL that it finds":

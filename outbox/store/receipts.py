@@ -1,0 +1,66 @@
+"""What a put stored: its receipt, and what stands in the file under an entry's id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiosqlite
+
+from outbox.entry import Entry, LaneSpec
+from outbox.errors import IdConflict, StoreError
+from outbox.store import queries
+
+
+class Receipt(NamedTuple):
+    """What a put returns. id: the idempotency key. seq: the place in the outbox. duplicate: it was there already."""
+
+    id: str
+    seq: int
+    duplicate: bool = False
+
+
+async def find_lane(connection: aiosqlite.Connection, spec: LaneSpec) -> int:
+    """Return the number of the lane of `spec`, making the lane if it is new."""
+    rows = await connection.execute_fetchall(queries.LANE.sql, (*spec[:4], int(spec.ordered)))
+    return int(next(iter(rows))[0])
+
+
+async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
+    """Store one entry inside an open transaction. Raises IdConflict."""
+    cursor = await connection.execute(queries.insert(1), entry)
+    if cursor.rowcount == 1 and cursor.lastrowid is not None:
+        return Receipt(entry.id, cursor.lastrowid)
+    return receipt_of(entry, (await stored(connection, [entry])).get(0), path)
+
+
+async def stored(connection: aiosqlite.Connection, entries: Sequence[Entry]) -> dict[int, Sequence[Any]]:
+    """Return what the file holds under the ids of `entries`, by their number; see `queries.STORED`."""
+    pairs = json.dumps([(entry.id, entry.destination) for entry in entries])
+    return {row[0]: row[1:] for row in await connection.execute_fetchall(queries.STORED.sql, (pairs,))}
+
+
+def receipt_of(
+    entry: Entry,
+    row: Sequence[Any] | None,
+    path: Path,
+    *,
+    after_seq: int | None = None,
+    otherwise: StoreError | None = None,
+) -> Receipt:
+    """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
+
+    Raises IdConflict: it is another entry; `otherwise`, or StoreError: nothing is stored.
+    """
+    if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
+        raise otherwise or StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
+    seq, digest, *what = row
+    # A shell's entry has no digest before the flusher has read it.
+    same = digest == entry.digest or (
+        digest is None and tuple(what) == (entry.payload, entry.operation, entry.key, entry.on_conflict, entry.match)
+    )
+    if not same:
+        raise IdConflict(entry.id, entry.destination)
+    return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)
