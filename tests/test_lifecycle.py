@@ -10,7 +10,7 @@ import pytest
 from outbox.entry import State
 from outbox.lifecycle import MOVES, allowed
 
-SCHEMA = Path(__file__).parents[2] / "migrations" / "0001_outbox.sql"
+SCHEMA = Path(__file__).parents[1] / "migrations" / "0001_outbox.sql"
 
 
 @pytest.mark.parametrize(

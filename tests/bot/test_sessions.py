@@ -450,7 +450,7 @@ async def test_a_session_whose_end_cannot_be_stored_goes_on_and_ends_later(tmp_p
 
 
 def test_the_reasons_are_those_of_the_schema(tmp_path: Path) -> None:
-    migration = (ROOT / "migrations" / "0002_bot_state.sql").read_text()
+    migration = (ROOT / "migrations" / "0001_outbox.sql").read_text()
     assert all(f"'{reason.value}'" in migration for reason in SessionEndReason)
     assert [reason.name for reason in SessionEndReason] == [reason.value for reason in SessionEndReason]
 

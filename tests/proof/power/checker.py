@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from outbox.entry import digest
-from outbox.store.migrate import shipped
 from tests.proof.power.images import Image
 from tests.proof.power.ledger import Facts
 from tests.proof.power.workload import OWN, SCHEMA, filler
+from tests.store.planted import with_planted
 
 _ROWS = "select destination, operation, state, key, payload, on_conflict, match, digest from outbox"
 _COUNTED = (
@@ -86,7 +86,7 @@ def _schema_of(file: sqlite3.Connection) -> frozenset[tuple[str, ...]]:
 def _schema(version: int) -> frozenset[tuple[str, ...]]:
     """Return what the first `version` migrations make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
-        for migration in shipped()[:version]:
+        for migration in with_planted()[:version]:
             for statement in migration.statements():
                 file.execute(statement)
         return _schema_of(file)

@@ -29,6 +29,7 @@ from tests.proof.power.ledger import Facts, Ledger
 from tests.proof.power.operations import Mark, Operation, Resize, Sync, Write
 from tests.proof.power.recorder import Kill, Recorder, run
 from tests.proof.power.workload import RESERVE_BYTES
+from tests.store.planted import plant
 
 PROJECT = Path(__file__).parents[3]
 WORKLOAD = Path(__file__).with_name("workload.py")
@@ -152,7 +153,7 @@ def study(operations: list[Operation], wanted: int = WANTED, *, reopen: int = RE
     """
     total = Outcome()
     cuts, seed = plain_cuts(operations), 0
-    with ProcessPoolExecutor(_PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(_PROCESSES, mp_context=multiprocessing.get_context("spawn"), initializer=plant) as pool:
         while cuts:
             # In parts, because neighbouring cuts often leave the same image, which is then looked at once.
             size = -(-len(cuts) // (4 * _PROCESSES))

@@ -11,14 +11,22 @@ import sys
 
 import pytest
 
+from outbox.store import migrate
 from tests.proof.power.images import Luck, replay
 from tests.proof.power.operations import Mark, Operation, Sync
 from tests.proof.power.recorder import Kill
 from tests.proof.power.study import WANTED, Cut, Life, Outcome, a_bots_lives, examined, plain_cuts, record, study
+from tests.store.planted import with_planted
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or shutil.which("strace") is None, reason="needs strace, so Linux"
 )
+
+
+@pytest.fixture(autouse=True)
+def newer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be the library that the recorded process was."""
+    monkeypatch.setattr(migrate, "shipped", with_planted)
 
 
 @pytest.mark.timeout(max(300, WANTED // 10))

@@ -25,6 +25,7 @@ from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
 from outbox.store import database, files, migrate
 from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
+from tests.store.planted import plant, with_planted
 
 SCHEMA = "schema"
 OWN = "own-"  # a row of the bot's own table, which shares a transaction with entries
@@ -233,7 +234,7 @@ def without_folder_sync() -> None:
 
 def only_first_migration() -> None:
     """Be the library's first version, whose file a later one finds."""
-    first = migrate.shipped()[:1]
+    first = with_planted()[:1]
     migrate.shipped = lambda: first
 
 
@@ -259,6 +260,7 @@ async def main(life: Life, path: Path, first: int) -> None:
 
 
 if __name__ == "__main__":
+    plant()  # so that there is something to migrate
     for name in sys.argv[4:]:
         WITHOUT[name]()
     asyncio.run(main(LIVES[sys.argv[1]], Path(sys.argv[2]), int(sys.argv[3])))
