@@ -9,6 +9,7 @@ from outbox.bot.models import Event, Session, Trade
 from outbox.bot.sessions import SessionEndReason, SessionManager
 from outbox.bot.supabase import SupabaseClient
 from outbox.bot.trades import PaperTrade, TradeLogger
+from outbox.columns import Column, Kind
 from outbox.entry import Operation, State
 from outbox.errors import (
     ConfigError,
@@ -46,7 +47,6 @@ from outbox.errors import (
 )
 from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows
-from outbox.reads.columns import Column, Kind
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
 from outbox.store.receipts import Receipt

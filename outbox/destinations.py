@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from outbox import logs
 from outbox.clock import Clock
+from outbox.columns import integer_columns
 from outbox.encoding import identifier
 from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, PutOptions, mint_id
 from outbox.errors import ConfigError, InvalidEntry
@@ -15,11 +16,11 @@ from outbox.store.store import Store
 
 logger = logs.named("outbox")
 
-# The old module's tables (supabase_sql/), and which of their columns PostgreSQL holds as INT.
+# The old module's tables (supabase_sql/).
 DECLARED = (
-    Destination("trades", integers=frozenset({"direction", "intensity", "hmm_state"})),
-    Destination("events"),
-    Destination("sessions", on_conflict=("session_id",), integers=frozenset({"total_trades", "version"})),
+    Destination("trades", integers=integer_columns("trades")),
+    Destination("events", integers=integer_columns("events")),
+    Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions")),
 )
 
 

@@ -570,5 +570,4 @@ def _limits(settings: Settings) -> Limits:
         poll_s=settings.poll_s,
         orphan_attempts=settings.orphan_attempts,
         orphan_after_s=settings.orphan_after_s,
-        strict_order=settings.strict_order,
     )

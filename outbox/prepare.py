@@ -10,9 +10,10 @@ from enum import Enum
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from outbox.encoding import encode_row, encode_value, identifier
+from outbox.encoding import encode_row, identifier
 from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, digest
 from outbox.errors import InvalidEntry
+from outbox.ordering import key_of_row, ordering_key
 
 _LONGEST_ID = 200
 # Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
@@ -103,11 +104,11 @@ def intend(
         raise InvalidEntry(f"belongs to an update, not to an {operation}", field="match")
     match operation:
         case Operation.INSERT:
-            return _insert(destination, columns, key_text(key))
+            return _insert(destination, columns, ordering_key(key))
         case Operation.UPSERT:
-            return _upsert(destination, columns, values, key_text(key), on_conflict)
+            return _upsert(destination, columns, values, ordering_key(key), on_conflict)
         case Operation.UPDATE:
-            return _update(destination, columns, key_text(key), match)
+            return _update(destination, columns, ordering_key(key), match)
 
 
 def _plain_insert(destination: Destination, columns: tuple[str, ...]) -> Intent:
@@ -148,7 +149,7 @@ def _upsert(
             raise InvalidEntry("decides the upsert and must have a value", field=f"{destination.name}.{column}")
     names = ",".join(deciding)
     spec = LaneSpec(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True)
-    return Intent(spec, key or key_text([values[column] for column in deciding]), names, None)
+    return Intent(spec, key or key_of_row([values[column] for column in deciding]), names, None)
 
 
 def _update(
@@ -171,20 +172,10 @@ def _update(
     if len(quote(text)) > _LONGEST_MATCH:
         raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
     spec = LaneSpec(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True)
-    return Intent(spec, key or key_text(list(values.values())), None, text)
-
-
-def key_text(key: object) -> str | None:
-    """Return an ordering key as text: a single text as it is, anything else as canonical JSON; None: no key."""
-    if key is None:
-        return None
-    if isinstance(key, str) and not key:
-        raise InvalidEntry("must not be empty", field="key")
-    if isinstance(key, list | tuple) and len(key) == 1:
-        key = key[0]
-    canonical = encode_value(key, where="key")
-    plain = json.loads(canonical)
-    return plain if isinstance(plain, str) and plain else canonical
+    unique = destination.on_conflict or (destination.key,)
+    # {"id": …, "version": …} means the row of that id, in whose line its upserts stand.
+    deciding = unique if values.keys() >= set(unique) else tuple(values)
+    return Intent(spec, key or key_of_row([values[column] for column in deciding]), None, text)
 
 
 def member(kind: type[E], value: object, *, field: str) -> E:

@@ -71,8 +71,9 @@ class Settings(BaseSettings):
         default=10, ge=1, description="refusals of a row whose parent is missing before it may be given up"
     )
     orphan_after_s: float = Field(default=86_400.0, gt=0, description="and the shortest time before that")
-    strict_order: bool = Field(
-        default=False, description="a dead entry holds back what comes after it under the same key"
+    strict_order: bool | None = Field(
+        default=None,
+        description="a dead entry holds back what comes after it under the same key; unset: as the file was last told",
     )
     reserve_bytes: int = Field(
         default=8_388_608, ge=0, description="disk space held back, for delivering on a full disk; 0: none"

@@ -78,9 +78,12 @@ async def _edited(
         return NOT_DEAD[selected.state]
     if was is not None and was != fingerprint(entry.payload):
         return Outcome.CHANGED_SINCE
-    if not force and (refused := await overtaken(connection, [selected], sending=sending)):
-        return refused[selected.seq]
+    await connection.execute("savepoint edit")
     await _write(connection, selected.seq, revised(entry, text), now_ms)
+    # Only now: the new payload may be one of another row, and it is that one's state which must not be reverted.
+    if not force and (refused := await overtaken(connection, [selected], sending=sending)):
+        await connection.execute("rollback to edit")
+        return refused[selected.seq]
     await connection.execute(queries.REVIVE.sql, (json.dumps([selected.seq]),))
     words = "edited, forced" if force else "edited"
     await note(connection, [selected.seq], now_ms=now_ms, event="requeued", message=words)

@@ -11,7 +11,8 @@ from typing import Any
 from outbox.encoding import encode_row, encode_value
 from outbox.entry import Destination, LaneSpec, Operation, digest
 from outbox.errors import InvalidEntry
-from outbox.prepare import as_id, intend, key_text
+from outbox.ordering import key_of_row
+from outbox.prepare import as_id, intend
 
 # What Python says of JSON that SQLite reads: very long numbers, deep nesting. InvalidEntry is a ValueError.
 _UNREADABLE = (ValueError, RecursionError)
@@ -141,4 +142,4 @@ def _given_key(entry: Unrevised, deciding: tuple[str, ...] | None) -> str | None
     if deciding is None:
         return entry.key
     before = json.loads(entry.payload)
-    return None if entry.key == key_text([before.get(column) for column in deciding]) else entry.key
+    return None if entry.key == key_of_row([before.get(column) for column in deciding]) else entry.key

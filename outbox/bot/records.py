@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from outbox import logs
+from outbox.columns import SHIPPED, Kind
 from outbox.entry import Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
 from outbox.outbox import Outbox
@@ -22,21 +23,11 @@ logger = logs.named("outbox.records")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The columns of `trades` that come from a trade's key of the same name, and what a missing key means.
+_NOTHING = {Kind.TEXT: "", Kind.INTEGER: 0, Kind.FLOAT: 0, Kind.BOOLEAN: False}
 _TRADE_DEFAULTS: Mapping[str, object] = {
-    "session_id": "",
-    "symbol": "",
-    "direction": 0,
-    "intensity": 0,
-    "action": "",
-    "volume": 0,
-    "entry_price": 0,
-    "exit_price": 0,
-    "pnl": 0,
-    "pnl_pips": 0,
-    "commission": 0,
-    "hmm_state": 0,
-    "is_paper": False,
-    "comment": "",
+    name: _NOTHING[column.kind]
+    for name, column in SHIPPED["trades"].items()
+    if name not in {"id", "trade_id", "timestamp", "created_at", "source"}
 }
 _TRADE_KEYS = frozenset({*_TRADE_DEFAULTS, "id", "trade_id", "timestamp"})
 # NOT NULL in the remote table: None there would be a refusal, so it counts as missing.

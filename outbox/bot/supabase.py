@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, assert_never
 
 from outbox.bot.records import check_outbox, event_row, moment, put_trade
+from outbox.columns import SHIPPED, Column, Columns, Kind, described
 from outbox.entry import Operation, OperationName
 from outbox.errors import ConfigError, OutboxError, RemoteError
 from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows, chosen_source
-from outbox.reads.columns import SHIPPED, Column, Columns, Kind, described
 from outbox.reads.keyset import obstacle, walk
 from outbox.reads.merged import local_rows, merged
 from outbox.reads.overlay import Table, unique_columns

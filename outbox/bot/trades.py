@@ -7,17 +7,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
 from outbox.bot.records import check_outbox, put_trade
+from outbox.columns import SHIPPED
 from outbox.errors import InvalidEntry
 from outbox.outbox import Outbox
 from outbox.store.receipts import Receipt
 from outbox.transaction import Transaction
 
 Number = float | Decimal
-
-_PAPER = (
-    "symbol", "direction", "intensity", "volume", "entry_price", "exit_price", "pnl", "pnl_pips", "hmm_state",
-    "commission",
-)  # fmt: skip
 
 
 class PaperTrade(Protocol):
@@ -43,6 +39,10 @@ class PaperTrade(Protocol):
     def hmm_state(self) -> int | None: ...
     @property
     def commission(self) -> Number | None: ...
+
+
+# A property there is a column here.
+_PAPER = tuple(name for name in SHIPPED["trades"] if name in vars(PaperTrade))
 
 
 class TradeLogger:

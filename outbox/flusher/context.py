@@ -31,7 +31,6 @@ class Limits:
     poll_s: float = 1.0
     orphan_attempts: int = 10
     orphan_after_s: float = 86_400.0
-    strict_order: bool = False
 
     @property
     def longest_wait_s(self) -> float:

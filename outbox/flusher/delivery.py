@@ -125,7 +125,7 @@ class Delivery:
 
     async def _reject(self, entry: Outgoing, superseded: Sequence[Outgoing], refusal: Refusal) -> None:
         await self._make_dead(entry, refusal)
-        if self._limits.strict_order:
+        if await self._store.strict_order():
             self._parts = [not_behind(entry, part) for part in self._parts]
         self._parts.append(superseded)  # their winner is dead: they are what the destination gets
 

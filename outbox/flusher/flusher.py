@@ -245,6 +245,7 @@ class Flusher:
         """Start what may start, and return whether there was any of it."""
         under_way = self._lanes.under_way()
         lanes = await self._store.ready_lanes()
+        await self._store.reread_unknown(_STEP)  # what it commits wakes the next step, which reads them
         self._lanes.rewind_for_older(lanes, under_way)
         await self._pauses.end_idle(lanes)
         started = False

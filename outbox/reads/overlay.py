@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cmp_to_key
 from typing import Any, TypeAlias
 
+from outbox.columns import ORDERED, UNKNOWN, Columns, Number, comparable, known, told
 from outbox.entry import Destination, Operation
 from outbox.errors import Undecidable
-from outbox.reads.columns import ORDERED, UNKNOWN, Columns, Number, comparable, known, told
 from outbox.reads.query import Query, Term
 
 Identity: TypeAlias = tuple[Any, ...]

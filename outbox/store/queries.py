@@ -46,8 +46,10 @@ STORED = Query(
 
 LANE = Query(
     "the number of a lane, made when it is new",
-    "insert into outbox_lanes (destination, operation, on_conflict, columns, ordered) values (?, ?, ?, ?, ?)"
-    " on conflict do update set lane = lane returning lane",
+    # Random: a number that a shell copied from another outbox, with an entry, must not mean anything here.
+    "insert into outbox_lanes (lane, destination, operation, on_conflict, columns, ordered)"
+    " values (random() & 0x7fffffffffff, ?, ?, ?, ?, ?)"
+    " on conflict (destination, operation, on_conflict, columns, ordered) do update set lane = lane returning lane",
     (),
     "1",
 )
@@ -124,6 +126,14 @@ WAYS = Query(
     """,
     (*READY_LANES.uses, "outbox_retrying (waits=?)"),
     "2 per ready lane, 6 per destination, and 2",
+)
+
+UNLANE = Query(
+    "let entries be read anew whose lane this file does not know: a shell copied them from another outbox",
+    "update outbox set lane = null where seq in (select seq from outbox indexed by outbox_ready"
+    " where state = 'pending' and waits is null and lane = ? limit ?)",
+    ("outbox_ready (lane=?)",),
+    "the limit",
 )
 
 UNREAD = Query(

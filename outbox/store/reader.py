@@ -124,6 +124,7 @@ class Reader:
         self.path = path
         self._reader = connection
         self._specs: dict[int, LaneSpec] = {}
+        self.unknown_lanes: tuple[int, ...] = ()  # of the last look at the ready ones; see `Store.reread_unknown`
         self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
@@ -148,13 +149,15 @@ class Reader:
     async def _in_turn(self, rows: Sequence[Any]) -> list[Lane]:
         if any(number not in self._specs for number, _ in rows):
             self._learn(await self.read(queries.LANES.sql))
-        lanes = [Lane(number, self._specs[number], seq) for number, seq in rows]
+        self.unknown_lanes = tuple(number for number, _ in rows if number not in self._specs)
+        lanes = [Lane(number, self._specs[number], seq) for number, seq in rows if number in self._specs]
         return sorted(lanes, key=lambda lane: lane.first_seq)
 
     async def sendable(self) -> Sendable:
         """Return how much is pending and what of it can go on, all at one moment."""
         *rows, (others, pending) = await self.read(queries.WAYS.sql)
-        return Sendable(pending, await self._in_turn(rows), bool(others))
+        lanes = await self._in_turn(rows)
+        return Sendable(pending, lanes, bool(others or self.unknown_lanes))
 
     async def ready(self, lane: Lane, *, after_seq: int, limit: int) -> list[Outgoing]:
         """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together."""

@@ -217,10 +217,14 @@ class Store(Reader):
 
         await self.transact(work)
 
-    async def keep_strict_order(self, strict: bool) -> None:
-        """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows."""
-        if await self.strict_order() == strict:
-            return
+    async def keep_strict_order(self, strict: bool | None) -> bool:
+        """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows.
+
+        None: as the file was last told. Returns what holds from here on.
+        """
+        told = await self.strict_order()
+        if strict is None or told == strict:
+            return told
 
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(
@@ -229,6 +233,7 @@ class Store(Reader):
             await connection.execute(queries.FREEZE.sql if strict else queries.THAW.sql)
 
         await self.transact(work)
+        return strict
 
     async def remember_project(self, project: str) -> str:
         """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
@@ -254,6 +259,11 @@ class Store(Reader):
     async def wake_due(self, now_ms: int, limit: int) -> None:
         """Make entries ready whose time has come."""
         await self.transact(lambda connection: connection.execute(queries.DUE.sql, (now_ms, limit)))
+
+    async def reread_unknown(self, limit: int) -> None:
+        """Make up to `limit` ready entries of each unknown lane unread: they came from another outbox's file."""
+        for lane in self.unknown_lanes:
+            await self.transact(lambda connection, lane=lane: connection.execute(queries.UNLANE.sql, (lane, limit)))  # type: ignore[misc]
 
     async def adopt(self, entries: Sequence[Adopted]) -> None:
         """Complete entries that came in through a shell; from here on they are like any other."""

@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 
 from outbox import Column, Outbox, ReadSource, Settings, SupabaseClient, Undecidable
-from outbox.reads.columns import SHIPPED, UNKNOWN, Kind, comparable
+from outbox.columns import SHIPPED, UNKNOWN, Kind, comparable
 from tests.support import run_async
 
 if TYPE_CHECKING:

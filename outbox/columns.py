@@ -108,6 +108,11 @@ SHIPPED: Final[Mapping[str, Columns]] = {
 }
 
 
+def integer_columns(table: str) -> frozenset[str]:
+    """Return which columns of a shipped table PostgreSQL holds as integers."""
+    return frozenset(name for name, column in SHIPPED[table].items() if column.kind is Kind.INTEGER)
+
+
 def described(columns: Mapping[str, object]) -> dict[str, Column]:
     """Return what a bot says of its own table's columns: each a `Column`, a `Kind`, or a kind's name.
 
