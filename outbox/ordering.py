@@ -1,10 +1,10 @@
 """Which line an entry stands in: one ordering key for one remote row, however its values are written; no I/O.
 
-The columns' types are not known here, so whatever PostgreSQL may hold equal under some type is one key: 2 and "2",
-the cases of a UUID or of a `citext`, two spellings of an instant, two columns in either order. Two rows that share a
-key merely travel in one line; one row with two keys would lose its order. (What may still tell apart what a column
-makes equal: values that `numeric(10, 2)` or `real` round across the sixth digit, and times in a `timestamp` without
-a zone, whose offset PostgreSQL drops.)
+The columns' types are not known here, so what PostgreSQL may hold equal under one of its own types is one key: 2 and
+"2", both cases of a UUID, two spellings of an instant, two columns in either order. Two rows that share a key merely
+travel in one line; one row with two keys would lose its order. Two keys it still has where a column makes equal what
+is neither: texts in `citext`, values that `numeric(10, 2)` or `real` round across the sixth digit, and times in a
+`timestamp` without a zone, whose offset PostgreSQL drops.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from outbox.errors import InvalidEntry
 _UUID = re.compile(r"\{?(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}\}?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]{1,4})?")
 _FRACTION = re.compile(r"(?<=[0-9]{2}:[0-9]{2}:[0-9]{2})\.([0-9]+)")
-_WORDS = {"true": "1", "false": "0", "-inf": "-infinity"} | dict.fromkeys(("inf", "+inf", "+infinity"), "infinity")
+_WORDS = {word: word for word in ("true", "false", "nan", "infinity", "-infinity")} | {
+    "inf": "infinity", "+inf": "infinity", "+infinity": "infinity", "-inf": "-infinity",
+}  # fmt: skip
 
 
 def ordering_key(key: object) -> str | None:
@@ -36,9 +38,8 @@ def ordering_key(key: object) -> str | None:
     if isinstance(key, str) and not key:
         raise InvalidEntry("must not be empty", field="key")
     plain = json.loads(encode_value(key, where="key"), parse_float=Decimal)
-    if not isinstance(plain, list):
-        return _canonical(_text(plain)) or '""'
-    texts = sorted(_canonical(_text(each)) for each in plain)  # whatever the order in which the columns are named
+    # Sorted: whatever the order in which the columns are named.
+    texts = sorted(_canonical(_text(each)) for each in (plain if isinstance(plain, list) else [plain]))
     return (texts[0] or '""') if len(texts) == 1 else json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -50,11 +51,7 @@ def key_of_row(values: Sequence[object]) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    if value is None or isinstance(value, dict | list):
-        return encode_value(value, where="key")
-    return str(value)
+    return value if isinstance(value, str) else encode_value(value, where="key")
 
 
 @lru_cache(maxsize=4096)
@@ -65,15 +62,14 @@ def _canonical(text: str) -> str:
         return str(UUID(folded))
     if _NUMBER.fullmatch(folded):
         return _number(Decimal(folded))
-    return _instant(folded.upper()) or _WORDS.get(folded, folded)
+    return _instant(folded.upper()) or _WORDS.get(folded, text)
 
 
 def _number(number: Decimal) -> str:
-    if number.adjusted() > 100:  # 1e9999 is left as it is written, not written out
-        return str(number.normalize())
-    if number == number.to_integral_value():
-        return str(int(number))
-    return repr(float(f"{number:.6g}"))
+    if number != number.to_integral_value():
+        number = Decimal(f"{number:.6g}")
+    whole = number.adjusted() < 100 and number == number.to_integral_value()  # 1e9999 is not written out
+    return str(int(number)) if whole else str(number.normalize())
 
 
 def _instant(text: str) -> str | None:
@@ -86,4 +82,4 @@ def _instant(text: str) -> str | None:
             moment += timedelta(microseconds=int((Decimal(f"0.{fraction[1]}") * 1_000_000).to_integral_value()))
     except (ValueError, OverflowError):
         return None
-    return f"{moment.replace(tzinfo=None).isoformat()}z".removesuffix("T00:00:00z")
+    return f"{moment.replace(tzinfo=None).isoformat()}Z".removesuffix("T00:00:00Z")

@@ -130,6 +130,26 @@ async def test_an_edit_moves_an_upsert_into_the_line_of_the_row_that_it_now_mean
     assert rows(tmp_path / "bot.db", "select key from outbox") == [("2",)]
 
 
+@run_async
+async def test_an_edit_is_compared_with_what_came_later_of_the_row_that_it_now_means(tmp_path: Path) -> None:
+    settings, remote = opened(tmp_path / "bot.db")
+    how = {"operation": "upsert", "on_conflict": ("k",)}
+    async with Outbox.open(settings, transport=remote) as outbox:
+        await outbox.put("orders", {"k": 1, "n": "bad"}, id="u-1", **how)  # type: ignore[arg-type]
+        await outbox.put("orders", {"k": 2, "n": "newer"}, id="u-2", **how)  # type: ignore[arg-type]
+        await outbox.drain()
+
+        assert await edit(outbox, "u-1", {"k": 2, "n": "older"}) is Outcome.LATER_DELIVERED
+        assert rows(tmp_path / "bot.db", "select key, payload, state from outbox where id = 'u-1'") == [
+            ("1", '{"k":1,"n":"bad"}', "dead")
+        ], "nothing was changed"
+        assert rows(tmp_path / "bot.db", "select count(*) from outbox_edits") == [(0,)]
+
+        await outbox.put("orders", {"k": 1, "n": "newer"}, id="u-3", **how)  # type: ignore[arg-type]
+        await outbox.drain()
+        assert await edit(outbox, "u-1", {"k": 3, "n": "other"}) is Outcome.REQUEUED, "the control: of no later one"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -108,6 +108,28 @@ async def test_a_dead_entry_holds_back_its_key_in_strict_order_and_no_other(tmp_
 
 
 @run_async
+async def test_strict_order_holds_until_the_file_is_told_otherwise(tmp_path: Path) -> None:
+    """A bot says it in code; `outbox drain` opens the same file and says nothing."""
+    remote = Remote(rule=lambda _, row: BAD if row["n"] == 0 else None)
+    async with flushing(tmp_path, remote=remote, poll_s=300, strict_order=True) as bench:
+        for n in range(2):
+            await bench.outbox.put("trades", {"n": n}, key="a")
+        await bench.live(1000)
+
+    async with flushing(tmp_path, remote=remote, poll_s=300) as bench:
+        await bench.outbox.put("trades", {"n": 2}, key="a")
+        for n in (0, 3):
+            await bench.outbox.put("trades", {"n": n}, key="b")  # and what dies now holds back its line, too
+        await bench.live(1000)
+        stats = await bench.outbox.stats()
+        assert (stats.pending, stats.dead, stats.delivered) == (3, 2, 0)
+
+    async with flushing(tmp_path, remote=remote, poll_s=300, strict_order=False) as bench:
+        stats = await bench.settled()
+        assert (stats.pending, stats.dead, stats.delivered) == (0, 2, 3), "the control"
+
+
+@run_async
 async def test_control_without_strict_order_the_later_entries_go_on(tmp_path: Path) -> None:
     remote = Remote(rule=lambda _, row: BAD if row["n"] == 0 else None)
     async with flushing(tmp_path, remote=remote, poll_s=300) as bench:

@@ -183,3 +183,38 @@ async def test_a_shells_number_keeps_its_digits(tmp_path: Path) -> None:
         await bench.live(1)
         assert bodies == [b'[{"id":"i",' + payload[1:].encode() + b"]"]
         assert json.loads(bodies[0])
+
+
+_COPY = """
+insert into main.outbox (id, destination, operation, state, key, payload, on_conflict, match, lane, waits, digest)
+select id, destination, operation, state, key, payload, on_conflict, match, lane, waits, digest
+  from other.outbox where seq > ?
+"""
+
+
+@run_async
+async def test_rows_that_a_shell_copies_from_another_outbox_are_read_anew_and_stop_nobody(tmp_path: Path) -> None:
+    """They carry that file's lane numbers, and that they waited for their turn there."""
+    (tmp_path / "other").mkdir()
+    async with opened(tmp_path / "other") as bench:
+        other = bench.path
+        for n in range(3):
+            await bench.outbox.put("sessions", {"session_id": "s", "n": n}, operation="upsert")
+        await bench.outbox.put("events", {"n": 1}, id="copied")
+        await bench.outbox.put("trades", {"n": 2, "only": "there"}, id="odd")
+
+    async with flushing(tmp_path) as bench:
+        await bench.outbox.put("trades", {"n": 1}, id="mine")
+        connection = sqlite3.connect(bench.path, isolation_level=None)
+        connection.execute("attach ? as other", (str(other),))
+        connection.execute(_COPY, (1,))  # without the first upsert: the second one is the first of its key here
+        connection.close()
+        await bench.live(3)
+        stats = await bench.stats()
+        assert (stats.pending, stats.dead, stats.delivered, stats.flusher.last_error) == (0, 0, 5, None)
+        assert bench.remote.inserted == {
+            ("trades", "mine"): {"id": "mine", "n": 1},
+            ("events", "copied"): {"id": "copied", "n": 1},
+            ("trades", "odd"): {"id": "odd", "n": 2, "only": "there"},
+        }
+        assert list(bench.remote.merged.values()) == [{"session_id": "s", "n": 2}]
