@@ -136,7 +136,7 @@ class Outbox:
     async def _open(cls, settings: Settings, wait_s: float, clock: Clock, transport: Transport | None) -> Outbox:
         # aiosqlite logs every statement with its parameters, which are payloads.
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)
-        remote = Remote(settings, transport)
+        remote = Remote(settings, transport, clock)
         try:
             store = await open_store(
                 settings.path.absolute(),

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from outbox import logs
+from outbox.clock import Clock
 from outbox.errors import ConfigError
 from outbox.postgrest.client import PostgrestTransport, Request, Transport
 from outbox.postgrest.fetch import checked_path, rows_of
@@ -23,8 +24,10 @@ class Remote:
     fixed: a transport of the caller's own, for tests; no setting replaces it.
     """
 
-    def __init__(self, settings: Settings, fixed: Transport | None) -> None:
+    def __init__(self, settings: Settings, fixed: Transport | None, clock: Clock) -> None:
         self._settings = settings
+        self._clock = clock
+        self._reread_s = clock.monotonic_s() + settings.pause_probe_s
         self._fixed = fixed is not None
         self.transport = fixed if fixed is not None else _connected(settings)
 
@@ -44,8 +47,12 @@ class Remote:
         return () if self._fixed else self._settings.warnings
 
     async def current(self, probing: bool) -> Transport | None:
-        """What the flusher sends through; a pause that is about to be probed may have new settings to try."""
-        if probing and not self._fixed:
+        """What the flusher sends through; a pause that is about to be probed may have new settings to try.
+
+        So may an outbox without a URL or a key: the file that had them may come back.
+        """
+        if not self._fixed and (probing or (self.transport is None and self._clock.monotonic_s() >= self._reread_s)):
+            self._reread_s = self._clock.monotonic_s() + self._settings.pause_probe_s
             try:
                 await self.refresh()
             except ConfigError as error:
@@ -53,7 +60,10 @@ class Remote:
         return self.transport
 
     async def refresh(self) -> None:
-        """Read environment and `.env` again. Raises ConfigError: the old URL and key stay."""
+        """Read environment and `.env` again. Raises ConfigError: the old URL and key stay.
+
+        Nothing else can fail: what the environment says of proxies and certificates counts at the next request.
+        """
         fresh = await asyncio.to_thread(self._settings.reread)
         changed = _access(fresh) != _access(self._settings)
         if changed and not self._fixed:
@@ -83,7 +93,9 @@ def _connected(settings: Settings) -> Transport | None:
         return None
     token = None if settings.access_token is None else settings.access_token.get_secret_value()
     key = settings.supabase_key.get_secret_value()
-    return PostgrestTransport(settings.rest_url, key, token=token, source=settings.source)
+    return PostgrestTransport(
+        settings.rest_url, key, token=token, source=settings.source, allow_insecure=settings.allow_insecure
+    )
 
 
 def _access(settings: Settings) -> dict[str, Any]:

@@ -154,7 +154,12 @@ async def _ask(settings: Settings, asked: Sequence[Target], content: Content | N
     """Return what the remote end's answers mean."""
     assert settings.rest_url is not None and settings.supabase_key is not None
     token = None if settings.access_token is None else settings.access_token.get_secret_value()
-    transport = PostgrestTransport(settings.rest_url, settings.supabase_key.get_secret_value(), token=token)
+    transport = PostgrestTransport(
+        settings.rest_url,
+        settings.supabase_key.get_secret_value(),
+        token=token,
+        allow_insecure=settings.allow_insecure,
+    )
     try:
         questions = Questions(transport, SystemClock(), deadline_s=timeout_s)
         first = await questions.first(asked[0])

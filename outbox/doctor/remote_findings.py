@@ -168,7 +168,7 @@ def complaint_of(reason: str, code: str | None) -> Complaint:
 def said(outcome: Outcome) -> str:
     """Return the other end's words on one line, never a header or a key."""
     if isinstance(outcome, Failure):
-        return outcome.value
+        return outcome.said
     refusal = read_refusal(outcome)
     return " ".join(str(part) for part in (refusal.status, refusal.code, refusal.message) if part is not None)
 
@@ -267,9 +267,14 @@ _OBSTACLE_FIXES = {
 }
 
 
+_NETWORK_FIX = "mend or unset the variable where the bot is started, or list the host in NO_PROXY"
+
+
 def reach(url: str, first: Outcome, obstacle: tuple[Obstacle, str] | None) -> Finding:
     """Judge whether the project answers at all. obstacle: what a plain connection meets, if `first` is a failure."""
     what = complaint(first)
+    if first == Failure.MISCONFIGURED or (isinstance(first, Failure) and "proxy" in first.words):
+        return Finding("remote", _FAULT, f"nothing reaches {url}: {first.words}", _NETWORK_FIX)
     if isinstance(first, Failure):
         kind, words = obstacle or (Obstacle.OTHER, "")
         says = f"{url} cannot be reached: {kind.value}{f' ({words})' if words else ''}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import os
 import ssl
-from collections.abc import Generator, Sequence
+import zlib
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, runtime_checkable
 from urllib.parse import quote
@@ -16,14 +18,16 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from outbox.entry import LaneSpec, Operation
-from outbox.postgrest import project
+from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
-from outbox.postgrest.verdicts import Failure, Reply
+from outbox.postgrest.scrub import Scrubber, be_discreet, ours
+from outbox.postgrest.verdicts import Failure, Reply, Silence
 
 # Of the flusher's requests and the bot's reads; above requests_in_flight, or cancelled requests can starve the pool.
 _POOL = 64
 # What is read of a reply at the most; PostgREST's errors have a few hundred bytes, a hostile page may have no end.
 _LONGEST_REPLY = 256 * 1024
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 # A percent sign too: what a person has written stays as it is.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
@@ -132,21 +136,6 @@ class _KeyAuth(httpx.Auth):
         return "<key>"
 
 
-class _WithoutQuery(logging.Filter):
-    """httpx logs each URL at INFO, and the filters of an update are values of its row: they stay out of the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                value.copy_with(query=None) if isinstance(value, httpx.URL) and "/rest/v1/" in value.path else value
-                for value in record.args
-            )
-        return True
-
-
-_WITHOUT_QUERY = _WithoutQuery()
-
-
 def user_agent() -> str:
     """Return our own name: Supabase refuses secret keys from what looks like a browser."""
     try:
@@ -168,15 +157,30 @@ class PostgrestTransport:
     """PostgREST behind `rest_url`, for example https://<project>.supabase.co/rest/v1.
 
     token: a JWT whose role the server is to take, beside a key that only opens the gateway. source: which bot this is.
+    Making one never fails: what the environment says of proxies and certificates counts from the first request on, and
+    again after each that met trouble with them.
     """
 
-    def __init__(self, rest_url: str, key: str, *, token: str | None = None, source: str | None = None) -> None:
+    def __init__(
+        self,
+        rest_url: str,
+        key: str,
+        *,
+        token: str | None = None,
+        source: str | None = None,
+        allow_insecure: bool = False,
+    ) -> None:
         self._rest_url = rest_url
         self.project = project.identity(rest_url)
         self._auth = _KeyAuth(key, token)
+        self._scrub = Scrubber(key, token)
         self._named = source_header(source)
-        self._client = self._new_client()
-        logging.getLogger("httpx").addFilter(_WITHOUT_QUERY)  # the same one is added once
+        self._allow_insecure = allow_insecure
+        self._proxy: network.Proxy | None = None
+        self._client: httpx.AsyncClient | None = None
+        self._making = asyncio.Lock()
+        self._closed = False
+        be_discreet()
         self._connect = AsyncRetrying(
             # Nothing was sent yet: once more at once often saves a whole pause (a listener that restarts).
             retry=retry_if_exception_type(httpx.ConnectError),
@@ -185,39 +189,95 @@ class PostgrestTransport:
             reraise=True,
         )
 
-    def _new_client(self) -> httpx.AsyncClient:
+    async def _connected(self) -> httpx.AsyncClient:
+        """Return the client, made as the environment is now if there is none. Raises Misconfigured."""
+        async with self._making:
+            if self._client is None:
+                self._proxy = network.proxy_for(self._rest_url, os.environ, allow_insecure=self._allow_insecure)
+                encrypted = "https:" in (self._rest_url[:6], self._proxy.url[:6] if self._proxy else "")
+                # Without TLS an empty context will do: reading the certificates takes some 20 ms.
+                trusted = await asyncio.to_thread(network.tls_context) if encrypted else _NO_TLS
+                self._client = self._new_client(trusted)
+            return self._client
+
+    def _new_client(self, trusted: ssl.SSLContext) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=30)
         return httpx.AsyncClient(
             limits=limits,
             timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
             follow_redirects=False,  # a POST must not wander
-            headers={"user-agent": user_agent(), "accept": "application/json", **self._named},
+            trust_env=False,  # `network` has read it
+            verify=trusted,
+            proxy=None if self._proxy is None else self._proxy.as_httpx(trusted),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
+            headers={
+                "user-agent": user_agent(),
+                "accept": "application/json",
+                "accept-encoding": "identity",  # a kilobyte of gzip may hold a gigabyte
+                **self._named,
+            },
         )
+
+    async def _drop(self, client: httpx.AsyncClient) -> None:
+        """Let the next request make a client anew."""
+        if self._client is client:  # the first of them
+            self._client = None
+            await client.aclose()
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
         """Send `request`; `deadline_s` bounds all of it, also a reply that drips."""
-        client = self._client
+        client = None
+        within = ours.set(True)
         try:
             async with asyncio.timeout(deadline_s):
+                if self._closed:
+                    return Failure.CUT  # new settings, in the same moment
+                client = await self._connected()
                 return await self._connect(self._once, client, request)
+        except network.Misconfigured as error:
+            return Failure(Silence.MISCONFIGURED, self._scrub.text(str(error)))
         except TimeoutError:
-            return Failure.TIMEOUT
-        except httpx.PoolTimeout:
-            if self._client is client:  # the first of them
-                # Cancelled requests can leak places in the pool: a new client has them all again.
-                self._client = self._new_client()
-                await client.aclose()
-            return Failure.UNREACHABLE
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL, ssl.SSLError):
-            return Failure.UNREACHABLE
-        except httpx.TimeoutException:
-            return Failure.TIMEOUT
-        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError):
-            return Failure.CUT
-        except RuntimeError:
-            if client.is_closed:  # new settings, or a new pool, in the same moment
-                return Failure.CUT
-            raise
+            return Failure(Silence.TIMEOUT, f"no answer within {deadline_s:g} s")
+        except Exception as error:
+            failure = await self._failed(error, client)
+            if failure is None:
+                raise
+            return failure
+        finally:
+            ours.reset(within)
+
+    async def _failed(self, error: Exception, client: httpx.AsyncClient | None) -> Failure | None:
+        """Return what `error` of a request means; None: it is none of the network's."""
+        said = self._scrub.text(network.words(error, self._proxy))
+        if client is not None and (
+            # Cancelled requests can leak places in the pool: a new client has them all again. And whoever mends a
+            # proxy or a certificate need not restart the bot.
+            isinstance(error, httpx.PoolTimeout | httpx.ProxyError)
+            or network.is_tls(error)
+            or (self._proxy is not None and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
+        ):
+            await self._drop(client)
+        match error:
+            case httpx.ProxyError() if _refuses(error):
+                return Failure(Silence.MISCONFIGURED, said)
+            case (
+                httpx.PoolTimeout()
+                | httpx.ProxyError()
+                | httpx.ConnectError()
+                | httpx.ConnectTimeout()
+                | httpx.UnsupportedProtocol()
+                | httpx.InvalidURL()
+                | ssl.SSLError()
+            ):
+                return Failure(Silence.UNREACHABLE, said)
+            case httpx.TimeoutException():
+                return Failure(Silence.TIMEOUT, said)
+            case httpx.TransportError() | httpx.DecodingError() | httpx.StreamError() | zlib.error():
+                return Failure(Silence.CUT, said)
+            case RuntimeError() if client is not None and client.is_closed:
+                return Failure.CUT  # new settings, or a new client, in the same moment
+            case _:
+                return None
 
     async def _once(self, client: httpx.AsyncClient, request: Request) -> Reply:
         sent = client.stream(
@@ -227,15 +287,39 @@ class PostgrestTransport:
             headers=list(request.headers),
             auth=self._auth,
         )
-        body = bytearray()
         async with sent as response:
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) > request.reply_bytes:
-                    break
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        return Reply(response.status_code, headers, bytes(body[: request.reply_bytes]))
+            raw = await _read(response, request.reply_bytes)
+        headers = {name.lower(): self._scrub.text(value) for name, value in response.headers.items()}
+        via = None if self._proxy is None else str(self._proxy)
+        return Reply(response.status_code, headers, self._scrub.body(raw, request.reply_bytes), via)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        self._closed = True
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def _refuses(error: httpx.ProxyError) -> bool:
+    """Whether a proxy's own answer is one that waiting does not change: 403, 407."""
+    return str(error).startswith("4")
+
+
+async def _read(response: httpx.Response, limit: int) -> bytes:
+    """Return what `response` holds, a little more than `limit` bytes of it at the most, also of what is compressed.
+
+    It was asked not to be. Nothing for what is compressed twice, or in another way than gzip's.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    pieces: AsyncIterator[bytes] = response.aiter_raw()
+    unpack = zlib.decompressobj(wbits=47) if encoding in ("gzip", "x-gzip", "deflate") else None
+    if unpack is None and encoding not in ("identity", ""):
+        return b""
+    body = bytearray()
+    async for piece in pieces:
+        body += piece if unpack is None else unpack.decompress(piece, limit + 1 - len(body))
+        if len(body) > limit:
+            return bytes(body)
+    if unpack is not None and body and not unpack.eof:
+        raise zlib.error("the reply breaks off")
+    return bytes(body)

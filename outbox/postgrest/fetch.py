@@ -24,7 +24,7 @@ def rows_of(path: str, outcome: Reply | Failure) -> list[dict[str, Any]]:
     """Return the rows that the answer to `path` holds. Raises Unreachable, RemoteError: never [] for a failure."""
     table = path.partition("?")[0]
     if isinstance(outcome, Failure):
-        raise Unreachable(f"{table}: no answer ({outcome.value}); nothing was read")
+        raise Unreachable(f"{table}: no answer ({outcome.said}); nothing was read")
     if not 200 <= outcome.status < 300:
         refusal = read_refusal(outcome)
         said = " ".join(word for word in (refusal.code, refusal.message) if word)

@@ -30,12 +30,15 @@ def identity(url: str) -> str | None:
 
 def is_loopback(host: str) -> bool:
     """Return whether `host` is this machine by its name or number."""
-    if host == "localhost" or host.endswith(".localhost"):
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(name)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def is_foreign(belongs_to: str | None, named: str | None) -> bool:

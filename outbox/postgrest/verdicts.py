@@ -10,29 +10,61 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
+from typing import ClassVar
 
 from outbox.entry import Operation
 
 # ------------------------------------------------------------------------------------------ what is judged
 
 
-class Failure(StrEnum):
+class Silence(StrEnum):
     """Why there is no reply."""
 
     UNREACHABLE = "unreachable"  # refused, no such host, TLS: nothing was sent
     TIMEOUT = "timeout"  # the deadline passed: may have been carried out
     CUT = "cut"  # the connection broke: may have been carried out
+    MISCONFIGURED = "misconfigured"  # a proxy's or certificate's setting cannot be used: nothing was sent
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """No reply. words: what the network said, for people; two failures of one kind are equal."""
+
+    kind: Silence
+    words: str = field(default="", compare=False)
+
+    UNREACHABLE: ClassVar[Failure]
+    TIMEOUT: ClassVar[Failure]
+    CUT: ClassVar[Failure]
+    MISCONFIGURED: ClassVar[Failure]
+
+    @property
+    def value(self) -> str:
+        """The kind in one word."""
+        return self.kind.value
+
+    @property
+    def said(self) -> str:
+        """The kind, and the words if there are any."""
+        return f"{self.kind.value}: {self.words}" if self.words else self.kind.value
+
+
+Failure.UNREACHABLE = Failure(Silence.UNREACHABLE)
+Failure.TIMEOUT = Failure(Silence.TIMEOUT)
+Failure.CUT = Failure(Silence.CUT)
+Failure.MISCONFIGURED = Failure(Silence.MISCONFIGURED)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP reply. headers: names in lower case."""
+    """An HTTP reply. headers: names in lower case. via: the proxy it came through, which may have said it itself."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    via: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +275,7 @@ STATUSES: dict[int, Cause | _Rest] = {
     # A gateway's or firewall's own page; what trips a firewall may be one body.
     403: _Rest(_ALL, Reason.FORBIDDEN, slow=True, shrink=True),
     404: _BAD_SERVER,
+    407: _BAD_SERVER,  # a proxy's, which wants a password
     408: _Rest(_ALL, Reason.TIMEOUT, shrink=True),
     413: Cause.SIZE,
     414: _LONG_URL,
@@ -280,14 +313,16 @@ def judge(operation: Operation, rows: int, outcome: Reply | Failure, *, own: str
 
 
 def _no_reply(failure: Failure) -> Verdict:
-    refusal = Refusal(None, None, failure.value)
-    match failure:
-        case Failure.UNREACHABLE:
+    refusal = Refusal(None, None, failure.words or failure.value)
+    match failure.kind:
+        case Silence.UNREACHABLE:
             return Pause(_ALL, Reason.UNREACHABLE, refusal)
-        case Failure.TIMEOUT:
+        case Silence.TIMEOUT:
             return Pause(_ALL, Reason.TIMEOUT, refusal, shrink=True)
-        case Failure.CUT:
+        case Silence.CUT:
             return Pause(_ALL, Reason.UNREACHABLE, refusal, shrink=True)
+        case Silence.MISCONFIGURED:
+            return Pause(_ALL, Reason.MISCONFIGURED, refusal, slow=True)
 
 
 def _accepted(operation: Operation, reply: Reply) -> Verdict:
@@ -374,6 +409,8 @@ def read_refusal(reply: Reply) -> Refusal:
     request_id = next((reply.headers[name][:200] for name in _REQUEST_IDS if reply.headers.get(name)), None)
     if not isinstance(body, dict):
         message = f"HTTP {reply.status} without a PostgREST error"
+        if reply.via is not None:
+            message += f", through {reply.via}"
         return Refusal(reply.status, None, message, request_id=request_id)
 
     def text(*names: str) -> str | None:

@@ -26,7 +26,7 @@ from outbox.testing import ManualClock
 
 FILE = Path(__file__).with_name("recorded_requests.txt")
 HEAD = """\
-# Every request that the library sends, as it goes over the wire: one for each operation, batch spec, kind of key,
+# Every request that the library sends, as it goes over the wire: one for each operation, batch shape, kind of key,
 # read filter, and the health row. tests/postgrest/test_recorded.py compares it with what the code sends.
 #
 # {host} and {version} stand for what differs from machine to machine; content-length is left out. No key is real.

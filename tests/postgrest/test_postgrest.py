@@ -213,7 +213,7 @@ async def test_a_secret_key_stands_only_in_apikey_and_a_legacy_key_in_both_heade
 @run_async
 async def test_a_reply_that_breaks_off_is_a_failure_and_no_exception(script: Handler, expected: Failure) -> None:
     async with serving(script) as server:
-        assert await send(server.url) is expected
+        assert await send(server.url) == expected
 
 
 @pytest.mark.parametrize("script", [pytest.param(hang, id="hangs"), pytest.param(drip, id="drips")])
@@ -221,7 +221,7 @@ async def test_a_reply_that_breaks_off_is_a_failure_and_no_exception(script: Han
 async def test_the_deadline_bounds_the_whole_request(script: Handler) -> None:
     async with serving(script) as server:
         started = time.monotonic()
-        assert await send(server.url, deadline_s=0.15) is Failure.TIMEOUT
+        assert await send(server.url, deadline_s=0.15) == Failure.TIMEOUT
         assert time.monotonic() - started < 2
 
 
@@ -287,7 +287,7 @@ async def test_a_refused_connection_is_tried_twice_and_reported() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert await send(f"http://127.0.0.1:{port}/rest/v1") is Failure.UNREACHABLE
+    assert await send(f"http://127.0.0.1:{port}/rest/v1") == Failure.UNREACHABLE
 
 
 @pytest.mark.parametrize(
@@ -300,13 +300,13 @@ async def test_a_refused_connection_is_tried_twice_and_reported() -> None:
 )
 @run_async
 async def test_what_cannot_be_sent_is_unreachable_and_no_exception(url: str, request_: Request) -> None:
-    assert await send(url, request=request_) is Failure.UNREACHABLE
+    assert await send(url, request=request_) == Failure.UNREACHABLE
 
 
 @run_async
 async def test_tls_to_a_server_without_it_is_unreachable() -> None:
     async with serving(refuse_to_hear) as server:
-        assert await send(server.url.replace("http:", "https:")) is Failure.UNREACHABLE
+        assert await send(server.url.replace("http:", "https:")) == Failure.UNREACHABLE
 
 
 @run_async
@@ -354,7 +354,9 @@ async def test_a_missed_deadline_leaves_the_transport_usable() -> None:
 @run_async
 async def test_a_full_pool_makes_a_new_client_and_the_old_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(keep_alive) as server, connected(server.url) as transport:
+        assert isinstance(await transport.send(REQUEST, deadline_s=5), Reply)
         old = transport._client
+        assert old is not None
 
         async def full(*_: object, **__: object) -> None:
             raise httpx.PoolTimeout("no connection in time")
@@ -372,7 +374,7 @@ async def test_a_full_pool_makes_a_new_client_and_the_old_one_is_closed(monkeypa
 async def test_sending_through_a_closed_transport_is_a_failure_and_no_exception() -> None:
     async with serving(keep_alive) as server, connected(server.url) as transport:
         await transport.aclose()
-        assert await transport.send(REQUEST, deadline_s=5) is Failure.CUT
+        assert await transport.send(REQUEST, deadline_s=5) == Failure.CUT
 
 
 @run_async

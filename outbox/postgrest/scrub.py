@@ -1,0 +1,78 @@
+"""What must not go further: the key in what comes from outside, a row's values in what httpx logs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from contextvars import ContextVar
+
+import httpx
+
+_LONGEST_WORDS = 2000
+_LONGEST_ERROR = 1 << 20
+# True in whatever a request of ours does.
+ours: ContextVar[bool] = ContextVar("outbox_request", default=False)
+
+
+class _Discreet(logging.Filter):
+    """What httpx and httpcore may log of our requests: a URL without its query, and no line that shows headers.
+
+    The filters of an update are values of its row, and a reply's headers may repeat them; httpx logs each URL at INFO,
+    httpcore all headers at DEBUG. A bot's own requests are logged as ever.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not ours.get():
+            return True
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                value.copy_with(query=None) if isinstance(value, httpx.URL) else value for value in record.args
+            )
+        return record.name == "httpx"
+
+
+_DISCREET = _Discreet()
+# A filter holds for one logger, not for those below it.
+_LOGGERS = ("httpx", *(f"httpcore.{name}" for name in ("connection", "http11", "http2", "proxy", "socks")))
+
+
+def be_discreet() -> None:
+    """Let httpx and httpcore log of our requests what any log may hold."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_DISCREET)  # the same one is added once
+
+
+class Scrubber:
+    """Takes key and token out of what comes from outside: a gateway may quote them."""
+
+    def __init__(self, *secrets: str | None) -> None:
+        self._secrets = [secret for secret in secrets if secret]
+        self._lowered = [secret.lower().encode() for secret in self._secrets]
+        self._pattern = re.compile("|".join(map(re.escape, self._secrets)).encode() or b"(?!)", re.IGNORECASE)
+
+    def body(self, raw: bytes, limit: int) -> bytes:
+        """Return what a reply says, cut to `limit` bytes; a key that the cut has parted is gone as well."""
+        if b"\\u" in raw and len(raw) < _LONGEST_ERROR:  # JSON may spell every letter as a number
+            with contextlib.suppress(ValueError, RecursionError):
+                raw = self._spelled_out(raw)
+        clean = self._pattern.sub(b"<key>", raw) if self._quoted(raw) else raw
+        for secret in map(str.encode, self._secrets if len(raw) > limit else ()):
+            for length in range(len(secret) - 1, 7, -1):
+                if clean.endswith(secret[:length]):
+                    clean = clean[:-length]
+        return clean[:limit]
+
+    def _spelled_out(self, raw: bytes) -> bytes:
+        plain = json.dumps(json.loads(raw), ensure_ascii=False).encode()
+        return plain if self._quoted(plain) else raw  # else byte for byte as it came
+
+    def _quoted(self, raw: bytes) -> bool:
+        lowered = raw.lower()  # a hundred times faster than the pattern, and a read may have 64 MiB
+        return any(secret in lowered for secret in self._lowered)
+
+    def text(self, text: str) -> str:
+        """Return `text` without them, on one line."""
+        line = "".join(sign if sign.isprintable() else " " for sign in text)
+        return self._pattern.sub(b"<key>", line.encode(errors="replace")).decode()[:_LONGEST_WORDS]
