@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from outbox import logs
+from outbox import logs, snapshot
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.errors import OutboxError
@@ -109,23 +109,24 @@ class Reporter:
         transport = self._transport()
         if transport is None or self._given_up:
             return
-        pauses = await self._store.pauses()
-        if blocked([pause.scope for pause in pauses]):
+        report = await self._taken(stopped=stopped)
+        if report is None:
             return
-        report = await self._taken(pauses[0].reason if pauses else None, stopped=stopped)
         outcome = await transport.send(build(SHAPE, [_Row(report.row())]), deadline_s=deadline_s)
         self._learn(outcome)
 
-    async def _taken(self, paused: str | None, *, stopped: bool) -> Report:
-        counts = await self._store.counts()
-        oldest_ms = await self._store.oldest_pending_ms()
+    async def _taken(self, *, stopped: bool) -> Report | None:
+        """Return what is to be told; None: nothing is sent at all, and the flusher probes by itself."""
+        found = await snapshot.take(self._store)
+        if blocked([pause.scope for pause in found.pauses]):
+            return None
         return Report(
             source=self._source or "",
-            pending=sum(states.get(State.PENDING, 0) for states in counts.values()),
-            dead=sum(states.get(State.DEAD, 0) for states in counts.values()),
-            oldest_pending_s=None if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000),
+            pending=found.total(State.PENDING),
+            dead=found.total(State.DEAD),
+            oldest_pending_s=found.oldest_age_s(self._clock.now_ms()),
             last_success_ms=self._last_success_ms(),
-            paused=paused,
+            paused=found.pauses[0].reason if found.pauses else None,
             version=user_agent().partition("/")[2],
             every_s=self._every_s,
             stopped=stopped,

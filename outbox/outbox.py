@@ -12,17 +12,18 @@ import sqlite3
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from outbox import logs
+from outbox import logs, snapshot
 from outbox.admin.command_server import CommandServer
 from outbox.admin.commands import Commands, selection
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.drain import Drains
-from outbox.entry import Destination, Operation, OperationName, PutOptions, State
+from outbox.entry import Destination, Operation, OperationName, PutOptions
 from outbox.errors import (
     ConfigError,
     ForeignLoop,
@@ -40,15 +41,15 @@ from outbox.recovery.quarantine import found_beside
 from outbox.recovery.salvage import salvage_and_rename
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.stats import DrainReport, Stats, total
-from outbox.store import database, files
+from outbox.stats import DrainReport, Stats
+from outbox.store import database
 from outbox.store.held_transaction import refuse_control
 from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
 from outbox.store.reader import Shown
 from outbox.store.receipts import Receipt
 from outbox.store.selection import Handled
-from outbox.store.store import Bounds, Notices, Store
+from outbox.store.store import Bounds, Store
 from outbox.transaction import Transaction, check_outside, holding
 
 logger = logs.named("outbox")
@@ -492,37 +493,13 @@ class Outbox:
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""
         self._check_process()
-        counts = await self._store.counts()
-        pauses = tuple(await self._store.pauses())
-        oldest_ms = await self._store.oldest_pending_ms()
         path = self._store.path
-        wal_bytes = files.file_bytes(files.wal_path(path))
-        notices = self._maintenance.notices if self._maintenance is not None else Notices()
-        return Stats(
-            path=path,
-            pending=total(counts, State.PENDING),
-            delivered=total(counts, State.DELIVERED),
-            dead=total(counts, State.DEAD),
-            discarded=total(counts, State.DISCARDED),
-            pruned=total(counts, "pruned"),
-            removed=total(counts, "removed"),
-            pending_bytes=await self._store.pending_bytes(),
-            oldest_pending_age_s=None if oldest_ms is None else max(0.0, (self._clock.now_ms() - oldest_ms) / 1000),
-            postponed=await self._store.postponed(1000),
-            paused=pauses[0].reason if pauses else None,
-            pauses=pauses,
-            destinations=counts,
-            flusher=self._flusher.state,
-            wal_bytes=wal_bytes,
-            db_bytes=files.file_bytes(path),
-            sqlite_version=sqlite3.sqlite_version,
-            exposed_to_wal_reset_bug=database.EXPOSED_TO_WAL_RESET_BUG,
-            reserve_released_ms=notices.reserve_released_ms,
-            checkpoint_held_ms=notices.checkpoint_held_ms,
-            warnings=(*notices.sentences(wal_bytes), *self._remote.warnings),
-            quarantined=await asyncio.to_thread(found_beside, path),
-            damage=self._store.damage,
-            loss=await self._store.loss(),
+        quarantined = await asyncio.to_thread(found_beside, path)
+        found = await snapshot.take(self._store, damage=self._store.damage, quarantined=quarantined)
+        if self._maintenance is not None:  # what it knows is newer than what the file says
+            found = replace(found, notices=self._maintenance.notices)
+        return Stats.of(
+            path, found, now_ms=self._clock.now_ms(), flusher=self._flusher.state, warnings=self._remote.warnings
         )
 
 

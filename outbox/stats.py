@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
+from outbox.entry import State
 from outbox.flusher import FlusherState
-from outbox.store.store import StoredPause
+from outbox.snapshot import Snapshot
+from outbox.store import database
+from outbox.store.reader import StoredPause
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,36 @@ class Stats:
     quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
     damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside
     loss: str | None = None  # entries that were acknowledged and are missing, until `outbox acknowledge`
+
+    @classmethod
+    def of(cls, path: Path, found: Snapshot, *, now_ms: int, flusher: FlusherState, warnings: tuple[str, ...]) -> Self:
+        """Return what a bot is told of the snapshot `found`. warnings: what keeps entries from being sent."""
+        return cls(
+            path=path,
+            pending=found.total(State.PENDING),
+            delivered=found.total(State.DELIVERED),
+            dead=found.total(State.DEAD),
+            discarded=found.total(State.DISCARDED),
+            pruned=found.total("pruned"),
+            removed=found.total("removed"),
+            pending_bytes=found.pending_bytes,
+            oldest_pending_age_s=found.oldest_age_s(now_ms),
+            postponed=found.postponed,
+            paused=found.pauses[0].reason if found.pauses else None,
+            pauses=found.pauses,
+            destinations=found.destinations,
+            flusher=flusher,
+            wal_bytes=found.wal_bytes,
+            db_bytes=found.db_bytes,
+            sqlite_version=sqlite3.sqlite_version,
+            exposed_to_wal_reset_bug=database.EXPOSED_TO_WAL_RESET_BUG,
+            reserve_released_ms=found.notices.reserve_released_ms,
+            checkpoint_held_ms=found.notices.checkpoint_held_ms,
+            warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
+            quarantined=found.quarantined,
+            damage=found.damage,
+            loss=found.loss,
+        )
 
 
 def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:

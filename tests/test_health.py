@@ -172,7 +172,7 @@ async def test_nothing_is_reported_while_the_remote_end_is_down_or_the_flusher_i
 async def test_a_remote_end_that_hangs_cannot_keep_the_outbox_from_closing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outbox.health._LAST_S", 0.05)
+    monkeypatch.setattr("outbox.fleet._LAST_S", 0.05)
     async with bench(tmp_path) as found:
         found.remote.gate.clear()
         found.reporter.start()

@@ -26,12 +26,13 @@ from outbox.cli import (
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
-from outbox.cli.status import Health, Status, as_json, read_status, set_aside, show
+from outbox.cli.status import Status, as_json, read_status, set_aside, show
 from outbox.cli.watch import watch
 from outbox.errors import StoreError, StoreInUse
 from outbox.outbox import Outbox
 from outbox.recovery.quarantine import found_beside
 from outbox.settings import Settings, load
+from outbox.snapshot import Health
 from outbox.stats import DrainReport
 from outbox.store.files import real_path
 from outbox.store.read_only import look

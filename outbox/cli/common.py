@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from outbox.cli import format as formatting
-from outbox.cli.status import Health
 from outbox.errors import ConfigError, OutboxError, StoreError
 from outbox.settings import load
+from outbox.snapshot import Health
 
 FilePath = Annotated[
     Path | None,

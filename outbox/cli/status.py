@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,18 @@ from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
 from outbox.forensics.entries import Told, last_refusal
 from outbox.recovery.quarantine import found_beside
-from outbox.store import database, files
+from outbox.snapshot import MOST_POSTPONED, Health, Snapshot, take
+from outbox.store import database
 from outbox.store.files import real_path
 from outbox.store.lock import Holder
 from outbox.store.lock import damage as damage_of
 from outbox.store.lock import flushing as look_at_flusher
 from outbox.store.lock import look as look_at_lock
 from outbox.store.read_only import ReadOnlyStore, look
-from outbox.store.reader import Notices, StoredPause
+from outbox.store.reader import StoredPause
 from outbox.store.sidecar import Flushing
 
-# Counting stops here: status must not read a backlog.
-_MOST = 1000
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
-
-
-class Health(IntEnum):
-    """What a monitor is told; each is an exit code."""
-
-    HEALTHY = 0
-    DEAD_LETTERS = 1
-    STALLED = 2
-    UNREADABLE = 3
-    HINDERED = 4
-    DAMAGED = 5
-
-    @property
-    def words(self) -> str:
-        return self.name.lower().replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,47 +51,21 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All that `outbox status` shows. Counts are entries; times are Unix milliseconds; sizes are bytes."""
+    """All that `outbox status` shows: the file's snapshot, and who has it open. now_ms: Unix milliseconds."""
 
     path: Path
     now_ms: int
-    destinations: Mapping[str, Mapping[str, int]]
-    oldest_pending_ms: int | None
-    postponed: int  # pending entries that wait for something of their own; _MOST stands for that many or more
-    strict_order: bool
-    pauses: tuple[StoredPause, ...]
-    lanes: Mapping[int, LaneSpec]
+    file: Snapshot
     last_refusal: Told | None
     holder: Holder
     flushing: Flushing | None  # of the holder; None: not known
-    db_bytes: int
-    wal_bytes: int
-    pending_bytes: int
-    notices: Notices
     warnings: tuple[str, ...]
     stalled_after_s: float
-    quarantined: tuple[Path, ...] = ()
-    damage: str | None = None
-    loss: str | None = None
-
-    def total(self, state: str) -> int:
-        """Return how many entries are in `state`, in all destinations."""
-        return sum(states.get(state, 0) for states in self.destinations.values())
-
-    @property
-    def oldest_age_s(self) -> float | None:
-        return None if self.oldest_pending_ms is None else max(0.0, (self.now_ms - self.oldest_pending_ms) / 1000)
 
     @property
     def health(self) -> Health:
         """Return the worst that holds."""
-        if self.quarantined or self.damage or self.loss:
-            return Health.DAMAGED
-        if self.pauses or (self.oldest_age_s or 0) > self.stalled_after_s:
-            return Health.STALLED
-        if self.notices != Notices():
-            return Health.HINDERED
-        return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
+        return self.file.health(now_ms=self.now_ms, stalled_after_s=self.stalled_after_s)
 
 
 async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
@@ -116,31 +73,19 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
 
     async def work(observer: ReadOnlyStore) -> Status:
         holder = await asyncio.to_thread(holder_of, path)
-        wal_bytes = await asyncio.to_thread(files.file_bytes, files.wal_path(path))
-        notices = await observer.notices()
+        quarantined = await asyncio.to_thread(found_beside, real_path(path))
+        found = await take(observer, damage=await asyncio.to_thread(_damage, path), quarantined=quarantined)
         if not holder.running:  # who held a checkpoint back held this writer's
-            notices = replace(notices, checkpoint_held_ms=None)
+            found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
         return Status(
             path=path,
             now_ms=SystemClock().now_ms(),
-            destinations=await observer.counts(),
-            oldest_pending_ms=await observer.oldest_pending_ms(),
-            postponed=await observer.postponed(_MOST),
-            strict_order=await observer.strict_order(),
-            pauses=tuple(await observer.pauses()),
-            lanes=await observer.lanes(),
+            file=found,
             last_refusal=await last_refusal(observer),
             holder=holder,
             flushing=await asyncio.to_thread(flushing_of, path, holder),
-            db_bytes=await asyncio.to_thread(files.file_bytes, path),
-            wal_bytes=wal_bytes,
-            pending_bytes=await observer.pending_bytes(),
-            notices=notices,
-            warnings=(*notices.sentences(wal_bytes), *warnings),
+            warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
-            quarantined=await asyncio.to_thread(found_beside, real_path(path)),
-            damage=await asyncio.to_thread(_damage, path),
-            loss=await observer.loss(),
         )
 
     return await look(path, work)
@@ -181,18 +126,18 @@ def as_json(status: Status) -> dict[str, Any]:
         "path": str(status.path),
         "health": status.health.words,
         "exit_code": int(status.health),
-        **{state: status.total(state) for state in _STATES},
-        "oldest_pending_age_s": status.oldest_age_s,
-        "postponed": status.postponed,
-        "strict_order": status.strict_order,
+        **{state: status.file.total(state) for state in _STATES},
+        "oldest_pending_age_s": status.file.oldest_age_s(status.now_ms),
+        "postponed": status.file.postponed,
+        "strict_order": status.file.strict_order,
         "destinations": {
             name: {state: states.get(state, 0) for state in _STATES}
-            for name, states in sorted(status.destinations.items())
+            for name, states in sorted(status.file.destinations.items())
         },
         "pauses": [
             {
                 "scope": pause.scope,
-                "subject": subject(pause, status.lanes),
+                "subject": subject(pause, status.file.lanes),
                 "reason": pause.reason,
                 "status": pause.status,
                 "code": pause.code,
@@ -201,7 +146,7 @@ def as_json(status: Status) -> dict[str, Any]:
                 "since": formatting.moment(pause.since_ms),
                 "next_try": formatting.moment(pause.next_try_at_ms),
             }
-            for pause in status.pauses
+            for pause in status.file.pauses
         ],
         "last_refusal": None if status.last_refusal is None else _refusal_json(status.last_refusal),
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
@@ -210,14 +155,14 @@ def as_json(status: Status) -> dict[str, Any]:
             "version": sqlite3.sqlite_version,
             "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
         },
-        "db_bytes": status.db_bytes,
-        "wal_bytes": status.wal_bytes,
-        "quarantined": [str(each) for each in status.quarantined],
-        "damage": status.damage,
-        "loss": status.loss,
-        "pending_bytes": status.pending_bytes,
-        "reserve_released": _since(status.notices.reserve_released_ms),
-        "checkpoint_held": _since(status.notices.checkpoint_held_ms),
+        "db_bytes": status.file.db_bytes,
+        "wal_bytes": status.file.wal_bytes,
+        "quarantined": [str(each) for each in status.file.quarantined],
+        "damage": status.file.damage,
+        "loss": status.file.loss,
+        "pending_bytes": status.file.pending_bytes,
+        "reserve_released": _since(status.file.notices.reserve_released_ms),
+        "checkpoint_held": _since(status.file.notices.checkpoint_held_ms),
         "warnings": list(status.warnings),
     }
 
@@ -283,17 +228,17 @@ def rendered(status: Status, rates: Rates | None) -> RenderableType:
 
 def _figures(status: Status, rates: Rates | None) -> RenderableType:
     parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
-    if status.destinations:
+    if status.file.destinations:
         parts.append(_table(status))
     return Group(*parts)
 
 
 def _damages(status: Status) -> list[Text]:
-    words = [set_aside(each, status.path) for each in status.quarantined]
-    if status.damage:
-        words.append(f"{formatting.quoted(status.damage)}; the next opening looks at the whole file")
-    if status.loss:
-        words.append(formatting.typed(f"{status.loss}\n  once you know: outbox acknowledge"))
+    words = [set_aside(each, status.path) for each in status.file.quarantined]
+    if status.file.damage:
+        words.append(f"{formatting.quoted(status.file.damage)}; the next opening looks at the whole file")
+    if status.file.loss:
+        words.append(formatting.typed(f"{status.file.loss}\n  once you know: outbox acknowledge"))
     return [Text.assemble(("Damaged: ", "bold red"), each) for each in words]
 
 
@@ -326,31 +271,32 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
-    oldest = "" if status.oldest_age_s is None else f", the oldest for {formatting.age(status.oldest_age_s)}"
-    grid.add_row("Pending", f"{status.total('pending'):,}{oldest}")
-    if status.postponed:
-        many = f"{status.postponed:,}{' or more' if status.postponed >= _MOST else ''}"
+    age_s = status.file.oldest_age_s(status.now_ms)
+    oldest = "" if age_s is None else f", the oldest for {formatting.age(age_s)}"
+    grid.add_row("Pending", f"{status.file.total('pending'):,}{oldest}")
+    if status.file.postponed:
+        many = f"{status.file.postponed:,}{' or more' if status.file.postponed >= MOST_POSTPONED else ''}"
         grid.add_row("", formatting.typed(f"{many} wait for a row of their own or are stuck: outbox show ID says why"))
     if rates is not None:
         grid.add_row("Rate", _rate(rates))
-    for pause in status.pauses:
+    for pause in status.file.pauses:
         grid.add_row(Text("Paused", style="bold yellow"), _pause(pause, status))
-    if status.total("dead"):
-        order = "is held back (strict_order)" if status.strict_order else "goes on"
-        words = f"{status.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}"
+    if status.file.total("dead"):
+        order = "is held back (strict_order)" if status.file.strict_order else "goes on"
+        words = f"{status.file.total('dead'):,}: outbox ls --state dead; what follows under their keys {order}"
         grid.add_row("Dead", formatting.typed(words))
     if status.last_refusal is not None:
         grid.add_row("Refused", _refused(status.last_refusal, status.now_ms))
     grid.add_row("Writer", _writer(status.holder))
     if status.flushing is not None and status.holder.running:
         grid.add_row("Flusher", _flusher(status.flushing, status))
-    if status.total("pending") and not status.holder.running:
+    if status.file.total("pending") and not status.holder.running:
         grid.add_row("", formatting.typed("nothing is sent until a bot runs: start it, or outbox drain"))
     danger = ""
     if database.EXPOSED_TO_WAL_RESET_BUG:
         danger = ", exposed to the WAL-reset bug: do not write from a shell"
     grid.add_row("SQLite", f"{sqlite3.sqlite_version}{danger}")
-    grid.add_row("Size", f"{formatting.size(status.db_bytes)}, WAL {formatting.size(status.wal_bytes)}")
+    grid.add_row("Size", f"{formatting.size(status.file.db_bytes)}, WAL {formatting.size(status.file.wal_bytes)}")
     return grid
 
 
@@ -396,21 +342,21 @@ def _flusher(flushing: Flushing, status: Status) -> str:
 
 def _table(status: Status) -> RenderableType:
     # Entries that somebody deleted before they were settled: shown when there are any, for they are a loss.
-    states = [state for state in _STATES if state != "removed" or status.total(state)]
+    states = [state for state in _STATES if state != "removed" or status.file.total(state)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("destination", overflow="fold", max_width=24)
     for state in states:
         table.add_column(state, justify="right")
-    for name, counts in sorted(status.destinations.items()):
+    for name, counts in sorted(status.file.destinations.items()):
         style = "red" if counts.get("dead") else ""
         table.add_row(name, *(f"{counts.get(state, 0):,}" for state in states), style=style)
-    if len(status.destinations) > 1:
-        table.add_row("all", *(f"{status.total(state):,}" for state in states), style="bold")
+    if len(status.file.destinations) > 1:
+        table.add_row("all", *(f"{status.file.total(state):,}" for state in states), style="bold")
     return Group(Text(), table)
 
 
 def _pause(pause: StoredPause, status: Status) -> str:
-    what = subject(pause, status.lanes) or "everything"
+    what = subject(pause, status.file.lanes) or "everything"
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
     lasts = formatting.age((status.now_ms - pause.since_ms) / 1000)
     failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from outbox.cli import format as formatting
 from outbox.cli.common import quiet_pipe
-from outbox.cli.status import Health, Rates, Status, as_json, rendered
+from outbox.cli.status import Rates, Status, as_json, rendered
 from outbox.errors import StoreError
+from outbox.snapshot import Health
 
 # Over so many looks a rate is taken: one look's would jump.
 _WINDOW = 10
@@ -30,16 +31,16 @@ class Speed:
 
     def take(self, status: Status, at_s: float) -> Rates | None:
         """Return the rates over the last looks; None: this is the first."""
-        put = sum(sum(states.values()) for states in status.destinations.values())
+        put = sum(sum(states.values()) for states in status.file.destinations.values())
         # Pruned ones were delivered, but for the few that were given up.
-        delivered = status.total("delivered") + status.total("pruned")
-        self._taken.append((at_s, put, delivered, status.total("pending")))
+        delivered = status.file.total("delivered") + status.file.total("pruned")
+        self._taken.append((at_s, put, delivered, status.file.total("pending")))
         first_s, first_put, first_delivered, first_pending = self._taken[0]
         passed_s = at_s - first_s
         if passed_s <= 0:
             return None
-        shrinks = (first_pending - status.total("pending")) / passed_s
-        left_s = status.total("pending") / shrinks if shrinks > 0 else None
+        shrinks = (first_pending - status.file.total("pending")) / passed_s
+        left_s = status.file.total("pending") / shrinks if shrinks > 0 else None
         return Rates((put - first_put) / passed_s, (delivered - first_delivered) / passed_s, left_s)
 
 

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Self
 
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher import FlusherState, Tally
-from outbox.metrics.snapshot import FileSnapshot
 from outbox.outbox import Outbox
 from outbox.postgrest.verdicts import Reason
+from outbox.snapshot import Snapshot, take_in_thread
 
 Value = tuple[float, Mapping[str, str]]
 
@@ -32,7 +33,7 @@ class Watched:
     """What the figures of one outbox are read from, in any thread."""
 
     name: str
-    gauges: FileSnapshot
+    path: Path
     tally: Tally
     flusher: FlusherState
     clock: Clock
@@ -40,7 +41,11 @@ class Watched:
     @classmethod
     def of(cls, outbox: Outbox, name: str) -> Self:
         flusher = outbox._flusher
-        return cls(name, FileSnapshot(outbox._store.path), flusher.tally, flusher.state, outbox.clock)
+        return cls(name, outbox._store.path, flusher.tally, flusher.state, outbox.clock)
+
+    def snapshot(self) -> Snapshot:
+        """Return how things stand now. Raises StoreError."""
+        return take_in_thread(self.path)
 
     def age_s(self, since_ms: int | None) -> float:
         """Return the seconds since `since_ms`; 0: it is None."""
@@ -65,15 +70,15 @@ def _by(attribute: str, counts: Mapping[str, int], known: Iterable[str] = ()) ->
 
 
 def _by_destination(read: Callable[[Tally], Mapping[str, int]]) -> Callable[[Watched], Iterable[Value]]:
-    return lambda watched: _by("outbox.destination", read(watched.tally), watched.gauges.destinations())
+    return lambda watched: _by("outbox.destination", read(watched.tally), watched.snapshot().destinations)
 
 
 def _entries(state: State) -> Callable[[Watched], Iterable[Value]]:
-    return lambda watched: _by("outbox.destination", watched.gauges.entries(state))
+    return lambda watched: _by("outbox.destination", watched.snapshot().by_destination(state))
 
 
 def _active_pauses(watched: Watched) -> list[Value]:
-    counts = Counter((pause.scope, pause.reason) for pause in watched.gauges.pauses())
+    counts = Counter((pause.scope, pause.reason) for pause in watched.snapshot().pauses)
     return [
         (number, {"outbox.pause.scope": scope, "outbox.pause.reason": reason})
         for (scope, reason), number in counts.items()
@@ -105,14 +110,14 @@ FIGURES = (
         Kind.GAUGE,
         "s",
         "How long the oldest pending entry has waited; 0: nothing is pending.",
-        _one(lambda watched: watched.age_s(watched.gauges.oldest_pending_ms())),
+        _one(lambda watched: watched.age_s(watched.snapshot().oldest_pending_ms)),
     ),
     Figure(
         "outbox.entries.postponed",
         Kind.UP_DOWN,
         "{entry}",
         "Pending entries that wait for something of their own, such as a parent row, or are stuck; 1,000: or more.",
-        _one(lambda watched: watched.gauges.postponed()),
+        _one(lambda watched: watched.snapshot().postponed),
     ),
     Figure(
         "outbox.entries.dead",
@@ -164,13 +169,21 @@ FIGURES = (
         _one(lambda watched: int(watched.flusher.running)),
     ),
     DURATION,
-    Figure("outbox.db.size", Kind.UP_DOWN, "By", "Size of the file.", _one(lambda watched: watched.gauges.db_bytes())),
-    Figure("outbox.wal.size", Kind.UP_DOWN, "By", "Size of its WAL.", _one(lambda watched: watched.gauges.wal_bytes())),
+    Figure(
+        "outbox.db.size", Kind.UP_DOWN, "By", "Size of the file.", _one(lambda watched: watched.snapshot().db_bytes)
+    ),
+    Figure(
+        "outbox.wal.size",
+        Kind.UP_DOWN,
+        "By",
+        "Size of its WAL.",
+        _one(lambda watched: watched.snapshot().wal_bytes),
+    ),
     Figure(
         "outbox.checkpoint.held_back",
         Kind.GAUGE,
         "s",
         "How long a reader has kept the WAL from being emptied; 0: nobody does.",
-        _one(lambda watched: watched.age_s(watched.gauges.since_ms("checkpoint_held_ms"))),
+        _one(lambda watched: watched.age_s(watched.snapshot().notices.checkpoint_held_ms)),
     ),
 )

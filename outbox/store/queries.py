@@ -220,12 +220,32 @@ BACKLOG = Query(
     "6 per destination",
 )
 
-OLDEST_RETRYING = Query(
-    "the oldest entry that waits for something of its own; those that wait for their turn have an older one in front",
-    "select min(seq) from outbox where state = 'pending' and waits = 'retry'",
-    ("outbox_retrying (waits=?)",),
-    "1",
+# A loose index scan again. Those that wait for their turn are left out: each has an older one in front of it.
+# NULL lanes, which are a shell's rows, come first in the index: one of them is found like any other.
+OLDEST_PENDING = Query(
+    "the oldest pending entry, and when it was put",
+    """
+    with recursive ready (lane) as (
+        select min(lane) from outbox where state = 'pending' and waits is null
+        union all
+        select (select min(lane) from outbox where state = 'pending' and waits is null and lane > ready.lane)
+          from ready where ready.lane is not null
+    )
+    select seq, created_at_ms from outbox where seq = (
+        select min(seq) from (
+            select (select min(o.seq) from outbox as o
+                     where o.state = 'pending' and o.waits is null and o.lane = ready.lane) as seq
+              from ready where lane is not null
+            union all
+            select min(seq) from outbox where state = 'pending' and waits is null and lane is null
+            union all
+            select min(seq) from outbox where state = 'pending' and waits = 'retry'))
+    """,
+    ("outbox_ready (lane=?)", "outbox_retrying (waits=?)"),
+    "the lanes that have something to send",
 )
+
+META = Query("what the file says of itself", "select name, value from outbox_meta", (), "a dozen")
 
 POSTPONED = Query(
     "how many entries wait for something of their own",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiosqlite
 
@@ -96,6 +96,11 @@ class Notices:
 
     reserve_released_ms: int | None = None  # the disk was found full: puts are refused
     checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
+
+    @classmethod
+    def of(cls, meta: Mapping[str, str]) -> Self:
+        """Return what stands in `outbox_meta`."""
+        return cls(**{each.name: int(meta[each.name]) for each in fields(cls) if meta.get(each.name, "").isdigit()})
 
     def facts(self) -> dict[str, int | None]:
         """Return them by their names."""
@@ -193,24 +198,10 @@ class Reader:
             counts.setdefault(destination, {})[state] = entries
         return counts
 
-    async def oldest_pending_ms(self) -> int | None:
-        """Return when the oldest pending entry was put, in Unix milliseconds; None: nothing is pending."""
-        seq = await self.oldest_pending_seq()
-        if seq is None:
-            return None
-        rows = await self.read("select created_at_ms from outbox where seq = ?", (seq,))
-        return int(rows[0][0]) if rows else None
-
     async def oldest_pending_seq(self) -> int | None:
-        """Return the number of the oldest pending entry; None: nothing is pending.
-
-        Those that wait for their turn are left out: each has an older one in front of it.
-        """
-        # In an empty index NULL lanes come first: an unread entry is found like any other.
-        seqs = [seq for _, seq in await self.read(queries.READY_LANES.sql)]
-        seqs += [entry.seq for entry in await self.unread(1)]
-        seqs += [row[0] for row in await self.read(queries.OLDEST_RETRYING.sql) if row[0] is not None]
-        return min(seqs, default=None)
+        """Return the number of the oldest pending entry; None: nothing is pending."""
+        rows = await self.read(queries.OLDEST_PENDING.sql)
+        return int(rows[0][0]) if rows else None
 
     async def strict_order(self) -> bool:
         """Return whether a dead entry holds back what comes after it under its key."""
@@ -221,23 +212,9 @@ class Reader:
         rows = await self.read("select value from outbox_meta where name = 'project'")
         return str(rows[0][0]) if rows else None
 
-    async def loss(self) -> str | None:
-        """Return what this file has lost and nobody has acknowledged yet, as a sentence."""
-        rows = await self.read("select value ->> 'what' from outbox_meta where name = 'loss'")
-        return str(rows[0][0]) if rows else None
-
-    async def pending_bytes(self) -> int:
-        """Return the bytes of all pending payloads, as UTF-8."""
-        return int((await self.read(queries.BACKLOG.sql))[0][1])
-
     async def notices(self) -> Notices:
         """Return what hinders the file, as its writer last knew."""
-        rows = await self.read("select name, value from outbox_meta where name in (?, ?)", tuple(Notices().facts()))
-        return Notices(**{name: int(value) for name, value in rows if value.isdigit()})
-
-    async def postponed(self, most: int) -> int:
-        """Return how many entries wait for something of their own; `most` stands for that many or more."""
-        return int((await self.read(queries.POSTPONED.sql, (most,)))[0][0])
+        return Notices.of(dict(await self.read(queries.META.sql)))
 
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""
@@ -257,8 +234,8 @@ def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:
     """Keep of each key the entries up to the first one of another lane: that one must wait for these."""
     kept: list[Outgoing] = []
     ended: set[str] = set()
-    for *fields, its_lane in rows:
-        entry = Outgoing(*fields)
+    for *columns, its_lane in rows:
+        entry = Outgoing(*columns)
         assert entry.key is not None
         if its_lane != lane:
             ended.add(entry.key)

@@ -32,6 +32,7 @@ from outbox.forensics import entries as forensic_entries
 from outbox.forensics.backup import back_up
 from outbox.forensics.entries import Wanted
 from outbox.forensics.tail import START, Mark, News, news
+from outbox.snapshot import Snapshot
 from outbox.store.lock import Holder
 from outbox.store.read_only import look
 from outbox.store.reader import Notices
@@ -167,7 +168,7 @@ def looks(monkeypatch: pytest.MonkeyPatch, *, stop_at: int | None = None) -> lis
         return await listed(*arguments, limit=limit, **more)
 
     monkeypatch.setattr(entries, "_STEP", 2)
-    monkeypatch.setattr(entries, "listed", look)
+    monkeypatch.setattr(forensic_entries, "listed", look)
     return done
 
 
@@ -556,25 +557,8 @@ def test_watch_prints_one_object_for_each_look_and_ends_with_the_healths_code(tm
 
 def status(pending: int, delivered: int, pruned: int = 0) -> Status:
     counts = {"trades": {"pending": pending, "delivered": delivered, "pruned": pruned}}
-    return Status(
-        Path("x"),
-        0,
-        counts,
-        None,
-        0,
-        False,
-        (),
-        {},
-        None,
-        Holder(None, None, running=False),
-        None,
-        0,
-        0,
-        0,
-        Notices(),
-        (),
-        300.0,
-    )
+    file = Snapshot(counts, None, 0, 0, False, (), {}, Notices(), 0, 0, None)
+    return Status(Path("x"), 0, file, None, Holder(None, None, running=False), None, (), 300.0)
 
 
 def test_the_rates_come_from_the_counters_and_pruning_does_not_fool_them() -> None:

@@ -16,8 +16,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from outbox import IdConflict, Outbox, Settings, StoreCorrupt
 from outbox.metrics import instrument
-from outbox.metrics.figures import FIGURES, Kind
-from outbox.metrics.snapshot import FileSnapshot
+from outbox.metrics.figures import FIGURES, Kind, Watched
+from outbox.snapshot import Snapshot
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from tests.support import run_async
 
@@ -211,14 +211,14 @@ async def test_a_file_that_cannot_be_read_is_said_and_the_other_one_still_shows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, (meter_provider, reader) = ManualClock(), provider()
-    healthy = FileSnapshot.entries
+    healthy = Watched.snapshot
 
-    def entries(self: FileSnapshot, state: str) -> dict[str, int]:
-        if self._path.name == "one.db":
-            raise StoreCorrupt("one.db is damaged", path=self._path)
-        return healthy(self, state)
+    def snapshot(self: Watched) -> Snapshot:
+        if self.path.name == "one.db":
+            raise StoreCorrupt("one.db is damaged", path=self.path)
+        return healthy(self)
 
-    monkeypatch.setattr(FileSnapshot, "entries", entries)
+    monkeypatch.setattr(Watched, "snapshot", snapshot)
     async with (
         opened(tmp_path / "one.db", clock, FakeRemote()) as one,
         opened(tmp_path / "other.db", clock, FakeRemote()) as other,

@@ -23,6 +23,7 @@ from outbox.recovery import open as recovery_open
 from outbox.recovery.judge import Wal
 from outbox.recovery.open import open_store
 from outbox.recovery.quarantine import found_beside
+from outbox.snapshot import take
 from outbox.store import database, files
 from outbox.store.read_only import ReadOnlyStore, look
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
@@ -262,7 +263,7 @@ async def test_a_plain_kill_raises_no_alarm(tmp_path: Path) -> None:
     for _ in range(3):
         killed(path)
         async with opened(path) as store:
-            assert await store.loss() is None
+            assert (await take(store)).loss is None
             assert found_beside(store.path) == ()
     assert count(path) == 15
 
@@ -279,13 +280,13 @@ async def test_a_lost_wal_is_found_and_says_which_entries_are_missing(
         path.with_name(path.name + end).unlink()
 
     async with opened(path) as store:
-        assert "entries 101 to 107" in str(await store.loss())
+        assert "entries 101 to 107" in str((await take(store)).loss)
         receipt = await store.put(*entry())
 
     assert receipt.seq == 108, "a number would have been used twice"
     assert [each for each in caplog.records if each.levelno == logging.ERROR]
     async with opened(path) as store:
-        assert await store.loss() is not None
+        assert (await take(store)).loss is not None
 
 
 @run_async
@@ -300,7 +301,7 @@ async def test_a_lost_wal_goes_unnoticed_without_what_is_kept_beside_and_in_the_
         connection.execute("delete from outbox_meta where name = 'open'")
 
     async with opened(path) as store:
-        assert await store.loss() is None
+        assert (await take(store)).loss is None
     assert count(path) == 100
 
 
@@ -312,7 +313,7 @@ async def test_a_copy_without_its_wal_may_have_lost_something(tmp_path: Path) ->
     shutil.copyfile(path, copy)
 
     async with opened(copy) as store:
-        assert "may be missing" in str(await store.loss())
+        assert "may be missing" in str((await take(store)).loss)
 
 
 @run_async
@@ -324,7 +325,7 @@ async def test_a_copy_made_while_the_bot_runs_says_that_later_entries_may_be_mis
             connection.execute("vacuum into ?", (str(copy),))
 
     async with opened(copy) as store:
-        assert "from 2 on may be missing" in str(await store.loss())
+        assert "from 2 on may be missing" in str((await take(store)).loss)
         await store.put(*entry())
     assert count(copy) == 2
 
@@ -341,7 +342,7 @@ async def test_a_shell_that_tidies_up_after_a_kill_raises_no_alarm(tmp_path: Pat
     assert not path.with_name("bot.db-wal").exists()
 
     async with opened(path) as store:
-        assert await store.loss() is None
+        assert (await take(store)).loss is None
     assert count(path) == 5
 
 
@@ -354,7 +355,7 @@ async def test_an_older_copy_in_the_files_place_is_told(tmp_path: Path) -> None:
     shutil.copyfile(tmp_path / "backup.db", path)
 
     async with opened(path) as store:
-        assert "entries 101 to 200" in str(await store.loss())
+        assert "entries 101 to 200" in str((await take(store)).loss)
 
 
 @run_async
@@ -543,6 +544,7 @@ MADE_AND_KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
+from outbox.snapshot import take
 from outbox.store import database, files
 from outbox.recovery.quarantine import found_beside
 from outbox.recovery.open import open_store
@@ -583,7 +585,7 @@ async def test_a_backup_put_beside_a_dead_bots_wal_is_not_overlaid_with_it(
     assert (rows(path, "pragma integrity_check"), count(path)) == ([("ok",)], 1200)
     assert [each.name[-4:] for each in set_aside(path)] == ["-wal"]
     async with opened(path) as store:
-        assert "entries 1201 to 2400 were acknowledged" in str(await store.loss())
+        assert "entries 1201 to 2400 were acknowledged" in str((await take(store)).loss)
 
 
 @run_async
@@ -597,7 +599,7 @@ async def test_a_wal_of_which_only_the_beginning_is_read_is_kept(tmp_path: Path)
 
     async with opened(path) as store:
         await store.put(*entry())
-        assert "were acknowledged and are not in the file" in str(await store.loss())
+        assert "were acknowledged and are not in the file" in str((await take(store)).loss)
 
     (kept,) = set_aside(path)
     assert kept.read_bytes() == wal

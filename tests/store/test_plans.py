@@ -14,7 +14,17 @@ from tests.store.tools import schema
 
 # Tables that hold kinds of things, not entries. READY_LANES counts through its own recursive table.
 # d: the dead entries, through an index that holds nothing else. pair: what the caller asks for.
-SMALL = {"d", "outbox_lanes", "outbox_counts", "outbox_pauses", "sqlite_sequence", "json_each", "pair", "ready"}
+SMALL = {
+    "d",
+    "outbox_meta",
+    "outbox_lanes",
+    "outbox_counts",
+    "outbox_pauses",
+    "sqlite_sequence",
+    "json_each",
+    "pair",
+    "ready",
+}
 SORTED = {"PAUSES"}
 # Asked for by a person who wants to see the backlog; it reads indexes, never the payloads of what is settled.
 WHOLE = {"PENDING"}

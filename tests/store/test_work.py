@@ -117,7 +117,7 @@ WORK: list[tuple[str, Work]] = [
     ("COUNTS", asks(queries.COUNTS)),
     ("NEXT_DUE", asks(queries.NEXT_DUE)),
     ("DUE when nothing is", asks(queries.DUE, 5, 500)),
-    ("OLDEST_RETRYING", asks(queries.OLDEST_RETRYING)),
+    ("OLDEST_PENDING", asks(queries.OLDEST_PENDING)),
     ("PRUNE when nothing is old", asks(queries.PRUNE, 0, 500)),
     ("SETTLE of one", settles),
     ("SETTLE of the first of a key", settles_the_first_of_its_key),
