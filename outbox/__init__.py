@@ -4,6 +4,7 @@ async with Outbox.open(path="bot.db") as outbox, outbox.flushing():
     await outbox.put("trades", {"symbol": "EURUSD", ...})    # on disk when it returns, in Supabase soon after
 """
 
+from outbox.blocking import BlockingOutbox
 from outbox.bot.bars import LocalStorage
 from outbox.bot.models import Event, Session, Trade
 from outbox.bot.sessions import SessionEndReason, SessionManager
@@ -13,6 +14,7 @@ from outbox.columns import Column, Kind
 from outbox.entry import Operation, State
 from outbox.errors import (
     ConfigError,
+    DeadlinePassed,
     DiskFull,
     EntryError,
     ForeignLoop,
@@ -56,8 +58,10 @@ from outbox.transaction import Transaction
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlockingOutbox",
     "Column",
     "ConfigError",
+    "DeadlinePassed",
     "DiskFull",
     "DrainReport",
     "EntryError",

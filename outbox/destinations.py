@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 from outbox import logs
 from outbox.clock import Clock
@@ -22,6 +23,9 @@ DECLARED = (
     Destination("events", integers=integer_columns("events")),
     Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions")),
 )
+
+# Whoever waits for a call with a deadline collects here the ids of what it puts.
+put_ids: ContextVar[list[str] | None] = ContextVar("outbox_put_ids", default=None)
 
 
 class Destinations:
@@ -78,4 +82,6 @@ class Destinations:
             source=self._source,
             lane=self._store.lane_of(spec),
         )
+        if (ids := put_ids.get()) is not None:
+            ids.append(entry.id)
         return entry, spec

@@ -5,6 +5,7 @@ OutboxError
 ├── EntryError              what was put cannot be stored as asked; nothing was written
 │   ├── InvalidEntry        a value, a name or a combination of arguments; carries `field`
 │   └── IdConflict          the id is stored already, with other data
+├── DeadlinePassed          a call of a BlockingOutbox took too long and was cancelled; it put no entry
 ├── UsageError              the call came from a place where it cannot work; nothing was written
 │   ├── OutboxClosed        the outbox is closed, or was never opened
 │   ├── ForeignLoop         another event loop or thread than the one that opened it
@@ -83,6 +84,10 @@ class IdConflict(EntryError):
         self.destination = destination
 
 
+class DeadlinePassed(OutboxError, TimeoutError):
+    """A call of a `BlockingOutbox` took too long and was cancelled; it put no entry. A put raises OutcomeUnknown."""
+
+
 class UsageError(OutboxError, RuntimeError):
     """The call came from a place where it cannot work; nothing was written."""
 
@@ -92,7 +97,7 @@ class OutboxClosed(UsageError):
 
 
 class ForeignLoop(UsageError):
-    """The call came from another event loop or thread; nothing was written. `put_threadsafe` exists for that."""
+    """The call came from another event loop or thread; nothing was written. There `put_threadsafe` works."""
 
 
 class ForkedProcess(UsageError):

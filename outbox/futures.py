@@ -1,12 +1,17 @@
-"""What `put_nowait` returns."""
+"""What `put_nowait` and `put_threadsafe` return, and the bound on how many of them may wait for their commit."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import threading
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 from outbox import logs
+from outbox.entry import Entry
+from outbox.errors import OutboxFull, UsageError
 from outbox.store.receipts import Receipt
 
 logger = logs.named("outbox")
@@ -37,3 +42,104 @@ def _log_unwatched(destination: str, id: str) -> Callable[[asyncio.Future[Receip
             logger.error("put_nowait failed and nobody looked", extra=facts)
 
     return log
+
+
+class ThreadFuture(concurrent.futures.Future[Receipt]):
+    """What `put_threadsafe` returns: `result()` waits until the row is on disk. `id`: the entry's.
+
+    A failure that nobody looks at is logged. Cancelled before its commit has begun, the row is not written.
+    """
+
+    def __init__(self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.id = id
+        self._destination = destination
+        self._put_loop = loop
+        self._watched = False
+
+    def result(self, timeout: float | None = None) -> Receipt:
+        """Return the receipt. Raises what `put` raises; UsageError: this is the outbox's own loop."""
+        self._look()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what `result` would raise. Raises UsageError: as `result`."""
+        self._look()
+        return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Receipt]], object]) -> None:
+        self._watched = True
+        super().add_done_callback(fn)
+
+    def when_done(self, fn: Callable[[object], object]) -> None:
+        """Call `fn` at the end, as `add_done_callback`, without counting as somebody who looks."""
+        super().add_done_callback(fn)
+
+    def _look(self) -> None:
+        self._watched = True
+        if not self.done() and asyncio._get_running_loop() is self._put_loop:
+            raise UsageError(
+                f"the outbox's own event loop would wait for itself here. {self.id} is on its way: use `await"
+                " outbox.put(…)`, or await asyncio.wrap_future(…) of this"
+            )
+
+    def follow(self, put: asyncio.Future[Receipt]) -> None:
+        """Become what `put` becomes, and cancel it if this is cancelled. To be called on the loop."""
+        put.add_done_callback(self._take)
+
+        def pass_on(_: object) -> None:
+            if self.cancelled():
+                self._put_loop.call_soon_threadsafe(put.cancel)
+
+        super().add_done_callback(pass_on)
+
+    def fail(self, error: BaseException) -> None:
+        """End with `error`; log it if nobody looks."""
+        if self.set_running_or_notify_cancel():
+            if not self._watched:
+                facts = {"destination": self._destination, "id": self.id, "error": str(error)}
+                logger.error("put_threadsafe failed and nobody looked", extra=facts)
+            self.set_exception(error)
+
+    def _take(self, put: asyncio.Future[Receipt]) -> None:
+        if put.cancelled():
+            self.cancel()
+        elif (error := put.exception()) is not None:
+            self.fail(error)
+        elif self.set_running_or_notify_cancel():
+            self.set_result(put.result())
+
+
+class Waiting:
+    """Counts the puts that wait for their commit while their callers go on, and the bytes of their payloads.
+
+    Safe from any thread.
+    """
+
+    def __init__(self, path: Path, *, max_rows: int, max_bytes: int) -> None:
+        self._path = path
+        self._max_rows = max_rows
+        self._max_bytes = max_bytes
+        self._rows = self._bytes = 0
+        self._counting = threading.Lock()
+
+    def enter(self, entry: Entry) -> Callable[[object], None]:
+        """Count `entry`; return what to call once it has left the line. Raises OutboxFull.
+
+        One row alone may be larger than the bound on bytes.
+        """
+        size = len(entry.payload) if entry.payload.isascii() else len(entry.payload.encode())
+        with self._counting:
+            if self._rows >= self._max_rows:
+                raise OutboxFull(path=self._path, field="max_waiting", limit=self._max_rows)
+            if self._rows and self._bytes + size > self._max_bytes:
+                raise OutboxFull(path=self._path, field="max_waiting_bytes", limit=self._max_bytes)
+            self._rows += 1
+            self._bytes += size
+
+        def left(_: object) -> None:
+            with self._counting:
+                self._rows -= 1
+                self._bytes -= size
+
+        return left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import os
@@ -15,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 from outbox import logs, snapshot
 from outbox.admin.command_server import CommandServer
@@ -27,14 +26,13 @@ from outbox.entry import Destination, Operation, OperationName, PutOptions
 from outbox.errors import (
     ConfigError,
     ForeignLoop,
-    ForkedProcess,
     OutboxClosed,
-    OutboxFull,
 )
 from outbox.fleet import Reporter
 from outbox.flusher import Flusher, Limits
-from outbox.futures import PutFuture
+from outbox.futures import PutFuture, ThreadFuture, Waiting
 from outbox.opening import Opening
+from outbox.owner import check_process, refuse_copy
 from outbox.postgrest.client import Transport
 from outbox.recovery.open import open_store
 from outbox.recovery.quarantine import found_beside
@@ -76,7 +74,7 @@ class Outbox:
         self._closing: asyncio.Task[None] | None = None
         self._destinations = Destinations(store, clock=clock, source=settings.source)
         self._remote = remote
-        self._waiting = 0
+        self._waiting = Waiting(store.path, max_rows=settings.max_waiting, max_bytes=settings.max_waiting_bytes)
         self._pending_counter = PendingCounter(store.path)
         self._flusher = Flusher(
             store,
@@ -217,6 +215,9 @@ class Outbox:
         if not getattr(self, "_closed", True) and os.getpid() == self._pid:
             warnings.warn(f"{self!r} was never closed; use `async with Outbox.open(…)`", ResourceWarning, stacklevel=1)
 
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
+
     def __repr__(self) -> str:
         return f"<Outbox {self._store.path}{' closed' if self._closed else ''}>"
 
@@ -241,43 +242,45 @@ class Outbox:
     def put_nowait(self, destination: str, row: object, **options: Unpack[PutOptions]) -> PutFuture:
         """Line one row up and return at once. NOT durable before the returned future is done: await it to know.
 
-        At most `max_waiting` of them may wait for their commit; one more raises OutboxFull. Other errors as `put`:
-        what is wrong with the row is raised here, what is wrong with the disk by the future.
+        At most `max_waiting` of them, and `max_waiting_bytes` of payload, may wait for their commit, those of
+        `put_threadsafe` included; one more raises OutboxFull. Other errors as `put`: what is wrong with the row is
+        raised here, what is wrong with the disk by the future.
         """
         self._check_caller()
-        if self._waiting >= self._settings.max_waiting:
-            raise OutboxFull(path=self._store.path, field="max_waiting", limit=self._settings.max_waiting)
         entry, spec = self._destinations.entry(destination, row, options)
+        left = self._waiting.enter(entry)
         future = PutFuture(destination, entry.id, loop=self._loop)
+        asyncio.Future.add_done_callback(future, left)
         self._store.enqueue(entry, spec, future)
-        self._waiting += 1
-        asyncio.Future.add_done_callback(future, self._left_line)
         return future
 
-    def _left_line(self, _: object) -> None:
-        self._waiting -= 1
-
-    def put_threadsafe(
-        self, destination: str, row: object, **options: Unpack[PutOptions]
-    ) -> concurrent.futures.Future[Receipt]:
+    def put_threadsafe(self, destination: str, row: object, **options: Unpack[PutOptions]) -> ThreadFuture:
         """The same from another thread: `put_threadsafe(…).result()` returns once the row is on disk.
 
-        The row is encoded in the calling thread. Waiting for the result on the event loop's own thread would
-        wait for ever.
+        The row is encoded in the calling thread. Waiting for the result on the event loop's own thread raises
+        UsageError, since it would wait for ever. Bounded as `put_nowait`.
         """
         self._check_process()
         check_outside(self._store)  # asyncio.to_thread takes the block along
         entry, spec = self._destinations.entry(destination, row, options)
+        left = self._waiting.enter(entry)
+        future = ThreadFuture(destination, entry.id, loop=self._loop)
+        future.when_done(left)
 
-        async def store() -> Receipt:
-            return await self._store.put(entry, spec)
+        def line_up() -> None:
+            if future.cancelled():
+                return
+            try:
+                future.follow(self._store.put(entry, spec))
+            except OutboxClosed as error:
+                future.fail(error)
 
-        work = store()
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._loop.call_soon_threadsafe(line_up)
         except RuntimeError as error:  # the loop is closed
-            work.close()
+            future.cancel()
             raise OutboxClosed("the outbox's event loop is closed; nothing was written") from error
+        return future
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, limit_s: float | None = None) -> AsyncIterator[Transaction]:
@@ -313,8 +316,7 @@ class Outbox:
         return self._destinations.destination(name)
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedProcess(f"process {self._pid} opened this outbox, a fork of it must open its own file")
+        check_process(self._pid)
         if self._closed:
             raise OutboxClosed("the outbox is closed; nothing was written")
 
@@ -329,7 +331,10 @@ class Outbox:
         except RuntimeError:
             here = None
         if here is not self._loop:
-            raise ForeignLoop("this is not the event loop that opened the outbox; nothing was written")
+            raise ForeignLoop(
+                "this is not the event loop that opened the outbox; nothing was written. From another thread use"
+                " put_threadsafe; a bot that is not one asyncio program uses a BlockingOutbox"
+            )
 
     # ------------------------------------------------------------------------------------------ sending
 
@@ -461,6 +466,11 @@ class Outbox:
         for start in range(0, len(seqs), _PAGE_ROWS):
             entries += await self._store.shown(seqs[start : start + _PAGE_ROWS])
         return entries
+
+    @property
+    def path(self) -> Path:
+        """The outbox file."""
+        return self._store.path
 
     @property
     def source(self) -> str | None:

@@ -66,7 +66,8 @@ class Settings(BaseSettings):
     poll_s: float = Field(default=1.0, gt=0, description="how often to look for rows that a shell put in")
     busy_timeout_s: float = Field(default=5.0, gt=0, description="how long to wait for a locked or failing file")
     transaction_limit_s: float = Field(default=2.0, gt=0, description="how long transaction() may hold the writer")
-    max_waiting: int = Field(default=10_000, ge=1, description="puts of put_nowait that may wait for their commit")
+    max_waiting: int = Field(default=10_000, ge=1, description="puts without a caller that may wait for their commit")
+    max_waiting_bytes: int = Field(default=67_108_864, ge=1, description="the same in bytes of their payloads")
     orphan_attempts: int = Field(
         default=10, ge=1, description="refusals of a row whose parent is missing before it may be given up"
     )

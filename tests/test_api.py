@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import logging
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -40,7 +42,9 @@ from outbox import (
     StoreInUse,
     Transaction,
     TransactionExpired,
+    UsageError,
 )
+from outbox.futures import ThreadFuture
 from outbox.testing import ManualClock
 from tests.store.tools import count, python, raised, rows, shell, until
 from tests.support import run_async
@@ -247,6 +251,68 @@ async def test_another_thread_has_a_put_of_its_own(path: Path) -> None:
 
 
 @run_async
+async def test_waiting_for_a_thread_safe_put_on_the_own_loop_is_refused_instead_of_hanging(path: Path) -> None:
+    async with opened(path) as outbox:
+        future = outbox.put_threadsafe("trades", {"n": 1})
+        for look in (future.result, future.exception):
+            with pytest.raises(UsageError, match="would wait for itself"):
+                look()
+        assert await asyncio.wrap_future(future) == future.result()  # it is done: nobody waits
+        assert future.id == future.result().id
+    assert payloads(path) == [{"n": 1}]
+
+
+async def is_left(future: ThreadFuture) -> None:
+    await until(future.done)
+
+
+async def is_waited_for(future: ThreadFuture) -> None:
+    await asyncio.to_thread(future.exception)
+
+
+@pytest.mark.parametrize(
+    ("use", "logged"), [pytest.param(is_left, 1, id="left alone"), pytest.param(is_waited_for, 0, id="looked at")]
+)
+@run_async
+async def test_a_thread_safe_put_that_fails_is_logged_unless_somebody_looks(
+    use: Callable[[ThreadFuture], Coroutine[Any, Any, None]], logged: int, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(path) as outbox:
+        await outbox.put("trades", {"n": 1}, id="a")
+        await use(outbox.put_threadsafe("trades", {"n": "payload-canary"}, id="a"))
+    errors = [vars(record) for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [(facts["destination"], facts["id"]) for facts in errors] == [("trades", "a")] * logged
+    assert "payload-canary" not in repr(errors)
+
+
+@run_async
+async def test_puts_that_nobody_waits_for_are_bounded_together_by_rows_and_by_bytes(path: Path) -> None:
+    async with opened(path, max_waiting=3, max_waiting_bytes=1000) as outbox:
+        futures: list[Any] = [outbox.put_nowait("trades", {"n": 1}), outbox.put_threadsafe("trades", {"n": 2})]
+        for put in (outbox.put_nowait, outbox.put_threadsafe):
+            with pytest.raises(OutboxFull) as caught:
+                put("trades", {"text": "é" * 500})
+            assert (caught.value.field, caught.value.limit) == ("max_waiting_bytes", 1000)
+        futures.append(outbox.put_threadsafe("trades", {"n": 3}))
+        with pytest.raises(OutboxFull) as caught:
+            outbox.put_threadsafe("trades", {"n": 4})
+        assert caught.value.field == "max_waiting"
+        await until(lambda: all(future.done() for future in futures))
+        await outbox.put_nowait("trades", {"text": "é" * 5000})  # alone, a row may be larger
+    assert count(path) == 4
+
+
+@run_async
+async def test_a_cancelled_thread_safe_put_is_not_written(path: Path) -> None:
+    async with opened(path) as outbox:
+        future = outbox.put_threadsafe("trades", {"n": 1})
+        assert future.cancel()
+        await outbox.put("trades", {"n": 2})
+        assert outbox.put_threadsafe("trades", {"n": 3}).cancel()
+    assert payloads(path) == [{"n": 2}]
+
+
+@run_async
 async def test_many_threads_lose_nothing(path: Path) -> None:
     async with opened(path) as outbox:
 
@@ -275,6 +341,7 @@ async def test_another_thread_or_loop_is_told_so(path: Path) -> None:
         thread.start()
         await asyncio.to_thread(thread.join)
         assert [type(error) for error in errors] == [ForeignLoop] * 3
+        assert all("put_threadsafe" in str(error) and "BlockingOutbox" in str(error) for error in errors)
         await outbox.put("trades", {"n": 2})  # and it was not closed
     assert payloads(path) == [{"n": 2}]
 
@@ -315,6 +382,41 @@ def test_a_forked_child_is_told_so_and_cannot_hurt_its_parent(path: Path) -> Non
 
 async def _open(path: Path) -> Outbox:
     return await Outbox.open(settings(path))
+
+
+# ---------------------------------------------------------------------------------------------- open
+
+
+def test_opening_is_a_coroutine_wherever_asyncio_wants_one(path: Path) -> None:
+    async def use() -> None:
+        loop = asyncio.get_running_loop()
+        outbox = await asyncio.create_task(Outbox.open(settings(path)))
+        await outbox.close()
+        outbox = await asyncio.wait_for(Outbox.open(settings(path)), 30)
+        await outbox.close()
+        outbox = await asyncio.to_thread(
+            lambda: asyncio.run_coroutine_threadsafe(Outbox.open(settings(path)), loop).result(30)
+        )
+        await outbox.put("trades", {"n": 1})  # it belongs to the loop that ran it
+        await outbox.close()
+        Outbox.open(settings(path)).close()  # never begun
+        Outbox.open(settings(path))  # nor this one: it does not warn either
+
+    asyncio.run(use())
+    assert count(path) == 1
+    with pytest.raises(ConfigError):
+        asyncio.run(Outbox.open(str(path)))  # type: ignore[arg-type]
+
+
+def test_an_outbox_can_be_neither_pickled_nor_copied(path: Path) -> None:
+    @run_async
+    async def use() -> None:
+        async with opened(path) as outbox:
+            for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(UsageError, match="an outbox belongs to its process; open one in the worker"):
+                    copied(outbox)
+
+    use()
 
 
 # ---------------------------------------------------------------------------------------------- close

@@ -1,0 +1,224 @@
+"""Calls from any thread into the one thread that runs an event loop: each waits, within a deadline.
+
+A call that is given up is cancelled, and says what became of the data: the ids of what it put are collected while it
+runs, so that a deadline that passes can name them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import inspect
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import Context, ContextVar, copy_context
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from outbox.destinations import put_ids
+from outbox.errors import DeadlinePassed, OutboxClosed, OutboxError, OutcomeUnknown, UsageError
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+# What an interrupted call still gets to find out what became of its data.
+_INTERRUPTED_S = 5.0
+_SLICE_S = 0.5
+
+_deadline: ContextVar[float | None] = ContextVar("outbox_deadline", default=None)
+
+
+class Held:
+    """The transaction that a thread stands in: the context its calls run in, and the ids that were put in it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.ids: list[str] = []
+
+
+_held: ContextVar[Held | None] = ContextVar("outbox_held", default=None)
+
+
+@contextlib.contextmanager
+def standing_in(held: Held) -> Iterator[None]:
+    """Let the calls that this thread makes in the block be calls inside that transaction."""
+    token = _held.set(held)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+@contextlib.contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Give each call that this thread makes in the block `seconds` instead of the outbox's own."""
+    token = _deadline.set(seconds)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def calling_context() -> Context:
+    """Return a context for one call: the calling thread's own, or that of the transaction that it stands in."""
+    held = _held.get()
+    return copy_context() if held is None else held.context.copy()
+
+
+class Calls:
+    """The way into one running event loop. `timeout_s`: what each call may take, unless `deadline` says otherwise."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread, path: Path, timeout_s: float) -> None:
+        self._loop = loop
+        self._thread = thread
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], *, more_s: float = 0.0) -> T:
+        """Run `work()` on the loop and return its result. more_s: what it may take beyond the deadline.
+
+        Raises OutcomeUnknown: the deadline passed, and these entries may be stored; DeadlinePassed: it put nothing;
+        UsageError: this is the loop's own thread.
+        """
+        self.check_thread()
+        held = _held.get()
+        ids: list[str] = [] if held is None else held.ids
+        done = self.start(work, ids)
+        return self.wait(done, [] if held is not None else ids, more_s=more_s)
+
+    def check_thread(self) -> None:
+        """Raise UsageError in the loop's own thread, where waiting would be for ever."""
+        if threading.current_thread() is self._thread:
+            raise UsageError(
+                "this is the outbox's own thread, which would wait for itself; nothing was written."
+                " Use put_nowait here, or call from another thread"
+            )
+
+    def start(
+        self, work: Callable[[], Coroutine[Any, Any, T]], ids: list[str] | None = None
+    ) -> concurrent.futures.Future[T]:
+        """Run `work()` on the loop and return its future; `ids` is filled with what it puts."""
+        context = calling_context()
+        context.run(put_ids.set, ids)
+        coroutine = work()
+        try:
+            return context.run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
+        except RuntimeError as error:  # the loop is closed
+            coroutine.close()
+            raise OutboxClosed("the outbox is closed; nothing was written") from error
+
+    def wait(
+        self, done: concurrent.futures.Future[T], ids: list[str], *, commits: bool = False, more_s: float = 0.0
+    ) -> T:
+        """Return what `done` gives. `ids`: what it may have put; `commits`: it may have stored more than these.
+
+        An interrupt (Ctrl-C) waits until it is decided what became of it, up to 5 s, and says so in a note; a call
+        that stores nothing is cancelled. Errors as `run`.
+        """
+        given = _deadline.get()
+        limit_s = (self._timeout_s if given is None else given) + more_s
+        try:
+            wait_for(done, limit_s)
+            return done.result(0)
+        except (TimeoutError, concurrent.futures.CancelledError):
+            if done.done() and not done.cancelled():
+                raise  # the call's own
+            raise self._unfinished(done, ids, limit_s, commits=commits) from None
+        except Exception:
+            raise
+        except BaseException as interrupt:
+            interrupt.add_note(f"outbox: {_decided(done, ids, commits=commits)}")
+            raise
+
+    def _unfinished(
+        self, done: concurrent.futures.Future[Any], ids: list[str], limit_s: float, *, commits: bool
+    ) -> OutboxError:
+        closed = done.cancelled()
+        done.cancel()
+        if ids or commits:
+            return OutcomeUnknown(path=self._path, ids=ids, waited_s=limit_s)
+        if closed:
+            return OutboxClosed("the outbox was closed before the call came to its end; it put no entry")
+        return DeadlinePassed(f"the call took longer than {limit_s:g} s and was cancelled; it put no entry")
+
+
+def wait_for(done: concurrent.futures.Future[Any], limit_s: float) -> None:
+    """Return once `done` is done, or after `limit_s` seconds.
+
+    In slices: a signal that another thread was given, as any on Windows, interrupts no lock of Python's.
+    """
+    end_s = time.monotonic() + limit_s
+    while not done.done() and (left_s := end_s - time.monotonic()) > 0:
+        concurrent.futures.wait([done], timeout=min(left_s, _SLICE_S))
+
+
+def _decided(done: concurrent.futures.Future[Any], ids: list[str], *, commits: bool) -> str:
+    """Wait for the end of an interrupted call and say what became of the data."""
+    if not ids and not commits:
+        done.cancel()
+    wait_for(done, _INTERRUPTED_S)
+    told = ", ".join(ids[:3]) or "the call"
+    if not done.done():
+        return f"{told}: not decided within {_INTERRUPTED_S:g} s"
+    if done.cancelled():
+        return f"{told}: cancelled, nothing was written"
+    error = done.exception()
+    return f"{told}: {'done' if error is None else error}"
+
+
+class Twin(Generic[S]):
+    """A class whose methods call those of an async object, on that object's loop."""
+
+    def _target(self) -> tuple[S, Calls]:
+        """Return the async object and the way to it. Raises OutboxClosed, ForkedProcess."""
+        raise NotImplementedError
+
+
+def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Twin[S], P], T]:
+    """Return the method that calls a coroutine function and waits. A `timeout` that this takes adds to the deadline."""
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def call(twin: Twin[S], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        target, calls = twin._target()
+        more_s = 0.0
+        if "timeout" in signature.parameters:
+            bound = signature.bind(target, *args, **kwargs)
+            bound.apply_defaults()
+            more_s = float(bound.arguments["timeout"])
+        return calls.run(lambda: method(target, *args, **kwargs), more_s=more_s)
+
+    return call
+
+
+def passed(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Twin[S], P], T]:
+    """Return the method that calls a plain function, which waits for nothing, in the caller's thread."""
+
+    @wraps(method)
+    def call(twin: Twin[S], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return method(twin._target()[0], *args, **kwargs)
+
+    return call
+
+
+class Shown(Generic[S, T]):
+    """A property of the async object: `url = shown(SupabaseClient, lambda client: client.url)`."""
+
+    def __init__(self, read: Callable[[S], T]) -> None:
+        self._read = read
+
+    @overload
+    def __get__(self, twin: None, owner: type[Twin[S]]) -> Shown[S, T]: ...
+    @overload
+    def __get__(self, twin: Twin[S], owner: type[Twin[S]]) -> T: ...
+    def __get__(self, twin: Twin[S] | None, owner: type[Twin[S]]) -> T | Shown[S, T]:
+        return self if twin is None else self._read(twin._target()[0])
+
+
+def shown(kind: type[S], read: Callable[[S], T]) -> Shown[S, T]:
+    """Return the property that shows what `read` finds in the async object, which is of `kind`."""
+    return Shown(read)
