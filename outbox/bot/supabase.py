@@ -16,7 +16,7 @@ from outbox.reads.keyset import obstacle, walk
 from outbox.reads.merged import local_rows, merged
 from outbox.reads.overlay import Table, unique_columns
 from outbox.reads.overlay import table as known_table
-from outbox.reads.pages import Pages
+from outbox.reads.pages import pages
 from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
 from outbox.store.receipts import Receipt
 from outbox.transaction import Transaction
@@ -31,7 +31,6 @@ class SupabaseClient:
     def __init__(self, outbox: Outbox) -> None:
         check_outbox(outbox, "SupabaseClient")
         self.outbox = outbox
-        self._pages = Pages(outbox)
         self._columns: dict[str, Columns] = dict(SHIPPED)
 
     @property
@@ -189,12 +188,13 @@ class SupabaseClient:
             for row in await self._local_rows(query, None, 0):
                 yield row
         elif place is ReadSource.MERGED:
-            async for row in merged(self.outbox, self._pages, self._table(query), query, page_rows=page_rows):
+            async for row in merged(self.outbox, self._table(query), query, page_rows=page_rows):
                 yield row
         else:
             unique = unique_columns(self.outbox.destination(query.table))
-            async for row, _ in self._pages.walk(walk(query, unique), page_rows=page_rows):
-                yield row
+            async for found in pages(self.outbox, walk(query, unique), page_rows=page_rows):
+                for row, _ in found:
+                    yield row
 
     def describe(self, table: str, columns: Mapping[str, str | Kind | Column]) -> None:
         """Tell what the columns of a table of your own hold, so that `source="merged"` and "local" can compare them.
@@ -215,7 +215,7 @@ class SupabaseClient:
     async def _merged_rows(self, query: Query, limit: int | None, offset: int) -> Rows:
         page_rows = PAGE_ROWS if limit is None else min(PAGE_ROWS, offset + limit)
         found: list[dict[str, Any]] = []
-        rows = merged(self.outbox, self._pages, self._table(query), query, page_rows=page_rows)
+        rows = merged(self.outbox, self._table(query), query, page_rows=page_rows)
         try:
             async with contextlib.aclosing(rows):
                 async for row in rows:
@@ -230,8 +230,9 @@ class SupabaseClient:
 
     async def _remote_rows(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
         if limit is not None and limit <= PAGE_ROWS:
-            rows = await self._pages.fetch(query.path(limit=limit, offset=offset))
-            if not await self._is_cut(query, len(rows), limit, offset):
+            rows = await self.outbox.fetch(query.path(limit=limit, offset=offset))
+            # Fewer than were asked for are all there are, or the server's own cap has cut them.
+            if len(rows) in (0, limit) or not await self.outbox.fetch(query.path(limit=1, offset=offset + len(rows))):
                 return rows
         return await self._all_pages(query, limit, offset)
 
@@ -243,8 +244,8 @@ class SupabaseClient:
         unique = unique_columns(self.outbox.destination(query.table))
         if obstacle(query, unique) is not None:
             return await self._counted_pages(query, unique, limit, offset)
-        found = self._pages.walk(walk(query, unique), page_rows=PAGE_ROWS, offset=offset, most=limit)
-        return [row async for row, _ in found]
+        found = pages(self.outbox, walk(query, unique), page_rows=PAGE_ROWS, offset=offset, most=limit)
+        return [row async for page in found for row, _ in page]
 
     async def _counted_pages(
         self, query: Query, unique: Sequence[str], limit: int | None, offset: int
@@ -255,19 +256,13 @@ class SupabaseClient:
         seen: set[tuple[str, ...]] = set()
         while limit is None or len(rows) < limit:
             wanted = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - len(rows))
-            page = await self._pages.fetch(query.path(limit=wanted, offset=offset, last=unique))
+            page = await self.outbox.fetch(query.path(limit=wanted, offset=offset, last=unique))
+            if not page:
+                break
             offset += len(page)
             # A row that was inserted meanwhile pushes the last one of this page onto the next.
             rows += [row for row in page if _is_new(row, unique, seen)] if shown else page
-            if self._pages.is_last(len(page), wanted):
-                break
         return rows
-
-    async def _is_cut(self, query: Query, rows: int, limit: int, offset: int) -> bool:
-        """Whether the server gave fewer rows than there are: its own cap may be lower than 1,000."""
-        if rows >= limit or self._pages.is_last(rows, limit):
-            return False
-        return bool(await self._pages.fetch(query.path(limit=1, offset=offset + rows)))
 
 
 def _is_new(row: Mapping[str, object], unique: Sequence[str], seen: set[tuple[str, ...]]) -> bool:

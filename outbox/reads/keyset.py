@@ -126,11 +126,16 @@ def _parameters(terms: Sequence[Term], values: Sequence[str | None]) -> list[str
     if len(terms) == 1:
         return [f"{name}={_beyond(first)}.{quote(_unique(first, value), safe='')}"]
     if value is None and not first.descending:
-        return [f"{name}=is.null", *_parameters(terms[1:], values[1:])]
-    tree = quote(f"({','.join(_branches(terms, values))})", safe="(),.")
-    if value is None:
-        return [f"or={tree}"]
-    return [f"{name}={_beyond(first)}e.{quote(value, safe='')}", f"or={tree}"]
+        # No narrowing of what follows: these rows are read to their end, those that have null in the next column too.
+        rest = terms[1:], values[1:]
+        return [f"{name}=is.null", *(_parameters(*rest) if len(terms) == 2 else [_tree(*rest)])]
+    narrowed = [] if value is None else [f"{name}={_beyond(first)}e.{quote(value, safe='')}"]
+    return [*narrowed, _tree(terms, values)]
+
+
+def _tree(terms: Sequence[Term], values: Sequence[str | None]) -> str:
+    branches = ",".join(_branches(terms, values))
+    return f"or={quote(f'({branches})', safe='(),.')}"
 
 
 def _branches(terms: Sequence[Term], values: Sequence[str | None]) -> list[str]:

@@ -1,14 +1,20 @@
 """Pending entries laid over the remote rows, and what the file alone can tell.
 
+A merged read walks the remote rows and gives the pending ones between them, where the order has them. The remote rows
+that pending entries touch are asked for by name, so its cost must not grow with the backlog: what stands in one place
+whatever the remote end has (`Table.foreseen`) is asked for just before it is given, what stays in its place
+(`Table.stays`) is overlaid where the walk meets it, and only the rest, an update of a column that the query filters or
+orders by, is asked for at once.
+
 What is done to each entry runs in a thread: ten thousand of them take a third of a second, which no event loop has.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import heapq
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from outbox.entry import Operation
 from outbox.errors import Undecidable
@@ -16,7 +22,7 @@ from outbox.outbox import Outbox
 from outbox.reads import local
 from outbox.reads.keyset import Place, one_of, texts_of, walk
 from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
-from outbox.reads.pages import Pages
+from outbox.reads.pages import pages
 from outbox.reads.query import Query, asked
 
 # Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote
@@ -30,49 +36,178 @@ _NAMED = 50
 _GIVEN = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A row of the answer. place: what it is ordered by."""
+class Waiting(NamedTuple):
+    """A row of the answer. place: compares as the query orders. row: None: its remote row is not asked for yet."""
 
-    place: tuple[Any, ...]
-    row: dict[str, Any]
+    place: Any
+    number: int  # of rows in one place the first that was put comes first
+    identity: Identity
+    row: dict[str, Any] | None
 
 
-async def merged(
-    outbox: Outbox, pages: Pages, table: Table, query: Query, *, page_rows: int
-) -> AsyncGenerator[dict[str, Any], None]:
+async def merged(outbox: Outbox, table: Table, query: Query, *, page_rows: int) -> AsyncGenerator[dict[str, Any], None]:
     """Give the remote rows as they will be once everything is delivered that is pending now.
 
     What is pending is read first: what is delivered meanwhile is found among the remote rows, never in neither.
     """
     table.check(query)
-    before = await local.last_seq(outbox)
-    entries = await _pending(outbox, table, query)
-    touched, names = await asyncio.to_thread(_touched, table, query, entries)
-    bases = await _remote_rows(pages, table, names)
-    changes = await _up_to_date(outbox, table, touched, entries, before) if touched else touched
-    waiting = await asyncio.to_thread(_overlaid, table, query, bases, changes)
-    key = in_order(query.order)
-    route = walk(query, table.unique, table.compared)
+    overlay = _Overlay(outbox, table, query)
+    await overlay.load()
     given = 0
-    async for row, found in pages.walk(route, page_rows=page_rows):
-        texts = texts_of(route.texts, found)
-        if changes and table.identity(texts) in changes:
-            continue
-        while waiting and query.order and key(waiting[-1].place) < key(table.place(query, texts)):
-            yield waiting.pop().row
-            given = await _counted(given)
+    async for row in overlay.rows(page_rows):
         yield row
-    while waiting:
-        yield waiting.pop().row
-        given = await _counted(given)
+        given += 1
+        if given % _GIVEN == 0:
+            await asyncio.sleep(0)
 
 
-async def _counted(given: int) -> int:
-    """Return one more, and let the event loop have a turn after each `_GIVEN`."""
-    if (given + 1) % _GIVEN == 0:
-        await asyncio.sleep(0)
-    return given + 1
+class _Overlay:
+    """What is pending, by the row that it touches."""
+
+    def __init__(self, outbox: Outbox, table: Table, query: Query) -> None:
+        self._outbox = outbox
+        self._table = table
+        self._query = query
+        self._key = in_order(query.order)
+        self._changes: dict[Identity, list[Change]] = {}
+        self._inserted: set[Identity] = set()  # which a remote row, if there is one, leaves without effect
+        self._staying: set[Identity] = set()  # whose remote row, if there is one, is changed where it stands
+        self._waiting: list[Waiting] = []  # a heap of the rows that are not given yet
+        self._numbers: dict[Identity, int] = {}
+        self._read_to = 0
+        self._seen: set[int] = set()
+
+    # ---------------------------------------------------------------------------------------- what is pending
+
+    async def load(self) -> None:
+        """Read what is pending, and ask for the rows whose place hangs on what the remote end has."""
+        self._read_to = await local.last_seq(self._outbox)
+        entries = await local.pending(self._outbox, self._table.destination.name, MOST_PENDING)
+        if len(entries) > MOST_PENDING:
+            problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
+            raise Undecidable(problem, field=self._query.table)
+        self._seen = {entry.seq for entry in entries if entry.seq > self._read_to}
+        unknown = await asyncio.to_thread(self._sort, entries)
+        for start in range(0, len(unknown), _NAMED):
+            self._waiting += await self._asked_for(unknown[start : start + _NAMED])
+        await asyncio.to_thread(heapq.heapify, self._waiting)
+
+    def _sort(self, entries: Sequence[Stored]) -> list[Identity]:
+        """Keep what may touch a row of the answer; return what must be asked for before its place is known."""
+        self._changes = by_row(self._table, entries)
+        self._numbers = {identity: number for number, identity in enumerate(self._changes)}
+        unknown = []
+        for identity, changes in list(self._changes.items()):
+            if all(change.operation is Operation.INSERT for change in changes):
+                self._inserted.add(identity)
+            elif self._table.stays(changes):
+                self._staying.add(identity)
+                continue
+            row = self._table.foreseen(changes)
+            if row is None:
+                unknown.append(identity)
+            elif self._table.holds(self._query, row):
+                self._waiting.append(self._placed(identity, row, None))
+            elif identity in self._inserted:  # a remote row of that name is what it is
+                del self._changes[identity]
+        return unknown
+
+    def _placed(self, identity: Identity, row: Row, shown: dict[str, Any] | None) -> Waiting:
+        place = self._key(self._table.place(self._query, row.texts))
+        return Waiting(place, self._numbers[identity], identity, shown)
+
+    async def _catch_up(self) -> None:
+        """Add what was put since: a remote row read from now on may be newer than what was pending at first."""
+        last = await local.last_seq(self._outbox)
+        if last == self._read_to:
+            return
+        async for entries in local.held(self._outbox, self._table.destination.name, after_seq=self._read_to):
+            since = [entry for entry in entries if entry.seq not in self._seen]
+            for identity, changes in (await asyncio.to_thread(by_row, self._table, since)).items():
+                if identity in self._changes:
+                    self._changes[identity] += changes
+            self._seen |= {entry.seq for entry in since}
+        self._read_to = last
+
+    async def _asked_for(self, identities: Sequence[Identity]) -> list[Waiting]:
+        """Ask for these remote rows, and return those rows of the answer that they will be."""
+        names = {identity: self._changes[identity][0].names for identity in identities}
+        bases = await _named_rows(self._outbox, self._table, names)
+        await self._catch_up()
+        return await asyncio.to_thread(self._overlaid, identities, bases)
+
+    def _overlaid(self, identities: Sequence[Identity], bases: Mapping[Identity, Row]) -> list[Waiting]:
+        table, query = self._table, self._query
+        rows = ((each, table.applied(bases.get(each), self._changes[each])) for each in identities)
+        return [
+            self._placed(each, row, table.shown(query, row))
+            for each, row in rows
+            if row is not None and table.holds(query, row)
+        ]
+
+    # ---------------------------------------------------------------------------------------- the answer
+
+    async def rows(self, page_rows: int) -> AsyncIterator[dict[str, Any]]:
+        """Give the rows of the answer."""
+        route = walk(self._query, self._table.unique, self._table.compared)
+        async for page in pages(self._outbox, route, page_rows=page_rows):
+            if self._changes:
+                await self._catch_up()
+            for row, found in page:
+                texts = texts_of(route.texts, found)
+                if self._waiting and self._query.order:
+                    place = self._key(self._table.place(self._query, texts))
+                    async for before in self._given(place):
+                        yield before
+                if (mine := self._met(row, texts)) is not None:
+                    yield mine
+        async for left in self._given(None):
+            yield left
+
+    def _met(self, row: dict[str, Any], texts: Any) -> dict[str, Any] | None:
+        """Return what to give where the walk has met a remote row; None: nothing here."""
+        identity = self._table.identity(texts) if self._changes else None
+        if identity not in self._changes:
+            return row
+        changes = self._changes[identity]
+        if identity in self._inserted:  # not given yet: it is delivered, or another one has its name
+            del self._changes[identity]
+            return row
+        changed = self._table.applied(Row(row, texts), changes) if identity in self._staying else None
+        if changed is None or not self._table.holds(self._query, changed):
+            return None  # it is given where it will stand
+        return self._table.shown(self._query, changed)
+
+    async def _given(self, before: Any) -> AsyncIterator[dict[str, Any]]:
+        """Give the pending rows that stand before the place `before`; None: all that are left."""
+        while self._waiting and (before is None or self._waiting[0].place < before):
+            if self._waiting[0].row is None:
+                await self._ask_for_next()
+                continue
+            _, _, identity, row = heapq.heappop(self._waiting)
+            if identity in self._changes:  # else the walk has met it
+                self._inserted.discard(identity)
+                assert row is not None
+                yield row
+
+    async def _ask_for_next(self) -> None:
+        """Ask for the remote rows of the next ones that wait."""
+        some: list[Identity] = []
+        while self._waiting and len(some) < _NAMED and self._waiting[0].row is None:
+            identity = heapq.heappop(self._waiting).identity
+            if identity in self._changes:
+                some.append(identity)
+        for each in await self._asked_for(some) if some else ():
+            heapq.heappush(self._waiting, each)
+
+
+def by_row(table: Table, entries: Iterable[Stored]) -> dict[Identity, list[Change]]:
+    """Return what `entries` do to each row."""
+    changes: dict[Identity, list[Change]] = {}
+    for entry in entries:
+        change = table.change(entry)
+        changes.setdefault(change.identity, []).append(change)
+    return changes
 
 
 async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[str, Any]]:
@@ -83,7 +218,7 @@ async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[st
         await asyncio.to_thread(_apply, table, rows, entries)
         if len(rows) > MOST_HELD:
             raise Undecidable(f"the file holds more than {MOST_HELD:,} rows of it", field=query.table)
-    return [placed.row for placed in await asyncio.to_thread(_placed, table, query, rows.values())]
+    return await asyncio.to_thread(_shown, table, query, rows.values())
 
 
 def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[Stored]) -> None:
@@ -94,94 +229,25 @@ def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[Stored]) -
             rows[change.identity] = row
 
 
-async def _pending(outbox: Outbox, table: Table, query: Query) -> list[Stored]:
-    entries = await local.pending(outbox, table.destination.name, MOST_PENDING)
-    if len(entries) > MOST_PENDING:
-        problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
-        raise Undecidable(problem, field=query.table)
-    return entries
-
-
-def _by_row(table: Table, entries: Sequence[Stored]) -> dict[Identity, list[Change]]:
-    changes: dict[Identity, list[Change]] = {}
-    for entry in entries:
-        change = table.change(entry)
-        changes.setdefault(change.identity, []).append(change)
-    return changes
-
-
-def _touched(
-    table: Table, query: Query, entries: Sequence[Stored]
-) -> tuple[dict[Identity, list[Change]], list[tuple[str, ...]]]:
-    """Return what `entries` do to each row, but for new rows that the query does not ask for; and the rows' names."""
-    changes = _by_row(table, entries)
-    touched = {identity: found for identity, found in changes.items() if _may_matter(table, query, found)}
-    return touched, [found[0].names for found in touched.values()]
-
-
-async def _up_to_date(
-    outbox: Outbox, table: Table, touched: dict[Identity, list[Change]], entries: Sequence[Stored], before: int
-) -> dict[Identity, list[Change]]:
-    """Return what is done to the touched rows, with what was put since `before`, and perhaps delivered.
-
-    The remote rows were read later than the entries and may be newer than these.
-    """
-    since = [each async for step in local.held(outbox, table.destination.name, after_seq=before) for each in step]
-    return await asyncio.to_thread(_again, table, touched, entries, since)
-
-
-def _again(
-    table: Table, touched: dict[Identity, list[Change]], entries: Sequence[Stored], since: Sequence[Stored]
-) -> dict[Identity, list[Change]]:
-    seen = {entry.seq for entry in entries}
-    everything = sorted([*entries, *(each for each in since if each.seq not in seen)], key=lambda each: each.seq)
-    changes = _by_row(table, everything)
-    return {identity: changes[identity] for identity in touched}
-
-
-def _may_matter(table: Table, query: Query, changes: Sequence[Change]) -> bool:
-    """Whether these touch a row of the answer. One that is inserted only is what it is, wherever it is by now."""
-    if any(change.operation is not Operation.INSERT for change in changes):
-        return True
-    row = table.applied(None, changes)
-    return row is not None and table.holds(query, row)
-
-
-def _overlaid(
-    table: Table, query: Query, bases: dict[Identity, Row], changes: dict[Identity, list[Change]]
-) -> list[Placed]:
-    """Return the rows of the answer that `changes` touch, in its order but the next one last."""
-    rows = (table.applied(bases.get(identity), found) for identity, found in changes.items())
-    return _placed(table, query, (row for row in rows if row is not None))[::-1]
-
-
-def _placed(table: Table, query: Query, rows: Iterable[Row]) -> list[Placed]:
+def _shown(table: Table, query: Query, rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Return those of `rows` that `query` asks for, in its order."""
     key = in_order(query.order)
-    found = [Placed(table.place(query, row.texts), table.shown(query, row)) for row in rows if table.holds(query, row)]
-    return sorted(found, key=lambda placed: key(placed.place))
+    found = [(key(table.place(query, row.texts)), table.shown(query, row)) for row in rows if table.holds(query, row)]
+    return [row for _, row in sorted(found, key=lambda each: each[0])]
 
 
-async def _remote_rows(pages: Pages, table: Table, names: Sequence[tuple[str, ...]]) -> dict[Identity, Row]:
-    """Return the remote rows of these names, in requests of a length that a URL may have."""
-    rows: dict[Identity, Row] = {}
-    for start in range(0, len(names), _NAMED):
-        rows |= await _named_rows(pages, table, names[start : start + _NAMED])
-    return rows
-
-
-async def _named_rows(pages: Pages, table: Table, names: Sequence[tuple[str, ...]]) -> dict[Identity, Row]:
+async def _named_rows(outbox: Outbox, table: Table, names: dict[Identity, tuple[str, ...]]) -> dict[Identity, Row]:
     """Return the remote rows of these names, whole: a filter may hold only for what pending entries make of them."""
     everything = walk(asked(table.destination.name), table.unique, table.compared)
     rows: dict[Identity, Row] = {}
-    missing = {table.identity(dict(zip(table.unique, each, strict=True))): each for each in names}
+    missing = dict(names)
     while missing:
         path = everything.only(one_of(table.unique, list(missing.values()))).path(Place.START, limit=len(missing))
-        wanted, found = len(missing), await pages.fetch(path)
+        found = await outbox.fetch(path)
         for row in found:
             texts = texts_of(everything.texts, everything.taken(row))
             rows[table.identity(texts)] = Row(row, texts)
             missing.pop(table.identity(texts), None)
-        if pages.is_last(len(found), wanted):
+        if not found:
             break
     return rows

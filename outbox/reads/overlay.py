@@ -141,6 +141,23 @@ class Table:
                     row = None if row is None else self._merged(row, change)
         return row
 
+    def foreseen(self, changes: Sequence[Change]) -> Row | None:
+        """Return the row as far as its place goes, if that hangs on no remote row; None: it does.
+
+        Of an insert alone: if there is a remote row, the insert has no effect, and nobody needs this.
+        """
+        if all(change.operation is Operation.INSERT for change in changes):
+            return self.applied(None, changes)
+        row = Row({}, {}, partial=True)
+        for change in changes:
+            row = row if change.operation is Operation.INSERT else self._merged(row, change)
+        return row if row.texts.keys() >= set(self.compared) else None
+
+    def stays(self, changes: Sequence[Change]) -> bool:
+        """Return whether `changes` leave a remote row where it stands, and make none."""
+        moving = set(self.compared) - set(self.unique)
+        return all(each.operation is Operation.UPDATE and moving.isdisjoint(each.numbered) for each in changes)
+
     def _inserted(self, change: Change, *, partial: bool = False) -> Row:
         texts: dict[str, object] = {}
         for column in self.compared:

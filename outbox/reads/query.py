@@ -56,9 +56,12 @@ class Query:
         return None if self.select == "*" else tuple(self.select.split(","))
 
     def ordered_by(self, last: Sequence[str]) -> tuple[Term, ...]:
-        """Return the order, settled by the columns `last` for rows which are equal in it."""
-        columns = {term.column for term in self.order}
-        return (*self.order, *(Term(column) for column in last if column not in columns))
+        """Return the order, settled by the columns `last`: behind all of them nothing is left to order."""
+        terms: dict[str, Term] = {}
+        for term in (*self.order, *map(Term, last)):
+            if not last or not terms.keys() >= set(last):
+                terms.setdefault(term.column, term)
+        return tuple(terms.values())
 
     def path(self, *, limit: int, offset: int = 0, last: Sequence[str] = ()) -> str:
         """Return the path of one page; `last` as `ordered_by`."""

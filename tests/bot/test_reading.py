@@ -7,9 +7,11 @@ import re
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from uuid import UUID
 
 import pytest
 from supabase_lite import SupabaseLite
@@ -237,6 +239,49 @@ async def test_the_rows_that_pending_entries_touch_are_asked_for_by_name_in_smal
     named = [unquote(request.path) for request in remote.requests if "id=in.(" in request.path]
     assert [len(re.findall(r"[0-9a-f]{8}-", path)) for path in named] == [50, 50, 20]
     assert max(map(len, named)) < 4000
+
+
+def inserts(number: int) -> dict[str, Any]:
+    return {"row": TRADE | {"id": str(UUID(int=number)), "timestamp": f"2026-01-02T10:00:00.{number:06}Z"}}
+
+
+def upserts(number: int) -> dict[str, Any]:
+    return inserts(number) | {"operation": "upsert", "on_conflict": ("id",)}
+
+
+def updates(number: int, **row: Any) -> dict[str, Any]:
+    return {"row": row or {"pnl": 1.0}, "operation": "update", "match": {"id": str(UUID(int=number))}}
+
+
+@pytest.mark.parametrize(
+    ("put", "few", "many"),
+    [
+        pytest.param(inserts, 3, 3, id="inserts"),
+        pytest.param(upserts, 3, 3, id="upserts that say what the query asks"),
+        pytest.param(updates, 1, 1, id="updates of other columns than the query asks for"),
+        pytest.param(partial(updates, pnl=1.0, symbol="X", is_paper=True), 1, 1, id="updates of many such columns"),
+        pytest.param(
+            partial(updates, timestamp="2026-01-02T10:00:00Z"), 3, 21, id="the control: updates that may move a row"
+        ),
+    ],
+)
+@run_async
+async def test_the_cost_of_a_merged_read_grows_with_its_limit_and_not_with_the_backlog(
+    tmp_path: Path, put: Callable[[int], dict[str, Any]], few: int, many: int
+) -> None:
+    requests = []
+    for pending in (100, 1000):
+        (tmp_path / str(pending)).mkdir()
+        remote = ScriptedTransport(otherwise=NOTHING)
+        async with opened(tmp_path / str(pending), remote) as outbox:
+            async with outbox.transaction(limit_s=60) as tx:
+                for number in range(pending):
+                    how = put(number)
+                    await tx.put("trades", how.pop("row"), **how)
+            rows = await SupabaseClient(outbox).get_trades("s-1", source="merged")
+            assert len(rows) == (100 if put in (inserts, upserts) else 0)
+        requests.append(len(remote.requests))
+    assert requests == [few, many]
 
 
 @pytest.mark.parametrize("source", ["merged", "local"])

@@ -607,6 +607,20 @@ async def test_a_limit_is_met_exactly(tmp_path: Path, limit: int, cap: int) -> N
         assert await SupabaseClient(outbox).query("trades", limit=limit) == table.rows[:limit]
 
 
+@pytest.mark.parametrize("limit", [None, 900])
+@run_async
+async def test_a_cap_that_is_lowered_under_a_living_client_cuts_no_read(tmp_path: Path, limit: int | None) -> None:
+    table = Table(numbered(950), 1000)
+    async with opened(tmp_path, ScriptedTransport(otherwise=table)) as outbox:
+        client = SupabaseClient(outbox)
+        assert await client.query("trades", limit=limit) == table.rows[:limit]
+        table.cap = 100
+        assert await client.query("trades", limit=limit) == table.rows[:limit]
+        assert await client.query("trades", order=COUNTED, limit=limit) == table.rows[:limit]
+        assert [row async for row in client.rows("trades")] == table.rows
+        assert len(await outbox.fetch("trades?select=*&limit=900")) == 100, "the control: the cap cuts"
+
+
 @run_async
 async def test_pages_have_an_order_that_the_key_column_settles(tmp_path: Path) -> None:
     remote = ScriptedTransport(otherwise=Table(numbered(1001)))
@@ -621,10 +635,13 @@ async def test_pages_have_an_order_that_the_key_column_settles(tmp_path: Path) -
     assert asked == [
         "order=pnl.desc,id.asc&limit=1000",
         "order=pnl.desc,id.asc&limit=1000&pnl=lte.5&or=(pnl.lt.5,and(pnl.eq.5,id.gt.00999))",
+        "order=pnl.desc,id.asc&limit=1000&pnl=lte.6&or=(pnl.lt.6,and(pnl.eq.6,id.gt.01000))",
         "order=id.desc&limit=1000",
         "order=id.desc&limit=1000&id=lt.00999",
+        "order=id.desc&limit=1000&id=lt.01000",
         "order=order_id.asc&limit=1000",
         "order=order_id.asc&limit=1000&order_id=gt.00999",
+        "order=order_id.asc&limit=1000&order_id=gt.01000",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -280,7 +280,13 @@ def test_two_values_compare_here_as_they_do_in_postgresql(sql: Sql, kind: Kind) 
 # ------------------------------------------------------------------------------------------------ page after page
 
 
-@pytest.mark.parametrize("order", [(), ("f",), ("-f", "b"), ("t",), ("-t", "-ts"), ("b", "-i", "f"), ("-b",)], ids=str)
+ORDERS: list[tuple[str, ...]] = [
+    (), ("f",), ("-f", "b"), ("t",), ("-t", "-ts"), ("b", "-i", "f"), ("-b",), ("f", "i"), ("f", "i", "-b"),
+    ("f", "-i", "ts"), ("n", "f"), ("b", "-n", "i", "f"), ("b", "-b", "n", "n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
 @run_async
 async def test_pages_give_each_row_once_in_the_order_of_postgresql(
     tmp_path: Path, quotes: SupabaseLite, sql: Sql, order: tuple[str, ...]
@@ -288,10 +294,12 @@ async def test_pages_give_each_row_once_in_the_order_of_postgresql(
     dice = random.Random(5)
     sql.cursor().executemany(
         "insert into quotes (n, i, f, t, ts, b) values (%s, %s, %s, %s, %s, %s)",
-        [(n, *(dice.choice(VALUES[name]) for name in ("i", "f", "t", "ts", "b"))) for n in range(67)],
+        [
+            (n, *(None if dice.random() < 0.4 else dice.choice(VALUES[name]) for name in ("i", "f", "t", "ts", "b")))
+            for n in range(67)
+        ],
     )
-    terms = [f"{name.removeprefix('-')} {'desc' if name.startswith('-') else 'asc'}" for name in (*order, "n")]
-    expected = [n for (n,) in sql.execute(f"select n from quotes order by {', '.join(terms)}".encode())]
+    expected = [n for (n,) in sql.execute(f"select n from quotes order by {sql_order((*order, 'n'))}".encode())]
     async with connected(tmp_path, quotes) as (_, client):
         for page in (3, 10, 67):
             assert [row["n"] async for row in client.rows("quotes", order=order or None, page=page)] == expected
@@ -299,6 +307,53 @@ async def test_pages_give_each_row_once_in_the_order_of_postgresql(
         rows = [row async for row in client.rows("quotes", select="t,f", page=50)]
     assert filtered == list(range(11, 51))
     assert len(rows) == 67 and all(set(row) == {"t", "f"} for row in rows)
+
+
+def sql_order(order: Iterable[str]) -> str:
+    return ", ".join(f"{name.removeprefix('-')} {'desc' if name.startswith('-') else 'asc'}" for name in order)
+
+
+def sql_filter(dice: random.Random) -> tuple[dict[str, Any], str]:
+    """A filter, and what it is in SQL."""
+    column = dice.choice(["i", "f", "d", "ts", "u", "t"])
+    value = dice.choice([each for each in VALUES[column] if each is not None])
+    operator, sign = dice.choice([("eq", "="), ("neq", "<>"), ("gt", ">"), ("lte", "<=")])
+    name = {"i": "int", "f": "float8", "d": "numeric", "ts": "timestamptz", "u": "uuid", "t": "text"}[column]
+    return {column: (operator, value)}, f"{column} {sign} '{value}'::{name}"
+
+
+@pytest.mark.parametrize("seed", range(101, 106), ids=lambda seed: f"seed {seed}")
+@run_async
+async def test_random_pages_are_what_postgresql_itself_answers(
+    tmp_path: Path, quotes: SupabaseLite, sql: Sql, seed: int
+) -> None:
+    """Rows full of nulls and equal sort keys, orders of any columns, filters, limits, offsets and page sizes."""
+    dice = random.Random(seed)
+    names = list(VALUES)
+    some = {name: dice.sample(VALUES[name], min(3, len(VALUES[name]))) for name in names}
+    sql.cursor().executemany(
+        f"insert into quotes (n, {', '.join(names)}) values (%s{', %s' * len(names)})".encode(),
+        [
+            (n, *(None if dice.random() < 0.5 else dice.choice(some[name]) for name in names))
+            for n in dice.sample(range(1000), 70)
+        ],
+    )
+    found = 0
+    async with connected(tmp_path, quotes) as (_, client):
+        for _ in range(40):
+            order = [dice.choice(["", "-"]) + name for name in dice.sample([*names, "n"], dice.randrange(4))]
+            filters, where = sql_filter(dice) if dice.random() < 0.4 else ({}, "true")
+            asked = f"select n from quotes where {where} order by {sql_order([*order, 'n'])}"
+            expected = [n for (n,) in sql.execute(asked.encode())]
+            page = dice.choice([1, 2, 7, 30, 70])
+            said = f"seed {seed}: {asked}, pages of {page}"
+            assert [row["n"] async for row in client.rows("quotes", filters, order=order, page=page)] == expected, said
+            assert numbers(await client.query("quotes", "n", filters, [*order, "n"])) == expected, said
+            offset, limit = dice.randrange(20), dice.randrange(1, 50)
+            cut = await client.query("quotes", "n", filters, [*order, "n"], limit, offset=offset)
+            assert numbers(cut) == expected[offset : offset + limit], said
+            found += len(expected)
+    assert found > 500, "the control: the queries find something"
 
 
 @run_async
