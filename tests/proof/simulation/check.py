@@ -1,0 +1,108 @@
+"""What holds after every program: nothing lost, nothing twice, in order, all of it counted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.proof.simulation.world import Put, World
+
+
+def judge(world: World, path: Path) -> None:
+    """Note what is wrong with the closed file and the remote end."""
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        stored = _stored(file)
+        own = {n for (n,) in file.execute("select n from own")}
+        counts = dict(file.execute("select state, sum(entries) from outbox_counts group by state"))
+        states = dict(file.execute("select state, count(*) from outbox group by state"))
+    for state in ("pending", "delivered", "dead", "discarded"):
+        if counts.get(state, 0) != states.get(state, 0):
+            world.wrong(f"{counts.get(state, 0)} {state} are counted, {states.get(state, 0)} are there")
+    remote = _remote(world)
+    for n in remote.keys() - world.puts.keys():
+        world.wrong(f"{n} is at the remote end and was never put")
+    for put in world.puts.values():
+        _judge_put(world, put, stored.get(put.n), remote.get(put.n, 0))
+    _judge_transactions(world, stored, own)
+    _judge_keys(world, stored)
+
+
+def _stored(file: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
+    found = {}
+    for payload, *facts in file.execute("select payload, state, error_code, attempts, seq from outbox"):
+        row = json.loads(payload)
+        n = row.get("n", row.get("u"))
+        if n is not None:
+            found[n] = tuple(facts)
+    return found
+
+
+def _remote(world: World) -> Counter[int]:
+    """Return how often each number is in a table of inserts."""
+    tables = world.network.server.rows
+    return Counter(
+        row["n"] for name in tables if name not in ("sessions", "marks") for row in tables[name].values() if "n" in row
+    )
+
+
+def _judge_put(world: World, put: Put, stored: tuple[Any, ...] | None, remote: int) -> None:
+    name = f"{put.operation} {put.n} of {put.table}"
+    if put.told == "acknowledged" and stored is None:
+        world.wrong(f"{name} was acknowledged and is lost")
+    if put.told == "refused" and (stored is not None or remote):
+        world.wrong(f"{name} was refused and is there all the same")
+    if stored is None:
+        if remote:
+            world.wrong(f"{name} is at the remote end and in no file")
+        return
+    state, code, *_ = stored
+    if state == "dead" and not _may_die(put, code):
+        world.wrong(f"{name} died of {code}")
+    if state == "pending" and world.can_arrive(put):
+        world.wrong(f"{name} is still pending")
+    if put.operation != "insert":
+        return
+    if remote > 1:
+        world.wrong(f"{name} is {remote} times at the remote end")
+    if state == "delivered" and not remote:
+        world.wrong(f"{name} counts as delivered and is not there")
+
+
+def _may_die(put: Put, code: str | None) -> bool:
+    """Whether the server's trigger, its limit, its unique key or a parent that never came may have killed it."""
+    row = put.row
+    return bool(row.get("poison") or len(str(row)) > 4_000 or (code == "23505" and row.get("fill") is not None))
+
+
+def _judge_transactions(world: World, stored: dict[int, Any], own: set[int]) -> None:
+    groups: dict[int, list[int]] = defaultdict(list)
+    for put in world.puts.values():
+        if put.group is not None:
+            groups[put.group].append(put.n)
+    for numbers in groups.values():
+        there = {(n in stored, n in own) for n in numbers}
+        if len(there) > 1 or there & {(True, False), (False, True)}:
+            world.wrong(f"of the transaction {numbers} only a part is there")
+
+
+def _judge_keys(world: World, stored: dict[int, Any]) -> None:
+    """Each row that upserts or updates have made is as the last of them said; keyed inserts came in their order."""
+    puts: dict[tuple[str, str, str], list[Put]] = defaultdict(list)
+    for put in world.puts.values():
+        if put.key is not None and put.n in stored and stored[put.n][0] == "delivered":
+            puts[put.table, put.key, put.operation].append(put)
+    for (table, key, operation), found in puts.items():
+        if operation == "insert":
+            order = [n for n in world.network.server.arrived if n in {put.n for put in found}]
+            if order != sorted(order, key=lambda n: stored[n][3]):
+                world.wrong(f"{table} {key} came as {order}")
+            continue
+        column = "u" if operation == "update" else "n"
+        last = max(found, key=lambda put: stored[put.n][3])
+        rows = [row for row in world.network.server.all(table) if key in (row.get("symbol"), row.get("session_id"))]
+        if [row.get(column) for row in rows] != [last.n]:
+            world.wrong(f"{table} {key} has {column} {[row.get(column) for row in rows]}, not {last.n}")

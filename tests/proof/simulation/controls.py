@@ -1,0 +1,49 @@
+"""The library without one of its protections: each of these must be found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def break_it(control: str | None) -> None:
+    """Take one protection away, in this process alone."""
+    if control is not None and control != "no keep-newer":
+        _CONTROLS[control]()
+
+
+def _no_idempotency_key() -> None:
+    from outbox.postgrest import client
+
+    vars(client)["insert_body"] = lambda spec, entry_id, payload: payload
+
+
+def _counting_before_return() -> None:
+    """An entry counts as delivered when it is sent, whatever the answer is."""
+    from outbox.flusher import delivery
+    from outbox.postgrest.verdicts import Delivered
+
+    vars(delivery)["judge"] = lambda *arguments, **options: Delivered()
+
+
+def _no_fairness() -> None:
+    """The lanes go by their names, each as long as it has something to send."""
+    from outbox.flusher.scheduler import Lanes
+
+    def in_turn(self: Any, lanes: Any, may_start: Any) -> Any:
+        for lane in sorted(lanes, key=lambda lane: lane.spec):
+            while may_start():
+                before = self.traffic(lane).under_way
+                yield lane
+                if self.traffic(lane).under_way <= before:
+                    break
+
+    Lanes.in_turn = in_turn  # type: ignore[method-assign]
+
+
+_CONTROLS = {
+    "no idempotency key": _no_idempotency_key,
+    "counting before return": _counting_before_return,
+    "no fairness": _no_fairness,
+}
+# With the seed of a program that finds it; others do, too.
+NAMES = {"no idempotency key": 2, "counting before return": 0, "no fairness": 36, "no keep-newer": 49}

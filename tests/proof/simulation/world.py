@@ -1,0 +1,107 @@
+"""What outlives the process: the network, the remote end, the clock, the dice, and what the bot was told."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.proof.simulation.network import Network
+
+Row = dict[str, Any]
+Action = tuple[str, dict[str, Any]]
+
+# The same in every life, as the bound on waiting hangs on them.
+LIMITS = {"backoff_base_s": 0.5, "backoff_cap_s": 20.0, "pause_probe_s": 10.0, "request_deadline_s": 5.0}
+_LONGEST_S = 22.0  # the cap and a tenth of jitter
+# Once the remote end is sound again, whatever can be delivered is: behind a pause of everything, one of the table, one
+# of the lane and a wait of its own, each at its longest, behind an update that matches nothing (a minute), and a few
+# requests at their deadline. It does not hang on how much else is put.
+BOUND_S = 4 * _LONGEST_S + 60 + 6 * LIMITS["request_deadline_s"]
+
+
+@dataclass
+class Put:
+    """One write as the bot knows it. told: trying, acknowledged, refused (nothing was written) or unknown."""
+
+    n: int
+    table: str
+    row: Row
+    operation: str = "insert"
+    group: int | None = None  # the transaction, all of which is there or nothing
+    told: str = "trying"
+    id: str | None = None
+    seq: int = 0
+    since_s: float = 0.0  # of the acknowledgement
+
+    @property
+    def key(self) -> str | None:
+        """The remote row that an upsert or update is about; the ordering key of an insert."""
+        key = self.row.get("session_id") if self.table == "sessions" else self.row.get("symbol") or self.row.get("k")
+        return None if key is None else str(key)
+
+
+@dataclass
+class World:
+    """seed: what all of its dice come from. story: what a person reads of a failure. wrongs: promises broken."""
+
+    seed: int
+    dice: random.Random
+    network: Network = field(default_factory=Network)
+    puts: dict[int, Put] = field(default_factory=dict)
+    discarded: set[str] = field(default_factory=set)
+    now_s: float = 1000.0
+    stepped_s: float = 0.0
+    sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
+    steps: int = 0
+    kills: int = 0
+    longest_wait_s: float = 0.0
+    digest: str = ""
+    story: list[str] = field(default_factory=list)
+    wrongs: list[str] = field(default_factory=list)
+
+    def tell(self, what: str) -> None:
+        """Add a line to the story."""
+        self.story.append(what)
+
+    def wrong(self, what: str) -> None:
+        """Note a broken promise, once."""
+        if what not in self.wrongs:
+            self.wrongs.append(what)
+            self.tell(f"WRONG {what}")
+
+    def ails(self, until_s: float) -> None:
+        """Until then nothing need arrive."""
+        self.sound_since_s = max(self.sound_since_s, until_s)
+
+    # ------------------------------------------------------------------------------------------ what must arrive
+
+    def can_arrive(self, put: Put) -> bool:
+        """Whether the remote end would take it as things stand now."""
+        rows, row = self.network.server.rows, put.row
+        if row.get("poison") or row.get("slow", 0) < 0 or row.get("fill") or len(str(row)) > 2_000:
+            return False
+        if put.table == "legs":
+            return str(row["trade"]) in rows.get("trades", {})
+        if put.operation == "update":
+            return any(mark.get("symbol") == put.key for mark in self.network.server.all(put.table))
+        return True
+
+    def late(self) -> list[str]:
+        """Return what has waited longer than the bound; its longest wait is kept."""
+        seen, found = self.network.server.seen, []
+        for put in self.puts.values():
+            if put.table.startswith("busy"):
+                continue  # more of it may be put than can be sent
+            if put.told != "acknowledged" or put.n in seen or put.id in self.discarded or not self.can_arrive(put):
+                continue
+            if put.key is not None and any(
+                other.n in seen and other.n > put.n and other.key == put.key and other.operation == put.operation
+                for other in self.puts.values()
+            ):
+                continue  # a newer one of its row has taken its place
+            waited_s = self.now_s - max(put.since_s, self.sound_since_s)
+            self.longest_wait_s = max(self.longest_wait_s, waited_s)
+            if waited_s > BOUND_S:
+                found.append(f"{put.operation} {put.n} of {put.table} still waits after {BOUND_S:g} s")
+        return found
