@@ -72,7 +72,7 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["reading.md"])
+@pytest.mark.parametrize("name", ["reading.md", "using.md"])
 @run_async
 async def test_a_page_runs_from_top_to_bottom(tmp_path: Path, project: SupabaseLite, name: str) -> None:
     page = MIGRATING.with_name(name)
