@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 import aiosqlite
 
@@ -20,6 +20,13 @@ from outbox.store.store import Store
 _inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transactions", default=())
 
 
+class AnyTransaction(Protocol):
+    """What takes `tx` commits with it: a `Transaction`, or the one that a thread stands in."""
+
+    @property
+    def transaction(self) -> Transaction: ...
+
+
 class Transaction:
     """What `outbox.transaction()` gives: all of it is stored, or nothing. Durable once the block has ended."""
 
@@ -28,6 +35,11 @@ class Transaction:
         self._destinations = intake
         self._block = block
         self._watchers: list[Callable[[bool], object]] = []
+
+    @property
+    def transaction(self) -> Transaction:
+        """Itself: what `AnyTransaction` asks for."""
+        return self
 
     def when_over(self, watcher: Callable[[bool], object]) -> None:
         """Call `watcher` once the block has ended: with True if it was committed, else (or if unknown) with False.

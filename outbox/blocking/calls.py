@@ -12,7 +12,7 @@ import contextlib
 import inspect
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from contextvars import Context, ContextVar, copy_context
 from functools import wraps
 from pathlib import Path
@@ -28,6 +28,7 @@ T = TypeVar("T")
 # What an interrupted call still gets to find out what became of its data.
 _INTERRUPTED_S = 5.0
 _SLICE_S = 0.5
+_HUNDRED = 100
 
 _deadline: ContextVar[float | None] = ContextVar("outbox_deadline", default=None)
 
@@ -203,6 +204,60 @@ def passed(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Twin[
         return method(twin._target()[0], *args, **kwargs)
 
     return call
+
+
+def passed_there(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Twin[S], P], T]:
+    """Return the method that calls a plain function in the loop's thread, where nothing changes meanwhile."""
+
+    @wraps(method)
+    def call(twin: Twin[S], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        target, calls = twin._target()
+
+        async def work() -> T:
+            return method(target, *args, **kwargs)
+
+        return calls.run(work)
+
+    return call
+
+
+def iterated(
+    method: Callable[Concatenate[S, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Twin[S], P], Iterator[T]]:
+    """Return the method that gives what an async generator gives; fetched by the hundred, each within the deadline."""
+
+    @wraps(method)
+    def call(twin: Twin[S], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        target, calls = twin._target()
+        given = method(target, *args, **kwargs)
+
+        async def some() -> tuple[list[T], Exception | None]:
+            found: list[T] = []
+            try:
+                async for one in given:
+                    found.append(one)
+                    if len(found) == _HUNDRED:
+                        return found, None
+            except Exception as error:  # noqa: BLE001 - raised behind what came before it
+                return found, error
+            return found, StopAsyncIteration()
+
+        try:
+            end: Exception | None = None
+            while end is None:
+                found, end = calls.run(some)
+                yield from found
+            if not isinstance(end, StopAsyncIteration):
+                raise end
+        finally:
+            calls.run(given.aclose)
+
+    return call
+
+
+def target_of(twin: Twin[S]) -> tuple[S, Calls]:
+    """Return the async object behind `twin`, and the way to it. Raises OutboxClosed, ForkedProcess."""
+    return twin._target()
 
 
 class Shown(Generic[S, T]):

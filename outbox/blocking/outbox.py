@@ -37,11 +37,16 @@ class BlockingTransaction(Twin[Transaction]):
     """What `BlockingOutbox.transaction()` gives: `Transaction`'s methods, which wait."""
 
     def __init__(self, transaction: Transaction, calls: Calls) -> None:
-        self.transaction = transaction
+        self._transaction = transaction
         self._calls = calls
 
+    @property
+    def transaction(self) -> Transaction:
+        """What takes `tx` works with this one, on the outbox's own loop."""
+        return self._transaction
+
     def _target(self) -> tuple[Transaction, Calls]:
-        return self.transaction, self._calls
+        return self._transaction, self._calls
 
     put = blocking(Transaction.put)
     execute = blocking(Transaction.execute)

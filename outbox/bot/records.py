@@ -16,7 +16,7 @@ from outbox.entry import Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
 from outbox.outbox import Outbox
 from outbox.store.receipts import Receipt
-from outbox.transaction import Transaction
+from outbox.transaction import AnyTransaction
 
 logger = logs.named("outbox.records")
 
@@ -37,7 +37,10 @@ _NEVER_NULL = frozenset({"session_id", "symbol"})
 def check_outbox(outbox: object, taker: str) -> None:
     """Raise UsageError if `outbox` cannot be one: at the construction, not at the first trade."""
     if not isinstance(outbox, Outbox):
-        raise UsageError(f"{taker} takes the Outbox, not a {type(outbox).__name__}; nothing was written")
+        raise UsageError(
+            f"{taker} takes the Outbox, not a {type(outbox).__name__}; nothing was written."
+            f" For a BlockingOutbox there is outbox.blocking.{taker}"
+        )
 
 
 def moment(now_ms: int) -> datetime:
@@ -45,12 +48,12 @@ def moment(now_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=now_ms)
 
 
-async def put_trade(outbox: Outbox, trade: Mapping[str, object], tx: Transaction | None) -> Receipt:
+async def put_trade(outbox: Outbox, trade: Mapping[str, object], tx: AnyTransaction | None) -> Receipt:
     """Put one trade; `tx`: as part of that transaction. Raises what `put` raises."""
     now_ms = outbox.clock.now_ms()
     own_id = mint_id(now_ms, os.urandom(10))
     row = trade_row(trade, own_id=own_id, now=moment(now_ms))
-    return await (outbox if tx is None else tx).put("trades", row, operation=Operation.INSERT, id=own_id)
+    return await (outbox if tx is None else tx.transaction).put("trades", row, operation=Operation.INSERT, id=own_id)
 
 
 def trade_row(trade: Mapping[str, object], *, own_id: str, now: datetime) -> dict[str, object]:

@@ -36,7 +36,7 @@ from outbox.entry import Operation, mint_id
 from outbox.errors import SessionNotRunning, SessionRunning
 from outbox.outbox import Outbox
 from outbox.prepare import member
-from outbox.transaction import Transaction
+from outbox.transaction import AnyTransaction, Transaction
 
 __all__ = ["SessionEndReason", "SessionManager"]
 
@@ -105,7 +105,7 @@ class SessionManager:
     # ------------------------------------------------------------------------------------------ the session's life
 
     async def start_session(
-        self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: Transaction | None = None
+        self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: AnyTransaction | None = None
     ) -> str:
         """Begin a session, or go on with the one that a crash left running; return its id, a full UUID.
 
@@ -128,7 +128,7 @@ class SessionManager:
         stats: Mapping[str, Any],
         reason: SessionEndReason | str = SessionEndReason.NORMAL,
         *,
-        tx: Transaction | None = None,
+        tx: AnyTransaction | None = None,
     ) -> None:
         """End the session with what `stats` says: `balance`, `total_trades`, `total_pnl`.
 
@@ -156,7 +156,9 @@ class SessionManager:
             self._session = ended
             block.when_over(self._after_end)
 
-    async def update_heartbeat(self, balance: float | Decimal | None = None, *, tx: Transaction | None = None) -> None:
+    async def update_heartbeat(
+        self, balance: float | Decimal | None = None, *, tx: AnyTransaction | None = None
+    ) -> None:
         """Store a sign of life, the day, and `balance` if it is given. One write to the file; nothing travels.
 
         Without a running session it does nothing: a ticker may outlive the session. Raises InvalidEntry; what
@@ -189,9 +191,9 @@ class SessionManager:
     # ------------------------------------------------------------------------------------------ inside a transaction
 
     @contextlib.asynccontextmanager
-    async def _within(self, tx: Transaction | None) -> AsyncIterator[Transaction]:
+    async def _within(self, tx: AnyTransaction | None) -> AsyncIterator[Transaction]:
         if tx is not None:
-            yield tx
+            yield tx.transaction
         else:
             async with self._outbox.transaction() as block:
                 yield block

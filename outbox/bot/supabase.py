@@ -19,7 +19,7 @@ from outbox.reads.overlay import table as known_table
 from outbox.reads.pages import pages
 from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
 from outbox.store.receipts import Receipt
-from outbox.transaction import Transaction
+from outbox.transaction import AnyTransaction
 
 
 class SupabaseClient:
@@ -55,7 +55,7 @@ class SupabaseClient:
         match: Mapping[str, object] | None = None,
         key: object = None,
         id: object = None,
-        tx: Transaction | None = None,
+        tx: AnyTransaction | None = None,
     ) -> Receipt:
         """Put one row into `table` and return once it is on disk. Arguments and errors as `Outbox.put`.
 
@@ -65,10 +65,10 @@ class SupabaseClient:
         if operation == Operation.UPSERT and on_conflict is None:
             declared = self.outbox.destination(table)
             on_conflict = declared.on_conflict or (declared.key,)
-        target = self.outbox if tx is None else tx
+        target = self.outbox if tx is None else tx.transaction
         return await target.put(table, data, operation=operation, on_conflict=on_conflict, match=match, key=key, id=id)
 
-    async def log_trade(self, trade_data: Mapping[str, object], *, tx: Transaction | None = None) -> Receipt:
+    async def log_trade(self, trade_data: Mapping[str, object], *, tx: AnyTransaction | None = None) -> Receipt:
         """Record one trade; `trade_data` is not changed.
 
         Its `id` is stored as `trade_id`; without one that is the receipt's id. A missing timestamp is now. The rest
@@ -82,14 +82,14 @@ class SupabaseClient:
         data: Mapping[str, object] | None = None,
         session_id: str | None = "",
         *,
-        tx: Transaction | None = None,
+        tx: AnyTransaction | None = None,
     ) -> Receipt:
         """Record one event, now; `data` becomes a JSON object, None an empty one.
 
         Raises InvalidEntry: `data` is none, for example a text that was encoded already; and what `Outbox.put` raises.
         """
         row = event_row(event_type, data, session_id, now=moment(self.outbox.clock.now_ms()))
-        return await (self.outbox if tx is None else tx).put("events", row, operation=Operation.INSERT)
+        return await (self.outbox if tx is None else tx.transaction).put("events", row, operation=Operation.INSERT)
 
     # ------------------------------------------------------------------------------------------ sending
 

@@ -11,7 +11,7 @@ from outbox.columns import SHIPPED
 from outbox.errors import InvalidEntry
 from outbox.outbox import Outbox
 from outbox.store.receipts import Receipt
-from outbox.transaction import Transaction
+from outbox.transaction import AnyTransaction
 
 Number = float | Decimal
 
@@ -78,7 +78,7 @@ class TradeLogger:
         comment: str | None = "",
         is_paper: bool = False,
         *,
-        tx: Transaction | None = None,
+        tx: AnyTransaction | None = None,
     ) -> Receipt:
         """Record one trade, now. is_paper: simulated. tx: as part of that transaction. Raises what `put` raises."""
         trade = {
@@ -99,7 +99,7 @@ class TradeLogger:
         }
         return await put_trade(self._outbox, trade, tx)
 
-    async def log_real_trade(self, trade_data: Mapping[str, object], *, tx: Transaction | None = None) -> Receipt:
+    async def log_real_trade(self, trade_data: Mapping[str, object], *, tx: AnyTransaction | None = None) -> Receipt:
         """Record a trade that was executed, as `SupabaseClient.log_trade` does; `trade_data` is not changed.
 
         It counts as real and as this session's, whatever it says itself. Nothing in it is rounded.
@@ -107,7 +107,7 @@ class TradeLogger:
         trade = {**trade_data, "is_paper": False, "session_id": self.session_id}
         return await put_trade(self._outbox, trade, tx)
 
-    async def log_paper_trade(self, paper_trade: PaperTrade, *, tx: Transaction | None = None) -> Receipt:
+    async def log_paper_trade(self, paper_trade: PaperTrade, *, tx: AnyTransaction | None = None) -> Receipt:
         """Record a simulated trade that was closed. Raises InvalidEntry: it lacks an attribute."""
         values = {name: _attribute(paper_trade, name) for name in _PAPER}
         return await self.log_trade(**values, action="CLOSE", is_paper=True, tx=tx)
