@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 
 from outbox import logs
 from outbox.clock import Clock
 from outbox.columns import integer_columns
 from outbox.encoding import identifier
-from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, PutOptions, mint_id
+from outbox.entry import (
+    Destination,
+    Entry,
+    LaneSpec,
+    Operation,
+    OperationName,
+    PutOptions,
+    SharedOptions,
+    mint_id,
+    mint_ids,
+)
 from outbox.errors import ConfigError, InvalidEntry
 from outbox.prepare import member, written
 from outbox.store.store import Store
@@ -69,8 +79,11 @@ class Destinations:
         known = self._destinations.get(name)
         return known if known is not None else Destination(identifier(name, field="destination"))
 
-    def entry(self, destination: str, row: object, options: PutOptions) -> tuple[Entry, LaneSpec]:
-        """Return the entry that a put of `row` stores, and its lane's spec. Raises InvalidEntry."""
+    def entry(self, destination: str, row: object, options: PutOptions) -> tuple[Entry, LaneSpec, bool]:
+        """Return the entry that a put of `row` stores, its lane's spec, and whether its id was minted.
+
+        Raises InvalidEntry.
+        """
         ready = written(self.destination(destination), row, **options)
         if ready.repaired:
             # PostgreSQL stores neither NUL nor lone surrogates.
@@ -84,4 +97,32 @@ class Destinations:
         )
         if (ids := put_ids.get()) is not None:
             ids.append(entry.id)
-        return entry, spec
+        return entry, spec, ready.id is None
+
+    def entries(
+        self, destination: str, rows: Iterable[object], ids: Iterable[object] | None, options: SharedOptions
+    ) -> list[tuple[Entry, LaneSpec]]:
+        """Return the entries of one put_many, each with its lane's spec. Raises InvalidEntry, which names the row."""
+        if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
+            raise InvalidEntry(f"must be rows, such as a list of mappings, not one {type(rows).__name__}", field="rows")
+        known = self.destination(destination)
+        rows = list(rows)
+        chosen = [None] * len(rows) if ids is None else list(ids)
+        if len(chosen) != len(rows):
+            raise InvalidEntry(f"{len(chosen)} ids for {len(rows)} rows", field="ids")
+        now_ms, source, lane_of = self._clock.now_ms(), self._source, self._store.lane_of
+        minted = iter(mint_ids(now_ms, os.urandom(10 * len(rows))))
+        ready: list[tuple[Entry, LaneSpec]] = []
+        for number, (row, own) in enumerate(zip(rows, chosen, strict=True)):
+            try:
+                each = written(known, row, id=own, **options)
+            except InvalidEntry as error:
+                raise InvalidEntry(error.reason, field=f"rows[{number}].{error.field}") from None
+            if each.repaired:
+                logger.warning("text repaired", extra={"destination": destination, "fields": each.repaired})
+            spec = each.intent.spec
+            entry = each.entry(each.id or next(minted), created_at_ms=now_ms, source=source, lane=lane_of(spec))
+            ready.append((entry, spec))
+        if (noted := put_ids.get()) is not None:
+            noted += [entry.id for entry, _ in ready]
+        return ready

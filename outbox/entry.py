@@ -19,16 +19,23 @@ class Operation(StrEnum):
 
 # What a put takes, so that a type checker sees a typo.
 OperationName = Literal["insert", "upsert", "update"]
+IfExists = Literal["keep"]
 
 
-class PutOptions(TypedDict, total=False):
+class SharedOptions(TypedDict, total=False):
     """What every put takes by keyword; `Outbox.put` says what each means."""
 
     operation: OperationName | Operation | None
     key: object
-    id: object
     on_conflict: Sequence[str] | None
     match: Mapping[str, object] | None
+    if_exists: IfExists | None
+
+
+class PutOptions(SharedOptions, total=False):
+    """And what the put of one row takes beside them."""
+
+    id: object
 
 
 class State(StrEnum):
@@ -84,6 +91,7 @@ class Entry(NamedTuple):
     created_at_ms: int
     source: str | None
     digest: str
+    if_exists: str | None
 
 
 def mint_id(now_ms: int, entropy: bytes) -> str:
@@ -92,6 +100,11 @@ def mint_id(now_ms: int, entropy: bytes) -> str:
     time, dice = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex()
     variant = "89ab"[entropy[9] & 3]  # the two highest bits are the variant's, the others are dice
     return f"{time[:8]}-{time[8:]}-7{dice[:3]}-{variant}{dice[3:6]}-{dice[6:18]}"
+
+
+def mint_ids(now_ms: int, entropy: bytes) -> list[str]:
+    """Return UUIDv7s for `now_ms` in ascending order; `entropy`: 10 random bytes for each."""
+    return sorted(mint_id(now_ms, entropy[start : start + 10]) for start in range(0, len(entropy), 10))
 
 
 def digest(

@@ -71,6 +71,7 @@ class InvalidEntry(EntryError, ValueError):
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(f"{field}: {message}; nothing was written")
         self.field = field
+        self.reason = message
 
 
 class IdConflict(EntryError):

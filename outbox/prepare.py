@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from outbox.encoding import encode_row, identifier
-from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, digest
+from outbox.entry import Destination, Entry, IfExists, LaneSpec, Operation, OperationName, digest
 from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row, ordering_key
 
@@ -41,13 +41,14 @@ class Written(NamedTuple):  # a tuple, as `Encoded`: one for every put
     payload: str
     digest: str
     repaired: tuple[str, ...]
+    if_exists: str | None = None
 
     def entry(self, id: str, *, created_at_ms: int, source: str | None, lane: int | None) -> Entry:
         """Return the entry to store."""
         spec = self.intent.spec
         return Entry(
             id, spec.destination, spec.operation, self.intent.key, self.payload, self.intent.on_conflict,
-            self.intent.match, lane, created_at_ms, source, self.digest,
+            self.intent.match, lane, created_at_ms, source, self.digest, self.if_exists,
         )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def written(
     id: object = None,
     on_conflict: Sequence[str] | None = None,
     match: Mapping[str, object] | None = None,
+    if_exists: IfExists | None = None,
 ) -> Written:
     """Return what to store for one put. Raises InvalidEntry, which names the field."""
     name = destination.name
@@ -84,7 +86,16 @@ def written(
         raise InvalidEntry(f"differs from the id {given!r} that was given for it", field=f"{name}.{destination.key}")
     chosen_id = given if given is not None else own
     mark = digest(name, chosen, intent.key, encoded.text, intent.on_conflict, intent.match)
-    return Written(chosen_id, intent, encoded.text, mark, encoded.repaired)
+    if if_exists is not None:
+        _check_if_exists(if_exists, chosen_id)
+    return Written(chosen_id, intent, encoded.text, mark, encoded.repaired, if_exists)
+
+
+def _check_if_exists(if_exists: object, id: str | None) -> None:
+    if if_exists != "keep":
+        raise InvalidEntry("must be 'keep', or nothing", field="if_exists")
+    if id is None:
+        raise InvalidEntry("needs an id that stays the same when the row is told again: id=…", field="if_exists")
 
 
 def intend(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, Unpack
 
 import aiosqlite
 
 from outbox.destinations import Destinations
-from outbox.entry import PutOptions
+from outbox.entry import PutOptions, SharedOptions
 from outbox.errors import InsideTransaction, OutboxError
 from outbox.store.held_transaction import Block, makes_tables, refuse_control
-from outbox.store.receipts import Receipt, find_lane, insert_one
+from outbox.store.receipts import Receipt
 from outbox.store.store import Store
 
 # Which blocks the current task stands in, so that a put that would wait for itself is told so.
@@ -54,19 +54,19 @@ class Transaction:
 
     async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
         """Put one entry as part of the transaction. Arguments and errors as `Outbox.put`."""
-        entry, spec = self._destinations.entry(destination, row, options)
+        entry, spec, minted = self._destinations.entry(destination, row, options)
+        return await self._block.put(entry, spec, minted=minted)
 
-        async def work(connection: aiosqlite.Connection) -> Receipt:
-            await self._block.admit(connection, entry)
-            lane = entry.lane
-            if lane is None:  # made in this transaction, and rolled back with it
-                lane = await find_lane(connection, spec)
-            receipt = await insert_one(connection, entry._replace(lane=lane), self._store.path)
-            self._block.ids.append(receipt.id)
-            self._block.last_seq = max(self._block.last_seq, receipt.seq)
-            return receipt
-
-        return await self._block.run(work)
+    async def put_many(
+        self,
+        destination: str,
+        rows: Iterable[object],
+        *,
+        ids: Iterable[object] | None = None,
+        **options: Unpack[SharedOptions],
+    ) -> list[Receipt]:
+        """Put `rows`, all or none, as part of the transaction. Arguments and errors as `Outbox.put_many`."""
+        return await self._block.put_many(self._destinations.entries(destination, rows, ids, options))
 
     async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement of the bot's own in the same file and return its rows.
@@ -78,6 +78,7 @@ class Transaction:
         async def work(connection: aiosqlite.Connection) -> list[tuple[Any, ...]]:
             if makes_tables(sql):
                 self._store.expect_own_tables()
+                self._store.expect_own_triggers()
             return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
 
         return await self._block.run(work)

@@ -128,6 +128,7 @@ async def _opened_file(
     try:
         await migrate(writer, path, now_ms=clock.now_ms())
         lanes = list(await writer.execute_fetchall(queries.LANES.sql))
+        plain = not list(await writer.execute_fetchall(queries.OWN_TRIGGERS))
         for sql in (*_LOOKED_AT, _NEWEST):
             await writer.execute_fetchall(sql)
         start_after = await asyncio.to_thread(_behind_what_was_set_aside, path, before.mark)
@@ -142,7 +143,7 @@ async def _opened_file(
     except BaseException:
         await writer.close()
         raise
-    return OpenedFile(writer, reader, lanes, seq)
+    return OpenedFile(writer, reader, lanes, seq, plain)
 
 
 def _written_down(write: Callable[[], None]) -> None:

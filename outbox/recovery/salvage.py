@@ -27,7 +27,7 @@ from outbox.store.store import Store
 _COLUMNS = (
     "seq", "id", "destination", "operation", "state", "key", "payload", "on_conflict", "match", "lane", "attempts",
     "created_at_ms", "settled_at_ms", "error_status", "error_code", "error_message", "error_details", "error_hint",
-    "source", "digest", "refused_since_ms",
+    "source", "digest", "refused_since_ms", "if_exists",
 )  # fmt: skip
 _SESSION = (
     "source", "session_id", "status", "start_time", "day_start", "last_heartbeat", "initial_balance",

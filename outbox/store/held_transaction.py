@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox.clock import Clock
-from outbox.entry import Entry
+from outbox.entry import Entry, LaneSpec
 from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
-from outbox.store import database
-from outbox.store.receipts import receipt_of, stored
+from outbox.store import database, many, queries
+from outbox.store.receipts import Receipt, insert_one, receipt_of, stored
 from outbox.store.writer import Writer
 
 T = TypeVar("T")
@@ -67,15 +68,20 @@ class Block:
         self._arrived = asyncio.Event()
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
-        self.ids: list[str] = []  # what was put in it so far
-        self.last_seq = 0  # the newest of them
+        self._ids: list[str] = []  # what was put in it so far
+        self._last_seq = 0  # the newest of them
+        self._lanes: dict[LaneSpec, int] = {}  # made in this transaction, and rolled back with it
+        # Puts whose id was minted here cannot meet an entry that is there, and once one of them has been numbered the
+        # numbers of the next are known: they are stored together, before whatever else is asked for.
+        self._gathered: list[tuple[Entry, LaneSpec]] = []
+        self._next_seq: int | None = None  # None: the next one must be stored to learn its number
         self._expired = False
         self.open = True  # False: it ended, by itself or by its limit
 
     async def begin(self) -> None:
         """Wait for the writer's turn and begin. Raises StoreBusy, OutboxClosed."""
         self._task = asyncio.create_task(
-            self._writer.run_exclusive(self._serve, ids=self.ids), name="outbox-transaction"
+            self._writer.run_exclusive(self._serve, ids=self._ids), name="outbox-transaction"
         )
         try:
             await asyncio.wait({self._task, self._begun}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,15 +92,58 @@ class Block:
             self.open = False
             await self._task  # raises why it could not begin
 
+    async def put(self, entry: Entry, spec: LaneSpec, *, minted: bool) -> Receipt:
+        """Put one entry. minted: its id was made for it, so that no other has it. Errors as `Outbox.put`."""
+        if not self.open:
+            raise self._over()
+        if minted and self._next_seq is not None:
+            receipt = Receipt(entry.id, self._next_seq)
+            self._gathered.append((entry, spec))
+            self._noted([receipt])
+            if len(self._gathered) >= queries.STEP:
+                await self._run(_nothing)
+            return receipt
+
+        async def work(connection: aiosqlite.Connection) -> Receipt:
+            await self._admit(connection, entry)
+            (ready,) = await many.placed(connection, [(entry, spec)], self._lanes)
+            receipt = await insert_one(connection, ready, self._path)
+            known = self._writer.capacity.open and not receipt.duplicate and await self._writer.is_plain(connection)
+            self._noted([receipt], known=known)
+            return receipt
+
+        return await self._run(work)
+
+    async def put_many(self, ready: many.Placed) -> list[Receipt]:
+        """Put all of `ready`, or none of them: the transaction goes on."""
+
+        async def work(connection: aiosqlite.Connection) -> list[Receipt]:
+            entries = await many.placed(connection, ready, self._lanes)
+            async with many.savepoint(connection):
+                receipts = await many.insert_all(connection, entries, self._path, capacity=self._writer.capacity)
+            self._noted(receipts, known=False)
+            return receipts
+
+        return await self._run(work) if ready else []
+
+    def _noted(self, receipts: Sequence[Receipt], *, known: bool = True) -> None:
+        self._ids += [receipt.id for receipt in receipts]
+        self._last_seq = max(self._last_seq, *(receipt.seq for receipt in receipts))
+        self._next_seq = self._last_seq + 1 if known else None
+
     async def run(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """Run `work` inside the transaction. Raises TransactionExpired: it is over, nothing was written."""
+        """Run the bot's own `work` in the transaction. Raises TransactionExpired: it is over, nothing was written."""
+        self._next_seq = None  # it may put entries, too
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         if not self.open:
             raise self._over()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._command(_Statement(work, done))
         return await done
 
-    async def admit(self, connection: aiosqlite.Connection, entry: Entry) -> None:
+    async def _admit(self, connection: aiosqlite.Connection, entry: Entry) -> None:
         """Raise OutboxFull: there is no room for `entry`, which is not stored yet."""
         if not self._writer.capacity.open:
             (problem,) = await self._writer.capacity.refusals(connection, [entry])
@@ -139,14 +188,35 @@ class Block:
             self._arrived.clear()
             while self._commands:
                 command = self._commands.popleft()
-                if command is _End.COMMIT:
-                    await connection.execute("commit")
-                    self._writer.on_stored(self.last_seq)
-                    return True
                 if command is _End.ROLLBACK:
                     return False
+                await self._store_gathered(connection, command)
+                if command is _End.COMMIT:
+                    await connection.execute("commit")
+                    self._writer.note_stored(self._last_seq)
+                    return True
                 assert isinstance(command, _Statement)
                 await self._execute(connection, command)
+
+    async def _store_gathered(self, connection: aiosqlite.Connection, command: _Statement | _End) -> None:
+        """Store what was gathered, before `command`; if that fails, the whole transaction does."""
+        gathered, self._gathered = self._gathered, []
+        try:
+            for part in many.parts(await many.placed(connection, gathered, self._lanes)):
+                cursor = await connection.execute(queries.insert(len(part)), list(itertools.chain.from_iterable(part)))
+                self._check_stored(cursor.rowcount, len(part))
+        except Exception as error:
+            if isinstance(command, _Statement) and not command.done.done():
+                known = isinstance(error, OutboxError)
+                command.done.set_exception(
+                    error if known else self._named(error, "the whole transaction was rolled back")
+                )
+            raise
+
+    def _check_stored(self, stored: int, asked: int) -> None:
+        if stored != asked:  # a trigger of the bot's own, made by a shell meanwhile
+            problem = f"{self._path} refuses {asked - stored} of {asked} entries; the whole transaction was rolled back"
+            raise StoreError(problem, path=self._path)
 
     async def _execute(self, connection: aiosqlite.Connection, statement: _Statement) -> None:
         if statement.done.cancelled():
@@ -173,7 +243,7 @@ class Block:
         if database.classify_error(error) in database.DAMAGE:
             self._writer.commits.on_corrupt(error)
         if database.classify_error(error) is database.ErrorClass.FULL:
-            problem: StoreError = DiskFull(path=self._path, ids=self.ids)
+            problem: StoreError = DiskFull(path=self._path, ids=self._ids)
         else:
             problem = StoreError(f"{self._path}: {error}; {consequence}", path=self._path)
         problem.__cause__ = error
@@ -192,3 +262,7 @@ class Block:
             if isinstance(command, _Statement) and not command.done.done():
                 command.done.set_exception(self._over())
         self._commands.clear()
+
+
+async def _nothing(_: aiosqlite.Connection) -> None:
+    return None

@@ -52,7 +52,8 @@ def receipt_of(
 ) -> Receipt:
     """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
 
-    Raises IdConflict: it is another entry; `otherwise`, or StoreError: nothing is stored.
+    Raises IdConflict: it is another entry, and `entry` does not say to keep that. Raises `otherwise`, or StoreError:
+    nothing is stored.
     """
     if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
         raise otherwise or StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
@@ -61,6 +62,6 @@ def receipt_of(
     same = digest == entry.digest or (
         digest is None and tuple(what) == (entry.payload, entry.operation, entry.key, entry.on_conflict, entry.match)
     )
-    if not same:
+    if not same and entry.if_exists != "keep":
         raise IdConflict(entry.id, entry.destination)
     return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)

@@ -14,7 +14,7 @@ from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec, State
 from outbox.postgrest.verdicts import Reason, Refusal
-from outbox.store import database, queries
+from outbox.store import database, many, queries
 from outbox.store.capacity import Bounds, Capacity
 from outbox.store.held_transaction import Block
 from outbox.store.history import note_refusal
@@ -50,13 +50,14 @@ class Adopted:
 class OpenedFile:
     """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`.
 
-    last_seq: the highest number that an entry ever had.
+    last_seq: the highest number that an entry ever had. plain: no trigger of the bot's own stands on the entries.
     """
 
     writer: aiosqlite.Connection
     reader: aiosqlite.Connection
     lanes: list[Any]
     last_seq: int
+    plain: bool
 
 
 class Store(Reader):
@@ -82,6 +83,7 @@ class Store(Reader):
             busy_timeout_s=busy_timeout_s,
             capacity=capacity,
             last_seq=entered.last_seq,
+            plain=entered.plain,
         )
         self._writer.on_stored = lock.sidecar.mark
         self._writer.commits.on_corrupt = self.on_corrupt = self._met_damage
@@ -159,6 +161,14 @@ class Store(Reader):
     def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
         """Return a future that resolves once `entry` is on disk."""
         return self._writer.put(entry, spec)
+
+    async def put_many(self, ready: many.Placed) -> list[Receipt]:
+        """Store all of `ready` in one commit, or none; receipts in order."""
+        return await many.put_many(self._writer, self.path, ready)
+
+    def expect_own_triggers(self) -> None:
+        """Note that the bot may be about to make a trigger on the entries."""
+        self._writer.expect_own_triggers()
 
     def watch_puts(self, watcher: PutWatcher) -> None:
         """Call `watcher` for each put from here on: when it gets in line, with the future that says what became of it.

@@ -53,12 +53,8 @@ logger = logs.named("outbox.store")
 T = TypeVar("T")
 
 # Called with the destination of each put when it gets in line, and the future that says what became of it.
-PutWatcher = Callable[[str, asyncio.Future["Receipt"]], None]
+PutWatcher = Callable[[str, asyncio.Future[Any]], None]
 
-# Up to here each group size has a statement of its own in the cache; beyond, multiples of it keep the texts few.
-_STEP = 128
-# 8 times 128 entries of 11 columns are 11,264 parameters; SQLite's limit is 32,766.
-_MAX_GROUP = 8 * _STEP
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
 
@@ -80,11 +76,16 @@ class _Job:
 
 @dataclass(slots=True)
 class _Bare:
-    """Work that begins and ends its own transaction, or needs none, such as a checkpoint. It runs once."""
+    """Work that begins and ends its own transaction, or needs none, such as a checkpoint.
+
+    ids: the entries that an unknown outcome would concern. puts: it stores entries and nothing else, so that it may run
+    again.
+    """
 
     work: Callable[[aiosqlite.Connection], Awaitable[Any]]
     done: asyncio.Future[Any]
     ids: Sequence[str]
+    puts: bool = False
 
 
 class Writer:
@@ -99,6 +100,7 @@ class Writer:
         busy_timeout_s: float,
         capacity: Capacity,
         last_seq: int,
+        plain: bool,
     ) -> None:
         self.capacity = capacity
         self.commits = Commits(connection, path, clock=clock, busy_timeout_s=busy_timeout_s, capacity=capacity)
@@ -109,6 +111,7 @@ class Writer:
         self._putting = False  # a group is under way
         # The last entry that is known. Another's insert (a transaction's, a shell's, a trigger's) shows as a gap.
         self._last_seq = last_seq
+        self._plain: bool | None = plain
         self.lanes: dict[LaneSpec, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
@@ -123,7 +126,7 @@ class Writer:
     @property
     def putting(self) -> bool:
         """Whether a put is being committed or is the next to be."""
-        return self._putting or (bool(self._line) and isinstance(self._line[0], _Put))
+        return self._putting or (bool(self._line) and _puts(self._line[0]))
 
     @property
     def last_seq(self) -> int:
@@ -156,6 +159,31 @@ class Writer:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._enter(_Bare(work, done, ids))
         return await done
+
+    async def put_all(
+        self, destination: str, work: Callable[[aiosqlite.Connection], Awaitable[T]], ids: Sequence[str]
+    ) -> T:
+        """Run `work`, which stores the entries `ids`, all or none of them; again after a failed sync."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._enter(_Bare(work, done, ids, puts=True))
+        for watcher in self.watchers:
+            watcher(destination, done)
+        return await done
+
+    async def is_plain(self, connection: aiosqlite.Connection) -> bool:
+        """Return whether no trigger of the bot's own stands on the entries, which could refuse some or add others."""
+        if self._plain is None:
+            self._plain = not list(await connection.execute_fetchall(queries.OWN_TRIGGERS))
+        return self._plain
+
+    def expect_own_triggers(self) -> None:
+        """The bot is about to change the file's schema: look again."""
+        self._plain = None
+
+    def note_stored(self, seq: int) -> None:
+        """An entry of this number has been committed by a job; to be called before anybody hears of it."""
+        self._last_seq = max(self._last_seq, seq)
+        self.on_stored(seq)
 
     async def close(self, farewell: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
         """Commit what stands in line, say `farewell`, close the connection. Later puts raise OutboxClosed."""
@@ -203,7 +231,11 @@ class Writer:
             job = self._line.popleft()
             assert not isinstance(job, _Put)
             if not job.done.cancelled():
-                await self._guarded(self._commit_job(job), [job])
+                self._putting = _puts(job)
+                try:
+                    await self._guarded(self._commit_job(job), [job])
+                finally:
+                    self._putting = False
 
     async def _guarded(self, work: Awaitable[None], items: Sequence[_Put | _Job | _Bare]) -> None:
         """Do `work`; whatever it raises reaches the callers, and the writer lives on for the next ones."""
@@ -220,14 +252,14 @@ class Writer:
     def _next_group(self) -> list[_Put]:
         """Take the puts at the head of the line, without those whose caller has gone meanwhile."""
         group: list[_Put] = []
-        while self._line and len(group) < _MAX_GROUP:
+        while self._line and len(group) < queries.MOST_ROWS:
             put = self._line[0]
             if not isinstance(put, _Put):
                 break
             self._line.popleft()
             if not put.done.cancelled():
                 group.append(put)
-        if len(group) > _STEP and (odd := len(group) % _STEP):
+        if odd := len(group) - queries.statement_rows(len(group)):
             self._line.extendleft(reversed(group[-odd:]))
             del group[-odd:]
         return group
@@ -331,7 +363,7 @@ class Writer:
         work = job.work
         try:
             if isinstance(job, _Bare):
-                result = await self.commits.run(lambda: work(self.commits.connection), ids=job.ids, again=False)
+                result = await self.commits.run(lambda: work(self.commits.connection), ids=job.ids, again=job.puts)
             else:
                 result = await self.commits.run(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
         except sqlite3.IntegrityError as error:  # a trigger of the bot's own
@@ -357,6 +389,10 @@ class Writer:
             lane = await self.commits.run(lambda: find_lane(self.commits.connection, put.spec), ids=[put.entry.id])
             self.lanes[put.spec] = lane
         return put.entry._replace(lane=lane)
+
+
+def _puts(item: _Put | _Job | _Bare) -> bool:
+    return isinstance(item, _Put) or (isinstance(item, _Bare) and item.puts)
 
 
 def _fail(item: _Put | _Job | _Bare, error: Exception, *, cause: Exception | None = None) -> None:
