@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from outbox import IdConflict, InvalidEntry, Outbox, OutboxFull, Settings, StoreError
+from outbox import BlockingOutbox, IdConflict, InvalidEntry, Outbox, OutboxFull, Settings, StoreError
 from outbox.testing import ScriptedTransport
 from tests.store.tools import count, raised, rows, shell
 from tests.support import run_async
@@ -226,3 +226,13 @@ async def test_the_first_of_two_that_tell_the_same_fill_stays(path: Path) -> Non
         with pytest.raises(IdConflict):  # control: nobody said to keep it
             await outbox.put("fills", {"price": 1.1, "at": 7}, id="x-1")
     assert rows(path, "select payload ->> 'at' from outbox") == [(1,)]
+
+
+def test_a_bot_without_asyncio_puts_many_rows_too(path: Path) -> None:
+    with BlockingOutbox(settings(path)) as outbox:
+        receipts = outbox.put_many("trades", numbered(3), ids=["a", "b", "c"])
+        with outbox.transaction() as tx:
+            receipts += tx.put_many("trades", numbered(3))
+        with pytest.raises(IdConflict):
+            outbox.put_many("trades", numbered(2), ids=["d", "a"], on_conflict=None, operation="insert", key="k")
+    assert rows(path, "select seq, id from outbox order by seq") == [(receipt.seq, receipt.id) for receipt in receipts]

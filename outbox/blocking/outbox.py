@@ -49,6 +49,7 @@ class BlockingTransaction(Twin[Transaction]):
         return self._transaction, self._calls
 
     put = blocking(Transaction.put)
+    put_many = blocking(Transaction.put_many)
     execute = blocking(Transaction.execute)
     executemany = blocking(Transaction.executemany)
     when_over = passed(Transaction.when_over)
@@ -186,6 +187,8 @@ class BlockingOutbox(Twin[Outbox]):
         """Line one row up and return at once. NOT durable before the future is done; bounded as `Outbox.put_nowait`."""
         outbox, _ = self._target()
         return calling_context().run(outbox.put_threadsafe, destination, row, **options)
+
+    put_many = blocking(Outbox.put_many)
 
     @contextlib.contextmanager
     def transaction(self, *, limit_s: float | None = None) -> Iterator[BlockingTransaction]:
