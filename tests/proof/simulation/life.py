@@ -121,7 +121,7 @@ class Life:
         return put
 
     def _acknowledged(self, put: Put, receipt: Any) -> None:
-        put.told, put.id, put.seq, put.since_s = "acknowledged", receipt.id, receipt.seq, self._loop.time()
+        put.told, put.id, put.seq = "acknowledged", receipt.id, receipt.seq
         self._tell(f"acknowledged {put.n} as {put.seq}")
 
     @contextlib.contextmanager
@@ -285,7 +285,7 @@ class Life:
             except sqlite3.OperationalError:
                 put.told = "refused"  # the bot is writing
             else:
-                put.told, put.id, put.since_s = "acknowledged", f"t{n}", self._loop.time()
+                put.told, put.id = "acknowledged", f"t{n}"
 
     async def _do_session(self, do: str) -> None:
         if do == "start":

@@ -2,6 +2,7 @@
 
 usage: python -m tests.proof.simulation.run FIRST COUNT [CONTROL]   one line of JSON for each program
        python -m tests.proof.simulation.run --show SEED [CONTROL]   one program, told
+       python -m tests.proof.simulation.run --shrink SEED [CONTROL] the least of it that fails, told
 """
 
 from __future__ import annotations
@@ -126,9 +127,9 @@ def told(program: Program, world: World) -> str:
 def main(arguments: list[str]) -> int:
     """Run what is asked for; 1: a promise was broken."""
     *numbers, control = [*arguments, None] if len(arguments) < 3 else arguments
-    if numbers[0] == "--show":
+    if numbers[0] in ("--show", "--shrink"):
         program = made(int(str(numbers[1])), hard=HARD)
-        world = play(program, control)
+        program, world = shrunk(program, control) if numbers[0] == "--shrink" else (program, play(program, control))
         sys.stdout.write(told(program, world))
         return int(bool(world.wrongs))
     first, count = map(int, map(str, numbers))

@@ -32,7 +32,7 @@ class Put:
     told: str = "trying"
     id: str | None = None
     seq: int = 0
-    since_s: float = 0.0  # of the acknowledgement
+    since_s: float | None = None  # when it was first found that it can arrive
 
     @property
     def key(self) -> str | None:
@@ -93,13 +93,17 @@ class World:
         for put in self.puts.values():
             if put.table.startswith("busy"):
                 continue  # more of it may be put than can be sent
-            if put.told != "acknowledged" or put.n in seen or put.id in self.discarded or not self.can_arrive(put):
+            if put.told != "acknowledged" or put.n in seen or put.id in self.discarded:
+                continue
+            if not self.can_arrive(put):
+                put.since_s = None
                 continue
             if put.key is not None and any(
                 other.n in seen and other.n > put.n and other.key == put.key and other.operation == put.operation
                 for other in self.puts.values()
             ):
                 continue  # a newer one of its row has taken its place
+            put.since_s = self.now_s if put.since_s is None else put.since_s
             waited_s = self.now_s - max(put.since_s, self.sound_since_s)
             self.longest_wait_s = max(self.longest_wait_s, waited_s)
             if waited_s > BOUND_S:
