@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, Unpack
@@ -40,6 +41,7 @@ from outbox.recovery.salvage import salvage_and_rename
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
+from outbox.stopping import Part, stop_in_time
 from outbox.store import database
 from outbox.store.held_transaction import refuse_control
 from outbox.store.maintenance import Maintenance
@@ -48,6 +50,7 @@ from outbox.store.reader import Shown
 from outbox.store.receipts import Receipt
 from outbox.store.selection import Handled
 from outbox.store.store import Bounds, Store
+from outbox.threads import in_thread
 from outbox.transaction import Transaction, check_outside, holding
 
 logger = logs.named("outbox")
@@ -126,7 +129,7 @@ class Outbox:
                 raise ConfigError("path is given twice: as an argument and in the settings", field="path")
             given: dict[str, Any] = {} if path is None else {"path": path}
             # Reading .env is I/O, if only a little.
-            chosen = await asyncio.to_thread(Settings, **given) if settings is None else settings
+            chosen = await in_thread(Settings, **given) if settings is None else settings
             return await cls._open(chosen, wait_s, clock or SystemClock(), transport)
 
         return Opening(start)
@@ -192,16 +195,21 @@ class Outbox:
             raise
 
     async def _shut(self) -> None:
-        async with contextlib.AsyncExitStack() as last_first:  # each has its turn, also if one before it was cancelled
-            last_first.push_async_callback(self._remote.close)
-            last_first.push_async_callback(self._store.close)
-            last_first.callback(self._pending_counter.close)
-            if self._maintenance is not None:
-                last_first.push_async_callback(self._maintenance.stop)
-            if self._command_server is not None:
-                last_first.push_async_callback(self._command_server.stop, _GRACE_S)
-            last_first.push_async_callback(self._reporter.stop)
-            last_first.push_async_callback(self._drains.close, _GRACE_S)
+        parts = [
+            Part("flusher", partial(self._drains.close, _GRACE_S)),
+            Part("health report", self._reporter.stop),
+            Part("file", self._close_store, give_up=self._store.give_up),
+            Part("connections", self._remote.close),
+        ]
+        if self._maintenance is not None:
+            parts.insert(2, Part("maintenance", self._maintenance.stop))
+        if self._command_server is not None:
+            parts.insert(2, Part("inbox", partial(self._command_server.stop, _GRACE_S)))
+        await stop_in_time(parts)
+
+    async def _close_store(self) -> None:
+        self._pending_counter.close()
+        await self._store.close()
 
     async def _salvage(self, source: Path) -> dict[str, Any]:
         return await salvage_and_rename(
@@ -523,7 +531,7 @@ class Outbox:
         """Return how things stand. Reads counters, never the backlog."""
         self._check_process()
         path = self._store.path
-        quarantined = await asyncio.to_thread(found_beside, path)
+        quarantined = await in_thread(found_beside, path)
         found = await snapshot.take(self._store, damage=self._store.damage, quarantined=quarantined)
         if self._maintenance is not None:  # what it knows is newer than what the file says
             found = replace(found, notices=self._maintenance.notices)

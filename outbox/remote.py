@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from outbox import logs
@@ -11,6 +10,7 @@ from outbox.errors import ConfigError
 from outbox.postgrest.client import PostgrestTransport, Request, Transport
 from outbox.postgrest.fetch import checked_path, rows_of
 from outbox.settings import Settings
+from outbox.threads import in_thread
 
 logger = logs.named("outbox")
 
@@ -64,7 +64,7 @@ class Remote:
 
         Nothing else can fail: what the environment says of proxies and certificates counts at the next request.
         """
-        fresh = await asyncio.to_thread(self._settings.reread)
+        fresh = await in_thread(self._settings.reread)
         changed = _access(fresh) != _access(self._settings)
         if changed and not self._fixed:
             old = self.transport

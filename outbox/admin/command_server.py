@@ -16,6 +16,7 @@ from outbox.admin import inbox
 from outbox.admin.inbox import Request
 from outbox.clock import Clock
 from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy
+from outbox.threads import in_thread
 
 logger = logs.named("outbox.store")
 
@@ -56,14 +57,14 @@ class CommandServer:
             await self._clock.wait(self._stop, self._poll_s)
 
     async def _look(self) -> None:
-        requests = await asyncio.to_thread(lambda: list(inbox.waiting(self._store)))
+        requests = await in_thread(lambda: list(inbox.waiting(self._store)))
         for request in requests:
             if self._stop.is_set():
                 return
             content = await self._carried_out(request)
-            await asyncio.to_thread(inbox.answer, self._store, request, content)
+            await in_thread(inbox.answer, self._store, request, content)
         if requests:
-            await asyncio.to_thread(inbox.tidy, self._store, now_s=self._clock.now_ms() / 1000)
+            await in_thread(inbox.tidy, self._store, now_s=self._clock.now_ms() / 1000)
 
     async def _carried_out(self, request: Request) -> Mapping[str, Any]:
         """Return the answer to `request`. Raises one of `_PASSES`: it stays, to be carried out later."""

@@ -15,6 +15,7 @@ from outbox.errors import StoreError, StoreInUse
 from outbox.legacy import LegacyReport, OldFile, checked_folder, import_legacy, old_files
 from outbox.outbox import Outbox
 from outbox.settings import Settings, load
+from outbox.threads import in_thread
 
 _ALL, _SOME = 0, 1
 _SHOWN = 5
@@ -69,7 +70,7 @@ def import_old(
 
 async def _import(settings: Settings, folder: Path) -> LegacyReport:
     path = settings.path.absolute()
-    if not await asyncio.to_thread(old_files, folder):
+    if not await in_thread(old_files, folder):
         return LegacyReport()  # nothing is opened, or made, for nothing
     try:
         async with Outbox.open(settings) as outbox:

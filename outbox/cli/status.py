@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from outbox.store.lock import look as look_at_lock
 from outbox.store.read_only import ReadOnlyStore, look
 from outbox.store.reader import StoredPause
 from outbox.store.sidecar import Flushing
+from outbox.threads import in_thread
 
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
@@ -72,9 +72,9 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     """Return how things stand in `path`, whoever has it open. Raises StoreError: it cannot be read."""
 
     async def work(observer: ReadOnlyStore) -> Status:
-        holder = await asyncio.to_thread(holder_of, path)
-        quarantined = await asyncio.to_thread(found_beside, real_path(path))
-        found = await take(observer, damage=await asyncio.to_thread(_damage, path), quarantined=quarantined)
+        holder = await in_thread(holder_of, path)
+        quarantined = await in_thread(found_beside, real_path(path))
+        found = await take(observer, damage=await in_thread(_damage, path), quarantined=quarantined)
         if not holder.running:  # who held a checkpoint back held this writer's
             found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
         return Status(
@@ -83,7 +83,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             file=found,
             last_refusal=await last_refusal(observer),
             holder=holder,
-            flushing=await asyncio.to_thread(flushing_of, path, holder),
+            flushing=await in_thread(flushing_of, path, holder),
             warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
         )

@@ -27,6 +27,7 @@ from outbox.errors import StoreBusy
 from outbox.forensics.entries import Wanted
 from outbox.forensics.tail import START, Change, Mark, News, news
 from outbox.store.read_only import ReadOnlyStore, look
+from outbox.threads import in_thread
 
 _LINES = 10
 _EVERY_S = 1.0
@@ -102,7 +103,7 @@ def _seen(where: Path, mark: Mark, wanted: Wanted, most: int) -> Seen:
             )
             for pause in pauses
         }
-        holder = await asyncio.to_thread(holder_of, where)
+        holder = await in_thread(holder_of, where)
         return Seen(found, stopped, (holder.pid or 0) if holder.running else None)
 
     return asyncio.run(look(where, work))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from outbox.errors import InvalidEntry, OutboxError, StoreCorrupt
 from outbox.store import database
 from outbox.store.read_only import ReadOnlyStore
 from outbox.store.reader import Reader
+from outbox.threads import in_thread
 
 # SQLite goes on after the first complaint; a person needs the kind of damage, not its whole extent.
 _MOST_COMPLAINTS = 20
@@ -89,7 +89,7 @@ async def newest_delivered(reader: Reader, destination: str) -> tuple[str, str] 
 async def try_commit(folder: Path, clock: Clock) -> Trial:
     """Open a new file in `folder` as a writer would, commit once, and remove it again."""
     try:
-        place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=".outbox-doctor-", dir=folder))
+        place = Path(await in_thread(tempfile.mkdtemp, prefix=".outbox-doctor-", dir=folder))
     except OSError as error:
         return Trial(None, error.strerror or type(error).__name__)
     try:
@@ -99,7 +99,7 @@ async def try_commit(folder: Path, clock: Clock) -> Trial:
     except database.SqliteError as error:
         return Trial(None, str(error))
     finally:
-        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        await in_thread(shutil.rmtree, place, ignore_errors=True)
 
 
 async def _commit_s(path: Path, clock: Clock) -> float:

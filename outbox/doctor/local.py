@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -24,6 +23,7 @@ from outbox.store import lock as lock_file
 from outbox.store.lock import Holder
 from outbox.store.read_only import ReadOnlyStore, is_file, look
 from outbox.store.reader import StoredPause
+from outbox.threads import in_thread
 
 _BESIDE = ("", "-wal", "-shm", ".lock")
 
@@ -53,16 +53,16 @@ class Local:
 async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     """Look at `path` and its machine. Writes nothing to it; tries one commit in a folder of its own beside it."""
     try:
-        path = await asyncio.to_thread(files.real_path, path)
-        if not await asyncio.to_thread(is_file, path):
+        path = await in_thread(files.real_path, path)
+        if not await in_thread(is_file, path):
             return Local((findings.missing(path), *await _machine(path.parent)), None)
     except StoreError as error:
         return Local((findings.unreadable(str(error)),), None)
     # Before SQLite opens the file here: closing a descriptor of it would drop SQLite's own locks.
-    before = await asyncio.to_thread(_beside, path)
+    before = await in_thread(_beside, path)
     trial = await file_checks.try_commit(path.parent, clock)
     content = await _content(path, thorough=thorough)
-    filesystem = await asyncio.to_thread(filesystem_of, path)
+    filesystem = await in_thread(filesystem_of, path)
     permissions = findings.permissions(path, before.modes, writable=before.writable)
     # Another program's file: whoever else reads it does so for a reason. Whether this user may is worth a line.
     foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and before.writable
@@ -113,7 +113,7 @@ def _modes(path: Path) -> dict[Path, int]:
 
 async def _machine(folder: Path) -> list[Finding]:
     """Return what holds whatever is in the file. folder: where it is, or would be."""
-    free = await asyncio.to_thread(_free_bytes, folder)
+    free = await in_thread(_free_bytes, folder)
     engine = findings.engine(sqlite3.sqlite_version, exposed=database.EXPOSED_TO_WAL_RESET_BUG)
     return [findings.disk(free), engine]
 

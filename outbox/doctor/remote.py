@@ -19,7 +19,10 @@ from urllib.parse import quote, urlsplit
 from outbox.clock import Clock
 from outbox.doctor.remote_findings import EVERYWHERE, Complaint, Obstacle, Outcome, TableFacts, Target, complaint
 from outbox.postgrest.client import Request, Transport
+from outbox.postgrest.network import Misconfigured, tls_context
+from outbox.postgrest.resolver import addresses
 from outbox.postgrest.verdicts import Reply
+from outbox.threads import in_thread
 
 _JSON = ("content-type", "application/json")
 
@@ -123,16 +126,16 @@ async def obstacle(url: str, *, deadline_s: float) -> tuple[Obstacle, str]:
     secure = parts.scheme == "https"
     try:
         async with asyncio.timeout(deadline_s):
-            connected = asyncio.open_connection(
-                parts.hostname,
-                parts.port or (443 if secure else 80),
-                ssl=ssl.create_default_context() if secure else None,
+            host, port = parts.hostname or "", parts.port or (443 if secure else 80)
+            place = (await addresses(host, port))[0]
+            trusted = await in_thread(tls_context) if secure else None
+            _, writer = await asyncio.open_connection(
+                place, port, ssl=trusted, server_hostname=host if secure else None
             )
-            _, writer = await connected
             writer.close()
             with contextlib.suppress(OSError):  # it was only to see whether it can be made
                 await writer.wait_closed()
-    except (OSError, TimeoutError) as error:  # ssl.SSLError and socket.gaierror are OSErrors
+    except (OSError, TimeoutError, Misconfigured) as error:  # ssl.SSLError and socket.gaierror are OSErrors
         return _kind(error), _words(error)
     return Obstacle.OTHER, "a connection can be made, but the request gets no answer"
 

@@ -7,7 +7,6 @@ before that repeats the work, and the ids, made of what an item holds, let nothi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -28,6 +27,7 @@ from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
 from outbox.legacy.fragments import members, pieces
 from outbox.outbox import Outbox
 from outbox.store.files import sync_folder
+from outbox.threads import in_thread
 from outbox.transaction import Transaction
 
 PENDING, STATE, CACHE, BARS = "pending_uploads.json", ".session_state.json", "cache", "_bars.json"
@@ -117,9 +117,9 @@ async def import_legacy(outbox: Outbox, folder: str | os.PathLike[str], *, sourc
     the settings' `source`. What is not taken is in `….unread` beside the file. Raises InvalidRequest: `folder` is none;
     what `transaction()` raises: what was taken before stays, and calling again goes on from there.
     """
-    home = await asyncio.to_thread(checked_folder, folder)
+    home = await in_thread(checked_folder, folder)
     whose = (outbox.source or "") if source is None else source
-    files = [await _moved(outbox, path, whose) for path in await asyncio.to_thread(old_files, home)]
+    files = [await _moved(outbox, path, whose) for path in await in_thread(old_files, home)]
     return LegacyReport(tuple(files))
 
 
@@ -143,15 +143,15 @@ async def _moved(outbox: Outbox, path: Path, source: str) -> OldFile:
     left: tuple[Left, ...] = ()
     for _ in range(_TRIES):
         try:
-            raw = await asyncio.to_thread(path.read_bytes)
+            raw = await in_thread(path.read_bytes)
         except OSError as error:
             return OldFile(path, taken, known, (_whole(f"it cannot be read: {error.strerror}"),))
         found = _Found(raw.decode("utf-8", "surrogateescape"))
         await _take(outbox, path, found, source)
         taken, known = taken + found.taken, max(0, found.known - taken)
-        left = await asyncio.to_thread(_places, found)
+        left = await in_thread(_places, found)
         try:
-            moved = await asyncio.to_thread(_rename, path, raw, left)
+            moved = await in_thread(_rename, path, raw, left)
         except OSError as error:
             return OldFile(path, taken, known, (*left, _whole(f"it cannot be renamed: {error.strerror}")))
         if moved is not None:
@@ -186,7 +186,7 @@ class _Item:
 
 
 async def _take_pending(outbox: Outbox, found: _Found) -> None:
-    items = await asyncio.to_thread(_items, found)  # some 20 µs each
+    items = await in_thread(_items, found)  # some 20 µs each
     for start in range(0, len(items), _CHUNK):
         chunk = items[start : start + _CHUNK]
         async with outbox.transaction(limit_s=_LIMIT_S + _ITEM_S * len(chunk)) as tx:
@@ -327,7 +327,7 @@ def _time(value: object, field: str) -> datetime | None:
 
 async def _take_bars(outbox: Outbox, found: _Found, symbol: str) -> None:
     """Store the bars that are not there yet: what the bot has cached since is newer."""
-    rows = await asyncio.to_thread(_bars, found)
+    rows = await in_thread(_bars, found)
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         async with outbox.transaction() as tx:

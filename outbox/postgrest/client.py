@@ -20,8 +20,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from outbox.entry import LaneSpec, Operation
 from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
+from outbox.postgrest.resolver import Backend
 from outbox.postgrest.scrub import Scrubber, be_discreet, ours
 from outbox.postgrest.verdicts import Failure, Reply, Silence
+from outbox.threads import in_thread
 
 # Of the flusher's requests and the bot's reads; above requests_in_flight, or cancelled requests can starve the pool.
 _POOL = 64
@@ -196,19 +198,23 @@ class PostgrestTransport:
                 self._proxy = network.proxy_for(self._rest_url, os.environ, allow_insecure=self._allow_insecure)
                 encrypted = "https:" in (self._rest_url[:6], self._proxy.url[:6] if self._proxy else "")
                 # Without TLS an empty context will do: reading the certificates takes some 20 ms.
-                trusted = await asyncio.to_thread(network.tls_context) if encrypted else _NO_TLS
+                trusted = await in_thread(network.tls_context) if encrypted else _NO_TLS
                 self._client = self._new_client(trusted)
             return self._client
 
     def _new_client(self, trusted: ssl.SSLContext) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=30)
-        return httpx.AsyncClient(
-            limits=limits,
-            timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
-            follow_redirects=False,  # a POST must not wander
+        network_transport = httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=_POOL, max_keepalive_connections=_POOL, keepalive_expiry=30),
             trust_env=False,  # `network` has read it
             verify=trusted,
             proxy=None if self._proxy is None else self._proxy.as_httpx(trusted),
+        )
+        network_transport._pool._network_backend = Backend()  # httpcore takes one, httpx passes none on
+        return httpx.AsyncClient(
+            transport=network_transport,
+            timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
+            follow_redirects=False,  # a POST must not wander
+            trust_env=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
             headers={
                 "user-agent": user_agent(),

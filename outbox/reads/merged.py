@@ -24,6 +24,7 @@ from outbox.reads.keyset import Place, one_of, texts_of, walk
 from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
 from outbox.reads.pages import pages
 from outbox.reads.query import Query, asked
+from outbox.threads import in_thread
 
 # Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote
 # end is away and a merged read is a local one.
@@ -87,10 +88,10 @@ class _Overlay:
             problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
             raise Undecidable(problem, field=self._query.table)
         self._seen = {entry.seq for entry in entries if entry.seq > self._read_to}
-        unknown = await asyncio.to_thread(self._sort, entries)
+        unknown = await in_thread(self._sort, entries)
         for start in range(0, len(unknown), _NAMED):
             self._waiting += await self._asked_for(unknown[start : start + _NAMED])
-        await asyncio.to_thread(heapq.heapify, self._waiting)
+        await in_thread(heapq.heapify, self._waiting)
 
     def _sort(self, entries: Sequence[Stored]) -> list[Identity]:
         """Keep what may touch a row of the answer; return what must be asked for before its place is known."""
@@ -123,7 +124,7 @@ class _Overlay:
             return
         async for entries in local.held(self._outbox, self._table.destination.name, after_seq=self._read_to):
             since = [entry for entry in entries if entry.seq not in self._seen]
-            for identity, changes in (await asyncio.to_thread(by_row, self._table, since)).items():
+            for identity, changes in (await in_thread(by_row, self._table, since)).items():
                 if identity in self._changes:
                     self._changes[identity] += changes
             self._seen |= {entry.seq for entry in since}
@@ -134,7 +135,7 @@ class _Overlay:
         names = {identity: self._changes[identity][0].names for identity in identities}
         bases = await _named_rows(self._outbox, self._table, names)
         await self._catch_up()
-        return await asyncio.to_thread(self._overlaid, identities, bases)
+        return await in_thread(self._overlaid, identities, bases)
 
     def _overlaid(self, identities: Sequence[Identity], bases: Mapping[Identity, Row]) -> list[Waiting]:
         table, query = self._table, self._query
@@ -215,10 +216,10 @@ async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[st
     table.check(query)
     rows: dict[Identity, Row] = {}
     async for entries in local.held(outbox, table.destination.name):
-        await asyncio.to_thread(_apply, table, rows, entries)
+        await in_thread(_apply, table, rows, entries)
         if len(rows) > MOST_HELD:
             raise Undecidable(f"the file holds more than {MOST_HELD:,} rows of it", field=query.table)
-    return await asyncio.to_thread(_shown, table, query, rows.values())
+    return await in_thread(_shown, table, query, rows.values())
 
 
 def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[Stored]) -> None:

@@ -6,7 +6,6 @@ with it; a clean close takes it away. Together with the number that the lock's s
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
 from pathlib import Path
@@ -18,6 +17,7 @@ from outbox.recovery import probe
 from outbox.recovery.judge import Wal, judge_loss
 from outbox.store import database, queries
 from outbox.store.sidecar import Facts, Written
+from outbox.threads import in_thread
 
 logger = logs.named("outbox.store")
 
@@ -53,7 +53,7 @@ async def begin(
     except BaseException:
         await database.roll_back(connection)
         raise
-    salt = await asyncio.to_thread(probe.wal_salt, path)
+    salt = await in_thread(probe.wal_salt, path)
     await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
     # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
     await database.checkpoint(connection, "passive")

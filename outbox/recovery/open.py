@@ -21,6 +21,7 @@ from outbox.store.lock import WriterLock
 from outbox.store.migrate import migrate
 from outbox.store.sidecar import Sidecar, Written
 from outbox.store.store import OpenedFile, Store
+from outbox.threads import in_thread
 
 T = TypeVar("T")
 
@@ -46,8 +47,8 @@ async def open_store(
     its end all the same and is undone: a checkpoint of what an earlier run left may be under way. Raises StoreInUse and
     every StoreError that says what is wrong with the file; what is not ours is never touched.
     """
-    path = await asyncio.to_thread(files.real_path, path)
-    await asyncio.to_thread(files.make_folder, path.parent)
+    path = await in_thread(files.real_path, path)
+    await in_thread(files.make_folder, path.parent)
     lock = await _take_lock(path, wait_s)
     opening = _opened(path, lock, Capacity(path, bounds), clock, busy_timeout_s)
     return await _to_its_end(asyncio.create_task(opening, name="outbox-open"), undo=Store.close)
@@ -70,16 +71,16 @@ async def _enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: 
     """
     before, now_ms = sidecar.before, clock.now_ms()
     try:
-        wal = await asyncio.to_thread(_examined, path, before, now_ms)
+        wal = await in_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
             if not files.file_bytes(path):  # cut off while it is made, it must not look like one that lost all
-                await asyncio.to_thread(_written_down, sidecar.forget)
+                await in_thread(_written_down, sidecar.forget)
             return await _opened_file(path, sidecar, before, wal, clock, busy_timeout_s)
     except (StoreCorrupt, NotADatabase) as error:
-        await asyncio.to_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
-        await asyncio.to_thread(_written_down, sidecar.forget)
+        await in_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
+        await in_thread(_written_down, sidecar.forget)
         return await _opened_file(path, sidecar, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s)
-    await asyncio.to_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
+    await in_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
     return await _opened_file(path, sidecar, before, Wal.MISSING, clock, busy_timeout_s)
 
 
@@ -131,11 +132,11 @@ async def _opened_file(
         plain = not list(await writer.execute_fetchall(queries.OWN_TRIGGERS))
         for sql in (*_LOOKED_AT, _NEWEST):
             await writer.execute_fetchall(sql)
-        start_after = await asyncio.to_thread(_behind_what_was_set_aside, path, before.mark)
+        start_after = await in_thread(_behind_what_was_set_aside, path, before.mark)
         facts, seq = await clean_close.begin(
             writer, path, before, wal=wal, start_after=start_after, now_ms=clock.now_ms()
         )
-        await asyncio.to_thread(_written_down, partial(sidecar.begin, facts, seq))
+        await in_thread(_written_down, partial(sidecar.begin, facts, seq))
         reader = await database.open_reader(path, busy_timeout_s=busy_timeout_s)
     except database.SqliteError as error:
         await writer.close()
@@ -170,7 +171,7 @@ async def _lock_in_thread(path: Path) -> WriterLock:
     async def give_back(lock: WriterLock) -> None:
         lock.release()
 
-    attempt = asyncio.get_running_loop().run_in_executor(None, WriterLock, path)
+    attempt = asyncio.create_task(in_thread(WriterLock, path))
     return await _to_its_end(attempt, undo=give_back)
 
 

@@ -7,7 +7,6 @@ were running; cached bars do not: a bot fetches them again.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from outbox.recovery import probe, quarantine
 from outbox.store import database, files
 from outbox.store.receipts import find_lane
 from outbox.store.store import Store
+from outbox.threads import in_thread
 
 _COLUMNS = (
     "seq", "id", "destination", "operation", "state", "key", "payload", "on_conflict", "match", "lane", "attempts",
@@ -86,18 +86,18 @@ async def salvage(
     the open outbox could not be written to; what was brought over before stays.
     """
     found = Salvaged()
-    wreck = await asyncio.to_thread(_DamagedFile, source)
+    wreck = await in_thread(_DamagedFile, source)
     try:
-        project, found.project_unreadable = await asyncio.to_thread(wreck.project)
+        project, found.project_unreadable = await in_thread(wreck.project)
         away = project is not None and await store.remember_project(project) != project
         await project_known()
         pages = wreck.pages(found)
-        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+        while (page := await in_thread(next, pages, None)) is not None:
             await _bring(store, page, found, sending, away=away)
-        found.lost_ids = await asyncio.to_thread(wreck.ids_within, found.unreadable)
-        await _bring_sessions(store, await asyncio.to_thread(wreck.sessions), found)
+        found.lost_ids = await in_thread(wreck.ids_within, found.unreadable)
+        await _bring_sessions(store, await in_thread(wreck.sessions), found)
     finally:
-        await asyncio.to_thread(wreck.close)
+        await in_thread(wreck.close)
     return found
 
 
@@ -111,7 +111,7 @@ async def salvage_and_rename(
     """Bring over what can be read of a damaged file, then rename it as salvaged. Errors as `salvage`."""
     found = await salvage(store, source, sending=sending, project_known=project_known)
     try:
-        kept_as = await asyncio.to_thread(quarantine.dealt_with, source)
+        kept_as = await in_thread(quarantine.dealt_with, source)
     except OSError:  # its entries are here; who may rename it will
         kept_as = source
     return {**asdict(found), "kept_as": str(kept_as)}

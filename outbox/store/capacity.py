@@ -18,6 +18,7 @@ from outbox.entry import Entry
 from outbox.errors import DiskFull, OutboxFull, StoreError
 from outbox.store import queries
 from outbox.store.reserve import LITTLE, NEEDED_TO_OPEN, Reserve
+from outbox.threads import in_thread
 
 logger = logs.named("outbox.store")
 
@@ -89,7 +90,7 @@ class Capacity:
         """
         if self._reserve is None or self.short:
             return False
-        return await asyncio.to_thread(self._lacks)
+        return await in_thread(self._lacks)
 
     def _lacks(self, size: int = LITTLE) -> bool:
         assert self._reserve is not None
@@ -114,7 +115,7 @@ class Capacity:
     async def _guarded(self, work: Callable[[], None]) -> None:
         """Do `work` in a thread. A folder that allows no reserve must not keep anybody from putting."""
         try:
-            await asyncio.to_thread(work)
+            await in_thread(work)
         except OSError as error:
             self._reserve, self.short = None, False
             logger.warning("no reserve can be kept", extra={"path": str(self._path), "error": str(error.strerror)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import sqlite3
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,6 +22,7 @@ from outbox.errors import (
     WrongJournalMode,
 )
 from outbox.store import files
+from outbox.threads import in_thread
 
 logger = logs.named("outbox.store")
 
@@ -139,6 +140,12 @@ async def pragma(connection: aiosqlite.Connection, text: str) -> object:
     return rows[0][0] if rows else None
 
 
+async def interrupt(connection: aiosqlite.Connection) -> None:
+    """Let the statement that runs now, if any, fail; its transaction is rolled back."""
+    with contextlib.suppress(ValueError, *SqliteError):  # it is closed already
+        await connection.interrupt()
+
+
 async def roll_back(connection: aiosqlite.Connection) -> None:
     """End the transaction, if one is open; SQLite may have ended it by itself. A failure is logged.
 
@@ -182,7 +189,7 @@ async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connect
     """
     if sqlite3.sqlite_version_info < _NEEDED_VERSION:
         raise NotDurable(f"SQLite {sqlite3.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
-    await asyncio.to_thread(files.create_file, path)
+    await in_thread(files.create_file, path)
     connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s)
     try:
         await make_durable(connection, path)

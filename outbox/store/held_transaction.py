@@ -23,6 +23,8 @@ from outbox.store.writer import Writer
 
 T = TypeVar("T")
 
+_INTERRUPT_S = 0.01
+
 # What would end, nest or escape the one transaction, or change the file's own settings.
 _REFUSED = frozenset(
     "ATTACH BEGIN COMMIT DETACH END PRAGMA RELEASE ROLLBACK SAVEPOINT VACUUM".split()  # noqa: SIM905 - reads better
@@ -55,6 +57,11 @@ class _Statement:
     work: Callable[[aiosqlite.Connection], Awaitable[Any]]
     done: asyncio.Future[Any]
 
+    def fail(self, error: Exception) -> None:
+        """Answer with `error`, unless it is answered."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
 
 class Block:
     """One `transaction()`: the writer serves it until it ends, or until `limit_s` seconds have passed."""
@@ -76,6 +83,8 @@ class Block:
         self._gathered: list[tuple[Entry, LaneSpec]] = []
         self._next_seq: int | None = None  # None: the next one must be stored to learn its number
         self._expired = False
+        self._working = False  # a statement is under way
+        self._ended = asyncio.Event()
         self.open = True  # False: it ended, by itself or by its limit
 
     async def begin(self) -> None:
@@ -165,17 +174,30 @@ class Block:
     # ------------------------------------------------------------------------------------------ in the writer's task
 
     async def _serve(self, connection: aiosqlite.Connection) -> None:
-        committed = False
+        committed, watch = False, None
         try:
             self._writer.capacity.check_disk()
             await connection.execute("begin immediate")
             self._begun.set_result(None)
+            watch = asyncio.create_task(self._interrupt_in_time(connection), name="outbox-transaction-limit")
             committed = await self._obey(connection)
         finally:
             self.open = False
+            self._ended.set()
+            if watch is not None:
+                watch.cancel()
             self._dismiss()
             if not committed:
                 await database.roll_back(connection)
+
+    async def _interrupt_in_time(self, connection: aiosqlite.Connection) -> None:
+        """End a statement that is under way when the limit is reached: an `executemany` is many, so again and again."""
+        if await self._clock.wait(self._ended, self._limit_s):
+            return
+        self._expired = True
+        while self._working and not self._ended.is_set():
+            await connection.interrupt()
+            await asyncio.sleep(_INTERRUPT_S)
 
     async def _obey(self, connection: aiosqlite.Connection) -> bool:
         """Do what the caller asks for; return whether that ended with a commit."""
@@ -187,11 +209,14 @@ class Block:
                 raise self._over()
             self._arrived.clear()
             while self._commands:
+                if self._expired:
+                    raise self._over()
                 command = self._commands.popleft()
                 if command is _End.ROLLBACK:
                     return False
                 await self._store_gathered(connection, command)
                 if command is _End.COMMIT:
+                    self._ended.set()  # a commit is not interrupted
                     await connection.execute("commit")
                     self._writer.note_stored(self._last_seq)
                     return True
@@ -221,23 +246,33 @@ class Block:
     async def _execute(self, connection: aiosqlite.Connection, statement: _Statement) -> None:
         if statement.done.cancelled():
             return
+        self._working = True
         try:
             result = await statement.work(connection)
         except Exception as error:
-            if not connection.in_transaction:
-                # SQLite gave the whole transaction up (disk full, I/O error): nothing may run outside of it.
-                if not statement.done.done():
-                    statement.done.set_exception(self._named(error, "the whole transaction was rolled back"))
-                raise
-            # Not only SQLite's own errors: a parameter it cannot store is a TypeError, an OverflowError, a Warning.
-            known = isinstance(error, OutboxError)
-            if not statement.done.done():
-                statement.done.set_exception(
-                    error if known else self._named(error, "the statement was not carried out")
-                )
+            problem, over = self._understood(error, connection)
+            statement.fail(problem)
+            if self._expired:
+                raise problem from error
+            if over:
+                raise  # SQLite's own: it may concern the file
         else:
             if not statement.done.done():
                 statement.done.set_result(result)
+        finally:
+            self._working = False
+            statement.fail(self._over())  # the writer was cancelled
+
+    def _understood(self, error: Exception, connection: aiosqlite.Connection) -> tuple[Exception, bool]:
+        """Return what the caller hears of a statement's error, and whether the whole transaction is over."""
+        if self._expired:
+            return self._over(), True
+        if not connection.in_transaction:
+            # SQLite gave the whole transaction up (disk full, I/O error): nothing may run outside of it.
+            return self._named(error, "the whole transaction was rolled back"), True
+        # Not only SQLite's own errors: a parameter it cannot store is a TypeError, an OverflowError, a Warning.
+        known = isinstance(error, OutboxError)
+        return error if known else self._named(error, "the statement was not carried out"), False
 
     def _named(self, error: Exception, consequence: str) -> StoreError:
         if database.classify_error(error) in database.DAMAGE:
@@ -259,8 +294,8 @@ class Block:
     def _dismiss(self) -> None:
         """Answer whoever still waits for a statement that will never run."""
         for command in self._commands:
-            if isinstance(command, _Statement) and not command.done.done():
-                command.done.set_exception(self._over())
+            if isinstance(command, _Statement):
+                command.fail(self._over())
         self._commands.clear()
 
 

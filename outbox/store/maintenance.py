@@ -15,6 +15,7 @@ from outbox.errors import OutboxClosed, OutboxError
 from outbox.store import files
 from outbox.store import prune as pruning
 from outbox.store.store import Notices, Store
+from outbox.threads import in_thread
 
 logger = logs.named("outbox.maintenance")
 
@@ -100,11 +101,11 @@ class Maintenance:
     async def _shorten_wal(self) -> None:
         """Empty a WAL that has grown; if a reader is in the way, say so."""
         held = False
-        if await asyncio.to_thread(files.file_bytes, self._wal) > _LONG_WAL_BYTES:
+        if await in_thread(files.file_bytes, self._wal) > _LONG_WAL_BYTES:
             held = (await self._store.checkpoint()).held_back
             if not held:
                 await self._store.empty_wal()
         if held and self.notices.checkpoint_held_ms is None:
-            size = await asyncio.to_thread(files.file_bytes, self._wal)
+            size = await in_thread(files.file_bytes, self._wal)
             logger.warning("checkpoint held back by a reader", extra={"wal_bytes": size})
         self._notice(checkpoint_held_ms=held)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import re
@@ -16,6 +15,7 @@ import aiosqlite
 from outbox import logs
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
 from outbox.store import database, files
+from outbox.threads import in_thread
 
 _MADE = re.compile(r"^create (?:table|view|index) (\w+)", re.MULTILINE)
 _RECORDS = """
@@ -123,16 +123,16 @@ async def _keep_copy(connection: aiosqlite.Connection, copy: Path) -> None:
     """
     fresh = copy.with_name(copy.name + ".new")  # whole, and then renamed
     try:
-        if await asyncio.to_thread(copy.exists) or not list(await connection.execute_fetchall(_ANY_ENTRY)):
+        if await in_thread(copy.exists) or not list(await connection.execute_fetchall(_ANY_ENTRY)):
             return
-        await asyncio.to_thread(fresh.unlink, missing_ok=True)
-        await asyncio.to_thread(files.create_file, fresh)
+        await in_thread(fresh.unlink, missing_ok=True)
+        await in_thread(files.create_file, fresh)
         await connection.execute("vacuum into ?", (str(fresh),))
-        await asyncio.to_thread(fresh.rename, copy)
+        await in_thread(fresh.rename, copy)
     except _NO_COPY as error:
         for half in (fresh, files.journal_path(fresh)):  # on a full disk the migration needs the room
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(half.unlink, missing_ok=True)
+                await in_thread(half.unlink, missing_ok=True)
         if database.classify_error(error) in database.DAMAGE:
             raise
         logger.warning("no copy was made before a migration", extra={"path": str(copy), "error": str(error)})

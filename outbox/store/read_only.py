@@ -5,7 +5,6 @@ Takes no lock that a writer would feel, writes nothing, leaves no file behind.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from outbox.errors import StoreError
 from outbox.store import database, files
 from outbox.store.migrate import applied, check, shipped
 from outbox.store.reader import Reader
+from outbox.threads import in_thread
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ class ReadOnlyStore(Reader):
     @classmethod
     async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Self:
         """Open `path` read-only. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
-        await asyncio.to_thread(_check_readable, path)
-        if await asyncio.to_thread(files.is_half_done, path):
+        await in_thread(_check_readable, path)
+        if await in_thread(files.is_half_done, path):
             raise StoreError(
                 f"{path} is being changed at this moment, or was cut off in a change; its -journal belongs to it:"
                 " whoever next opens it to write puts it right, as the bot does at its start",
@@ -43,7 +43,7 @@ class ReadOnlyStore(Reader):
             )
         # Without a -wal nobody has the file open. A common read-only connection would then make a -wal and a -shm
         # and leave them there; `immutable` makes neither, and needs no right to write into the folder.
-        still = not await asyncio.to_thread(files.wal_path(path).exists)
+        still = not await in_thread(files.wal_path(path).exists)
         connection = await database.open_reader(path, busy_timeout_s=busy_timeout_s, immutable=still)
         observer = cls(path, connection, still=still)
         try:
@@ -60,11 +60,11 @@ class ReadOnlyStore(Reader):
             raise database.named(error, self.path) from error
         if not done:
             raise StoreError(f"{self.path} holds no outbox; it was not touched", path=self.path)
-        check(done, await asyncio.to_thread(shipped), self.path)
+        check(done, await in_thread(shipped), self.path)
 
     async def overtaken(self) -> bool:
         """Return whether a writer has come since this was opened as a file that nobody writes: do not trust it."""
-        return self._still and await asyncio.to_thread(files.wal_path(self.path).exists)
+        return self._still and await in_thread(files.wal_path(self.path).exists)
 
     async def close(self) -> None:
         """Close the connection."""

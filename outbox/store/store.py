@@ -101,6 +101,11 @@ class Store(Reader):
             finally:
                 self._lock.release()
 
+    async def give_up(self) -> None:
+        """Interrupt what SQLite does at this moment, which is rolled back, and let nobody wait for it any more."""
+        await database.interrupt(self._reader)
+        await self._writer.give_up()
+
     # ------------------------------------------------------------------------------------------ damage
 
     def _met_damage(self, error: Exception) -> None:

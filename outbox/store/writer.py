@@ -197,6 +197,11 @@ class Writer:
         finally:
             await self.commits.connection.close()
 
+    async def give_up(self) -> None:
+        """End what is under way and answer whoever stands in line: `close` goes on from there."""
+        self._task.cancel()
+        await database.interrupt(self.commits.connection)
+
     def _enter(self, item: _Put | _Job | _Bare) -> None:
         if self._closing or self._task.done():
             raise OutboxClosed("the outbox is closed; nothing was written")
