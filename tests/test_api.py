@@ -903,6 +903,17 @@ async def test_a_transaction_is_what_the_package_says(path: Path) -> None:
         assert (await tx.put("trades", {"n": 1}, id="a")).duplicate
 
 
+@run_async
+async def test_what_a_transaction_has_put_is_a_duplicate_the_next_time(path: Path) -> None:
+    async with opened(path) as outbox:
+        async with outbox.transaction() as tx:
+            first = await tx.put("trades", {"n": 1}, id="a")
+            await tx.put("trades", {"n": 2})
+        assert not first.duplicate  # control
+        assert await outbox.put("trades", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
+        assert not (await outbox.put("trades", {"n": 1}, id="b")).duplicate
+
+
 # ---------------------------------------------------------------------------------------------- secrets
 
 

@@ -14,7 +14,8 @@ STORED = {"preference-applied": "return=minimal, resolution=merge-duplicates, mi
 
 
 def refused(status: int, code: str | None, message: str = "") -> Reply:
-    return Reply(status, {}, json.dumps({"code": code, "message": message}).encode())
+    body = {"code": code, "details": None, "hint": None, "message": message}
+    return Reply(status, {}, json.dumps(body).encode())
 
 
 def test_a_report_is_one_row_of_the_tables_columns() -> None:

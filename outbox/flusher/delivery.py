@@ -13,7 +13,7 @@ from outbox.flusher.orphans import gives_up
 from outbox.flusher.pauses import Pauses, key_of, wider_than
 from outbox.flusher.scheduler import Lanes
 from outbox.postgrest import batching
-from outbox.postgrest.batch import heads, last_of_each_row, not_behind, sent_digest
+from outbox.postgrest.batch import heads, last_of_each_row, not_behind, own_duplicate, sent_digest
 from outbox.postgrest.client import Transport, build
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Refusal, Reject, Reply, Retry, Split, Verdict, judge
 from outbox.store.store import Lane, Outgoing
@@ -63,8 +63,7 @@ class Delivery:
         sent, superseded = last_of_each_row(spec, entries)
         request, turn = build(spec, sent), self._pauses.turn()
         outcome = await self._transport.send(request, deadline_s=self._limits.request_deadline_s)
-        own = f"({spec.on_conflict})=({sent[0].id})" if len(sent) == 1 else None
-        verdict = judge(spec.operation, len(sent), outcome, own=own)
+        verdict = judge(spec.operation, len(sent), outcome, own=own_duplicate(spec, sent), sent_bytes=len(request.body))
         await self._learn(entries, verdict, turn)
         match verdict:
             case Delivered():
@@ -98,7 +97,7 @@ class Delivery:
             for entry in entries:
                 self._traffic.suspects.pop(entry.seq, None)
             self._lanes.mark_suspects(over, proven=True)
-        elif verdict.refusal.code is None:  # not the server's own words
+        elif not verdict.refusal.genuine:  # not the server's own words
             return
         else:
             over = [key for key in over if key[0] in wider_than(verdict.scope)]

@@ -53,6 +53,14 @@ def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:
     return f'{{"{column}":{json.dumps(entry_id)},{payload.lstrip()[1:]}'
 
 
+def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:
+    """Return what PostgreSQL says of a duplicate that is the entry's own row, where one travels alone."""
+    if spec.operation is Operation.UPDATE or len(entries) != 1:
+        return None
+    columns = f"({spec.on_conflict.replace(',', ', ')})="
+    return f"{columns}({entries[0].id})" if spec.operation is Operation.INSERT else columns
+
+
 def conflict_values(payload: str, columns: Sequence[str]) -> str:
     """Return the canonical text of the payload's values in `columns`."""
     # Numbers stay the texts they are: two decimals that are one float are two rows.

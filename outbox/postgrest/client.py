@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -155,6 +156,23 @@ def source_header(source: str | None) -> dict[str, str]:
     return {"x-outbox-source": name} if name else {}
 
 
+class _Stale(Exception):
+    """A connection that was kept open broke before an answer: most likely the other side had closed it meanwhile."""
+
+
+class _Trace:
+    """What httpcore tells of one request: whether its connection is a new one, and whether an answer has begun."""
+
+    def __init__(self) -> None:
+        self.reused, self.answered = True, False
+
+    async def __call__(self, event: str, _: object) -> None:
+        if event.startswith("connection.connect"):
+            self.reused = False
+        elif event.endswith("receive_response_headers.complete"):
+            self.answered = True
+
+
 class PostgrestTransport:
     """PostgREST behind `rest_url`, for example https://<project>.supabase.co/rest/v1.
 
@@ -239,7 +257,7 @@ class PostgrestTransport:
                 if self._closed:
                     return Failure.CUT  # new settings, in the same moment
                 client = await self._connected()
-                return await self._connect(self._once, client, request)
+                return await self._through(client, request)
         except network.Misconfigured as error:
             return Failure(Silence.MISCONFIGURED, self._scrub.text(str(error)))
         except TimeoutError:
@@ -285,13 +303,30 @@ class PostgrestTransport:
             case _:
                 return None
 
+    async def _through(self, client: httpx.AsyncClient, request: Request) -> Reply:
+        """Send it again at once when a connection turns out to be stale; the ids make that harmless in any case."""
+        for _ in range(_POOL):  # each time one of those that were kept open is gone
+            with contextlib.suppress(_Stale):
+                return await self._connect(self._once, client, request)
+        raise httpx.ReadError("no connection lasts")
+
     async def _once(self, client: httpx.AsyncClient, request: Request) -> Reply:
+        trace = _Trace()
+        try:
+            return await self._exchange(client, request, trace)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            if trace.reused and not trace.answered and not isinstance(error, httpx.ConnectError):
+                raise _Stale from error
+            raise
+
+    async def _exchange(self, client: httpx.AsyncClient, request: Request, trace: _Trace) -> Reply:
         sent = client.stream(
             request.method,
             f"{self._rest_url}/{request.path}",
             content=request.body,
             headers=list(request.headers),
             auth=self._auth,
+            extensions={"trace": trace},
         )
         async with sent as response:
             raw = await _read(response, request.reply_bytes)

@@ -1,82 +1,20 @@
 """What a reply means for the entries of its batch; no I/O, no clock, no dice.
 
-The server's own code (SQLSTATE or PGRST…) decides first, the HTTP status second; what is unknown is tried
-again and never given up. The rules follow PostgREST 13's documentation (errors) and its `Error.hs`,
-PostgreSQL's appendix A (error codes) and Supabase's list of status codes.
+The server's own code (SQLSTATE or PGRST…) decides first, the HTTP status second; what is unknown is tried again and
+never given up. Only PostgREST's own words about a row end it (see `replies`). The rules follow PostgREST 13's
+documentation (errors) and its `Error.hs`, PostgreSQL's appendix A (error codes) and Supabase's list of status codes.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
-from typing import ClassVar
 
 from outbox.entry import Operation
+from outbox.postgrest.replies import Failure, Refusal, Reply, Silence, belongs, read_refusal
 
-# ------------------------------------------------------------------------------------------ what is judged
-
-
-class Silence(StrEnum):
-    """Why there is no reply."""
-
-    UNREACHABLE = "unreachable"  # refused, no such host, TLS: nothing was sent
-    TIMEOUT = "timeout"  # the deadline passed: may have been carried out
-    CUT = "cut"  # the connection broke: may have been carried out
-    MISCONFIGURED = "misconfigured"  # a proxy's or certificate's setting cannot be used: nothing was sent
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """No reply. words: what the network said, for people; two failures of one kind are equal."""
-
-    kind: Silence
-    words: str = field(default="", compare=False)
-
-    UNREACHABLE: ClassVar[Failure]
-    TIMEOUT: ClassVar[Failure]
-    CUT: ClassVar[Failure]
-    MISCONFIGURED: ClassVar[Failure]
-
-    @property
-    def value(self) -> str:
-        """The kind in one word."""
-        return self.kind.value
-
-    @property
-    def said(self) -> str:
-        """The kind, and the words if there are any."""
-        return f"{self.kind.value}: {self.words}" if self.words else self.kind.value
-
-
-Failure.UNREACHABLE = Failure(Silence.UNREACHABLE)
-Failure.TIMEOUT = Failure(Silence.TIMEOUT)
-Failure.CUT = Failure(Silence.CUT)
-Failure.MISCONFIGURED = Failure(Silence.MISCONFIGURED)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP reply. headers: names in lower case. via: the proxy it came through, which may have said it itself."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    via: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The server's own words about a request; what it did not say is None."""
-
-    status: int | None
-    code: str | None
-    message: str
-    details: str | None = None
-    hint: str | None = None
-    request_id: str | None = None  # the gateway's name for the request: what its support asks for
+__all__ = ["Failure", "Refusal", "Reply", "Silence", "judge", "read_refusal", "stored_rows"]
 
 
 # ------------------------------------------------------------------------------------------ the verdicts
@@ -181,12 +119,13 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """A pause in the making: everything but the refusal."""
+    """A pause in the making: everything but the refusal. note: what we make of it, added to the server's words."""
 
     scope: Scope
     reason: Reason
     slow: bool = False
     shrink: bool = False
+    note: str = ""
 
 
 _ALL, _TABLE, _LANE = Scope.EVERYTHING, Scope.DESTINATION, Scope.LANE
@@ -206,6 +145,17 @@ _NO_COLUMN = _Rest(_LANE, Reason.SCHEMA, slow=True)
 _LONG_URL = _Rest(_LANE, Reason.MISCONFIGURED, slow=True)  # it holds the lane's columns
 _NO_GRANT = _Rest(_TABLE, Reason.FORBIDDEN, slow=True)
 _UNKNOWN = _Rest(_TABLE, Reason.UNKNOWN, shrink=True)
+# What was sent is in order, and the server has seen something else, or not our row at all. A row may be the cause.
+_CHANGED_BODY = _Rest(
+    _TABLE, Reason.NOT_POSTGREST, shrink=True, note="the row is valid JSON: a proxy on the way has changed the request"
+)
+_SMALL_LIMIT = _Rest(
+    _TABLE, Reason.NOT_POSTGREST, shrink=True, note="the row is small: a proxy on the way refuses what it should pass"
+)
+_IGNORED_PREFER = _Rest(
+    _ALL, Reason.NOT_POSTGREST, note="an upsert meets no duplicate: a proxy on the way removes the header Prefer"
+)
+_NO_DATABASE = _Rest(_ALL, Reason.OVERLOADED, note="PostgREST has lost its database")
 
 # The longest prefix that matches wins.
 CODES: dict[str, Cause | _Rest] = {
@@ -213,7 +163,7 @@ CODES: dict[str, Cause | _Rest] = {
     "PGRST00": _DOWN,  # no connection, schema cache not built yet
     "PGRST003": _TOO_SLOW,  # no pooled connection in time
     "PGRST1": _BAD_REQUEST,
-    "PGRST102": Cause.ROW,  # the body is no JSON
+    "PGRST102": _CHANGED_BODY,  # the body is no JSON
     "PGRST106": _BAD_SERVER,  # schema not exposed
     "PGRST111": _BAD_SERVER,
     "PGRST112": _BAD_SERVER,
@@ -247,6 +197,7 @@ CODES: dict[str, Cause | _Rest] = {
     "3F": _NO_TABLE,  # no such schema
     "40": _CONTENDED,
     "42": _NO_COLUMN,  # the statement or the server's own SQL is wrong, not the row
+    "428C9": _NO_COLUMN,  # the key column is "generated always"
     "42501": _NO_GRANT,
     "42703": _NO_COLUMN,
     "42804": Cause.ROW,
@@ -259,6 +210,7 @@ CODES: dict[str, Cause | _Rest] = {
     "53400": _BAD_SERVER,
     "54": Cause.ROW,  # an index row larger than a third of a page: permanent, although a 500
     "55": _CONTENDED,
+    "55000": _NO_COLUMN,  # a view that takes no inserts; a unique key that is deferrable
     "57": _DOWN,
     "57014": _TOO_MUCH,  # statement timeout
     "58": _DOWN,
@@ -291,17 +243,19 @@ STATUSES: dict[int, Cause | _Rest] = {
     546: _DOWN,
 }
 
-# Gateways have codes of their own, and 401 or 544 begin like classes of PostgreSQL's.
-_CODE = re.compile(r"PGRST[0-9A-Z]{1,3}|[0-9A-Z]{5}")
+# A smaller row was refused with 413 by something that refuses nearly all rows; nginx's limit is 1 MB, others' 100 kB.
+SMALL_BYTES = 65_536
 # PostgREST's form; a file server says "bytes 0-99/100".
-_CHANGED = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/([0-9]{1,18})")
+_RANGE = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/(\*|[0-9]{1,18})")
 
 
-def judge(operation: Operation, rows: int, outcome: Reply | Failure, *, own: str | None = None) -> Verdict:
-    """Return what `outcome` means for a batch of `rows` entries.
+def judge(
+    operation: Operation, rows: int, outcome: Reply | Failure, *, own: str | None = None, sent_bytes: int = 0
+) -> Verdict:
+    """Return what `outcome` means for a batch of `rows` entries, whose request had a body of `sent_bytes`.
 
-    own: `(column)=(id)` of an insert that travelled alone: it tells our own duplicate from a stranger's.
-    Raises ValueError: `rows` below 1.
+    own: what a duplicate's details begin with if it is the entry itself that is there: `(column)=(id)` of an insert
+    that travelled alone, `(column, column)=` of an upsert. Raises ValueError: `rows` below 1.
     """
     if rows < 1:
         raise ValueError(f"rows is {rows}, must be 1 or more")
@@ -309,7 +263,13 @@ def judge(operation: Operation, rows: int, outcome: Reply | Failure, *, own: str
         return _no_reply(outcome)
     if 200 <= outcome.status < 300:
         return _accepted(operation, outcome)
-    return _refused(operation, rows, outcome, own)
+    return _refused(operation, rows, outcome, own, sent_bytes)
+
+
+def stored_rows(reply: Reply) -> int | None:
+    """Return how many rows an accepted request has stored or changed; None: the server does not say."""
+    told = _RANGE.fullmatch(reply.headers.get("content-range", ""))
+    return int(told[1]) if told is not None and told[1] != "*" else None
 
 
 def _no_reply(failure: Failure) -> Verdict:
@@ -328,48 +288,68 @@ def _no_reply(failure: Failure) -> Verdict:
 def _accepted(operation: Operation, reply: Reply) -> Verdict:
     """A proxy's or captive portal's page says 200 too: only PostgREST's own marks count."""
     if operation is Operation.UPDATE:
-        changed = _CHANGED.fullmatch(reply.headers.get("content-range", ""))
+        changed = stored_rows(reply)
         if changed is not None:
-            if int(changed[1]) > 0:
+            if changed > 0:
                 return Delivered()
             return Retry(Refusal(reply.status, None, "no row matched: it is not there yet"))
     elif "resolution=" in reply.headers.get("preference-applied", ""):
         return Delivered()
-    refusal = Refusal(reply.status, None, "the answer does not come from PostgREST")
-    return Pause(_ALL, Reason.NOT_POSTGREST, refusal)
+    if _RANGE.fullmatch(reply.headers.get("content-range", "")):
+        words = "a proxy on the way removes the header Prefer, or Preference-Applied from PostgREST's answer"
+    else:
+        words = "the answer does not come from PostgREST, or a proxy on the way removes its headers"
+    return Pause(_ALL, Reason.NOT_POSTGREST, Refusal(reply.status, None, words))
 
 
-def _refused(operation: Operation, rows: int, reply: Reply, own: str | None) -> Verdict:
+def _refused(operation: Operation, rows: int, reply: Reply, own: str | None, sent_bytes: int) -> Verdict:
     refusal = read_refusal(reply)
     rule = _rule(refusal, reply.status)
-    if isinstance(rule, _Rest):
-        return Pause(rule.scope, rule.reason, refusal, slow=rule.slow, shrink=rule.shrink)
-    if rows > 1:
+    if rows > 1 and not isinstance(rule, _Rest):
         return Split(refusal, shrink=rule is Cause.SIZE)
+    if rule is Cause.SIZE and sent_bytes < SMALL_BYTES and not refusal.genuine:
+        rule = _SMALL_LIMIT
+    elif rule is Cause.DUPLICATE and _is_ours(refusal, own):
+        if operation is Operation.INSERT:
+            return Delivered()
+        rule = _IGNORED_PREFER if operation is Operation.UPSERT else rule
     match rule:
-        case Cause.ROW | Cause.SIZE:
-            return Reject(refusal)
+        case _Rest():
+            return Pause(rule.scope, rule.reason, _noted(refusal, rule.note), slow=rule.slow, shrink=rule.shrink)
         case Cause.PARENT:
             return Retry(refusal)
-        case Cause.DUPLICATE:
-            return Delivered() if operation is Operation.INSERT and _is_ours(refusal, own) else Reject(refusal)
+        case _:
+            return Reject(refusal)
+
+
+def _noted(refusal: Refusal, note: str) -> Refusal:
+    """Add what we make of the server's words."""
+    if not note and refusal.code is not None and not refusal.genuine:
+        note = "not PostgREST's own words: a gateway or a proxy on the way said so"
+    return replace(refusal, message=f"{refusal.message} ({note})") if note else refusal
 
 
 def _rule(refusal: Refusal, status: int) -> Cause | _Rest:
-    special = _special(refusal, status)
-    if special is not None:
-        return special
-    code = refusal.code or ""
-    # PT…: raised on purpose, with a status of its own.
-    if _CODE.fullmatch(code) and not code.startswith("PT"):
-        for length in range(len(code), 1, -1):
-            if (rule := CODES.get(code[:length])) is not None:
-                return rule
-        if status == 400 and not code.startswith("PGRST"):
-            return Cause.ROW
+    if status == 400 and refusal.code == "":
+        return _NO_DATABASE
+    rule = _rule_of_code(refusal, status)
+    if rule is not None and (refusal.genuine or isinstance(rule, _Rest)):
+        return rule
     if 300 <= status < 400:
         return _BAD_SERVER
     return STATUSES.get(status, _UNKNOWN)
+
+
+def _rule_of_code(refusal: Refusal, status: int) -> Cause | _Rest | None:
+    code = refusal.code or ""
+    if code.startswith("PT") or not belongs(code, status):  # PT…: raised on purpose, with a status of its own
+        return None
+    if (special := _special(refusal, status)) is not None:
+        return special
+    for length in range(len(code), 1, -1):
+        if (rule := CODES.get(code[:length])) is not None:
+            return rule
+    return None if code.startswith("PGRST") else Cause.ROW
 
 
 def _special(refusal: Refusal, status: int) -> Cause | _Rest | None:
@@ -381,8 +361,10 @@ def _special(refusal: Refusal, status: int) -> Cause | _Rest | None:
             return Cause.ROW
         case "22023" if status == 401:
             return _BAD_KEY  # the key's role does not exist
-        case "21000" if "WHERE clause" in refusal.message:
+        case "21000" if status == 400:
             return _BAD_REQUEST
+        case "22P02" if refusal.message == "invalid input syntax for type json":
+            return _CHANGED_BODY  # the request's own body: PostgREST hands it to PostgreSQL as it came
         case "PGRST102" if "Content-Type" in refusal.message:
             return _BAD_REQUEST  # something on the way has changed our headers
         case _:
@@ -393,28 +375,6 @@ def _is_ours(refusal: Refusal, own: str | None) -> bool:
     """Whether the duplicate is the entry itself, there since an earlier sending: `Key (id)=(…) already exists`."""
     # The first parenthesis names the columns; a value behind it may hold any text. A uuid is told in lower case.
     details = (refusal.details or "").casefold()
-    return own is not None and details[details.find("(") :].startswith(own.casefold())
-
-
-# Supabase's gateway, most others, Cloudflare.
-_REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
-
-
-def read_refusal(reply: Reply) -> Refusal:
-    """Return what the body says of the error; gateways send HTML, cut JSON or nothing at all."""
-    try:
-        body = json.loads(reply.body)
-    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
-        body = None
-    request_id = next((reply.headers[name][:200] for name in _REQUEST_IDS if reply.headers.get(name)), None)
-    if not isinstance(body, dict):
-        message = f"HTTP {reply.status} without a PostgREST error"
-        if reply.via is not None:
-            message += f", through {reply.via}"
-        return Refusal(reply.status, None, message, request_id=request_id)
-
-    def text(*names: str) -> str | None:
-        return next((str(body[name])[:2000] for name in names if body.get(name) not in (None, "")), None)
-
-    message = text("message", "error", "msg") or f"HTTP {reply.status}"
-    return Refusal(reply.status, text("code", "error_code"), message, text("details"), text("hint"), request_id)
+    names, _, values = details[details.find("(") :].partition("=")
+    told = names.replace('"', "") + "=" + values  # PostgreSQL quotes a name with capitals
+    return own is not None and told.startswith(own.casefold())

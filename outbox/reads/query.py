@@ -119,8 +119,8 @@ def is_away(error: RemoteError) -> bool:
     """Return whether the remote end as a whole did not answer, and not this query was refused."""
     if isinstance(error, Unreachable):
         return True
-    if error.code is not None and error.code.startswith(_AWAY_CODES):
-        return True
+    if error.code is not None and (error.code == "" or error.code.startswith(_AWAY_CODES)):
+        return True  # "": PostgreSQL died under PostgREST
     by_gateway = error.code is None or not re.fullmatch(r"PGRST[0-9A-Z]{1,3}|[0-9A-Z]{5}", error.code)
     return by_gateway and error.status is not None and (error.status >= 500 or error.status in _AWAY)
 

@@ -35,11 +35,13 @@ async def opened(folder: Path) -> AsyncIterator[tuple[Outbox, ScriptedTransport]
         assert counted == {name: getattr(stats, name) for name in counted}
 
 
-async def die(outbox: Outbox, remote: ScriptedTransport, ids: list[str], answer: Any = BAD, **more: Any) -> None:
+async def die(
+    outbox: Outbox, remote: ScriptedTransport, ids: list[str], answer: Any = BAD, note: str = "", **more: Any
+) -> None:
     """Put entries that the server refuses."""
     remote.otherwise = answer
     for each in ids:
-        await outbox.put("trades", {"id": each, "n": 1}, **more)
+        await outbox.put("trades", {"id": each, "n": 1, "note": note}, **more)
     await outbox.drain()
     remote.otherwise = ScriptedTransport().otherwise
 
@@ -249,7 +251,7 @@ async def test_a_step_holds_no_more_than_its_share_and_lets_a_put_come_in_betwee
 @run_async
 async def test_the_http_status_stands_in_for_a_code_that_the_server_did_not_give(tmp_path: Path) -> None:
     async with opened(tmp_path) as (outbox, remote):
-        await die(outbox, remote, ["a"], Reply(413, {}, b""))
+        await die(outbox, remote, ["a"], Reply(413, {}, b""), note="x" * 70_000)
         await die(outbox, remote, ["b"])
 
         assert await outbox.requeue(code="400") == []  # the control: the server gave "b" a code

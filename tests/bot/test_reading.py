@@ -132,6 +132,7 @@ AWAY = [
     pytest.param(Reply(503, {}, b""), id="overloaded"),
     pytest.param(refused(503, "PGRST001"), id="no database"),
     pytest.param(Reply(429, {}, b""), id="too many requests"),
+    pytest.param(refused(400, ""), id="the database died in the middle"),
 ]
 
 

@@ -372,12 +372,40 @@ async def test_413_halves_the_next_batches_too_and_kills_only_a_lone_row(tmp_pat
 
     async with opened(tmp_path, requests_in_flight=1) as bench:
         bench.remote.otherwise = commit
-        await bench.put_many(1000)
+        await asyncio.gather(
+            *(bench.outbox.put("events", {"n": n, "note": "x" * (70_000 if n == 7 else 1)}) for n in range(1000))
+        )
         report = await bench.outbox.drain()
         assert (report.delivered, report.dead) == (999, 1)
         assert (await bench.entry(8))["error_status"] == 413
         # Control: at full size every batch of 500 costs three refused requests.
         assert sum(size == 500 for size in bench.remote.sizes) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Reply(413, {}, b"<h1>Request Entity Too Large</h1>"), id="413"),
+        pytest.param(refused(400, "PGRST102", "Empty or invalid json"), id="a body that was lost"),
+        pytest.param(Reply(400, {}, b'{"code":10003,"message":"rule 10003"}'), id="a firewall's code"),
+    ],
+)
+@run_async
+async def test_what_a_proxy_says_of_one_small_row_neither_ends_it_nor_holds_the_others(
+    tmp_path: Path, answer: Reply
+) -> None:
+    def commit(request: Request) -> Reply:
+        return answer if any(row["n"] == 7 for row in rows(request)) else bench.remote.commit(request)
+
+    async with flushing(tmp_path, requests_in_flight=1) as bench:
+        bench.remote.otherwise = commit
+        await bench.put_many(20)
+        await bench.live(300)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.pending, stats.dead) == (19, 1, 0)
+        assert "proxy" in (await bench.entry(8))["error_message"]
+        bench.remote.otherwise = bench.remote.commit
+        assert (await bench.settled()).delivered == 20
 
 
 @pytest.mark.parametrize(

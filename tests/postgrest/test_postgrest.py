@@ -340,6 +340,61 @@ async def test_a_connection_that_the_server_closed_meanwhile_does_no_harm() -> N
         assert server.connections == 2
 
 
+async def once_then_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer, hear the next request too, and close as a gateway does whose patience is over: without a word."""
+    writer.write(OK)
+    await writer.drain()
+    await reader.readuntil(b"\r\n\r\n")
+
+
+@run_async
+async def test_a_stale_connection_is_not_taken_for_an_outage() -> None:
+    """It looked open when the request was sent: the close came in between."""
+    async with serving(once_then_close, keep_alive) as server, connected(server.url) as transport:
+        assert isinstance(await transport.send(REQUEST, deadline_s=5), Reply)
+        assert isinstance(await transport.send(REQUEST, deadline_s=5), Reply)
+        assert server.connections == 2
+
+
+@run_async
+async def test_many_stale_connections_are_not_either() -> None:
+    async with serving(*[once_then_close] * 8, keep_alive) as server, connected(server.url) as transport:
+        for _ in range(2):
+            outcomes = await asyncio.gather(*(transport.send(REQUEST, deadline_s=5) for _ in range(8)))
+            assert all(isinstance(outcome, Reply) for outcome in outcomes)
+        assert server.connections > 8
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(cut, id="a new connection that breaks"),
+        pytest.param(say(b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\nabc"), id="an answer that had begun"),
+    ],
+)
+@run_async
+async def test_control_what_is_no_stale_connection_is_not_sent_again_by_itself(script: Handler) -> None:
+    async with serving(script) as server:
+        assert await send(server.url) == Failure.CUT
+        assert len(server.heads) == 1
+
+
+async def once_then_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(OK)
+    await writer.drain()
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 201 C\r\nContent-Length: 9\r\n\r\nabc")
+    await writer.drain()
+
+
+@run_async
+async def test_control_nor_is_an_answer_that_breaks_off_on_a_connection_kept_open() -> None:
+    async with serving(once_then_half, keep_alive) as server, connected(server.url) as transport:
+        assert isinstance(await transport.send(REQUEST, deadline_s=5), Reply)
+        assert await transport.send(REQUEST, deadline_s=5) == Failure.CUT
+        assert server.connections == 1
+
+
 @run_async
 async def test_a_missed_deadline_leaves_the_transport_usable() -> None:
     async with serving(*[hang] * 100, keep_alive) as server, connected(server.url) as transport:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outbox.entry import Operation
+from outbox.postgrest.replies import belongs
 from outbox.postgrest.verdicts import (
     CODES,
+    SMALL_BYTES,
     STATUSES,
     Delivered,
     Failure,
@@ -114,7 +117,7 @@ def test_a_verdict_of_the_table_fits_the_class_of_its_answer() -> None:
     refused = {
         row["code"] or row["http_status"] for row in TABLE if row["class"] == "batch" and row["alone"] == "reject"
     }
-    assert refused == {"PGRST102", "21000", "413"}
+    assert refused == {"21000"}
 
 
 def test_control_a_verdict_by_status_alone_gets_forty_answers_wrong() -> None:
@@ -255,7 +258,8 @@ def test_the_mark_of_a_post_says_nothing_about_an_update() -> None:
         pytest.param(INSERT, 1, f"Key (account, id)=(1, {OWN[6:-1]}) already exists.", "reject", id="a wider key"),
         pytest.param(INSERT, 1, None, "reject", id="no details"),
         pytest.param(INSERT, 5, f"Key {OWN} already exists.", "split", id="among others"),
-        pytest.param(UPSERT, 1, f"Key {OWN} already exists.", "reject", id="an upsert"),
+        pytest.param(UPSERT, 1, f"Key {OWN} already exists.", "pause:everything", id="an upsert that was no merge"),
+        pytest.param(UPSERT, 1, "Key (id, n)=(7, 7) already exists.", "reject", id="an upsert, a wider key"),
         pytest.param(UPDATE, 1, f"Key {OWN} already exists.", "reject", id="an update"),
     ],
 )
@@ -282,7 +286,28 @@ def test_a_duplicate_without_an_own_key_is_a_strangers() -> None:
             postgrest(403, "42501", 'new row violates row-level security policy for table "t"'), "reject", id="policy"
         ),
         pytest.param(postgrest(401, "42501", "permission denied for table t"), "pause:everything slow", id="anon key"),
-        pytest.param(postgrest(400, "PGRST102", "Empty or invalid json"), "reject", id="a body that is no JSON"),
+        pytest.param(
+            postgrest(400, "PGRST102", "Empty or invalid json"), "pause:destination shrink", id="a body lost on the way"
+        ),
+        pytest.param(
+            postgrest(400, "22P02", "invalid input syntax for type json"), "pause:destination shrink", id="the same"
+        ),
+        pytest.param(postgrest(500, "55000", 'cannot insert into view "v"'), "pause:lane slow", id="a view"),
+        pytest.param(
+            postgrest(500, "55000", "ON CONFLICT does not support deferrable unique constraints as arbiters"),
+            "pause:lane slow",
+            id="a deferrable key",
+        ),
+        pytest.param(
+            postgrest(400, "428C9", 'cannot insert a non-DEFAULT value into column "id"'),
+            "pause:lane slow",
+            id="a key that is generated always",
+        ),
+        pytest.param(
+            Reply(400, {}, b'{"code":"","details":null,"hint":null,"message":""}'),
+            "pause:everything",
+            id="PostgreSQL has died under PostgREST",
+        ),
         pytest.param(
             postgrest(400, "PGRST102", "Content-Type not acceptable: text/plain"),
             "pause:destination slow",
@@ -300,7 +325,7 @@ def test_a_duplicate_without_an_own_key_is_a_strangers() -> None:
         ),
         pytest.param(postgrest(400, "3F000", "no such schema"), "pause:destination slow", id="schema gone"),
         pytest.param(postgrest(413, "PT413", "too large"), "reject", id="413 raised on purpose"),
-        pytest.param(page(413), "reject", id="413 from a gateway"),
+        pytest.param(page(413), "pause:destination shrink", id="413 from a gateway for a small row"),
         # A gateway's own code begins like a class of PostgreSQL's: 54 is a refused row, 40 a deadlock.
         pytest.param(Reply(544, {}, b'{"code":544,"message":"timeout"}'), "pause:destination shrink", id="code 544"),
         pytest.param(Reply(540, {}, b'{"code":540,"message":"paused"}'), "pause:everything slow", id="code 540"),
@@ -315,6 +340,78 @@ def test_a_duplicate_without_an_own_key_is_a_strangers() -> None:
 )
 def test_a_lone_entry_gets_the_verdict(reply: Reply, expected: str) -> None:
     assert written(judge(INSERT, 1, reply)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent_bytes", "expected"), [(SMALL_BYTES - 1, "pause:destination shrink"), (SMALL_BYTES, "reject")]
+)
+def test_a_gateway_refuses_a_large_row_for_good_and_a_small_one_by_mistake(sent_bytes: int, expected: str) -> None:
+    verdict = judge(INSERT, 1, page(413), sent_bytes=sent_bytes)
+    assert written(verdict) == expected
+
+
+# ---------------------------------------------------------------------------------------------- whose words they are
+
+FORM = {"code": "23514", "details": None, "hint": None, "message": "new row violates check constraint"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(400, {"code": 10003, "message": "bad gateway key"}, id="a number for a code"),
+        pytest.param(429, {"code": 38001, "message": "slow down"}, id="a number that reads like a SQLSTATE"),
+        pytest.param(503, {"code": "21001", "message": "overloaded"}, id="a text that reads like one"),
+        pytest.param(503, FORM, id="the form, under another status"),
+        pytest.param(422, FORM, id="the form, under a status that PostgREST never gives"),
+        pytest.param(400, FORM | {"code": 23514}, id="the form, with a number"),
+        pytest.param(400, {"code": "23514", "message": "m"}, id="two of the keys"),
+        pytest.param(400, FORM | {"path": "/rest/v1/t"}, id="a key too many"),
+        pytest.param(400, FORM | {"message": None}, id="without a message"),
+        pytest.param(400, FORM | {"hint": {"see": "docs"}}, id="a hint that is no text"),
+        pytest.param(400, FORM | {"code": "2351"}, id="a code of four characters"),
+        pytest.param(409, FORM | {"code": "23514"}, id="a conflict that is none"),
+        pytest.param(400, FORM | {"code": "23505"}, id="a duplicate under 400"),
+        pytest.param(400, FORM | {"code": "P0002"}, id="PL/pgSQL's own errors are 500"),
+        pytest.param(400, FORM | {"code": "54000"}, id="a limit under 400"),
+        pytest.param(413, FORM | {"code": "PT414"}, id="another status than the database asked for"),
+    ],
+)
+def test_only_postgrests_own_words_end_an_entry(status: int, body: dict[str, object]) -> None:
+    reply = Reply(status, {}, json.dumps(body).encode())
+    assert not read_refusal(reply).genuine
+    alone, several = judge(INSERT, 1, reply, own=OWN), judge(INSERT, 5, reply)
+    assert isinstance(alone, Pause) and "proxy on the way" in alone.refusal.message
+    assert isinstance(several, Split if status == 413 else Pause)
+
+
+def test_control_in_the_form_and_under_its_status_they_do() -> None:
+    assert isinstance(judge(INSERT, 1, Reply(400, {}, json.dumps(FORM).encode())), Reject)
+    assert isinstance(judge(INSERT, 5, Reply(400, {}, json.dumps(FORM).encode())), Split)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row["sender"] == "postgrest"], ids=lambda row: row["meaning"][:40]
+)
+def test_each_code_of_the_table_stands_under_a_status_that_belongs_to_it(row: dict[str, str]) -> None:
+    for text in row["examples"].split():
+        status, _, code = text.partition("/")
+        if row["class"] != "ok" and re.fullmatch("PGRST...|[0-9A-Z]{5}", code):
+            assert belongs(code, int(status)), text
+
+
+@pytest.mark.parametrize(
+    ("operation", "headers", "named"),
+    [
+        pytest.param(INSERT, {"content-range": "*/*"}, True, id="no Preference-Applied"),
+        pytest.param(UPSERT, {"content-range": "*/3"}, True, id="only that one is gone"),
+        pytest.param(UPDATE, {"content-range": "0-0/*"}, True, id="an update that was not counted"),
+        pytest.param(INSERT, {}, True, id="both gone"),
+        pytest.param(INSERT, APPLIED, False, id="control: they are there"),
+    ],
+)
+def test_a_proxy_that_removes_our_headers_is_named(operation: Operation, headers: dict[str, str], named: bool) -> None:
+    verdict = judge(operation, 1, Reply(201, headers, b""))
+    assert (isinstance(verdict, Pause) and "a proxy on the way removes" in verdict.refusal.message) is named
 
 
 def test_every_rule_can_be_reached_by_its_code() -> None:

@@ -17,7 +17,9 @@ from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reason, Refusal
 from tests.proof.crash.writer import without_key
 
 
-def judge_by_status(operation: Operation, rows: int, outcome: Reply | Failure, *, own: str | None = None) -> Verdict:
+def judge_by_status(
+    operation: Operation, rows: int, outcome: Reply | Failure, *, own: str | None = None, sent_bytes: int = 0
+) -> Verdict:
     """Judge as many outboxes do: 2xx is delivered, 4xx is refused, the rest is tried again."""
     status = 0 if isinstance(outcome, Failure) else outcome.status
     refusal = Refusal(status, None, "")
