@@ -144,6 +144,6 @@ def _live(order: dict[str, Any], descriptors: list[int], scripts: Mapping[str, C
 
 
 if __name__ == "__main__":
-    from tests.proof.crash import writer
+    from tests.proof.crash import entrances, writer
 
-    serve(socket.socket(fileno=int(sys.argv[1])), {"writer.py": writer.run})
+    serve(socket.socket(fileno=int(sys.argv[1])), {"writer.py": writer.run, "entrances.py": entrances.run})
