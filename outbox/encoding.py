@@ -7,27 +7,24 @@ refused with its path everywhere else; an error names paths, keys and types, nev
 Three roads lead to the same text. `_flat` writes rows of exact str, int, float, bool and None, which most are, into a
 template of their columns; `_fast` hands those with dicts, lists and tuples in them to the C encoder; `_Writer` takes
 everything else, knows where it is, and is the only one that refuses.
-It imports only `outbox.errors` and the standard library: numpy, pandas and pydantic are known by name.
+Types that JSON does not know are made plainer by `foreign_types`, one step at a time.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from json.encoder import encode_basestring
 from operator import itemgetter, methodcaller
-from pathlib import PurePath
 from typing import Any, NamedTuple, TypeAlias
-from uuid import UUID
 
 from outbox.errors import InvalidEntry
+from outbox.foreign_types import RefusedError, is_registered, simplifier
 
 MAX_DEPTH = 100  # Levels of nesting, the row included; SQLite parses 1000, Python's stack takes some 300.
 _MAX_DIGITS = 4300  # Python's own limit for reading an integer back; Decimal alone has none.
@@ -51,7 +48,8 @@ class Encoded(NamedTuple):
 def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> Encoded:
     """Return `row` encoded; the row is not changed and no reference to it is kept.
 
-    `row`: a mapping, a dataclass instance, a pydantic model or a namedtuple, with at least one column.
+    `row`: a mapping, an instance of a dataclass, an attrs class or a msgspec struct, a pydantic model or a namedtuple,
+    with at least one column.
     `where`: the destination, first part of every path. `integers`: columns in which integral floats and decimals
     become integers (1.0 → 1); other values there stay as they are, for the server to judge.
     Raises InvalidEntry, whose `field` is the path: a column that is no plain SQL identifier, a value without an
@@ -288,7 +286,7 @@ class _Writer:
         return sorted(items.items())  # no two keys are equal, so no two values are compared
 
     def _key(self, key: object, trail: _Trail) -> str:
-        plain = key
+        plain = _simplify(key, trail) if is_registered(type(key)) else key
         while isinstance(plain, Enum):
             plain = plain.value
         if isinstance(plain, str):
@@ -363,134 +361,14 @@ def _shown(name: str) -> str:
     return encode_basestring(_repair(cut))
 
 
-# --- One step from a foreign type towards the types above ------------------------------------------------------
-
-
-class _RefusedError(Exception):
-    """A value without an unambiguous JSON form; the message says why and what to do."""
-
-
 def _simplify(value: object, trail: _Trail) -> object:
     """Return `value` one step plainer. The one door through which foreign code is called."""
     kind: type = type(value)
     try:
-        return _simplifier(kind)(value)
-    except _RefusedError as error:
+        return simplifier(kind)(value)
+    except RefusedError as error:
         raise InvalidEntry(str(error), field=_path(trail)) from None
     except Exception as error:  # noqa: BLE001 - a property, a serializer or a tzinfo may raise anything
         # Without its cause: the message of a foreign error may quote the value.
         problem = f"reading this {kind.__name__} raised {type(error).__name__}"
         raise InvalidEntry(problem, field=_path(trail)) from None
-
-
-@lru_cache(maxsize=512)
-def _simplifier(kind: type) -> Callable[[Any], object]:
-    """Return what makes a value of type `kind` plainer. The first that fits decides, so Enum stands before str."""
-    if (scientific := _scientific(kind)) is not None:
-        return scientific
-    for base, simplify in _SIMPLIFIERS:
-        if issubclass(kind, base):
-            return simplify
-    if dataclasses.is_dataclass(kind):
-        return _dataclass_fields
-    if callable(getattr(kind, "model_dump", None)):
-        return _model_fields
-    return _refuse
-
-
-def _scientific(kind: type) -> Callable[[Any], object] | None:
-    """Return what to do with a type of numpy or pandas, found by its bases' names; None for any other type."""
-    names = {base.__name__ for base in kind.__mro__ if str(base.__module__).startswith(("numpy", "pandas"))}
-    for name, simplify in _SCIENTIFIC.items():
-        if name in names:
-            return simplify
-    # Exact: a masked array hides values, a matrix never gets flat.
-    return _array if names == {"ndarray"} and kind.__name__ == "ndarray" else None
-
-
-def _moment(value: datetime) -> str:
-    if value.utcoffset() is None:
-        raise _RefusedError(
-            "a datetime without a time zone, which Postgres would read as UTC; use datetime.now(timezone.utc), or"
-            " .replace(tzinfo=…) with the zone it was taken in"
-        )
-    return datetime.isoformat(value)
-
-
-def _timestamp(value: Any) -> object:
-    return value.isoformat() if _moment(value) else None  # pandas' own: datetime's drops the nanoseconds
-
-
-def _moment64(value: Any) -> object:
-    return None if value != value else _refuse(value)  # only NaT differs from itself
-
-
-def _numpy_scalar(value: Any) -> object:
-    item = value.item()
-    # An extended float returns itself; complex and structured scalars return what is refused anyway.
-    return item if type(item) in _SCALARS else _refuse(value)
-
-
-def _array(value: Any) -> object:
-    # Not tolist(): that makes bare integers of datetime64[ns].
-    return list(value) if value.ndim else value[()]
-
-
-def _sequence(value: Any) -> object:
-    # A namedtuple keeps its names, as a row and inside one.
-    names = getattr(value, "_fields", None)
-    return list(value) if names is None else dict(zip(names, value, strict=True))
-
-
-def _dataclass_fields(value: Any) -> object:
-    # Not asdict(): that copies everything below and has no end in a circle.
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-
-
-def _model_fields(value: Any) -> object:
-    # pydantic's warnings quote the value, so they are off; other classes with a model_dump take no arguments.
-    return value.model_dump(warnings=False) if hasattr(value, "__pydantic_serializer__") else value.model_dump()
-
-
-def _refuse(value: object) -> object:
-    kind = type(value)
-    hints = (_HINTS[base.__name__] for base in kind.__mro__ if base.__name__ in _HINTS)
-    hint = next(hints, "convert it to str, a number, bool, datetime, dict or list")
-    raise _RefusedError(f"{kind.__name__} has no JSON form of its own; {hint}")
-
-
-_SIMPLIFIERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
-    (Enum, lambda value: value.value),
-    # Subclasses, by the base's own methods: theirs may return anything.
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-    (Decimal, Decimal),
-    (datetime, _moment),
-    (date, date.isoformat),
-    (time, time.isoformat),
-    (UUID, UUID.__str__),
-    (PurePath, str),  # not as_posix(): the path as the machine that wrote the row can open it
-    ((list, tuple), _sequence),
-    ((set, frozenset), frozenset),
-    (Mapping, dict),
-)
-_SCIENTIFIC: dict[str, Callable[[Any], object]] = {
-    "NaTType": lambda _: None,
-    "NAType": lambda _: None,
-    "Timestamp": _timestamp,
-    "datetime64": _moment64,
-    "timedelta64": _moment64,
-    "generic": _numpy_scalar,
-}
-_HINTS = {
-    **dict.fromkeys(("bytes", "bytearray", "memoryview"), "decode it, or use base64.b64encode(…).decode()"),
-    "timedelta": "use .total_seconds()",
-    "datetime64": "it has no time zone; use pandas.Timestamp(…, tz='UTC') or an aware datetime",
-    "complex": "use .real and .imag",
-    "generator": "use list(…)",
-    "ndarray": "use .tolist()",
-    "Series": "use .to_dict() or .tolist()",
-    "DataFrame": "put its rows one by one, from .to_dict('records')",
-    "SecretStr": "a secret should not leave the process; if it must, use .get_secret_value()",
-}

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, Unpack
+from typing import Any, NoReturn, Self, TypeVar, Unpack
 
 from outbox import logs, snapshot
 from outbox.admin.command_server import CommandServer
@@ -31,6 +31,7 @@ from outbox.errors import (
 )
 from outbox.fleet import Reporter
 from outbox.flusher import Flusher, Limits
+from outbox.foreign_types import register_type
 from outbox.futures import PutFuture, ThreadFuture, Waiting
 from outbox.opening import Opening
 from outbox.owner import check_process, refuse_copy
@@ -54,6 +55,8 @@ from outbox.threads import in_thread
 from outbox.transaction import Transaction, check_outside, holding
 
 logger = logs.named("outbox")
+
+V = TypeVar("V")
 
 # How long a stopping flusher may finish what is under way; after that it stays pending.
 _GRACE_S = 5.0
@@ -337,6 +340,14 @@ class Outbox:
         return self._destinations.register(
             name, key=key, on_conflict=on_conflict, operation=operation, integers=integers
         )
+
+    def register_type(self, kind: type[V], convert: Callable[[V], object]) -> None:
+        """Store values of `kind`, and of its subclasses, as what `convert` makes of them: `register_type(Price, str)`.
+
+        It counts for all outboxes of the process, for keys of mappings too, and goes before what is known of the type
+        otherwise. Raises ConfigError: JSON has such values of its own, say `float`.
+        """
+        register_type(kind, convert)
 
     def destination(self, name: str) -> Destination:
         """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""

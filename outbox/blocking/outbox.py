@@ -206,6 +206,7 @@ class BlockingOutbox(Twin[Outbox]):
         calls.wait(calls.start(partial(block.end, commit=True)), block.held.ids, commits=True)
 
     register = passed(Outbox.register)
+    register_type = passed(Outbox.register_type)
     destination = passed(Outbox.destination)
 
     # ------------------------------------------------------------------------------------------ sending, operating

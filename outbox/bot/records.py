@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from outbox import logs
 from outbox.columns import SHIPPED, Kind
 from outbox.entry import Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
+from outbox.foreign_types import is_row
 from outbox.outbox import Outbox
 from outbox.store.receipts import Receipt
 from outbox.transaction import AnyTransaction
@@ -76,7 +76,7 @@ def trade_row(trade: Mapping[str, object], *, own_id: str, now: datetime) -> dic
 def event_row(event_type: str, data: object, session_id: str | None, *, now: datetime) -> dict[str, object]:
     """Return the row of `events`. Raises InvalidEntry: `data` is no JSON object, such as an encoded text."""
     content = {} if data is None else data
-    if not (isinstance(content, Mapping) or dataclasses.is_dataclass(content) or hasattr(content, "model_dump")):
+    if not is_row(content):
         raise InvalidEntry(f"must be a mapping, not {type(data).__name__}", field="events.data")
     return {"session_id": session_id, "timestamp": now, "event_type": event_type, "data": content}
 
