@@ -102,7 +102,7 @@ async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIt
     block = store.block(limit_s)
     await block.begin()
     token = _inside.set((*_inside.get(), (store, block)))
-    tx, committed = Transaction(store, intake, block), False
+    tx, ended = Transaction(store, intake, block), False
     try:
         yield tx
     except BaseException:
@@ -111,11 +111,18 @@ async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIt
             await block.end(commit=False)
         raise
     else:
-        await block.end(commit=True)
-        committed = True
+        ended = True
+        try:
+            await block.end(commit=True)
+        except OutboxError:  # not committed, or nobody knows
+            ended = False
+            raise
     finally:
         _inside.reset(token)
-        tx._over(committed)
+        if ended:
+            block.when_over(tx._over)  # also if the caller was cancelled meanwhile
+        else:
+            tx._over(False)
 
 
 def check_outside(store: Store) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -23,3 +25,42 @@ def run_async(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         return asyncio.run(bounded())
 
     return run
+
+
+class CancelledAt:
+    """Awaits `work`, and cancels the task that does so where it is suspended for the `step`th time, 0 for the first."""
+
+    def __init__(self, work: Coroutine[Any, Any, Any], step: int) -> None:
+        self._work = work
+        self._step = step
+        self.reached = False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        error: BaseException | None = None
+        for number in itertools.count():
+            try:
+                waited_for = self._work.throw(error) if error else self._work.send(None)
+            except StopIteration:
+                return
+            if number == self._step:
+                self.reached = True
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            error = None
+            try:
+                yield waited_for
+            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is thrown into the work
+                error = raised
+
+
+async def cancelled_at(work: Coroutine[Any, Any, Any], step: int) -> bool:
+    """Run `work` in a task that is cancelled at its `step`th suspension; return whether it came so far."""
+    cancelled = CancelledAt(work, step)
+
+    async def awaited() -> None:
+        await cancelled
+
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.create_task(awaited())
+    return cancelled.reached

@@ -7,16 +7,14 @@ import contextlib
 import itertools
 import random
 import threading
-from collections.abc import Coroutine, Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from outbox import Outbox, OutboxError, Settings
 from outbox.testing import FakeRemote
 from tests.store.tools import python, rows
-from tests.support import run_async
+from tests.support import cancelled_at, run_async
 
 TASKS = 1000
 
@@ -127,33 +125,6 @@ def test_the_interpreter_exits_although_close_was_forgotten_and_warns(tmp_path: 
 # ------------------------------------------------------------------------------------------ opening and closing
 
 
-class CancelledAt:
-    """Awaits `work`, and cancels the task that does so where it is suspended for the `step`th time, 0 for the first."""
-
-    def __init__(self, work: Coroutine[Any, Any, None], step: int) -> None:
-        self._work = work
-        self._step = step
-        self.reached = False
-
-    def __await__(self) -> Generator[Any, None, None]:
-        error: BaseException | None = None
-        for number in itertools.count():
-            try:
-                waited_for = self._work.throw(error) if error else self._work.send(None)
-            except StopIteration:
-                return
-            if number == self._step:
-                self.reached = True
-                task = asyncio.current_task()
-                assert task is not None
-                task.cancel()
-            error = None
-            try:
-                yield waited_for
-            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is thrown into the work
-                error = raised
-
-
 async def life(path: Path) -> None:
     async with Outbox.open(Settings(path=path, _env_file=None)) as outbox:
         await outbox.put("events", {"n": 1})
@@ -163,15 +134,9 @@ async def life(path: Path) -> None:
 async def test_whatever_step_of_a_short_life_is_cancelled_the_next_one_may_begin_at_once(tmp_path: Path) -> None:
     for step in itertools.count():
         path = tmp_path / f"{step}.db"  # a new one: its making is cancelled too
-        cancelled = CancelledAt(life(path), step)
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.create_task(_awaited(cancelled))
+        reached = await cancelled_at(life(path), step)
         await life(path)
         assert rows(path, "pragma integrity_check") == [("ok",)]
-        if not cancelled.reached:
+        if not reached:
             break
     assert step > 5  # in finding the file, locking it, opening it, putting, closing
-
-
-async def _awaited(work: CancelledAt) -> None:
-    await work

@@ -31,7 +31,7 @@ SAVE = (
 # An end that was committed first is not undone by a heartbeat that stood in line behind it.
 BEAT = (
     "update outbox_sessions set last_heartbeat = ?, day_start = ?, current_balance = ?"
-    " where source = ? and session_id = ? and status = 'RUNNING'"
+    " where source = ? and session_id = ? and status = 'RUNNING' returning 1"
 )
 
 
@@ -61,6 +61,7 @@ class Session:
     # Not stored: where it stands in this process.
     running: bool = False
     recovered: bool = False
+    ending: bool = False  # an end was tried, and may have been stored
 
 
 def stored(session: Session) -> tuple[Any, ...]:

@@ -79,7 +79,7 @@ class SessionManager:
 
     @property
     def last_heartbeat(self) -> datetime | None:
-        """The last sign of life that was asked to be stored."""
+        """The last sign of life that was stored, or stands in a block that is not over."""
         return self._session.last_heartbeat
 
     @property
@@ -161,20 +161,29 @@ class SessionManager:
     ) -> None:
         """Store a sign of life, the day, and `balance` if it is given. One write to the file; nothing travels.
 
-        Without a running session it does nothing: a ticker may outlive the session. Raises InvalidEntry; what
+        Without a running session it does nothing: a ticker may outlive the session. Raises SessionNotRunning: this
+        one runs, but not in the file, where somebody else has ended or removed it; InvalidEntry; what
         `transaction()` raises.
         """
-        session = self._session
         given = figure(balance, "balance")
-        if not session.running:
+        if not self._session.running:
             return
-        current = session.current_balance if given is None else given
-        before = session
-        session = self._session = replace(session, last_heartbeat=self._now(), current_balance=current)
         async with self._within(tx) as block:
-            block.when_over(lambda committed: self._after_beat(before, session, committed, shared=tx is not None))
-            _, _, day_start, last_heartbeat, *_ = stored(session)
-            await block.execute(BEAT, (last_heartbeat, day_start, current, self._source, session.session_id))
+            before = self._session
+            if not before.running:
+                return  # it ended while this stood in line
+            now, current = self._now(), before.current_balance if given is None else given
+            values = (text(now), text(before.day_start), current, self._source, before.session_id)
+            if not await block.execute(BEAT, values):
+                if before.ending:
+                    return  # its end was stored after all
+                raise SessionNotRunning(
+                    f"the file does not hold session {before.session_id} as a running one; nothing was written."
+                    " End it, then start the next",
+                    session_id=before.session_id,
+                )
+            self._session = replace(self._session, last_heartbeat=now, current_balance=current)
+            block.when_over(lambda committed: self._after_beat(before, committed, shared=tx is not None))
 
     def check_day_boundary(self) -> bool:
         """Return True once for each new UTC day, or once for several that passed unseen; the first call tells nothing.
@@ -218,18 +227,19 @@ class SessionManager:
     def _after_end(self, committed: bool) -> None:
         if not committed:
             # The version stays: if it was committed after all, the next end must be the newer one.
-            self._session = replace(self._session, running=True)
+            self._session = replace(self._session, running=True, ending=True)
             _managers.setdefault(self._place, self)
         elif not self._session.running:  # else the same transaction has started the next one
             self._release()
 
-    def _after_beat(self, before: Session, beat: Session, committed: bool, *, shared: bool) -> None:
+    def _after_beat(self, before: Session, committed: bool, *, shared: bool) -> None:
         if committed:
-            self._day_in_file = beat.day_start
-        elif self._session is beat:
+            self._day_in_file = before.day_start
+        elif self._session.session_id == before.session_id:
             # With a block of the bot's own the day's work went too: `check_day_boundary` tells of the day again.
-            day = self._day_in_file if shared else beat.day_start
-            self._session = replace(before, day_start=day)
+            day = self._day_in_file if shared else self._session.day_start
+            last, balance = before.last_heartbeat, before.current_balance
+            self._session = replace(self._session, last_heartbeat=last, current_balance=balance, day_start=day)
 
     def _release(self) -> None:
         if _managers.get(self._place) is self:

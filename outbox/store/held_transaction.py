@@ -85,7 +85,9 @@ class Block:
         self._expired = False
         self._working = False  # a statement is under way
         self._ended = asyncio.Event()
+        self._torn = False
         self.open = True  # False: it ended, by itself or by its limit
+        self.committed = False
 
     async def begin(self) -> None:
         """Wait for the writer's turn and begin. Raises StoreBusy, OutboxClosed."""
@@ -141,7 +143,10 @@ class Block:
         self._next_seq = self._last_seq + 1 if known else None
 
     async def run(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """Run the bot's own `work` in the transaction. Raises TransactionExpired: it is over, nothing was written."""
+        """Run the bot's own `work` in the transaction. Raises TransactionExpired: it is over, nothing was written.
+
+        Cancelled, it may have been carried out or not: the transaction can then only be rolled back.
+        """
         self._next_seq = None  # it may put entries, too
         return await self._run(work)
 
@@ -150,7 +155,11 @@ class Block:
             raise self._over()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._command(_Statement(work, done))
-        return await done
+        try:
+            return await done
+        except asyncio.CancelledError:
+            self._torn = True
+            raise
 
     async def _admit(self, connection: aiosqlite.Connection, entry: Entry) -> None:
         """Raise OutboxFull: there is no room for `entry`, which is not stored yet."""
@@ -165,7 +174,24 @@ class Block:
         self._command(_End.COMMIT if commit else _End.ROLLBACK)
         assert self._task is not None
         # The writer finishes what it was told, also when the caller is cancelled here.
-        await asyncio.shield(self._task)
+        try:
+            await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            await asyncio.wait({self._task})  # so that it knows what the file says; a second cancellation goes at once
+            if not self._task.cancelled():
+                self._task.exception()  # the cancellation is what its caller must hear
+            raise
+
+    def when_over(self, watcher: Callable[[bool], object]) -> None:
+        """Call `watcher` once the writer is done with it: at once, or if the caller was cancelled twice, later.
+
+        With True if it was committed, else (or if unknown) with False.
+        """
+        assert self._task is not None
+        if self._task.done():
+            watcher(self.committed)
+        else:
+            self._task.add_done_callback(lambda _: watcher(self.committed))
 
     def _command(self, command: _Statement | _End) -> None:
         self._commands.append(command)
@@ -174,20 +200,20 @@ class Block:
     # ------------------------------------------------------------------------------------------ in the writer's task
 
     async def _serve(self, connection: aiosqlite.Connection) -> None:
-        committed, watch = False, None
+        watch = None
         try:
             self._writer.capacity.check_disk()
             await connection.execute("begin immediate")
             self._begun.set_result(None)
             watch = asyncio.create_task(self._interrupt_in_time(connection), name="outbox-transaction-limit")
-            committed = await self._obey(connection)
+            self.committed = await self._obey(connection)
         finally:
             self.open = False
             self._ended.set()
             if watch is not None:
                 watch.cancel()
             self._dismiss()
-            if not committed:
+            if not self.committed:
                 await database.roll_back(connection)
 
     async def _interrupt_in_time(self, connection: aiosqlite.Connection) -> None:
@@ -214,6 +240,8 @@ class Block:
                 command = self._commands.popleft()
                 if command is _End.ROLLBACK:
                     return False
+                if command is _End.COMMIT and self._torn:
+                    raise self._over()
                 await self._store_gathered(connection, command)
                 if command is _End.COMMIT:
                     self._ended.set()  # a commit is not interrupted
@@ -289,6 +317,8 @@ class Block:
             return TransactionExpired(
                 f"the transaction was open for more than {self._limit_s:g} s; everything in it was rolled back"
             )
+        if self._torn:
+            return TransactionExpired("a statement of the transaction was cancelled; everything in it was rolled back")
         return TransactionExpired("the transaction is over; nothing was written")
 
     def _dismiss(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import itertools
 import math
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -30,6 +32,7 @@ from outbox import (
     SessionRunning,
     Settings,
     StoreError,
+    TransactionExpired,
     UsageError,
 )
 from outbox.postgrest.client import PostgrestTransport, Request
@@ -37,7 +40,7 @@ from outbox.postgrest.verdicts import Failure, Reply
 from outbox.store.held_transaction import Block
 from outbox.testing import ManualClock
 from tests.bot.home import ROOT, VICTIM, opened, puts, rows, run, state
-from tests.support import run_async
+from tests.support import cancelled_at, run_async
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)  # where a ManualClock begins
 HOUR, DAY = 3600.0, 86400.0
@@ -705,3 +708,87 @@ async def test_figures_without_a_column_are_named(tmp_path: Path, caplog: pytest
         await session.start_session(100.0, ["EURUSD"])
         await session.end_session({"balance": 101.0, "totl_trades": 3})
     assert [each.keys for each in caplog.records if "left out" in each.message] == [["totl_trades"]]  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------------ cancelled
+
+
+@run_async
+async def test_whatever_step_of_a_sessions_life_is_cancelled_the_manager_says_what_the_file_holds(
+    tmp_path: Path,
+) -> None:
+    """Above all a commit that lands while its caller is cancelled: in memory and in the file it has happened."""
+    seen: set[tuple[str, str]] = set()
+    clock = ManualClock()
+    async with opened(tmp_path, clock) as outbox:
+        session = SessionManager(outbox)
+        lives: dict[str, Callable[[], Any]] = {
+            "start": lambda: session.start_session(1, SYMBOLS),
+            "beat": lambda: session.update_heartbeat(clock.now_ms()),
+            "end": lambda: session.end_session({}),
+        }
+        for name, begin in lives.items():
+            for step in itertools.count():
+                clock.advance(1)
+                if name == "start":
+                    assert rows(tmp_path, "select 1 from outbox_sessions where status = 'RUNNING'") == []
+                elif not session._session.running:
+                    await session.start_session(1, SYMBOLS)
+                reached = await cancelled_at(begin(), step)
+                await outbox._store.caught_up()  # what was under way has landed
+                found = rows(tmp_path, "select * from outbox_sessions where status = 'RUNNING'")
+                assert session._session.running == bool(found), f"{name}, cancelled at {step}"
+                for held in found:
+                    assert held["session_id"] == session.session_id
+                    assert held["current_balance"] == session.current_balance, f"{name}, cancelled at {step}"
+                    assert session.last_heartbeat is not None
+                    assert held["last_heartbeat"] == session.last_heartbeat.isoformat(timespec="milliseconds")
+                seen.add((name, "running" if found else "not"))
+                if name == "start" and found:
+                    await session.end_session({})
+                if not reached:
+                    break
+            assert step > 2, name
+    assert seen == {("start", "running"), ("start", "not"), ("beat", "running"), ("end", "running"), ("end", "not")}
+
+
+@run_async
+async def test_a_statement_that_was_cancelled_takes_its_block_with_it(tmp_path: Path) -> None:
+    """Nobody knows whether it was carried out: a block that swallows the cancellation commits no half of a session."""
+    async with opened(tmp_path, ManualClock()) as outbox:
+        session = SessionManager(outbox)
+        for step in itertools.count():
+            with contextlib.suppress(TransactionExpired):
+                async with outbox.transaction() as tx:
+                    reached = await cancelled_at(session.start_session(1, SYMBOLS, tx=tx), step)
+            kept = [bool(rows(tmp_path, f"select 1 from {name}")) for name in ("outbox", "outbox_sessions")]
+            assert kept == [not reached] * 2
+            assert session._session.running is not reached
+            if not reached:
+                break
+        assert step > 1
+
+
+@run_async
+async def test_a_heartbeat_of_a_session_that_the_file_does_not_hold_is_an_error(tmp_path: Path) -> None:
+    async with opened(tmp_path, ManualClock()) as outbox:
+        session = SessionManager(outbox)
+        await session.start_session(1, SYMBOLS)
+        await session.update_heartbeat(2)  # the control
+        run(tmp_path, "delete from outbox_sessions")
+        before = session.last_heartbeat, session.current_balance
+        with pytest.raises(SessionNotRunning, match="does not hold session"):
+            await session.update_heartbeat(3)
+        assert (session.last_heartbeat, session.current_balance) == before, "what was not stored has not been"
+        await session.end_session({"total_trades": 4})
+        assert await session.start_session(1, SYMBOLS)
+        await session.update_heartbeat(5)
+
+
+@run_async
+async def test_a_heartbeat_that_waited_while_its_session_ended_is_no_error(tmp_path: Path) -> None:
+    async with opened(tmp_path, ManualClock()) as outbox:
+        session = SessionManager(outbox)
+        await session.start_session(1, SYMBOLS)
+        await asyncio.gather(session.end_session({}), session.update_heartbeat(2), session.update_heartbeat(3))
+    assert state(tmp_path)["current_balance"] is None
