@@ -40,10 +40,23 @@ def _no_fairness() -> None:
     Lanes.in_turn = in_turn  # type: ignore[method-assign]
 
 
+def _no_word_of_a_loss() -> None:
+    from outbox.recovery import clean_close
+
+    vars(clean_close)["judge_loss"] = lambda **evidence: None
+
+
 _CONTROLS = {
     "no idempotency key": _no_idempotency_key,
     "counting before return": _counting_before_return,
     "no fairness": _no_fairness,
+    "no word of a loss": _no_word_of_a_loss,
 }
 # With the seed of a program that finds it; others do, too.
-NAMES = {"no idempotency key": 2, "counting before return": 0, "no fairness": 36, "no keep-newer": 49}
+NAMES = {
+    "no idempotency key": 2,
+    "counting before return": 0,
+    "no fairness": 36,
+    "no word of a loss": 0,
+    "no keep-newer": 49,
+}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from outbox import Outbox, OutboxError, SessionManager, Settings
-from outbox.errors import OutcomeUnknown
+from outbox.admin import inbox
+from outbox.errors import IdConflict, OutcomeUnknown
 from tests.proof.simulation.loop import Loop, LoopClock
 from tests.proof.simulation.network import Mood, Transport
 from tests.proof.simulation.program import Life as Plan
@@ -29,6 +30,8 @@ class _Complaints(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._world.damaged:
+            return
         error = record.exc_info[1] if record.exc_info else getattr(record, "error", "")
         self._world.wrong(f"logged: {record.getMessage()} {error!r}")
 
@@ -53,8 +56,18 @@ class Life:
             path=self._path, source="bot@simulation", reserve_bytes=0, _env_file=None, **LIMITS, **self._plan.settings
         )
         clock = LoopClock(loop, lambda: world.stepped_s)
-        async with Outbox.open(settings, clock=clock, transport=transport) as outbox:
+        try:
+            outbox = await Outbox.open(settings, clock=clock, transport=transport)
+        except OutboxError as error:
+            if not world.damaged:
+                raise
+            world.refused = f"{type(error).__name__}: {error}"
+            self._tell(f"refused: {world.refused}")
+            return
+        async with outbox:
             self._outbox = outbox
+            stats = await outbox.stats()
+            world.told_of_loss = world.told_of_loss or bool(stats.loss or stats.quarantined)
             self._session = SessionManager(outbox)
             outbox.register("marks", on_conflict=("symbol",))
             async with outbox.transaction() as tx:
@@ -84,7 +97,7 @@ class Life:
     def _look(self) -> bool:
         world = self._world
         world.now_s = self._loop.time()
-        found = world.late()
+        found = [] if world.damaged else world.late()
         for wrong in found:
             world.wrong(wrong)
         return not found
@@ -171,13 +184,41 @@ class Life:
                 new.told = "unknown"
 
     async def _do_many(self, numbers: list[int]) -> None:
-        puts = [self._new(n, "trades", {"n": n, "id": f"t{n}"}) for n in numbers]
-        for put in puts:
-            await self._do_put_known(put)
+        puts = [self._new(n, "trades", {"n": n, "id": f"t{n}"}, group=-numbers[0]) for n in numbers]
+        with self._asking(*puts):
+            receipts = await self._outbox.put_many("trades", [put.row for put in puts])
+        for put, receipt in zip(puts, receipts, strict=True):
+            self._acknowledged(put, receipt)
 
-    async def _do_put_known(self, put: Put) -> None:
-        with self._asking(put):
-            self._acknowledged(put, await self._outbox.put(**self._arguments(put)))
+    async def _do_thread(self, put: dict[str, Any], after: int) -> None:
+        """As from another thread, but that this one waits in a coroutine."""
+        new = self._new(**put)
+        with self._asking(new):
+            future = self._outbox.put_threadsafe(**self._arguments(new))
+            self._acknowledged(new, await asyncio.wrap_future(future))
+
+    async def _do_again(self, put: dict[str, Any], other: bool) -> None:
+        """Put one id twice, as a bot does that was not answered; other: with other data, which is refused."""
+        new = self._new(**put)
+        options = {**self._arguments(new), "id": new.row.get("id", f"again {new.n}")}
+        with self._asking(new):
+            first = await self._outbox.put(**options)
+        self._acknowledged(new, first)
+        if not other:
+            second = await self._outbox.put(**options)
+            if (second.id, second.seq) != (first.id, first.seq):
+                self._world.wrong(f"{new.n} was stored twice, as {first} and {second}")
+        else:
+            try:
+                await self._outbox.put(**{**options, "row": {**options["row"], "n": -new.n}})
+            except IdConflict:
+                return
+            self._world.wrong(f"{new.n} was put over with other data")
+
+    async def _do_request(self, action: str) -> None:
+        """What a command asks of the running bot, through the folder beside the file."""
+        arguments = {"before_ms": 0} if action == "prune" else {}
+        inbox.post(self._path, action, arguments)
 
     async def _do_transaction(self, puts: list[dict[str, Any]], end: str) -> None:
         group = puts[0]["n"]

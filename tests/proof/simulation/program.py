@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.proof.simulation.janitor import HARMFUL, HARMLESS
 from tests.proof.simulation.network import MOODS
 from tests.proof.simulation.world import BOUND_S, Action
 
@@ -18,7 +19,7 @@ class Life:
 
     bots: list[list[Action]]
     settings: dict[str, Any] = field(default_factory=dict)
-    before: list[Action] = field(default_factory=list)  # done to the files, while no process has them
+    before: list[str] = field(default_factory=list)  # what the janitor does while no process has the files
     kill_at: int | None = None
     eager: float = 0.3
     stalls: float = 0.0
@@ -95,7 +96,7 @@ class _Maker:
         around = {"latency": 1, "mood": 4, "bad": 4, "clock": 2 * self.hard, "shell": 2}
         calls = {
             "put": 30, "many": 5, "nowait": 5, "cancelled": 4, "transaction": 6, "sleep": 16, "drain": 3, "look": 3,
-            "requeue": 2, "discard": 1, "flusher": 1, "reload": 1, "session": 3,
+            "requeue": 2, "discard": 1, "flusher": 1, "reload": 1, "session": 3, "again": 3, "thread": 3, "request": 2,
         }  # fmt: skip
         kind = self.dice.choices([*around, *calls], [*around.values(), *calls.values()])[0]
         return kind, self._around(kind) if kind in around else self._call(kind, bot)
@@ -118,7 +119,11 @@ class _Maker:
     def _call(self, kind: str, bot: int) -> dict[str, Any]:
         dice = self.dice
         match kind:
-            case "put" | "nowait" | "cancelled":
+            case "request":
+                return {"action": dice.choice(("reload", "adopt", "prune", "acknowledge", "nonsense"))}
+            case "again":
+                return {"put": self.write(bot), "other": dice.random() < 0.3}
+            case "put" | "nowait" | "cancelled" | "thread":
                 return {"put": self.write(bot), "after": dice.randrange(40)}
             case "many":
                 return {"numbers": [self.number() for _ in range(dice.randrange(1, 6))]}
@@ -135,6 +140,11 @@ class _Maker:
                 return {"do": dice.choice(("start", "beat", "end"))}
             case _:
                 return {}
+
+    def visits(self) -> list[str]:
+        """Return what the janitor does before the next life."""
+        kinds, dice = [*HARMLESS, *HARMFUL], self.dice
+        return [dice.choice(kinds if dice.random() < 0.3 else HARMLESS) for _ in range(dice.choice((0, 0, 1, 2)))]
 
     # ------------------------------------------------------------------------------------------ special loads
 
@@ -179,7 +189,8 @@ def _put(n: int, table: str, row: dict[str, Any]) -> Action:
 def made(seed: int, *, hard: bool = True) -> Program:
     """Return the program of `seed`. hard: with what is known to wait too long: slow rows, updates first, set clocks."""
     maker = _Maker(seed, hard=hard)
-    dice, lives = maker.dice, []
+    dice = maker.dice
+    lives: list[Life] = []
     for _ in range(dice.choices((1, 2, 3, 4), (3, 4, 2, 1))[0]):
         flavour = dice.choices(("mixed", "busy", "patient"), (92, 2, 6 * hard))[0]
         if flavour == "mixed":
@@ -192,6 +203,7 @@ def made(seed: int, *, hard: bool = True) -> Program:
         lives.append(
             Life(
                 bots,
+                before=maker.visits() if lives else [],
                 settings={
                     "batch_rows": dice.choice((1, 3, 10, 100)),
                     "requests_in_flight": dice.choice((1, 2, 4)),

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.proof.simulation import check, controls
+from tests.proof.simulation import check, controls, janitor
 from tests.proof.simulation.life import Life
 from tests.proof.simulation.loop import Killed, Loop, Stuck, close_doors
 from tests.proof.simulation.program import Life as Plan
@@ -40,9 +40,11 @@ def play(program: Program, control: str | None = None) -> World:
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=place) as folder:
         path = Path(folder) / "bot.db"
         for plan in program.lives:
+            for what in plan.before:
+                janitor.visit(world, path, what)
             world = _in_a_process(world, lambda plan=plan: plan, path, control, last=False)  # type: ignore[misc]
         world = _in_a_process(world, _sound, path, control, last=True)
-        if not any(wrong.startswith(("stuck", "crashed")) for wrong in world.wrongs):
+        if not world.refused and not any(wrong.startswith(("stuck", "crashed")) for wrong in world.wrongs):
             check.judge(world, path)
     return world
 
@@ -71,6 +73,7 @@ def _in_a_process(world: World, plan: Callable[[], Plan], path: Path, control: s
 def _lived(world: World, plan: Plan, path: Path, control: str | None, *, last: bool) -> World:
     gc.disable()  # finalizers would run at any step
     close_doors(world.dice)
+    os.environ.update(world.environment)
     network = world.network
     if last:
         network.moods, network.bad_until_s = [], 0.0

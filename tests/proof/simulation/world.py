@@ -28,7 +28,7 @@ class Put:
     table: str
     row: Row
     operation: str = "insert"
-    group: int | None = None  # the transaction, all of which is there or nothing
+    group: int | None = None  # all of it is there or nothing; positive: with a row of the bot's own for each
     told: str = "trying"
     id: str | None = None
     seq: int = 0
@@ -53,6 +53,10 @@ class World:
     now_s: float = 1000.0
     stepped_s: float = 0.0
     sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
+    environment: dict[str, str] = field(default_factory=dict)  # of the next lives
+    damaged: bool = False  # rows may be missing
+    told_of_loss: bool = False  # and the library has said so
+    refused: str = ""  # the file is not opened any more
     steps: int = 0
     kills: int = 0
     longest_wait_s: float = 0.0

@@ -1,0 +1,70 @@
+"""Random damage to the files while no process has them, and a random environment for the next one."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+from tests.proof.simulation.world import World
+
+# What may go or come without any row being at stake.
+HARMLESS = ("no shm", "no lock", "scribbled lock", "strangers", "environment", "clock")
+# What may take rows: it must be told, by `stats().loss`, a file set aside, or a refusal to open.
+HARMFUL = ("no wal", "cut wal", "scribbled wal", "scribbled file")
+_ENVIRONMENT = {
+    "HTTP_PROXY": ("http://127.0.0.1:9", "socks://nowhere", "::"),
+    "ALL_PROXY": ("socks5://user@nowhere:1",),
+    "NO_PROXY": ("[::1]", "*"),
+    "SSL_CERT_FILE": ("/nowhere/certificates.pem",),
+    "SSLKEYLOGFILE": ("/nowhere/keys",),
+    "OUTBOX_UNKNOWN": ("1",),
+    "TZ": ("Pacific/Kiritimati", "nowhere"),
+    "LC_ALL": ("C",),
+    "TMPDIR": ("/nowhere",),
+}
+
+
+def visit(world: World, path: Path, what: str) -> None:
+    """Do one of them; `world` knows from here on whether rows may be missing."""
+    world.tell(f"--- the janitor: {what}")
+    dice, wal = world.dice, path.with_name("bot.db-wal")
+    match what:
+        case "no shm":
+            path.with_name("bot.db-shm").unlink(missing_ok=True)
+        case "no lock":
+            path.with_name("bot.db.lock").unlink(missing_ok=True)
+        case "scribbled lock":
+            path.with_name("bot.db.lock").write_bytes(dice.randbytes(dice.randrange(200)))
+        case "strangers":
+            _strangers(path, dice)
+        case "environment":
+            world.environment = {name: dice.choice(values) for name, values in _ENVIRONMENT.items()}
+        case "clock":
+            world.stepped_s += dice.choice((-1, 1)) * dice.choice((3_600, 200_000))
+        case "no wal":
+            world.damaged = world.damaged or wal.exists()
+            wal.unlink(missing_ok=True)
+        case "cut wal" if wal.exists():
+            world.damaged = True
+            os.truncate(wal, dice.randrange(wal.stat().st_size + 1))
+        case "scribbled wal" | "scribbled file":
+            _scribble(world, wal if what == "scribbled wal" else path)
+
+
+def _strangers(path: Path, dice: random.Random) -> None:
+    """What editors, backups and killed commands leave beside a file."""
+    for name in ("bot.db.bak", "bot.db-journal", "bot.db.reserve.new", ".bot.db.swp", "bot.db.inbox/x.request.json"):
+        stranger = path.parent / name
+        stranger.parent.mkdir(exist_ok=True)
+        stranger.write_bytes(b"" if name.endswith("-journal") else dice.randbytes(dice.randrange(50)))
+
+
+def _scribble(world: World, file: Path) -> None:
+    """Write over some bytes, at a place where something stands."""
+    size = file.stat().st_size if file.exists() else 0
+    if size:
+        world.damaged = True
+        with file.open("r+b") as stream:
+            stream.seek(world.dice.randrange(size))
+            stream.write(world.dice.randbytes(world.dice.choice((1, 100, 5_000))))
