@@ -56,7 +56,7 @@ _CONTROLS = {
 NAMES = {
     "no idempotency key": 2,
     "counting before return": 0,
-    "no fairness": 36,
-    "no word of a loss": 0,
-    "no keep-newer": 49,
+    "no fairness": 34,
+    "no word of a loss": 46,
+    "no keep-newer": 25,
 }

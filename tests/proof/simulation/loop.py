@@ -15,10 +15,12 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import aiosqlite.core
 
+from outbox import threads
 from outbox.clock import SystemClock
 
 Work = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
@@ -166,16 +168,29 @@ class Line:
 
 
 class _NoThread:
+    """What stands in for aiosqlite's thread: its queue does the work."""
+
     def __init__(self, target: object, args: object) -> None:
         self.daemon = True
 
     def start(self) -> None:
-        """Its queue does the work."""
+        """Nothing starts."""
+
+
+class _Thread:
+    """What stands in for a thread of the library's own: a step."""
+
+    def __init__(self, target: Callable[[], Any], **_: object) -> None:
+        self._target = target
+
+    def start(self) -> None:
+        Line().put_nowait((None, self._target))
 
 
 def close_doors(dice: random.Random) -> None:
     """Let nothing in this process, which is the simulation's alone, start a thread or throw dice of its own."""
     vars(aiosqlite.core).update(SimpleQueue=Line, Thread=_NoThread)
+    vars(threads).update(threading=SimpleNamespace(Thread=_Thread))
     _Task._numbers, Line._numbers = itertools.count(), itertools.count()
     numbers = itertools.count()
 

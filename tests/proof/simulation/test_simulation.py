@@ -62,4 +62,5 @@ def test_the_same_seed_takes_the_same_steps_in_another_process() -> None:
 
 @pytest.mark.parametrize(("control", "seed"), controls.NAMES.items())
 def test_control_without_this_protection_a_program_fails(control: str, seed: int) -> None:
-    assert any(each["wrongs"] for each in run(str(seed), str(PROGRAMS), control))
+    found = (wrong for each in run(str(seed), str(PROGRAMS), control) for wrong in each["wrongs"])
+    assert any(not wrong.startswith(("stuck", "crashed")) for wrong in found)
