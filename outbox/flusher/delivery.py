@@ -10,19 +10,33 @@ from outbox import logs
 from outbox.entry import State
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import gives_up
-from outbox.flusher.pauses import Pauses, key_of, wider_than
+from outbox.flusher.pauses import Pauses, keys_of, wider_than
+from outbox.flusher.refusal_runs import RefusalRun, cause_of
 from outbox.flusher.scheduler import Lanes
 from outbox.postgrest import batching
-from outbox.postgrest.batch import heads, last_of_each_row, not_behind, own_duplicate, sent_digest
+from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
-from outbox.postgrest.verdicts import Delivered, Failure, Pause, Refusal, Reject, Reply, Retry, Split, Verdict, judge
+from outbox.postgrest.verdicts import (
+    Delivered,
+    Failure,
+    Pause,
+    Reason,
+    Refusal,
+    Reject,
+    Reply,
+    Retry,
+    Scope,
+    Split,
+    Verdict,
+    judge,
+)
 from outbox.store.store import Lane, Outgoing
 
 logger = logs.named("outbox.flusher")
 
 
 class Delivery:
-    """The way of one batch through one lane. What it does not get to settle stays pending."""
+    """The way of one request through one lane. What it does not get to settle stays pending."""
 
     def __init__(self, context: FlusherContext, pauses: Pauses, lanes: Lanes, transport: Transport, lane: Lane) -> None:
         self._context = context
@@ -33,18 +47,13 @@ class Delivery:
         self._transport = transport
         self._lane = lane
         self._traffic = lanes.traffic(lane)
-        self._parts: list[Sequence[Outgoing]] = []  # of the batch, still to be sent; the next one last
 
     async def run(self, batch: Sequence[Outgoing]) -> None:
-        """Send `batch`, halving it as long as one of its rows makes the server refuse all of them."""
-        self._parts.append(await self.intact(batch))
-        while self._parts:
-            entries = self._parts.pop()
-            if entries and not await self._attempt(entries):
-                self._traffic.rewind = True
-                return
+        """Send what of `batch` is still what was put, and settle the answer's verdict."""
+        if entries := await self._intact(batch):
+            await self._attempt(entries)
 
-    async def intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    async def _intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the entries that are still what was put; a changed one is refused here, and kept."""
         spec = self._lane.spec
         changed = [entry for entry in batch if entry.digest != sent_digest(spec, entry)]
@@ -57,56 +66,59 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------ one attempt
 
-    async def _attempt(self, entries: Sequence[Outgoing]) -> bool:
-        """Send one request and settle its verdict; False: the rest of the batch must wait."""
+    async def _attempt(self, entries: Sequence[Outgoing]) -> None:
+        """Send one request and settle its verdict."""
         spec = self._lane.spec
         sent, superseded = last_of_each_row(spec, entries)
         request, turn = build(spec, sent), self._pauses.turn()
         outcome = await self._transport.send(request, deadline_s=self._limits.request_deadline_s)
         verdict = judge(spec.operation, len(sent), outcome, own=own_duplicate(spec, sent), sent_bytes=len(request.body))
+        if isinstance(verdict, Reject) and self._is_the_tables(sent[0], verdict.refusal):
+            verdict = self._refused_run(verdict.refusal)
         await self._learn(entries, verdict, turn)
         match verdict:
             case Delivered():
                 await self._delivered(entries)
-                return True
             case Split():
-                self._split(entries, sent, verdict)
-                return True
+                await self._split(entries, sent, verdict)
             case Reject():
                 await self._reject(sent[0], superseded, verdict.refusal)
-                return True
             case Retry():
                 await self._retry(entries, verdict.refusal)
-                return not spec.ordered
-            case Pause() if verdict.shrink and len(sent) == 1 and self._is_stuck(entries):
+            case Pause() if len(sent) == 1 and self._is_stuck(sent[0], verdict, outcome):
                 hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
+                self._suspect(sent[0], proven=True)
                 await self._postpone(entries, replace(verdict.refusal, hint=hint), event="stuck")
-                return not spec.ordered
+            case Pause() if len(sent) > 1 and self._is_known(verdict, outcome):
+                await self._split(entries, sent, Split(verdict.refusal, shrink=verdict.shrink))
             case Pause():
-                await self.pause(sent, verdict, outcome, turn)
-                return False
+                await self._pause(sent, verdict, outcome, turn)
             case _:
                 assert_never(verdict)
 
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
-        if not isinstance(verdict, Pause):
-            await self._context.home.learn(self._transport)  # before anything counts as delivered there
-        over = self._pauses.ended_by(self._lane, turn)
-        if not isinstance(verdict, Pause):
-            for entry in entries:
-                self._traffic.suspects.pop(entry.seq, None)
-            self._lanes.mark_suspects(over, proven=True)
-        elif not verdict.refusal.genuine:  # not the server's own words
+        if isinstance(verdict, Pause):
+            if verdict.refusal.genuine:  # the server's own words
+                over = self._pauses.ended_by(self._lane, turn, accepted=False)
+                await self._pauses.end([key for key in over if key[0] in wider_than(verdict.scope)], self._lane)
             return
-        else:
-            over = [key for key in over if key[0] in wider_than(verdict.scope)]
-        await self._pauses.end(over)
+        await self._context.home.learn(self._transport)  # before anything counts as delivered there
+        self._pauses.answered(self._lane, turn)
+        for entry in entries:
+            self._traffic.suspects.pop(entry.seq, None)
+        self._traffic.suspects = dict.fromkeys(self._traffic.suspects, True)
+        self._traffic.passed = True
+        over = self._pauses.ended_by(self._lane, turn, accepted=isinstance(verdict, Delivered))
+        if isinstance(verdict, Delivered) and self._traffic.run.seqs:
+            await self._end_run(revive=self._pauses.is_refused(over))
+        await self._pauses.end(over, self._lane)
 
     # ------------------------------------------------------------------------------------------ the verdicts
 
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._context.note(self._note_delivered(entries))
+        self._traffic.accepted([entry.seq for entry in entries])
         self._resize(len(entries), succeeded=True)
 
     async def _note_delivered(self, entries: Sequence[Outgoing]) -> None:
@@ -115,53 +127,126 @@ class Delivery:
         self._context.state.last_delivery_ms = self._context.clock.now_ms()
         self._context.pulse.delivered()
 
-    def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:
+    async def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:
         logger.info("batch refused, halving", extra=facts(self._lane, verdict.refusal, rows=len(sent)))
         if verdict.shrink:
             self._resize(len(sent), succeeded=False)
-        first, second = batching.halves(entries)
-        self._parts += [second, first]
+        orphans = without_parent(entries, verdict.refusal.details) if verdict.refusal.code == "23503" else ()
+        if orphans:  # the server has named the row that all of these wait for
+            await self._retry(orphans, verdict.refusal)
+        left = [entry for entry in entries if entry not in orphans] if orphans else entries
+        many = len(left) > 1 and len(orphans) * 10 < len(left)
+        self._traffic.split(batching.halves(left) if many else [left])
 
     async def _reject(self, entry: Outgoing, superseded: Sequence[Outgoing], refusal: Refusal) -> None:
         await self._make_dead(entry, refusal)
-        if await self._store.strict_order():
-            self._parts = [not_behind(entry, part) for part in self._parts]
-        self._parts.append(superseded)  # their winner is dead: they are what the destination gets
+        self._traffic.split([superseded])  # their winner is dead: they are what the destination gets
 
     async def _retry(self, entries: Sequence[Outgoing], refusal: Refusal) -> None:
-        if await self._is_orphaned(entries[0]):
+        self._traffic.refusals += len(entries)
+        oldest = await self._store.oldest_pending_seq()
+        lost = [entry for entry in heads(entries) if self._is_orphaned(entry, oldest)]
+        for entry in lost:
             gone = f"{refusal.message} (its parent never came: gave up)"
-            await self._make_dead(entries[0], replace(refusal, message=gone))
-        else:
+            await self._make_dead(entry, replace(refusal, message=gone))
+        if not lost:
             await self._postpone(entries, refusal, event="postponed")
+        elif left := [entry for entry in heads(entries) if entry not in lost]:
+            await self._postpone(left, refusal, event="postponed")
 
-    async def pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
+    async def _pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
         """Stop sending as far as `verdict` reaches; `turn` is the failed request's."""
         if verdict.shrink:
             self._resize(len(sent), succeeded=False)
-            if len(sent) == 1:
-                self._traffic.suspects[sent[0].seq] = False
-        self._lanes.mark_suspects([key_of(self._lane, verdict.scope)], proven=False)
-        await self._pauses.begin(self._lane, verdict, outcome, turn=turn)
+        unsent = outcome in (Failure.UNREACHABLE, Failure.MISCONFIGURED)
+        if len(sent) == 1 and not unsent and verdict.reason is not Reason.RATE_LIMITED:
+            self._suspect(sent[0], proven=False)
+        self._traffic.trouble, self._traffic.passed = (verdict.refusal.status, verdict.refusal.code), False
+        key = await self._pauses.begin(self._lane, verdict, outcome, turn=turn)
+        self._lanes.accuse([key])
+        self._traffic.rewind = True
+
+    # ------------------------------------------------------------------------------------------ whose fault it is
 
     # An entry that fails alone with a timeout, say, may be the cause or may stand in an outage. It is suspected, and
     # the next probe is another one. That one's success proves it: failing alone again, it is postponed by itself.
 
-    def _is_stuck(self, entries: Sequence[Outgoing]) -> bool:
-        return any(self._traffic.suspects.get(entry.seq, False) for entry in entries)
+    def _suspect(self, entry: Outgoing, *, proven: bool) -> None:
+        self._traffic.suspects[entry.seq] = proven
+
+    def _is_stuck(self, entry: Outgoing, verdict: Pause, outcome: Reply | Failure) -> bool:
+        if verdict.reason is Reason.REFUSED:
+            return False
+        if self._traffic.suspects.get(entry.seq, False):
+            return True
+        if not self._is_known(verdict, outcome):
+            return False
+        self._traffic.passed = False  # one at a time: the next that fails, with none passing between, is an outage
+        return True
+
+    def _is_known(self, verdict: Pause, outcome: Reply | Failure) -> bool:
+        """Return whether a row of the lane has passed since it was paused for this very answer: it is about its rows.
+
+        A limit of requests is about none of them.
+        """
+        if not isinstance(outcome, Reply) or verdict.reason is Reason.RATE_LIMITED:
+            return False
+        found = self._traffic.trouble == (verdict.refusal.status, verdict.refusal.code)
+        return found and self._traffic.passed
+
+    def _is_the_tables(self, entry: Outgoing, refusal: Refusal) -> bool:
+        """Return whether this refusal is one too many of its cause."""
+        if self._pauses.is_refused(keys_of(self._lane)):
+            return True
+        return self._may_be_the_tables(entry) and self._traffic.run.is_full(cause_of(refusal))
+
+    def _may_be_the_tables(self, entry: Outgoing) -> bool:
+        """Not if it was refused before, or came in a batch of which others were accepted."""
+        return entry.attempts == 0 and not self._traffic.mixed
+
+    def _refused_run(self, refusal: Refusal) -> Pause:
+        count, spec = len(self._traffic.run.seqs), self._lane.spec
+        command = f"outbox requeue --destination {spec.destination}"
+        if refusal.code:
+            command += f" --code {refusal.code}"
+        words = f"{count} rows died of it; they come back with the first that is accepted, or: {command}"
+        told = replace(refusal, message=f"{refusal.message} ({words})")
+        return Pause(Scope.LANE, Reason.REFUSED, told, slow=True)
+
+    async def _end_run(self, *, revive: bool) -> None:
+        """A row was accepted. revive: it was a probe's: what died of the table's fault is pending again."""
+        lane = self._lane.number
+        if revive:
+            count = await self._store.end_run(lane)
+            told = {"destination": self._lane.spec.destination, "rows": count}
+            logger.warning("refused entries are pending again: their table accepts rows", extra=told)
+            self._traffic.rewind = True
+        else:
+            await self._store.forget_run(lane)
+        self._traffic.run = RefusalRun()
 
     # ------------------------------------------------------------------------------------------ settling
 
     async def _make_dead(self, entry: Outgoing, refusal: Refusal) -> None:
         """Make `entry` a dead letter."""
         logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
-        await self._context.note(self._note_dead([entry], refusal, attempts=1, batch_rows=1))
+        self._traffic.refusals += 1
+        cause = cause_of(refusal) if self._may_be_the_tables(entry) else None
+        if cause is not None:
+            self._traffic.run.add(cause, entry.seq)
+        await self._context.note(self._note_dead([entry], refusal, attempts=1, batch_rows=1, cause=cause))
 
     async def _note_dead(
-        self, entries: Sequence[Outgoing], refusal: Refusal, *, attempts: int = 0, batch_rows: int | None = None
+        self,
+        entries: Sequence[Outgoing],
+        refusal: Refusal,
+        *,
+        attempts: int = 0,
+        batch_rows: int | None = None,
+        cause: str | None = None,
     ) -> None:
-        seqs = [entry.seq for entry in entries]
-        await self._store.settle(seqs, State.DEAD, refusal=refusal, attempts=attempts, batch_rows=batch_rows)
+        seqs, run = [entry.seq for entry in entries], None if cause is None else (self._lane.number, cause)
+        await self._store.settle(seqs, State.DEAD, refusal=refusal, attempts=attempts, batch_rows=batch_rows, run=run)
         self._context.tally.rejected[self._lane.spec.destination] += len(seqs)
 
     async def _postpone(self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str) -> None:
@@ -180,14 +265,13 @@ class Delivery:
         await self._store.postpone(seqs, until_ms, refusal=refusal, attempts=1, event=event, batch_rows=batch_rows)
         self._context.tally.retries[self._lane.spec.destination] += len(seqs)
 
-    async def _is_orphaned(self, entry: Outgoing) -> bool:
+    def _is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
-        oldest = await self._store.oldest_pending_seq()
         return gives_up(
             entry.attempts + 1,
             since_ms=entry.refused_since_ms,
             now_ms=self._context.clock.now_ms(),
-            earlier_pending=oldest is not None and oldest < entry.seq,
+            earlier_pending=oldest_seq is not None and oldest_seq < entry.seq,
             limit=self._limits.orphan_attempts,
             after_s=self._limits.orphan_after_s,
         )

@@ -1,4 +1,47 @@
-"""When to look, what may start, and the life of the coroutine that does it."""
+"""When to look, what may start, and the life of the coroutine that does it.
+
+Theory of operation
+-------------------
+A *lane* is what may share a request: one table, one operation, its conflict columns, its set of columns. A step reads
+which lanes have something ready (2 index steps a lane, whatever the backlog), starts the requests that may start, and
+rests until a commit, an answered request, the end of a pause, or a poll. One turn is one request. What is on its way is
+known in memory only: a crash leaves it pending, and the idempotency key makes the second sending harmless.
+
+**Turns.** The table that has waited longest comes first, within it the lane that has waited longest. With t tables and
+at most l lanes in one of them, a lane has its turn after at most t x l requests of others, however much these have.
+An unordered lane serves four sources in rotation: what is *new*, the *parts* of refused batches, what was *refused
+before*, and *suspects*; a new row at the head of its lane so goes within four of the lane's turns, whatever hundreds of
+orphans or poison rows do. An ordered lane has one request under way, and sends a batch's parts in their order.
+`requests_in_flight` bounds what is under way; one request more is for a table that has none, so that a table which does
+not answer cannot hold all places; nor can probes, of which there are at most `requests_in_flight`.
+
+**Refused batches.** A statement that is refused is rolled back whole. Its halves are parts, each of which takes a turn
+of its own; what is left alone gets the verdict. After eight refused rows the largest parts come first, so that a run of
+good rows does not wait for hundreds of bad ones. A missing parent that the server names (23503) takes all its children
+out of the batch at once; they wait for it, and travel apart from what was never refused.
+
+**Pauses.** A failure that is nobody's row begins a pause: one row of `outbox_pauses`, and no entry is touched. Its
+scope is what the verdict says (everything, a table, a lane), but no wider than what is known to fail: where requests
+that began later were answered, it is the table's, or the lane's. A pause is *probed* with one row when it is due, and
+each probe takes another table, lane and row than the last, by the order of turns. An answer there *narrows* the pause
+to the tables, or the lanes, that met it; these are due at once, and from then on keep their own time. So a healthy
+table waits at most two probe intervals for a sick one (one until a probe of another table, and one more if that one met
+the outage too), and a real outage stays one pause with one request for each interval.
+
+**Suspects.** A row that failed alone may be the cause or stand in an outage. It is suspected, and probes take others. A
+neighbour's success proves it: failing alone again it is postponed by itself ("stuck"), and nobody else waits. A batch
+that fails just as what paused its lane, after a row of the lane has passed, is split like a refused one. A suspect that
+is not pending any more is forgotten.
+
+**Runs of refusals.** Rows that are refused one after another with one cause, and none of their lane accepted between,
+are not at fault: their table is (`refusal_runs`). Ten die, then the lane is paused for an operator with the server's
+words. It is probed at once, and then once in a probe interval, with another row each time; nothing dies of these. The
+first row that is accepted brings back what died of the run, once. `outbox_refused_runs` keeps it across restarts. A row
+whose batch had others that were accepted dies alone, and so does one that was refused before.
+
+**Shell rows** are read 500 at a time, between requests. While some are left, of an ordered lane only what is older than
+they are may go: they may belong to its keys.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +60,7 @@ from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sente
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
-from outbox.store.store import Sendable, Store
+from outbox.store.store import Lane, Sendable, Store
 
 logger = logs.named("outbox.flusher")
 
@@ -64,6 +107,7 @@ class Flusher:
     async def load(self) -> None:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         await self._pauses.load()
+        await self._lanes.load()
         await self._context.home.load()
 
     async def run(self) -> None:
@@ -141,6 +185,9 @@ class Flusher:
             return None
         found = self._pauses.for_operators(since)
         if (over_all := found.get(EVERYTHING)) is not None:
+            if self._pauses.try_elsewhere(ways.lanes):
+                self.wake()
+                return None
             return sentence("everything", over_all)
         held = [(lane, next((key for key in keys_of(lane) if key in found), None)) for lane in ways.lanes]
         if ways.others or any(key is None for _, key in held):
@@ -212,11 +259,14 @@ class Flusher:
         await self._wake_due()
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
-            # All of it: what is put later must not overtake what nobody has read yet.
-            while not self._requests.stopping and await adopt(self._context, self._destinations, _STEP):
+            read, self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
+            if read:
                 self._lanes.rewind()
             if await self._start_requests(transport) or self._requests:
                 self._idle_since_change = False
+            if self._lanes.unread_from is not None:
+                self._idle_since_change = False
+                return 0.0
         return await self._next_look_s()
 
     async def _is_away(self, transport: Transport) -> bool:
@@ -239,7 +289,6 @@ class Flusher:
             now_ms = due_ms
         if due_ms <= now_ms:
             await self._store.wake_due(now_ms, _STEP)
-            self._lanes.rewind()
 
     async def _start_requests(self, transport: Transport) -> bool:
         """Start what may start, and return whether there was any of it."""
@@ -249,15 +298,25 @@ class Flusher:
         self._lanes.rewind_for_older(lanes, under_way)
         await self._pauses.end_idle(lanes)
         started = False
-        for lane in self._lanes.in_turn(lanes, self._requests.may_start):
+        for lane in self._lanes.in_turn(lanes, self._has_room):
             batch = await self._lanes.next_batch(lane)
-            if batch and self._may_go(transport):
-                delivery = Delivery(self._context, self._pauses, self._lanes, transport, lane)
-                self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
-                started = True
-                if self._requests.throttle_s > 0:
-                    break
+            if batch is None:
+                continue
+            if not self._may_go(transport):
+                self._lanes.traffic(lane).rewind = True
+                break
+            delivery = Delivery(self._context, self._pauses, self._lanes, transport, lane)
+            self._requests.start(delivery.run(batch.entries), self._lanes.traffic(lane), batch)
+            self._lanes.serve(lane)
+            started = True
+            if self._requests.throttle_s > 0:
+                break
         return started
+
+    def _has_room(self, lane: Lane) -> bool:
+        """Whether a request of `lane` may start."""
+        alone = not self._lanes.busy(lane.spec.destination)
+        return self._requests.may_start(alone=alone, probe=bool(self._pauses.over(lane)))
 
     def _may_go(self, transport: Transport) -> bool:
         """Whether nothing has changed while the store was read: an end, or a salvage that has brought a project."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from outbox import logs
 from outbox.flusher import throttle
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import Pauses
-from outbox.flusher.scheduler import Traffic
-from outbox.store.store import Outgoing
+from outbox.flusher.scheduler import Batch, Traffic
 
 logger = logs.named("outbox.flusher")
 
@@ -29,6 +28,7 @@ class Requests:
         self._ended = ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Event] = set()
+        self._probes = 0  # among them
         self._broken = 0  # in a row that ended in an error of ours
         self._rest_until_s = float("-inf")
         self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
@@ -37,21 +37,30 @@ class Requests:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def may_start(self) -> bool:
-        """Return whether there is room for one more."""
-        return not self.stopping and self.rest_s <= 0 and len(self) < self._context.limits.requests_in_flight
+    def may_start(self, *, alone: bool, probe: bool) -> bool:
+        """Return whether there is room for one more.
 
-    def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Sequence[Outgoing]) -> None:
+        alone: nothing is under way to its destination. One such may start above the number that is set, so that a table
+        which does not answer cannot hold all places; nor can the probes of many.
+        """
+        limit = self._context.limits.requests_in_flight
+        if self.stopping or self.rest_s > 0 or (probe and self._probes >= limit):
+            return False
+        return len(self) < limit + alone
+
+    def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Batch) -> None:
         """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
         probed = self._pauses.probe(traffic.lane)
         traffic.start(batch)
-        self._began_s, self._began_rows = self._context.clock.monotonic_s(), len(batch)
+        self._began_s, self._began_rows = self._context.clock.monotonic_s(), len(batch.entries)
         self._began_seq = self._context.store.last_seq
         task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.spec.destination}")
         self._tasks.add(task)
+        self._probes += batch.probe
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            self._probes -= batch.probe
             traffic.end(batch)
             self._pauses.probed(probed)
             self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)

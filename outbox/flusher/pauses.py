@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 
 from outbox import logs
@@ -66,6 +66,7 @@ class Paused:
     tried: int = 0
     probing: bool = False
     reread: bool = False  # the settings were read again since it is due
+    met: dict[int, Lane] = field(default_factory=dict)  # the lanes whose requests met it, by number
 
 
 class Pauses:
@@ -77,6 +78,7 @@ class Pauses:
         self._clock = context.clock
         self._paused: dict[PauseKey, Paused] = {}
         self._turns = count(1)
+        self._answered: dict[PauseKey, int] = {}  # by what a pause would hold back: the last turn that got through
 
     async def load(self) -> None:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
@@ -97,16 +99,22 @@ class Pauses:
         """Return the pauses that hold `lane` back, the widest first."""
         return {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
 
-    def ended_by(self, lane: Lane, turn: int) -> list[PauseKey]:
+    def ended_by(self, lane: Lane, turn: int, *, accepted: bool) -> list[PauseKey]:
         """Return the pauses over `lane` that an answer to a request from turn `turn` may end.
 
-        What was sent before a limit was met says nothing about it.
+        What was sent before a limit was met says nothing about it. accepted: a row was; nothing else ends a pause that
+        began because none is.
         """
         return [
             key
             for key, pause in self.over(lane).items()
-            if pause.turn < turn or pause.stored.reason != Reason.RATE_LIMITED
+            if (pause.turn < turn or pause.stored.reason != Reason.RATE_LIMITED)
+            and (accepted or pause.stored.reason != Reason.REFUSED)
         ]
+
+    def is_refused(self, keys: Collection[PauseKey]) -> bool:
+        """Return whether one of these pauses is in force because row after row was refused."""
+        return any(key in self._paused and self._paused[key].stored.reason == Reason.REFUSED for key in keys)
 
     def _is_due(self, pause: Paused) -> bool:
         return pause.due_s <= self._clock.monotonic_s()
@@ -165,31 +173,68 @@ class Pauses:
         self._make_due(untried)
         return bool(untried)
 
+    def try_elsewhere(self, lanes: Iterable[Lane]) -> bool:
+        """Make the pause of everything due if one of the destinations of `lanes` has not met it; return whether."""
+        pause = self._paused[EVERYTHING]
+        met = {lane.spec.destination for lane in pause.met.values()}
+        if pause.stored.reason == Reason.OTHER_PROJECT or {lane.spec.destination for lane in lanes} <= met:
+            return False
+        self._make_due([pause])
+        return True
+
     def _make_due(self, pauses: Iterable[Paused]) -> None:
         for pause in pauses:
             pause.due_s, pause.reread = self._clock.monotonic_s(), False
 
     # ------------------------------------------------------------------------------------------ beginning
 
-    async def begin(self, lane: Lane, verdict: Pause, outcome: Reply | Failure, *, turn: int) -> None:
+    async def begin(self, lane: Lane, verdict: Pause, outcome: Reply | Failure, *, turn: int) -> PauseKey:
         """Stop sending in the verdict's scope for a while, or for a while longer; `turn` is the failed request's.
 
-        One row of `outbox_pauses` changes, no entry does.
+        It reaches no further than what is known to fail. Returns what is held back. One row of `outbox_pauses` changes,
+        no entry does.
         """
-        key = key_of(lane, verdict.scope)
+        key = key_of(lane, self._scope(lane, verdict, turn))
         before = self._paused.get(key)
         if before is not None and before.turn > turn:
             before.tried = max(before.tried, turn)
-            return  # several requests met the same failure: it counts once
+            before.met[lane.number] = lane
+            return key  # several requests met the same failure: it counts once
         failures = before.stored.failures + 1 if before else 1
         wait_s = self._wait_s(verdict, outcome, failures)
-        reason = verdict.reason.value
-        told = facts(lane, verdict.refusal, reason=reason, failures=failures, wait_s=round(wait_s, 3))
+        told = facts(
+            lane,
+            verdict.refusal,
+            scope=key[0].value,
+            what="everything" if key == EVERYTHING else held_words(lane, key[0]),
+            reason=verdict.reason.value,
+            failures=failures,
+            wait_s=round(wait_s, 3),
+        )
         if before is None:
             logger.warning("sending paused", extra=told)
+        elif verdict.reason.needs_operator and not Reason(before.stored.reason).needs_operator:
+            logger.warning("sending stays paused, and now needs you", extra=told)
         else:
             logger.info("sending stays paused", extra=told)
-        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s, tried=turn)
+        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s, tried=turn if wait_s else 0)
+        self._paused[key].met = {**(before.met if before else {}), lane.number: lane}
+        return key
+
+    def _scope(self, lane: Lane, verdict: Pause, turn: int) -> Scope:
+        """Return how far a failure reaches: its verdict's scope, but where others are known to get through.
+
+        A lane that stands under a narrower pause already shows nothing of the others. Nor does one whose neighbours'
+        requests began later and were answered before it failed.
+        """
+        if verdict.reason is Reason.RATE_LIMITED:  # what passes today is over the limit tomorrow
+            return verdict.scope
+        within = [scope for scope in Scope if scope not in wider_than(verdict.scope)]
+        standing = [scope for scope in within if key_of(lane, scope) in self._paused]
+        if standing:
+            return standing[0]
+        passing = [scope for scope in within if self._answered.get(key_of(lane, scope), 0) > turn]
+        return next((scope for scope in within if scope not in passing), Scope.LANE)
 
     async def _stand(
         self, key: PauseKey, reason: Reason, refusal: Refusal, before: Paused | None, wait_s: float, *, tried: int
@@ -235,6 +280,8 @@ class Pauses:
 
     def _wait_s(self, verdict: Pause, outcome: Reply | Failure, failures: int) -> float:
         limits, draw = self._context.limits, self._context.draw
+        if verdict.reason is Reason.REFUSED and failures == 1:
+            return 0.0  # another row may pass: then the refused ones are bad themselves
         own_s = limits.pause_probe_s * (0.5 + draw()) if verdict.slow else self._context.backoff_s(failures)
         header = outcome.headers.get("retry-after") if isinstance(outcome, Reply) else None
         asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
@@ -245,20 +292,53 @@ class Pauses:
 
     # ------------------------------------------------------------------------------------------ ending
 
-    async def end(self, keys: Collection[PauseKey]) -> None:
-        """End these pauses, which are in force: something has shown that they are over."""
+    def answered(self, lane: Lane, turn: int) -> None:
+        """Note that a request of `lane` from turn `turn` got through."""
+        for key in keys_of(lane):
+            self._answered[key] = max(self._answered.get(key, 0), turn)
+
+    async def end(self, keys: Collection[PauseKey], answered: Lane | None = None) -> None:
+        """End these pauses, which are in force: something has shown that they are over.
+
+        answered: the lane that got through. If it never met a pause that others did, only these are held back on.
+        """
         if not keys:
             return
         over = {key: self._paused.pop(key) for key in keys}
+        narrower = {} if answered is None else self._narrowed(over, answered)
+        self._paused |= narrower
         for scope, subject in keys:
-            logger.info("sending resumed", extra={"scope": scope.value, "subject": subject})
-        self._context.state.last_error = None
+            logger.warning("sending resumed", extra={"scope": scope.value, "subject": subject})
+        for (scope, subject), pause in narrower.items():
+            told = {"scope": scope.value, "subject": subject, "reason": pause.stored.reason}
+            logger.warning("sending stays paused where it failed", extra=told)
+        if not self._paused:
+            self._context.state.last_error = None
         try:
+            for pause in narrower.values():
+                await self._store.save_pause(pause.stored)
             await self._store.end_pauses(_texts(keys))
         except BaseException:
             # The file still says paused: the next answer tries again to end it.
-            self._paused = over | self._paused
+            self._paused = over | {key: each for key, each in self._paused.items() if key not in narrower}
             raise
+
+    def _narrowed(self, over: Mapping[PauseKey, Paused], answered: Lane) -> dict[PauseKey, Paused]:
+        """Return what goes on of the pauses `over`, now that `answered` got through: due at once, a probe will tell."""
+        found: dict[PauseKey, Paused] = {}
+        for (scope, _), pause in over.items():
+            if answered.number in pause.met or scope is Scope.LANE or pause.stored.reason == Reason.RATE_LIMITED:
+                continue  # it is over, or as narrow as can be
+            for lane in pause.met.values():
+                elsewhere = lane.spec.destination != answered.spec.destination
+                key = key_of(lane, Scope.DESTINATION if elsewhere else Scope.LANE)
+                if key in self._paused:
+                    continue
+                stored = replace(pause.stored, scope=key[0].value, subject=key[1])
+                found.setdefault(key, Paused(stored, self.turn(), self._clock.monotonic_s(), pause.tried)).met[
+                    lane.number
+                ] = lane
+        return found
 
     async def end_idle(self, lanes: Sequence[Lane]) -> None:
         """End each pause that is due and holds back none of `lanes`: no probe would ever end it."""

@@ -1,19 +1,55 @@
-"""Which entries travel next, and which lane has its turn."""
+"""Which entries travel next, and which lane has its turn; `flusher.py` tells the rules."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from outbox.entry import Operation
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
+from outbox.flusher.refusal_runs import RefusalRun
 from outbox.postgrest import batching
-from outbox.postgrest.batch import like_the_first, sent_bytes, unsuspected
+from outbox.postgrest.batch import ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
 from outbox.store.store import Lane, Outgoing
 
-# While something else on the same project makes it fail, a pause is looked at with one row.
-_PROBE_ROWS = 1
+# So many refused rows of one batch are found one after another before its most promising parts come first.
+_MANY = 8
+# A part beside rows that were accepted may hold more of them; so many halvings later it has proved otherwise.
+_HOPE = 3
+
+
+class Source(Enum):
+    """Where the rows of a lane's next request come from. A lane serves those that have something in rotation."""
+
+    NEW = auto()  # never refused, in the order of the puts
+    PART = auto()  # of a batch that was refused
+    AGAIN = auto()  # refused before, such as for a parent that was not there
+    SUSPECT = auto()  # failed alone: it travels alone
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a lane sends in one request. probe: it looks whether a pause is over."""
+
+    source: Source
+    entries: Sequence[Outgoing]
+    probe: bool = False
+
+    @property
+    def seqs(self) -> list[int]:
+        """Which entries these are."""
+        return [entry.seq for entry in self.entries]
+
+
+@dataclass(slots=True)
+class Part:
+    """Entries of a batch that was refused. hope: how soon it comes, beside others of its kind."""
+
+    seqs: list[int]
+    hope: int = 0
 
 
 @dataclass(slots=True)
@@ -22,35 +58,102 @@ class Traffic:
 
     lane: Lane
     limit: int  # rows in the next request
-    firsts: list[int] = field(default_factory=list)  # the first entry of each batch under way
+    under_way: list[tuple[Source, list[int]]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)  # of refused batches, still to be sent; the next one first
     last_seq: int = 0  # how far an unordered lane has been handed out
-    rewind: bool = False  # something behind last_seq is ready again: end what is under way, then start over
+    rewind: bool = False  # something behind last_seq is ready again: start over
     # Entries that failed alone in a way that may be theirs or an outage's. True: others have passed since.
     suspects: dict[int, bool] = field(default_factory=dict)
+    sent_parts: dict[int, Part] = field(default_factory=dict)  # those under way, by their first entry
+    refusals: int = 0  # of lone rows, since there last was no part
+    mixed: bool = False  # since then rows were accepted, too: what is refused is bad itself
+    rotation: list[Source] = field(default_factory=lambda: list(Source))  # the one whose turn is next first
+    probes: int = 0  # how many there were: each takes another row
+    served: int = 0  # when it last began a request, counted over all lanes
+    trouble: tuple[int | None, str | None] | None = None  # what last paused it: the answer's status and code
+    passed: bool = False  # a row has passed since: what fails in the same way now is about its rows
+    run: RefusalRun = field(default_factory=RefusalRun)
 
     @property
-    def under_way(self) -> int:
-        """How many requests are under way."""
-        return len(self.firsts)
+    def taken(self) -> set[int]:
+        """Entries that are under way, or in line as a part: nobody else takes them."""
+        found = {seq for _, batch in self.under_way for seq in batch}
+        return found.union(*(part.seqs for part in self.parts))
 
-    @property
-    def after_seq(self) -> int:
-        """Behind which entry the next batch begins; 0: at the oldest, as nothing is under way."""
-        return self.last_seq if self.under_way else 0
+    def after(self) -> int:
+        """Return behind which entry the next new ones begin; 0: at the oldest."""
+        if self.rewind or not any(source is Source.NEW for source, _ in self.under_way):
+            return 0
+        return self.last_seq
 
-    def may_start(self) -> bool:
-        """Return whether one request more may run beside those under way."""
-        return not self.under_way or not (self.lane.spec.ordered or self.rewind)
+    def busy(self, source: Source) -> bool:
+        """Return whether a request from `source` is under way."""
+        return any(each is source for each, _ in self.under_way)
 
-    def start(self, batch: Sequence[Outgoing]) -> None:
+    def start(self, batch: Batch) -> None:
         """Count a request that carries `batch`."""
-        self.last_seq = max(self.after_seq, batch[-1].seq)
-        self.rewind = self.rewind and self.under_way > 0
-        self.firsts.append(batch[0].seq)
+        if batch.source is Source.NEW:
+            self.last_seq = max(self.after(), batch.seqs[-1])
+            self.rewind = batch.probe  # it may stand behind others
+        self.under_way.append((batch.source, batch.seqs))
+        self.rotation.remove(batch.source)
+        self.rotation.append(batch.source)
 
-    def end(self, batch: Sequence[Outgoing]) -> None:
+    def end(self, batch: Batch) -> None:
         """Count it as ended."""
-        self.firsts.remove(batch[0].seq)
+        self.under_way.remove((batch.source, batch.seqs))
+        self.sent_parts.pop(batch.seqs[0], None)
+
+    def sources(self) -> list[Source]:
+        """Return where the next rows may come from, the one first whose turn it is."""
+        if self.lane.spec.ordered:  # nothing overtakes what waits as a part
+            return [Source.PART, Source.NEW]
+        return [source for source in self.rotation if source in (Source.NEW, Source.PART) or not self.busy(source)]
+
+    def take_part(self, batch: Batch) -> None:
+        """Take what `batch` carries out of its part."""
+        seqs = set(batch.seqs)
+        part = next(part for part in self.parts if not seqs.isdisjoint(part.seqs))
+        part.seqs = [seq for seq in part.seqs if seq not in seqs]
+        self.sent_parts[batch.seqs[0]] = Part(batch.seqs, part.hope)
+        if not part.seqs:
+            self.parts.remove(part)
+
+    def split(self, parts: Iterable[Sequence[Outgoing]]) -> None:
+        """Send these parts of a refused batch by themselves.
+
+        The first of them comes next. An ordered lane sends nothing else before all are settled. Another one, where many
+        rows were refused by now, sends first what stands beside accepted rows, then the largest part: good rows are not
+        held by hundreds of bad ones.
+        """
+        if not self.parts:
+            self.refusals, self.mixed = 0, False
+        found = [[entry.seq for entry in part] for part in parts if part]
+        whole = next((part for part in self.sent_parts.values() if found and found[0][0] in part.seqs), None)
+        hope = max(whole.hope - 1, 0) if whole is not None else 0
+        self.parts = [*(Part(seqs, hope) for seqs in found), *self.parts]
+        self._line_up()
+
+    def accepted(self, seqs: Sequence[int]) -> None:
+        """Look next at the parts on both sides of `seqs`, which were accepted."""
+        parts = [*self.parts, *self.sent_parts.values()]
+        if not parts:
+            return
+        self.mixed = True
+        before = [part for part in parts if part.seqs[-1] < seqs[0]]
+        behind = [part for part in parts if part.seqs[0] > seqs[-1]]
+        for beside in (max(before, key=_first, default=None), min(behind, key=_first, default=None)):
+            if beside is not None:
+                beside.hope = _HOPE
+        self._line_up()
+
+    def _line_up(self) -> None:
+        if not self.lane.spec.ordered and self.refusals >= _MANY:
+            self.parts.sort(key=lambda part: (-part.hope, -len(part.seqs)))
+
+
+def _first(part: Part) -> int:
+    return part.seqs[0]
 
 
 class Lanes:
@@ -58,8 +161,19 @@ class Lanes:
 
     def __init__(self, context: FlusherContext, pauses: Pauses) -> None:
         self._context = context
+        self._store = context.store
         self._pauses = pauses
         self._traffic: dict[int, Traffic] = {}
+        self._begun = 0  # requests so far
+        self._served: dict[str, int] = {}  # when each destination last began one
+        # The oldest entry of a shell's that has no key yet: nothing younger that has one may overtake it.
+        self.unread_from: int | None = None
+
+    async def load(self) -> None:
+        """Read what died in runs of refusals that an earlier process has left."""
+        specs = await self._store.lanes()
+        for number, cause, seq in await self._store.refused_runs():
+            self.traffic(Lane(number, specs[number], seq)).run.add(cause, seq)
 
     def traffic(self, lane: Lane) -> Traffic:
         """Return what is under way in `lane`."""
@@ -71,8 +185,8 @@ class Lanes:
             traffic.rewind = True
 
     def under_way(self) -> dict[int, int]:
-        """Return the oldest entry under way in each lane, by the lane's number."""
-        return {number: min(traffic.firsts) for number, traffic in self._traffic.items() if traffic.firsts}
+        """Return the oldest entry that is taken in each lane, by the lane's number."""
+        return {number: min(taken) for number, traffic in self._traffic.items() if (taken := traffic.taken)}
 
     def rewind_for_older(self, lanes: Iterable[Lane], under_way: Mapping[int, int]) -> None:
         """Rewind each of `lanes` whose oldest entry is older than what was under way before it was read.
@@ -83,46 +197,141 @@ class Lanes:
             if lane.first_seq < under_way.get(lane.number, 0):
                 self.traffic(lane).rewind = True
 
-    def mark_suspects(self, keys: Collection[PauseKey], *, proven: bool) -> None:
-        """Say of all suspects under these pauses whether others have passed since they failed."""
+    def accuse(self, keys: Collection[PauseKey]) -> None:
+        """Say of all suspects under these pauses that nobody has passed since they failed."""
         for traffic in self._traffic.values():
             if traffic.suspects and not set(keys).isdisjoint(keys_of(traffic.lane)):
-                traffic.suspects = dict.fromkeys(traffic.suspects, proven)
+                traffic.suspects = dict.fromkeys(traffic.suspects, False)
 
-    def in_turn(self, lanes: Sequence[Lane], may_start: Callable[[], bool]) -> Iterator[Lane]:
-        """Give the lanes that may start a request: a long backlog of one does not shut out the others.
+    # ------------------------------------------------------------------------------------------ whose turn it is
 
-        A lane comes up again as long as a request of its own is started before the next one is asked for.
+    def in_turn(self, lanes: Sequence[Lane], may_start: Callable[[Lane], bool]) -> Iterator[Lane]:
+        """Give the lanes that may start a request: that of the destination which has waited longest comes first.
+
+        Within a destination it is the lane that has waited longest. One comes up again as long as a request of its own
+        is started before the next one is asked for.
         """
-        waiting = list(lanes)
+        waiting = [(self._waited(lane), lane.number, lane) for lane in lanes if self._may_go(lane)]
+        heapq.heapify(waiting)
         while waiting:
-            # Among equals the oldest entry, but for one that may be what a pause is about.
-            waiting.sort(key=lambda lane: (self.traffic(lane).under_way, bool(self.traffic(lane).suspects)))
-            for lane in list(waiting):
-                if not may_start():
-                    return
-                before = self.traffic(lane).under_way
-                yield lane
-                if self.traffic(lane).under_way <= before:
-                    waiting.remove(lane)
+            waited, _, lane = heapq.heappop(waiting)
+            if (now := self._waited(lane)) != waited:  # another lane of its destination was served meanwhile
+                heapq.heappush(waiting, (now, lane.number, lane))
+                continue
+            if not may_start(lane):
+                continue
+            yield lane
+            if (now := self._waited(lane)) != waited:
+                heapq.heappush(waiting, (now, lane.number, lane))
 
-    async def next_batch(self, lane: Lane) -> Sequence[Outgoing]:
+    def _may_go(self, lane: Lane) -> bool:
+        return not self._pauses.stand_in_the_way(self._pauses.over(lane).values())
+
+    def _waited(self, lane: Lane) -> tuple[int, int, int]:
+        return self._served.get(lane.spec.destination, 0), self.traffic(lane).served, lane.first_seq
+
+    def serve(self, lane: Lane) -> None:
+        """Note that `lane` has had its turn."""
+        self._begun += 1
+        self._served[lane.spec.destination] = self.traffic(lane).served = self._begun
+
+    def busy(self, destination: str) -> bool:
+        """Return whether a request to `destination` is under way."""
+        return any(each.under_way and each.lane.spec.destination == destination for each in self._traffic.values())
+
+    # ------------------------------------------------------------------------------------------ what it sends
+
+    async def next_batch(self, lane: Lane) -> Batch | None:
         """Return what `lane` may send now: nothing while it is paused, one row while a pause is probed."""
         traffic = self.traffic(lane)
-        if not traffic.may_start():
-            return ()
+        if lane.spec.ordered and traffic.under_way:
+            return None
         pauses = self._pauses.over(lane)
         if self._pauses.stand_in_the_way(pauses.values()):
+            return None
+        batch = await self._probe(lane, traffic) if pauses else await self._whole(lane, traffic)
+        if batch is None or self._pauses.over(lane) != pauses:
+            return None  # it was paused while the store was read
+        if batch.source is Source.PART:
+            traffic.take_part(batch)
+        return batch
+
+    async def _whole(self, lane: Lane, traffic: Traffic) -> Batch | None:
+        limit = 1 if lane.spec.operation is Operation.UPDATE else traffic.limit
+        for source in traffic.sources():
+            entries = batching.take(
+                like_the_first(await self._ready(lane, traffic, source, limit), traffic.suspects),
+                size=lambda entry: sent_bytes(lane.spec, entry),
+                max_rows=limit,
+                max_bytes=self._context.limits.batch_bytes,
+            )
+            if entries:
+                return Batch(source, entries)
+        return None
+
+    async def _probe(self, lane: Lane, traffic: Traffic) -> Batch | None:
+        """Return one row: now the last, now the first one of those that have not failed alone; else one of these."""
+        from_the_end = traffic.probes % 2 == 0
+        sources = [source for source in traffic.sources() if source is not Source.SUSPECT]
+        for source in [*sources, Source.SUSPECT]:
+            limit = self._context.limits.batch_rows if lane.spec.ordered else 1
+            ready = await self._ready(lane, traffic, source, limit, from_the_end=from_the_end)
+            if ready:
+                choice = sorted(heads(unsuspected(ready, traffic.suspects)), key=lambda entry: entry.seq)
+                traffic.probes += 1
+                return Batch(source, [choice[-from_the_end]], probe=True)
+        return None
+
+    async def _ready(
+        self, lane: Lane, traffic: Traffic, source: Source, limit: int, *, from_the_end: bool = False
+    ) -> Sequence[Outgoing]:
+        """Return what `source` has ready, oldest first: the first of them, or the last."""
+        found = await self._found(lane, traffic, source, limit, from_the_end)
+        if self.unread_from is None or not lane.spec.ordered:
+            return found
+        return [entry for entry in found if entry.seq < self.unread_from]
+
+    async def _found(
+        self, lane: Lane, traffic: Traffic, source: Source, limit: int, from_the_end: bool
+    ) -> Sequence[Outgoing]:
+        match source:
+            case Source.PART:
+                return await self._part(traffic, last=from_the_end and not lane.spec.ordered)
+            case Source.SUSPECT:
+                return await self._suspected(traffic, last=from_the_end)
+            case Source.NEW if lane.spec.ordered and traffic.parts:
+                return ()
+            case Source.NEW if lane.spec.ordered:
+                look = max(limit, self._context.limits.batch_rows) if traffic.suspects else limit
+                return await self._store.ready(lane, after_seq=0, limit=look)
+            case Source.NEW:
+                hidden, after_seq = traffic.taken.union(traffic.suspects), traffic.after()
+                if from_the_end:
+                    found = await self._store.newest(lane, limit=limit + len(hidden))
+                else:
+                    look = limit + len(traffic.suspects if after_seq else hidden)
+                    found = await self._store.ready(lane, after_seq=after_seq, limit=look)
+                return [entry for entry in found if entry.seq not in hidden]
+            case Source.AGAIN:
+                hidden = traffic.taken.union(traffic.suspects)
+                found = await self._store.refused_before(lane, limit=limit + len(hidden))
+                return [entry for entry in found if entry.seq not in hidden]
+
+    async def _part(self, traffic: Traffic, *, last: bool) -> Sequence[Outgoing]:
+        """Return the first part, or the last one."""
+        while traffic.parts:
+            if found := ahead_of_their_keys(await self._store.still_pending(traffic.parts[-last].seqs)):
+                return found
+            del traffic.parts[-last]  # settled by hand
+        return ()
+
+    async def _suspected(self, traffic: Traffic, *, last: bool) -> Sequence[Outgoing]:
+        """Return one of the suspects that are ready; those that are not pending any more are forgotten."""
+        if not traffic.suspects:
             return ()
-        rows = 1 if lane.spec.operation is Operation.UPDATE else traffic.limit
-        limit = _PROBE_ROWS if pauses else rows
-        look = max(limit, self._context.limits.batch_rows) if traffic.suspects else limit
-        ready = await self._context.store.ready(lane, after_seq=traffic.after_seq, limit=look)
-        if self._pauses.over(lane) != pauses:
-            return ()  # it was paused while the store was read
-        return batching.take(
-            unsuspected(ready, traffic.suspects) if pauses else like_the_first(ready, traffic.suspects),
-            size=lambda entry: sent_bytes(lane.spec, entry),
-            max_rows=limit,
-            max_bytes=self._context.limits.batch_bytes,
-        )
+        waiting = await self._store.still_pending(list(traffic.suspects))
+        left = {entry.seq for entry, _ in waiting}
+        for seq in [seq for seq in traffic.suspects if seq not in left]:
+            del traffic.suspects[seq]
+        ready = [entry for entry, waits in waiting if waits is None and entry.seq not in traffic.taken]
+        return [ready[-last]] if ready else ()

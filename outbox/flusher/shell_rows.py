@@ -17,15 +17,19 @@ from outbox.store.store import Adopted, Unread
 logger = logs.named("outbox.flusher")
 
 
-async def adopt(context: FlusherContext, destinations: Callable[[str], Destination], limit: int) -> bool:
-    """Complete up to `limit` entries that a shell has left open, and return whether there were any.
+async def adopt(
+    context: FlusherContext, destinations: Callable[[str], Destination], limit: int
+) -> tuple[int, int | None]:
+    """Complete up to `limit` entries that a shell has left open.
 
-    What cannot be sent is dead from here on. Committing the others makes the next step follow at once.
+    Returns how many these were, and the number of the oldest one that is left; None: none is. What cannot be sent is
+    dead from here on.
     """
     store = context.store
-    unread = await store.unread(limit)
+    found = await store.unread(limit + 1)
+    unread, left = found[:limit], found[limit:]
     if not unread:
-        return False
+        return 0, None
     adopted = []
     for entry in unread:
         try:
@@ -36,7 +40,7 @@ async def adopt(context: FlusherContext, destinations: Callable[[str], Destinati
             await store.settle([entry.seq], State.DEAD, refusal=refusal)
             context.tally.rejected[entry.destination] += 1
     await store.adopt(adopted)
-    return True
+    return len(unread), left[0].seq if left else None
 
 
 def understood(entry: Unread, destination: Destination) -> Adopted:

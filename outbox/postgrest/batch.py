@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from itertools import takewhile
 from typing import Protocol, TypeVar
@@ -102,9 +103,39 @@ def heads(entries: Sequence[E]) -> list[E]:
     return list({entry.key or entry.id: entry for entry in reversed(entries)}.values())
 
 
-def not_behind(dead: Ready, entries: Sequence[E]) -> Sequence[E]:
-    """Return `entries` without what comes after a dead one of its key: in strict order nothing follows it.
+def ahead_of_their_keys(waiting: Sequence[tuple[E, str | None]]) -> list[E]:
+    """Return which of some pending entries may travel: those without a key that are ready, and the runs of ready keys.
 
-    The store holds those back from now on.
+    waiting: each with what it waits for; None: it is ready.
     """
-    return [entry for entry in entries if entry.key is None or entry.key != dead.key or entry.seq < dead.seq]
+    free: dict[str, bool] = {}
+    return [
+        entry
+        for entry, waits in waiting
+        if (waits is None if entry.key is None else free.setdefault(entry.key, waits is None))
+    ]
+
+
+def without_parent(entries: Sequence[E], details: str | None) -> Sequence[E]:
+    """Return which of the refused `entries` refer to the missing row that `details` name.
+
+    `Key (order_id)=(7) is not present in table "orders".` Empty where they do not tell, or name several columns.
+    """
+    told = _MISSING.match(details or "")
+    if told is None:
+        return ()
+    column, value = told[1].strip('"'), told[2]
+    if not any(value in entry.payload for entry in entries):
+        return ()
+    return [
+        entry
+        for entry in entries
+        if _text(json.loads(entry.payload, parse_float=str, parse_int=str).get(column)) == value
+    ]
+
+
+_MISSING = re.compile(r'Key \(("?[A-Za-z_][A-Za-z0-9_]*"?)\)=\((.*)\) is not present in table ', re.DOTALL)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     MISCONFIGURED = "misconfigured"
     SCHEMA = "schema"  # a table, column or unique index is missing
     NOT_POSTGREST = "not_postgrest"  # a captive portal or a proxy answered
+    REFUSED = "refused"  # row after row, with one cause: the table is at fault, not they
     OTHER_PROJECT = "other_project"  # the URL names another project than the one that the file belongs to
     UNKNOWN = "unknown"
 
@@ -53,7 +54,7 @@ class Reason(StrEnum):
 _FOR_OPERATORS = frozenset(
     {
         Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.SUSPENDED, Reason.MISCONFIGURED, Reason.SCHEMA,
-        Reason.OTHER_PROJECT,
+        Reason.REFUSED, Reason.OTHER_PROJECT,
     }
 )  # fmt: skip
 
@@ -141,9 +142,9 @@ _BAD_SERVER = _Rest(_ALL, Reason.MISCONFIGURED, slow=True)
 _BAD_REQUEST = _Rest(_TABLE, Reason.MISCONFIGURED, slow=True)
 _SUSPENDED = _Rest(_ALL, Reason.SUSPENDED, slow=True)
 _NO_TABLE = _Rest(_TABLE, Reason.SCHEMA, slow=True)
-_NO_COLUMN = _Rest(_LANE, Reason.SCHEMA, slow=True)
+_NO_COLUMN = _Rest(_LANE, Reason.SCHEMA, slow=True)  # or what the operation needs of the table
 _LONG_URL = _Rest(_LANE, Reason.MISCONFIGURED, slow=True)  # it holds the lane's columns
-_NO_GRANT = _Rest(_TABLE, Reason.FORBIDDEN, slow=True)
+_NO_GRANT = _Rest(_LANE, Reason.FORBIDDEN, slow=True)  # an insert may be granted where an upsert is not
 _UNKNOWN = _Rest(_TABLE, Reason.UNKNOWN, shrink=True)
 # What was sent is in order, and the server has seen something else, or not our row at all. A row may be the cause.
 _CHANGED_BODY = _Rest(
@@ -204,7 +205,7 @@ CODES: dict[str, Cause | _Rest] = {
     "42883": _NO_TABLE,
     "42P01": _NO_TABLE,
     "42P05": _CONTENDED,  # a prepared statement is there already: see 26
-    "42P10": _NO_TABLE,  # no unique index for on_conflict
+    "42P10": _NO_COLUMN,  # no unique index for on_conflict
     "42P17": _NO_TABLE,
     "53": _DOWN,
     "53400": _BAD_SERVER,

@@ -129,12 +129,36 @@ READY_LANES = Query(
 _SENT = "seq, id, key, payload, match, digest, attempts, refused_since_ms"
 
 READY = Query(
-    "what an unordered lane sends next, oldest first, behind what is on its way",
+    "what an unordered lane sends next of what was never refused, oldest first, behind what is on its way",
     # "indexed by": SQLite 3.53 on an analyzed file would read everything behind the seq, delivered rows too.
     f"select {_SENT} from outbox indexed by outbox_ready where state = 'pending' and waits is null and lane = ?"
-    " and seq > ? order by seq limit ?",
+    " and seq > ? and attempts = 0 order by seq limit ?",
     ("outbox_ready (lane=? AND seq>?)",),
+    "the limit, and what was refused before and is ready again",
+)
+
+NEWEST = Query(
+    "the same, newest first: a pause is probed from both ends",
+    f"select {_SENT} from outbox indexed by outbox_ready where state = 'pending' and waits is null and lane = ?"
+    " and attempts = 0 order by seq desc limit ?",
+    ("outbox_ready (lane=?)",),
+    "the limit, and what was refused before and is ready again",
+)
+
+AGAIN = Query(
+    "what an unordered lane sends again: it was refused before, for a parent that was not there, say",
+    f"select {_SENT} from outbox indexed by outbox_again where state = 'pending' and waits is null and attempts > 0"
+    " and lane = ? order by seq limit ?",
+    ("outbox_again (lane=?)",),
     "the limit",
+)
+
+WAITING = Query(
+    "which of some entries are still pending, and what each waits for: parts of refused batches, and suspects",
+    f"select {_SENT}, waits from outbox where state = 'pending' and seq in (select value from json_each(?))"
+    " order by seq",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the entries",
 )
 
 # The first entry of each key is ready; those behind it in the same lane may travel with it.
@@ -293,6 +317,59 @@ POSTPONED = Query(
     "select count(*) from (select 1 from outbox where state = 'pending' and waits = 'retry' limit ?)",
     ("outbox_retrying (waits=?)",),
     "the limit",
+)
+
+RUNS = Query(
+    "what died in the runs of refusals that are not over",
+    "select lane, cause, seq from outbox_refused_runs order by seq",
+    (),
+    "10 per lane",
+)
+
+JOIN_RUN = Query(
+    "an entry dies in a run of refusals",
+    "insert or replace into outbox_refused_runs (seq, lane, cause) values (?, ?, ?)",
+    (),
+    "1",
+)
+
+END_OTHER_RUN = Query(
+    "a lane's run of refusals for another cause is over",
+    "delete from outbox_refused_runs where lane = ? and cause <> ?",
+    ("outbox_refused_runs_lane (lane=?)",),
+    "10",
+)
+
+FORGET_RUN = Query(
+    "a lane's run of refusals is over",
+    "delete from outbox_refused_runs where lane = ?",
+    ("outbox_refused_runs_lane (lane=?)",),
+    "10",
+)
+
+RUN_TO_REVIVE = Query(
+    "what died in a lane's run of refusals, but what a later entry of its key has overtaken",
+    """
+    select mine.seq from outbox_refused_runs as run cross join outbox as mine
+     where run.lane = ? and mine.seq = run.seq and mine.state = 'dead'
+       and not (mine.key is not null
+                and exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                               and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq))
+    """,
+    (
+        "outbox_refused_runs_lane (lane=?)",
+        "INTEGER PRIMARY KEY (rowid=?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+    ),
+    "10",
+)
+
+REVIVE_RUN = Query(
+    "make them pending; their attempts are kept, so that one that is refused again is bad itself",
+    "update outbox not indexed set state = 'pending', waits = null, next_attempt_at_ms = null, settled_at_ms = null"
+    " where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "10",
 )
 
 FIRST_REFUSED = Query(

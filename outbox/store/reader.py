@@ -172,6 +172,20 @@ class Reader:
         rows = await self.read(queries.READY_RUNS.sql, (lane.number, limit))
         return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
 
+    async def newest(self, lane: Lane, *, limit: int) -> list[Outgoing]:
+        """Return what an unordered lane would send last, oldest first."""
+        rows = await self.read(queries.NEWEST.sql, (lane.number, limit))
+        return [Outgoing(*row) for row in reversed(rows)]
+
+    async def refused_before(self, lane: Lane, *, limit: int) -> list[Outgoing]:
+        """Return what an unordered lane sends again, oldest first: what `ready` leaves out."""
+        return [Outgoing(*row) for row in await self.read(queries.AGAIN.sql, (lane.number, limit))]
+
+    async def still_pending(self, seqs: Sequence[int]) -> list[tuple[Outgoing, str | None]]:
+        """Return those of `seqs` that are still pending, oldest first, each with what it waits for."""
+        rows = await self.read(queries.WAITING.sql, (f"[{','.join(map(str, seqs))}]",))
+        return [(Outgoing(*row[:-1]), row[-1]) for row in rows]
+
     async def unread(self, limit: int) -> list[Unread]:
         """Return what a shell put in and nobody has read yet."""
         rows = await self.read(queries.UNREAD.sql, (limit,))
@@ -219,6 +233,10 @@ class Reader:
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""
         return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]
+
+    async def refused_runs(self) -> list[tuple[int, str, int]]:
+        """Return what died in runs of refusals that are not over, as (lane, cause, seq)."""
+        return [(int(lane), str(cause), int(seq)) for lane, cause, seq in await self.read(queries.RUNS.sql)]
 
     async def lanes(self) -> dict[int, LaneSpec]:
         """Return every lane that was ever used, by its number."""

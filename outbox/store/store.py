@@ -17,7 +17,7 @@ from outbox.postgrest.verdicts import Reason, Refusal
 from outbox.store import database, many, queries
 from outbox.store.capacity import Bounds, Capacity
 from outbox.store.held_transaction import Block
-from outbox.store.history import note_refusal
+from outbox.store.history import note, note_refusal
 from outbox.store.lock import WriterLock
 from outbox.store.reader import Lane, Notices, Outgoing, Reader, Sendable, StoredPause, Unread
 from outbox.store.receipts import Receipt, find_lane
@@ -206,8 +206,12 @@ class Store(Reader):
         refusal: Refusal | None = None,
         attempts: int = 0,
         batch_rows: int | None = None,
+        run: tuple[int, str] | None = None,
     ) -> None:
-        """Write the end of pending entries, and why; those that are not pending any more are left alone."""
+        """Write the end of pending entries, and why; those that are not pending any more are left alone.
+
+        run: the lane and the cause of the run of refusals in which they die.
+        """
         now_ms = self._clock.now_ms()
         parameters = (state.value, now_ms, attempts, *_words(refusal), _list(seqs))
 
@@ -215,6 +219,9 @@ class Store(Reader):
             await connection.execute(queries.SETTLE.sql, parameters)
             if refusal is not None:
                 await note_refusal(connection, seqs, "refused", refusal, now_ms=now_ms, batch_rows=batch_rows)
+            if run is not None:
+                await connection.execute(queries.END_OTHER_RUN.sql, run)
+                await connection.executemany(queries.JOIN_RUN.sql, [(seq, *run) for seq in seqs])
 
         await self.transact(work)
 
@@ -378,6 +385,23 @@ class Store(Reader):
             await connection.executemany("delete from outbox_pauses where scope = ? and subject = ?", pauses)
 
         await self.transact(work)
+
+    async def end_run(self, lane: int) -> int:
+        """Revive what died in the run of refusals of `lane`, and forget it; return how many entries that were."""
+        now_ms = self._clock.now_ms()
+
+        async def work(connection: aiosqlite.Connection) -> int:
+            seqs = [int(seq) for (seq,) in await connection.execute_fetchall(queries.RUN_TO_REVIVE.sql, (lane,))]
+            await connection.execute(queries.REVIVE_RUN.sql, (_list(seqs),))
+            await note(connection, seqs, now_ms=now_ms, event="requeued", message="the table accepts rows again")
+            await connection.execute(queries.FORGET_RUN.sql, (lane,))
+            return len(seqs)
+
+        return await self.transact(work)
+
+    async def forget_run(self, lane: int) -> None:
+        """Forget the run of refusals of `lane`: it was its rows' fault."""
+        await self.transact(lambda connection: connection.execute(queries.FORGET_RUN.sql, (lane,)))
 
 
 async def _removed(connection: aiosqlite.Connection, query: queries.Query, before_ms: int, limit: int) -> int:

@@ -156,15 +156,6 @@ async def test_any_poison_dies_and_nothing_else(tmp_path: Path, poison: set[int]
 
 
 @run_async
-async def test_a_batch_of_nothing_but_poison_dies_in_at_most_two_requests_a_row(tmp_path: Path) -> None:
-    async with opened(tmp_path, remote=Remote(rule=poisoned(*range(100)))) as bench:
-        await bench.put_many(100)
-        report = await bench.outbox.drain()
-        assert (report.delivered, report.dead) == (0, 100)
-        assert len(bench.remote.requests) < 200
-
-
-@run_async
 async def test_of_two_rows_that_only_clash_with_each_other_one_arrives(tmp_path: Path) -> None:
     """A unique index on `n`: neither row is bad by itself."""
 

@@ -49,7 +49,7 @@ async def pauses(bench: Bench) -> list[tuple[str, str, str, int]]:
         pytest.param(Reply(200, {}, b"<html>log in"), "everything", "not_postgrest", set(), id="captive portal"),
         pytest.param(Reply(540, {}, b""), "everything", "suspended", set(), id="paused project"),
         pytest.param(NO_TABLE, "destination", "schema", {"trades"}, id="missing table"),
-        pytest.param(refused(403, "42501", "permission denied"), "destination", "forbidden", {"trades"}, id="GRANT"),
+        pytest.param(refused(403, "42501", "permission denied"), "lane", "forbidden", {"trades", "events"}, id="GRANT"),
         pytest.param(NO_COLUMN, "lane", "schema", {"trades", "events"}, id="missing column"),
     ],
 )

@@ -8,16 +8,12 @@ import pytest
 
 from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.batch import (
-    conflict_values,
+    ahead_of_their_keys,
     heads,
-    last_of_each_row,
     like_the_first,
-    not_behind,
-    sent_bytes,
-    sent_digest,
     unsuspected,
+    without_parent,
 )
-from outbox.postgrest.client import build
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,44 +70,35 @@ def test_the_first_of_each_key_waits_for_its_line_and_one_without_a_key_for_itse
     assert sorted(line(*heads(entries))) == [1, 2, 4, 5]
 
 
-def test_nothing_follows_a_dead_entry_of_its_key() -> None:
-    entries = [Ready(1, "k"), Ready(3, "k"), Ready(4), Ready(5, "other")]
-    assert line(*not_behind(Ready(2, "k"), entries)) == [1, 4, 5]
-    assert line(*not_behind(Ready(2), entries)) == [1, 3, 4, 5]
+@pytest.mark.parametrize(
+    ("waiting", "chosen"),
+    [
+        pytest.param([(1, "k", None), (2, "k", "turn"), (3, None, None)], [1, 2, 3], id="a ready key and its line"),
+        pytest.param([(1, "k", "retry"), (2, "k", "turn"), (3, "j", None)], [3], id="a key whose first one waits"),
+        pytest.param([(2, "k", "turn"), (3, "k", "turn")], [], id="a key that is held behind a dead entry"),
+        pytest.param([(1, None, "retry"), (2, None, None)], [2], id="without a key each for itself"),
+    ],
+)
+def test_of_a_part_travels_what_nothing_older_holds_back(
+    waiting: list[tuple[int, str | None, str | None]], chosen: list[int]
+) -> None:
+    assert line(*ahead_of_their_keys([(Ready(seq, key), waits) for seq, key, waits in waiting])) == chosen
 
 
 @pytest.mark.parametrize(
-    ("payload", "sent", "superseded"),
+    ("details", "chosen"),
     [
-        pytest.param('{"a":1,"b":2,"n":9}', [2], [1], id="the same row: the last one travels"),
-        pytest.param('{"b":2,"a":1}', [2], [1], id="whatever the order of its columns"),
-        pytest.param('{"a":"1","b":2}', [2], [1], id="a text and a number of one spelling are one row to PostgreSQL"),
-        pytest.param('{"a":1.0,"b":2}', [1, 2], [], id="1.0 is another spelling"),
-        pytest.param('{"a":1,"b":null}', [1, 2], [], id="another value"),
+        pytest.param('Key (order_id)=(7) is not present in table "orders".', [1, 3], id="all that name it"),
+        pytest.param('Key (order_id)=(8) is not present in table "orders".', [2], id="one of them"),
+        pytest.param('Key ("order_id")=(7) is not present in table "orders".', [1, 3], id="a quoted column"),
+        pytest.param("Key (order_id, day)=(7, 1) is not present in table x.", [], id="two columns: it does not tell"),
+        pytest.param(None, [], id="no details"),
     ],
 )
-def test_one_row_is_merged_once_in_a_request(payload: str, sent: list[int], superseded: list[int]) -> None:
-    entries = [Ready(1, payload='{"a":1,"b":2}'), Ready(2, payload=payload)]
-    first, second = last_of_each_row(UPSERT, entries)
-    assert (line(*first), line(*second)) == (sent, superseded)
-    assert last_of_each_row(INSERT, entries) == (entries, ())
-
-
-def test_two_decimals_that_are_one_float_are_two_rows() -> None:
-    one, other = '{"a":0.1}', '{"a":0.1000000000000000055511151231257827}'
-    assert conflict_values(one, ["a"]) != conflict_values(other, ["a"])
-
-
-@pytest.mark.parametrize("payload", ['{"n":1}', '{"n":"é€😀"}', '{"id":"own"}', "{}"])
-@pytest.mark.parametrize("id", ["01890000-0000-7000-8000-000000000000", "é", '"'])
-@pytest.mark.parametrize("spec", [INSERT, UPSERT, UPDATE], ids=lambda spec: spec.operation)
-def test_an_entry_never_takes_more_of_a_request_than_was_reckoned(spec: LaneSpec, id: str, payload: str) -> None:
-    entry = Ready(1, payload=payload, id=id)
-    assert len(build(spec, [entry]).body) - len("[]") <= sent_bytes(spec, entry)
-
-
-@pytest.mark.parametrize("spec", [INSERT, UPSERT, UPDATE], ids=lambda spec: spec.operation)
-@pytest.mark.parametrize("change", [{"payload": '{"n":2}'}, {"key": "other"}, {"match": '{"a":1}'}], ids=str)
-def test_whatever_decides_what_is_sent_changes_the_digest(spec: LaneSpec, change: dict[str, str]) -> None:
-    assert sent_digest(spec, Ready(1)) == sent_digest(spec, Ready(2, attempts=3))
-    assert sent_digest(spec, Ready(1)) != sent_digest(spec, Ready(1, **change))  # type: ignore[arg-type]
+def test_a_refusal_names_all_rows_of_one_missing_parent(details: str | None, chosen: list[int]) -> None:
+    entries = [
+        Ready(1, payload='{"order_id":7}'),
+        Ready(2, payload='{"order_id":"8"}'),
+        Ready(3, payload='{"order_id":"7"}'),
+    ]
+    assert line(*without_parent(entries, details)) == chosen

@@ -281,7 +281,7 @@ def test_a_duplicate_without_an_own_key_is_a_strangers() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        pytest.param(postgrest(403, "42501", "permission denied for table t"), "pause:destination slow", id="GRANT"),
+        pytest.param(postgrest(403, "42501", "permission denied for table t"), "pause:lane slow", id="GRANT"),
         pytest.param(
             postgrest(403, "42501", 'new row violates row-level security policy for table "t"'), "reject", id="policy"
         ),
@@ -497,5 +497,5 @@ def test_a_reply_that_is_no_success_delivers_only_our_own_duplicate(
 
 def test_what_is_probed_rarely_is_what_only_an_operator_can_mend() -> None:
     slow = {rule.reason for rule in _RULES if rule.slow}
-    assert slow == {reason for reason in Reason if reason.needs_operator} - {Reason.OTHER_PROJECT}
+    assert slow == {reason for reason in Reason if reason.needs_operator} - {Reason.OTHER_PROJECT, Reason.REFUSED}
     assert not [rule for rule in _RULES if not rule.slow and rule.reason.needs_operator]

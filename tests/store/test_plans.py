@@ -20,6 +20,7 @@ SMALL = {
     "outbox_lanes",
     "outbox_counts",
     "outbox_pauses",
+    "outbox_refused_runs",
     "sqlite_sequence",
     "json_each",
     "pair",

@@ -1,0 +1,42 @@
+"""Whether the rows that a lane is refused are at fault, or their table is; no I/O, no clock, no dice.
+
+One bad row dies alone. Row after row refused with one cause and none accepted between them is a missing policy, a
+column that a migration has added, a key of another type: at most `MOST` rows die of it, and come back with the first
+that is accepted. A row counts once: one that was revived and is refused again is bad itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from outbox.postgrest.verdicts import Refusal
+
+MOST = 10
+
+# 22P02 and its like quote the value: two bad values are one cause. What others quote are names of columns and rules.
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+@dataclass(slots=True)
+class RefusalRun:
+    """The rows of a lane that died one after another; `outbox_refused_runs` keeps them."""
+
+    cause: str | None = None
+    seqs: list[int] = field(default_factory=list)
+
+    def is_full(self, cause: str) -> bool:
+        """Return whether a row more that is refused for `cause` means the table."""
+        return self.cause == cause and len(self.seqs) >= MOST
+
+    def add(self, cause: str, seq: int) -> None:
+        """Count a row that dies; one that dies of something else begins a new run."""
+        if self.cause != cause:
+            self.cause, self.seqs = cause, []
+        self.seqs.append(seq)
+
+
+def cause_of(refusal: Refusal) -> str:
+    """Return what the refusals of one cause have in common."""
+    message = _QUOTED.sub("…", refusal.message) if (refusal.code or "").startswith("22") else refusal.message
+    return f"{refusal.status} {refusal.code} {message}"[:500]

@@ -1,0 +1,168 @@
+"""A fault of the table is no fault of its rows: few die of it, and these come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from outbox.flusher import refusal_runs
+from outbox.postgrest.verdicts import Refusal, Reply
+from outbox.testing import refused
+from tests.flusher.bench import Bench, Clock, Remote, Row, flushing, opened
+from tests.support import run_async
+
+NOT_NULL = refused(400, "23502", 'null value in column "new" of relation "events" violates not-null constraint')
+POLICY = refused(403, "42501", 'new row violates row-level security policy for table "events"')
+
+
+def uuid_into_int8(_: str, row: Row) -> Reply:
+    return refused(400, "22P02", f'invalid input syntax for type bigint: "{row["id"]}"')
+
+
+FAULTS = [
+    pytest.param(lambda _, __: NOT_NULL, id="a NOT NULL column that a migration added"),
+    pytest.param(lambda _, __: POLICY, id="a missing policy"),
+    pytest.param(uuid_into_int8, id="a uuid into an int8 column"),
+]
+
+
+async def lane_pause(bench: Bench) -> tuple[str, str, str]:
+    (pause,) = (await bench.stats()).pauses
+    return pause.scope, pause.reason, pause.message or ""
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+@pytest.mark.parametrize("rows", [11, 40, 200])
+@run_async
+async def test_ten_rows_die_of_their_tables_fault_and_come_back_when_it_accepts_one(
+    rule: object, rows: int, tmp_path: Path
+) -> None:
+    async with flushing(tmp_path, remote=Remote(rule=rule)) as bench:  # type: ignore[arg-type]
+        await bench.put_many(rows)
+        await bench.live(600)
+        stats = await bench.stats()
+        assert stats.dead <= 10
+        assert stats.pending >= rows - 10
+        scope, reason, said = await lane_pause(bench)
+        assert (scope, reason) == ("lane", "refused")
+        assert "outbox requeue --destination events --code" in said
+        bench.remote.rule = lambda _, __: None
+        await bench.live(2 * 90)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.pending, stats.paused) == (rows, 0, 0, None)
+
+
+@run_async
+async def test_control_without_a_bound_all_of_them_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusal_runs, "MOST", 10_000)
+    async with flushing(tmp_path, remote=Remote(rule=lambda _, __: NOT_NULL)) as bench:
+        await bench.put_many(40)
+        await bench.live(600)
+        assert (await bench.stats()).dead == 40
+
+
+@run_async
+async def test_a_drain_says_what_holds_it(tmp_path: Path) -> None:
+    async with opened(tmp_path, remote=Remote(rule=lambda _, __: NOT_NULL)) as bench:
+        await bench.put_many(40)
+        report = await bench.outbox.drain()
+        assert (report.dead, report.pending) == (10, 30)
+        assert (report.held_by or "").startswith("events: insert of id,n is paused (refused): 400 23502 null value in")
+
+
+@run_async
+async def test_another_table_goes_on_meanwhile(tmp_path: Path) -> None:
+    rule = lambda name, _: NOT_NULL if name == "events" else None  # noqa: E731
+    async with flushing(tmp_path, remote=Remote(rule=rule)) as bench:
+        await bench.put_many(40)
+        await bench.put_many(40, "trades")
+        await bench.live(1)
+        assert sum(name == "trades" for name, _ in bench.remote.inserted) == 40
+
+
+@pytest.mark.parametrize("killed_after", [1, 5, 9, 10, 12])
+@run_async
+async def test_a_run_goes_on_after_a_restart(killed_after: int, tmp_path: Path) -> None:
+    clock, remote = Clock(), Remote(rule=lambda _, __: NOT_NULL)
+    async with flushing(tmp_path, remote=remote, clock=clock, batch_rows=1, requests_in_flight=1) as bench:
+        await bench.put_many(killed_after)
+        await bench.live(1)
+    async with flushing(tmp_path, remote=remote, clock=clock) as bench:
+        await bench.put_many(50)
+        await bench.live(300)
+        assert (await bench.stats()).dead == 10
+    async with flushing(tmp_path, remote=remote, clock=clock) as bench:
+        remote.rule = lambda _, __: None
+        await bench.live(200)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead) == (50 + killed_after, 0)
+
+
+@run_async
+async def test_what_the_pause_names_brings_them_back_too(tmp_path: Path) -> None:
+    async with flushing(tmp_path, remote=Remote(rule=lambda _, __: NOT_NULL)) as bench:
+        await bench.put_many(40)
+        await bench.live(100)
+        bench.remote.rule = lambda _, __: None
+        await bench.outbox.requeue(destination="events", code="23502")
+        await bench.outbox.reload()
+        await bench.live(1)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead) == (40, 0)
+
+
+@pytest.mark.parametrize("every", [2, 3, 10])
+@run_async
+async def test_poison_rows_among_good_ones_die_alone(every: int, tmp_path: Path) -> None:
+    rule = lambda _, row: NOT_NULL if row["n"] % every == 0 else None  # noqa: E731
+    async with flushing(tmp_path, remote=Remote(rule=rule)) as bench:
+        await bench.put_many(300)
+        await bench.live(200)
+        stats = await bench.stats()
+        bad = len(range(0, 300, every))
+        assert (stats.delivered, stats.dead, stats.paused) == (300 - bad, bad, None)
+
+
+@run_async
+async def test_a_row_that_comes_back_and_is_bad_itself_dies_for_good(tmp_path: Path) -> None:
+    rule = lambda _, row: NOT_NULL if row["n"] < 30 else None  # noqa: E731
+    async with flushing(tmp_path, remote=Remote(rule=rule), batch_rows=1) as bench:
+        await bench.put_many(30)
+        await bench.live(100)
+        assert (await bench.stats()).dead == 10
+        for number in range(30, 40):
+            await bench.outbox.put("events", {"n": number})
+        await bench.live(400)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.paused) == (10, 30, None)
+
+
+@run_async
+async def test_a_revived_row_does_not_revert_what_a_later_one_of_its_key_has_brought(tmp_path: Path) -> None:
+    async with flushing(tmp_path, remote=Remote(rule=lambda _, __: NOT_NULL)) as bench:
+        for number in range(12):
+            await bench.outbox.put("sessions", {"session_id": "s", "version": number}, operation="upsert")
+        for number in range(30):
+            await bench.outbox.put("sessions", {"session_id": f"s-{number}", "version": 1}, operation="upsert")
+        await bench.live(300)
+        bench.remote.rule = lambda _, __: None
+        await bench.live(400)
+        stats = await bench.stats()
+        assert stats.pending == 0
+        assert [row["version"] for row in bench.remote.rows("sessions") if row["session_id"] == "s"] == [11]
+        assert len(bench.remote.rows("sessions")) == 31
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param(("22P02", 'type bigint: "a"'), ("22P02", 'type bigint: "b"'), True, id="two bad values"),
+        pytest.param(("22P02", 'type bigint: "a"'), ("22P02", 'type uuid: "a"'), False, id="of two types"),
+        pytest.param(("23502", 'column "a"'), ("23502", 'column "b"'), False, id="two columns"),
+        pytest.param(("23502", 'column "a"'), ("23514", 'column "a"'), False, id="two rules"),
+    ],
+)
+def test_what_is_one_cause(one: tuple[str, str], other: tuple[str, str], same: bool) -> None:
+    causes = {refusal_runs.cause_of(Refusal(400, code, message)) for code, message in (one, other)}
+    assert (len(causes) == 1) is same
