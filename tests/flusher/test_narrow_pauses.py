@@ -45,7 +45,7 @@ def arrived(bench: Bench, name: str) -> int:
     ("answer", "reason", "interval_s"),
     [
         pytest.param(DEAD_SERVER, "overloaded", 0.5, id="a trigger calls a dead server"),
-        pytest.param(refused(503, "HV000", "fdw"), "misconfigured", 90, id="HV000"),
+        pytest.param(refused(500, "HV000", "fdw"), "misconfigured", 90, id="HV000"),
         pytest.param(ANON, "unauthorized", 90, id="anon lacks a grant"),
         pytest.param(PROXY, "overloaded", 0.5, id="a proxy"),
         pytest.param(Failure.TIMEOUT, "timeout", 0.5, id="no answer"),
