@@ -20,6 +20,18 @@ class Clock(Protocol):
         """Return True as soon as `event` is set, False after `timeout_s` seconds."""
 
 
+class SteadyClock:
+    """Wall time at its making, counted on by the monotonic clock: what decides by a duration, whatever is set since."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._started_ms, self._started_s = clock.now_ms(), clock.monotonic_s()
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds. Never jumps."""
+        return self._started_ms + int((self._clock.monotonic_s() - self._started_s) * 1000)
+
+
 class SystemClock:
     """The machine's own clocks."""
 

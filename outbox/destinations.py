@@ -44,6 +44,7 @@ class Destinations:
     def __init__(self, store: Store, *, clock: Clock, source: str | None) -> None:
         self._store = store
         self._clock = clock
+        self._repeating = logs.Repeating(clock)
         self._source = source
         self._destinations = {destination.name: destination for destination in DECLARED}
 
@@ -86,8 +87,7 @@ class Destinations:
         """
         ready = written(self.destination(destination), row, **options)
         if ready.repaired:
-            # PostgreSQL stores neither NUL nor lone surrogates.
-            logger.warning("text repaired", extra={"destination": destination, "fields": ready.repaired})
+            self._tell_repaired(destination, ready.repaired)
         now_ms, spec = self._clock.now_ms(), ready.intent.spec
         entry = ready.entry(
             ready.id or mint_id(now_ms, os.urandom(10)),
@@ -119,10 +119,15 @@ class Destinations:
             except InvalidEntry as error:
                 raise InvalidEntry(error.reason, field=f"rows[{number}].{error.field}") from None
             if each.repaired:
-                logger.warning("text repaired", extra={"destination": destination, "fields": each.repaired})
+                self._tell_repaired(destination, each.repaired)
             spec = each.intent.spec
             entry = each.entry(each.id or next(minted), created_at_ms=now_ms, source=source, lane=lane_of(spec))
             ready.append((entry, spec))
         if (noted := put_ids.get()) is not None:
             noted += [entry.id for entry, _ in ready]
         return ready
+
+    def _tell_repaired(self, destination: str, fields: Sequence[str]) -> None:
+        """PostgreSQL stores neither NUL nor lone surrogates."""
+        if (news := self._repeating.news(destination, str(fields))) is not None:
+            logger.warning("text repaired", extra={"destination": destination, "fields": fields, **news})

@@ -7,11 +7,11 @@ told once, and tried again with the next report; a table that is not there is no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from outbox import logs, snapshot
+from outbox.background import Background
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.errors import OutboxError
@@ -62,7 +62,7 @@ class Reporter:
         self._every_s = every_s
         self._running = running
         self._last_success_ms = last_success_ms
-        self._task: asyncio.Task[None] | None = None
+        self.background: Background | None = None
         self._stop = asyncio.Event()
         self._given_up = False
         self._told = False
@@ -70,8 +70,8 @@ class Reporter:
 
     def start(self) -> None:
         """Begin, unless it has begun or is switched off."""
-        if self._task is None and self._every_s > 0 and self._source:
-            self._task = asyncio.create_task(self._run(), name="outbox-health")
+        if self.background is None and self._every_s > 0 and self._source:
+            self.background = Background("health report", self._turn, clock=self._clock, stop=self._stop)
 
     def resume(self) -> None:
         """Try again a table that was not there: somebody has reloaded the settings."""
@@ -79,21 +79,19 @@ class Reporter:
 
     async def stop(self) -> None:
         """End, with a last report that says so: silence is no news from here on. Takes some seconds at the most."""
-        if self._task is None:
+        if self.background is None:
             return
         self._stop.set()
-        await asyncio.wait({self._task}, timeout=_LAST_S)
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait({self.background.task}, timeout=_LAST_S)
+        self.background.task.cancel()
+        await asyncio.wait({self.background.task})
         if self._reported:
             await self._safely(stopped=True, deadline_s=_LAST_S)
 
-    async def _run(self) -> None:
-        while not self._stop.is_set():
-            if self._running():
-                await self._safely(stopped=False, deadline_s=_DEADLINE_S)
-            await self._clock.wait(self._stop, self._every_s)
+    async def _turn(self) -> None:
+        if self._running():
+            await self._safely(stopped=False, deadline_s=_DEADLINE_S)
+        await self._clock.wait(self._stop, self._every_s)
 
     async def _safely(self, *, stopped: bool, deadline_s: float) -> None:
         """Report; whatever goes wrong is told and ends here."""

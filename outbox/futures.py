@@ -20,10 +20,12 @@ logger = logs.named("outbox")
 class PutFuture(asyncio.Future[Receipt]):
     """What `put_nowait` returns. Await it or not: a failure that nobody looks at is logged."""
 
-    def __init__(self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop, repeating: logs.Repeating
+    ) -> None:
         super().__init__(loop=loop)
         self._watched = False
-        super().add_done_callback(_log_unwatched(destination, id))
+        super().add_done_callback(_log_unwatched(destination, id, repeating))
 
     def __await__(self) -> Generator[Any, None, Receipt]:
         self._watched = True
@@ -34,11 +36,13 @@ class PutFuture(asyncio.Future[Receipt]):
         super().add_done_callback(fn, context=context)
 
 
-def _log_unwatched(destination: str, id: str) -> Callable[[asyncio.Future[Receipt]], None]:
+def _log_unwatched(destination: str, id: str, repeating: logs.Repeating) -> Callable[[asyncio.Future[Receipt]], None]:
     def log(future: asyncio.Future[Receipt]) -> None:
         assert isinstance(future, PutFuture)
-        if not future._watched and not future.cancelled() and (error := future.exception()) is not None:
-            facts = {"destination": destination, "id": id, "error": str(error)}
+        if future._watched or future.cancelled() or (error := future.exception()) is None:
+            return
+        if (news := repeating.news("put_nowait", type(error).__name__)) is not None:
+            facts = {"destination": destination, "id": id, "error": str(error), **news}
             logger.error("put_nowait failed and nobody looked", extra=facts)
 
     return log
@@ -50,8 +54,11 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
     A failure that nobody looks at is logged. Cancelled before its commit has begun, the row is not written.
     """
 
-    def __init__(self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop, repeating: logs.Repeating
+    ) -> None:
         super().__init__()
+        self._repeating = repeating
         self.id = id
         self._destination = destination
         self._put_loop = loop
@@ -96,8 +103,9 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
     def fail(self, error: BaseException) -> None:
         """End with `error`; log it if nobody looks."""
         if self.set_running_or_notify_cancel():
-            if not self._watched:
-                facts = {"destination": self._destination, "id": self.id, "error": str(error)}
+            news = None if self._watched else self._repeating.news("put_threadsafe", type(error).__name__)
+            if news is not None:
+                facts = {"destination": self._destination, "id": self.id, "error": str(error), **news}
                 logger.error("put_threadsafe failed and nobody looked", extra=facts)
             self.set_exception(error)
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
+
+from outbox.clock import Clock
 
 # What every record has, whatever was given as `extra`.
 _COMMON = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+# Errors of so many kinds of one condition are told in one minute.
+_DETAILS = 8
 
 
 def named(name: str) -> logging.Logger:
@@ -19,6 +25,44 @@ def named(name: str) -> logging.Logger:
     logger = logging.getLogger(name)
     logger.addFilter(_FACTS)  # the same one is added once
     return logger
+
+
+@dataclass(slots=True)
+class _Told:
+    at_s: float
+    left_out: int = 0
+
+
+class Repeating:
+    """What of a condition that goes on is news: that it began, that it changed, and once a minute how often it was met.
+
+    A failing disk would otherwise write a hundred thousand lines an hour.
+    """
+
+    def __init__(self, clock: Clock, *, every_s: float = 60.0) -> None:
+        self._clock = clock
+        self._every_s = every_s
+        self._told: dict[str, dict[str, _Told]] = {}
+
+    def news(self, condition: str, detail: str = "") -> dict[str, int] | None:
+        """Return facts for the line about `condition`, which is now as `detail` says; None: it is not to be logged.
+
+        repeated: how often it was met since the last line. Beyond a few different details a minute they count as one.
+        """
+        now_s, told = self._clock.monotonic_s(), self._told.setdefault(condition, {})
+        if detail not in told and len(told) >= _DETAILS:
+            detail = next(iter(told))  # the one whose line is the oldest stands for all others
+        before = told.get(detail)
+        if before is not None and now_s - before.at_s < self._every_s:
+            before.left_out += 1
+            return None
+        told.pop(detail, None)
+        told[detail] = _Told(now_s)
+        return {"repeated": before.left_out} if before is not None and before.left_out else {}
+
+    def over(self, condition: str) -> None:
+        """It has ended: the next time it is news again."""
+        self._told.pop(condition, None)
 
 
 class _Line(logging.LogRecord):

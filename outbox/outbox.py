@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Self, TypeVar, Unpack
 from outbox import logs, snapshot
 from outbox.admin.command_server import CommandServer
 from outbox.admin.commands import Commands, selection
+from outbox.background import TaskState
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.drain import Drains
@@ -80,6 +81,7 @@ class Outbox:
         self._closing: asyncio.Task[None] | None = None
         self._destinations = Destinations(store, clock=clock, source=settings.source)
         self._remote = remote
+        self._repeating = logs.Repeating(clock)
         self._waiting = Waiting(store.path, max_rows=settings.max_waiting, max_bytes=settings.max_waiting_bytes)
         self._pending_counter = PendingCounter(store.path)
         self._flusher = Flusher(
@@ -279,7 +281,7 @@ class Outbox:
         self._check_caller()
         entry, spec, _ = self._destinations.entry(destination, row, options)
         left = self._waiting.enter(entry)
-        future = PutFuture(destination, entry.id, loop=self._loop)
+        future = PutFuture(destination, entry.id, loop=self._loop, repeating=self._repeating)
         asyncio.Future.add_done_callback(future, left)
         self._store.enqueue(entry, spec, future)
         return future
@@ -294,7 +296,7 @@ class Outbox:
         check_outside(self._store)  # asyncio.to_thread takes the block along
         entry, spec, _ = self._destinations.entry(destination, row, options)
         left = self._waiting.enter(entry)
-        future = ThreadFuture(destination, entry.id, loop=self._loop)
+        future = ThreadFuture(destination, entry.id, loop=self._loop, repeating=self._repeating)
         future.when_done(left)
 
         def line_up() -> None:
@@ -538,6 +540,11 @@ class Outbox:
         self._check_process()
         return self._pending_counter.pending()
 
+    def _tasks(self) -> tuple[TaskState, ...]:
+        parts = (self._maintenance, self._command_server, self._reporter)
+        behind = (part.background for part in parts if part is not None)
+        return (self._store.writer_state, *(replace(each.state) for each in behind if each is not None))
+
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""
         self._check_process()
@@ -547,7 +554,12 @@ class Outbox:
         if self._maintenance is not None:  # what it knows is newer than what the file says
             found = replace(found, notices=self._maintenance.notices)
         return Stats.of(
-            path, found, now_ms=self._clock.now_ms(), flusher=self._flusher.state, warnings=self._remote.warnings
+            path,
+            found,
+            now_ms=self._clock.now_ms(),
+            flusher=self._flusher.state,
+            warnings=self._remote.warnings,
+            tasks=self._tasks(),
         )
 
 

@@ -27,6 +27,7 @@ class Remote:
     def __init__(self, settings: Settings, fixed: Transport | None, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
+        self._repeating = logs.Repeating(clock)
         self._reread_s = clock.monotonic_s() + settings.pause_probe_s
         self._fixed = fixed is not None
         self.transport = fixed if fixed is not None else _connected(settings)
@@ -56,7 +57,9 @@ class Remote:
             try:
                 await self.refresh()
             except ConfigError as error:
-                logger.warning("new settings cannot be used, the old ones stay", extra={"error": str(error)})
+                if (news := self._repeating.news("unusable", str(error))) is not None:
+                    facts = {"error": str(error), **news}
+                    logger.warning("new settings cannot be used, the old ones stay", extra=facts)
         return self.transport
 
     async def refresh(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from outbox.background import TaskState
 from outbox.entry import State
 from outbox.flusher import FlusherState
 from outbox.snapshot import Snapshot
@@ -59,9 +60,19 @@ class Stats:
     quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
     damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside
     loss: str | None = None  # entries that were acknowledged and are missing, until `outbox acknowledge`
+    tasks: tuple[TaskState, ...] = ()  # what runs in the background beside the flusher, and the errors that it met
 
     @classmethod
-    def of(cls, path: Path, found: Snapshot, *, now_ms: int, flusher: FlusherState, warnings: tuple[str, ...]) -> Self:
+    def of(
+        cls,
+        path: Path,
+        found: Snapshot,
+        *,
+        now_ms: int,
+        flusher: FlusherState,
+        warnings: tuple[str, ...],
+        tasks: tuple[TaskState, ...] = (),
+    ) -> Self:
         """Return what a bot is told of the snapshot `found`. warnings: what keeps entries from being sent."""
         return cls(
             path=path,
@@ -88,6 +99,7 @@ class Stats:
             quarantined=found.quarantined,
             damage=found.damage,
             loss=found.loss,
+            tasks=tasks,
         )
 
 

@@ -60,6 +60,8 @@ def keys(extra: ast.expr, scope: ast.AST) -> frozenset[str]:
             return frozenset().union(*parts)
         case ast.Call(func=ast.Name(id="facts")):
             return REFUSAL | {str(each.arg) for each in extra.keywords}
+        case ast.Name(id="news"):  # `outbox.logs.Repeating.news`
+            return frozenset({"repeated"})
         case ast.Name(id=name):
             for node in ast.walk(scope):
                 match node:

@@ -14,6 +14,7 @@ from typing import Any
 from outbox import logs
 from outbox.admin import inbox
 from outbox.admin.inbox import Request
+from outbox.background import Background
 from outbox.clock import Clock
 from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy
 from outbox.threads import in_thread
@@ -35,26 +36,27 @@ class CommandServer:
         self._clock = clock
         self._poll_s = poll_s
         self._stop = asyncio.Event()
-        self._complaint: str | None = None
-        self._task = asyncio.create_task(self._run(), name="outbox-desk")
+        self._repeating = logs.Repeating(clock)
+        self.background = Background("inbox", self._turn, clock=clock, stop=self._stop)
 
     async def stop(self, grace_s: float) -> None:
         """Let the request under way end; after `grace_s` seconds it is given up, for the next writer to do again."""
         self._stop.set()
-        await asyncio.wait({self._task}, timeout=grace_s)
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await asyncio.wait({self.background.task}, timeout=grace_s)
+        self.background.task.cancel()
+        await asyncio.wait({self.background.task})
 
-    async def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                await self._look()
-                self._complaint = None
-            except OutboxClosed:
-                return
-            except Exception as error:  # noqa: BLE001 - logged; the next look may find it fixed
-                self._complain(f"{type(error).__name__}: {error}")
-            await self._clock.wait(self._stop, self._poll_s)
+    async def _turn(self) -> None:
+        try:
+            await self._look()
+            self._repeating.over("failed")
+        except OutboxClosed:
+            raise
+        except (OutboxError, OSError) as error:  # the next look may find it fixed
+            words = f"{type(error).__name__}: {error}"
+            if (news := self._repeating.news("failed", words)) is not None:
+                logger.warning("inbox cannot be served, it is tried again", extra={"error": words, **news})
+        await self._clock.wait(self._stop, self._poll_s)
 
     async def _look(self) -> None:
         requests = await in_thread(lambda: list(inbox.waiting(self._store)))
@@ -85,12 +87,6 @@ class CommandServer:
             return _error(f"it failed inside the bot ({type(error).__name__}); its log says where")
         logger.info("operator's request carried out", extra={**facts, "outcomes": content.get("outcomes")})
         return content
-
-    def _complain(self, words: str) -> None:
-        """Log what is wrong once, not at every look."""
-        if words != self._complaint:
-            logger.warning("inbox cannot be served, it is tried again", extra={"error": words})
-        self._complaint = words
 
 
 def _error(words: str) -> Mapping[str, Any]:

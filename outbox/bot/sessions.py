@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from weakref import WeakValueDictionary
@@ -41,6 +41,8 @@ from outbox.transaction import AnyTransaction, Transaction
 __all__ = ["SessionEndReason", "SessionManager"]
 
 
+# A clock that is set back by less over a midnight has been set right: the day that was told has only just begun.
+_SET_RIGHT = timedelta(hours=12)
 # Whoever is alive holds its outbox, so the address stays the outbox's own for as long as the entry is here.
 _managers: WeakValueDictionary[tuple[int, str], SessionManager] = WeakValueDictionary()
 
@@ -190,12 +192,15 @@ class SessionManager:
 
         Touches no file: the next heartbeat stores the day. A crash between the two makes the recovered session say
         True again, so what the bot does on a new day may be repeated. To do it exactly once, commit it together with
-        `update_heartbeat(tx=tx)`. A clock that was set back changes nothing.
+        `update_heartbeat(tx=tx)`. A clock that was days ahead and is set right is followed at once:
+        a day may be told twice, none is missed. One set back by less than half a day over midnight changes nothing.
         """
-        before, today = self._session.day_start, midnight(self._now())
-        if before is None or today > before:
-            self._session = replace(self._session, day_start=today)
-        return before is not None and today > before
+        now, before = self._now(), self._session.day_start
+        today = midnight(now)
+        if today == before or (before is not None and now < before < now + _SET_RIGHT):
+            return False
+        self._session = replace(self._session, day_start=today)
+        return before is not None
 
     # ------------------------------------------------------------------------------------------ inside a transaction
 

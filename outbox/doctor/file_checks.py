@@ -26,7 +26,6 @@ _MOST_UNREAD = 1000
 _BACK = 10_000
 
 _PENDING_LANES = "select distinct lane from outbox where state = 'pending' and lane is not null"
-_NEWEST_PUT = "select created_at_ms from outbox order by seq desc limit 1"
 _NEWEST_DELIVERED = (
     "select id, payload from outbox where seq > (select max(seq) from outbox) - ? and destination = ?"
     " and operation = 'insert' and state = 'delivered' order by seq desc limit 1"
@@ -72,12 +71,6 @@ def _are_names(columns: Iterable[str]) -> bool:
         return all(identifier(column, field="column") for column in columns)
     except InvalidEntry:
         return False
-
-
-async def newest_put_ms(reader: Reader) -> int | None:
-    """Return when the newest entry was put, in Unix milliseconds, by its putter's clock; None: there is none."""
-    rows = await reader.read(_NEWEST_PUT)
-    return int(rows[0][0]) if rows else None
 
 
 async def newest_delivered(reader: Reader, destination: str) -> tuple[str, str] | None:

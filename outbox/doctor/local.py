@@ -167,7 +167,7 @@ async def _content(path: Path, *, thorough: bool) -> Content | StoreError:
             shapes=tuple(await file_checks.pending_shapes(observer)),
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
-            newest_put_ms=await file_checks.newest_put_ms(observer),
+            newest_put_ms=await observer.newest_put_ms(),
             delivered={name: entry for name, entry in found.items() if entry is not None},
         )
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from outbox.clock import Clock
+from outbox.clock import Clock, SteadyClock
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
 from outbox.flusher.heartbeat import Heartbeat
+from outbox.flusher.orphans import FirstRefusals
 from outbox.flusher.project_binding import Home
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.store import Lane, Store
@@ -74,17 +75,18 @@ class FlusherContext:
     home: Home = field(init=False)
     pulse: Heartbeat = field(init=False)
     _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
-    _started_ms: int = field(init=False)
-    _started_s: float = field(init=False)
+    refusals: FirstRefusals = field(init=False)
+    _steady: SteadyClock = field(init=False)
 
     def __post_init__(self) -> None:
         self.home = Home(self.store)
         self.pulse = Heartbeat(self.store, self.clock)
-        self._started_ms, self._started_s = self.clock.now_ms(), self.clock.monotonic_s()
+        self.refusals = FirstRefusals()
+        self._steady = SteadyClock(self.clock)
 
     def steady_ms(self) -> int:
-        """Unix time at the start, counted on by the monotonic clock: what an entry waits by, whatever is set since."""
-        return self._started_ms + int((self.clock.monotonic_s() - self._started_s) * 1000)
+        """Unix time that never jumps: what an entry waits by, whatever the clock is set to."""
+        return self._steady.now_ms()
 
     async def note(self, work: Coroutine[Any, Any, None]) -> None:
         """Let `work` write down and count what has arrived, to its end also if the caller is cancelled meanwhile."""

@@ -267,10 +267,17 @@ class Delivery:
 
     def _is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
+        now_ms = self._context.steady_ms()
         return gives_up(
             entry.attempts + 1,
-            since_ms=entry.refused_since_ms,
-            now_ms=self._context.clock.now_ms(),
+            since_ms=self._context.refusals.since_ms(
+                entry.seq,
+                entry.refused_since_ms,
+                wall_ms=self._context.clock.now_ms(),
+                steady_ms=now_ms,
+                after_s=self._limits.orphan_after_s,
+            ),
+            now_ms=now_ms,
             earlier_pending=oldest_seq is not None and oldest_seq < entry.seq,
             limit=self._limits.orphan_attempts,
             after_s=self._limits.orphan_after_s,

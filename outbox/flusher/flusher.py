@@ -92,6 +92,7 @@ class Flusher:
         self._destinations = destinations
         self._clock = clock
         self._poll_s = limits.poll_s
+        self._repeating = logs.Repeating(clock)
         self._pauses = Pauses(self._context)
         self._lanes = Lanes(self._context, self._pauses)
         self._requests = Requests(self._context, self._pauses, self._request_ended)
@@ -232,12 +233,15 @@ class Flusher:
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._context.failed(error)
             ours = isinstance(error, OutboxError)  # whose sentence says it all
-            facts = {"error": str(error) if ours else type(error).__name__}
-            logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
+            words = str(error) if ours else type(error).__name__
+            if (news := self._repeating.news("failed", words)) is not None:
+                facts = {"error": words, **news}
+                logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
             self._requests.rest(self._poll_s)  # puts go on, and each would wake us
             self._idle_since_change = False
             return self._poll_s
         self._context.pulse.looked()
+        self._repeating.over("failed")
         return wait_s
 
     async def _step(self) -> float:

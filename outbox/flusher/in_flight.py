@@ -33,6 +33,7 @@ class Requests:
         self._rest_until_s = float("-inf")
         self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
         self.stopping = False
+        self._repeating = logs.Repeating(context.clock)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -76,13 +77,16 @@ class Requests:
         """
         if error is None:
             self._broken = 0
+            self._repeating.over("failed")
         if error is None or self.stopping:
             return
         self._broken += 1
         self.rest(self._context.backoff_s(self._broken))
         traffic.rewind = True
         self._context.failed(error)
-        logger.error("request failed", exc_info=error, extra={"destination": traffic.lane.spec.destination})
+        facts = {"destination": traffic.lane.spec.destination}
+        if (news := self._repeating.news("failed", f"{facts} {error!r}")) is not None:
+            logger.error("request failed", exc_info=error, extra={**facts, **news})
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[asyncio.Event]:

@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+# Of so many entries it is remembered; one more forgets the oldest, which then waits longer.
+_REMEMBERED = 10_000
+
+
+class FirstRefusals:
+    """Since when entries wait for their parents, on a clock that does not jump.
+
+    The file says when an entry was first refused, by the wall clock of that day. Which part of the time since then is a
+    clock that was set nobody can tell: what lies before this process counts up to half of what giving up takes.
+    """
+
+    def __init__(self) -> None:
+        self._since_ms: dict[int, int] = {}
+
+    def since_ms(self, seq: int, stored_ms: int | None, *, wall_ms: int, steady_ms: int, after_s: float) -> int | None:
+        """Return when entry `seq` was first refused, on the clock of `steady_ms`; None: it is now.
+
+        stored_ms: what the file says.
+        """
+        since_ms = self._since_ms.get(seq)
+        if since_ms is None:
+            before_ms = 0 if stored_ms is None else min(max(wall_ms - stored_ms, 0), int(after_s * 500))
+            if len(self._since_ms) >= _REMEMBERED:
+                del self._since_ms[next(iter(self._since_ms))]
+            since_ms = self._since_ms[seq] = steady_ms - before_ms
+        return None if stored_ms is None else since_ms
+
 
 def gives_up(
     refusals: int, *, since_ms: int | None, now_ms: int, earlier_pending: bool, limit: int, after_s: float

@@ -42,6 +42,7 @@ class Commits:
         self._clock = clock
         self._busy_timeout_s = busy_timeout_s
         self._capacity = capacity
+        self._repeating = logs.Repeating(clock)
         self.suspect = False  # nothing may be acknowledged before a new connection has checkpointed
         self.on_corrupt: Callable[[Exception], None] = lambda _: None
 
@@ -91,7 +92,9 @@ class Commits:
                 self.on_corrupt(error)
             return database.named(error, self._path, waited_s=round(waited_s, 1))
         self.suspect = True
-        logger.warning("commit failed", extra={"error": str(error), "waited_s": round(waited_s, 3)})
+        if (news := self._repeating.news("commit failed", str(error))) is not None:
+            facts = {"error": str(error), "waited_s": round(waited_s, 3), **news}
+            logger.warning("commit failed", extra=facts)
         if await self._capacity.is_lacking():
             await self._capacity.release()  # the next try, with a new connection, has its space
         return OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
@@ -106,7 +109,8 @@ class Commits:
         try:
             await database.empty_wal(self.connection)
         except database.SqliteError as error:
-            logger.warning("WAL could not be emptied", extra={"error": str(error)})
+            if (news := self._repeating.news("not emptied", str(error))) is not None:
+                logger.warning("WAL could not be emptied", extra={"error": str(error), **news})
         return True
 
     async def _reopen(self) -> None:
@@ -114,7 +118,8 @@ class Commits:
         try:
             await self.connection.close()
         except database.SqliteError as error:
-            logger.warning("closing after a failed sync failed", extra={"error": str(error)})
+            if (news := self._repeating.news("not closed", str(error))) is not None:
+                logger.warning("closing after a failed sync failed", extra={"error": str(error), **news})
         self.connection = await database.connect(self._path, readonly=False, busy_timeout_s=self._busy_timeout_s)
         await database.make_durable(self.connection, self._path)
         if (await database.checkpoint(self.connection, "full")).blocked:

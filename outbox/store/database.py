@@ -12,6 +12,7 @@ from typing import Literal
 import aiosqlite
 
 from outbox import logs
+from outbox.clock import SystemClock
 from outbox.errors import (
     DiskFull,
     NotADatabase,
@@ -25,6 +26,7 @@ from outbox.store import files
 from outbox.threads import in_thread
 
 logger = logs.named("outbox.store")
+_repeating = logs.Repeating(SystemClock())
 
 # 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).
 _FULL = 2
@@ -155,7 +157,8 @@ async def roll_back(connection: aiosqlite.Connection) -> None:
     try:
         await connection.rollback()
     except _NO_ROLLBACK as error:
-        logger.warning("rollback failed", extra={"error": str(error)})
+        if (news := _repeating.news("rollback failed", str(error))) is not None:
+            logger.warning("rollback failed", extra={"error": str(error), **news})
 
 
 async def checkpoint(connection: aiosqlite.Connection, mode: Literal["passive", "full", "truncate"]) -> Checkpoint:

@@ -10,7 +10,8 @@ import asyncio
 from dataclasses import replace
 
 from outbox import logs
-from outbox.clock import Clock
+from outbox.background import Background
+from outbox.clock import Clock, SteadyClock
 from outbox.errors import OutboxClosed, OutboxError
 from outbox.store import files
 from outbox.store import prune as pruning
@@ -23,6 +24,8 @@ _EVERY_S = 60.0
 # While something is in the way: whoever waits for room or for a shell to leave sees the end of it soon.
 _EVERY_S_IF_HINDERED = 1.0
 _DAY_MS = 86_400_000
+# A clock that is a day or more ahead of the newest entry: the bot stood still, or the clock is wrong until it is set.
+_AHEAD_MS, _DOUBT_S = _DAY_MS, 3600.0
 # SQLite checkpoints every 1,000 pages, some 4 MiB: a WAL of twice that has grown behind a reader's back.
 _LONG_WAL_BYTES = 8 << 20
 # On a full disk, a step: 500 rows; and 256 pages, which are 1 MiB of WAL while they move, well within the reserve.
@@ -40,38 +43,53 @@ class Maintenance:
         self._wal = files.wal_path(store.path)
         self._clock = clock
         self._retention_ms = int(retention_days * _DAY_MS)
+        self._steady = SteadyClock(clock)
+        self._trusted_s: float | None = None  # from when on the clock that was found at the start is believed
+        self._repeating = logs.Repeating(clock)
         self._stop = asyncio.Event()
         self.notices = Notices()
-        self._task = asyncio.create_task(self._run(), name="outbox-maintenance")
+        self.background = Background("maintenance", self._turn, clock=clock, stop=self._stop)
 
     async def stop(self) -> None:
         """Let the step under way end, and no other begin."""
         self._stop.set()
         self._store.capacity.changed.set()
-        await asyncio.wait({self._task})
+        await asyncio.wait({self.background.task})
 
-    async def _run(self) -> None:
-        while not self._stop.is_set():
-            self._store.capacity.changed.clear()
-            try:
-                await self._maintain()
-            except OutboxClosed:
-                return
-            except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
-                logger.warning("keeping house failed, it is tried again", extra={"error": str(error)})
-            hindered = self.notices != Notices()
-            await self._clock.wait(self._store.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
+    async def _turn(self) -> None:
+        self._store.capacity.changed.clear()
+        try:
+            await self._maintain()
+            self._repeating.over("failed")
+        except OutboxClosed:
+            raise
+        except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
+            if (news := self._repeating.news("failed", str(error))) is not None:
+                logger.warning("keeping house failed, it is tried again", extra={"error": str(error), **news})
+        hindered = self.notices != Notices()
+        await self._clock.wait(self._store.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
 
     async def _maintain(self) -> None:
         self._notice(reserve_released_ms=self._store.capacity.short)
         if self._store.capacity.short:
             await self._store.note(self.notices)  # before anything fails
             await self._find_room()
-        if await pruning.prune(self._store, self._clock.now_ms() - self._retention_ms, stop=self._stop):
-            # Only then: what an earlier end has left to give back, the next pruning does.
-            await pruning.shrink(self._store, stop=self._stop)
+        if await self._is_clock_trusted():
+            before_ms = min(self._clock.now_ms(), self._steady.now_ms()) - self._retention_ms
+            if await pruning.prune(self._store, before_ms, stop=self._stop):
+                # Only then: what an earlier end has left to give back, the next pruning does.
+                await pruning.shrink(self._store, stop=self._stop)
         await self._shorten_wal()
         await self._store.note(self.notices)
+
+    async def _is_clock_trusted(self) -> bool:
+        """Whether what is old by the clock of the start may go: one far ahead is given an hour to be set right."""
+        now_s = self._clock.monotonic_s()
+        if self._trusted_s is None:
+            newest_ms = await self._store.newest_put_ms()
+            doubtful = newest_ms is not None and self._steady.now_ms() - newest_ms > _AHEAD_MS
+            self._trusted_s = now_s + (_DOUBT_S if doubtful else 0.0)
+        return now_s >= self._trusted_s
 
     def _notice(self, **found: bool) -> None:
         """Note what hinders the file now, each with the time when it began."""
@@ -92,8 +110,8 @@ class Maintenance:
                 await self._store.empty_wal()
                 pruned += removed
         finally:
-            if pruned:
-                logger.warning("delivered entries pruned before their time", extra={"rows": pruned})
+            if pruned and (news := self._repeating.news("pruned early")) is not None:
+                logger.warning("delivered entries pruned before their time", extra={"rows": pruned, **news})
             self._notice(reserve_released_ms=self._store.capacity.short)
 
     # ------------------------------------------------------------------------------------------ a long WAL

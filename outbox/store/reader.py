@@ -230,6 +230,11 @@ class Reader:
         """Return what hinders the file, as its writer last knew."""
         return Notices.of(dict(await self.read(queries.META.sql)))
 
+    async def newest_put_ms(self) -> int | None:
+        """Return when the newest entry was put, in Unix milliseconds, by its putter's clock; None: there is none."""
+        rows = await self.read("select created_at_ms from outbox order by seq desc limit 1")
+        return int(rows[0][0]) if rows else None
+
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""
         return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox import logs
+from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec, State
 from outbox.postgrest.verdicts import Reason, Refusal
@@ -132,6 +133,11 @@ class Store(Reader):
     def tell(self, flushing: Flushing) -> None:
         """Let onlookers know how the flusher does: no commit, and readable when the file itself is not."""
         self._lock.sidecar.tell(flushing)
+
+    @property
+    def writer_state(self) -> TaskState:
+        """How the task that writes does."""
+        return self._writer.state
 
     # ------------------------------------------------------------------------------------------ writing
 

@@ -40,6 +40,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox import logs
+from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec
 from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
@@ -116,6 +117,8 @@ class Writer:
         self.watchers: tuple[PutWatcher, ...] = ()
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
         self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
+        self.state = TaskState("writer")
+        self._repeating = logs.Repeating(clock)
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 
     @property
@@ -214,14 +217,26 @@ class Writer:
         try:
             while self._line or not self._closing:
                 if self._line:
-                    await self._serve_next()
+                    await self._serve_safely()
                 else:
                     self._work.clear()
                     await self._work.wait()
         finally:
+            self.state.running = False
             # Cancelled from outside: whoever still stands in line must not wait for ever.
             while self._line:
                 _fail(self._line.popleft(), OutboxClosed("the outbox's writer was cancelled; nothing was written"))
+
+    async def _serve_safely(self) -> None:
+        """Serve who is first in line; an error of ours is theirs to hear, and the writer lives on."""
+        first = self._line[0]
+        try:
+            await self._serve_next()
+        except Exception as error:  # noqa: BLE001 - told
+            self.state.failed(error, self._repeating)
+            if self._line and self._line[0] is first:
+                self._line.popleft()
+            _fail(first, error)
 
     async def _serve_next(self) -> None:
         if isinstance(self._line[0], _Put):

@@ -276,6 +276,8 @@ async def test_a_heartbeat_outside_of_a_session_does_nothing(tmp_path: Path) -> 
         pytest.param([DAY, HOUR], [True, False], id="once for a day"),
         pytest.param([5 * DAY, HOUR, DAY], [True, False, True], id="once for several that passed unseen"),
         pytest.param([DAY, -HOUR, HOUR], [True, False, False], id="a clock set back over midnight"),
+        pytest.param([30 * DAY, -30 * DAY, DAY, DAY], [True, True, True, True], id="a month ahead and set right"),
+        pytest.param([DAY, -DAY, DAY], [True, True, True], id="a day ahead and set right: told twice, not missed"),
     ],
 )
 @run_async

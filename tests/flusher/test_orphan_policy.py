@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.flusher.orphans import gives_up
+from outbox.flusher.orphans import FirstRefusals, gives_up
 
 DAY_MS = 86_400_000
 ENOUGH = {"refusals": 10, "since_ms": 0, "now_ms": DAY_MS, "earlier_pending": False}
@@ -23,3 +23,33 @@ ENOUGH = {"refusals": 10, "since_ms": 0, "now_ms": DAY_MS, "earlier_pending": Fa
 )
 def test_an_orphan_is_given_up(change: dict[str, int | bool | None], gone: bool) -> None:
     assert gives_up(**{**ENOUGH, **change}, limit=10, after_s=86_400.0) is gone  # type: ignore[arg-type]
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("stored_ms", "wall_ms", "wanted_ms"),
+    [
+        pytest.param(None, 0, None, id="now"),
+        pytest.param(0, 20_000, 80_000, id="twenty seconds by both clocks"),
+        pytest.param(0, 50 * 365 * DAY_MS, 100_000 - DAY_MS // 2, id="1970 to now: half of what it takes"),
+        pytest.param(DAY_MS, 0, 100_000, id="a clock that was set back"),
+    ],
+)
+def test_what_an_earlier_process_has_waited_counts_up_to_half(
+    stored_ms: int | None, wall_ms: int, wanted_ms: int | None
+) -> None:
+    refusals = FirstRefusals()
+    facts = {"wall_ms": wall_ms, "steady_ms": 100_000, "after_s": 86_400.0}
+    assert refusals.since_ms(7, stored_ms, **facts) == wanted_ms  # type: ignore[arg-type]
+
+
+def test_a_clock_that_jumps_while_an_entry_waits_brings_its_end_no_nearer() -> None:
+    refusals = FirstRefusals()
+    assert refusals.since_ms(7, None, wall_ms=0, steady_ms=0, after_s=86_400.0) is None
+    jumped = refusals.since_ms(7, 0, wall_ms=50 * 365 * DAY_MS, steady_ms=800, after_s=86_400.0)
+    assert jumped == 0
+    assert not gives_up(99, since_ms=jumped, now_ms=800, earlier_pending=False, limit=10, after_s=86_400.0)
+    # Control: by the wall clock it would be given up.
+    assert gives_up(99, since_ms=0, now_ms=50 * 365 * DAY_MS, earlier_pending=False, limit=10, after_s=86_400.0)
