@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,8 +20,12 @@ FOREVER_MS = 253_402_300_800_000
 _MILLISECONDS_FROM = 100_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-# What the encoder writes for the numbers that JSON lacks.
-_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# What the encoder writes for the numbers that JSON lacks: texts. A bar's own text of that kind is stored with its first
+# character escaped, so that the two differ for us and are equal for SQLite. A backslash in front of the first quote
+# would make it part of a longer text, a colon behind the last one a name.
+_ODD = re.compile(r'(?<!\\)"(NaN|-?Infinity)"(?!\s*:)')
+_WORDS = frozenset({"NaN", "Infinity", "-Infinity"})
+_MARK = "\uf8ff\ue3a1\uf6c2"  # private characters; gone before anything is stored
 
 
 def bar_time_ms(bar: object, where: str) -> int:
@@ -64,6 +69,8 @@ def _parsed(text: str, field: str) -> datetime:
 
 
 def _moment_ms(moment: datetime, field: str) -> int:
+    if moment != moment:
+        raise InvalidEntry("no time: NaT", field=field)
     if moment.utcoffset() is None:
         raise InvalidEntry("a datetime without a time zone; use datetime(…, tzinfo=UTC)", field=field)
     return (moment - _EPOCH) // _MILLISECOND
@@ -71,16 +78,23 @@ def _moment_ms(moment: datetime, field: str) -> int:
 
 def encoded(bar: object, where: str) -> str:
     """Return `bar` as the JSON text to store. Raises InvalidEntry, whose `field` is the path of what has no JSON."""
-    return encode_value(bar, where=where)
+    text = encode_value(bar, where=where)
+    if not _ODD.search(text):
+        return text
+    return re.sub(rf'"{_MARK}(.)', lambda found: f'"\\u{ord(found[1]):04x}', encode_value(_marked(bar), where=where))
+
+
+def _marked(value: Any) -> Any:
+    """Return `value` with a mark on each text that would look like a number."""
+    if isinstance(value, str):
+        return f"{_MARK}{value}" if value in _WORDS else value
+    if isinstance(value, Mapping):
+        return {name: _marked(member) for name, member in value.items()}
+    return [_marked(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def decoded(texts: Sequence[str]) -> list[dict[str, Any]]:
     """Return the bars that `texts` are, with their NaN and infinities."""
-    array = f"[{','.join(texts)}]"
-    odd = '"NaN"' in array or 'Infinity"' in array
-    bars: list[dict[str, Any]] = json.loads(array, object_pairs_hook=_with_numbers if odd else None)
+    array = _ODD.sub(r"\1", f"[{','.join(texts)}]")
+    bars: list[dict[str, Any]] = json.loads(array)
     return bars
-
-
-def _with_numbers(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: _NUMBERS.get(value, value) if isinstance(value, str) else value for name, value in pairs}

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from outbox import logs
 from outbox.columns import SHIPPED, Kind
+from outbox.encoding import encode_value
 from outbox.entry import Operation, mint_id
 from outbox.errors import InvalidEntry, UsageError
 from outbox.foreign_types import is_row
@@ -69,7 +70,7 @@ def trade_row(trade: Mapping[str, object], *, own_id: str, now: datetime) -> dic
     row = {column: _value(trade, column, default) for column, default in _TRADE_DEFAULTS.items()}
     row["trade_id"] = _given(trade, "id") or _given(trade, "trade_id") or own_id
     timestamp = trade.get("timestamp")
-    row["timestamp"] = now if timestamp is None else timestamp
+    row["timestamp"] = now if _is_null(timestamp, "timestamp") else timestamp
     return row
 
 
@@ -83,7 +84,12 @@ def event_row(event_type: str, data: object, session_id: str | None, *, now: dat
 
 def _value(trade: Mapping[str, object], column: str, default: object) -> object:
     value = trade.get(column, default)
-    return default if value is None and column in _NEVER_NULL else value
+    return default if column in _NEVER_NULL and _is_null(value, column) else value
+
+
+def _is_null(value: object, column: str) -> bool:
+    """Whether `value` would be sent as null: None, and what pandas has for it, NaT and NA."""
+    return value is None or encode_value(value, where=f"trades.{column}") == "null"
 
 
 def _given(trade: Mapping[str, object], name: str) -> str:

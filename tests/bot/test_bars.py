@@ -6,6 +6,8 @@ import asyncio
 import csv
 import math
 import sqlite3
+import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
@@ -125,6 +127,88 @@ async def test_what_json_has_no_word_for_comes_back_too(tmp_path: Path) -> None:
     assert math.isnan(found.pop("spread"))
     assert found == {"time": BEGIN, "close": 0.5, "high": math.inf, "note": None, "symbol": "é",
                      "when": "2026-01-01T00:00:00+00:00", "tick volume": 7}  # fmt: skip
+
+
+@run_async
+async def test_a_text_that_reads_like_a_number_stays_a_text_wherever_it_stands(
+    tmp_path: Path,
+) -> None:
+    words = ["NaN", "Infinity", "-Infinity"]
+    bar = {"time": BEGIN, "text": words, "numbers": [math.nan, [math.inf], {"low": -math.inf}], "NaN": {"NaN": "NaN"},
+           "quoted": [*(f'"{word}"' for word in words), '\\"NaN', "x\\", 'x"NaN', "NaN "]}  # fmt: skip
+    async with opened(tmp_path, ManualClock()) as outbox:
+        storage = LocalStorage(outbox)
+        await storage.cache_bars("X", [bar])
+        (found,) = await storage.load_cached_bars("X")
+        (shown,) = await outbox.read_local("select bar ->> '$.text[0]', json_valid(bar) from outbox_bars")
+    assert math.isnan(found["numbers"].pop(0)) and found["numbers"] == [[math.inf], {"low": -math.inf}]
+    assert {**found, "numbers": 0} == {**bar, "numbers": 0}
+    assert shown == ("NaN", 1), "a shell sees the text"
+
+
+@pytest.mark.parametrize("missing", [pandas.NaT, math.nan, numpy.datetime64("NaT"), pandas.NA], ids=repr)
+@run_async
+async def test_a_time_that_is_none_is_refused_by_name_and_nothing_is_written(tmp_path: Path, missing: Any) -> None:
+    async with opened(tmp_path, ManualClock()) as outbox:
+        storage = LocalStorage(outbox)
+        with pytest.raises(InvalidEntry) as caught:
+            await storage.cache_bars("X", [*hours(1), {"time": missing, "close": 1.0}])
+        assert caught.value.field == "bars[1].time"
+        with pytest.raises(InvalidEntry):
+            await storage.load_cached_bars("X", start=missing)
+        assert await storage.load_cached_bars("X") == []
+        await storage.cache_bars("X", [{"time": BEGIN, "when": missing}])  # the control: elsewhere it is a value
+
+
+# ------------------------------------------------------------------------------------------ as a DataFrame
+
+
+@pytest.mark.parametrize("asked", [{}, {"last": 700}, {"start": BEGIN, "end": BEGIN}, {"last": 12_000}], ids=str)
+@run_async
+async def test_bars_as_a_frame_are_the_same_bars(tmp_path: Path, asked: Any) -> None:
+    bars = hours(12_345)
+    for number, bar in enumerate(bars):  # one field that only some have, one that is null in the whole first frame
+        bar |= {"spread": None if number < 10_500 else 7} | ({"note": "x"} if number % 2 else {})
+    async with opened(tmp_path, ManualClock()) as outbox:
+        storage = LocalStorage(outbox)
+        await storage.cache_bars("EURUSD", bars)
+        frame = await storage.load_cached_bars("EURUSD", **asked, as_frame=True)
+        listed = await storage.load_cached_bars("EURUSD", **asked)
+    pandas.testing.assert_frame_equal(frame, pandas.DataFrame(listed), check_like=True)
+
+
+@run_async
+async def test_without_pandas_a_frame_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    async with opened(tmp_path, ManualClock()) as outbox:
+        storage = LocalStorage(outbox)
+        with pytest.raises(UsageError, match="pip install pandas"):
+            await storage.load_cached_bars("EURUSD", as_frame=True)
+        assert await storage.load_cached_bars("EURUSD") == []  # the control
+
+
+@run_async
+async def test_caching_and_loading_takes_a_bounded_number_of_bytes_a_bar(tmp_path: Path) -> None:
+    """150 MB for a million: 150 bytes a bar, beside what one step takes."""
+    count, step = 40_000, 6_000_000
+    peaks: list[int] = []
+    async with opened(tmp_path, ManualClock()) as outbox:
+        storage = LocalStorage(outbox)
+        real = real_bars()
+        for work in (
+            lambda: storage.cache_bars(
+                "X", ({**real[n % 5000], "time_utc": None, "time": n * 60} for n in range(count))
+            ),
+            lambda: storage.load_cached_bars("X", as_frame=True),
+            lambda: storage.load_cached_bars("X"),
+        ):
+            tracemalloc.start()
+            await work()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    cached, framed, listed = peaks
+    assert max(cached, framed) < 150 * count + step
+    assert listed > 150 * count + step, "the control: so many dicts take more"
 
 
 # ------------------------------------------------------------------------------------------ a bar's time

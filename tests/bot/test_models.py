@@ -16,8 +16,9 @@ from psycopg.rows import dict_row
 from pydantic import SecretStr
 from supabase_lite import SQL, SupabaseLite
 
-from outbox import Event, InvalidEntry, Outbox, Session, Settings, Trade
+from outbox import Event, InvalidEntry, Outbox, PaperTrade, Session, Settings, Trade
 from outbox.bot.models import Row
+from outbox.columns import SHIPPED
 from tests.support import run_async
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -121,3 +122,14 @@ def test_columns_of_ones_own_are_a_subclass() -> None:
     with pytest.raises(InvalidEntry) as caught:
         MyTrade(**TRADE | {"strategy": 1})
     assert caught.value.field == "MyTrade.strategy"
+
+
+@pytest.mark.parametrize(("model", "table"), [(Trade, "trades"), (Event, "events"), (Session, "sessions")])
+def test_a_models_fields_are_the_columns_of_the_one_table(model: type[Row], table: str) -> None:
+    """Without those that the server fills in."""
+    assert set(model.model_fields) == set(SHIPPED[table]) - {"created_at", "source"}
+
+
+def test_what_a_simulated_trade_tells_is_in_the_one_table() -> None:
+    told = {name for name, value in vars(PaperTrade).items() if isinstance(value, property)}
+    assert told and told <= set(SHIPPED["trades"])

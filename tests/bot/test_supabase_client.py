@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 from uuid import UUID
 
+import pandas  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -124,6 +125,17 @@ async def test_a_trade_arrives_in_every_column_that_it_fills(
     assert row.pop("created_at") is not None
     assert row.pop("source") is None  # a request's header fills it, and Lite shows headers to functions only
     assert row == {"id": UUID(receipt.id), "trade_id": "T-1", **{k: v for k, v in full.items() if k != "id"}}
+
+
+@pytest.mark.parametrize("missing", [None, pandas.NaT, pandas.NA], ids=repr)
+@run_async
+async def test_what_pandas_has_for_nothing_is_nothing_in_a_trade(tmp_path: Path, missing: Any) -> None:
+    trade = {"timestamp": missing, "symbol": missing, "session_id": "s", "pnl": missing}
+    async with opened(tmp_path) as outbox:
+        await SupabaseClient(outbox).log_trade(trade)
+        ((payload,),) = await outbox.read_local("select payload from outbox")
+    row = json.loads(payload)
+    assert (row["timestamp"], row["symbol"], row["pnl"]) == ("2026-01-01T00:00:00+00:00", "", None)
 
 
 @run_async
