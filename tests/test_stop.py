@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def program(before: str = "", *, run: str = ASYNCIO, handler: bool = True) -> str:
     assert RECIPE.text.count(ASYNCIO) == 1
     text = RECIPE.text.replace(ASYNCIO, run)
-    install = "    stop_on_signals(asyncio.current_task())\n"
+    install = "    stop_on_signals()\n"
     assert install in text
     return before + (text if handler else text.replace(install, ""))
 
