@@ -2,6 +2,7 @@
 
 OutboxError
 ├── ConfigError             a setting cannot be used; nothing was opened or changed
+├── NotInstalled            this installation lacks a part of the library; no file was opened
 ├── EntryError              what was put cannot be stored as asked; nothing was written
 │   ├── InvalidEntry        a value, a name or a combination of arguments; carries `field`
 │   └── IdConflict          the id is stored already, with other data
@@ -59,6 +60,10 @@ class ConfigError(OutboxError, ValueError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class NotInstalled(OutboxError):
+    """This installation lacks a part of the library, as a frozen program that left its data out; no file was opened."""
 
 
 class EntryError(OutboxError):

@@ -1,4 +1,4 @@
-"""Floor 4 · remote schema. The files of supabase_sql/, and how they reach a PostgreSQL. Needs the extra `schema`."""
+"""The files of supabase_sql/, and how they reach a PostgreSQL. Needs the extra `schema`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from outbox.errors import InvalidRequest, SchemaError
-from outbox.store.migrate import folder
+from outbox.sql_files import folder, sql_files
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -33,11 +33,11 @@ class Script:
 def scripts(optional: Sequence[str] = ()) -> tuple[Script, ...]:
     """Return the files in the order in which they apply, `optional` last. Raises InvalidRequest: no such file."""
     home = folder("supabase_sql")
-    extra = {file.stem: file for file in sorted((home / "optional").glob("*.sql"))}
+    extra = {file.name.removesuffix(".sql"): file for file in sql_files(home / "optional")}
     for name in optional:
         if name not in extra:
             raise InvalidRequest(f"{name!r} is none of {', '.join(extra)}", field="optional")
-    files = [*sorted(home.glob("[0-9]*.sql")), *(extra[name] for name in optional)]
+    files = [*sql_files(home), *(extra[name] for name in optional)]
     return tuple(Script(file.name, file.read_text(encoding="utf-8")) for file in files)
 
 

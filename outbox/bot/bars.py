@@ -59,8 +59,8 @@ _SERIES = (
     " and timeframe = coalesce(?, timeframe)"
 )
 _PRUNE = (
-    "delete from outbox_bars where symbol = ?1 and timeframe = ?2 and time_ms in (select time_ms from outbox_bars"
-    " where symbol = ?1 and timeframe = ?2 and time_ms < ?3 order by time_ms limit ?4) returning 1"
+    "delete from outbox_bars where symbol = ? and timeframe = ? and time_ms in (select time_ms from outbox_bars"
+    " where symbol = ? and timeframe = ? and time_ms < ? order by time_ms limit ?) returning 1"
 )
 
 
@@ -204,7 +204,7 @@ class LocalStorage:
         removed = 0
         while True:
             async with self._outbox.transaction() as tx:
-                gone = len(await tx.execute(_PRUNE, (*series, before_ms, WRITE_BARS)))
+                gone = len(await tx.execute(_PRUNE, (*series, *series, before_ms, WRITE_BARS)))
             removed += gone
             if gone < WRITE_BARS:
                 return removed

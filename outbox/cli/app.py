@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import platform
+import sqlite3
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from outbox import __version__
 from outbox.cli import (
     dead_letters,
     edit,
@@ -50,6 +53,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(given: bool) -> None:
+    if given:
+        typer.echo(f"outbox {__version__}, SQLite {sqlite3.sqlite_version}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+_Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version and exit.")
+]
+
+
+@app.callback()
+def main(version: _Version = False) -> None:
+    """Look at an outbox file, and send what waits in it."""
 
 
 def status(

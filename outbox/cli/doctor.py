@@ -31,7 +31,7 @@ from outbox.postgrest.client import PostgrestTransport
 from outbox.postgrest.keys import read_key
 from outbox.postgrest.verdicts import Failure, read_refusal
 from outbox.settings import Settings, load
-from outbox.store.migrate import folder as sql_folder
+from outbox.sql_files import folder as sql_folder
 
 # An answer that takes longer is itself a finding; the bot waits up to OUTBOX_REQUEST_DEADLINE_S.
 _TIMEOUT_S = 10.0
@@ -110,6 +110,10 @@ def _tables(names: Sequence[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------- looking
 
 
+def _sql_folder() -> Path:
+    return Path(str(sql_folder("supabase_sql")))
+
+
 async def _findings(
     path: Path | None,
     settings: Settings | None,
@@ -166,7 +170,7 @@ async def _ask(settings: Settings, asked: Sequence[Target], content: Content | N
         findings = [*await _project(settings, first, timeout_s)]
         for target in () if silent(first.outcome) else asked:
             delivered = content.delivered.get(target.name) if content else None
-            findings += remote_findings.table(await questions.table(target, delivered), sql=sql_folder("supabase_sql"))
+            findings += remote_findings.table(await questions.table(target, delivered), sql=_sql_folder())
     finally:
         await transport.aclose()
     return _Asked(tuple(findings), first.ahead_s)
@@ -206,7 +210,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
                 subject(each, content.lanes),
                 each.reason,
                 answer(each),
-                fix=mend(what, name, columns, sql=sql_folder("supabase_sql")),
+                fix=mend(what, name, columns, sql=_sql_folder()),
                 fixed=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )

@@ -17,16 +17,16 @@ _WINDOW = 1000
 # One branch for each way to wait, so that each has an index, as the store's own query of everything pending.
 PENDING = """
 select seq from outbox indexed by outbox_ready
- where state = 'pending' and waits is null and lane in (select lane from outbox_lanes where destination = ?1)
+ where state = 'pending' and waits is null and lane in (select lane from outbox_lanes where destination = ?)
 union all
 select seq from outbox indexed by outbox_ready
- where state = 'pending' and waits is null and lane is null and destination = ?1
+ where state = 'pending' and waits is null and lane is null and destination = ?
 union all
 select seq from outbox indexed by outbox_turns
- where state = 'pending' and key is not null and destination = ?1 and waits = 'turn'
+ where state = 'pending' and key is not null and destination = ? and waits = 'turn'
 union all
-select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry' and destination = ?1
- order by seq limit ?2
+select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry' and destination = ?
+ order by seq limit ?
 """
 # Delivered ones too: an entry whose successor is still read as pending may have gone between two steps.
 SHOWN = """
@@ -45,7 +45,7 @@ async def pending(outbox: Outbox, destination: str, most: int) -> list[Stored]:
 
     What is delivered while this reads is among them; what is refused meanwhile may be.
     """
-    seqs = [seq for (seq,) in await outbox.read_local(PENDING, (destination, most + 1))]
+    seqs = [seq for (seq,) in await outbox.read_local(PENDING, (*[destination] * 4, most + 1))]
     found: list[Stored] = []
     for start in range(0, len(seqs), _STEP):
         listed = f"[{','.join(map(str, seqs[start : start + _STEP]))}]"

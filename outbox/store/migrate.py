@@ -14,6 +14,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.errors import MigrationChanged, StoreError, StoreTooNew
+from outbox.sql_files import folder, sql_files
 from outbox.store import database, files
 from outbox.threads import in_thread
 
@@ -61,17 +62,12 @@ class Migration:
             raise ValueError(f"migration {self.name} ends inside a statement")
 
 
-def folder(name: str) -> Path:
-    """Return where the SQL files of `name` are: in the wheel inside the package, in a checkout beside it."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / f"_{name}"
-    return inside if inside.is_dir() else package.parent / name
-
-
 def shipped() -> tuple[Migration, ...]:
-    """Return this version's migrations in order."""
-    files = sorted(folder("migrations").glob("[0-9][0-9][0-9][0-9]_*.sql"))
-    return tuple(Migration(int(file.name[:4]), file.stem, file.read_text(encoding="utf-8")) for file in files)
+    """Return this version's migrations in order. Raises NotInstalled: this installation lacks them."""
+    return tuple(
+        Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
+        for file in sql_files(folder("migrations"))
+    )
 
 
 async def migrate(

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from outbox.clock import SystemClock
-from outbox.errors import MigrationChanged, StoreError, StoreTooNew
+from outbox.errors import MigrationChanged, NotInstalled, StoreError, StoreTooNew
 from outbox.recovery.open import open_store
+from outbox.sql_files import folder, sql_files
 from outbox.store import database
-from outbox.store.migrate import Migration, applied, folder, migrate, shipped
+from outbox.store.migrate import Migration, applied, migrate, shipped
 from tests.store.tools import entry, opened, raised, rows, shell
 from tests.support import run_async
 
@@ -27,7 +28,7 @@ def test_a_released_migration_never_changes() -> None:
     sums = {name: checksum for checksum, name in lines}
     files = {
         file.name: hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
-        for file in folder("migrations").glob("*.sql")
+        for file in sql_files(folder("migrations"))
     }
     assert files == sums
     assert {f"{step.name}.sql": step.checksum for step in shipped()} == sums
@@ -156,3 +157,10 @@ async def test_a_file_of_another_history_is_refused_and_not_touched(
     assert type(caught) is error
     assert path.read_bytes() == before
     assert type(await raised(open_store(path, clock=SystemClock()))) is error  # and it is not locked
+
+
+def test_an_installation_without_the_sql_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped()  # control: here they are
+    monkeypatch.setattr("outbox.sql_files.files", lambda _: tmp_path / "outbox")
+    with pytest.raises(NotInstalled, match="--collect-data outbox"):
+        shipped()
