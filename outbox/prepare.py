@@ -74,17 +74,19 @@ def written(
             values = json.loads(encoded.text, parse_float=Decimal)
             del values[destination.key]
             encoded = encode_row(values, where=name)._replace(repaired=encoded.repaired)
-    if chosen is Operation.INSERT and key is None and on_conflict is None and match is None:
-        intent = _plain_insert(destination, encoded.columns)
-    else:
-        values = json.loads(encoded.text)
-        intent = intend(
-            destination, encoded.columns, values, operation=chosen, key=key, on_conflict=on_conflict, match=match
-        )
     given = None if id is None else as_id(id, "id")
     if given is not None and own is not None and given != own:
         raise InvalidEntry(f"differs from the id {given!r} that was given for it", field=f"{name}.{destination.key}")
     chosen_id = given if given is not None else own
+    plain = key is None and on_conflict is None and match is None and chosen_id is None and not destination.on_conflict
+    if chosen is Operation.INSERT and plain:
+        intent = _plain_insert(destination, encoded.columns)
+    else:
+        values = json.loads(encoded.text)
+        intent = intend(
+            destination, encoded.columns, values, operation=chosen, key=key, on_conflict=on_conflict, match=match,
+            id=chosen_id,
+        )  # fmt: skip
     mark = digest(name, chosen, intent.key, encoded.text, intent.on_conflict, intent.match)
     if if_exists is not None:
         _check_if_exists(if_exists, chosen_id)
@@ -107,15 +109,19 @@ def intend(
     key: object = None,
     on_conflict: Sequence[str] | None = None,
     match: Mapping[str, object] | None = None,
+    id: str | None = None,
 ) -> Intent:
-    """Return what a write of `values` into `destination` means. Raises InvalidEntry."""
+    """Return what a write of `values` into `destination` means. id: of an insert, if its caller chose it.
+
+    Raises InvalidEntry.
+    """
     if operation is not Operation.UPSERT and on_conflict is not None:
         raise InvalidEntry(f"belongs to an upsert, not to an {operation}", field="on_conflict")
     if operation is not Operation.UPDATE and match is not None:
         raise InvalidEntry(f"belongs to an update, not to an {operation}", field="match")
     match operation:
         case Operation.INSERT:
-            return _insert(destination, columns, ordering_key(key))
+            return _insert(destination, columns, ordering_key(key) or _line_of(destination, values, id))
         case Operation.UPSERT:
             return _upsert(destination, columns, values, ordering_key(key), on_conflict)
         case Operation.UPDATE:
@@ -140,6 +146,16 @@ def _insert(destination: Destination, columns: Sequence[str], key: str | None) -
     everything = sorted({*columns, destination.key})
     spec = LaneSpec(destination.name, Operation.INSERT, destination.key, ",".join(everything), key is not None)
     return Intent(spec, key, None, None)
+
+
+def _line_of(destination: Destination, values: Mapping[str, object], id: str | None) -> str | None:
+    """Return the line of an insert whose row is named, so that an upsert or update of the row comes after it.
+
+    Having a line is also what tells the flusher, across restarts too, that another row may be stored under its id.
+    """
+    if destination.on_conflict and all(values.get(column) is not None for column in destination.on_conflict):
+        return key_of_row([values[column] for column in destination.on_conflict])
+    return None if id is None else key_of_row([id])
 
 
 def _upsert(

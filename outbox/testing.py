@@ -162,9 +162,12 @@ class FakeRemote(ScriptedTransport):
     # ------------------------------------------------------------------------------------------ what it does
 
     def commit(self, request: Request) -> Reply:
-        """Do what the request says, all of it or nothing. It has no functions, and gives no rows: script those."""
+        """Do what the request says, all of it or nothing. It has no functions, and gives rows by their keys only.
+
+        Other reads: put a Reply with the rows into `answers`.
+        """
         if request.method == "GET":
-            return refused(501, "", "FakeRemote gives no rows: put a Reply with them into `answers`")
+            return self._read_back(request)
         name, _, query = request.path.partition("?")
         sent, arguments = self.decoded(request), dict(parse_qsl(query, keep_blank_values=True))
         for row in sent:
@@ -175,15 +178,25 @@ class FakeRemote(ScriptedTransport):
         prefer = dict(request.headers)["prefer"]
         deciding = arguments["on_conflict"].split(",")
         if "merge-duplicates" not in prefer:
+            before = len(self.inserted)
             for row in sent:
                 self.inserted.setdefault((name, row[deciding[0]]), row)
-            return accepted(request)
+            return accepted(request, stored=len(self.inserted) - before)
         keys = [(name, json.dumps([row[column] for column in deciding], default=str)) for row in sent]
         if len(set(keys)) < len(keys):
             return refused(500, "21000", "ON CONFLICT DO UPDATE command cannot affect row a second time")
         for key, row in zip(keys, sent, strict=True):
             self.merged[key] = self.merged.get(key, {}) | row
         return accepted(request)
+
+    def _read_back(self, request: Request) -> Reply:
+        name, _, query = request.path.partition("?")
+        key, listed = parse_qsl(query)[0]
+        if not listed.startswith('in.("'):
+            return refused(501, "", "FakeRemote gives no rows: put a Reply with them into `answers`")
+        ids = set(json.loads(f"[{listed[4:-1]}]"))
+        found = [row for row in self.rows(name) if str(row.get(key)) in ids]
+        return Reply(200, {"content-range": "*/*"}, json.dumps(found, default=str).encode())
 
     def _update(self, name: str, arguments: dict[str, str], changes: Row) -> Reply:
         wanted = {column: value.removeprefix("eq.") for column, value in arguments.items() if column != "columns"}
@@ -202,12 +215,15 @@ class FakeRemote(ScriptedTransport):
         return body if isinstance(body, list) else [body]
 
 
-def accepted(request: Request) -> Reply:
+def accepted(request: Request, *, stored: int | None = None) -> Reply:
     """Answer as PostgREST does when it has stored everything; there are no functions."""
     if request.method == "PATCH":
         return Reply(204, {"content-range": "0-0/1"}, b"")
     prefer = dict(request.headers)["prefer"]
-    return Reply(201, {"preference-applied": prefer.replace(",", ", ")}, b"")
+    headers = {"preference-applied": prefer.replace(",", ", ")}
+    if "count=exact" in prefer:  # how many rows are new: all of them, unless told otherwise
+        headers["content-range"] = f"*/{len(json.loads(request.body)) if stored is None else stored}"
+    return Reply(201, headers, b"")
 
 
 def refused(status: int, code: str, message: str = "", *, details: str | None = None) -> Reply:

@@ -74,6 +74,7 @@ class FlusherContext:
     tally: Tally = field(default_factory=Tally)
     home: Home = field(init=False)
     pulse: Heartbeat = field(init=False)
+    told: set[tuple[str, str]] = field(init=False, default_factory=set)
     _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     refusals: FirstRefusals = field(init=False)
     _steady: SteadyClock = field(init=False)

@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import assert_never
 
 from outbox import logs
-from outbox.entry import State
+from outbox.entry import Operation, State
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import gives_up
 from outbox.flusher.pauses import Pauses, keys_of, wider_than
+from outbox.flusher.read_back import read_back
 from outbox.flusher.refusal_runs import RefusalRun, cause_of
 from outbox.flusher.scheduler import Lanes
 from outbox.postgrest import batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
+from outbox.postgrest.stored import conflict, find, remote_id
 from outbox.postgrest.verdicts import (
     Delivered,
     Failure,
@@ -29,6 +31,8 @@ from outbox.postgrest.verdicts import (
     Split,
     Verdict,
     judge,
+    read_refusal,
+    stored_rows,
 )
 from outbox.store.store import Lane, Outgoing
 
@@ -77,6 +81,8 @@ class Delivery:
             verdict = self._refused_run(verdict.refusal)
         await self._learn(entries, verdict, turn)
         match verdict:
+            case Delivered() if self._needs_proof(outcome, len(sent)):
+                await self._prove(sent, outcome, turn)
             case Delivered():
                 await self._delivered(entries)
             case Split():
@@ -95,6 +101,57 @@ class Delivery:
                 await self._pause(sent, verdict, outcome, turn)
             case _:
                 assert_never(verdict)
+
+    # ------------------------------------------------------------------------------------------ whether it is there
+
+    def _needs_proof(self, outcome: Reply | Failure, sent: int) -> bool:
+        """Whether the server ignored a row whose id the caller may have chosen, so that another may be there."""
+        spec = self._lane.spec
+        if spec.operation is not Operation.INSERT or not spec.ordered or not isinstance(outcome, Reply):
+            return False
+        if not 200 <= outcome.status < 300:  # a duplicate of our own key
+            return True
+        stored = stored_rows(outcome)
+        if stored is None and self._is_news("uncounted"):
+            told = {"destination": spec.destination}
+            logger.warning("server does not say how many rows it stored: duplicates are not checked", extra=told)
+        return stored is not None and stored < sent
+
+    async def _prove(self, sent: Sequence[Outgoing], outcome: Reply | Failure, turn: int) -> None:
+        """Settle each by what the remote end holds under its id."""
+        spec, status = self._lane.spec, outcome.status if isinstance(outcome, Reply) else 0
+        ids = {entry.seq: remote_id(spec, entry) for entry in sent}
+        held = await read_back(self._transport, spec, list(ids.values()), deadline_s=self._limits.request_deadline_s)
+        if not isinstance(held, dict):
+            await self._unproven(sent, held, turn)
+            return
+        refusals = {entry.seq: conflict(spec, entry, find(held, ids[entry.seq]), status) for entry in sent}
+        for entry in sent:
+            if (refusal := refusals[entry.seq]) is not None:
+                logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
+                await self._context.note(self._note_dead([entry], refusal, attempts=1, batch_rows=len(sent)))
+        if there := [entry for entry in sent if refusals[entry.seq] is None]:
+            await self._delivered(there)
+
+    async def _unproven(self, sent: Sequence[Outgoing], answer: Reply | Failure, turn: int) -> None:
+        """They stay pending: nobody knows whether they are there."""
+        verdict = judge(Operation.INSERT, 2, answer)
+        if isinstance(verdict, Pause) and (verdict.scope is Scope.EVERYTHING or not verdict.reason.needs_operator):
+            await self._pause(sent, verdict, answer, turn)
+            return
+        refusal = read_refusal(answer) if isinstance(answer, Reply) else Refusal(None, None, answer.said)
+        if self._is_news("unreadable"):
+            told = {"destination": self._lane.spec.destination}
+            logger.warning("rows with ids of your own cannot be read back: grant select to the bot's role", extra=told)
+        hint = "whether it is there is not known before the bot's role may read the table: grant select on it"
+        await self._postpone(sent, replace(refusal, hint=refusal.hint or hint), event="postponed")
+
+    def _is_news(self, what: str) -> bool:
+        """Whether this was not said of the table before."""
+        news = (self._lane.spec.destination, what)
+        known = news in self._context.told
+        self._context.told.add(news)
+        return not known
 
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
         """An answer about rows ends the pauses of its lane; one about the destination those of everything."""

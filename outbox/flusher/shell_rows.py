@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from outbox import logs
@@ -15,6 +16,8 @@ from outbox.prepare import intend
 from outbox.store.store import Adopted, Unread
 
 logger = logs.named("outbox.flusher")
+
+_MINTED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 async def adopt(
@@ -58,8 +61,11 @@ def understood(entry: Unread, destination: Destination) -> Adopted:
         raise InvalidEntry("an empty row", field=entry.destination)
     for column in columns:
         identifier(column, field=f"{entry.destination}.{column}")
+    # The schema's own default is a UUIDv7.
+    its_id = entry.id if destination.key in values or not _MINTED.fullmatch(entry.id) else None
     intent = intend(
-        destination, columns, values, operation=entry.operation, key=entry.key, on_conflict=on_conflict, match=match
-    )
+        destination, columns, values, operation=entry.operation, key=entry.key, on_conflict=on_conflict, match=match,
+        id=its_id,
+    )  # fmt: skip
     mark = digest(entry.destination, entry.operation, intent.key, entry.payload, intent.on_conflict, entry.match)
     return Adopted(entry.seq, intent.spec, intent.key, intent.on_conflict, mark)

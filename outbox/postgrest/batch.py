@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from outbox.entry import LaneSpec, Operation, digest
 from outbox.postgrest.batching import last_wins
+from outbox.postgrest.stored import remote_id
 
 
 class Ready(Protocol):
@@ -59,7 +60,7 @@ def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:
     if spec.operation is Operation.UPDATE or len(entries) != 1:
         return None
     columns = f"({spec.on_conflict.replace(',', ', ')})="
-    return f"{columns}({entries[0].id})" if spec.operation is Operation.INSERT else columns
+    return f"{columns}({remote_id(spec, entries[0])})" if spec.operation is Operation.INSERT else columns
 
 
 def conflict_values(payload: str, columns: Sequence[str]) -> str:

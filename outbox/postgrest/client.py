@@ -88,7 +88,9 @@ def build(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
     """Return the one request that carries `entries`, all of `spec`. An update carries one entry."""
     match spec.operation:
         case Operation.INSERT:
-            return _post(spec, [insert_body(spec, entry.id, entry.payload) for entry in entries], "ignore-duplicates")
+            rows = [insert_body(spec, entry.id, entry.payload) for entry in entries]
+            # What has a line may have an id of its caller's: how many of them were stored tells whether to look.
+            return _post(spec, rows, "ignore-duplicates", ",count=exact" if spec.ordered else "")
         case Operation.UPSERT:
             return _post(spec, [entry.payload for entry in entries], "merge-duplicates")
         case Operation.UPDATE:
@@ -96,10 +98,10 @@ def build(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
             return _patch(spec, entry)
 
 
-def _post(spec: LaneSpec, rows: Sequence[str], resolution: str) -> Request:
+def _post(spec: LaneSpec, rows: Sequence[str], resolution: str, more: str = "") -> Request:
     path = f"{spec.destination}?on_conflict={spec.on_conflict}&columns={spec.columns}"
     # PostgREST fills a column that a row does not have with its default instead of NULL (missing=default).
-    prefer = f"return=minimal,resolution={resolution},missing=default"
+    prefer = f"return=minimal,resolution={resolution},missing=default{more}"
     return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
 
 

@@ -60,7 +60,9 @@ def receipt_of(
     seq, digest, *what = row
     # A shell's entry has no digest before the flusher has read it.
     same = digest == entry.digest or (
-        digest is None and tuple(what) == (entry.payload, entry.operation, entry.key, entry.on_conflict, entry.match)
+        digest is None
+        and what[2] in (None, entry.key)
+        and (what[0], what[1], *what[3:]) == (entry.payload, entry.operation, entry.on_conflict, entry.match)
     )
     if not same and entry.if_exists != "keep":
         raise IdConflict(entry.id, entry.destination)

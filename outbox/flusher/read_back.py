@@ -1,0 +1,32 @@
+"""Asking the remote end what it holds: rows by their ids, whatever a URL and the server's max-rows allow at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outbox.entry import LaneSpec
+from outbox.postgrest.client import Request, Transport
+from outbox.postgrest.stored import Row, find, read_back_path, rows_read
+from outbox.postgrest.verdicts import Failure, Reply
+
+# Of the rows that are read back at once; PostgREST gives at most 1,000.
+_LONGEST_READING = 16 * 1024 * 1024
+
+
+async def read_back(
+    transport: Transport, spec: LaneSpec, ids: Sequence[str], *, deadline_s: float
+) -> dict[str, Row] | Reply | Failure:
+    """Return the rows that are there of `ids`, by their ids' texts; or what was answered instead of rows."""
+    left, held = list(ids), dict[str, Row]()
+    while left:
+        path, asked = read_back_path(spec, left)
+        answer = await transport.send(Request("GET", path, (), b"", _LONGEST_READING), deadline_s=deadline_s)
+        rows = rows_read(answer)
+        if rows is None:
+            return answer
+        found = {str(row[spec.on_conflict]): row for row in rows if spec.on_conflict in row}
+        held |= found
+        # The server may give fewer rows than it has (max-rows): only where it gives none are the others missing.
+        rest = [each for each in left[:asked] if find(found, each) is None] if found else []
+        left = rest + left[asked:]
+    return held

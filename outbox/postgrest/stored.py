@@ -1,0 +1,168 @@
+"""Whether the row that the remote end holds is the one that was sent: reading back and comparing; no I/O.
+
+An insert whose id the caller chose may meet another row under it, which the server keeps without a word. PostgreSQL
+writes values in its own way, so they are compared as it may have read them; columns that were not sent do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from outbox.entry import LaneSpec
+from outbox.ordering import ordering_key
+from outbox.postgrest.replies import Failure, Refusal, Reply
+
+Row = dict[str, Any]
+
+# Of the list of ids in a URL; Supabase's gateway takes 16 kB of URL and headers together.
+_LONGEST_LIST = 6000
+_TIMELIKE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]+)?([+-][0-9:]+|Z)?")
+_ZONE = re.compile(r"(?<=:[0-9]{2})(?:\.[0-9]+)?(?P<zone>[+-][0-9:]+|Z)$")
+
+
+class Sent(Protocol):
+    """What is asked of an entry here."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def payload(self) -> str: ...
+
+
+def remote_id(spec: LaneSpec, entry: Sent) -> str:
+    """Return what an insert's row has in its key column: the payload's own value, or the entry's id."""
+    if f'"{spec.on_conflict}"' not in entry.payload:
+        return entry.id
+    return str(_read(entry.payload).get(spec.on_conflict, entry.id))
+
+
+def read_back_path(spec: LaneSpec, ids: Sequence[str]) -> tuple[str, int]:
+    """Return the path that reads the rows of the first of `ids`, and how many these are: what a URL may hold."""
+    texts, size = list[str](), 0
+    for each in ids:
+        escaped = each.replace("\\", "\\\\").replace('"', '\\"')
+        text = quote(f'"{escaped}"', safe="")
+        if texts and size + len(text) > _LONGEST_LIST:
+            break
+        texts.append(text)
+        size += len(text) + 1
+    column = spec.on_conflict
+    return f"{spec.destination}?{column}=in.({','.join(texts)})&select={spec.columns}", len(texts)
+
+
+def rows_read(outcome: Reply | Failure) -> list[Row] | None:
+    """Return the rows of an answer, numbers with their digits; None: there are none to be had."""
+    if isinstance(outcome, Failure) or not 200 <= outcome.status < 300:
+        return None
+    try:
+        rows = _read(outcome.body)
+    except (ValueError, RecursionError):
+        return None
+    return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
+
+
+def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int) -> Refusal | None:
+    """Return why `entry` is not at its destination, which holds `held` under its id; None: it is there."""
+    place = f"{spec.destination}.{spec.on_conflict} = {remote_id(spec, entry)}"
+    if held is None:
+        words = f"the server took it, but there is no row with {place}: a trigger swallowed it, or a policy hides it"
+        return Refusal(status, "CONFLICT", words, details=_text({"sent": _read(entry.payload), "stored": None}))
+    sent = _read(entry.payload)
+    differing = sorted(column for column, value in sent.items() if not same(value, held.get(column)))
+    if not differing:
+        return None
+    both = {column: {"sent": sent[column], "stored": held.get(column)} for column in differing}
+    words = f"another row is there with {place}; it differs in {', '.join(differing)}"
+    return Refusal(status, "CONFLICT", words, details=_text(both))
+
+
+def find(held: Mapping[str, Row], its_id: str) -> Row | None:
+    """Return the row of `its_id` among those that were read, by their ids' texts."""
+    if (row := held.get(its_id)) is not None:
+        return row
+    return next((row for text, row in held.items() if same(its_id, text)), None)
+
+
+def same(sent: object, held: object) -> bool:
+    """Return whether PostgreSQL may write `sent` as `held`: numbers, times, UUIDs, and JSON in its own order."""
+    if sent is None or held is None:
+        return sent is held
+    if isinstance(sent, Mapping) or isinstance(held, Mapping):
+        return _same_object(_parsed(sent), _parsed(held))
+    if isinstance(sent, list) or isinstance(held, list):
+        sent, held = _parsed(sent), _parsed(held)
+        if not isinstance(sent, list) or not isinstance(held, list) or len(sent) != len(held):
+            return False
+        return all(map(same, sent, held))
+    one, other = _plain(sent), _plain(held)
+    if one.rstrip() == other.rstrip():  # char(n) is filled with spaces
+        return True
+    numbers = _number(one), _number(other)
+    if numbers[0] is not None and numbers[1] is not None:
+        return _same_number(numbers[0], numbers[1], other)
+    return _same_time(one, other) or (numbers == (None, None) and ordering_key([one]) == ordering_key([other]))
+
+
+def _same_object(one: object, other: object) -> bool:
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return False
+    return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+
+
+def _same_number(sent: Decimal, held: Decimal, text: str) -> bool:
+    if sent == held or float(sent) == float(held):
+        return True
+    try:
+        if struct.pack("f", sent) == struct.pack("f", held):  # a `real`
+            return True
+        # A zero at the end shows that the column has a fixed number of decimals, to which PostgreSQL rounds.
+        fixed = "." in text and text.endswith("0")
+        return fixed and sent.quantize(held, rounding=ROUND_HALF_UP) == held
+    except (OverflowError, InvalidOperation):
+        return False
+
+
+def _same_time(sent: str, held: str) -> bool:
+    if not _TIMELIKE.fullmatch(sent) or not _TIMELIKE.fullmatch(held):
+        return False
+    if len(held) == 10:  # a date
+        return sent[:10] == held
+    if not _ZONE.search(held):  # a timestamp without a zone: PostgreSQL drops the offset
+        sent = _ZONE.sub(lambda found: found[0].removesuffix(found["zone"]), sent)
+    return ordering_key([sent]) == ordering_key([held])
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _plain(value: object) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _parsed(value: object) -> object:
+    """A text may hold JSON, on either side."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return _read(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _read(text: str | bytes) -> Any:
+    return json.loads(text, parse_float=Decimal)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)[:2000]

@@ -1,0 +1,152 @@
+"""Delivered means it is there: what becomes of an insert whose id its caller chose, when the server ignores it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outbox.postgrest.client import Request
+from outbox.postgrest.verdicts import Reply
+from outbox.testing import Failure, accepted, refused
+from tests.flusher.bench import Remote, flushing, opened, prefer, rows, then
+from tests.support import run_async
+
+
+def reads(remote: Remote) -> list[Request]:
+    return [request for request in remote.requests if request.method == "GET"]
+
+
+@pytest.mark.parametrize("own_column", [False, True], ids=["id=", "the key column"])
+@run_async
+async def test_another_row_under_a_chosen_id_is_a_conflict_that_shows_both(tmp_path: Path, own_column: bool) -> None:
+    remote, place = Remote(), dict[str, Any]()
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with opened(folder, remote=remote) as bench:
+            bench.outbox.register("orders", key="ticket")
+            row = {"qty": number} | ({"ticket": "1001"} if own_column else {})
+            await bench.outbox.put("orders", row, id=None if own_column else "1001")
+            report = await bench.outbox.drain()
+            assert (report.delivered, report.dead) == ((1, 0) if number == 1 else (0, 1))
+            place = await bench.entry(1)
+    assert place["error_code"] == "CONFLICT"
+    assert place["error_details"] == '{"qty": {"sent": 2, "stored": 1}}'
+    assert [row["qty"] for row in remote.rows("orders")] == [1]
+
+
+@run_async
+async def test_the_same_row_told_again_and_a_lost_reply_are_deliveries(tmp_path: Path) -> None:
+    async with flushing(tmp_path) as bench:
+        bench.remote.answers.append(then(bench.remote, Failure.CUT))
+        for number in range(5):
+            await bench.outbox.put("fills", {"n": number}, id=f"x-{number}")
+        assert (await bench.settled()).delivered == 5
+        assert len(reads(bench.remote)) >= 1  # control: it was ignored, and looked at
+        assert len(bench.remote.rows("fills")) == 5
+
+
+@run_async
+async def test_of_a_batch_only_what_differs_dies(tmp_path: Path) -> None:
+    async with opened(tmp_path) as bench:
+        for number in range(0, 50, 2):
+            bench.remote.inserted["fills", f"x-{number}"] = {"id": f"x-{number}", "n": number or 99}
+        for number in range(50):
+            await bench.outbox.put("fills", {"n": number}, id=f"x-{number}")
+        report = await bench.outbox.drain()
+        assert (report.delivered, report.dead) == (49, 1)
+        assert (await bench.entry(1))["error_code"] == "CONFLICT"
+        assert len(bench.remote.requests) == 2
+
+
+@run_async
+async def test_a_row_that_a_trigger_swallows_is_told(tmp_path: Path) -> None:
+    async with opened(tmp_path) as bench:
+        bench.remote.answers.append(lambda request: accepted(request, stored=0))
+        await bench.outbox.put("fills", {"n": 1}, id="x")
+        assert (await bench.outbox.drain()).dead == 1
+        assert "there is no row" in (await bench.entry(1))["error_message"]
+
+
+@run_async
+async def test_minted_ids_cost_nothing(tmp_path: Path) -> None:
+    async with flushing(tmp_path) as bench:
+        bench.remote.answers.append(then(bench.remote, Failure.CUT))
+        await bench.put_many(3)
+        assert (await bench.settled()).delivered == 3
+        assert not reads(bench.remote)
+        assert not [request for request in bench.remote.requests if "count" in prefer(request)]
+
+
+@run_async
+async def test_a_duplicate_of_our_own_key_is_looked_at_too(tmp_path: Path) -> None:
+    async with opened(tmp_path) as bench:
+        bench.remote.inserted["fills", "x"] = {"id": "x", "n": 2}
+        bench.remote.answers.append(refused(409, "23505", "duplicate", details="Key (id)=(x) already exists."))
+        await bench.outbox.put("fills", {"n": 1}, id="x")
+        assert (await bench.outbox.drain()).dead == 1
+        assert (await bench.entry(1))["error_code"] == "CONFLICT"
+
+
+@run_async
+async def test_a_server_that_does_not_count_is_believed_and_said_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def uncounted(request: Request) -> Reply:
+        return Reply(201, {"preference-applied": "resolution=ignore-duplicates"}, b"")
+
+    async with opened(tmp_path, batch_rows=1) as bench:
+        bench.remote.otherwise = uncounted
+        for number in range(3):
+            await bench.outbox.put("fills", {"n": number}, id=f"x-{number}")
+        assert (await bench.outbox.drain()).delivered == 3
+        assert not reads(bench.remote)
+    assert caplog.text.count("does not say how many rows it stored") == 1
+
+
+@run_async
+async def test_what_may_not_be_read_back_neither_dies_nor_counts_as_delivered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with flushing(tmp_path, backoff_base_s=2) as bench:
+        bench.remote.inserted["fills", "x"] = {"id": "x", "n": 1}
+        commit = bench.remote.commit
+        bench.remote.otherwise = lambda request: (
+            refused(403, "42501", "permission denied for table fills") if request.method == "GET" else commit(request)
+        )
+        await bench.outbox.put("fills", {"n": 1}, id="x")
+        await bench.live(30)
+        await bench.outbox.put("fills", {"n": 2}, id="y")
+        await bench.idle()
+        stats = await bench.stats()
+        assert (stats.delivered, stats.pending, stats.dead, stats.paused) == (1, 1, 0, None)
+        bench.remote.otherwise = commit
+        assert (await bench.settled()).delivered == 2
+    assert caplog.text.count("cannot be read back") == 1
+
+
+@run_async
+async def test_an_insert_and_an_upsert_of_one_row_arrive_in_their_order(tmp_path: Path) -> None:
+    """Else the upsert makes the row, and the insert with its other columns is ignored as a duplicate."""
+    async with flushing(tmp_path) as bench:
+        bench.remote.gate.clear()
+        await bench.outbox.put("orders", {"id": "7", "a": 1, "b": 1})
+        await bench.outbox.put("orders", {"id": "7", "b": 2}, operation="upsert", on_conflict=("id",))
+        await bench.idle()
+        assert [rows(request) for request in bench.remote.requests] == [[{"id": "7", "a": 1, "b": 1}]]
+        bench.remote.gate.set()
+        assert (await bench.settled()).delivered == 2
+
+
+@run_async
+async def test_so_do_those_of_a_table_that_declares_what_decides(tmp_path: Path) -> None:
+    async with flushing(tmp_path) as bench:
+        bench.remote.gate.clear()
+        await bench.outbox.put("sessions", {"session_id": "s", "symbols": ["X"]})
+        await bench.outbox.put("sessions", {"session_id": "s", "status": "STOPPED"}, operation="upsert")
+        await bench.idle()
+        assert bench.remote.held == 1
+        bench.remote.gate.set()
+        assert (await bench.settled()).delivered == 2

@@ -1,0 +1,99 @@
+"""Whether what the remote end holds under an id is the row that was sent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+
+import pytest
+
+from outbox.entry import LaneSpec, Operation
+from outbox.postgrest.replies import Failure, Reply
+from outbox.postgrest.stored import conflict, find, read_back_path, rows_read, same
+
+SPEC = LaneSpec("orders", Operation.INSERT, "ticket", "qty,ticket", ordered=True)
+
+
+@dataclass(frozen=True)
+class Sent:
+    id: str
+    payload: str
+
+
+@pytest.mark.parametrize(
+    ("sent", "held", "alike"),
+    [
+        pytest.param(1, 1, True, id="a number"),
+        pytest.param(1, Decimal("1.00"), True, id="numeric(10, 2)"),
+        pytest.param(Decimal("1.005"), Decimal("1.010"), False, id="another value"),
+        pytest.param(Decimal("1.2345"), Decimal("1.230"), False, id="rounded to other digits"),
+        pytest.param(Decimal("1.2296"), Decimal("1.230"), True, id="rounded as a column with three digits does"),
+        pytest.param(Decimal("1.1512"), Decimal("1.15"), False, id="a price that agrees in its first digits"),
+        pytest.param(Decimal("1.123456789"), Decimal("1.1234568"), True, id="real"),
+        pytest.param("1.50", Decimal("1.5"), True, id="a text into a number"),
+        pytest.param(7, "7", True, id="a number into a text"),
+        pytest.param("NaN", "NaN", True, id="NaN"),
+        pytest.param(True, True, True, id="a boolean"),
+        pytest.param(True, 1, False, id="a boolean is no number"),
+        pytest.param(None, None, True, id="null"),
+        pytest.param(None, 0, False, id="null is not 0"),
+        pytest.param("", None, False, id="an empty text is not null"),
+        pytest.param("EURUSD", "EURUSD", True, id="a text"),
+        pytest.param("EURUSD", "eurusd", False, id="case counts in a text"),
+        pytest.param("ab", "ab   ", True, id="char(5)"),
+        pytest.param("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", True, id="uuid"),
+        pytest.param("2026-01-02T10:00:00+00:00", "2026-01-02T10:00:00+00:00", True, id="an instant"),
+        pytest.param("2026-01-02T12:00:00+02:00", "2026-01-02 10:00:00+00", True, id="an instant in another zone"),
+        pytest.param("2026-01-02T10:00:00.120000Z", "2026-01-02T10:00:00.12+00:00", True, id="zeros of a second"),
+        pytest.param("2026-01-02T10:00:00", "2026-01-02T10:00:00+00:00", True, id="without a zone it is UTC"),
+        pytest.param("2026-01-02T12:00:00+02:00", "2026-01-02T12:00:00", True, id="timestamp without a zone"),
+        pytest.param("2026-01-02T10:00:00Z", "2026-01-02", True, id="date"),
+        pytest.param("2026-01-02T10:00:00Z", "2026-01-02T10:00:01+00:00", False, id="a second later"),
+        pytest.param({"b": 1, "a": [1, None]}, {"a": [1, None], "b": Decimal("1.0")}, True, id="jsonb"),
+        pytest.param({"a": 1}, {"a": 1, "b": None}, False, id="jsonb with a key more"),
+        pytest.param('{"a": 1}', {"a": 1}, True, id="a text that became an object"),
+        pytest.param({"a": 1}, '{"a":1}', True, id="an object in a text column"),
+        pytest.param(["x", "y"], ["x", "y"], True, id="an array"),
+        pytest.param(["x", "y"], ["y", "x"], False, id="an array in another order"),
+    ],
+)
+def test_a_value_is_compared_as_postgresql_writes_it(sent: object, held: object, alike: bool) -> None:
+    assert same(sent, held) is alike
+
+
+def test_a_conflict_names_the_columns_and_shows_both_values_but_not_in_the_message() -> None:
+    entry = Sent("1001", '{"ticket":1001,"qty":777}')
+    refusal = conflict(SPEC, entry, {"ticket": 1001, "qty": 888}, 201)
+    assert refusal is not None
+    assert (refusal.status, refusal.code) == (201, "CONFLICT")
+    assert refusal.message == "another row is there with orders.ticket = 1001; it differs in qty"
+    assert json.loads(refusal.details or "") == {"qty": {"sent": 777, "stored": 888}}
+
+
+def test_what_is_not_there_is_told_and_what_the_server_filled_in_does_not_count() -> None:
+    entry = Sent("1001", '{"qty":1}')
+    assert conflict(SPEC, entry, {"ticket": 1001, "qty": 1, "created_at": "now"}, 201) is None
+    gone = conflict(SPEC, entry, None, 201)
+    assert gone is not None and "there is no row" in gone.message
+
+
+def test_a_path_holds_as_many_ids_as_a_url_may() -> None:
+    path, asked = read_back_path(SPEC, ['a"b', "c,d"])
+    assert (path, asked) == ("orders?ticket=in.(%22a%5C%22b%22,%22c%2Cd%22)&select=qty,ticket", 2)
+    path, asked = read_back_path(SPEC, ["x" * 200] * 500)
+    assert len(path) < 7000 and 0 < asked < 500
+
+
+def test_ids_are_found_however_the_server_writes_them() -> None:
+    held = {"1001": {"n": 1}, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11": {"n": 2}}
+    assert find(held, "1001") == {"n": 1}
+    assert find(held, "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11") == {"n": 2}
+    assert find(held, "1002") is None
+
+
+@pytest.mark.parametrize(
+    "answer", [Failure.CUT, Reply(200, {}, b"<html>"), Reply(200, {}, b"[1]"), Reply(403, {}, b"[]")]
+)
+def test_an_answer_without_rows_proves_nothing(answer: Reply | Failure) -> None:
+    assert rows_read(answer) is None
