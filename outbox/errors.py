@@ -27,6 +27,8 @@ OutboxError
 │   ├── StoreCorrupt        SQLite reports a damaged file
 │   ├── DiskFull            no space; nothing was written, putting the same id again is safe
 │   ├── OutboxFull          a configured bound is reached; nothing was written
+│   ├── StoreVanished       the file is not at its path any more, or another process has it too; carries `kept`, `ids`
+│   ├── UnsafePath          the file can be opened by a second path, where another lock would stand; nothing was opened
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
 ├── InvalidRequest          an operator's request cannot be carried out as asked; nothing was changed; carries `field`
 ├── SchemaError             the remote tables could not be made or changed; carries `file`, `code`
@@ -203,6 +205,43 @@ class OutboxFull(StoreError):
         super().__init__(f"{path} is at its bound {field}={limit}; nothing was written", path=path)
         self.field = field
         self.limit = limit
+
+
+class StoreVanished(StoreError):
+    """The file was removed, moved or replaced under the running bot, or another process writes to it, too.
+
+    kept: where everything is that was acknowledged; None: nowhere, the message says what is left of it. ids: the
+    entries of this call. stored: whether they are in `kept`, so that putting the same id again stores one row; else
+    nothing was written of them. state: what has happened, without them. goes_on: whether
+    the next put works, since the file is back at its path.
+    """
+
+    def __init__(
+        self, *, path: Path, what: str, kept: Path | None, ids: Sequence[str] = (), stored: bool, goes_on: bool
+    ) -> None:
+        where = f"is in {kept}" if kept is not None else "could not be brought back"
+        then = "the outbox goes on there" if goes_on else "nothing more is written before the outbox is opened again"
+        self.state = f"{path} {what}; what was acknowledged {where}; {then}"
+        fate = "stored there, too" if stored and kept is not None else "lost" if stored else "nothing was written"
+        super().__init__(f"{self.state}; {_listed(ids)}: {fate} (putting the same id again stores one row)", path=path)
+        self.what = what
+        self.kept = kept
+        self.ids = tuple(ids)
+        self.stored = stored
+        self.goes_on = goes_on
+
+    def of(self, ids: Sequence[str], *, stored: bool) -> StoreVanished:
+        """Return the same as it concerns the entries `ids`."""
+        return StoreVanished(
+            path=self.path, what=self.what, kept=self.kept, ids=ids, stored=stored, goes_on=self.goes_on
+        )
+
+
+class UnsafePath(StoreError):
+    """The file can be opened by a second path, beside which another lock and another -wal would stand.
+
+    A hard link, or a file that is itself a mount point. Nothing was opened.
+    """
 
 
 class OutcomeUnknown(StoreError):

@@ -84,6 +84,7 @@ class Outbox:
         self._repeating = logs.Repeating(clock)
         self._waiting = Waiting(store.path, max_rows=settings.max_waiting, max_bytes=settings.max_waiting_bytes)
         self._pending_counter = PendingCounter(store.path)
+        store.on_readers = self._pending_counter.admit
         self._flusher = Flusher(
             store,
             self._remote.current,
@@ -553,12 +554,14 @@ class Outbox:
         found = await snapshot.take(self._store, damage=self._store.damage, quarantined=quarantined)
         if self._maintenance is not None:  # what it knows is newer than what the file says
             found = replace(found, notices=self._maintenance.notices)
+        found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.files_lost_ms))
+        vanished = () if self._store.vanished is None else (self._store.vanished.state,)
         return Stats.of(
             path,
             found,
             now_ms=self._clock.now_ms(),
             flusher=self._flusher.state,
-            warnings=self._remote.warnings,
+            warnings=(*vanished, *self._remote.warnings),
             tasks=self._tasks(),
         )
 

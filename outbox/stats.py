@@ -56,6 +56,7 @@ class Stats:
     exposed_to_wal_reset_bug: bool
     reserve_released_ms: int | None  # since when the disk is full and puts are refused, in Unix milliseconds
     checkpoint_held_ms: int | None  # since when a reader keeps the WAL from being emptied
+    files_lost_ms: int | None  # since when files are known to be removed or replaced in this run, in Unix milliseconds
     warnings: tuple[str, ...] = field(default=())
     quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
     damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside
@@ -95,6 +96,7 @@ class Stats:
             exposed_to_wal_reset_bug=database.EXPOSED_TO_WAL_RESET_BUG,
             reserve_released_ms=found.notices.reserve_released_ms,
             checkpoint_held_ms=found.notices.checkpoint_held_ms,
+            files_lost_ms=found.notices.files_lost_ms,
             warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             quarantined=found.quarantined,
             damage=found.damage,

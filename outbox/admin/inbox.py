@@ -23,7 +23,7 @@ from typing import Any
 
 from outbox import logs
 from outbox.errors import InvalidRequest, StoreError
-from outbox.store.files import sync_folder
+from outbox.store.files import CAREFUL, give, read_plain, sync_folder
 
 logger = logs.named("outbox.store")
 
@@ -34,8 +34,6 @@ _STALE_S = 24 * 3600.0
 _LONGEST_REQUEST = 1_000_000
 # Some thousand outcomes of 200 bytes.
 _LONGEST_ANSWER = 4_000_000
-# Windows has neither; there a link needs rights that an ordinary user lacks.
-_CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ def answer_to(store: Path, request: Request) -> Mapping[str, Any] | None:
     """Return the writer's answer and remove it; None: there is none yet. Raises StoreError: it cannot be read."""
     file = folder(store) / (request.name + _ANSWER)
     try:
-        answer = _parsed(_content(file, _LONGEST_ANSWER))
+        answer = _parsed(read_plain(file, _LONGEST_ANSWER))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -152,7 +150,7 @@ def tidy(store: Path, *, now_s: float) -> None:
 def _request(file: Path, name: str) -> Request | None:
     """Return the request in `file`; None: it was taken back, or is none."""
     try:
-        content = _parsed(_content(file, _LONGEST_REQUEST))
+        content = _parsed(read_plain(file, _LONGEST_REQUEST))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -199,37 +197,21 @@ def _make(place: Path, store: Path) -> None:
         if not stat.S_ISDIR(place.lstat().st_mode):
             raise
         return
-    _give(place, like=store)
+    give(place, like=store)
     sync_folder(place.parent)
-
-
-def _give(file: Path, *, like: Path) -> None:
-    if os.name != "nt" and os.geteuid() == 0:
-        facts = like.stat()
-        os.chown(file, facts.st_uid, facts.st_gid, follow_symlinks=False)
 
 
 def _write(file: Path, content: bytes, *, like: Path) -> None:
     fresh = file.with_name(file.name + _NEW)
     fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o600)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CAREFUL, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
-    _give(fresh, like=like)
+    give(fresh, like=like)
     fresh.replace(file)
     sync_folder(file.parent)
-
-
-def _content(file: Path, longest: int) -> bytes | None:
-    """Return what is in `file`; None: it is longer, or no plain file. Raises OSError."""
-    descriptor = os.open(file, os.O_RDONLY | _CAREFUL)
-    with os.fdopen(descriptor, "rb") as source:
-        facts = os.fstat(source.fileno())
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > longest:
-            return None
-        return source.read(longest)
 
 
 def _is_plain(file: Path) -> bool:

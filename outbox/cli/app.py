@@ -93,7 +93,8 @@ def status(
     Exit codes, the worst that holds, the worst one last:
       0  healthy
       1  dead letters: the server refused entries for good; they are kept
-      4  hindered: the disk is full, or a reader keeps the WAL from shrinking
+      4  hindered: the disk is full, a reader keeps the WAL from shrinking, or
+         files were removed under the bot
       2  stalled: something is paused, or pending for more than --stalled-after
       5  damaged: a damaged file was set aside, or entries are lost
       3  the file is missing, unreadable or no outbox
@@ -125,6 +126,8 @@ def status(
                               or null
       checkpoint_held         since when a reader keeps the WAL from shrinking,
                               or null
+      files_lost              since when files are known to be removed or replaced
+                              under the bot, or null
       quarantined             [path]: damaged files that were set aside
       damage, loss            sentences, or null
       warnings                [sentence]: what hinders the file, and what keeps

@@ -163,6 +163,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "pending_bytes": status.file.pending_bytes,
         "reserve_released": _since(status.file.notices.reserve_released_ms),
         "checkpoint_held": _since(status.file.notices.checkpoint_held_ms),
+        "files_lost": _since(status.file.notices.files_lost_ms),
         "warnings": list(status.warnings),
     }
 

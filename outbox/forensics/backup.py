@@ -44,8 +44,9 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
     try:
         try:
             counts = _copied(source, part, progress)
-            _synced(part)
-            _publish(part, target)
+            files.give(part, like=source)
+            files.sync_file(part)
+            files.publish(part, target)
         finally:
             for leftover in (part, *(part.with_name(part.name + end) for end in ("-wal", "-shm", "-journal"))):
                 leftover.unlink(missing_ok=True)
@@ -132,28 +133,4 @@ def _connected(uri: str) -> Iterator[sqlite3.Connection]:
 def _fresh(part: Path) -> None:
     """Create an empty file, 0600, in place of one that a killed backup left."""
     part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-
-
-def _synced(part: Path) -> None:
-    descriptor = os.open(part, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(part: Path, target: Path) -> None:
-    """Give the finished copy its name, unless somebody took that meanwhile: a link never overwrites."""
-    if os.name == "nt":
-        part.rename(target)  # refuses where `target` exists
-        return
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if os.path.lexists(target):
-            raise
-        part.rename(target)
-    files.sync_folder(target.parent)
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | files.CAREFUL, 0o600))

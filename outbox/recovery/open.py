@@ -12,11 +12,14 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.errors import NotADatabase, StoreCorrupt, StoreInUse
+from outbox.errors import NotADatabase, StoreCorrupt, StoreError, StoreInUse
 from outbox.recovery import clean_close, probe, quarantine
 from outbox.recovery.judge import Wal, judge_wal
+from outbox.recovery.rescue import rescue
 from outbox.store import database, files, queries
 from outbox.store.capacity import Bounds, Capacity
+from outbox.store.commits import Guard
+from outbox.store.file_watch import FileWatch
 from outbox.store.lock import WriterLock
 from outbox.store.migrate import migrate
 from outbox.store.sidecar import Sidecar, Written
@@ -57,14 +60,16 @@ async def open_store(
 async def _opened(path: Path, lock: WriterLock, capacity: Capacity, clock: Clock, busy_timeout_s: float) -> Store:
     try:
         await capacity.prepare()  # on a full disk nothing can be opened without the reserve's space
-        entered = await _enter(path, lock.sidecar, clock=clock, busy_timeout_s=busy_timeout_s)
-        return Store(path, lock, entered, capacity, clock=clock, busy_timeout_s=busy_timeout_s)
+        watch = FileWatch(path, lock.holds)
+        entered = await _enter(path, lock.sidecar, watch, clock=clock, busy_timeout_s=busy_timeout_s)
+        guard = Guard(lock, watch, lambda *found: rescue(path, *found, now_ms=clock.now_ms()))
+        return Store(path, guard, entered, capacity, clock=clock, busy_timeout_s=busy_timeout_s)
     except BaseException:
         lock.release()
         raise
 
 
-async def _enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: float) -> OpenedFile:
+async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock, busy_timeout_s: float) -> OpenedFile:
     """Open `path`, whose lock is held. A damaged file that held nothing but the outbox is set aside, never deleted.
 
     Raises StoreCorrupt, NotADatabase: it is damaged or was never ours, and was not touched; and every other StoreError.
@@ -75,13 +80,15 @@ async def _enter(path: Path, sidecar: Sidecar, *, clock: Clock, busy_timeout_s: 
         if wal is not Wal.STRANGE:
             if not files.file_bytes(path):  # cut off while it is made, it must not look like one that lost all
                 await in_thread(_written_down, sidecar.forget)
-            return await _opened_file(path, sidecar, before, wal, clock, busy_timeout_s)
+            return await _opened_file(path, sidecar, watch, before, wal, clock, busy_timeout_s)
     except (StoreCorrupt, NotADatabase) as error:
         await in_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
         await in_thread(_written_down, sidecar.forget)
-        return await _opened_file(path, sidecar, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s)
+        return await _opened_file(
+            path, sidecar, watch, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s
+        )
     await in_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
-    return await _opened_file(path, sidecar, before, Wal.MISSING, clock, busy_timeout_s)
+    return await _opened_file(path, sidecar, watch, before, Wal.MISSING, clock, busy_timeout_s)
 
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
@@ -123,9 +130,9 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
 
 
 async def _opened_file(
-    path: Path, sidecar: Sidecar, before: Written, wal: Wal, clock: Clock, busy_timeout_s: float
+    path: Path, sidecar: Sidecar, watch: FileWatch, before: Written, wal: Wal, clock: Clock, busy_timeout_s: float
 ) -> OpenedFile:
-    writer = await database.open_writer(path, busy_timeout_s=busy_timeout_s)
+    writer = await database.open_writer(path, busy_timeout_s=busy_timeout_s, look=watch.look)
     try:
         await migrate(writer, path, now_ms=clock.now_ms())
         lanes = list(await writer.execute_fetchall(queries.LANES.sql))
@@ -138,6 +145,10 @@ async def _opened_file(
         )
         await in_thread(_written_down, partial(sidecar.begin, facts, seq))
         reader = await database.open_reader(path, busy_timeout_s=busy_timeout_s)
+        watch.remember()
+    except FileNotFoundError as error:
+        await writer.close()
+        raise StoreError(f"{error.filename} vanished while {path} was being opened; try again", path=path) from error
     except database.SqliteError as error:
         await writer.close()
         raise database.named(error, path, waited_s=busy_timeout_s) from error

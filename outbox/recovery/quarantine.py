@@ -16,7 +16,7 @@ from outbox.store.sidecar import Facts
 
 logger = logs.named("outbox.store")
 
-_CORRUPT, _SALVAGED = ".corrupt-", ".salvaged-"
+_CORRUPT, _RESCUED, _SALVAGED = ".corrupt-", ".rescued-", ".salvaged-"
 _BESIDE = ("-wal", "-shm")
 
 
@@ -72,9 +72,9 @@ def keep_wal(path: Path, *, now_ms: int) -> None:
 
 def found_beside(path: Path) -> tuple[Path, ...]:
     """Return what was set aside and not dealt with yet, oldest first."""
-    start = path.name + _CORRUPT
+    starts = (path.name + _CORRUPT, path.name + _RESCUED)
     try:
-        there = {each.name for each in path.parent.iterdir() if each.name.startswith(start)}
+        there = {each.name for each in path.parent.iterdir() if each.name.startswith(starts)}
     except OSError:
         return ()
     names = {name for name in there if not name.endswith("-shm")}  # an index, which SQLite makes anew
@@ -84,7 +84,8 @@ def found_beside(path: Path) -> tuple[Path, ...]:
 
 def dealt_with(quarantined: Path) -> Path:
     """Rename a salvaged file, so that nobody is told of it any more, and return its new name. Raises OSError."""
-    target = quarantined.with_name(quarantined.name.replace(_CORRUPT, _SALVAGED, 1))
+    name = quarantined.name.replace(_CORRUPT, _SALVAGED, 1).replace(_RESCUED, _SALVAGED, 1)
+    target = quarantined.with_name(name)
     if target != quarantined and not target.exists():
         _move(_all(quarantined, target))
     return target
@@ -121,9 +122,14 @@ def _unfinished(path: Path) -> Path | None:
     return waits[-1] if wal is Wal.FITS else None
 
 
-def _free_name(path: Path, *, now_ms: int) -> Path:
+def rescued_name(path: Path, *, now_ms: int) -> Path:
+    """Return a free name for what was brought back of a file that vanished, to be found like one that was set aside."""
+    return _free_name(path, now_ms=now_ms, kind=_RESCUED)
+
+
+def _free_name(path: Path, *, now_ms: int, kind: str = _CORRUPT) -> Path:
     stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
-    name, number = f"{path.name}{_CORRUPT}{stamp}", 1
+    name, number = f"{path.name}{kind}{stamp}", 1
     while any(path.with_name(_numbered(name, number) + end).exists() for end in ("", *_BESIDE)):
         number += 1
     return path.with_name(_numbered(name, number))

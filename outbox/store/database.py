@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import aiosqlite
 
@@ -113,21 +114,43 @@ def readable(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
+class _Watched(sqlite3.Connection):
+    """Calls `look` after each statement that leaves no transaction open: so after each commit, in SQLite's thread."""
+
+    look: Callable[[], None] | None = None
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        cursor = super().execute(sql, parameters)
+        if self.look is not None and not self.in_transaction:
+            self.look()
+        return cursor
+
+
 async def connect(
-    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
+    path: Path,
+    *,
+    readonly: bool,
+    busy_timeout_s: float,
+    immutable: bool = False,
+    look: Callable[[], None] | None = None,
 ) -> aiosqlite.Connection:
-    """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them."""
+    """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them.
+
+    look: called after each commit, in SQLite's thread, before whoever waits for it goes on.
+    """
     name = files.uri(path, "ro" if readonly else "rw", immutable=immutable)
 
     def connector() -> sqlite3.Connection:
-        connection: sqlite3.Connection = sqlite3.connect(
+        connection = sqlite3.connect(
             name,
+            factory=_Watched,
             uri=True,
             isolation_level=None,
             timeout=busy_timeout_s,
             cached_statements=_CACHED_STATEMENTS,
             check_same_thread=False,
         )
+        connection.look = look
         return connection
 
     connection = aiosqlite.Connection(connector, iter_chunk_size=64)
@@ -184,8 +207,10 @@ async def empty_wal(connection: aiosqlite.Connection) -> Checkpoint:
         await pragma(connection, f"busy_timeout = {waits_ms}")
 
 
-async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connection:
-    """Return the read-write connection: WAL, synchronous=FULL, set and read back.
+async def open_writer(
+    path: Path, *, busy_timeout_s: float, look: Callable[[], None] | None = None
+) -> aiosqlite.Connection:
+    """Return the read-write connection: WAL, synchronous=FULL, set and read back. look: as of `connect`.
 
     Creates the file (0600) where it is missing; its folder must be there.
     Raises NotADatabase, WrongJournalMode, NotDurable, StoreBusy, StoreError; each says what became of the file.
@@ -193,7 +218,7 @@ async def open_writer(path: Path, *, busy_timeout_s: float) -> aiosqlite.Connect
     if sqlite3.sqlite_version_info < _NEEDED_VERSION:
         raise NotDurable(f"SQLite {sqlite3.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
     await in_thread(files.create_file, path)
-    connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s)
+    connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s, look=look)
     try:
         await make_durable(connection, path)
         await _settle_wal(connection)
@@ -226,10 +251,15 @@ async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = Fa
 
 
 async def _opened(
-    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False
+    path: Path,
+    *,
+    readonly: bool,
+    busy_timeout_s: float,
+    immutable: bool = False,
+    look: Callable[[], None] | None = None,
 ) -> aiosqlite.Connection:
     try:
-        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s, immutable=immutable)
+        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s, immutable=immutable, look=look)
     except SqliteError as error:
         raise named(error, path, waited_s=busy_timeout_s) from error
 

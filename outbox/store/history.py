@@ -48,3 +48,9 @@ async def note_refusal(
         batch_rows=batch_rows,
         request_id=refusal.request_id,
     )
+
+
+def refusal_words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
+    if refusal is None:
+        return None, None, None, None, None
+    return refusal.status, refusal.code, refusal.message, refusal.details, refusal.hint

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import struct
 import sys
 import threading
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
+from outbox.store import files
 from outbox.store.sidecar import Flushing, Sidecar, Written, holder_line, parse
 
 if sys.platform == "win32":
@@ -86,6 +88,8 @@ else:
     _TO_ASK = os.O_RDONLY
 
 
+# Of a sidecar; what is longer is none of ours.
+_LONGEST = 4096
 # A POSIX record lock does not exclude its own process, and closing any descriptor of the file drops it:
 # this process's own locks are known here, and their files are never opened again.
 _held: dict[Path, WriterLock] = {}
@@ -128,7 +132,7 @@ class WriterLock:
         """Return the descriptor of the locked sidecar."""
         sidecar = lock_path(self._store)
         try:
-            descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+            descriptor = _opened(sidecar, like=self._store)
         except OSError as error:
             raise StoreError(f"{sidecar} cannot be opened: {error.strerror}; nothing was opened", path=store) from error
         try:
@@ -144,10 +148,38 @@ class WriterLock:
         # Who holds it is news for people; a full disk must not keep the bot from opening what it has.
         with contextlib.suppress(OSError):
             os.lseek(descriptor, 0, os.SEEK_SET)
-            self._found = parse(os.read(descriptor, 4096))
+            self._found = parse(os.read(descriptor, _LONGEST))
             os.lseek(descriptor, 0, os.SEEK_SET)
             os.write(descriptor, holder_line(self._pid, self._since))
         return descriptor
+
+    def holds(self) -> bool:
+        """Return whether the lock is this process's still, taking it again if it was dropped: a microsecond.
+
+        The bot may have read the sidecar, which drops the lock when the other descriptor is closed.
+        """
+        if sys.platform == "win32":  # a lock there belongs to the descriptor
+            return True
+        descriptor = self._descriptor
+        return descriptor is None or _try_lock(descriptor)
+
+    def take_again(self) -> None:
+        """Lock what is at the lock's path now: the file that was held is not there any more.
+
+        Raises StoreInUse: another process was faster; StoreError.
+        """
+        with _taking:
+            before = self._descriptor
+            assert before is not None
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if os.path.samestat(os.lstat(lock_path(self._store)), os.fstat(before)):
+                    # Not opened again: closing a second descriptor would drop the lock.
+                    if not _try_lock(before):
+                        raise StoreInUse(path=self._store, pid=_locked_by(before), since=None)
+                    return
+            self._descriptor = self._taken(self._store)
+            self.sidecar.move(self._descriptor)
+            os.close(before)
 
     def release(self) -> None:
         """Give the lock back; the sidecar stays, since removing it would let two processes lock two files."""
@@ -167,6 +199,21 @@ class WriterLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _opened(sidecar: Path, *, like: Path) -> int:
+    """Return a descriptor of the sidecar, made for the owner of `like` if need be. Raises OSError: it is not ours."""
+    try:
+        descriptor = os.open(sidecar, os.O_RDWR | os.O_CREAT | os.O_EXCL | files.CAREFUL, 0o600)
+    except FileExistsError:
+        descriptor = os.open(sidecar, os.O_RDWR | files.CAREFUL)
+    else:
+        files.give(descriptor, like=like)
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        os.close(descriptor)
+        raise OSError(0, "it is no plain file, or has a second name; remove it while no bot runs")
+    return descriptor
 
 
 def lock_path(store: Path) -> Path:
@@ -191,7 +238,7 @@ def look(store: Path) -> Holder:
     if is_mine(store):
         return Holder(pid, since, running=True)
     try:
-        descriptor = os.open(lock_path(store.resolve()), _TO_ASK)
+        descriptor = os.open(lock_path(store.resolve()), _TO_ASK | files.CAREFUL)
     except FileNotFoundError:
         return Holder(None, None, running=False)
     try:
@@ -237,14 +284,18 @@ def flushing(store: Path) -> Flushing | None:
 
 def _written(store: Path) -> Written:
     try:
-        return parse(lock_path(store.resolve()).read_bytes())
+        return _read(lock_path(store.resolve()))
     except FileNotFoundError:
         return Written(None, None, None)
 
 
+def _read(sidecar: Path) -> Written:
+    return parse(files.read_plain(sidecar, _LONGEST) or b"")
+
+
 def _holder(sidecar: Path) -> tuple[int | None, str | None]:
     try:
-        found = parse(sidecar.read_bytes()).holder
+        found = _read(sidecar).holder
     except OSError:
         found = None
     # A holder between locking and writing, or one that died there: held, but by nobody known.

@@ -66,10 +66,16 @@ class Maintenance:
         except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
             if (news := self._repeating.news("failed", str(error))) is not None:
                 logger.warning("keeping house failed, it is tried again", extra={"error": str(error), **news})
-        hindered = self.notices != Notices()
+        hindered = replace(self.notices, files_lost_ms=None) != Notices()
         await self._clock.wait(self._store.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
 
     async def _maintain(self) -> None:
+        if self._store.vanished is not None:
+            return  # told, and there is nothing to keep
+        try:
+            await self._store.look()
+        finally:
+            self.notices = replace(self.notices, files_lost_ms=self._store.files_lost_ms)
         self._notice(reserve_released_ms=self._store.capacity.short)
         if self._store.capacity.short:
             await self._store.note(self.notices)  # before anything fails

@@ -22,22 +22,32 @@ class PendingCounter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: Any = None
+        self._away = False
+        self._last = 0
 
     def pending(self) -> int:
         """Return how many entries are pending, those that other connections have committed included."""
+        if self._away:
+            return self._last
         try:
             if self._connection is None:
                 self._connection = self._connect()
             # All rows are fetched: a statement left open would hold its snapshot, and the WAL would grow.
-            return int(self._connection.execute(_PENDING).fetchall()[0][0])
+            self._last = int(self._connection.execute(_PENDING).fetchall()[0][0])
         except database.SqliteError as error:
             raise database.named(error, self._path) from error
+        return self._last
 
     def _connect(self) -> Any:
         uri = files.uri(self._path)
         # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
         # timeout=0: the event loop must not wait.
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
+
+    def admit(self, readers: bool) -> None:
+        """Close the connection and keep to the last answer until readers are admitted again."""
+        self._away = not readers
+        self.close()
 
     def close(self) -> None:
         """Close the connection, if there is one."""

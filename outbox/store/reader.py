@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,6 +63,17 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """What an `Unread` entry turned out to mean."""
+
+    seq: int
+    spec: LaneSpec
+    key: str | None
+    on_conflict: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """A pending entry as people see it. payload, match: JSON."""
 
@@ -96,6 +109,7 @@ class Notices:
 
     reserve_released_ms: int | None = None  # the disk was found full: puts are refused
     checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
+    files_lost_ms: int | None = None  # files were removed or replaced under the bot that runs now, or ran last
 
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> Self:
@@ -104,7 +118,7 @@ class Notices:
 
     def facts(self) -> dict[str, int | None]:
         """Return them by their names."""
-        return {"reserve_released_ms": self.reserve_released_ms, "checkpoint_held_ms": self.checkpoint_held_ms}
+        return asdict(self)
 
     def sentences(self, wal_bytes: int) -> tuple[str, ...]:
         """Return what a person should read, a sentence each."""
@@ -119,6 +133,11 @@ class Notices:
                 f"checkpoint held back by a reader: the WAL has {wal_bytes:,} bytes and grows."
                 " Look for a forgotten sqlite3 shell"
             )
+        if self.files_lost_ms is not None:
+            found.append(
+                "the file, or one beside it, was removed or replaced while the bot ran. What it had acknowledged was"
+                " brought back; the log says where. Find out who does that: the warning ends when the bot starts anew"
+            )
         return tuple(found)
 
 
@@ -128,20 +147,36 @@ class Reader:
     def __init__(self, path: Path, connection: aiosqlite.Connection) -> None:
         self.path = path
         self._reader = connection
+        self._reading = asyncio.Lock()  # held by whoever uses or replaces the connection
         self._specs: dict[int, LaneSpec] = {}
         self.unknown_lanes: tuple[int, ...] = ()  # of the last look at the ready ones; see `Store.reread_unknown`
+        # Called when the reading connections must be closed, with False, and with True when they may be opened again.
+        self.on_readers: Callable[[bool], None] = lambda _: None
         self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a query on the reading connection. Raises StoreError, OutboxClosed."""
         try:
-            return list(await self._reader.execute_fetchall(sql, parameters))
+            async with self._reading:
+                return list(await self._reader.execute_fetchall(sql, parameters))
         except database.SqliteError as error:
             if database.classify_error(error) in database.DAMAGE:
                 self.on_corrupt(error)
             raise database.named(error, self.path) from error
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise OutboxClosed("the outbox was closed meanwhile") from error
+
+    @contextlib.asynccontextmanager
+    async def away(self, *, busy_timeout_s: float) -> AsyncIterator[None]:
+        """Inside it no connection of this process reads; reads wait. Raises StoreError: it cannot be opened again."""
+        async with self._reading:
+            self.on_readers(False)
+            await self._reader.close()
+            try:
+                yield
+            finally:
+                self._reader = await database.open_reader(self.path, busy_timeout_s=busy_timeout_s)
+                self.on_readers(True)
 
     async def changes(self) -> int:
         """Return a number that changes whenever any other connection has committed. About 5 µs in SQLite."""

@@ -12,6 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
+from outbox.store import files
+
 _CHUNK = 1 << 20
 # A connection needs a -shm of 32 KiB and the beginning of a -wal; migrations and notes a little more.
 NEEDED_TO_OPEN = 1 << 20
@@ -26,13 +28,14 @@ class Reserve:
     """The file `<db>-reserve` of `size` bytes. Every method does I/O: call them in a thread."""
 
     def __init__(self, store: Path, size: int) -> None:
+        self._store = store
         self.path = store.with_name(store.name + "-reserve")
         self.size = size
 
     def is_whole(self) -> bool:
         """Return whether the file is there, as large as it should be. Raises OSError."""
         try:
-            return self.path.stat().st_size == self.size
+            return self.path.lstat().st_size == self.size
         except FileNotFoundError:
             return False
 
@@ -54,7 +57,7 @@ class Reserve:
         return True
 
     def _write(self) -> None:
-        descriptor = _created(self.path)
+        descriptor = _created(self.path, like=self._store)
         try:
             if _allocated(descriptor, 2 * self.size):  # a quota is not in what `free` says
                 os.ftruncate(descriptor, self.size)
@@ -71,7 +74,7 @@ class Reserve:
         trial = self.path.with_name(self.path.name + "-trial")
         trial.unlink(missing_ok=True)  # of a process that died
         try:
-            descriptor = _created(trial)
+            descriptor = _created(trial, like=self._store)
             try:
                 if not _allocated(descriptor, size):
                     _filled(descriptor, size)
@@ -95,8 +98,10 @@ class Reserve:
         return shutil.disk_usage(self.path.parent).free
 
 
-def _created(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+def _created(path: Path, *, like: Path) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | files.CAREFUL, 0o600)
+    files.give(descriptor, like=like)
+    return descriptor
 
 
 def _allocated(descriptor: int, size: int) -> bool:

@@ -136,6 +136,13 @@ class Sidecar:
         with contextlib.suppress(OSError):
             self._write(_FLUSHER, line)
 
+    def move(self, descriptor: int) -> None:
+        """Go on in another file, with all that stood in this one: the lock was taken again. Raises OSError."""
+        self._descriptor = descriptor
+        self.tell(self.flushing)
+        if self._facts is not None:
+            self.begin(self._facts, self._mark)
+
     def end(self) -> None:
         """Write nothing more: the descriptor is about to be closed, and its number may soon mean another file."""
         self._descriptor = -1

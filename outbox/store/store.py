@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +16,14 @@ from outbox import logs
 from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec, State
+from outbox.errors import StoreVanished
 from outbox.postgrest.verdicts import Reason, Refusal
 from outbox.store import database, many, queries
 from outbox.store.capacity import Bounds, Capacity
+from outbox.store.commits import Commits, Guard
 from outbox.store.held_transaction import Block
-from outbox.store.history import note, note_refusal
-from outbox.store.lock import WriterLock
-from outbox.store.reader import Lane, Notices, Outgoing, Reader, Sendable, StoredPause, Unread
+from outbox.store.history import note, note_refusal, refusal_words
+from outbox.store.reader import Adopted, Lane, Notices, Outgoing, Reader, Sendable, StoredPause, Unread
 from outbox.store.receipts import Receipt, find_lane
 from outbox.store.sidecar import Flushing
 from outbox.store.writer import PutWatcher, Writer
@@ -32,19 +35,6 @@ T = TypeVar("T")
 logger = logs.named("outbox.store")
 
 _END_OF_TIME_MS = 2**62
-# aiosqlite says ValueError when the connection is closed.
-_NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *database.SqliteError)
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """What an `Unread` entry turned out to mean."""
-
-    seq: int
-    spec: LaneSpec
-    key: str | None
-    on_conflict: str | None
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +57,7 @@ class Store(Reader):
     def __init__(
         self,
         path: Path,
-        lock: WriterLock,
+        guard: Guard,
         entered: OpenedFile,
         capacity: Capacity,
         *,
@@ -75,39 +65,55 @@ class Store(Reader):
         busy_timeout_s: float,
     ) -> None:
         super().__init__(path, entered.reader)
-        self._lock = lock
+        self._lock = guard.lock
         self._clock = clock
-        self._writer = Writer(
+        commits = Commits(
             entered.writer,
             path,
+            guard,
             clock=clock,
             busy_timeout_s=busy_timeout_s,
             capacity=capacity,
-            last_seq=entered.last_seq,
-            plain=entered.plain,
+            readers_away=partial(self.away, busy_timeout_s=busy_timeout_s),
         )
-        self._writer.on_stored = lock.sidecar.mark
+        self._writer = Writer(commits, path, capacity=capacity, last_seq=entered.last_seq, plain=entered.plain)
+        self._writer.on_stored = guard.lock.sidecar.mark
         self._writer.commits.on_corrupt = self.on_corrupt = self._met_damage
         self._learn(entered.lanes)
         self._writer.lanes.update({spec: number for number, spec in self._specs.items()})
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run
 
     async def close(self) -> None:
-        """Commit what stands in line and close. The reader goes first: the last connection empties the WAL."""
-        try:
-            await self._reader.close()
-        finally:
-            try:
-                await self._writer.close(_mark_closed)
-            finally:
-                self._lock.release()
+        """Commit what stands in line and close. The reader goes before the writer, which empties the WAL."""
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.callback(self._lock.release)
+            await self._writer.finish()
+            last, first = self._writer.commits.connection, self._reader
+            if self.vanished is not None:  # the WAL may be another's now: the last one must be unable to write
+                last, first = first, last
+            last_first.push_async_callback(last.close)
+            last_first.push_async_callback(first.close)
 
     async def give_up(self) -> None:
         """Interrupt what SQLite does at this moment, which is rolled back, and let nobody wait for it any more."""
         await database.interrupt(self._reader)
         await self._writer.give_up()
 
-    # ------------------------------------------------------------------------------------------ damage
+    # ------------------------------------------------------------------------------------------ damage and loss
+
+    @property
+    def vanished(self) -> StoreVanished | None:
+        """Why nothing is written any more: the file is not where it was, or another process has it."""
+        return self._writer.commits.vanished
+
+    @property
+    def files_lost_ms(self) -> int | None:
+        """Since when it is known that files were removed or replaced in this run, in Unix milliseconds."""
+        return self._writer.commits.files_lost_ms
+
+    async def look(self) -> None:
+        """Look whether the files are still at their paths, and put right what has gone. Raises StoreVanished."""
+        await self._writer.run_exclusive(lambda connection: connection.execute("select 1"))
 
     def _met_damage(self, error: Exception) -> None:
         """SQLite met a damaged page. What can be read and written still is; the next opening looks at all of it."""
@@ -219,7 +225,7 @@ class Store(Reader):
         run: the lane and the cause of the run of refusals in which they die.
         """
         now_ms = self._clock.now_ms()
-        parameters = (state.value, now_ms, attempts, *_words(refusal), _list(seqs))
+        parameters = (state.value, now_ms, attempts, *refusal_words(refusal), _list(seqs))
 
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.SETTLE.sql, parameters)
@@ -236,7 +242,7 @@ class Store(Reader):
     ) -> None:
         """Let pending entries wait until `until_ms` for something of their own. event: postponed or stuck."""
         now_ms = self._clock.now_ms()
-        parameters = (until_ms, attempts, *_words(refusal), _list(seqs))
+        parameters = (until_ms, attempts, *refusal_words(refusal), _list(seqs))
 
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.POSTPONE.sql, parameters)
@@ -414,20 +420,6 @@ async def _removed(connection: aiosqlite.Connection, query: queries.Query, befor
     return (await connection.execute(query.sql, (before_ms, limit))).rowcount
 
 
-def _words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
-    if refusal is None:
-        return None, None, None, None, None
-    return refusal.status, refusal.code, refusal.message, refusal.details, refusal.hint
-
-
 def _list(seqs: Sequence[int]) -> str:
     """A JSON list: one parameter, whatever its length."""
     return f"[{','.join(map(str, seqs))}]"
-
-
-async def _mark_closed(connection: aiosqlite.Connection) -> None:
-    """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
-    try:
-        await connection.execute("delete from outbox_meta where name = 'open'")
-    except _NOT_NOTED as error:
-        logger.warning("clean close could not be noted", extra={"error": str(error)})

@@ -29,11 +29,11 @@ cancelled `await` does not stop SQLite's thread, so the task itself is never can
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,12 +41,12 @@ import aiosqlite
 
 from outbox import logs
 from outbox.background import TaskState
-from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec
-from outbox.errors import DiskFull, IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
+from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
+from outbox.store.line import Bare, Job, Put, fail, is_put
 from outbox.store.receipts import Receipt, find_lane, receipt_of, stored
 
 logger = logs.named("outbox.store")
@@ -56,57 +56,20 @@ T = TypeVar("T")
 # Called with the destination of each put when it gets in line, and the future that says what became of it.
 PutWatcher = Callable[[str, asyncio.Future[Any]], None]
 
+# aiosqlite says ValueError when the connection is closed.
+_NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *database.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
-
-
-@dataclass(slots=True)
-class _Put:
-    entry: Entry
-    spec: LaneSpec
-    done: asyncio.Future[Receipt]
-
-
-@dataclass(slots=True)
-class _Job:
-    """Work in a transaction of its own; `work` gets the connection, inside the transaction."""
-
-    work: Callable[[aiosqlite.Connection], Awaitable[Any]]
-    done: asyncio.Future[Any]
-
-
-@dataclass(slots=True)
-class _Bare:
-    """Work that begins and ends its own transaction, or needs none, such as a checkpoint.
-
-    ids: the entries that an unknown outcome would concern. puts: it stores entries and nothing else, so that it may run
-    again.
-    """
-
-    work: Callable[[aiosqlite.Connection], Awaitable[Any]]
-    done: asyncio.Future[Any]
-    ids: Sequence[str]
-    puts: bool = False
 
 
 class Writer:
     """Owns the read-write connection. Created by `Store`; nothing else ever writes."""
 
-    def __init__(
-        self,
-        connection: aiosqlite.Connection,
-        path: Path,
-        *,
-        clock: Clock,
-        busy_timeout_s: float,
-        capacity: Capacity,
-        last_seq: int,
-        plain: bool,
-    ) -> None:
+    def __init__(self, commits: Commits, path: Path, *, capacity: Capacity, last_seq: int, plain: bool) -> None:
+        self.commits = commits
         self.capacity = capacity
-        self.commits = Commits(connection, path, clock=clock, busy_timeout_s=busy_timeout_s, capacity=capacity)
         self._path = path
-        self._line: deque[_Put | _Job | _Bare] = deque()
+        self._line: deque[Put | Job | Bare] = deque()
         self._work = asyncio.Event()
         self._closing = False
         self._putting = False  # a group is under way
@@ -118,7 +81,7 @@ class Writer:
         self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
         self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
         self.state = TaskState("writer")
-        self._repeating = logs.Repeating(clock)
+        self._repeating = commits.repeating
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 
     @property
@@ -129,7 +92,7 @@ class Writer:
     @property
     def putting(self) -> bool:
         """Whether a put is being committed or is the next to be."""
-        return self._putting or (bool(self._line) and _puts(self._line[0]))
+        return self._putting or (bool(self._line) and is_put(self._line[0]))
 
     @property
     def last_seq(self) -> int:
@@ -144,14 +107,14 @@ class Writer:
 
     def enqueue(self, entry: Entry, spec: LaneSpec, done: asyncio.Future[Receipt]) -> None:
         """Line `entry` up with a future of the caller's own."""
-        self._enter(_Put(entry, spec, done))
+        self._enter(Put(entry, spec, done))
         for watcher in self.watchers:
             watcher(entry.destination, done)
 
     async def transact(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Run `work` inside one transaction and return its result once that is on disk."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._enter(_Job(work, done))
+        self._enter(Job(work, done))
         return await done
 
     async def run_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[T]], ids: Sequence[str] = ()) -> T:
@@ -160,7 +123,7 @@ class Writer:
         ids: the entries that an unknown outcome would concern; `work` may add to it.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._enter(_Bare(work, done, ids))
+        self._enter(Bare(work, done, ids))
         return await done
 
     async def put_all(
@@ -168,7 +131,7 @@ class Writer:
     ) -> T:
         """Run `work`, which stores the entries `ids`, all or none of them; again after a failed sync."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._enter(_Bare(work, done, ids, puts=True))
+        self._enter(Bare(work, done, ids, puts=True))
         for watcher in self.watchers:
             watcher(destination, done)
         return await done
@@ -188,24 +151,23 @@ class Writer:
         self._last_seq = max(self._last_seq, seq)
         self.on_stored(seq)
 
-    async def close(self, farewell: Callable[[aiosqlite.Connection], Awaitable[None]] | None = None) -> None:
-        """Commit what stands in line, say `farewell`, close the connection. Later puts raise OutboxClosed."""
+    async def finish(self) -> None:
+        """Commit what stands in line and mark the file as closed; the connection stays open. Puts: OutboxClosed."""
         self._closing = True
         self._work.set()
         # Not `await self._task`: a shutdown handler may have cancelled every task of the loop, this one too.
         await asyncio.wait({self._task})
-        try:
-            if farewell is not None and not self.commits.suspect:
-                await farewell(self.commits.connection)
-        finally:
-            await self.commits.connection.close()
+        if not self.commits.suspect:
+            with contextlib.suppress(StoreError):  # logged; what could be brought back is
+                await self.commits.look()
+                await _mark_closed(self.commits.connection)
 
     async def give_up(self) -> None:
         """End what is under way and answer whoever stands in line: `close` goes on from there."""
         self._task.cancel()
         await database.interrupt(self.commits.connection)
 
-    def _enter(self, item: _Put | _Job | _Bare) -> None:
+    def _enter(self, item: Put | Job | Bare) -> None:
         if self._closing or self._task.done():
             raise OutboxClosed("the outbox is closed; nothing was written")
         self._line.append(item)
@@ -225,7 +187,7 @@ class Writer:
             self.state.running = False
             # Cancelled from outside: whoever still stands in line must not wait for ever.
             while self._line:
-                _fail(self._line.popleft(), OutboxClosed("the outbox's writer was cancelled; nothing was written"))
+                fail(self._line.popleft(), OutboxClosed("the outbox's writer was cancelled; nothing was written"))
 
     async def _serve_safely(self) -> None:
         """Serve who is first in line; an error of ours is theirs to hear, and the writer lives on."""
@@ -236,10 +198,10 @@ class Writer:
             self.state.failed(error, self._repeating)
             if self._line and self._line[0] is first:
                 self._line.popleft()
-            _fail(first, error)
+            fail(first, error)
 
     async def _serve_next(self) -> None:
-        if isinstance(self._line[0], _Put):
+        if isinstance(self._line[0], Put):
             group = self._next_group()
             if group:
                 self._putting = True
@@ -249,32 +211,32 @@ class Writer:
                     self._putting = False
         else:
             job = self._line.popleft()
-            assert not isinstance(job, _Put)
+            assert not isinstance(job, Put)
             if not job.done.cancelled():
-                self._putting = _puts(job)
+                self._putting = is_put(job)
                 try:
                     await self._guarded(self._commit_job(job), [job])
                 finally:
                     self._putting = False
 
-    async def _guarded(self, work: Awaitable[None], items: Sequence[_Put | _Job | _Bare]) -> None:
+    async def _guarded(self, work: Awaitable[None], items: Sequence[Put | Job | Bare]) -> None:
         """Do `work`; whatever it raises reaches the callers, and the writer lives on for the next ones."""
         try:
             await work
         except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
             for item in items:
-                _fail(item, error)
+                fail(item, error)
         except BaseException:  # the task was cancelled, which does not stop SQLite's thread
             for item in items:
-                _fail(item, OutcomeUnknown(path=self._path, ids=(), waited_s=0))
+                fail(item, OutcomeUnknown(path=self._path, ids=(), waited_s=0))
             raise
 
-    def _next_group(self) -> list[_Put]:
+    def _next_group(self) -> list[Put]:
         """Take the puts at the head of the line, without those whose caller has gone meanwhile."""
-        group: list[_Put] = []
+        group: list[Put] = []
         while self._line and len(group) < queries.MOST_ROWS:
             put = self._line[0]
-            if not isinstance(put, _Put):
+            if not isinstance(put, Put):
                 break
             self._line.popleft()
             if not put.done.cancelled():
@@ -284,7 +246,7 @@ class Writer:
             del group[-odd:]
         return group
 
-    async def _commit_puts(self, group: list[_Put]) -> None:
+    async def _commit_puts(self, group: list[Put]) -> None:
         if not self.capacity.open:
             group = await self._admitted(group)
             if not group:
@@ -298,7 +260,7 @@ class Writer:
             return
         await self._answer(group, entries, seqs)
 
-    async def _admitted(self, group: list[_Put]) -> list[_Put]:
+    async def _admitted(self, group: list[Put]) -> list[Put]:
         """Answer those for which there is no room, and return the others."""
         entries = [put.entry for put in group]
         ids = [entry.id for entry in entries]
@@ -308,7 +270,7 @@ class Writer:
             await self._refuse(refused)
         return [put for put, problem in zip(group, problems, strict=True) if problem is None]
 
-    async def _refuse(self, refused: Sequence[tuple[_Put, StoreError]]) -> None:
+    async def _refuse(self, refused: Sequence[tuple[Put, StoreError]]) -> None:
         """Answer each with its error; but an id that is stored already, after an OutcomeUnknown, say, needs no room."""
         entries = [put.entry for put, _ in refused]
         ids = [entry.id for entry in entries]
@@ -317,7 +279,7 @@ class Writer:
             try:
                 receipt = receipt_of(put.entry, found.get(number), self._path, otherwise=problem)
             except (IdConflict, StoreError) as error:
-                _fail(put, error)
+                fail(put, error)
             else:
                 if not put.done.done():
                     put.done.set_result(receipt)
@@ -329,7 +291,7 @@ class Writer:
         places = range(self._last_seq + 1, self._last_seq + 1 + len(entries))
         return places if cursor.rowcount == len(entries) and cursor.lastrowid == places[-1] else None
 
-    async def _commit_one_by_one(self, group: list[_Put], entries: list[Entry]) -> None:
+    async def _commit_one_by_one(self, group: list[Put], entries: list[Entry]) -> None:
         """One of them breaks a rule of the file (a trigger of the bot's own, say): only its caller may feel it."""
         for put, entry in zip(group, entries, strict=True):
             try:
@@ -344,7 +306,7 @@ class Writer:
             else:
                 await self._answer([put], [entry], seqs)
 
-    async def _answer(self, group: Sequence[_Put], entries: Sequence[Entry], seqs: range | None) -> None:
+    async def _answer(self, group: Sequence[Put], entries: Sequence[Entry], seqs: range | None) -> None:
         """Resume each caller: the commit is done. seqs: the entries' places, where nothing needs to be looked up."""
         self.committed.set()
         if seqs is None:
@@ -358,31 +320,31 @@ class Writer:
             if number % _WAKE_SLICE == 0:
                 await asyncio.sleep(0)
 
-    async def _answer_looked_up(self, group: Sequence[_Put], entries: Sequence[Entry]) -> None:
+    async def _answer_looked_up(self, group: Sequence[Put], entries: Sequence[Entry]) -> None:
         """The same, by what the file says: an id may have been there already, as the same entry or another."""
         before = self._last_seq
         try:
             found = await stored(self.commits.connection, entries)
         except database.SqliteError as error:  # the commit worked; what it found under these ids cannot be read
             for put in group:
-                _fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
+                fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
             return
         self.on_stored(max((place[0] for place in found.values()), default=0))
         for number, (put, entry) in enumerate(zip(group, entries, strict=True)):
             try:
                 receipt = receipt_of(entry, found.get(number), self._path, after_seq=before)
             except (IdConflict, StoreError) as error:
-                _fail(put, error)
+                fail(put, error)
                 continue
             before = max(before, receipt.seq)  # the same id again in this group is there already
             if not put.done.done():
                 put.done.set_result(receipt)
         self._last_seq = before
 
-    async def _commit_job(self, job: _Job | _Bare) -> None:
+    async def _commit_job(self, job: Job | Bare) -> None:
         work = job.work
         try:
-            if isinstance(job, _Bare):
+            if isinstance(job, Bare):
                 result = await self.commits.run(lambda: work(self.commits.connection), ids=job.ids, again=job.puts)
             else:
                 result = await self.commits.run(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
@@ -402,7 +364,7 @@ class Writer:
             raise
         return result
 
-    async def _placed(self, put: _Put) -> Entry:
+    async def _placed(self, put: Put) -> Entry:
         """Return the entry, which has no lane yet, with the number of one; a lane's first entry makes the lane."""
         lane = self.lanes.get(put.spec)
         if lane is None:
@@ -411,30 +373,9 @@ class Writer:
         return put.entry._replace(lane=lane)
 
 
-def _puts(item: _Put | _Job | _Bare) -> bool:
-    return isinstance(item, _Put) or (isinstance(item, _Bare) and item.puts)
-
-
-def _fail(item: _Put | _Job | _Bare, error: Exception, *, cause: Exception | None = None) -> None:
-    """Answer one caller with `error`; a put gets an exception of its own, which names its own id and no other."""
-    if item.done.done():
-        return
-    if isinstance(item, _Put):
-        own = _own(error, item.entry.id)
-        if own is not error:
-            own.__cause__ = cause or error.__cause__
-        error = own
-    item.done.set_exception(error)
-
-
-def _own(error: Exception, id: str) -> Exception:
-    """Return `error`, which may concern a whole group of puts, as it concerns the put of `id`."""
-    match error:
-        case OutcomeUnknown():
-            return OutcomeUnknown(path=error.path, ids=(id,), waited_s=error.waited_s)
-        case DiskFull():
-            return DiskFull(path=error.path, ids=(id,))
-        case StoreBusy():
-            return StoreBusy(path=error.path, waited_s=error.waited_s)
-        case _:
-            return error
+async def _mark_closed(connection: aiosqlite.Connection) -> None:
+    """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
+    try:
+        await connection.execute("delete from outbox_meta where name = 'open'")
+    except _NOT_NOTED as error:
+        logger.warning("clean close could not be noted", extra={"error": str(error)})

@@ -118,7 +118,7 @@ def _meaning(error: OutboxError, names: list[str]) -> str:
 # ---------------------------------------------------------------------------------------- with the protection removed
 
 
-async def _does_not_reopen(self: Commits) -> None:
+async def _does_not_reopen(self: Commits, ids: Any, *, stored: bool) -> None:
     self.suspect = False
 
 
