@@ -96,14 +96,15 @@ async def test_a_session_is_one_row_whatever_is_pending_of_it(tmp_path: Path, cl
 
 
 class Meddling(PostgrestTransport):
-    """The real transport; before the rows of pending entries are asked for, `meddle` has its moment."""
+    """The real transport; before a read whose path holds `sign`, `meddle` has its moment."""
 
-    def __init__(self, server: SupabaseLite, meddle: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, server: SupabaseLite, meddle: Callable[[], Awaitable[object]], sign: str = "=in.") -> None:
         super().__init__(f"{server.url}/rest/v1", server.secret_key)
         self._meddle: Callable[[], Awaitable[object]] | None = meddle
+        self._sign = sign
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
-        if "=in." in request.path and self._meddle is not None:
+        if request.method == "GET" and self._sign in request.path and self._meddle is not None:
             meddle, self._meddle = self._meddle, None
             await meddle()
         return await super().send(request, deadline_s=deadline_s)
@@ -124,6 +125,33 @@ async def test_what_is_delivered_while_a_merged_read_looks_is_not_written_over_w
         (row,) = await SupabaseClient(outbox).query("sessions", source="merged")
         assert outbox.pending_now() == 0, "the control: both were delivered meanwhile"
     assert (row["total_trades"], row["total_pnl"], row["version"]) == (2, 5.5, 2)
+
+
+@pytest.mark.parametrize("sign", ["select=", "=in.", "timestamp=lte."], ids=["at first", "by name", "the next page"])
+@pytest.mark.parametrize("order", ["timestamp", "-timestamp"])
+@run_async
+async def test_what_arrives_while_a_merged_read_looks_is_given_once_and_in_its_place(
+    tmp_path: Path, clean_remote: SupabaseLite, sign: str, order: str
+) -> None:
+    """Inserts and updates between and behind the rows that are there, delivered before this or that request."""
+    sign = sign.replace("lte", "gte") if order == "timestamp" else sign
+    transport = Meddling(clean_remote, lambda: outbox.drain(), sign)
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=transport) as outbox:
+        trades = [inserts(number)["row"] for number in range(40)]
+        await outbox.put_many("trades", trades[::3])
+        await outbox.drain()
+        await outbox.put_many("trades", [row for number, row in enumerate(trades) if number % 3])
+        for number in range(0, 40, 9):
+            how = updates(number)
+            await outbox.put("trades", how.pop("row"), **how)
+
+        client = SupabaseClient(outbox)
+        found = [row async for row in client.rows("trades", order=order, source="merged", page=5)]
+        assert outbox.pending_now() == 0, "the control: all of it was delivered meanwhile"
+        after = await client.query("trades", order=order)
+    assert [row["id"] for row in found] == [row["id"] for row in after]
+    assert [row["pnl"] for row in found] == [row["pnl"] for row in after]
+    assert len(found) == 40
 
 
 AWAY = [
