@@ -16,6 +16,8 @@ from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row, ordering_key
 
 _LONGEST_ID = 200
+# Bytes of the columns' names, which stand in the URL: PostgREST reads 51,200 of a request's head, and a gateway less.
+_LONGEST_COLUMNS = 48_000
 # Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
 _LONGEST_MATCH = 8000
 # PostgREST reads these as its own parameters: `limit=eq.5` is no filter, and the update would reach every row.
@@ -145,7 +147,17 @@ _plain: dict[tuple[str, str, tuple[str, ...]], Intent] = {}
 def _insert(destination: Destination, columns: Sequence[str], key: str | None) -> Intent:
     everything = sorted({*columns, destination.key})
     spec = LaneSpec(destination.name, Operation.INSERT, destination.key, ",".join(everything), key is not None)
-    return Intent(spec, key, None, None)
+    return Intent(_sendable(spec), key, None, None)
+
+
+def _sendable(spec: LaneSpec) -> LaneSpec:
+    """Return `spec`. Raises InvalidEntry: no server would read its URL, which names the columns."""
+    long = len(spec.columns) + len(spec.on_conflict)
+    if long > _LONGEST_COLUMNS:
+        count = spec.columns.count(",") + 1
+        words = f"the names of its {count} columns have {long} bytes, of {_LONGEST_COLUMNS} that a URL may hold"
+        raise InvalidEntry(words, field=spec.destination)
+    return spec
 
 
 def _line_of(destination: Destination, values: Mapping[str, object], id: str | None) -> str | None:
@@ -175,7 +187,7 @@ def _upsert(
         if values.get(column) is None:
             raise InvalidEntry("decides the upsert and must have a value", field=f"{destination.name}.{column}")
     names = ",".join(deciding)
-    spec = LaneSpec(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True)
+    spec = _sendable(LaneSpec(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True))
     return Intent(spec, key or key_of_row([values[column] for column in deciding]), names, None)
 
 
@@ -198,7 +210,7 @@ def _update(
             raise InvalidEntry("must be a single value", field=f"match.{column}")
     if len(quote(text)) > _LONGEST_MATCH:
         raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
-    spec = LaneSpec(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True)
+    spec = _sendable(LaneSpec(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True))
     unique = destination.on_conflict or (destination.key,)
     # {"id": …, "version": …} means the row of that id, in whose line its upserts stand.
     deciding = unique if values.keys() >= set(unique) else tuple(values)

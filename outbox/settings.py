@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     backoff_cap_s: float = Field(default=300.0, gt=0, description="the longest pause after failures")
     pause_probe_s: float = Field(default=60.0, gt=0, description="how often to try when an operator is needed")
     request_deadline_s: float = Field(default=30.0, gt=0, description="the longest that one request may take in all")
-    requests_in_flight: int = Field(default=4, ge=1, le=32, description="requests under way at once")
+    requests_in_flight: int = Field(
+        default=4, ge=1, le=32, description="requests under way at once; one more for a table that has none"
+    )
     poll_s: float = Field(default=1.0, gt=0, description="how often to look for rows that a shell put in")
     busy_timeout_s: float = Field(default=5.0, gt=0, description="how long to wait for a locked or failing file")
     transaction_limit_s: float = Field(default=2.0, gt=0, description="how long transaction() may hold the writer")

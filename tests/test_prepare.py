@@ -32,6 +32,18 @@ def shape_of(ready: Written) -> tuple[str, str, str, bool]:
 # ---------------------------------------------------------------------------------------------- shapes
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"operation": "upsert", "on_conflict": ("c0",)}, {"operation": "update", "match": {"id": 1}}],
+)
+def test_a_row_whose_columns_fill_a_url_is_refused(more: dict[str, Any]) -> None:
+    row = {f"c{number}": number for number in range(4000)}
+    assert written(TRADES, row, **more).intent.spec.columns  # the control: 23 kB go
+    long = {f"column_number_{number}": number for number in range(4000)} | {"c0": 1}
+    with pytest.raises(InvalidEntry, match=r"trades: the names of its 400\d columns have .*nothing was written"):
+        written(TRADES, long, **more)
+
+
 def test_an_insert_is_decided_by_the_key_column_and_names_it_among_its_columns() -> None:
     ready = written(TRADES, {"price": 1.5, "pair": "EURUSD"})
     assert shape_of(ready) == ("insert", "id", "id,pair,price", False)

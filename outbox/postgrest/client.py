@@ -30,6 +30,8 @@ from outbox.threads import in_thread
 _POOL = 64
 # What is read of a reply at the most; PostgREST's errors have a few hundred bytes, a hostile page may have no end.
 _LONGEST_REPLY = 256 * 1024
+# httpx refuses a URL of more than 65,536 characters; the rest is for the host.
+_LONGEST_PATH = 65_000
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 # A percent sign too: what a person has written stays as it is.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
@@ -252,6 +254,8 @@ class PostgrestTransport:
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
         """Send `request`; `deadline_s` bounds all of it, also a reply that drips."""
+        if len(request.path) > _LONGEST_PATH:
+            return Reply(414, {}, b"")  # as a server would say: it is about this request, and no outage
         client = None
         within = ours.set(True)
         try:
@@ -284,6 +288,8 @@ class PostgrestTransport:
         ):
             await self._drop(client)
         match error:
+            case httpx.InvalidURL():
+                return Failure(Silence.MISCONFIGURED, said)
             case httpx.ProxyError() if _refuses(error):
                 return Failure(Silence.MISCONFIGURED, said)
             case (
@@ -292,7 +298,6 @@ class PostgrestTransport:
                 | httpx.ConnectError()
                 | httpx.ConnectTimeout()
                 | httpx.UnsupportedProtocol()
-                | httpx.InvalidURL()
                 | ssl.SSLError()
             ):
                 return Failure(Silence.UNREACHABLE, said)

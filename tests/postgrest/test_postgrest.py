@@ -501,3 +501,13 @@ async def test_the_key_is_in_no_traceback() -> None:
             outcome = traceback.format_exc()
         assert "canary" not in str(outcome)
         assert not server.heads
+
+
+@run_async
+async def test_a_url_that_no_client_sends_is_about_its_request_and_no_outage() -> None:
+    transport = PostgrestTransport("http://127.0.0.1:9/rest/v1", SECRET)
+    request = Request("POST", f"t?on_conflict=id&columns={'c' * 70_000}", (), b"[1]")
+    assert await transport.send(request, deadline_s=5) == Reply(414, {}, b"")
+    short = Request("POST", "t?on_conflict=id&columns=c", (), b"[1]")  # the control: nobody listens
+    assert await transport.send(short, deadline_s=5) == Failure.UNREACHABLE
+    await transport.aclose()
