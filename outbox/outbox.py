@@ -10,12 +10,12 @@ import random
 import sqlite3
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, Unpack
+from typing import Any, NoReturn, Self
 
 from outbox import logs, snapshot
 from outbox.admin.command_server import CommandServer
@@ -24,19 +24,15 @@ from outbox.background import TaskState
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.drain import Drains
-from outbox.entry import Destination, Operation, OperationName, PutOptions, SharedOptions
-from outbox.errors import (
-    ConfigError,
-    ForeignLoop,
-    OutboxClosed,
-)
+from outbox.errors import ConfigError, OutboxClosed
 from outbox.fleet import Reporter
 from outbox.flusher import Flusher, Limits
-from outbox.foreign_types import register_type
-from outbox.futures import PutFuture, ThreadFuture, Waiting
+from outbox.futures import Waiting
+from outbox.looking import Looks
 from outbox.opening import Opening
-from outbox.owner import check_process, refuse_copy
+from outbox.owner import refuse_copy
 from outbox.postgrest.client import Transport
+from outbox.puts import Puts
 from outbox.recovery.open import open_store
 from outbox.recovery.quarantine import found_beside
 from outbox.recovery.salvage import salvage_and_rename
@@ -45,27 +41,19 @@ from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
 from outbox.stopping import Part, stop_in_time
 from outbox.store import database
-from outbox.store.held_transaction import refuse_control
 from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
-from outbox.store.reader import Shown
-from outbox.store.receipts import Receipt
 from outbox.store.selection import Handled
 from outbox.store.store import Bounds, Store
 from outbox.threads import in_thread
-from outbox.transaction import Transaction, check_outside, holding
 
 logger = logs.named("outbox")
 
-V = TypeVar("V")
-
 # How long a stopping flusher may finish what is under way; after that it stays pending.
 _GRACE_S = 5.0
-# Payloads fetched in one step, so that the event loop goes on.
-_PAGE_ROWS = 200
 
 
-class Outbox:
+class Outbox(Puts, Looks):
     """The durable outbox: `put` returns once the row is on disk; the flusher brings it to Supabase.
 
     Belongs to the event loop that opened it. Make one with `Outbox.open`.
@@ -75,9 +63,7 @@ class Outbox:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._closed = False
+        self._belongs_here()
         self._closing: asyncio.Task[None] | None = None
         self._destinations = Destinations(store, clock=clock, source=settings.source)
         self._remote = remote
@@ -235,148 +221,6 @@ class Outbox:
     def __repr__(self) -> str:
         return f"<Outbox {self._store.path}{' closed' if self._closed else ''}>"
 
-    # ------------------------------------------------------------------------------------------ writing
-
-    async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
-        """Store one row for `destination` and return once it is on disk, safe from a crash and a power loss.
-
-        row: a mapping, dataclass or pydantic model; it is encoded before this returns to the event loop, so the
-        caller may change it at once. operation: "insert" (the default of most destinations), "upsert" (decided by
-        `on_conflict` or the destination's) or "update" (of the rows that `match` says). key: entries with the same
-        destination and key arrive in the order of their puts; an upsert or update has one by itself. id: the
-        idempotency key, minted unless given; the same id again stores one row. if_exists="keep": if that id is
-        stored already, with whatever data, that stays (the receipt says `duplicate`); else other data is an error.
-
-        Raises InvalidEntry, IdConflict: nothing was written, the message names the field. StoreBusy, DiskFull,
-        OutboxFull, OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
-        """
-        self._check_caller()
-        entry, spec, _ = self._destinations.entry(destination, row, options)
-        return await self._store.put(entry, spec)
-
-    async def put_many(
-        self,
-        destination: str,
-        rows: Iterable[object],
-        *,
-        ids: Iterable[object] | None = None,
-        **options: Unpack[SharedOptions],
-    ) -> list[Receipt]:
-        """Store all of `rows` in one commit, or none of them; their receipts in order, once they are on disk.
-
-        ids: an idempotency key for each row, where its key column does not hold one. The other options count for each
-        row. The rows are encoded before this returns to the event loop, at some 6 µs each, so that the caller may
-        change them at once. Errors as `put`, each about all of them; InvalidEntry names the row, such as
-        `rows[3].trades.pnl`.
-        """
-        self._check_caller()
-        return await self._store.put_many(self._destinations.entries(destination, rows, ids, options))
-
-    def put_nowait(self, destination: str, row: object, **options: Unpack[PutOptions]) -> PutFuture:
-        """Line one row up and return at once. NOT durable before the returned future is done: await it to know.
-
-        At most `max_waiting` of them, and `max_waiting_bytes` of payload, may wait for their commit, those of
-        `put_threadsafe` included; one more raises OutboxFull. Other errors as `put`: what is wrong with the row is
-        raised here, what is wrong with the disk by the future.
-        """
-        self._check_caller()
-        entry, spec, _ = self._destinations.entry(destination, row, options)
-        left = self._waiting.enter(entry)
-        future = PutFuture(destination, entry.id, loop=self._loop, repeating=self._repeating)
-        asyncio.Future.add_done_callback(future, left)
-        self._store.enqueue(entry, spec, future)
-        return future
-
-    def put_threadsafe(self, destination: str, row: object, **options: Unpack[PutOptions]) -> ThreadFuture:
-        """The same from another thread: `put_threadsafe(…).result()` returns once the row is on disk.
-
-        The row is encoded in the calling thread. Waiting for the result on the event loop's own thread raises
-        UsageError, since it would wait for ever. Bounded as `put_nowait`.
-        """
-        self._check_process()
-        check_outside(self._store)  # asyncio.to_thread takes the block along
-        entry, spec, _ = self._destinations.entry(destination, row, options)
-        left = self._waiting.enter(entry)
-        future = ThreadFuture(destination, entry.id, loop=self._loop, repeating=self._repeating)
-        future.when_done(left)
-
-        def line_up() -> None:
-            if future.cancelled():
-                return
-            try:
-                future.follow(self._store.put(entry, spec))
-            except OutboxClosed as error:
-                future.fail(error)
-
-        try:
-            self._loop.call_soon_threadsafe(line_up)
-        except RuntimeError as error:  # the loop is closed
-            future.cancel()
-            raise OutboxClosed("the outbox's event loop is closed; nothing was written") from error
-        return future
-
-    @contextlib.asynccontextmanager
-    async def transaction(self, *, limit_s: float | None = None) -> AsyncIterator[Transaction]:
-        """All or nothing, one commit: entries, session state and the bot's own SQL in the same file.
-
-        Every other put waits meanwhile: `limit_s` (the settings' `transaction_limit_s`, 2 s) bounds it, after which
-        all is rolled back. Raises TransactionExpired, StoreBusy, DiskFull, OutcomeUnknown, and what the block raises.
-        """
-        self._check_caller()
-        bound_s = self._settings.transaction_limit_s if limit_s is None else limit_s
-        async with holding(self._store, self._destinations, bound_s) as tx:
-            yield tx
-
-    def register(
-        self,
-        name: str,
-        *,
-        key: str = "id",
-        on_conflict: Sequence[str] = (),
-        operation: OperationName | Operation = Operation.INSERT,
-        integers: Sequence[str] = (),
-    ) -> Destination:
-        """Declare a destination. key: the column that an insert fills with the entry's id; the rest as `put`.
-
-        integers: columns that PostgreSQL holds as integers, where 1.0 must be sent as 1. Raises InvalidEntry.
-        """
-        return self._destinations.register(
-            name, key=key, on_conflict=on_conflict, operation=operation, integers=integers
-        )
-
-    def register_type(self, kind: type[V], convert: Callable[[V], object]) -> None:
-        """Store values of `kind`, and of its subclasses, as what `convert` makes of them: `register_type(Price, str)`.
-
-        It counts for all outboxes of the process, for keys of mappings too, and goes before what is known of the type
-        otherwise. Raises ConfigError: JSON has such values of its own, say `float`.
-        """
-        register_type(kind, convert)
-
-    def destination(self, name: str) -> Destination:
-        """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
-        return self._destinations.destination(name)
-
-    def _check_process(self) -> None:
-        check_process(self._pid)
-        if self._closed:
-            raise OutboxClosed("the outbox is closed; nothing was written")
-
-    def _check_caller(self) -> None:
-        self._check_process()
-        self._loop_is_here()
-        check_outside(self._store)
-
-    def _loop_is_here(self) -> None:
-        try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        if here is not self._loop:
-            raise ForeignLoop(
-                "this is not the event loop that opened the outbox; nothing was written. From another thread use"
-                " put_threadsafe; a bot that is not one asyncio program uses a BlockingOutbox"
-            )
-
     # ------------------------------------------------------------------------------------------ sending
 
     async def run_flusher(self) -> None:
@@ -468,78 +312,7 @@ class Outbox:
         which = selection(ids, destination, code, everything=everything)
         return await self._commands.discard(which, reason=reason)
 
-    # ------------------------------------------------------------------------------------------ reading
-
-    async def fetch(self, path: str) -> list[dict[str, Any]]:
-        """GET `path`, such as `trades?select=*&limit=10`, below the REST endpoint and return the rows.
-
-        One request, bounded by the settings' `request_deadline_s`; the path goes as it is, so encode what is in it.
-        Raises Unreachable: no answer; RemoteError: another answer than rows; ConfigError: no URL or key is set;
-        InvalidQuery: it is no such path. Never [] for a failure.
-        """
-        self._check_process()
-        self._loop_is_here()
-        return await self._remote.fetch(path)
-
     # ------------------------------------------------------------------------------------------ looking
-
-    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a query of the bot's own on its own tables in the same file.
-
-        Runs on the connection that cannot write, so it waits for no writer and sees what was committed before; what
-        an open `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep it short.
-        Raises InvalidEntry: BEGIN, ATTACH, PRAGMA and their like; StoreError: SQLite refused it; UsageError.
-        """
-        self._check_process()
-        self._loop_is_here()
-        refuse_control(sql)
-        return [tuple(row) for row in await self._store.read(sql, parameters)]
-
-    async def pending_entries(self, limit: int | None = None) -> list[Shown]:
-        """Return what is pending, or the `limit` oldest of it, oldest first: to look at, not to put again.
-
-        Reads the whole backlog, in pages: what is delivered meanwhile is left out. `stats()` counts without that.
-        """
-        self._check_process()
-        self._loop_is_here()
-        seqs = await self._store.pending_seqs(limit)
-        entries: list[Shown] = []
-        for start in range(0, len(seqs), _PAGE_ROWS):
-            entries += await self._store.shown(seqs[start : start + _PAGE_ROWS])
-        return entries
-
-    @property
-    def path(self) -> Path:
-        """The outbox file."""
-        return self._store.path
-
-    @property
-    def source(self) -> str | None:
-        """Who puts here, as the settings say: kept with each row, and what tells the sessions of two bots apart."""
-        return self._settings.source
-
-    @property
-    def clock(self) -> Clock:
-        """Where this outbox takes its time from."""
-        return self._clock
-
-    @property
-    def supabase_url(self) -> str | None:
-        """The project's URL, or None: none is set."""
-        return self._remote.url
-
-    @property
-    def has_remote(self) -> bool:
-        """Whether there is somewhere to send to and read from. Without it rows are kept all the same."""
-        return self._remote.transport is not None
-
-    def pending_now(self) -> int:
-        """Return how many entries are pending, without waiting: some ten microseconds in the caller's thread.
-
-        What `stats()` tells in full without holding up the event loop. Raises OutboxClosed, StoreError.
-        """
-        self._check_process()
-        return self._pending_counter.pending()
 
     def _tasks(self) -> tuple[TaskState, ...]:
         parts = (self._maintenance, self._command_server, self._reporter)

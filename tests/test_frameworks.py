@@ -256,8 +256,7 @@ async def test_a_telegram_handler_answers_once_its_row_is_on_disk() -> None:
     async def reply(text: str) -> None:
         said.append((text, events()))
 
-    loop = asyncio.get_running_loop()
-    application = SimpleNamespace(bot_data={}, create_task=loop.create_task)
+    application = SimpleNamespace(bot_data={})
     await page["post_init"](application)
     update = SimpleNamespace(message=SimpleNamespace(date=MOMENT, text="/buy 1", reply_text=reply))
     await page["buy"](update, application)

@@ -24,6 +24,7 @@ from outbox.errors import DeadlinePassed, OutboxClosed, OutboxError, OutcomeUnkn
 P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
+C = TypeVar("C", covariant=True)
 
 # What an interrupted call still gets to find out what became of its data.
 _INTERRUPTED_S = 5.0
@@ -171,10 +172,10 @@ def _decided(done: concurrent.futures.Future[Any], ids: list[str], *, commits: b
     return f"{told}: {'done' if error is None else error}"
 
 
-class Twin(Generic[S]):
+class Twin(Generic[C]):
     """A class whose methods call those of an async object, on that object's loop."""
 
-    def _target(self) -> tuple[S, Calls]:
+    def _target(self) -> tuple[C, Calls]:
         """Return the async object and the way to it. Raises OutboxClosed, ForkedProcess."""
         raise NotImplementedError
 
