@@ -191,11 +191,14 @@ class FakeRemote(ScriptedTransport):
 
     def _read_back(self, request: Request) -> Reply:
         name, _, query = request.path.partition("?")
-        key, listed = parse_qsl(query)[0]
-        if not listed.startswith('in.("'):
+        filters = [(key, value) for key, value in parse_qsl(query) if key != "select"]
+        if not filters or not all(value.startswith(('in.("', "eq.")) for _, value in filters):
             return refused(501, "", "FakeRemote gives no rows: put a Reply with them into `answers`")
-        ids = set(json.loads(f"[{listed[4:-1]}]"))
-        found = [row for row in self.rows(name) if str(row.get(key)) in ids]
+        wanted = {
+            key: {value[3:]} if value.startswith("eq.") else set(json.loads(f"[{value[4:-1]}]"))
+            for key, value in filters
+        }
+        found = [row for row in self.rows(name) if all(str(row.get(key)) in values for key, values in wanted.items())]
         return Reply(200, {"content-range": "*/*"}, json.dumps(found, default=str).encode())
 
     def _update(self, name: str, arguments: dict[str, str], changes: Row) -> Reply:
@@ -217,6 +220,8 @@ class FakeRemote(ScriptedTransport):
 
 def accepted(request: Request, *, stored: int | None = None) -> Reply:
     """Answer as PostgREST does when it has stored everything; there are no functions."""
+    if request.method == "GET":
+        return Reply(200, {"content-range": "*/*"}, b"[]")
     if request.method == "PATCH":
         return Reply(204, {"content-range": "0-0/1"}, b"")
     prefer = dict(request.headers)["prefer"]

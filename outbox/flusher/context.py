@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outbox.clock import Clock, SteadyClock
+from outbox.entry import Destination
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
 from outbox.flusher.heartbeat import Heartbeat
 from outbox.flusher.orphans import FirstRefusals
 from outbox.flusher.project_binding import Home
+from outbox.flusher.unmatched import Unmatched
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.store import Lane, Store
 
@@ -70,10 +72,12 @@ class FlusherContext:
     clock: Clock
     draw: Callable[[], float]
     limits: Limits
+    destinations: Callable[[str], Destination] = Destination
     state: FlusherState = field(default_factory=FlusherState)
     tally: Tally = field(default_factory=Tally)
     home: Home = field(init=False)
     pulse: Heartbeat = field(init=False)
+    unmatched: Unmatched = field(init=False)
     told: set[tuple[str, str]] = field(init=False, default_factory=set)
     _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     refusals: FirstRefusals = field(init=False)
@@ -81,6 +85,7 @@ class FlusherContext:
 
     def __post_init__(self) -> None:
         self.home = Home(self.store)
+        self.unmatched = Unmatched(self.store)
         self.pulse = Heartbeat(self.store, self.clock)
         self.refusals = FirstRefusals()
         self._steady = SteadyClock(self.clock)

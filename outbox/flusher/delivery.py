@@ -9,9 +9,9 @@ from typing import assert_never
 from outbox import logs
 from outbox.entry import Operation, State
 from outbox.flusher.context import FlusherContext, facts
-from outbox.flusher.orphans import gives_up
+from outbox.flusher.orphans import PATIENCE_S, gives_up, lets_pass
 from outbox.flusher.pauses import Pauses, keys_of, wider_than
-from outbox.flusher.read_back import read_back
+from outbox.flusher.read_back import is_applied, read_back
 from outbox.flusher.refusal_runs import RefusalRun, cause_of
 from outbox.flusher.scheduler import Lanes
 from outbox.postgrest import batching
@@ -90,7 +90,7 @@ class Delivery:
             case Reject():
                 await self._reject(sent[0], superseded, verdict.refusal)
             case Retry():
-                await self._retry(entries, verdict.refusal)
+                await self._not_yet(entries, verdict.refusal, turn)
             case Pause() if len(sent) == 1 and self._is_stuck(sent[0], verdict, outcome):
                 hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
                 self._suspect(sent[0], proven=True)
@@ -199,6 +199,43 @@ class Delivery:
         await self._make_dead(entry, refusal)
         self._traffic.split([superseded])  # their winner is dead: they are what the destination gets
 
+    async def _unmatched(self, entry: Outgoing, refusal: Refusal, turn: int) -> None:
+        """An update matched no row: an earlier try has applied it, or its row is not there."""
+        spec, deadline_s = self._lane.spec, self._limits.request_deadline_s
+        named = self._context.destinations(spec.destination)
+        found = await is_applied(self._transport, spec, entry, named, deadline_s=deadline_s)
+        if found is True:
+            await self._delivered([entry])
+            return
+        if not isinstance(found, bool):
+            verdict = judge(Operation.INSERT, 2, found)
+            if isinstance(verdict, Pause) and not verdict.reason.needs_operator:  # else: the role may not read it
+                await self._pause([entry], verdict, found, turn)
+                return
+        behind, bringer = await self._store.behind(entry.seq)
+        since_ms = self._refused_since_ms(entry)
+        waited_s = 0.0 if since_ms is None else (self._context.steady_ms() - since_ms) / 1000
+        passes = lets_pass(behind=behind, bringer=bringer, waited_s=waited_s)
+        if passes and not await self._store.may_come(spec.destination, entry.seq):
+            gone = replace(refusal, message=f"{refusal.message} (what stands behind it in its line goes on: gave up)")
+            logger.warning("entry refused", extra=facts(self._lane, gone, id=entry.id))
+            await self._context.note(self._note_dead([entry], gone, attempts=1, batch_rows=1))
+        elif self._is_orphaned(entry, await self._store.oldest_pending_seq()):
+            await self._make_dead(entry, replace(refusal, message=f"{refusal.message} (it never came: gave up)"))
+        else:
+            self._traffic.refusals += 1
+            most_s = max(PATIENCE_S - waited_s, 1.0) if behind and not passes else None
+            await self._postpone([entry], refusal, event="postponed", most_s=most_s)
+            if not passes:  # else its row may be on its way: nothing that comes behind it makes that sooner
+                patience_ms = int((PATIENCE_S - waited_s) * 1000)
+                self._context.unmatched.add(entry.seq, self._context.steady_ms() + patience_ms)
+
+    async def _not_yet(self, entries: Sequence[Outgoing], refusal: Refusal, turn: int) -> None:
+        if self._lane.spec.operation is Operation.UPDATE and refusal.code is None:
+            await self._unmatched(entries[0], refusal, turn)
+        else:
+            await self._retry(entries, refusal)
+
     async def _retry(self, entries: Sequence[Outgoing], refusal: Refusal) -> None:
         self._traffic.refusals += len(entries)
         oldest = await self._store.oldest_pending_seq()
@@ -306,10 +343,13 @@ class Delivery:
         await self._store.settle(seqs, State.DEAD, refusal=refusal, attempts=attempts, batch_rows=batch_rows, run=run)
         self._context.tally.rejected[self._lane.spec.destination] += len(seqs)
 
-    async def _postpone(self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str) -> None:
+    async def _postpone(
+        self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str, most_s: float | None = None
+    ) -> None:
         """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
         first = heads(entries)
         wait_s = self._context.backoff_s(max(entry.attempts for entry in first) + 1)
+        wait_s = wait_s if most_s is None else min(wait_s, most_s)
         told = facts(self._lane, refusal, ids=[entry.id for entry in first], wait_s=round(wait_s, 3))
         logger.info("entry postponed", extra=told)
         await self._context.note(self._note_postponed(first, refusal, wait_s, event=event, batch_rows=len(entries)))
@@ -324,19 +364,21 @@ class Delivery:
 
     def _is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
-        now_ms = self._context.steady_ms()
         return gives_up(
             entry.attempts + 1,
-            since_ms=self._context.refusals.since_ms(
-                entry.seq,
-                entry.refused_since_ms,
-                wall_ms=self._context.clock.now_ms(),
-                steady_ms=now_ms,
-                after_s=self._limits.orphan_after_s,
-            ),
-            now_ms=now_ms,
+            since_ms=self._refused_since_ms(entry),
+            now_ms=self._context.steady_ms(),
             earlier_pending=oldest_seq is not None and oldest_seq < entry.seq,
             limit=self._limits.orphan_attempts,
+            after_s=self._limits.orphan_after_s,
+        )
+
+    def _refused_since_ms(self, entry: Outgoing) -> int | None:
+        return self._context.refusals.since_ms(
+            entry.seq,
+            entry.refused_since_ms,
+            wall_ms=self._context.clock.now_ms(),
+            steady_ms=self._context.steady_ms(),
             after_s=self._limits.orphan_after_s,
         )
 

@@ -86,7 +86,7 @@ class Flusher:
         draw: Callable[[], float],
         limits: Limits,
     ) -> None:
-        self._context = FlusherContext(store, clock, draw, limits)
+        self._context = FlusherContext(store, clock, draw, limits, destinations)
         self._store = store
         self._transport = transport
         self._destinations = destinations
@@ -260,6 +260,7 @@ class Flusher:
         if change != self._seen_change:
             self._idle_since_change = False
             self._seen_change = change
+        await self._context.unmatched.hurry(self._context.steady_ms())
         await self._wake_due()
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+# What stands in line behind an update that matches no row waits for so long a time of tries.
+PATIENCE_S = 60.0
+
+
+def lets_pass(*, behind: bool, bringer: bool, waited_s: float) -> bool:
+    """Return whether an update that matched no row is dead for the sake of what stands behind it in its line.
+
+    behind: something does. bringer: an insert or upsert does, which makes the row itself: the update came too early
+    for it and would come too late after it. waited_s: since it first matched nothing.
+    """
+    return bringer or (behind and waited_s >= PATIENCE_S)
+
+
 # Of so many entries it is remembered; one more forgets the oldest, which then waits longer.
 _REMEMBERED = 10_000
 

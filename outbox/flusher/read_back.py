@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from outbox.entry import LaneSpec
+from outbox.entry import Destination, LaneSpec
 from outbox.postgrest.client import Request, Transport
-from outbox.postgrest.stored import Row, find, read_back_path, rows_read
+from outbox.postgrest.stored import Row, find, read_back_path, rows_read, shows, updated_path
 from outbox.postgrest.verdicts import Failure, Reply
+from outbox.store.store import Outgoing
 
 # Of the rows that are read back at once; PostgREST gives at most 1,000.
 _LONGEST_READING = 16 * 1024 * 1024
@@ -30,3 +31,20 @@ async def read_back(
         rest = [each for each in left[:asked] if find(found, each) is None] if found else []
         left = rest + left[asked:]
     return held
+
+
+async def is_applied(
+    transport: Transport, spec: LaneSpec, entry: Outgoing, named: Destination, *, deadline_s: float
+) -> bool | Reply | Failure:
+    """Return whether the row that the update `entry` names shows its values; or what was answered instead of a row.
+
+    False too if it names none by the unique columns of `named`. Nobody needs to remember which try had no known
+    outcome: whether the row has the values is what counts.
+    """
+    for unique in (named.on_conflict, (named.key,)):
+        path = updated_path(spec, entry.match or "{}", unique) if unique else None
+        if path is not None:
+            answer = await transport.send(Request("GET", path, (), b"", _LONGEST_READING), deadline_s=deadline_s)
+            rows = rows_read(answer)
+            return answer if rows is None else shows(entry.payload, rows)
+    return False

@@ -56,6 +56,21 @@ def read_back_path(spec: LaneSpec, ids: Sequence[str]) -> tuple[str, int]:
     return f"{spec.destination}?{column}=in.({','.join(texts)})&select={spec.columns}", len(texts)
 
 
+def updated_path(spec: LaneSpec, match: str, unique: Sequence[str]) -> str | None:
+    """Return the path that reads the row of an update; None: `match` does not name it by its `unique` columns."""
+    wanted = json.loads(match, parse_float=str, parse_int=str)
+    values = [wanted.get(column) for column in unique]
+    if not all(isinstance(value, str) for value in values):
+        return None
+    filters = [f"{column}=eq.{quote(value, safe='')}" for column, value in zip(unique, values, strict=True)]
+    return f"{spec.destination}?{'&'.join(filters)}&select={spec.columns}"
+
+
+def shows(payload: str, rows: Sequence[Row]) -> bool:
+    """Return whether the row that an update names has its values: it was applied, whatever it matches by now."""
+    return len(rows) == 1 and all(same(value, rows[0].get(column)) for column, value in _read(payload).items())
+
+
 def rows_read(outcome: Reply | Failure) -> list[Row] | None:
     """Return the rows of an answer, numbers with their digits; None: there are none to be had."""
     if isinstance(outcome, Failure) or not 200 <= outcome.status < 300:

@@ -372,6 +372,53 @@ REVIVE_RUN = Query(
     "10",
 )
 
+# Of a line the first hundred are looked at: where no insert or upsert is among them, an update waits its minute.
+_BEHIND = """
+       exists (select 1 from outbox as b where b.state = 'pending' and b.key is not null
+                  and b.destination = u.destination and b.key = u.key and b.seq > u.seq),
+       exists (select 1 from (select b.operation from outbox as b where b.state = 'pending' and b.key is not null
+                                 and b.destination = u.destination and b.key = u.key and b.seq > u.seq
+                               order by b.seq limit 100)
+                where operation <> 'update')
+"""
+
+BEHIND = Query(
+    "whether something stands behind an update in its line, and whether that brings the row",
+    f"select {_BEHIND} from outbox as u where u.seq = ?",
+    ("INTEGER PRIMARY KEY (rowid=?)", "outbox_turns (destination=? AND key=? AND seq>?)"),
+    "100",
+)
+
+UNMATCHED = Query(
+    "the same of updates that wait for their next try, and when that is",
+    f"select u.seq, u.next_attempt_at_ms, {_BEHIND} from outbox as u not indexed"
+    " where u.state = 'pending' and u.waits = 'retry' and u.seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)", "outbox_turns (destination=? AND key=? AND seq>?)"),
+    "100 for each",
+)
+
+HURRY = Query(
+    "try an update sooner that holds up its line",
+    "update outbox set next_attempt_at_ms = ? where state = 'pending' and waits = 'retry' and seq = ?",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
+MAY_COME = Query(
+    "whether an insert or upsert of the same destination that was put earlier is still pending",
+    """
+    select 1 from outbox_lanes where destination = ? and operation <> 'update'
+       and exists (select 1 from outbox as o where o.state = 'pending' and o.waits is null
+                      and o.lane = outbox_lanes.lane and o.seq < ?)
+    union all
+    select 1 from outbox as o indexed by outbox_retrying where o.state = 'pending' and o.waits = 'retry'
+       and o.destination = ? and o.operation <> 'update' and o.seq < ?
+     limit 1
+    """,
+    ("outbox_ready (lane=? AND seq<?)", "outbox_retrying (waits=? AND rowid<?)"),
+    "1 per lane, and what waits for something of its own",
+)
+
 FIRST_REFUSED = Query(
     "remember when the server first refused these very rows",
     "update outbox set refused_since_ms = ? where refused_since_ms is null and seq in (select value from json_each(?))",

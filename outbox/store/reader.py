@@ -221,6 +221,16 @@ class Reader:
         rows = await self.read(queries.WAITING.sql, (f"[{','.join(map(str, seqs))}]",))
         return [(Outgoing(*row[:-1]), row[-1]) for row in rows]
 
+    async def behind(self, seq: int) -> tuple[bool, bool]:
+        """Return whether something stands behind entry `seq` in its line, and whether that brings the row."""
+        rows = await self.read(queries.BEHIND.sql, (seq,))
+        return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
+
+    async def may_come(self, destination: str, before_seq: int) -> bool:
+        """Return whether an insert or upsert into `destination` from before entry `before_seq` is pending."""
+        rows = await self.read(queries.MAY_COME.sql, (destination, before_seq, destination, before_seq))
+        return bool(rows)
+
     async def unread(self, limit: int) -> list[Unread]:
         """Return what a shell put in and nobody has read yet."""
         rows = await self.read(queries.UNREAD.sql, (limit,))
