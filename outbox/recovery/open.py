@@ -52,6 +52,7 @@ async def open_store(
     """
     path = await in_thread(files.real_path, path)
     await in_thread(files.make_folder, path.parent)
+    await in_thread(files.refuse_second_path, path)
     lock = await _take_lock(path, wait_s)
     opening = _opened(path, lock, Capacity(path, bounds), clock, busy_timeout_s)
     return await _to_its_end(asyncio.create_task(opening, name="outbox-open"), undo=Store.close)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import urllib.parse
 from pathlib import Path
 from typing import Literal
 
-from outbox.errors import StoreError
+from outbox.errors import StoreError, UnsafePath
 
 # No symbolic link is followed, no named pipe waited at. Windows has neither flag; there a link needs rights that an
 # ordinary user lacks.
@@ -51,6 +52,37 @@ def real_path(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links is a RuntimeError before Python 3.13
         raise StoreError(f"{path} cannot be found: {error}", path=path) from error
+
+
+def refuse_second_path(path: Path) -> None:
+    """Raise UnsafePath: `path` has a second name, or is itself a mount point, beside which another lock would stand."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return  # it is not there yet
+    if facts.st_nlink > 1:
+        raise UnsafePath(
+            f"{path} has {facts.st_nlink} names (hard links); remove all but one: find them with"
+            f" `find DIRECTORY -samefile {path}`; nothing was opened",
+            path=path,
+        )
+    if str(path) in _mount_points():
+        raise UnsafePath(
+            f"{path} is itself a mount point, so that its -wal would stay outside the mount and be lost with the"
+            " container; mount its folder instead (docker run -v ./data:/data); nothing was opened",
+            path=path,
+        )
+
+
+def _mount_points() -> frozenset[str]:
+    """Return where Linux has something mounted; elsewhere single files cannot be mounted."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return frozenset()
+    # A space, tab, newline or backslash in a name is written in octal, such as \040.
+    names = (re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in lines)
+    return frozenset(os.fsdecode(name) for name in names)
 
 
 def make_folder(folder: Path) -> None:

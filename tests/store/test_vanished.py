@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from outbox.errors import StoreVanished
+from outbox.errors import StoreVanished, UnsafePath
 from outbox.store.file_watch import FileWatch, Part
 from tests.store.tools import ROOT, count, entry, opened, raised, rows
 from tests.support import run_async
@@ -329,6 +329,46 @@ async def test_a_connection_of_the_bots_own_keeps_the_outbox_from_going_on(tmp_p
         assert error.kept == path
         own.close()
     assert count(path) == 2
+
+
+@run_async
+async def test_a_file_with_a_second_name_is_not_opened(tmp_path: Path) -> None:
+    path, second = tmp_path / "bot.db", tmp_path / "second.db"
+    async with opened(path) as store:
+        await store.put(*entry())
+    second.hardlink_to(path)
+    for name in (path, second):
+        assert isinstance(await raised(_once(name)), UnsafePath)
+    second.unlink()
+    async with opened(path) as store:  # the control: with one name it opens
+        await store.put(*entry())
+
+
+async def _once(path: Path) -> None:
+    async with opened(path):
+        pass
+
+
+OPENS = """
+import asyncio, sys
+from outbox import Outbox
+async def main():
+    async with Outbox.open(path=sys.argv[1]):
+        pass
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("what", "refused"), [("bot.db", True), (".", False)], ids=["the file", "control: its folder"])
+def test_a_file_that_is_mounted_by_itself_is_not_opened(what: str, refused: bool, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in side", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        (folder / "bot.db").touch()
+    mounts = f'mount --bind "{outside / what}" "{inside / what}" && "{sys.executable}" -c "$0" "{inside}/bot.db"'
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", mounts, OPENS], cwd=ROOT, capture_output=True, text=True)
+    assert ("UnsafePath" in done.stderr) is refused, done.stderr
+    assert (done.returncode != 0) is refused, done.stderr
 
 
 def test_a_look_costs_microseconds_and_finds_each_part(tmp_path: Path) -> None:
