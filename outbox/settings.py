@@ -190,6 +190,23 @@ class Settings(BaseSettings):
         return None if self.supabase_key is None else read_key(self.supabase_key.get_secret_value()).kind
 
     @property
+    def key_places(self) -> tuple[str, ...]:
+        """Return where a key is set, the one in use first, such as "SUPABASE_KEY in the environment"; never its value.
+
+        A second one of the same value is left out.
+        """
+        if any(self._given.get(name) for name in ("supabase_key", *_KEYS)):
+            return ("an argument",)
+        file = DotEnvSettingsSource(type(self), env_file=self._given.get("_env_file", self.model_config["env_file"]))
+        found: dict[str, str] = {}
+        for values, place in ((os.environ, "the environment"), (file.env_vars, ".env")):
+            upper = {name.upper(): (value or "").strip() for name, value in values.items()}
+            for name in _KEYS:
+                if upper.get(name):
+                    found.setdefault(upper[name], f"{name} in {place}")
+        return tuple(found.values())
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Return what is wrong with the settings, a sentence each: rows are kept, but will not arrive."""
         if self.supabase_url is None or self.supabase_key is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from outbox import Outbox, Settings
+from outbox.cli import edit
 from outbox.cli.app import app
 from tests.postgrest.test_network import bare as bare
 from tests.postgrest.test_postgrest import Server, keep_alive, say, serving
@@ -49,7 +51,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
         env={**base, **ours(folder), "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment},
         capture_output=True,
         text=True,
-        encoding="utf-8",
+        encoding=environment.get("PYTHONIOENCODING", "utf-8"),
         timeout=60,
     )
 
@@ -184,3 +186,54 @@ async def test_an_outbox_without_a_key_begins_to_send_when_one_comes(home: Path)
         await outbox.put("trades", {"n": 1})
         environment(home, server, KEY)
         await until(outbox, None, pending=0)
+
+
+# ---------------------------------------------------------------------------------------------- which key
+
+
+def test_doctor_says_which_key_is_in_use_and_why_not_the_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / ".env").write_text("SUPABASE_SECRET_KEY=canary-of-the-file\n")
+    monkeypatch.setenv("SUPABASE_KEY", KEY)
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:1")
+    assert Settings().key_places == ("SUPABASE_KEY in the environment", "SUPABASE_SECRET_KEY in .env")
+    said = CliRunner().invoke(app, ["doctor", "--timeout", "2", "--json"]).output
+    assert "the key in use is SUPABASE_KEY in the environment; another one, SUPABASE_SECRET_KEY in .env" in said
+    assert "canary" not in said
+    monkeypatch.setenv("SUPABASE_KEY", "canary-of-the-file")
+    assert Settings().key_places == ("SUPABASE_KEY in the environment",)  # the same key twice is one
+    assert Settings(supabase_key="x").key_places == ("an argument",)
+
+
+# ---------------------------------------------------------------------------------------------- consoles
+
+
+def test_a_console_that_lacks_a_character_gets_an_escape(tmp_path: Path) -> None:
+    async def put() -> None:
+        async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
+            await outbox.put("events", {"data": "\U0001f4b9 \u20ac"})
+
+    asyncio.run(put())
+    its_id = rows(tmp_path / "bot.db", "select id from outbox")[0][0]
+    for encoding in ("cp1252", "ascii"):
+        shown = run(tmp_path, "-m", "outbox", "show", str(its_id), PYTHONIOENCODING=encoding)
+        assert shown.returncode == 0, shown.stderr
+        assert "\\U0001f4b9" in shown.stdout
+        exported = run(tmp_path, "-m", "outbox", "export", PYTHONIOENCODING=encoding)
+        assert exported.returncode == 0, exported.stderr
+        line = exported.stdout.splitlines()[0]
+        assert "\\ud83d\\udcb9" in line
+        assert "\U0001f4b9" in str(json.loads(line))
+
+
+def test_an_editor_whose_path_has_spaces_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = tmp_path / "my editor" / "ed it"
+    editor.parent.mkdir()
+    editor.write_text("")
+    for chosen, wanted in (
+        (str(editor), [str(editor)]),
+        (f"{editor} --wait", [str(editor), "--wait"]),
+        (f'"{editor}" --wait', [str(editor), "--wait"]),
+        ("ed --wait 'a b'", ["ed", "--wait", "a b"]),
+    ):
+        monkeypatch.setenv("VISUAL", chosen)
+        assert edit._editor() == wanted

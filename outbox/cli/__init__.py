@@ -6,8 +6,13 @@ from __future__ import annotations
 def main() -> None:
     """Run the command line."""
     import logging
+    import sys
 
     from outbox.cli.app import app
 
     logging.getLogger("outbox").setLevel(logging.ERROR)  # what a warning would say, the commands show
+    from outbox.cli.format import tolerate
+
+    for stream in (sys.stdout, sys.stderr):
+        tolerate(stream)
     app()

@@ -189,6 +189,7 @@ async def _project(settings: Settings, first: First, timeout_s: float) -> list[F
     return [
         remote_findings.reach(url, first.outcome, met),
         remote_findings.tls(url, in_the_clear=settings.in_the_clear, connected=not failed),
+        remote_findings.key_place(settings.key_places),
         remote_findings.key(
             read_key(secret.get_secret_value()), host, now_s=SystemClock().now_ms() / 1000, refused=refused
         ),

@@ -207,6 +207,10 @@ def _editor() -> list[str]:
     chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not chosen and not sys.stdin.isatty():
         raise InvalidRequest("there is no terminal for an editor; --from FILE takes the row", field="EDITOR")
+    words = (chosen or "").split(" ")
+    for length in range(len(words), 0, -1):  # C:\\Program Files\\Editor\\editor.exe --wait
+        if Path(" ".join(words[:length]).strip('"')).is_file():
+            return [" ".join(words[:length]).strip('"'), *words[length:]]
     try:
         return shlex.split(chosen or _DEFAULT_EDITOR, posix=os.name != "nt") or [_DEFAULT_EDITOR]
     except ValueError as error:  # a quotation that does not end

@@ -145,6 +145,7 @@ def _out(output: Path | None) -> Iterator[TextIO]:
     """Yield where to write."""
     if output is None:
         with quiet_pipe():
+            formatting.tolerate(sys.stdout, formatting.IN_JSON)
             yield sys.stdout
         return
     try:

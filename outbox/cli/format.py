@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import os
 import re
 import sys
@@ -85,3 +88,20 @@ def quoted(words: str) -> str:
     """Return what a server said on one line, cut to 400 characters; it must not steer the terminal."""
     plain = "".join(char if char.isprintable() else " " for char in words)
     return plain if len(plain) <= _LONGEST_QUOTE else plain[:_LONGEST_QUOTE] + "..."
+
+
+def tolerate(stream: object, errors: str = "backslashreplace") -> None:
+    """Let `stream` write what its encoding does not have, such as 💹 on a console of Windows, as an escape."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=errors)
+
+
+def _as_json(error: UnicodeError) -> tuple[str, int]:
+    """Return what JSON reads as the characters that cannot be written."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+IN_JSON = "outbox.json"
+codecs.register_error(IN_JSON, _as_json)

@@ -318,6 +318,16 @@ def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) ->
     return Finding("key", _OK, f"it is {kind}")
 
 
+def key_place(places: Sequence[str]) -> Finding:
+    """Say which key is in use, the first of `places`, and why not the others."""
+    used, *others = places or ("an argument",)
+    if not others:
+        return Finding("key source", _OK, f"the key in use is {used}")
+    rule = "the environment comes before .env, and SUPABASE_SECRET_KEY before _SERVICE_ROLE_KEY before SUPABASE_KEY"
+    says = f"the key in use is {used}; another one, {', '.join(others)}, is not used: {rule}"
+    return Finding("key source", _WARNING, says, "take away the one that is not meant, then: outbox reload")
+
+
 def _day(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
 
