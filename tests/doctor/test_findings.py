@@ -175,7 +175,8 @@ def test_a_key(facts: KeyFacts, host: str, refused: Refusal | None, severity: Se
 
 
 def reply(status: int, code: str = "", message: str = "", **headers: str) -> Reply:
-    body = json.dumps({"code": code, "message": message}).encode() if code else b""
+    facts = {"code": code, "details": None, "hint": None, "message": message}
+    body = json.dumps(facts).encode() if code else b""
     return Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 

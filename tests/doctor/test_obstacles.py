@@ -55,4 +55,4 @@ async def test_a_certificate_that_is_not_valid(monkeypatch: pytest.MonkeyPatch) 
         raise error
 
     monkeypatch.setattr(asyncio, "open_connection", refused)  # a real one needs a certificate that is made for it
-    assert await obstacle("https://x", deadline_s=5) == (Obstacle.CERTIFICATE, "certificate has expired")
+    assert await obstacle("https://127.0.0.1", deadline_s=5) == (Obstacle.CERTIFICATE, "certificate has expired")
