@@ -41,7 +41,7 @@ def visit(world: World, path: Path, what: str) -> None:
         case "environment":
             world.environment = {name: dice.choice(values) for name, values in _ENVIRONMENT.items()}
         case "clock":
-            world.stepped_s += dice.choice((-1, 1)) * dice.choice((3_600, 200_000))
+            world.step_clock(dice.choice((-1, 1)) * dice.choice((3_600, 200_000)))
         case "no wal":
             world.damaged = world.damaged or wal.exists()
             wal.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from tests.proof.simulation.program import Life as Plan
 from tests.proof.simulation.world import BOUND_S, LIMITS, Action, Put, World
 
 _LOOK_S = 10.0
+_RETENTION_S = 7 * 86_400.0
 OWN_TABLE = "create table if not exists own (n integer primary key)"
 
 
@@ -51,6 +52,8 @@ class Life:
         logging.getLogger("outbox").addHandler(complaints)
         logging.getLogger("asyncio").addHandler(complaints)
         world.ails(loop.time())
+        # Nobody can tell a year that a clock was set forward from one in which the machine was off.
+        world.pruned = world.pruned or world.stepped_s - world.lowest_step_s > _RETENTION_S / 2
         transport = Transport(world.network, world.dice, self._tell)
         settings = Settings(
             path=self._path, source="bot@simulation", reserve_bytes=0, _env_file=None, **LIMITS, **self._plan.settings
@@ -313,7 +316,7 @@ class Life:
         self._world.network.latency_s = s
 
     async def _do_clock(self, s: float) -> None:
-        self._world.stepped_s += s
+        self._world.step_clock(s)
 
     async def _do_shell(self, n: int) -> None:
         """Somebody puts a row in with the sqlite3 shell."""

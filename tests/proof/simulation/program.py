@@ -86,14 +86,14 @@ class _Maker:
             row["big"] = "x" * self.dice.choice((1_500, 5_000))
         elif chance < 0.13:
             row["fill"] = self.dice.randrange(3)
-        elif chance < 0.17 and self.hard:
+        elif chance < 0.17:
             row["slow"] = self.dice.choice((1, 2, 4, -1))
 
     # ------------------------------------------------------------------------------------------ actions
 
     def action(self, bot: int) -> Action:
         """Return something that a bot, an operator or the world does."""
-        around = {"latency": 1, "mood": 4, "bad": 4, "clock": 2 * self.hard, "shell": 2}
+        around = {"latency": 1, "mood": 4, "bad": 4, "clock": 2, "shell": 2}
         calls = {
             "put": 30, "many": 5, "nowait": 5, "cancelled": 4, "transaction": 6, "sleep": 16, "drain": 3, "look": 3,
             "requeue": 2, "discard": 1, "flusher": 1, "reload": 1, "session": 3, "again": 3, "thread": 3, "request": 2,
@@ -158,7 +158,7 @@ class _Maker:
         rows = [self.write(9) for _ in range(4)]
         quiet: list[Action] = [("put", {"put": row, "after": 0}) for row in rows]
         slow = self.number()
-        row = {"n": slow} | ({"slow": self.dice.choice((1, 2))} if self.hard else {})
+        row = {"n": slow} | {"slow": self.dice.choice((1, 2))}
         put = {"n": slow, "table": "quiet", "operation": "insert", "row": row}
         return [*loads, [("latency", {"s": 1.0}), *quiet, ("put", {"put": put, "after": 0}), ("sleep", {"s": 20.0})]]
 
@@ -175,7 +175,7 @@ class _Maker:
         upsert = ("put", {"put": {"n": late, "table": "marks", "operation": "upsert",
                                   "row": {"n": late, "symbol": "m8"}}, "after": 0})  # fmt: skip
         steps: list[Action] = [
-            ("clock", {"s": -dice.choice((3_600, 100_000, 40_000_000))}), *legs, update,
+            ("clock", {"s": -dice.choice((3_600, 100_000, 40_000_000))}), *legs, *([update] if self.hard else []),
             ("sleep", {"s": dice.uniform(100, 400)}), ("clock", {"s": dice.choice((100_000, 80_000_000))}),
             ("sleep", {"s": dice.uniform(1, 100)}), upsert, *trades, ("sleep", {"s": BOUND_S + 30}),
         ]  # fmt: skip
@@ -187,12 +187,12 @@ def _put(n: int, table: str, row: dict[str, Any]) -> Action:
 
 
 def made(seed: int, *, hard: bool = True) -> Program:
-    """Return the program of `seed`. hard: with what is known to wait too long: slow rows, updates first, set clocks."""
+    """Return the program of `seed`. hard: with updates that come before the row that they change."""
     maker = _Maker(seed, hard=hard)
     dice = maker.dice
     lives: list[Life] = []
     for _ in range(dice.choices((1, 2, 3, 4), (3, 4, 2, 1))[0]):
-        flavour = dice.choices(("mixed", "busy", "patient"), (92, 2, 6 * hard))[0]
+        flavour = dice.choices(("mixed", "busy", "patient"), (92, 2, 6))[0]
         if flavour == "mixed":
             favourite = dice.choice(("", *TABLES))
             maker.weights = [40 if table == favourite else weight for table, weight in TABLES.items()]

@@ -52,6 +52,8 @@ class World:
     discarded: set[str] = field(default_factory=set)
     now_s: float = 1000.0
     stepped_s: float = 0.0
+    lowest_step_s: float = 0.0
+    pruned: bool = False  # a life began when the wall clock said that the retention is over
     sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
     environment: dict[str, str] = field(default_factory=dict)  # of the next lives
     damaged: bool = False  # rows may be missing
@@ -73,6 +75,11 @@ class World:
         if what not in self.wrongs:
             self.wrongs.append(what)
             self.tell(f"WRONG {what}")
+
+    def step_clock(self, by_s: float) -> None:
+        """Set the wall clock."""
+        self.stepped_s += by_s
+        self.lowest_step_s = min(self.lowest_step_s, self.stepped_s)
 
     def ails(self, until_s: float) -> None:
         """Until then nothing need arrive."""
