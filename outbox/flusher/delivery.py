@@ -166,10 +166,12 @@ class Delivery:
             self._traffic.suspects.pop(entry.seq, None)
         self._traffic.suspects = dict.fromkeys(self._traffic.suspects, True)
         self._traffic.passed = True
-        over = self._pauses.ended_by(self._lane, turn, accepted=isinstance(verdict, Delivered))
-        if isinstance(verdict, Delivered) and self._traffic.run.seqs:
+        accepted = isinstance(verdict, Delivered)
+        if accepted and self._traffic.run.seqs:
+            over = self._pauses.ended_by(self._lane, turn, accepted=accepted)
             await self._end_run(revive=self._pauses.is_refused(over))
-        await self._pauses.end(over, self._lane)
+        # Asked only now: another answer may have ended some of them while the run was written down.
+        await self._pauses.end(self._pauses.ended_by(self._lane, turn, accepted=accepted), self._lane)
 
     # ------------------------------------------------------------------------------------------ the verdicts
 
