@@ -217,8 +217,8 @@ class Pauses:
             logger.warning("sending stays paused, and now needs you", extra=told)
         else:
             logger.info("sending stays paused", extra=told)
-        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s, tried=turn if wait_s else 0)
-        self._paused[key].met = {**(before.met if before else {}), lane.number: lane}
+        met = {**(before.met if before else {}), lane.number: lane}
+        await self._stand(key, verdict.reason, verdict.refusal, before, wait_s, tried=turn if wait_s else 0, met=met)
         return key
 
     def _scope(self, lane: Lane, verdict: Pause, turn: int) -> Scope:
@@ -237,9 +237,17 @@ class Pauses:
         return next((scope for scope in within if scope not in passing), Scope.LANE)
 
     async def _stand(
-        self, key: PauseKey, reason: Reason, refusal: Refusal, before: Paused | None, wait_s: float, *, tried: int
+        self,
+        key: PauseKey,
+        reason: Reason,
+        refusal: Refusal,
+        before: Paused | None,
+        wait_s: float,
+        *,
+        tried: int,
+        met: dict[int, Lane] | None = None,
     ) -> None:
-        """Let a pause be in force for `wait_s` seconds; it goes on from `before`."""
+        """Let a pause be in force for `wait_s` seconds; it goes on from `before`. met: the lanes that failed so far."""
         now_ms = self._clock.now_ms()
         stored = StoredPause(
             scope=key[0].value,
@@ -252,7 +260,8 @@ class Pauses:
             since_ms=before.stored.since_ms if before else now_ms,
             next_try_at_ms=now_ms + int(wait_s * 1000),
         )
-        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s, tried)
+        # All of it before the first await: another answer may end the pause while it is written down.
+        self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s, tried, met=met or {})
         self._context.state.last_error = f"{stored.reason}: {stored.message}"
         if before is None:
             self._context.tally.pauses[stored.reason] += 1
