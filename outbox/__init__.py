@@ -11,7 +11,7 @@ from outbox.bot.sessions import SessionEndReason, SessionManager
 from outbox.bot.supabase import SupabaseClient
 from outbox.bot.trades import PaperTrade, TradeLogger
 from outbox.columns import Column, Kind
-from outbox.entry import Operation, State
+from outbox.entry import Operation, State, uuid_of
 from outbox.errors import (
     ConfigError,
     DeadlinePassed,
@@ -115,4 +115,5 @@ __all__ = [
     "Unreachable",
     "UsageError",
     "WrongJournalMode",
+    "uuid_of",
 ]

@@ -85,6 +85,7 @@ SHIPPED: Final[Mapping[str, Columns]] = {
             Kind.INTEGER: _without_default("direction", "intensity", "hmm_state"),
             Kind.FLOAT: _without_default("volume", "entry_price", "exit_price", "pnl", "pnl_pips") | {"commission": 0},
             Kind.BOOLEAN: {"is_paper": False},
+            Kind.OTHER: {"extra": None},
         }
     ),
     "events": _columns(
@@ -102,7 +103,7 @@ SHIPPED: Final[Mapping[str, Columns]] = {
             Kind.TIMESTAMP: {"start_time": None, "end_time": None, "created_at": UNKNOWN},
             Kind.FLOAT: {"initial_balance": None, "final_balance": None, "total_pnl": 0},
             Kind.INTEGER: {"total_trades": 0, "version": 0},
-            Kind.OTHER: {"symbols": None},
+            Kind.OTHER: {"symbols": None, "extra": None},
         }
     ),
 }

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.columns import integer_columns
+from outbox.columns import SHIPPED, Kind, described, integer_columns
 from outbox.encoding import identifier
 from outbox.entry import (
     Destination,
@@ -29,9 +29,9 @@ logger = logs.named("outbox")
 
 # The old module's tables (supabase_sql/).
 DECLARED = (
-    Destination("trades", integers=integer_columns("trades")),
-    Destination("events", integers=integer_columns("events")),
-    Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions")),
+    Destination("trades", integers=integer_columns("trades"), key_kind=Kind.UUID),
+    Destination("events", integers=integer_columns("events"), key_kind=Kind.UUID),
+    Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions"), key_kind=Kind.UUID),
 )
 
 # Whoever waits for a call with a deadline collects here the ids of what it puts.
@@ -56,16 +56,28 @@ class Destinations:
         on_conflict: Sequence[str],
         operation: OperationName | Operation,
         integers: Sequence[str],
+        columns: Mapping[str, object] | Sequence[str],
     ) -> Destination:
         """Declare a destination; arguments and errors as `Outbox.register`."""
-        if isinstance(on_conflict, str) or isinstance(integers, str):
-            raise ConfigError("must be a sequence of column names, not one text", field="on_conflict or integers")
+        if isinstance(on_conflict, str) or isinstance(integers, str) or isinstance(columns, str):
+            raise ConfigError(
+                "must be a sequence of column names, not one text", field="on_conflict, integers, columns"
+            )
+        shipped = {column: known.kind for column, known in SHIPPED.get(name, {}).items()}
+        told = (
+            {column: known.kind for column, known in described(columns).items()} if isinstance(columns, Mapping) else {}
+        )
+        kinds = shipped | dict.fromkeys(integers, Kind.INTEGER) | told
         destination = Destination(
             identifier(name, field="name"),
             key=identifier(key, field="key"),
             on_conflict=tuple(identifier(column, field="on_conflict") for column in on_conflict),
             operation=member(Operation, operation, field="operation"),
-            integers=frozenset(identifier(column, field="integers") for column in integers),
+            integers=frozenset(
+                identifier(column, field="integers") for column, kind in kinds.items() if kind is Kind.INTEGER
+            ),
+            key_kind=kinds.get(key),
+            columns=frozenset(identifier(column, field="columns") for column in columns) - shipped.keys(),
         )
         self._destinations[name] = destination
         return destination

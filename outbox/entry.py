@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, TypedDict
+from uuid import UUID, uuid5
+
+from outbox.columns import Kind
 
 
 class Operation(StrEnum):
@@ -20,6 +23,8 @@ class Operation(StrEnum):
 # What a put takes, so that a type checker sees a typo.
 OperationName = Literal["insert", "upsert", "update"]
 IfExists = Literal["keep"]
+# A name space of our own (RFC 9562, section 6.6): it must never change.
+_NAMED = UUID("6f7b6f78-6f75-5462-8f78-6f7574626f78")
 
 
 class SharedOptions(TypedDict, total=False):
@@ -54,6 +59,7 @@ class Destination:
     name: its identifier. key: the column that an insert fills with the entry's id.
     on_conflict: the columns that decide an upsert. operation: the default of `put`.
     integers: columns whose integral floats are sent as integers (PostgreSQL refuses 1.0 for an INT: 22P02).
+    key_kind: what the key column holds; None: not known. columns: those that were declared beyond the shipped ones.
     """
 
     name: str
@@ -61,6 +67,8 @@ class Destination:
     on_conflict: tuple[str, ...] = ()
     operation: Operation = Operation.INSERT
     integers: frozenset[str] = frozenset()
+    key_kind: Kind | None = None
+    columns: frozenset[str] = frozenset()
 
 
 class LaneSpec(NamedTuple):
@@ -101,6 +109,11 @@ def mint_id(now_ms: int, entropy: bytes) -> str:
     time, dice = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex()
     variant = "89ab"[entropy[9] & 3]  # the two highest bits are the variant's, the others are dice
     return f"{time[:8]}-{time[8:]}-7{dice[:3]}-{variant}{dice[3:6]}-{dice[6:18]}"
+
+
+def uuid_of(text: str) -> str:
+    """Return the same UUID for the same `text`: an id for what has a name of its own, such as a broker's fill."""
+    return str(uuid5(_NAMED, text))
 
 
 def mint_ids(now_ms: int, entropy: bytes) -> list[str]:

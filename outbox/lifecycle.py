@@ -7,7 +7,7 @@ from outbox.entry import State
 MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.DELIVERED, State.DEAD}),
     State.DEAD: frozenset({State.PENDING, State.DISCARDED}),  # requeue, discard
-    State.DELIVERED: frozenset(),  # pruned after the retention
+    State.DELIVERED: frozenset({State.PENDING}),  # resend; pruned after the retention
     State.DISCARDED: frozenset(),
 }
 

@@ -12,14 +12,17 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from outbox import logs, snapshot
+from outbox.admin.arguments import unix_ms
 from outbox.admin.command_server import CommandServer
 from outbox.admin.commands import Commands, selection
+from outbox.admin.resend import Resend, ResendReport
 from outbox.background import TaskState
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
@@ -147,7 +150,7 @@ class Outbox(Puts, Looks):
             await store.keep_strict_order(settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
-            actions = outbox._commands.actions(*_by_request(outbox))
+            actions = outbox._commands.actions(outbox._destinations, *_by_request(outbox))
             outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
             outbox._command_server = CommandServer(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
         except BaseException:
@@ -311,6 +314,30 @@ class Outbox(Puts, Looks):
         self._check_caller()
         which = selection(ids, destination, code, everything=everything)
         return await self._commands.discard(which, reason=reason)
+
+    async def resend(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        destination: str | None = None,
+        session: str | None = None,
+        dry_run: bool = False,
+    ) -> ResendReport:
+        """Make delivered entries pending again: the remote end was restored from a backup, or emptied.
+
+        Those that match all that is given, of what the retention has left: since, until (excluded): when they were
+        delivered; session: its session_id. Ids make an insert harmless; of upserts the newest of each key is sent,
+        updates are left out, both counted. dry_run: only count. Done in steps, puts come in between.
+
+        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do it again.
+        """
+        self._check_caller()
+        values = {
+            "since_ms": unix_ms(since, "since"), "until_ms": unix_ms(until, "until"), "destination": destination,
+            "session": session, "dry_run": dry_run,
+        }  # fmt: skip
+        return await self._commands.resend(Resend.of(values))
 
     # ------------------------------------------------------------------------------------------ looking
 

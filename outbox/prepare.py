@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
+from uuid import UUID
 
+from outbox.columns import Kind
 from outbox.encoding import encode_row, identifier
 from outbox.entry import Destination, Entry, IfExists, LaneSpec, Operation, OperationName, digest
 from outbox.errors import InvalidEntry
@@ -23,6 +26,8 @@ _LONGEST_MATCH = 8000
 # PostgREST reads these as its own parameters: `limit=eq.5` is no filter, and the update would reach every row.
 RESERVED = frozenset({"and", "columns", "limit", "not", "offset", "on_conflict", "or", "order", "select"})
 E = TypeVar("E", bound=Enum)
+_KEYS = frozenset({Kind.UUID, Kind.INTEGER})
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ def written(
     if given is not None and own is not None and given != own:
         raise InvalidEntry(f"differs from the id {given!r} that was given for it", field=f"{name}.{destination.key}")
     chosen_id = given if given is not None else own
+    if chosen is Operation.INSERT and destination.key_kind in _KEYS:
+        chosen_id = _fitting(destination, chosen_id)
     plain = key is None and on_conflict is None and match is None and chosen_id is None and not destination.on_conflict
     if chosen is Operation.INSERT and plain:
         intent = _plain_insert(destination, encoded.columns)
@@ -93,6 +100,26 @@ def written(
     if if_exists is not None:
         _check_if_exists(if_exists, chosen_id)
     return Written(chosen_id, intent, encoded.text, mark, encoded.repaired, if_exists)
+
+
+def _fitting(destination: Destination, id: str | None) -> str | None:
+    """Return `id` as the key column holds it. Raises InvalidEntry: PostgreSQL would refuse it (22P02)."""
+    field = f"{destination.name}.{destination.key}"
+    if destination.key_kind is Kind.UUID:
+        try:
+            return None if id is None else str(UUID(id))
+        except ValueError:
+            text_key = f"register({destination.name!r}, columns={{{destination.key!r}: 'text'}})"
+            raise InvalidEntry(
+                f"{id!r} is no UUID, which this column holds; write id=outbox.uuid_of({id!r}), the same UUID each"
+                f" time, or declare a text column: {text_key}",
+                field=field,
+            ) from None
+    if id is None:
+        raise InvalidEntry("holds integers, so no id can be minted for it; put it into the row, or id=…", field=field)
+    if not (_INTEGER.fullmatch(id) and -(2**63) <= int(id) < 2**63):
+        raise InvalidEntry(f"{id!r} is no integer, which this column holds", field=field)
+    return id
 
 
 def _check_if_exists(if_exists: object, id: str | None) -> None:
@@ -224,6 +251,15 @@ def member(kind: type[E], value: object, *, field: str) -> E:
     except ValueError:
         names = ", ".join(repr(each.value) for each in kind)
         raise InvalidEntry(f"must be one of {names}", field=field) from None
+
+
+def is_uuid(text: str) -> bool:
+    """Return whether PostgreSQL could read `text` as a UUID."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def as_id(value: object, field: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, Unpack
 
 from outbox import logs
@@ -127,13 +127,17 @@ class Puts(Owned):
         on_conflict: Sequence[str] = (),
         operation: OperationName | Operation = Operation.INSERT,
         integers: Sequence[str] = (),
+        columns: Mapping[str, object] | Sequence[str] = (),
     ) -> Destination:
         """Declare a destination. key: the column that an insert fills with the entry's id; the rest as `put`.
 
-        integers: columns that PostgreSQL holds as integers, where 1.0 must be sent as 1. Raises InvalidEntry.
+        integers: columns that PostgreSQL holds as integers, where 1.0 must be sent as 1. columns: names, or each name
+        with its `Kind`, such as {"ticket": "integer", "note": "text"}: an id that the key's kind cannot hold is refused
+        at `put`, and `TradeLogger` sends columns of your own `trades` instead of keeping them in `extra`.
+        What is known of a shipped table (trades, events, sessions) stays known. Raises InvalidEntry, InvalidQuery.
         """
         return self._destinations.register(
-            name, key=key, on_conflict=on_conflict, operation=operation, integers=integers
+            name, key=key, on_conflict=on_conflict, operation=operation, integers=integers, columns=columns
         )
 
     def register_type(self, kind: type[V], convert: Callable[[V], object]) -> None:

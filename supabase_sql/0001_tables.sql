@@ -31,6 +31,7 @@ create table if not exists public.sessions (
     symbols text[],
     status text default 'RUNNING',
     end_reason text,
+    extra jsonb, -- what the bot said at the end beyond these columns
     created_at timestamptz default now(),
     version bigint not null default 0, -- grows with each put of the session; 0003_keep_newer.sql compares it
     source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
@@ -55,6 +56,7 @@ create table if not exists public.trades (
     hmm_state int,
     is_paper boolean default false,
     comment text,
+    extra jsonb, -- what the bot said of the trade beyond these columns
     created_at timestamptz default now(),
     source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
 );
@@ -98,6 +100,7 @@ alter table public.sessions
     add column if not exists symbols text[],
     add column if not exists status text default 'RUNNING',
     add column if not exists end_reason text,
+    add column if not exists extra jsonb,
     add column if not exists created_at timestamptz default now(),
     add column if not exists version bigint not null default 0,
     add column if not exists source text
@@ -118,6 +121,7 @@ alter table public.trades
     add column if not exists hmm_state int,
     add column if not exists is_paper boolean default false,
     add column if not exists comment text,
+    add column if not exists extra jsonb,
     add column if not exists created_at timestamptz default now(),
     add column if not exists source text
         default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');

@@ -86,6 +86,8 @@ async def _bot(path: Path, ago_s: float, night: Night) -> AsyncIterator[Outbox]:
     settings = Settings(path=path, source="bot-1", backoff_base_s=1e8, backoff_cap_s=1e8, _env_file=None)
     remote = ScriptedTransport(otherwise=night.answer)
     async with Outbox.open(settings, clock=ShiftedClock(ago_s), transport=remote) as outbox, outbox.flushing():
+        for table in ("trades", "events"):
+            outbox.register(table, columns={"id": "text"})  # ids that a person can read
         yield outbox
 
 

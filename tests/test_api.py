@@ -77,9 +77,9 @@ def payloads(path: Path) -> list[Any]:
 @run_async
 async def test_a_put_is_in_the_file_when_it_returns(path: Path) -> None:
     async with opened(path) as outbox:
-        receipt = await outbox.put("trades", {"symbol": "EURUSD"})
+        receipt = await outbox.put("fills", {"symbol": "EURUSD"})
         assert rows(path, "select id, seq, state, destination from outbox") == [
-            (receipt.id, receipt.seq, "pending", "trades")
+            (receipt.id, receipt.seq, "pending", "fills")
         ]
         stats = await outbox.stats()
     assert (stats.pending, stats.delivered, stats.dead, stats.discarded) == (1, 0, 0, 0)
@@ -91,11 +91,11 @@ async def test_a_put_is_in_the_file_when_it_returns(path: Path) -> None:
 async def test_a_caller_may_change_its_row_as_soon_as_the_put_has_begun(path: Path) -> None:
     async with opened(path) as outbox:
         row = {"n": 1, "legs": [1]}
-        task = asyncio.create_task(outbox.put("trades", row))
+        task = asyncio.create_task(outbox.put("fills", row))
         await asyncio.sleep(0)  # a task does not begin before the loop lets it
         row["n"] = 2
         row["legs"] = []
-        future = outbox.put_nowait("trades", row)  # begins at once
+        future = outbox.put_nowait("fills", row)  # begins at once
         row["n"] = 3
         row.clear()
         await asyncio.gather(task, future)
@@ -107,7 +107,7 @@ async def test_a_coroutine_that_nobody_has_begun_has_not_read_its_row(path: Path
     """The control of the test above, and a warning: calling `put` does nothing yet."""
     async with opened(path) as outbox:
         row = {"n": 1}
-        coroutine = outbox.put("trades", row)
+        coroutine = outbox.put("fills", row)
         row["n"] = 2
         await coroutine
     assert payloads(path) == [{"n": 2}]
@@ -117,11 +117,11 @@ async def test_a_coroutine_that_nobody_has_begun_has_not_read_its_row(path: Path
 async def test_what_cannot_be_stored_is_refused_before_anything_is_written(path: Path) -> None:
     async with opened(path) as outbox:
         for work in (
-            outbox.put("trades", {"at": object()}),
+            outbox.put("fills", {"at": object()}),
             outbox.put("no table!", {"n": 1}),
-            outbox.put("trades", {"n": 1}, operation="delete"),  # type: ignore[arg-type]
-            outbox.put("trades", {"n": 1}, id=1.5),
-            outbox.put("trades", {"n": 1}, operation="update"),
+            outbox.put("fills", {"n": 1}, operation="delete"),  # type: ignore[arg-type]
+            outbox.put("fills", {"n": 1}, id=1.5),
+            outbox.put("fills", {"n": 1}, operation="update"),
         ):
             error = await raised(work)
             assert isinstance(error, InvalidEntry), repr(error)
@@ -141,16 +141,16 @@ async def test_a_row_in_the_place_of_the_destination_is_told_which_comes_first(p
         assert str(error) == str(await raised(outbox.put(row, "events")))
     assert isinstance(error, InvalidEntry)
     assert error.field == "destination"
-    assert 'put("trades", row); nothing was written' in str(error)
+    assert 'put("fills", row); nothing was written' in str(error)
     assert count(path) == 0
 
 
 @run_async
 async def test_the_same_id_again_is_one_row_and_another_row_under_it_is_refused(path: Path) -> None:
     async with opened(path) as outbox:
-        first = await outbox.put("trades", {"n": 1}, id="a")
-        again = await outbox.put("trades", {"n": 1}, id="a")
-        error = await raised(outbox.put("trades", {"n": 2}, id="a"))
+        first = await outbox.put("fills", {"n": 1}, id="a")
+        again = await outbox.put("fills", {"n": 1}, id="a")
+        error = await raised(outbox.put("fills", {"n": 2}, id="a"))
         elsewhere = await outbox.put("events", {"n": 2}, id="a")
     assert again == Receipt("a", first.seq, duplicate=True)
     assert isinstance(error, IdConflict)
@@ -164,27 +164,27 @@ async def test_the_same_id_again_is_one_row_and_another_row_under_it_is_refused(
 @run_async
 async def test_put_nowait_is_bounded(path: Path) -> None:
     async with opened(path, max_waiting=3) as outbox:
-        futures = [outbox.put_nowait("trades", {"n": n}) for n in range(3)]
+        futures = [outbox.put_nowait("fills", {"n": n}) for n in range(3)]
         with pytest.raises(OutboxFull) as caught:
-            outbox.put_nowait("trades", {"n": 3})
+            outbox.put_nowait("fills", {"n": 3})
         assert (caught.value.field, caught.value.limit) == ("max_waiting", 3)
         await asyncio.gather(*futures)
-        await outbox.put_nowait("trades", {"n": 4})  # there is room again
+        await outbox.put_nowait("fills", {"n": 4})  # there is room again
     assert [row["n"] for row in payloads(path)] == [0, 1, 2, 4]
 
 
 @run_async
 async def test_a_cancelled_put_nowait_frees_its_place_and_is_not_stored(path: Path) -> None:
     async with opened(path, max_waiting=1) as outbox:
-        outbox.put_nowait("trades", {"n": 1}).cancel()
+        outbox.put_nowait("fills", {"n": 1}).cancel()
         await asyncio.sleep(0)
-        await outbox.put_nowait("trades", {"n": 2})
+        await outbox.put_nowait("fills", {"n": 2})
     assert payloads(path) == [{"n": 2}]
 
 
 async def fail_one(outbox: Outbox, use: Callable[[asyncio.Future[Receipt]], Coroutine[Any, Any, object]]) -> str:
-    await outbox.put("trades", {"n": 1}, id="a")
-    future = outbox.put_nowait("trades", {"n": "payload-canary"}, id="a")
+    await outbox.put("fills", {"n": 1}, id="a")
+    future = outbox.put_nowait("fills", {"n": "payload-canary"}, id="a")
     await use(future)
     await until(future.done)
     await asyncio.sleep(0)
@@ -230,7 +230,7 @@ async def test_a_failure_that_nobody_looks_at_is_logged_with_its_id(
         await fail_one(outbox, use)
     errors = [vars(record) for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == logged
-    assert all((facts["destination"], facts["id"]) == ("trades", "a") for facts in errors)
+    assert all((facts["destination"], facts["id"]) == ("fills", "a") for facts in errors)
     assert "payload-canary" not in repr(errors)
 
 
@@ -240,12 +240,12 @@ async def test_a_failure_that_nobody_looks_at_is_logged_with_its_id(
 @run_async
 async def test_another_thread_has_a_put_of_its_own(path: Path) -> None:
     async with opened(path) as outbox:
-        receipt = await asyncio.to_thread(lambda: outbox.put_threadsafe("trades", {"n": 1}).result(timeout=10))
+        receipt = await asyncio.to_thread(lambda: outbox.put_threadsafe("fills", {"n": 1}).result(timeout=10))
         error = await asyncio.to_thread(
-            lambda: outbox.put_threadsafe("trades", {"n": 2}, id=receipt.id).exception(timeout=10)
+            lambda: outbox.put_threadsafe("fills", {"n": 2}, id=receipt.id).exception(timeout=10)
         )
         with pytest.raises(InvalidEntry):
-            await asyncio.to_thread(lambda: outbox.put_threadsafe("trades", {}))
+            await asyncio.to_thread(lambda: outbox.put_threadsafe("fills", {}))
     assert isinstance(error, IdConflict)
     assert payloads(path) == [{"n": 1}]
 
@@ -253,7 +253,7 @@ async def test_another_thread_has_a_put_of_its_own(path: Path) -> None:
 @run_async
 async def test_waiting_for_a_thread_safe_put_on_the_own_loop_is_refused_instead_of_hanging(path: Path) -> None:
     async with opened(path) as outbox:
-        future = outbox.put_threadsafe("trades", {"n": 1})
+        future = outbox.put_threadsafe("fills", {"n": 1})
         for look in (future.result, future.exception):
             with pytest.raises(UsageError, match="would wait for itself"):
                 look()
@@ -278,37 +278,37 @@ async def test_a_thread_safe_put_that_fails_is_logged_unless_somebody_looks(
     use: Callable[[ThreadFuture], Coroutine[Any, Any, None]], logged: int, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(path) as outbox:
-        await outbox.put("trades", {"n": 1}, id="a")
-        await use(outbox.put_threadsafe("trades", {"n": "payload-canary"}, id="a"))
+        await outbox.put("fills", {"n": 1}, id="a")
+        await use(outbox.put_threadsafe("fills", {"n": "payload-canary"}, id="a"))
     errors = [vars(record) for record in caplog.records if record.levelno >= logging.ERROR]
-    assert [(facts["destination"], facts["id"]) for facts in errors] == [("trades", "a")] * logged
+    assert [(facts["destination"], facts["id"]) for facts in errors] == [("fills", "a")] * logged
     assert "payload-canary" not in repr(errors)
 
 
 @run_async
 async def test_puts_that_nobody_waits_for_are_bounded_together_by_rows_and_by_bytes(path: Path) -> None:
     async with opened(path, max_waiting=3, max_waiting_bytes=1000) as outbox:
-        futures: list[Any] = [outbox.put_nowait("trades", {"n": 1}), outbox.put_threadsafe("trades", {"n": 2})]
+        futures: list[Any] = [outbox.put_nowait("fills", {"n": 1}), outbox.put_threadsafe("fills", {"n": 2})]
         for put in (outbox.put_nowait, outbox.put_threadsafe):
             with pytest.raises(OutboxFull) as caught:
-                put("trades", {"text": "é" * 500})
+                put("fills", {"text": "é" * 500})
             assert (caught.value.field, caught.value.limit) == ("max_waiting_bytes", 1000)
-        futures.append(outbox.put_threadsafe("trades", {"n": 3}))
+        futures.append(outbox.put_threadsafe("fills", {"n": 3}))
         with pytest.raises(OutboxFull) as caught:
-            outbox.put_threadsafe("trades", {"n": 4})
+            outbox.put_threadsafe("fills", {"n": 4})
         assert caught.value.field == "max_waiting"
         await until(lambda: all(future.done() for future in futures))
-        await outbox.put_nowait("trades", {"text": "é" * 5000})  # alone, a row may be larger
+        await outbox.put_nowait("fills", {"text": "é" * 5000})  # alone, a row may be larger
     assert count(path) == 4
 
 
 @run_async
 async def test_a_cancelled_thread_safe_put_is_not_written(path: Path) -> None:
     async with opened(path) as outbox:
-        future = outbox.put_threadsafe("trades", {"n": 1})
+        future = outbox.put_threadsafe("fills", {"n": 1})
         assert future.cancel()
-        await outbox.put("trades", {"n": 2})
-        assert outbox.put_threadsafe("trades", {"n": 3}).cancel()
+        await outbox.put("fills", {"n": 2})
+        assert outbox.put_threadsafe("fills", {"n": 3}).cancel()
     assert payloads(path) == [{"n": 2}]
 
 
@@ -318,7 +318,7 @@ async def test_many_threads_lose_nothing(path: Path) -> None:
 
         def work(thread: int) -> None:
             for n in range(25):
-                outbox.put_threadsafe("trades", {"n": n, "thread": thread}).result(timeout=30)
+                outbox.put_threadsafe("fills", {"n": n, "thread": thread}).result(timeout=30)
 
         await asyncio.gather(*(asyncio.to_thread(work, thread) for thread in range(4)))
     assert count(path) == 100
@@ -330,10 +330,10 @@ async def test_another_thread_or_loop_is_told_so(path: Path) -> None:
         errors: list[BaseException | None] = []
 
         def elsewhere() -> None:
-            errors.append(asyncio.run(raised(outbox.put("trades", {"n": 1}))))
+            errors.append(asyncio.run(raised(outbox.put("fills", {"n": 1}))))
             errors.append(asyncio.run(raised(outbox.close())))
             try:
-                outbox.put_nowait("trades", {"n": 1})
+                outbox.put_nowait("fills", {"n": 1})
             except OutboxError as error:
                 errors.append(error)
 
@@ -342,18 +342,18 @@ async def test_another_thread_or_loop_is_told_so(path: Path) -> None:
         await asyncio.to_thread(thread.join)
         assert [type(error) for error in errors] == [ForeignLoop] * 3
         assert all("put_threadsafe" in str(error) and "BlockingOutbox" in str(error) for error in errors)
-        await outbox.put("trades", {"n": 2})  # and it was not closed
+        await outbox.put("fills", {"n": 2})  # and it was not closed
     assert payloads(path) == [{"n": 2}]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_forked_child_is_told_so_and_cannot_hurt_its_parent(path: Path) -> None:
     async def child_says(outbox: Outbox) -> int:
-        for work in (outbox.put("trades", {"n": 1}), outbox.stats()):
+        for work in (outbox.put("fills", {"n": 1}), outbox.stats()):
             if not isinstance(await raised(work), ForkedProcess):
                 return 1
         try:
-            outbox.put_threadsafe("trades", {"n": 1})
+            outbox.put_threadsafe("fills", {"n": 1})
         except ForkedProcess:
             signal.alarm(10)  # asyncio's own timeouts need the loop, which a child does not have
             await outbox.close()  # does nothing, and does not hang
@@ -363,7 +363,7 @@ def test_a_forked_child_is_told_so_and_cannot_hurt_its_parent(path: Path) -> Non
     @run_async
     async def parent() -> None:
         async with opened(path) as outbox:
-            await outbox.put("trades", {"n": 1})
+            await outbox.put("fills", {"n": 1})
             child = os.fork()
             if not child:
                 status = 9
@@ -373,7 +373,7 @@ def test_a_forked_child_is_told_so_and_cannot_hurt_its_parent(path: Path) -> Non
                     os._exit(status)
             _, status = await asyncio.to_thread(os.waitpid, child, 0)
             assert os.waitstatus_to_exitcode(status) == 0
-            await outbox.put("trades", {"n": 2})
+            await outbox.put("fills", {"n": 2})
             assert isinstance(await raised(_open(path)), StoreInUse)  # the child has not let go of the lock
 
     parent()
@@ -397,7 +397,7 @@ def test_opening_is_a_coroutine_wherever_asyncio_wants_one(path: Path) -> None:
         outbox = await asyncio.to_thread(
             lambda: asyncio.run_coroutine_threadsafe(Outbox.open(settings(path)), loop).result(30)
         )
-        await outbox.put("trades", {"n": 1})  # it belongs to the loop that ran it
+        await outbox.put("fills", {"n": 1})  # it belongs to the loop that ran it
         await outbox.close()
         Outbox.open(settings(path)).close()  # never begun
         Outbox.open(settings(path))  # nor this one: it does not warn either
@@ -425,18 +425,18 @@ def test_an_outbox_can_be_neither_pickled_nor_copied(path: Path) -> None:
 @run_async
 async def test_closing_commits_what_stands_in_line_and_may_be_repeated(path: Path) -> None:
     outbox = await _open(path)
-    futures = [outbox.put_nowait("trades", {"n": n}) for n in range(100)]
+    futures = [outbox.put_nowait("fills", {"n": n}) for n in range(100)]
     await asyncio.gather(outbox.close(), outbox.close())
     await outbox.close()
 
     assert all(future.done() and future.result() for future in futures)
     assert count(path) == 100
-    for work in (outbox.put("trades", {"n": 1}), outbox.stats(), outbox.drain(), outbox.reload()):
+    for work in (outbox.put("fills", {"n": 1}), outbox.stats(), outbox.drain(), outbox.reload()):
         assert isinstance(await raised(work), OutboxClosed)
     with pytest.raises(OutboxClosed):
-        outbox.put_nowait("trades", {"n": 1})
+        outbox.put_nowait("fills", {"n": 1})
     with pytest.raises(OutboxClosed):
-        outbox.put_threadsafe("trades", {"n": 1})
+        outbox.put_threadsafe("fills", {"n": 1})
     with pytest.raises(OutboxClosed):
         async with outbox.transaction():
             pytest.fail("it began")
@@ -447,7 +447,7 @@ async def test_closing_commits_what_stands_in_line_and_may_be_repeated(path: Pat
 async def test_cancelling_a_close_does_not_leave_the_file_half_closed(path: Path) -> None:
     for steps in range(12):
         outbox = await _open(path)
-        future = outbox.put_nowait("trades", {"n": steps})
+        future = outbox.put_nowait("fills", {"n": steps})
         closing = asyncio.create_task(outbox.close())
         for _ in range(steps):
             await asyncio.sleep(0)
@@ -477,8 +477,8 @@ from outbox import Outbox, Settings
 
 async def main():
     outbox = await Outbox.open(Settings(_env_file=None, path=sys.argv[1]))
-    await outbox.put("trades", {"n": 1})
-    future = outbox.put_nowait("trades", {"n": 2})
+    await outbox.put("fills", {"n": 1})
+    future = outbox.put_nowait("fills", {"n": 2})
     if sys.argv[2] == "flushing":
         asyncio.create_task(outbox.run_flusher())
         await asyncio.sleep(0)
@@ -512,7 +512,7 @@ async def test_an_opening_that_fails_late_leaves_the_file_free(path: Path, monke
     error = await raised(_opened_with_key(path))
     assert error is None or isinstance(error, OSError)
     async with opened(path) as outbox:
-        await outbox.put("trades", {"n": 1})
+        await outbox.put("fills", {"n": 1})
 
 
 async def _opened_with_key(path: Path) -> None:
@@ -539,7 +539,7 @@ async def test_entries_and_the_bots_own_rows_commit_together(path: Path) -> None
     async with opened(path) as outbox:
         await positions(outbox)
         async with outbox.transaction() as tx:
-            receipt = await tx.put("trades", {"n": 1})
+            receipt = await tx.put("fills", {"n": 1})
             assert await tx.execute("insert into positions values (?, ?)", ("EURUSD", 1.5)) == []
             assert await tx.execute("select qty from positions where symbol = :s", {"s": "EURUSD"}) == [(1.5,)]
             assert count(path) == 0  # nobody else sees it yet
@@ -554,7 +554,7 @@ async def test_an_exception_takes_all_of_it_back(path: Path) -> None:
         await positions(outbox)
         with pytest.raises(ZeroDivisionError):
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
                 await tx.put("a_new_lane", {"n": 1})
                 await tx.execute("insert into positions values ('EURUSD', 1)")
                 raise ZeroDivisionError
@@ -571,20 +571,20 @@ async def test_a_put_inside_the_block_that_would_wait_for_itself_is_refused(path
     async with opened(path) as outbox:
         async with outbox.transaction() as tx:
             for work in (
-                lambda: outbox.put("trades", {"n": 1}),
+                lambda: outbox.put("fills", {"n": 1}),
                 lambda: outbox.drain(),
-                lambda: asyncio.create_task(outbox.put("trades", {"n": 1})),  # a child of the block
-                lambda: asyncio.to_thread(outbox.put_threadsafe, "trades", {"n": 1}),
+                lambda: asyncio.create_task(outbox.put("fills", {"n": 1})),  # a child of the block
+                lambda: asyncio.to_thread(outbox.put_threadsafe, "fills", {"n": 1}),
             ):
                 error = await raised(work())
                 assert isinstance(error, InsideTransaction), repr(error)
             with pytest.raises(InsideTransaction):
-                outbox.put_nowait("trades", {"n": 1})
+                outbox.put_nowait("fills", {"n": 1})
             with pytest.raises(InsideTransaction):
                 async with outbox.transaction():
                     pytest.fail("it began")
-            await tx.put("trades", {"n": 2})
-        await outbox.put("trades", {"n": 3})
+            await tx.put("fills", {"n": 2})
+        await outbox.put("fills", {"n": 3})
     assert [row["n"] for row in payloads(path)] == [2, 3]
 
 
@@ -595,7 +595,7 @@ async def test_a_child_of_the_block_that_outlives_it_may_put(path: Path) -> None
 
         async def child() -> None:
             await over.wait()
-            await outbox.put("trades", {"n": 1})
+            await outbox.put("fills", {"n": 1})
 
         async with outbox.transaction():
             task = asyncio.create_task(child())
@@ -608,8 +608,8 @@ async def test_a_child_of_the_block_that_outlives_it_may_put(path: Path) -> None
 async def test_another_outbox_is_another_file(path: Path) -> None:
     async with opened(path) as outbox, opened(path.with_name("other.db")) as other:
         async with outbox.transaction() as tx:
-            await tx.put("trades", {"n": 1})
-            await other.put("trades", {"n": 2})
+            await tx.put("fills", {"n": 1})
+            await other.put("fills", {"n": 2})
         assert payloads(other._store.path) == [{"n": 2}]
 
 
@@ -620,13 +620,13 @@ async def test_the_puts_of_others_wait_for_the_block_and_then_succeed(path: Path
 
         async def block() -> None:
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
                 begun.set()
                 await over.wait()
 
         task = asyncio.create_task(block())
         await begun.wait()
-        others = [asyncio.create_task(outbox.put("trades", {"n": n})) for n in (2, 3)]
+        others = [asyncio.create_task(outbox.put("fills", {"n": n})) for n in (2, 3)]
         await asyncio.wait(others, timeout=0.05)
         assert not any(other.done() for other in others)
         over.set()
@@ -660,7 +660,7 @@ async def test_a_statement_that_would_leave_the_transaction_is_refused(sql: str,
     async with opened(path) as outbox:
         with pytest.raises(ZeroDivisionError):
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
                 with pytest.raises(InvalidEntry, match="cannot be used"):
                     await tx.execute(sql)
                 raise ZeroDivisionError
@@ -694,8 +694,8 @@ async def test_a_failing_statement_is_a_typed_error_and_leaves_the_block_usable(
             error = await raised(tx.execute(sql, parameters))
             assert type(error) is StoreError, repr(error)
             assert error.__cause__ is not None
-            await tx.put("trades", {"n": 1})
-            conflict = await raised(tx.put("trades", {"n": 2}, id=(await tx.put("trades", {"n": 3})).id))
+            await tx.put("fills", {"n": 1})
+            conflict = await raised(tx.put("fills", {"n": 2}, id=(await tx.put("fills", {"n": 3})).id))
             assert isinstance(conflict, IdConflict)
     assert rows(path, "select * from positions") == [("EURUSD", 1.0)]
     assert [row["n"] for row in payloads(path)] == [1, 3]
@@ -705,12 +705,12 @@ async def test_a_failing_statement_is_a_typed_error_and_leaves_the_block_usable(
 async def test_a_statement_that_takes_the_whole_transaction_back_says_so(path: Path) -> None:
     async with opened(path) as outbox:
         await positions(outbox)
-        await outbox.put("trades", {"n": 0})
+        await outbox.put("fills", {"n": 0})
 
         async def block(*, goes_on: bool) -> None:
             async with outbox.transaction() as tx:
                 await tx.execute("insert into positions values ('EURUSD', 1)")
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
                 error = await raised(tx.execute("insert or rollback into positions values ('EURUSD', 2)"))
                 assert type(error) is StoreError, repr(error)
                 assert "the whole transaction was rolled back" in str(error)
@@ -721,7 +721,7 @@ async def test_a_statement_that_takes_the_whole_transaction_back_says_so(path: P
         for goes_on in (False, True):
             error = await raised(block(goes_on=goes_on))
             assert type(error) is StoreError, repr(error)
-        await outbox.put("trades", {"n": 2})
+        await outbox.put("fills", {"n": 2})
     assert rows(path, "select * from positions") == []
     assert [row["n"] for row in payloads(path)] == [0, 2]
 
@@ -733,14 +733,14 @@ async def test_a_block_that_outlives_its_limit_is_rolled_back_and_the_writer_goe
 
         async def block() -> None:
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
                 other = asyncio.create_task(raised(_put_outside(outbox)))
                 clock.advance(2.9)
-                await tx.put("trades", {"n": 2})
+                await tx.put("fills", {"n": 2})
                 clock.advance(0.2)
                 await until(lambda: not tx._block.open)
                 assert await other is None  # the writer has gone on
-                error = await raised(tx.put("trades", {"n": 3}))
+                error = await raised(tx.put("fills", {"n": 3}))
                 assert isinstance(error, TransactionExpired)
                 assert "more than 3 s" in str(error)
 
@@ -757,7 +757,7 @@ async def _put_outside(outbox: Outbox) -> Receipt:
     future: asyncio.Future[Receipt] = loop.create_future()
 
     def from_thread() -> None:
-        receipt = outbox.put_threadsafe("trades", {"n": 9}).result(timeout=30)
+        receipt = outbox.put_threadsafe("fills", {"n": 9}).result(timeout=30)
         loop.call_soon_threadsafe(future.set_result, receipt)
 
     threading.Thread(target=from_thread).start()
@@ -769,7 +769,7 @@ async def test_a_block_that_forgets_itself_is_told_at_its_end(path: Path) -> Non
     async with opened(path) as outbox:
         with pytest.raises(TransactionExpired):
             async with outbox.transaction(limit_s=0.05) as tx:
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
                 await until(lambda: not tx._block.open)
     assert count(path) == 0
 
@@ -781,9 +781,9 @@ async def test_a_cancellation_is_not_lost_to_the_limit(path: Path) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 async with outbox.transaction(limit_s=0.01) as tx:
-                    await tx.put("trades", {"n": 1})
+                    await tx.put("fills", {"n": 1})
                     await asyncio.Event().wait()
-        await outbox.put("trades", {"n": 2})
+        await outbox.put("fills", {"n": 2})
     assert payloads(path) == [{"n": 2}]
 
 
@@ -791,12 +791,12 @@ async def test_a_cancellation_is_not_lost_to_the_limit(path: Path) -> None:
 async def test_a_block_cancelled_at_any_moment_leaves_no_transaction_open(path: Path) -> None:
     """All of it or nothing: each block puts two rows."""
     async with opened(path) as outbox:
-        await outbox.put("trades", {"n": 0})
+        await outbox.put("fills", {"n": 0})
 
         async def block() -> None:
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": 1})
-                await tx.put("trades", {"n": 2})
+                await tx.put("fills", {"n": 1})
+                await tx.put("fills", {"n": 2})
 
         finished = 0
         for steps in range(40):
@@ -806,7 +806,7 @@ async def test_a_block_cancelled_at_any_moment_leaves_no_transaction_open(path: 
             task.cancel()
             await asyncio.wait({task})
             finished += not task.cancelled()
-            await outbox.put("trades", {"n": 0})
+            await outbox.put("fills", {"n": 0})
             assert not outbox._store._writer.commits.connection.in_transaction
     numbers = [row["n"] for row in payloads(path)]
     assert numbers.count(0) == 41
@@ -822,7 +822,7 @@ async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) 
             async with outbox.transaction() as tx:
                 begun.set()
                 await over.wait()
-                await tx.put("trades", {"n": 1})
+                await tx.put("fills", {"n": 1})
 
         async def second() -> None:
             async with outbox.transaction():
@@ -836,14 +836,14 @@ async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) 
         await asyncio.wait({waiting})
         over.set()
         await holding
-        await outbox.put("trades", {"n": 2})
+        await outbox.put("fills", {"n": 2})
     assert [row["n"] for row in payloads(path)] == [1, 2]
 
 
 @run_async
 async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path: Path) -> None:
     async with opened(path) as outbox:
-        await outbox.put("trades", {"n": 0})
+        await outbox.put("fills", {"n": 0})
         connection = outbox._store._writer.commits.connection
         (pages,) = next(iter(await connection.execute_fetchall("pragma page_count")))
         await connection.execute(f"pragma max_page_count = {pages}")
@@ -851,7 +851,7 @@ async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path
         async def block() -> None:
             async with outbox.transaction() as tx:
                 for n in range(400):
-                    await tx.put("trades", {"n": n + 1, "text": "x" * 1000})
+                    await tx.put("fills", {"n": n + 1, "text": "x" * 1000})
 
         error = await raised(block())
         assert isinstance(error, DiskFull), repr(error)
@@ -871,7 +871,7 @@ async def test_a_block_that_cannot_begin_says_why(path: Path) -> None:
                     pytest.fail("it began")
             other.execute("rollback")
         async with outbox.transaction() as tx:
-            await tx.put("trades", {"n": 1})
+            await tx.put("fills", {"n": 1})
     assert count(path) == 1
 
 
@@ -884,7 +884,7 @@ async def test_closing_waits_for_an_open_block(path: Path) -> None:
         async with outbox.transaction() as tx:
             begun.set()
             await over.wait()
-            await tx.put("trades", {"n": 1})
+            await tx.put("fills", {"n": 1})
 
     task = asyncio.create_task(block())
     await begun.wait()
@@ -899,8 +899,8 @@ async def test_closing_waits_for_an_open_block(path: Path) -> None:
 async def test_a_transaction_is_what_the_package_says(path: Path) -> None:
     async with opened(path) as outbox, outbox.transaction() as tx:
         assert isinstance(tx, Transaction)
-        assert (await tx.put("trades", {"n": 1}, id="a")).id == "a"
-        assert (await tx.put("trades", {"n": 1}, id="a")).duplicate
+        assert (await tx.put("fills", {"n": 1}, id="a")).id == "a"
+        assert (await tx.put("fills", {"n": 1}, id="a")).duplicate
 
 
 @run_async
@@ -932,12 +932,12 @@ async def test_the_key_is_in_no_text_that_the_outbox_makes(path: Path, caplog: p
             repr(vars(outbox)),
         ]
         async with outbox.flushing():
-            await outbox.put("trades", {"n": 1})
+            await outbox.put("fills", {"n": 1})
             report = await outbox.drain(timeout=0.3)  # nobody listens there
         assert report.pending == 1
         texts += [repr(await outbox.stats()), repr(report)]
         try:
-            await outbox.put("trades", {"n": object()})
+            await outbox.put("fills", {"n": object()})
         except InvalidEntry as error:
             texts.append("".join(traceback.format_exception(error)))
     texts += [record.getMessage() + repr(vars(record)) for record in caplog.records]
@@ -964,6 +964,6 @@ async def test_what_a_newcomer_types_first_says_what_to_type(tmp_path: Path) -> 
         await Outbox.open(str(tmp_path / "bot.db"))  # type: ignore[arg-type]
     opening: Any = Outbox.open(path=tmp_path / "bot.db")
     with pytest.raises(AttributeError, match="await this first"):
-        await opening.put("trades", {})
+        await opening.put("fills", {})
     async with opening:
         pass

@@ -32,9 +32,9 @@ def sums(path: Path) -> tuple[object, ...]:
 async def test_rows_beyond_the_bound_are_refused_also_within_one_commit(tmp_path: Path) -> None:
     path, remote = tmp_path / "bot.db", ScriptedTransport()
     async with opened(path, remote, max_pending_rows=5) as outbox:
-        await outbox.put("trades", {"n": -1})
+        await outbox.put("fills", {"n": -1})
         results = await asyncio.gather(
-            *(outbox.put("events" if n % 2 else "trades", {"n": n}) for n in range(8)), return_exceptions=True
+            *(outbox.put("events" if n % 2 else "fills", {"n": n}) for n in range(8)), return_exceptions=True
         )
         assert [isinstance(each, Receipt) for each in results] == [True] * 4 + [False] * 4
         error = results[-1]
@@ -45,7 +45,7 @@ async def test_rows_beyond_the_bound_are_refused_also_within_one_commit(tmp_path
         assert len({id(each) for each in results}) == 8
 
         await outbox.drain()  # what is delivered counts no more
-        await outbox.put("trades", {"n": 9})
+        await outbox.put("fills", {"n": 9})
     assert count(path) == 6
 
 
@@ -53,11 +53,11 @@ async def test_rows_beyond_the_bound_are_refused_also_within_one_commit(tmp_path
 async def test_bytes_beyond_the_bound_are_refused_and_a_smaller_row_still_fits(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path, max_pending_bytes=1000) as outbox:
-        await outbox.put("trades", {"text": "é" * 300})  # 600 bytes as UTF-8
-        error = await raised(outbox.put("trades", {"text": "x" * 600}))
+        await outbox.put("fills", {"text": "é" * 300})  # 600 bytes as UTF-8
+        error = await raised(outbox.put("fills", {"text": "x" * 600}))
         assert isinstance(error, OutboxFull)
         assert (error.field, error.limit) == ("max_pending_bytes", 1000)
-        await outbox.put("trades", {"text": "x" * 100})
+        await outbox.put("fills", {"text": "x" * 100})
         assert (await outbox.stats()).pending_bytes == 600 + 100 + 2 * len('{"text":""}')
 
 
@@ -65,12 +65,12 @@ async def test_bytes_beyond_the_bound_are_refused_and_a_smaller_row_still_fits(t
 async def test_an_id_that_is_stored_already_needs_no_room(tmp_path: Path) -> None:
     """A put that is repeated after OutcomeUnknown must not hear that nothing was written."""
     async with opened(tmp_path / "bot.db", max_pending_rows=1) as outbox:
-        first = await outbox.put("trades", {"n": 1}, id="a")
-        assert await outbox.put("trades", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
-        assert isinstance(await raised(outbox.put("trades", {"n": 2}, id="a")), IdConflict)
-        assert isinstance(await raised(outbox.put("trades", {"n": 2}, id="b")), OutboxFull)
+        first = await outbox.put("fills", {"n": 1}, id="a")
+        assert await outbox.put("fills", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
+        assert isinstance(await raised(outbox.put("fills", {"n": 2}, id="a")), IdConflict)
+        assert isinstance(await raised(outbox.put("fills", {"n": 2}, id="b")), OutboxFull)
         async with outbox.transaction() as tx:
-            assert (await tx.put("trades", {"n": 1}, id="a")).duplicate
+            assert (await tx.put("fills", {"n": 1}, id="a")).duplicate
 
 
 @run_async
@@ -82,13 +82,13 @@ async def test_a_transaction_honours_the_bound_with_what_it_has_put_itself(tmp_p
             async with outbox.transaction() as tx:
                 await tx.execute("create table own (x)")
                 for n in range(3):
-                    await tx.put("trades", {"n": n})
+                    await tx.put("fills", {"n": n})
 
         assert isinstance(await raised(three()), OutboxFull)
         assert count(path) == 0  # all or nothing
         async with outbox.transaction() as tx:
             for n in range(2):
-                await tx.put("trades", {"n": n})
+                await tx.put("fills", {"n": n})
     assert count(path) == 2
 
 
@@ -98,9 +98,9 @@ async def test_a_shells_insert_is_not_bounded_but_counts(tmp_path: Path) -> None
     async with opened(path, max_pending_rows=2) as outbox:
         with shell(path) as connection:
             for _ in range(3):
-                connection.execute("insert into outbox (destination, payload) values ('trades', '{}')")
-        assert isinstance(await raised(outbox.put("trades", {"n": 1})), OutboxFull)
-        assert isinstance(await raised(outbox.put_nowait("trades", {"n": 1})), OutboxFull)
+                connection.execute("insert into outbox (destination, payload) values ('fills', '{}')")
+        assert isinstance(await raised(outbox.put("fills", {"n": 1})), OutboxFull)
+        assert isinstance(await raised(outbox.put_nowait("fills", {"n": 1})), OutboxFull)
     assert count(path) == 3
 
 
@@ -108,7 +108,7 @@ async def test_a_shells_insert_is_not_bounded_but_counts(tmp_path: Path) -> None
 async def test_the_counter_of_bytes_follows_every_way_of_an_entry(tmp_path: Path) -> None:
     path, remote = tmp_path / "bot.db", ScriptedTransport()
     async with opened(path, remote) as outbox:
-        await outbox.put("trades", {"text": "é"})
+        await outbox.put("fills", {"text": "é"})
         remote.otherwise = refused(400, "22P02")
         await outbox.drain()
         assert sums(path) == (0, 0)
@@ -130,4 +130,4 @@ async def test_without_a_bound_nothing_is_refused(field: str, tmp_path: Path) ->
     """The control: it is the bound that refuses."""
     async with opened(tmp_path / "bot.db", **{field: None}) as outbox:
         for n in range(20):
-            await outbox.put("trades", {"n": n})
+            await outbox.put("fills", {"n": n})

@@ -28,17 +28,17 @@ async def one(outbox: Outbox, number: int, dice: random.Random, acknowledged: se
     name = f"id-{number}"
     match dice.randrange(4):
         case 0:
-            await outbox.put("trades", {"n": number}, id=name)
+            await outbox.put("fills", {"n": number}, id=name)
             acknowledged.add(name)
         case 1:
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": number}, id=name)
+                await tx.put("fills", {"n": number}, id=name)
                 await asyncio.sleep(0)
             acknowledged.add(name)
         case 2:
             never.add(name)
             async with outbox.transaction() as tx:
-                await tx.put("trades", {"n": number}, id=name)
+                await tx.put("fills", {"n": number}, id=name)
                 raise Broken
         case _:
             await outbox.drain(timeout=0.01)
@@ -61,7 +61,7 @@ async def storm(path: Path, seed: int) -> tuple[set[str], set[str]]:
                 await asyncio.sleep(0)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await outbox.put("trades", {"n": -1}, id="last")  # the writer is free: no transaction was left open
+        await outbox.put("fills", {"n": -1}, id="last")  # the writer is free: no transaction was left open
         assert not outbox._store._writer.commits.connection.in_transaction
     return acknowledged | {"last"}, never
 
@@ -90,7 +90,7 @@ async def test_a_bot_that_notes_a_row_before_its_put_returns_is_found_out(tmp_pa
     async with Outbox.open(Settings(path=tmp_path / "bot.db")) as outbox:
         for number in range(20):
             noted.add(f"id-{number}")
-            task = asyncio.create_task(outbox.put("trades", {"n": number}, id=f"id-{number}"))
+            task = asyncio.create_task(outbox.put("fills", {"n": number}, id=f"id-{number}"))
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -104,7 +104,7 @@ from outbox import Outbox, Settings
 
 async def main():
     outbox = await Outbox.open(Settings(path=sys.argv[1]))
-    await outbox.put("trades", {"n": 1})
+    await outbox.put("fills", {"n": 1})
     asyncio.create_task(outbox.run_flusher())
     await asyncio.sleep(0)
 

@@ -12,6 +12,7 @@ from outbox.testing import ScriptedTransport
 from tests.store.tools import count, raised, rows, shell
 from tests.support import run_async
 from tests.test_counted_work import counted_hops
+from tests.test_counted_work import opened as standing
 
 
 @pytest.fixture
@@ -32,42 +33,44 @@ def numbered(number: int, *, start: int = 0) -> list[dict[str, object]]:
 async def test_many_rows_are_stored_in_order_with_a_receipt_each(number: int, path: Path) -> None:
     async with Outbox.open(settings(path)) as outbox:
         before = await outbox.put("events", {"n": -1})
-        receipts = await outbox.put_many("trades", numbered(number))
-        after = await outbox.put("trades", {"n": number})
+        receipts = await outbox.put_many("fills", numbered(number))
+        after = await outbox.put("fills", {"n": number})
 
     assert [receipt.seq for receipt in receipts] == list(range(before.seq + 1, after.seq))
-    stored = rows(path, "select id, seq, payload ->> 'n' from outbox where destination = 'trades' order by seq")
+    stored = rows(path, "select id, seq, payload ->> 'n' from outbox where destination = 'fills' order by seq")
     assert stored[:-1] == [(receipt.id, receipt.seq, n) for n, receipt in enumerate(receipts)]
     assert sorted(receipt.id for receipt in receipts) == [receipt.id for receipt in receipts]
 
 
 @run_async
 async def test_many_rows_cost_one_hop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Outbox.open(settings(path)) as outbox:
-        await outbox.put("trades", {"n": -1})  # the first entry of its kind makes the lane
+    async with standing(path, ScriptedTransport()) as outbox:
+        await outbox.put("fills", {"n": -1})  # the first entry of its kind makes the lane
         with counted_hops(monkeypatch) as hops:
-            await outbox.put_many("trades", numbered(1024))
+            await outbox.put_many("fills", numbered(1024))
         assert len(hops) == 1, hops
 
 
 @run_async
 async def test_puts_of_a_transaction_share_their_hops(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Outbox.open(settings(path)) as outbox:
-        await outbox.put("trades", {"n": -1})
+    async with standing(path, ScriptedTransport()) as outbox:
+        await outbox.put("fills", {"n": -1})
         with counted_hops(monkeypatch) as hops:
             async with outbox.transaction() as tx:
-                receipts = [await tx.put("trades", row) for row in numbered(400)]
+                receipts = [await tx.put("fills", row) for row in numbered(400)]
         # begin, the first one, three of 128, the rest, commit
         assert len(hops) <= 7, hops
-    assert rows(path, "select seq, id from outbox where payload ->> 'n' >= 0") == [(r.seq, r.id) for r in receipts]
+    assert rows(path, "select seq, id from outbox where destination = 'fills' and payload ->> 'n' >= 0") == [
+        (r.seq, r.id) for r in receipts
+    ]
 
 
 @run_async
 async def test_no_rows_are_no_commit(path: Path) -> None:
     async with Outbox.open(settings(path)) as outbox:
-        assert await outbox.put_many("trades", []) == []
+        assert await outbox.put_many("fills", []) == []
         async with outbox.transaction() as tx:
-            assert await tx.put_many("trades", iter(())) == []
+            assert await tx.put_many("fills", iter(())) == []
 
 
 @pytest.mark.parametrize("number", [3, 3000])
@@ -76,21 +79,21 @@ async def test_no_rows_are_no_commit(path: Path) -> None:
 async def test_one_conflict_stores_none_of_them(inside: bool, number: int, path: Path) -> None:
     ids = [f"id-{n}" for n in range(number)]
     async with Outbox.open(settings(path)) as outbox:
-        await outbox.put("trades", {"n": -1}, id=ids[-1])
+        await outbox.put("fills", {"n": -1}, id=ids[-1])
         if inside:
             async with outbox.transaction() as tx:
                 await tx.put("events", {"n": 1})
                 with pytest.raises(IdConflict, match=ids[-1]):
-                    await tx.put_many("trades", numbered(number), ids=ids)
+                    await tx.put_many("fills", numbered(number), ids=ids)
                 await tx.put("events", {"n": 2})
         else:
             with pytest.raises(IdConflict, match=ids[-1]):
-                await outbox.put_many("trades", numbered(number), ids=ids)
+                await outbox.put_many("fills", numbered(number), ids=ids)
 
-        assert rows(path, "select id from outbox where destination = 'trades'") == [(ids[-1],)]
+        assert rows(path, "select id from outbox where destination = 'fills'") == [(ids[-1],)]
         assert count(path) == (3 if inside else 1)
         # Control: what is the same is a duplicate, and the rest is stored.
-        receipts = await outbox.put_many("trades", [*numbered(number - 1), {"n": -1}], ids=ids)
+        receipts = await outbox.put_many("fills", [*numbered(number - 1), {"n": -1}], ids=ids)
         assert [receipt.duplicate for receipt in receipts] == [False] * (number - 1) + [True]
 
 
@@ -98,8 +101,8 @@ async def test_one_conflict_stores_none_of_them(inside: bool, number: int, path:
 async def test_the_same_rows_again_are_duplicates_and_one_id_twice_is_one_row(path: Path) -> None:
     mine = [{"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "a", "n": 1}]
     async with Outbox.open(settings(path)) as outbox:
-        first = await outbox.put_many("trades", mine)
-        again = await outbox.put_many("trades", mine)
+        first = await outbox.put_many("fills", mine)
+        again = await outbox.put_many("fills", mine)
         assert [r.duplicate for r in first] == [False, False, True]
         assert [r.duplicate for r in again] == [True] * 3
         assert [r.seq for r in again] == [r.seq for r in first] and first[0].seq == first[2].seq
@@ -109,10 +112,10 @@ async def test_the_same_rows_again_are_duplicates_and_one_id_twice_is_one_row(pa
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        pytest.param({"rows": [{"n": 1}, {"n": 2, "pnl": object()}]}, "rows[1].trades.pnl", id="a value"),
-        pytest.param({"rows": [{"n": 1}, 7]}, "rows[1].trades", id="a row that is none"),
+        pytest.param({"rows": [{"n": 1}, {"n": 2, "pnl": object()}]}, "rows[1].fills.pnl", id="a value"),
+        pytest.param({"rows": [{"n": 1}, 7]}, "rows[1].fills", id="a row that is none"),
         pytest.param({"rows": {"n": 1}}, "rows", id="one row instead of rows"),
-        pytest.param({"rows": "trades"}, "rows", id="a text"),
+        pytest.param({"rows": "fills"}, "rows", id="a text"),
         pytest.param({"rows": 7}, "rows", id="a number"),
         pytest.param({"rows": [{"n": 1}], "ids": ["a", "b"]}, "ids", id="ids that are too many"),
         pytest.param({"rows": [{"n": 1}], "if_exists": "keep"}, "rows[0].if_exists", id="keep without an id"),
@@ -124,7 +127,7 @@ async def test_a_row_that_cannot_be_stored_is_named_and_none_is_stored(
     given: dict[str, Any], field: str, path: Path
 ) -> None:
     async with Outbox.open(settings(path)) as outbox:
-        error = await raised(outbox.put_many("trades", **given))
+        error = await raised(outbox.put_many("fills", **given))
         assert isinstance(error, InvalidEntry) and error.field == field
     assert count(path) == 0
 
@@ -133,15 +136,15 @@ async def test_a_row_that_cannot_be_stored_is_named_and_none_is_stored(
 async def test_a_bound_that_some_would_exceed_refuses_all_of_them(path: Path) -> None:
     async with Outbox.open(settings(path, max_pending_rows=3)) as outbox:
         with pytest.raises(OutboxFull):
-            await outbox.put_many("trades", numbered(4))
+            await outbox.put_many("fills", numbered(4))
         assert count(path) == 0
-        mine = await outbox.put_many("trades", numbered(3), ids=["a", "b", "c"])
+        mine = await outbox.put_many("fills", numbered(3), ids=["a", "b", "c"])
         # What is stored already needs no room.
-        again = await outbox.put_many("trades", numbered(3), ids=["a", "b", "c"])
+        again = await outbox.put_many("fills", numbered(3), ids=["a", "b", "c"])
         assert [r.seq for r in again] == [r.seq for r in mine]
         with pytest.raises(OutboxFull):
             async with outbox.transaction() as tx:
-                await tx.put_many("trades", numbered(1))
+                await tx.put_many("fills", numbered(1))
 
 
 REFUSES = "create trigger mine before insert on outbox when new.payload ->> 'n' = 7 begin select raise({what}); end"
@@ -154,11 +157,11 @@ async def test_a_rule_of_the_bots_own_that_one_row_breaks_refuses_all_of_them(wh
         async with outbox.transaction() as tx:
             await tx.execute(REFUSES.format(what=what))
         with pytest.raises(StoreError):
-            await outbox.put_many("trades", numbered(10))
+            await outbox.put_many("fills", numbered(10))
         assert count(path) == 0
         # In a transaction it is the one put that fails, and the block goes on.
         async with outbox.transaction() as tx:
-            refused = [await raised(tx.put("trades", row)) for row in numbered(10)]
+            refused = [await raised(tx.put("fills", row)) for row in numbered(10)]
     assert [number for number, error in enumerate(refused) if isinstance(error, StoreError)] == [7]
     assert count(path) == 9
 
@@ -171,20 +174,20 @@ async def test_a_rule_that_a_shell_makes_meanwhile_fails_the_transaction_as_a_wh
         with pytest.raises(StoreError, match="refuses 1 of 9 entries; the whole transaction was rolled back"):
             async with outbox.transaction() as tx:
                 for row in numbered(10):
-                    await tx.put("trades", row)
+                    await tx.put("fills", row)
     assert count(path) == 0
 
 
 @run_async
 async def test_statements_of_a_transaction_see_the_puts_before_them_and_numbers_stay_true(path: Path) -> None:
     async with Outbox.open(settings(path)) as outbox, outbox.transaction() as tx:
-        receipts = [await tx.put("trades", row) for row in numbered(3)]
+        receipts = [await tx.put("fills", row) for row in numbered(3)]
         assert await tx.execute("select count(*) from outbox") == [(3,)]
         await tx.execute("insert into outbox (destination, payload) values ('events', '{\"n\": 9}')")
-        receipts += [await tx.put("trades", row) for row in numbered(3, start=3)]
-        receipts += await tx.put_many("trades", numbered(3, start=6))
-        receipts += [await tx.put("trades", row) for row in numbered(3, start=9)]
-    stored = rows(path, "select seq, id from outbox where destination = 'trades' order by seq")
+        receipts += [await tx.put("fills", row) for row in numbered(3, start=3)]
+        receipts += await tx.put_many("fills", numbered(3, start=6))
+        receipts += [await tx.put("fills", row) for row in numbered(3, start=9)]
+    stored = rows(path, "select seq, id from outbox where destination = 'fills' order by seq")
     assert stored == [(receipt.seq, receipt.id) for receipt in receipts]
 
 
@@ -194,10 +197,10 @@ async def test_what_a_transaction_gathered_is_rolled_back_with_it(path: Path) ->
         with pytest.raises(ZeroDivisionError):
             async with outbox.transaction() as tx:
                 for row in numbered(300):
-                    await tx.put("trades", row)
+                    await tx.put("fills", row)
                 raise ZeroDivisionError
         assert count(path) == 0
-        assert (await outbox.put("trades", {"n": 1})).seq == 1
+        assert (await outbox.put("fills", {"n": 1})).seq == 1
 
 
 @run_async
@@ -230,9 +233,9 @@ async def test_the_first_of_two_that_tell_the_same_fill_stays(path: Path) -> Non
 
 def test_a_bot_without_asyncio_puts_many_rows_too(path: Path) -> None:
     with BlockingOutbox(settings(path)) as outbox:
-        receipts = outbox.put_many("trades", numbered(3), ids=["a", "b", "c"])
+        receipts = outbox.put_many("fills", numbered(3), ids=["a", "b", "c"])
         with outbox.transaction() as tx:
-            receipts += tx.put_many("trades", numbered(3))
+            receipts += tx.put_many("fills", numbered(3))
         with pytest.raises(IdConflict):
-            outbox.put_many("trades", numbered(2), ids=["d", "a"], on_conflict=None, operation="insert", key="k")
+            outbox.put_many("fills", numbered(2), ids=["d", "a"], on_conflict=None, operation="insert", key="k")
     assert rows(path, "select seq, id from outbox order by seq") == [(receipt.seq, receipt.id) for receipt in receipts]

@@ -8,8 +8,13 @@ from typing import Any
 
 from outbox.admin import dead_letters
 from outbox.admin import edit as editing
+from outbox.admin import puts as putting
+from outbox.admin import resend as resending
 from outbox.admin.command_server import Action
+from outbox.admin.puts import Put
+from outbox.admin.resend import Resend, ResendReport
 from outbox.clock import Clock
+from outbox.destinations import Destinations
 from outbox.errors import InvalidRequest
 from outbox.store import prune as pruning
 from outbox.store.selection import Filter, Handled, checked_reason
@@ -72,12 +77,19 @@ class Commands:
         """Forget a loss that somebody knows of now."""
         return {"acknowledged": await self._store.acknowledge()}
 
+    async def resend(self, which: Resend) -> ResendReport:
+        """Make delivered entries pending again. Errors as `Store.transact`: what was done before stays done."""
+        return await resending.resend(self._store, which, now_ms=self._clock.now_ms())
+
     async def adopt(self) -> dict[str, Any]:
         """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
         return {"was": await self._store.forget_project()}
 
     def actions(
-        self, reload: Callable[[], Awaitable[None]], adopt: Callable[[], Awaitable[str | None]]
+        self,
+        destinations: Destinations,
+        reload: Callable[[], Awaitable[None]],
+        adopt: Callable[[], Awaitable[str | None]],
     ) -> Mapping[str, Action]:
         """Return what requests in the inbox may ask for. reload, adopt: what only the whole outbox can do."""
 
@@ -107,9 +119,13 @@ class Commands:
                 raise InvalidRequest("must be a whole number", field="before_ms")
             return {"pruned": await self.prune(before_ms)}
 
+        async def put(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            return await putting.put(self._store, destinations, Put.of(arguments))
+
         return {
-            "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune,
-            "salvage": self._bring_over, "acknowledge": self._acknowledged, "adopt": adopted,
+            "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune, "put": put,
+            "resend": self._sent_again, "salvage": self._bring_over, "acknowledge": self._acknowledged,
+            "adopt": adopted,
         }  # fmt: skip
 
     async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -117,6 +133,9 @@ class Commands:
             raise InvalidRequest("must be the name of a file", field="file")
         assert self._salvage is not None
         return await self._salvage(Path(arguments["file"]))
+
+    async def _sent_again(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        return (await self.resend(Resend.of(arguments))).as_json()
 
     async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self.acknowledge()

@@ -216,6 +216,7 @@ class BlockingOutbox(Twin[Outbox]):
     adopt = blocking(Outbox.adopt)
     requeue = blocking(Outbox.requeue)
     discard = blocking(Outbox.discard)
+    resend = blocking(Outbox.resend)
 
     # ------------------------------------------------------------------------------------------ reading, looking
 

@@ -86,6 +86,7 @@ class Trade(Row):
     hmm_state: Integer | None = None
     is_paper: bool | None = None
     comment: str | None = None
+    extra: dict[str, Any] | None = None
 
 
 class Event(Row):
@@ -112,6 +113,7 @@ class Session(Row):
     symbols: list[str] | None = None
     status: str | None = None
     end_reason: str | None = None
+    extra: dict[str, Any] | None = None
     version: Integer | None = None
 
 

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from outbox import logs
 from outbox.columns import SHIPPED, Kind
 from outbox.encoding import encode_value
-from outbox.entry import Operation, mint_id
+from outbox.entry import Operation, mint_id, uuid_of
 from outbox.errors import InvalidEntry, UsageError
 from outbox.foreign_types import is_row
 from outbox.outbox import Outbox
+from outbox.prepare import as_id, is_uuid
 from outbox.store.receipts import Receipt
 from outbox.transaction import AnyTransaction
 
@@ -28,9 +30,9 @@ _NOTHING = {Kind.TEXT: "", Kind.INTEGER: 0, Kind.FLOAT: 0, Kind.BOOLEAN: False}
 _TRADE_DEFAULTS: Mapping[str, object] = {
     name: _NOTHING[column.kind]
     for name, column in SHIPPED["trades"].items()
-    if name not in {"id", "trade_id", "timestamp", "created_at", "source"}
+    if name not in {"id", "trade_id", "timestamp", "created_at", "source", "extra"}
 }
-_TRADE_KEYS = frozenset({*_TRADE_DEFAULTS, "id", "trade_id", "timestamp"})
+_TRADE_KEYS = frozenset({*_TRADE_DEFAULTS, "id", "trade_id", "timestamp", "extra"})
 # NOT NULL in the remote table: None there would be a refusal, so it counts as missing.
 _NEVER_NULL = frozenset({"session_id", "symbol"})
 
@@ -49,25 +51,42 @@ def moment(now_ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=now_ms)
 
 
-async def put_trade(outbox: Outbox, trade: Mapping[str, object], tx: AnyTransaction | None) -> Receipt:
-    """Put one trade; `tx`: as part of that transaction. Raises what `put` raises."""
+async def put_trade(
+    outbox: Outbox, trade: Mapping[str, object], tx: AnyTransaction | None, *, id: object = None
+) -> Receipt:
+    """Put one trade; `tx`: as part of that transaction. Raises what `put` raises.
+
+    id: the broker's name for it, or None. Told again under the same one, the first stays: `Receipt.duplicate`.
+    """
     now_ms = outbox.clock.now_ms()
-    own_id = mint_id(now_ms, os.urandom(10))
-    row = trade_row(trade, own_id=own_id, now=moment(now_ms))
-    return await (outbox if tx is None else tx.transaction).put("trades", row, operation=Operation.INSERT, id=own_id)
+    declared = outbox.destination("trades")
+    name = as_id(id, "id")
+    own_id = mint_id(now_ms, os.urandom(10)) if name is None else name
+    row = trade_row(trade, own_id=own_id, now=moment(now_ms), columns=declared.columns)
+    target = outbox if tx is None else tx.transaction
+    if name is None:
+        return await target.put("trades", row, operation=Operation.INSERT, id=own_id)
+    if declared.key_kind is Kind.UUID and not is_uuid(name):
+        name = uuid_of(name)
+    return await target.put("trades", row, operation=Operation.INSERT, id=name, if_exists="keep")
 
 
-def trade_row(trade: Mapping[str, object], *, own_id: str, now: datetime) -> dict[str, object]:
+def trade_row(
+    trade: Mapping[str, object], *, own_id: str, now: datetime, columns: frozenset[str] = frozenset()
+) -> dict[str, object]:
     """Return the row of `trades` for a bot's own trade, which is not changed. Raises InvalidEntry.
 
     own_id: the trade_id of a trade that brings neither `id` nor `trade_id`. now: the timestamp of one without.
-    None is null, except where the table has no null. Keys that the table has no column for are left out and named
-    once in a warning.
+    None is null, except where the table has no null. columns: of the bot's own. What has no column is kept in `extra`
+    and named once in a warning; a figure that one of them may have meant is left out instead of being 0.
     """
     if not isinstance(trade, Mapping):
         raise InvalidEntry(f"a trade must be a mapping, not {type(trade).__name__}", field="trades")
-    _warn_about_unknown(trade)
-    row = {column: _value(trade, column, default) for column, default in _TRADE_DEFAULTS.items()}
+    beyond = unknown_to("trades", trade, _TRADE_KEYS | columns)
+    meant = {meant_by(name, _TRADE_DEFAULTS) for name in beyond} - trade.keys() - _NEVER_NULL
+    row = {column: _value(trade, column, default) for column, default in _TRADE_DEFAULTS.items() if column not in meant}
+    row |= {str(column): trade[column] for column in trade.keys() & columns}
+    row |= with_extra(trade, beyond)
     row["trade_id"] = _given(trade, "id") or _given(trade, "trade_id") or own_id
     timestamp = trade.get("timestamp")
     row["timestamp"] = now if _is_null(timestamp, "timestamp") else timestamp
@@ -97,11 +116,31 @@ def _given(trade: Mapping[str, object], name: str) -> str:
     return "" if value is None else str(value)
 
 
-def _warn_about_unknown(trade: Mapping[str, object]) -> None:
-    unknown = {str(name) for name in trade.keys() - _TRADE_KEYS} - _warned
-    if unknown and len(_warned) < 1000:  # a bot that makes up keys must not make this grow for ever
-        _warned.update(unknown)
-        logger.warning("keys without a column are left out", extra={"destination": "trades", "keys": sorted(unknown)})
+def with_extra(said: Mapping[str, object], beyond: Mapping[str, object]) -> dict[str, object]:
+    """Return the column `extra`, if anything is in it: what `said` has there, and what is `beyond` the columns."""
+    own = said.get("extra")
+    if not beyond:
+        return {} if own is None else {"extra": own}
+    return {"extra": {**(own if isinstance(own, Mapping) else {} if own is None else {"extra": own}), **beyond}}
 
 
-_warned: set[str] = set()
+def unknown_to(table: str, said: Mapping[str, object], columns: frozenset[str]) -> dict[str, object]:
+    """Return what `said` has that `columns` have not, by name, and warn of each name once."""
+    beyond = {str(name): value for name, value in said.items() if name not in columns}
+    new = {(table, name) for name in beyond} - _warned
+    if new and len(_warned) < 1000:  # a bot that makes up keys must not make this grow for ever
+        _warned.update(new)
+        keys = sorted(name for _, name in new)
+        hints = [f"{key}: did you mean {guess}?" for key in keys if (guess := meant_by(key, columns))]
+        logger.warning(
+            "keys without a column are kept in extra", extra={"destination": table, "keys": keys, "hints": hints}
+        )
+    return beyond
+
+
+def meant_by(name: str, columns: Iterable[str]) -> str | None:
+    """Return the column that `name` may be a misspelling of."""
+    return next(iter(difflib.get_close_matches(name.lower(), columns, 1, 0.75)), None)
+
+
+_warned: set[tuple[str, str]] = set()

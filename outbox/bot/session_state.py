@@ -12,11 +12,9 @@ from enum import Enum
 from numbers import Real
 from typing import Any
 
-from outbox import logs
+from outbox.bot.records import unknown_to, with_extra
 from outbox.encoding import encode_value
 from outbox.errors import InvalidEntry
-
-logger = logs.named("outbox.sessions")
 
 _FIGURES = frozenset({"balance", "total_trades", "total_pnl"})
 FIND = (
@@ -108,8 +106,7 @@ def end_figures(stats: Mapping[str, Any]) -> dict[str, Any]:
     """Return the remote columns that the bot's `stats` fill; what is unknown is None. Raises InvalidEntry."""
     if not isinstance(stats, Mapping):
         raise InvalidEntry(f"must be a mapping, not {type(stats).__name__}", field="stats")
-    if unknown := sorted(str(name) for name in stats.keys() - _FIGURES):
-        logger.warning("keys without a column are left out", extra={"destination": "sessions", "keys": unknown})
+    beyond = unknown_to("sessions", stats, _FIGURES | {"extra"})
     trades = figure(stats.get("total_trades"), "stats.total_trades")
     if trades is not None and not trades.is_integer():
         raise InvalidEntry("must be a whole number", field="stats.total_trades")
@@ -117,6 +114,7 @@ def end_figures(stats: Mapping[str, Any]) -> dict[str, Any]:
         "final_balance": figure(stats.get("balance"), "stats.balance"),
         "total_trades": None if trades is None else int(trades),
         "total_pnl": figure(stats.get("total_pnl"), "stats.total_pnl"),
+        **with_extra(stats, beyond),
     }
 
 

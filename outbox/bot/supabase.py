@@ -8,7 +8,7 @@ from typing import Any, assert_never
 
 from outbox.bot.records import check_outbox, event_row, moment, put_trade
 from outbox.columns import SHIPPED, Column, Columns, Kind, described
-from outbox.entry import Operation, OperationName
+from outbox.entry import IfExists, Operation, OperationName
 from outbox.errors import ConfigError, OutboxError, RemoteError
 from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows, chosen_source
@@ -55,6 +55,7 @@ class SupabaseClient:
         match: Mapping[str, object] | None = None,
         key: object = None,
         id: object = None,
+        if_exists: IfExists | None = None,
         tx: AnyTransaction | None = None,
     ) -> Receipt:
         """Put one row into `table` and return once it is on disk. Arguments and errors as `Outbox.put`.
@@ -66,15 +67,20 @@ class SupabaseClient:
             declared = self.outbox.destination(table)
             on_conflict = declared.on_conflict or (declared.key,)
         target = self.outbox if tx is None else tx.transaction
-        return await target.put(table, data, operation=operation, on_conflict=on_conflict, match=match, key=key, id=id)
+        return await target.put(
+            table, data, operation=operation, on_conflict=on_conflict, match=match, key=key, id=id, if_exists=if_exists
+        )
 
-    async def log_trade(self, trade_data: Mapping[str, object], *, tx: AnyTransaction | None = None) -> Receipt:
+    async def log_trade(
+        self, trade_data: Mapping[str, object], *, id: object = None, tx: AnyTransaction | None = None
+    ) -> Receipt:
         """Record one trade; `trade_data` is not changed.
 
         Its `id` is stored as `trade_id`; without one that is the receipt's id. A missing timestamp is now. The rest
-        as the table's columns; see `docs/migrating.md`. Raises what `Outbox.put` raises.
+        as the table's columns, and in `extra` what has none; see `docs/migrating.md`. id: the broker's own name for the
+        trade; told again, the first one stays. Raises what `Outbox.put` raises.
         """
-        return await put_trade(self.outbox, trade_data, tx)
+        return await put_trade(self.outbox, trade_data, tx, id=id)
 
     async def log_event(
         self,

@@ -78,9 +78,14 @@ class TradeLogger:
         comment: str | None = "",
         is_paper: bool = False,
         *,
+        id: object = None,
         tx: AnyTransaction | None = None,
     ) -> Receipt:
-        """Record one trade, now. is_paper: simulated. tx: as part of that transaction. Raises what `put` raises."""
+        """Record one trade, now. is_paper: simulated. tx: as part of that transaction. Raises what `put` raises.
+
+        id: the broker's own name for it. Told again, after a restart say, it is the same trade: the first one stays,
+        whatever the second says, and the receipt says `duplicate`.
+        """
         trade = {
             "session_id": self.session_id,
             "symbol": symbol,
@@ -97,20 +102,24 @@ class TradeLogger:
             "comment": comment,
             "is_paper": is_paper,
         }
-        return await put_trade(self._outbox, trade, tx)
+        return await put_trade(self._outbox, trade, tx, id=id)
 
-    async def log_real_trade(self, trade_data: Mapping[str, object], *, tx: AnyTransaction | None = None) -> Receipt:
+    async def log_real_trade(
+        self, trade_data: Mapping[str, object], *, id: object = None, tx: AnyTransaction | None = None
+    ) -> Receipt:
         """Record a trade that was executed, as `SupabaseClient.log_trade` does; `trade_data` is not changed.
 
-        It counts as real and as this session's, whatever it says itself. Nothing in it is rounded.
+        It counts as real and as this session's, whatever it says itself. Nothing in it is rounded. id: as `log_trade`.
         """
         trade = {**trade_data, "is_paper": False, "session_id": self.session_id}
-        return await put_trade(self._outbox, trade, tx)
+        return await put_trade(self._outbox, trade, tx, id=id)
 
-    async def log_paper_trade(self, paper_trade: PaperTrade, *, tx: AnyTransaction | None = None) -> Receipt:
-        """Record a simulated trade that was closed. Raises InvalidEntry: it lacks an attribute."""
+    async def log_paper_trade(
+        self, paper_trade: PaperTrade, *, id: object = None, tx: AnyTransaction | None = None
+    ) -> Receipt:
+        """Record a simulated trade that was closed. id: as `log_trade`. Raises InvalidEntry: it lacks an attribute."""
         values = {name: _attribute(paper_trade, name) for name in _PAPER}
-        return await self.log_trade(**values, action="CLOSE", is_paper=True, tx=tx)
+        return await self.log_trade(**values, action="CLOSE", is_paper=True, id=id, tx=tx)
 
 
 def rounded(value: Any, digits: int | None) -> Any:

@@ -22,6 +22,8 @@ from outbox.cli import (
     import_legacy,
     inspection,
     prune_backup,
+    put,
+    resend,
     salvage,
     schema,
     tail,
@@ -272,7 +274,7 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
 # In the order in which somebody with a problem needs them.
 for command in (
     status, tail.tail, entries.ls, entries.show, dead_letters.requeue, edit.edit, dead_letters.discard,
-    dead_letters.reload, drain, dead_letters.adopt, doctor,
+    dead_letters.reload, drain, put.put, resend.resend, dead_letters.adopt, doctor,
     prune_backup.prune, prune_backup.backup, export.export, inspection.inspect,
     salvage.salvage, salvage.acknowledge,
 ):  # fmt: skip

@@ -150,6 +150,12 @@ def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> N
         was = facts["was"]
         console.print("It belongs to no project yet." if was is None else f"It belonged to the project {was}.")
         console.print("It will belong to the one that answers next.")
+    elif action == "resend":
+        verb = "would be sent again" if facts["dry_run"] else "will be sent again"
+        console.print(f"{facts['resent']:,} {verb}{_whose(by)}.")
+        for why, left in (("superseded by later ones of their keys", "superseded"), ("updates", "updates")):
+            if facts[left]:
+                console.print(f"{facts[left]:,} left out: {why}.")
     elif action == "prune":
         console.print(f"{facts['pruned']:,} pruned{_whose(by)}; they stay counted.")
     else:

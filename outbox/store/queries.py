@@ -552,6 +552,43 @@ REVIVE = Query(
     "the step",
 )
 
+DELIVERED = Query(
+    "which entries arrived in a time, of a table, of a session",
+    "select seq from outbox indexed by outbox_settled where state in ('delivered', 'discarded')"
+    " and settled_at_ms >= ? and settled_at_ms < ? and state = 'delivered' and (? is null or destination = ?)"
+    " and (? is null or coalesce(payload ->> 'session_id', match ->> 'session_id') = ?)",
+    ("outbox_settled (settled_at_ms>? AND settled_at_ms<?)",),
+    "what was settled in that time",
+)
+
+RESENDABLE = Query(
+    "delivered entries, and whether a later one of their key says all that they say",
+    """
+    select mine.seq, mine.destination, mine.operation,
+           mine.key is not null and exists (
+               select 1 from outbox as l
+                where l.state in ('delivered', 'pending') and l.key is not null and l.operation = 'upsert'
+                  and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq
+                  and (l.lane = mine.lane or not exists (
+                      select 1 from json_each('["' || replace(a.columns, ',', '","') || '"]') as c
+                       where not instr((select ',' || b.columns || ',' from outbox_lanes as b where b.lane = l.lane),
+                                       ',' || c.value || ','))))
+      from outbox as mine left join outbox_lanes as a on a.lane = mine.lane
+     where mine.state = 'delivered' and mine.seq in (select value from json_each(?))
+    """,
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step, and the entries of their keys",
+)
+
+RESEND = Query(
+    "make delivered entries pending, as if they had just been put",
+    "update outbox not indexed set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null,"
+    " settled_at_ms = null, refused_since_ms = null"
+    " where state = 'delivered' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
 GIVE_UP = Query(
     "give dead entries up",
     "update outbox not indexed set state = 'discarded', settled_at_ms = ?"

@@ -41,7 +41,7 @@ async def die(
     """Put entries that the server refuses."""
     remote.otherwise = answer
     for each in ids:
-        await outbox.put("trades", {"id": each, "n": 1, "note": note}, **more)
+        await outbox.put("fills", {"id": each, "n": 1, "note": note}, **more)
     await outbox.drain()
     remote.otherwise = ScriptedTransport().otherwise
 
@@ -71,7 +71,7 @@ async def test_filters_mean_what_matches_all_of_them(tmp_path: Path) -> None:
         await die(outbox, remote, ["a"])
         await die(outbox, remote, ["b"], CHECK)
 
-        by_code = await outbox.requeue(code="23514", destination="trades")
+        by_code = await outbox.requeue(code="23514", destination="fills")
         elsewhere = await outbox.requeue(destination="events")
         rest = await outbox.requeue(everything=True)
 
@@ -97,9 +97,9 @@ async def test_nothing_is_meant_by_accident(tmp_path: Path) -> None:
 @run_async
 async def test_what_is_not_dead_is_left_alone_and_said_to_be(tmp_path: Path) -> None:
     async with opened(tmp_path) as (outbox, _):
-        await outbox.put("trades", {"id": "sent", "n": 1})
+        await outbox.put("fills", {"id": "sent", "n": 1})
         await outbox.drain()
-        await outbox.put("trades", {"id": "waiting", "n": 1})
+        await outbox.put("fills", {"id": "waiting", "n": 1})
 
         outcomes = {each.id: each.outcome for each in await outbox.requeue(["sent", "waiting", "nobody"])}
 
@@ -114,7 +114,7 @@ async def test_what_is_not_dead_is_left_alone_and_said_to_be(tmp_path: Path) -> 
 async def test_an_entry_that_a_later_one_of_its_key_has_overtaken_is_revived_only_by_force(tmp_path: Path) -> None:
     async with opened(tmp_path) as (outbox, remote):
         await die(outbox, remote, ["old"], key="k")
-        await outbox.put("trades", {"id": "new", "n": 2}, key="k")
+        await outbox.put("fills", {"id": "new", "n": 2}, key="k")
         await outbox.drain()
 
         (refusal,) = await outbox.requeue(["old"])
@@ -133,8 +133,8 @@ async def test_an_entry_that_a_later_one_of_its_key_has_overtaken_is_revived_onl
 async def test_what_overtook_a_dead_entry_is_not_pruned_while_that_is_dead(tmp_path: Path) -> None:
     async with opened(tmp_path) as (outbox, remote):
         await die(outbox, remote, ["old"], key="k")
-        await outbox.put("trades", {"id": "new", "n": 2}, key="k")
-        await outbox.put("trades", {"id": "other", "n": 2}, key="other")
+        await outbox.put("fills", {"id": "new", "n": 2}, key="k")
+        await outbox.put("fills", {"id": "other", "n": 2}, key="other")
         await outbox.drain()
 
         assert await outbox._store.prune(2**60, 500) == 1  # the other one; "new" shows that "old" was overtaken
@@ -151,7 +151,7 @@ async def test_more_than_one_steps_worth_is_done_in_steps(tmp_path: Path, monkey
         await die(outbox, remote, [f"a{n}" for n in range(10)])
 
         assert len(await outbox.requeue([f"a{n}" for n in range(5)])) == 5
-        assert len(await outbox.requeue(destination="trades")) == 5
+        assert len(await outbox.requeue(destination="fills")) == 5
         assert (await outbox.drain()).delivered == 10
 
 
@@ -188,7 +188,7 @@ async def test_the_refusals_of_a_revived_entry_are_counted_anew(tmp_path: Path) 
 async def test_a_revived_entry_goes_before_the_later_ones_of_its_key_that_wait(tmp_path: Path) -> None:
     async with opened(tmp_path) as (outbox, remote):
         await die(outbox, remote, ["old"], key="k")
-        await outbox.put("trades", {"id": "new", "n": 2}, key="k")
+        await outbox.put("fills", {"id": "new", "n": 2}, key="k")
 
         (revived,) = await outbox.requeue(["old"])
         await outbox.drain()
@@ -203,7 +203,7 @@ async def test_an_entry_is_not_revived_while_a_later_one_of_its_key_is_on_its_wa
         await die(outbox, remote, ["old"], key="k")
         await die(outbox, remote, ["apart"], key="another")
         remote.gate.clear()
-        await outbox.put("trades", {"id": "new", "n": 2}, key="k")
+        await outbox.put("fills", {"id": "new", "n": 2}, key="k")
         sent = len(remote.requests)
         async with outbox.flushing():
             await until(lambda: len(remote.requests) > sent)

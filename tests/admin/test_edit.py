@@ -41,7 +41,7 @@ async def edit(outbox: Outbox, its_id: str, row: dict[str, object], **how: objec
 async def test_an_edited_entry_arrives_with_its_new_row_and_tells_its_story(tmp_path: Path) -> None:
     settings, remote = opened(tmp_path / "bot.db")
     async with Outbox.open(settings, transport=remote) as outbox:
-        await outbox.put("trades", {"n": "bad"}, id="t-1")
+        await outbox.put("fills", {"n": "bad"}, id="t-1")
         await outbox.drain()
         assert (await outbox.stats()).dead == 1
 
@@ -61,7 +61,7 @@ async def test_an_edited_entry_arrives_with_its_new_row_and_tells_its_story(tmp_
 async def test_a_row_that_cannot_be_stored_leaves_everything_as_it_was(tmp_path: Path) -> None:
     settings, remote = opened(tmp_path / "bot.db")
     async with Outbox.open(settings, transport=remote) as outbox:
-        await outbox.put("trades", {"n": "bad"}, id="t-1")
+        await outbox.put("fills", {"n": "bad"}, id="t-1")
         await outbox.drain()
         with pytest.raises(InvalidEntry, match="idempotency key"):
             await edit(outbox, "t-1", {"id": "t-2"})
@@ -92,12 +92,12 @@ async def test_an_edit_does_not_revert_what_came_later_unless_forced(tmp_path: P
 async def test_an_id_of_two_tables_needs_its_table(tmp_path: Path) -> None:
     settings, remote = opened(tmp_path / "bot.db")
     async with Outbox.open(settings, transport=remote) as outbox:
-        for table in ("trades", "events"):
+        for table in ("fills", "notes"):
             await outbox.put(table, {"n": "bad"}, id="x")
         await outbox.drain()
         with pytest.raises(InvalidRequest, match="destination"):
             await edit(outbox, "x", {"n": 1})
-        assert await edit(outbox, "x", {"n": 1}, destination="events") is Outcome.REQUEUED
+        assert await edit(outbox, "x", {"n": 1}, destination="notes") is Outcome.REQUEUED
         await outbox.drain()
         stats = await outbox.stats()
         assert (stats.dead, stats.delivered) == (1, 1)
@@ -167,7 +167,7 @@ async def test_a_request_to_edit_that_makes_no_sense_is_refused(
 
     sent: dict[str, object] = {"its_id": "t", "destination": None, "payload": "{}", "was": None, "force": False}
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
-        action = outbox._commands.actions(nothing, nothing)["edit"]
+        action = outbox._commands.actions(outbox._destinations, nothing, nothing)["edit"]
         assert (await action(sent))["outcomes"] == {"unknown id": 1}  # the control
         with pytest.raises(InvalidRequest):
             await action(spoil(sent))

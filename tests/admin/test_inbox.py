@@ -38,7 +38,7 @@ async def main():
     async with Outbox.open(settings, transport=remote) as outbox:
         if not (await outbox.stats()).dead:
             for number in range(3):
-                await outbox.put("trades", {"id": f"t{number}", "n": number})
+                await outbox.put("fills", {"id": f"t{number}", "n": number})
             await outbox.drain(5)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
@@ -244,11 +244,11 @@ def test_reload_ends_the_pauses_of_a_running_bot(tmp_path: Path) -> None:
         pass
     hour_ms = int(time.time() * 1000) + 3_600_000
     with shell(path) as connection:
-        pause = ("destination", "trades", "forbidden", 403, "42501", "no", 1, hour_ms - 3_600_000, hour_ms)
+        pause = ("destination", "fills", "forbidden", 403, "42501", "no", 1, hour_ms - 3_600_000, hour_ms)
         connection.execute("insert into outbox_pauses values (?, ?, ?, ?, ?, ?, ?, ?, ?)", pause)
     with bot(path):
         assert not answered(path, "dance")["ok"]
-        assert rows(path, "select subject from outbox_pauses") == [("trades",)]  # the control: another look ends none
+        assert rows(path, "select subject from outbox_pauses") == [("fills",)]  # the control: another look ends none
         assert answered(path, "reload")["ok"]
         assert rows(path, "select subject from outbox_pauses") == []
 

@@ -16,11 +16,11 @@ from outbox.store.reader import Outgoing
 
 def stored(row: dict[str, object], **how: object) -> Unrevised:
     """Return an entry as `put` stores it; it was refused since."""
-    ready = written(Destination("trades", on_conflict=("number",)), row, **how)  # type: ignore[arg-type]
+    ready = written(Destination("fills", on_conflict=("number",)), row, **how)  # type: ignore[arg-type]
     intent = ready.intent
     return Unrevised(
         "t-1",
-        "trades",
+        "fills",
         intent.spec.operation,
         intent.key,
         ready.payload,
@@ -79,9 +79,9 @@ def test_numbers_keep_their_digits() -> None:
         pytest.param({}, "", "payload", id="nothing"),
         pytest.param({}, '{"n": 1, "n": 1}', "payload.n", id="a name twice"),
         pytest.param({}, '{"n": Infinity}', "payload", id="no number of JSON"),
-        pytest.param({}, '{"id": "t-2"}', "trades.id", id="another id"),
-        pytest.param({}, '{"a b": 1}', "trades", id="no identifier"),
-        pytest.param({"operation": "upsert"}, '{"n": 1}', "trades.number", id="an upsert that decides by nothing"),
+        pytest.param({}, '{"id": "t-2"}', "fills.id", id="another id"),
+        pytest.param({}, '{"a b": 1}', "fills", id="no identifier"),
+        pytest.param({"operation": "upsert"}, '{"n": 1}', "fills.number", id="an upsert that decides by nothing"),
         pytest.param({"operation": "update", "match": {"a": 1}}, '{"a": 2}', "match.a", id="an update of its match"),
     ],
 )
@@ -92,7 +92,7 @@ def test_what_no_put_could_have_made_is_refused_by_its_field(how: dict[str, obje
 
 
 def test_an_entry_that_nobody_has_read_is_left_to_be_read() -> None:
-    unread = Unrevised("t-1", "trades", Operation.INSERT, None, '{"a b": 1}', None, None, None)
+    unread = Unrevised("t-1", "fills", Operation.INSERT, None, '{"a b": 1}', None, None, None)
     assert revised(unread, '{"a": 1}') == Revised('{"a":1}', None, None, None)
 
 
@@ -104,7 +104,7 @@ def test_differences_are_told_by_column() -> None:
 
 def test_the_digest_is_over_all_that_is_sent() -> None:
     entry = stored({"n": 1})
-    assert revised(entry, '{"n":1}').digest == digest("trades", "insert", None, '{"n":1}', None, None)
+    assert revised(entry, '{"n":1}').digest == digest("fills", "insert", None, '{"n":1}', None, None)
     assert revised(entry, '{"n":2}').digest != revised(entry, '{"n":1}').digest
 
 

@@ -314,7 +314,7 @@ with BlockingOutbox(path=path) as outbox:
             with outbox.transaction(limit_s=5) as tx:
                 tx.put("trades", {"n": 1})
         else:
-            outbox.put("trades", {"n": 1}, id="a")
+            outbox.put("fills", {"n": 1}, id="a")
     except KeyboardInterrupt as error:
         print(*error.__notes__)
     print(outbox.stats().pending)

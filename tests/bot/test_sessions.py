@@ -704,12 +704,12 @@ async def test_a_heartbeat_that_is_rolled_back_has_not_been_and_tells_of_the_day
 
 
 @run_async
-async def test_figures_without_a_column_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_figures_without_a_column_are_kept_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with Outbox.open(path=tmp_path / "bot.db") as outbox:
         session = SessionManager(outbox)
         await session.start_session(100.0, ["EURUSD"])
         await session.end_session({"balance": 101.0, "totl_trades": 3})
-    assert [each.keys for each in caplog.records if "left out" in each.message] == [["totl_trades"]]  # type: ignore[attr-defined]
+    assert [each.keys for each in caplog.records if "kept in extra" in each.message] == [["totl_trades"]]  # type: ignore[attr-defined]
 
 
 # ------------------------------------------------------------------------------------------ cancelled

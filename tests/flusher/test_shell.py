@@ -200,11 +200,11 @@ async def test_rows_that_a_shell_copies_from_another_outbox_are_read_anew_and_st
         other = bench.path
         for n in range(3):
             await bench.outbox.put("sessions", {"session_id": "s", "n": n}, operation="upsert")
-        await bench.outbox.put("events", {"n": 1}, id="copied")
-        await bench.outbox.put("trades", {"n": 2, "only": "there"}, id="odd")
+        await bench.outbox.put("notes", {"n": 1}, id="copied")
+        await bench.outbox.put("fills", {"n": 2, "only": "there"}, id="odd")
 
     async with flushing(tmp_path) as bench:
-        await bench.outbox.put("trades", {"n": 1}, id="mine")
+        await bench.outbox.put("fills", {"n": 1}, id="mine")
         connection = sqlite3.connect(bench.path, isolation_level=None)
         connection.execute("attach ? as other", (str(other),))
         connection.execute(_COPY, (1,))  # without the first upsert: the second one is the first of its key here
@@ -213,8 +213,8 @@ async def test_rows_that_a_shell_copies_from_another_outbox_are_read_anew_and_st
         stats = await bench.stats()
         assert (stats.pending, stats.dead, stats.delivered, stats.flusher.last_error) == (0, 0, 5, None)
         assert bench.remote.inserted == {
-            ("trades", "mine"): {"id": "mine", "n": 1},
-            ("events", "copied"): {"id": "copied", "n": 1},
-            ("trades", "odd"): {"id": "odd", "n": 2, "only": "there"},
+            ("fills", "mine"): {"id": "mine", "n": 1},
+            ("notes", "copied"): {"id": "copied", "n": 1},
+            ("fills", "odd"): {"id": "odd", "n": 2, "only": "there"},
         }
         assert list(bench.remote.merged.values()) == [{"session_id": "s", "n": 2}]

@@ -71,9 +71,9 @@ async def test_every_figure_says_what_happened(tmp_path: Path) -> None:
     async with opened(tmp_path / "bot.db", clock, remote) as outbox:
         instrument(outbox, meter_provider)
         for volume in (1, 2, 13):
-            await outbox.put("trades", {"volume": volume})
+            await outbox.put("fills", {"volume": volume})
         await outbox.drain()
-        await outbox.put("trades", {"session_id": "missing"})
+        await outbox.put("fills", {"session_id": "missing"})
         sent = len(remote.requests)
         async with outbox.flushing():
             await clock.advance_until(lambda: len(remote.requests) > sent)
@@ -88,15 +88,15 @@ async def test_every_figure_says_what_happened(tmp_path: Path) -> None:
 
     assert running == {"": 1}
     assert found.values("outbox.flusher.running") == {"": 0}
-    assert found.values("outbox.entries.pending") == {"trades": 1, "events": 1}
-    assert found.values("outbox.entries.delivered") == {"trades": 2, "events": 0}
-    assert found.values("outbox.entries.rejected") == {"trades": 1, "events": 0}
-    assert found.values("outbox.entries.dead") == {"trades": 1}
-    assert found.values("outbox.entries.retries")["trades"] >= 1
+    assert found.values("outbox.entries.pending") == {"fills": 1, "events": 1}
+    assert found.values("outbox.entries.delivered") == {"fills": 2, "events": 0}
+    assert found.values("outbox.entries.rejected") == {"fills": 1, "events": 0}
+    assert found.values("outbox.entries.dead") == {"fills": 1}
+    assert found.values("outbox.entries.retries")["fills"] >= 1
     assert found.values("outbox.pauses.started")["unreachable"] == 1
     assert found.values("outbox.pauses.started")["unauthorized"] == 0
     assert found.values("outbox.pauses.active") == {"everything,unreachable": 1}
-    assert found.values("outbox.put.duration") == {"trades": 4, "events": 1}
+    assert found.values("outbox.put.duration") == {"fills": 4, "events": 1}
     assert found.values("outbox.entries.oldest_age")[""] >= 90
     assert found.values("outbox.db.size")[""] > 0
     assert found.values("outbox.wal.size")[""] > 0
@@ -111,13 +111,13 @@ async def test_an_entry_that_waits_for_its_parent_shows(tmp_path: Path) -> None:
     async with opened(tmp_path / "bot.db", clock, remote) as outbox:
         instrument(outbox, meter_provider)
         before = Collected(reader).values("outbox.entries.postponed")
-        await outbox.put("trades", {"session_id": "missing"})
+        await outbox.put("fills", {"session_id": "missing"})
         async with outbox.flushing():
             await clock.advance_until(lambda: remote.requests, step_s=0.001)
         found = Collected(reader)
     assert before == {"": 0}
     assert found.values("outbox.entries.postponed") == {"": 1}
-    assert found.values("outbox.entries.retries") == {"trades": 1}
+    assert found.values("outbox.entries.retries") == {"fills": 1}
 
 
 @run_async
@@ -137,14 +137,14 @@ async def test_a_put_that_fails_is_timed_with_its_error(tmp_path: Path) -> None:
     clock, (meter_provider, reader) = ManualClock(), provider()
     async with opened(tmp_path / "bot.db", clock, FakeRemote()) as outbox:
         instrument(outbox, meter_provider)
-        await outbox.put("trades", {"volume": 1}, id="a")
+        await outbox.put("fills", {"volume": 1}, id="a")
         with pytest.raises(IdConflict):
-            await outbox.put("trades", {"volume": 2}, id="a")
-        future = outbox.put_nowait("trades", {"volume": 3})
+            await outbox.put("fills", {"volume": 2}, id="a")
+        future = outbox.put_nowait("fills", {"volume": 3})
         await future
-        await asyncio.to_thread(lambda: outbox.put_threadsafe("trades", {"volume": 4}))
+        await asyncio.to_thread(lambda: outbox.put_threadsafe("fills", {"volume": 4}))
         await outbox.drain()
-        assert Collected(reader).values("outbox.put.duration") == {"trades": 3, "trades,IdConflict": 1}
+        assert Collected(reader).values("outbox.put.duration") == {"fills": 3, "fills,IdConflict": 1}
 
 
 @run_async
@@ -152,9 +152,9 @@ async def test_timing_a_put_is_no_look_at_its_failure(tmp_path: Path, caplog: py
     clock, (meter_provider, _) = ManualClock(), provider()
     async with opened(tmp_path / "bot.db", clock, FakeRemote()) as outbox:
         instrument(outbox, meter_provider)
-        await outbox.put("trades", {"volume": 1}, id="a")
-        outbox.put_nowait("trades", {"volume": 2}, id="a")
-        await outbox.put("trades", {"volume": 3})
+        await outbox.put("fills", {"volume": 1}, id="a")
+        outbox.put_nowait("fills", {"volume": 2}, id="a")
+        await outbox.put("fills", {"volume": 3})
     assert "put_nowait failed and nobody looked" in caplog.text
 
 
@@ -163,12 +163,12 @@ async def test_the_figures_are_read_from_any_thread_while_the_event_loop_stands_
     clock, (meter_provider, reader) = ManualClock(), provider()
     async with opened(tmp_path / "bot.db", clock, FakeRemote()) as outbox:
         instrument(outbox, meter_provider)
-        await outbox.put("trades", {"volume": 1})
+        await outbox.put("fills", {"volume": 1})
         found: list[Any] = []
         scrape = threading.Thread(target=lambda: found.append(Collected(reader).values("outbox.entries.pending")))
         scrape.start()
         scrape.join(30)  # the loop is blocked by this very line
-        assert found == [{"trades": 1}]
+        assert found == [{"fills": 1}]
 
 
 @run_async
@@ -177,12 +177,12 @@ async def test_two_outboxes_are_told_apart_and_a_closed_one_falls_silent(tmp_pat
     async with opened(tmp_path / "one.db", clock, FakeRemote()) as one:
         instrument(one, meter_provider)
         instrument(one, meter_provider)  # again: nothing is counted twice
-        await one.put("trades", {"volume": 1})
+        await one.put("fills", {"volume": 1})
         async with opened(tmp_path / "other.db", clock, FakeRemote()) as other:
             instrument(other, meter_provider, name="gold-bot")
-            await other.put("trades", {"volume": 1})
+            await other.put("fills", {"volume": 1})
             assert names(reader) == {"one.db": 1, "gold-bot": 1}
-            assert Collected(reader).values("outbox.put.duration") == {"trades": 1}
+            assert Collected(reader).values("outbox.put.duration") == {"fills": 1}
         assert names(reader) == {"one.db": 1}
     assert names(reader) == {}
 
@@ -196,7 +196,7 @@ async def test_two_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Pat
     ):
         for outbox in (one, other):
             instrument(outbox, meter_provider)
-            await outbox.put("trades", {"volume": 1})
+            await outbox.put("fills", {"volume": 1})
         assert names(reader) == {"bot.db": 1, str((tmp_path / "b" / "bot.db").resolve()): 1}
 
 
@@ -225,7 +225,7 @@ async def test_a_file_that_cannot_be_read_is_said_and_the_other_one_still_shows(
     ):
         for outbox in (one, other):
             instrument(outbox, meter_provider)
-            await outbox.put("trades", {"volume": 1})
+            await outbox.put("fills", {"volume": 1})
         assert names(reader) == {"other.db": 1}
     assert "figure cannot be read" in caplog.text
 

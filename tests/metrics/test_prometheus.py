@@ -36,12 +36,12 @@ async def scraped(folder: Path) -> Served:
     clock, remote = ManualClock(), FakeRemote()
     async with Outbox.open(Settings(path=folder / "bot.db", _env_file=None), clock=clock, transport=remote) as outbox:
         with serve(outbox, port=0) as endpoint:
-            await outbox.put("trades", {"volume": 1}, id="a")
+            await outbox.put("fills", {"volume": 1}, id="a")
             await outbox.drain()
             with pytest.raises(IdConflict):
-                await outbox.put("trades", {"volume": 2}, id="a")
+                await outbox.put("fills", {"volume": 2}, id="a")
             remote.down()
-            await outbox.put("trades", {"volume": 3})
+            await outbox.put("fills", {"volume": 3})
             sent = len(remote.requests)
             async with outbox.flushing():
                 await clock.advance_until(lambda: len(remote.requests) > sent)
@@ -89,9 +89,9 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 async def test_no_payload_is_on_it(tmp_path: Path) -> None:
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
         with serve(outbox, port=0) as endpoint:
-            await outbox.put("trades", {"comment": "payload-canary"}, id="id-canary")
+            await outbox.put("fills", {"comment": "payload-canary"}, id="id-canary")
             text = await asyncio.to_thread(lambda: httpx.get(endpoint.url, trust_env=False).text)
-    assert 'outbox_destination="trades"' in text
+    assert 'outbox_destination="fills"' in text
     assert "canary" not in text
 
 

@@ -77,7 +77,7 @@ async def test_an_older_entry_of_a_key_is_revived_before_a_newer_one_whatever_th
     async with Outbox.open(Settings(path=tmp_path / "bot.db", batch_rows=1), transport=remote) as outbox:
         remote.otherwise = BAD
         for each in ("first", "second"):
-            await outbox.put("trades", {"n": 1}, key="k", id=each)
+            await outbox.put("fills", {"n": 1}, key="k", id=each)
         await outbox.drain()
         remote.otherwise = ScriptedTransport().otherwise
 
@@ -93,17 +93,17 @@ async def test_an_older_entry_of_a_key_is_revived_before_a_newer_one_whatever_th
 async def test_an_id_in_several_destinations_is_answered_for_each(tmp_path: Path) -> None:
     remote = ScriptedTransport()
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
-        await outbox.put("events", {"n": 1}, id="x")
+        await outbox.put("notes", {"n": 1}, id="x")
         await outbox.drain()
         remote.answers.append(BAD)
-        await outbox.put("trades", {"n": 1}, id="x")
+        await outbox.put("fills", {"n": 1}, id="x")
         await outbox.drain()
 
         handled = await outbox.discard(["x"], reason="a test")
 
         assert {each.destination: each.outcome for each in handled} == {
-            "events": Outcome.IS_DELIVERED,
-            "trades": Outcome.DISCARDED,
+            "notes": Outcome.IS_DELIVERED,
+            "fills": Outcome.DISCARDED,
         }
 
 
@@ -111,7 +111,7 @@ async def test_an_id_in_several_destinations_is_answered_for_each(tmp_path: Path
 async def test_a_late_request_leaves_what_died_after_it_was_made(tmp_path: Path) -> None:
     remote = ScriptedTransport(otherwise=BAD)
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
-        await outbox.put("trades", {"n": 1}, id="x")
+        await outbox.put("fills", {"n": 1}, id="x")
         await outbox.drain()
         ((died_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
         before, then = Filter(everything=True, died_until_ms=died_ms - 1), Filter(ids=("x",), died_until_ms=died_ms - 1)
@@ -130,7 +130,7 @@ async def test_a_late_request_leaves_what_died_after_it_was_made(tmp_path: Path)
         pytest.param({"ids": "abc"}, id="a text, which is a sequence of letters"),
         pytest.param({"ids": [1]}, id="a number as id"),
         pytest.param({"everything": 1}, id="a number for yes"),
-        pytest.param({"destination": ["trades"]}, id="a list as destination"),
+        pytest.param({"destination": ["fills"]}, id="a list as destination"),
         pytest.param({"destination": "trades; drop"}, id="no name of a table"),
         pytest.param({"everything": True, "session": "s"}, id="a selector of a newer version"),
     ],
@@ -147,7 +147,7 @@ async def test_a_request_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: 
     outside = tmp_path / "outside.json"
     outside.write_text('{"action": "discard", "arguments": {"everything": true, "reason": "r"}}')
     async with Outbox.open(Settings(path=path, poll_s=0.01), transport=ScriptedTransport(otherwise=BAD)) as outbox:
-        await outbox.put("trades", {"n": 1})
+        await outbox.put("fills", {"n": 1})
         await outbox.drain()
         place = inbox.folder(path)
         await asyncio.to_thread(place.mkdir, mode=0o700)

@@ -23,6 +23,7 @@ SMALL = {
     "outbox_refused_runs",
     "sqlite_sequence",
     "json_each",
+    "c",
     "pair",
     "ready",
 }

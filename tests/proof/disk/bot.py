@@ -65,7 +65,7 @@ class Bot:
         await asyncio.gather(*(self.put(f"{name}-{n}") for n in range(number)))
 
     async def put(self, name: str) -> None:
-        await self._told([name], self.outbox.put("trades", {"n": name, "text": TEXT}, id=name))
+        await self._told([name], self.outbox.put("fills", {"n": name, "text": TEXT}, id=name))
 
     async def transaction(self, name: str, number: int) -> None:
         names = [f"{name}-{n}" for n in range(number)]
@@ -74,7 +74,7 @@ class Bot:
             async with self.outbox.transaction() as tx:
                 await tx.execute("insert into own values (?)", (name,))
                 for each in names:
-                    await tx.put("trades", {"n": each, "text": TEXT}, id=each)
+                    await tx.put("fills", {"n": each, "text": TEXT}, id=each)
 
         await self._told(names, all_or_nothing())
 

@@ -187,7 +187,7 @@ async def brief(bot: Bot) -> None:
     """A few puts, each a commit of its own, with ids that the bot has chosen."""
     for number in bot.take(6):
         say("may", [number], ["pending"])
-        put = bot.outbox.put("trades", row(number), id=f"given-{number}")
+        put = bot.outbox.put("fills", row(number), id=f"given-{number}")
         await acknowledged(put, [number], "pending")
 
 

@@ -1,0 +1,97 @@
+"""Sending again what was delivered: the remote end was restored from a backup, or a table was emptied.
+
+What is still here, within the retention, becomes pending again under its old id. An insert is harmless however often
+it is sent. Of upserts only the newest of each key goes, unless an older one filled columns that no later one names.
+Updates are left out: what they found then may have changed since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import aiosqlite
+from pydantic import Field
+
+from outbox.admin.arguments import Arguments
+from outbox.entry import Operation
+from outbox.store import queries
+from outbox.store.history import note
+from outbox.store.selection import STEP
+from outbox.store.store import Store
+
+
+class Resend(Arguments):
+    """Which delivered entries: all that match. since_ms, until_ms: when they were delivered, Unix time, until excluded.
+
+    session: those whose row names this session_id. dry_run: only count.
+    """
+
+    since_ms: int | None = None
+    until_ms: int | None = None
+    destination: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    session: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResendReport:
+    """What a resend came to. resent: pending again; after a dry run: would be. superseded, updates: left out, and why.
+
+    destinations: how many of `resent` each has.
+    """
+
+    resent: int
+    superseded: int
+    updates: int
+    destinations: dict[str, int]
+    dry_run: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the answer for machines."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+async def resend(store: Store, which: Resend, *, now_ms: int) -> ResendReport:
+    """Make what `which` means pending again. Errors as `Store.transact`: what was done before stays, do it again.
+
+    Each entry is found before the first is changed, so that none goes twice: 50 bytes of memory for each.
+    """
+    until_ms = now_ms + 1 if which.until_ms is None else which.until_ms
+    parameters = (which.since_ms or 0, until_ms, which.destination, which.destination, which.session, which.session)
+    found = sorted([int(row[0]) for row in await store.read(queries.DELIVERED.sql, parameters)])
+    counts: Counter[str] = Counter()
+    for start in range(0, len(found), STEP):
+        counts += await store.transact(_Step(found[start : start + STEP], now_ms, dry_run=which.dry_run))
+    destinations = {name: number for name, number in sorted(counts.items()) if not name.startswith("-")}
+    return ResendReport(
+        sum(destinations.values()), counts["-superseded"], counts["-updates"], destinations, which.dry_run
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One transaction: judges some entries and revives them; counts by destination, or by why they are left out."""
+
+    seqs: list[int]
+    now_ms: int
+    dry_run: bool
+
+    async def __call__(self, connection: aiosqlite.Connection) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        again = []
+        rows = await connection.execute_fetchall(queries.RESENDABLE.sql, (json.dumps(self.seqs),))
+        for seq, destination, operation, superseded in rows:
+            if operation == Operation.UPDATE:
+                counts["-updates"] += 1
+            elif operation == Operation.UPSERT and superseded:
+                counts["-superseded"] += 1
+            else:
+                counts[str(destination)] += 1
+                again.append(int(seq))
+        if again and not self.dry_run:
+            await connection.execute(queries.RESEND.sql, (json.dumps(again),))
+            await note(connection, again, now_ms=self.now_ms, event="resent")
+        return counts

@@ -1,0 +1,212 @@
+"""`outbox put`: rows from a shell, cron or another language; into the file, or through a running bot."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from outbox.admin import puts
+from outbox.admin.puts import Put
+from outbox.cli import format as formatting
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Timeout, done
+from outbox.clock import SystemClock
+from outbox.destinations import Destinations
+from outbox.entry import mint_ids
+from outbox.errors import InvalidRequest
+from outbox.settings import load
+from outbox.store.files import real_path
+from outbox.store.store import Store
+
+# A request holds 1,000,000 bytes; the rows' quotes are escaped in it.
+_BATCH_BYTES = 400_000
+_CHUNK = 65_536
+
+
+def put(
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="The table.")],
+    row: Annotated[
+        str, typer.Argument(metavar="[JSON|-]", help="One row, or a list of them; -: one row a line from stdin.")
+    ] = "-",
+    operation: Annotated[
+        str | None, typer.Option("--operation", metavar="WORD", help="insert, upsert or update; else the table's.")
+    ] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option("--on-conflict", metavar="COLUMNS", help="What decides an upsert, with commas.")
+    ] = None,
+    match: Annotated[str | None, typer.Option("--match", metavar="JSON", help="Which rows an update changes.")] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Rows of one key arrive in order.")] = None,
+    its_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Told twice, it is stored once.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Of one id the first row stays, whatever it says.")] = False,
+    timeout: Timeout = TIMEOUT_S,
+    path: FilePath = None,
+    as_object: AsJson = False,
+) -> None:
+    """Put rows from a shell, cron or another language. They are on disk when it returns.
+
+    While a bot runs they go through its inbox: it looks once a second
+    (OUTBOX_POLL_S) and takes all that is there. Else they go into the file,
+    which is made if need be. From a pipe, lines that are there together are
+    one commit: all of them, or none.
+
+    \b
+    Examples:
+      outbox put events '{"event_type": "BACKUP", "timestamp": "2026-01-31T06:00:00Z"}'
+      ./fills --follow | outbox put fills - --keep
+
+    \b
+    Exit codes:
+      0  stored
+      2  a bot runs and has not answered in time; what is said to wait is on
+         disk, and is stored by it or by the next one
+      3  refused: what was refused is named, and nothing of it was stored
+
+    \b
+    --json prints these fields:
+      path, exit_code
+      put                     how many rows are stored, duplicates included
+      duplicates              how many of them were there already
+      ids                     their ids, at most 1,000
+      requests                names of those that wait for an answer
+      by                      this command, or: the running bot
+      error                   only if some were refused
+    """
+    with complaints(path, as_object=as_object):
+        where = real_path(file_and_warnings(path)[0])
+        options: dict[str, Any] = {
+            "operation": operation,
+            "key": key,
+            "on_conflict": None if on_conflict is None else [name.strip() for name in on_conflict.split(",")],
+            "match": None if match is None else _object(match, "match"),
+            "if_exists": "keep" if keep else None,
+        }
+        told = _Told(where, timeout)
+        for rows in _batches(row):
+            if its_id is not None and (len(rows) != 1 or told.put):
+                raise InvalidRequest("belongs to one row", field="id")
+            minted = None if keep else mint_ids(SystemClock().now_ms(), os.urandom(10 * len(rows)))
+            ids = minted if its_id is None else [its_id]
+            asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options})
+            if not told.add(*done(where, "put", asked.as_json(), _local(asked, path), timeout)):
+                break
+        _finish(told, as_object=as_object)
+
+
+def _local(asked: Put, path: Path | None) -> Any:
+    async def local(store: Store) -> dict[str, Any]:
+        destinations = Destinations(store, clock=SystemClock(), source=load(path=path).source)
+        return dict(await puts.put(store, destinations, asked))
+
+    return local
+
+
+class _Told:
+    """What came of it so far."""
+
+    def __init__(self, where: Path, timeout_s: float) -> None:
+        self.where = where
+        self.timeout_s = timeout_s
+        self.put = self.duplicates = 0
+        self.ids: list[str] = []
+        self.requests: list[str] = []
+        self.by = "this command"
+        self.error: str | None = None
+
+    def add(self, by: str, facts: Mapping[str, Any]) -> bool:
+        """Note what came of one batch; False: it was refused, and no other should follow."""
+        self.by = by
+        if "request" in facts:
+            self.requests.append(str(facts["request"]))
+        elif "error" in facts:
+            self.error = str(facts["error"])
+            return False
+        else:
+            self.put += facts["put"]
+            self.duplicates += facts["duplicates"]
+            self.ids += facts["ids"][: 1000 - len(self.ids)]
+        return True
+
+
+def _finish(told: _Told, *, as_object: bool) -> NoReturn:
+    code = REFUSED if told.error is not None else NO_ANSWER if told.requests else 0
+    if as_object:
+        facts = {
+            "path": str(told.where), "exit_code": code, "put": told.put, "duplicates": told.duplicates,
+            "ids": told.ids, "requests": told.requests, "by": told.by,
+        }  # fmt: skip
+        print_json(facts | ({} if told.error is None else {"error": told.error}))
+    else:
+        console = formatting.console()
+        there = f", {told.duplicates:,} of them there already" if told.duplicates else ""
+        whose = "" if told.by == "this command" else " by the running bot"
+        console.print(f"{told.put:,} put{whose}{there}.")
+        if told.requests:
+            console.print(
+                f"The running bot has not answered within {told.timeout_s:g} s: {len(told.requests):,} requests wait"
+                " on disk and will be carried out by it, or by the next one that opens the file."
+            )
+        if told.error is not None:
+            console.print(f"The rest was refused: {formatting.quoted(told.error)}")
+    raise typer.Exit(code)
+
+
+# ---------------------------------------------------------------------------------------------- reading rows
+
+
+def _batches(text: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield rows that are to be stored together. Raises InvalidRequest, which names the line; those before it went."""
+    if text != "-":
+        found = _parsed(text, "row")
+        rows = found if isinstance(found, list) else [found]
+        if not all(isinstance(each, dict) for each in rows):
+            raise InvalidRequest("must be a JSON object, or a list of them", field="row")
+        yield rows
+        return
+    rows, size = list[dict[str, Any]](), 0
+    for number, (line, last) in enumerate(_lines(), 1):
+        if line.strip():
+            rows.append(_object(line.decode(errors="surrogateescape"), f"line {number}"))
+            size += len(line)
+        if rows and (last or size >= _BATCH_BYTES):
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _lines() -> Iterator[tuple[bytes, bool]]:
+    """Yield the lines of stdin, each with whether no other is there at the moment."""
+    stdin, rest = sys.stdin.fileno(), b""
+    while chunk := os.read(stdin, _CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for number, line in enumerate(lines, 1):
+            yield line, number == len(lines) and not _more(stdin)
+    if rest:
+        yield rest, True
+
+
+def _more(stdin: int) -> bool:
+    if os.name == "nt":  # select knows only sockets there
+        return True
+    return bool(select.select([stdin], [], [], 0)[0])
+
+
+def _object(text: str, field: str) -> dict[str, Any]:
+    found = _parsed(text, field)
+    if not isinstance(found, dict):
+        raise InvalidRequest("must be a JSON object: { ... }", field=field)
+    return found
+
+
+def _parsed(text: str, field: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("is no JSON", field=field) from None
