@@ -43,7 +43,7 @@ from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
 from outbox.stopping import Part, stop_in_time
-from outbox.store import database
+from outbox.store import database, meta
 from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
 from outbox.store.selection import Handled
@@ -147,7 +147,7 @@ class Outbox(Puts, Looks):
             raise
         outbox = cls(store, remote, settings, clock=clock)
         try:
-            await store.keep_strict_order(settings.strict_order)
+            await meta.keep_strict_order(store, settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
             actions = outbox._commands.actions(outbox._destinations, *_by_request(outbox))

@@ -16,6 +16,7 @@ from outbox.admin.resend import Resend, ResendReport
 from outbox.clock import Clock
 from outbox.destinations import Destinations
 from outbox.errors import InvalidRequest
+from outbox.store import meta
 from outbox.store import prune as pruning
 from outbox.store.selection import Filter, Handled, checked_reason
 from outbox.store.store import Store
@@ -75,7 +76,7 @@ class Commands:
 
     async def acknowledge(self) -> dict[str, Any]:
         """Forget a loss that somebody knows of now."""
-        return {"acknowledged": await self._store.acknowledge()}
+        return {"acknowledged": await meta.acknowledge_loss(self._store)}
 
     async def resend(self, which: Resend) -> ResendReport:
         """Make delivered entries pending again. Errors as `Store.transact`: what was done before stays done."""
@@ -83,7 +84,7 @@ class Commands:
 
     async def adopt(self) -> dict[str, Any]:
         """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
-        return {"was": await self._store.forget_project()}
+        return {"was": await meta.forget_project(self._store)}
 
     def actions(
         self,

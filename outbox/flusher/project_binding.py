@@ -5,6 +5,7 @@ from __future__ import annotations
 from outbox import logs
 from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.project import is_foreign
+from outbox.store import meta
 from outbox.store.store import Store
 
 logger = logs.named("outbox.flusher")
@@ -30,11 +31,11 @@ class Home:
         project = project_of(transport)
         if self.belongs_to is None and project is not None:
             # A salvage may have brought another one, a moment ago.
-            self.belongs_to = await self._store.remember_project(project)
+            self.belongs_to = await meta.remember_project(self._store, project)
             logger.info("project remembered", extra={"project": self.belongs_to})
 
     async def forget(self) -> str | None:
         """Belong to whichever project answers next; return which one it was."""
-        was = await self._store.forget_project()
+        was = await meta.forget_project(self._store)
         self.belongs_to = None
         return was

@@ -19,7 +19,7 @@ import aiosqlite
 from outbox.entry import LaneSpec, Operation, digest
 from outbox.errors import StoreError
 from outbox.recovery import probe, quarantine
-from outbox.store import database, files
+from outbox.store import database, files, meta
 from outbox.store.receipts import find_lane
 from outbox.store.store import Store
 from outbox.threads import in_thread
@@ -89,7 +89,7 @@ async def salvage(
     wreck = await in_thread(_DamagedFile, source)
     try:
         project, found.project_unreadable = await in_thread(wreck.project)
-        away = project is not None and await store.remember_project(project) != project
+        away = project is not None and await meta.remember_project(store, project) != project
         await project_known()
         pages = wreck.pages(found)
         while (page := await in_thread(next, pages, None)) is not None:

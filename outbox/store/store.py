@@ -17,7 +17,7 @@ from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec, State
 from outbox.errors import StoreVanished
-from outbox.postgrest.verdicts import Reason, Refusal
+from outbox.postgrest.verdicts import Refusal
 from outbox.store import database, many, queries
 from outbox.store.capacity import Bounds, Capacity
 from outbox.store.commits import Commits, Guard
@@ -126,15 +126,6 @@ class Store(Reader):
     def expect_own_tables(self) -> None:
         """Note that the bot is about to make a table of its own: a damaged file is not set aside from here on."""
         self._lock.sidecar.update(own_tables=True)
-
-    async def acknowledge(self) -> bool:
-        """Forget a loss that somebody knows of now, and return whether there was one."""
-        sql = "delete from outbox_meta where name = 'loss'"
-
-        async def work(connection: aiosqlite.Connection) -> bool:
-            return bool((await connection.execute(sql)).rowcount)
-
-        return await self.transact(work)
 
     def tell(self, flushing: Flushing) -> None:
         """Let onlookers know how the flusher does: no commit, and readable when the file itself is not."""
@@ -251,45 +242,6 @@ class Store(Reader):
 
         await self.transact(work)
 
-    async def keep_strict_order(self, strict: bool | None) -> bool:
-        """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows.
-
-        None: as the file was last told. Returns what holds from here on.
-        """
-        told = await self.strict_order()
-        if strict is None or told == strict:
-            return told
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            await connection.execute(
-                "insert or replace into outbox_meta values ('strict_order', ?)", (str(int(strict)),)
-            )
-            await connection.execute(queries.FREEZE.sql if strict else queries.THAW.sql)
-
-        await self.transact(work)
-        return strict
-
-    async def remember_project(self, project: str) -> str:
-        """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
-
-        async def work(connection: aiosqlite.Connection) -> str:
-            await connection.execute("insert or ignore into outbox_meta values ('project', ?)", (project,))
-            rows = await connection.execute_fetchall("select value from outbox_meta where name = 'project'")
-            return str(next(iter(rows))[0])
-
-        return await self.transact(work)
-
-    async def forget_project(self) -> str | None:
-        """Let them belong to none; return which one it was."""
-        was = await self.project()
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            await connection.execute("delete from outbox_meta where name = 'project'")
-            await connection.execute("delete from outbox_pauses where reason = ?", (Reason.OTHER_PROJECT.value,))
-
-        await self.transact(work)
-        return was
-
     async def wake_due(self, now_ms: int, limit: int) -> None:
         """Make entries ready whose time has come."""
         await self.transact(lambda connection: connection.execute(queries.DUE.sql, (now_ms, limit)))
@@ -355,8 +307,6 @@ class Store(Reader):
 
         await self.transact(work)
 
-    # ------------------------------------------------------------------------------------------ pauses
-
     async def shrink(self, pages: int, *, keep: int) -> bool:
         """Give up to `pages` free pages back to the disk, but `keep` of them; return whether there may be more.
 
@@ -375,6 +325,8 @@ class Store(Reader):
 
     async def _free_pages(self) -> int:
         return int((await self.read("pragma freelist_count"))[0][0])
+
+    # ------------------------------------------------------------------------------------------ pauses
 
     async def save_pause(self, pause: StoredPause) -> None:
         """Write a pause, or what is new about one."""

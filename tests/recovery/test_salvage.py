@@ -11,6 +11,7 @@ from outbox.errors import StoreError
 from outbox.recovery import salvage as module
 from outbox.recovery.quarantine import found_beside
 from outbox.recovery.salvage import salvage, salvage_and_rename
+from outbox.store import meta
 from tests.recovery.test_corruption import emptied, filled, flip, set_aside
 from tests.store.tools import count, entry, opened, raised, rows, shell
 from tests.support import run_async
@@ -208,9 +209,9 @@ async def test_entries_of_another_project_are_held_as_dead_letters_and_the_outbo
     await belonging(old, "mine")
 
     async with opened(new) as store:
-        assert await store.remember_project("other") == "other"
+        assert await meta.remember_project(store, "other") == "other"
         found = await salvage(store, old)
-        assert await store.remember_project("mine") == "other", "a project is remembered once"
+        assert await meta.remember_project(store, "mine") == "other", "a project is remembered once"
 
     assert (found.pending, found.held, project_of(new)) == (0, 100, [("other",)])
     ((words, states),) = rows(new, "select min(error_message), min(state) from outbox")
@@ -241,7 +242,7 @@ async def test_control_entries_that_belong_to_no_project_are_simply_pending(tmp_
     await filled(old, 100)
 
     async with opened(new) as store:
-        await store.remember_project("other")
+        await meta.remember_project(store, "other")
         assert (await salvage(store, old)).pending == 100
 
 

@@ -1,0 +1,64 @@
+"""What the file says of itself, in `outbox_meta`: its project, its order, what was lost."""
+
+from __future__ import annotations
+
+import aiosqlite
+
+from outbox.postgrest.verdicts import Reason
+from outbox.store import queries
+from outbox.store.store import Store
+
+
+async def keep_strict_order(store: Store, strict: bool | None) -> bool:
+    """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows.
+
+    None: as the file was last told. Returns what holds from here on.
+    """
+    told = await store.strict_order()
+    if strict is None or told == strict:
+        return told
+
+    async def work(connection: aiosqlite.Connection) -> None:
+        await connection.execute("insert or replace into outbox_meta values ('strict_order', ?)", (str(int(strict)),))
+        await connection.execute(queries.FREEZE.sql if strict else queries.THAW.sql)
+
+    await store.transact(work)
+    return strict
+
+
+async def remember_project(store: Store, project: str) -> str:
+    """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
+    return await _remember(store, "project", project)
+
+
+async def forget_project(store: Store) -> str | None:
+    """Let them belong to none; return which one it was."""
+    was = await store.project()
+
+    async def work(connection: aiosqlite.Connection) -> None:
+        await connection.execute("delete from outbox_meta where name = 'project'")
+        await connection.execute("delete from outbox_pauses where reason = ?", (Reason.OTHER_PROJECT.value,))
+
+    await store.transact(work)
+    return was
+
+
+async def acknowledge_loss(store: Store) -> bool:
+    """Forget a loss that somebody knows of now, and return whether there was one."""
+    sql = "delete from outbox_meta where name = 'loss'"
+
+    async def work(connection: aiosqlite.Connection) -> bool:
+        return bool((await connection.execute(sql)).rowcount)
+
+    return await store.transact(work)
+
+
+async def _remember(store: Store, name: str, value: str) -> str:
+    """Write `value` unless there is one, and return the one that is there."""
+
+    async def work(connection: aiosqlite.Connection) -> str:
+        await connection.execute("insert or ignore into outbox_meta values (?, ?)", (name, value))
+        rows = await connection.execute_fetchall("select value from outbox_meta where name = ?", (name,))
+        return str(next(iter(rows))[0])
+
+    return await store.transact(work)

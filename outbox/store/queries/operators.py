@@ -1,0 +1,242 @@
+"""What operators and maintenance ask: dead entries, edits, history, and what may be removed."""
+
+from __future__ import annotations
+
+from outbox.store.queries.query import Query
+
+# What overtook a dead entry must stay as long as that one is dead: `requeue` looks for it. The newest of a key will do.
+_PRUNE = """
+    delete from outbox where seq in (
+        select old.seq from outbox as old indexed by outbox_settled
+         where old.state in ('delivered', 'discarded'){only} and old.settled_at_ms < ?
+           and not (
+               old.state = 'delivered' and old.key is not null
+               and exists (select 1 from outbox as d where d.state = 'dead' and d.key is not null
+                              and d.destination = old.destination and d.key = old.key and d.seq < old.seq)
+               and not exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                                  and l.destination = old.destination and l.key = old.key and l.seq > old.seq))
+         order by old.settled_at_ms limit ?)
+    """
+
+_PRUNE_USES = (
+    "outbox_settled (settled_at_ms<?)",
+    "outbox_dead_keys (destination=? AND key=? AND seq<?)",
+    "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+)
+
+PRUNE = Query(
+    "remove settled entries that are older than the retention, but not what shows that a dead one was overtaken",
+    _PRUNE.format(only=""),
+    _PRUNE_USES,
+    "the limit, and one for each key that has a dead entry",
+)
+
+PRUNE_DELIVERED = Query(
+    "on a full disk: the same, of delivered entries alone; what was discarded is an operator's evidence",
+    _PRUNE.format(only=" and old.state = 'delivered'"),
+    _PRUNE_USES,
+    "the limit, what is discarded, and one for each key that has a dead entry",
+)
+
+PRUNABLE = Query(
+    "whether anything is old enough to be looked at",
+    "select 1 from outbox where state in ('delivered', 'discarded') and settled_at_ms < ? limit 1",
+    ("outbox_settled (settled_at_ms<?)",),
+    "1",
+)
+
+_SELECTED = "seq, id, destination, state, error_code, error_status, settled_at_ms"
+
+DEAD = Query(
+    "the next dead entries of a destination, oldest first",
+    f"select {_SELECTED} from outbox where state = 'dead' and destination = ? and seq > ? order by seq limit ?",
+    ("outbox_dead (destination=? AND seq>?)",),
+    "the limit",
+)
+
+SEQS = Query(
+    "the entries that have one of some ids, each id perhaps in several destinations",
+    "select seq, id from outbox where id in (select value from json_each(?))",
+    ("sqlite_autoindex_outbox_1 (id=?)",),
+    "the ids, times the destinations",
+)
+
+SELECTED = Query(
+    "one step of them",
+    f"select {_SELECTED} from outbox where seq in (select value from json_each(?)) order by seq",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+# In flight are only entries of a key whose first pending one is ready: those behind it may travel with it.
+OVERTAKEN = Query(
+    "which dead entries a later one of their key has overtaken, or may be overtaking now",
+    """
+    select mine.seq,
+           exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                      and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq),
+           exists (select 1 from outbox as p where p.state = 'pending' and p.key is not null
+                      and p.destination = mine.destination and p.key = mine.key and p.seq > mine.seq)
+           and (select h.waits is null from outbox as h where h.state = 'pending' and h.key is not null
+                   and h.destination = mine.destination and h.key = mine.key order by h.seq limit 1)
+      from outbox as mine where mine.key is not null and mine.seq in (select value from json_each(?))
+    """,
+    (
+        "INTEGER PRIMARY KEY (rowid=?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=?)",
+    ),
+    "the step",
+)
+
+REVIVE = Query(
+    "make dead entries pending, as if they had just been put; the server's words stay until its next ones",
+    # "not indexed": SQLite 3.53 on an analyzed file would go through all dead entries; the number is no index.
+    "update outbox not indexed set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null,"
+    " settled_at_ms = null, refused_since_ms = null where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+DELIVERED = Query(
+    "on a full disk: the same, of delivered entries alone; what was discarded is an operator's evidence",
+    _PRUNE.format(only=" and old.state = 'delivered'"),
+    _PRUNE_USES,
+    "the limit, what is discarded, and one for each key that has a dead entry",
+)
+
+PRUNABLE = Query(
+    "whether anything is old enough to be looked at",
+    "select 1 from outbox where state in ('delivered', 'discarded') and settled_at_ms < ? limit 1",
+    ("outbox_settled (settled_at_ms<?)",),
+    "1",
+)
+
+_SELECTED = "seq, id, destination, state, error_code, error_status, settled_at_ms"
+
+DEAD = Query(
+    "the next dead entries of a destination, oldest first",
+    f"select {_SELECTED} from outbox where state = 'dead' and destination = ? and seq > ? order by seq limit ?",
+    ("outbox_dead (destination=? AND seq>?)",),
+    "the limit",
+)
+
+SEQS = Query(
+    "the entries that have one of some ids, each id perhaps in several destinations",
+    "select seq, id from outbox where id in (select value from json_each(?))",
+    ("sqlite_autoindex_outbox_1 (id=?)",),
+    "the ids, times the destinations",
+)
+
+SELECTED = Query(
+    "one step of them",
+    f"select {_SELECTED} from outbox where seq in (select value from json_each(?)) order by seq",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+# In flight are only entries of a key whose first pending one is ready: those behind it may travel with it.
+OVERTAKEN = Query(
+    "which dead entries a later one of their key has overtaken, or may be overtaking now",
+    """
+    select mine.seq,
+           exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                      and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq),
+           exists (select 1 from outbox as p where p.state = 'pending' and p.key is not null
+                      and p.destination = mine.destination and p.key = mine.key and p.seq > mine.seq)
+           and (select h.waits is null from outbox as h where h.state = 'pending' and h.key is not null
+                   and h.destination = mine.destination and h.key = mine.key order by h.seq limit 1)
+      from outbox as mine where mine.key is not null and mine.seq in (select value from json_each(?))
+    """,
+    (
+        "INTEGER PRIMARY KEY (rowid=?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=?)",
+    ),
+    "the step",
+)
+
+REVIVE = Query(
+    "make dead entries pending, as if they had just been put; the server's words stay until its next ones",
+    # "not indexed": SQLite 3.53 on an analyzed file would go through all dead entries; the number is no index.
+    "update outbox not indexed set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null,"
+    " settled_at_ms = null, refused_since_ms = null where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+DELIVERED = Query(
+    "which entries arrived in a time, of a table, of a session",
+    "select seq from outbox indexed by outbox_settled where state in ('delivered', 'discarded')"
+    " and settled_at_ms >= ? and settled_at_ms < ? and state = 'delivered' and (? is null or destination = ?)"
+    " and (? is null or coalesce(payload ->> 'session_id', match ->> 'session_id') = ?)",
+    ("outbox_settled (settled_at_ms>? AND settled_at_ms<?)",),
+    "what was settled in that time",
+)
+
+RESENDABLE = Query(
+    "delivered entries, and whether a later one of their key says all that they say",
+    """
+    select mine.seq, mine.destination, mine.operation,
+           mine.key is not null and exists (
+               select 1 from outbox as l
+                where l.state in ('delivered', 'pending') and l.key is not null and l.operation = 'upsert'
+                  and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq
+                  and (l.lane = mine.lane or not exists (
+                      select 1 from json_each('["' || replace(a.columns, ',', '","') || '"]') as c
+                       where not instr((select ',' || b.columns || ',' from outbox_lanes as b where b.lane = l.lane),
+                                       ',' || c.value || ','))))
+      from outbox as mine left join outbox_lanes as a on a.lane = mine.lane
+     where mine.state = 'delivered' and mine.seq in (select value from json_each(?))
+    """,
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step, and the entries of their keys",
+)
+
+RESEND = Query(
+    "make delivered entries pending, as if they had just been put",
+    "update outbox not indexed set state = 'pending', waits = null, attempts = 0, next_attempt_at_ms = null,"
+    " settled_at_ms = null, refused_since_ms = null"
+    " where state = 'delivered' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+GIVE_UP = Query(
+    "give dead entries up",
+    "update outbox not indexed set state = 'discarded', settled_at_ms = ?"
+    " where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+MENDABLE = Query(
+    "the entries that have an id, with all that an edit hangs on",
+    f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox where id = ?",
+    ("sqlite_autoindex_outbox_1 (id=?)",),
+    "the destinations",
+)
+
+KEEP = Query(
+    "keep what an edit is about to replace",
+    "insert into outbox_edits (seq, at_ms, payload, digest) select seq, ?, payload, digest from outbox where seq = ?",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
+MEND = Query(
+    "write what an edit made of a dead entry",
+    "update outbox not indexed set payload = ?, key = ?, lane = ?, digest = ? where state = 'dead' and seq = ?",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
+NOTE = Query(
+    "write a line of history for each of some entries",
+    "insert into outbox_history (at_ms, event, status, code, message, batch_rows, request_id, seq)"
+    " select ?, ?, ?, ?, ?, ?, ?, value from json_each(?)",
+    (),
+    "the step",
+)

@@ -1,0 +1,101 @@
+"""What a put asks: the statements that store entries, and what stands in the file already."""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from operator import attrgetter
+
+from outbox.entry import Entry
+from outbox.store.queries.query import Query
+
+_COLUMNS = ", ".join(Entry._fields)
+
+_MARKS = f"({', '.join('?' * len(Entry._fields))})"
+
+
+def insert(rows: int) -> str:
+    """Return the statement that stores `rows` entries at once: one statement is one transaction is one sync.
+
+    An id that is stored already is passed over. Measured, 64 rows with all triggers: 12.9 µs a row, against 14.0 with
+    `json_each` and 14.7 with `executemany`. It returns nothing: a row that comes back is a step of its own, for which
+    SQLite's thread must get hold of the interpreter again; `returning seq, id, destination` cost 6 % of 64 tasks' rate.
+    """
+    values = ", ".join([_MARKS] * rows)
+    return f"insert into outbox ({_COLUMNS}) values {values} on conflict do nothing"
+
+
+# What entries of one put_many have in common, and what each has of its own.
+_SHARED = ("destination", "operation", "on_conflict", "match", "created_at_ms", "source", "if_exists")
+
+_OWN = tuple(name for name in Entry._fields if name not in _SHARED)
+
+shared_values = attrgetter(*_SHARED)
+
+own_values = attrgetter(*_OWN)
+
+# Up to here each number of rows has a statement of its own in the cache; beyond, multiples of it keep the texts few.
+STEP = 128
+
+# 8 times 128 entries of 12 columns are 12,288 parameters; SQLite's limit is 32,766.
+MOST_ROWS = 8 * STEP
+
+
+def statement_rows(rows: int) -> int:
+    """Return how many of `rows` the next statement stores."""
+    rows = min(rows, MOST_ROWS)
+    return rows if rows <= STEP else rows - rows % STEP
+
+
+@lru_cache(maxsize=32)
+def insert_alike(rows: int, *, keep: bool) -> str:
+    """Return the statement that stores entries of one put_many: `shared_values`, then each one's `own_values`.
+
+    keep: pass over an id that is stored already; else it fails as a whole. Measured, 1,024 rows: 8.9 µs a row, against
+    12.8 with a parameter for every column.
+    """
+    first = len(_SHARED) + 1
+    places = itertools.count(first)
+    rows_of_marks = []
+    for _ in range(rows):
+        marks = {name: f"?{number}" for number, name in enumerate(_SHARED, 1)} | {n: f"?{next(places)}" for n in _OWN}
+        rows_of_marks.append(f"({', '.join(marks[name] for name in Entry._fields)})")
+    passed_over = " on conflict do nothing" if keep else ""
+    return f"insert into outbox ({_COLUMNS}) values {', '.join(rows_of_marks)}{passed_over}"
+
+
+STORED = Query(
+    "what is stored under some ids, as [id, destination] pairs: tells a repeated put from another one of the same id",
+    "select pair.key, o.seq, o.digest, o.payload, o.operation, o.key, o.on_conflict, o.match"
+    " from json_each(?) as pair cross join outbox as o"
+    " where o.id = pair.value ->> 0 and o.destination = pair.value ->> 1",
+    ("sqlite_autoindex_outbox_1 (id=? AND destination=?)",),
+    "one for each pair",
+)
+
+LANE = Query(
+    "the number of a lane, made when it is new",
+    # Random: a number that a shell copied from another outbox, with an entry, must not mean anything here.
+    "insert into outbox_lanes (lane, destination, operation, on_conflict, columns, ordered)"
+    " values (random() & 0x7fffffffffff, ?, ?, ?, ?, ?)"
+    " on conflict (destination, operation, on_conflict, columns, ordered) do update set lane = lane returning lane",
+    (),
+    "1",
+)
+
+# Triggers of the bot's own on the entries. Reads the schema, some fifty rows.
+OWN_TRIGGERS = "select 1 from sqlite_schema where type = 'trigger' and tbl_name = 'outbox' and name not glob 'outbox_*'"
+
+LAST_SEQ = Query(
+    "the last place that was given to an entry",
+    "select coalesce(max(seq), 0) from sqlite_sequence where name = 'outbox'",
+    (),
+    "the tables with places of their own: a handful",
+)
+
+LANES = Query(
+    "every lane that was ever used",
+    "select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes",
+    (),
+    "the lanes: kinds of request, not entries",
+)
