@@ -18,9 +18,13 @@ from typing import Any, cast
 from outbox.entry import LaneSpec, Operation
 from outbox.store import database, files, queries
 from outbox.store.reader import Notices, Reader, StoredPause
+from outbox.store.sidecar import Flushing
 
 # Counting what waits for something of its own stops here; this number stands for that many or more.
 MOST_POSTPONED = 1000
+
+# An entry in one of these says that a flusher has run.
+_SETTLED = ("delivered", "dead", "discarded", "pruned")
 
 Question = tuple[str, Sequence[Any]]
 Reading = Generator[Question, Any, "Snapshot"]
@@ -74,11 +78,29 @@ class Snapshot:
         """Return how long the oldest pending entry has waited; None: nothing is pending."""
         return None if self.oldest_pending_ms is None else max(0.0, (now_ms - self.oldest_pending_ms) / 1000)
 
-    def health(self, *, now_ms: int, stalled_after_s: float) -> Health:
-        """Return the worst that holds."""
+    def unsent(self, *, bot_runs: bool | None, flushing: Flushing | None, settings: Sequence[str]) -> str | None:
+        """Return why nobody sends what waits, though nothing is paused; None: nothing waits, or somebody does.
+
+        bot_runs, flushing: of whoever has the file open, or had it last; None: not known. settings: what in them keeps
+        entries from arriving; they may not be the bot's, so what it delivers in this run counts for more.
+        """
+        if not self.total("pending"):
+            return None
+        started = flushing is not None and flushing.since_ms is not None
+        if settings and not (bot_runs and flushing is not None and flushing.delivered_ms is not None):
+            return settings[0]
+        if bot_runs and flushing is not None and not flushing.running:
+            what = "has stopped" if started else "has never started"
+            return f"the process that has the file open {what} its flusher: outbox.flushing(), or run_flusher()"
+        if not (started or self.pauses or any(self.total(state) for state in _SETTLED)):
+            return "no flusher has ever run on this file"
+        return None
+
+    def health(self, *, now_ms: int, stalled_after_s: float, unsent: str | None = None) -> Health:
+        """Return the worst that holds. unsent: why nobody sends what waits."""
         if self.quarantined or self.damage or self.loss:
             return Health.DAMAGED
-        if self.pauses or (self.oldest_age_s(now_ms) or 0) > stalled_after_s:
+        if self.pauses or unsent or (self.oldest_age_s(now_ms) or 0) > stalled_after_s:
             return Health.STALLED
         if self.notices != Notices():
             return Health.HINDERED

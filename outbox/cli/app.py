@@ -97,7 +97,8 @@ def status(
       1  dead letters: the server refused entries for good; they are kept
       4  hindered: the disk is full, a reader keeps the WAL from shrinking, or
          files were removed under the bot
-      2  stalled: something is paused, or pending for more than --stalled-after
+      2  stalled: something is paused, or pending for more than --stalled-after,
+         or nobody sends what is pending: no flusher has ever run, no URL is set
       5  damaged: a damaged file was set aside, or entries are lost
       3  the file is missing, unreadable or no outbox
 
@@ -108,6 +109,7 @@ def status(
       oldest_pending_age_s    seconds, or null
       postponed               pending entries that wait for a row of their own
                               or are stuck; 1,000 is that many or more
+      unsent                  why nobody sends what is pending, a sentence, or null
       strict_order            whether a dead entry holds back its key
       destinations            {name: {pending, delivered, dead, ...}}
       pauses                  [{scope, subject, reason, status, code, message,

@@ -60,12 +60,13 @@ class Status:
     holder: Holder
     flushing: Flushing | None  # of the holder; None: not known
     warnings: tuple[str, ...]
+    unsent: str | None  # why nobody sends what waits; None: nothing waits, somebody does, or a pause says why not
     stalled_after_s: float
 
     @property
     def health(self) -> Health:
         """Return the worst that holds."""
-        return self.file.health(now_ms=self.now_ms, stalled_after_s=self.stalled_after_s)
+        return self.file.health(now_ms=self.now_ms, stalled_after_s=self.stalled_after_s, unsent=self.unsent)
 
 
 async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
@@ -77,13 +78,15 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
         found = await take(observer, damage=await in_thread(_damage, path), quarantined=quarantined)
         if not holder.running:  # who held a checkpoint back held this writer's
             found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
+        flushing = await in_thread(flushing_of, path, holder)
         return Status(
             path=path,
             now_ms=SystemClock().now_ms(),
             file=found,
             last_refusal=await last_refusal(observer),
             holder=holder,
-            flushing=await in_thread(flushing_of, path, holder),
+            flushing=flushing,
+            unsent=found.unsent(bot_runs=holder.running, flushing=flushing, settings=warnings),
             warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
         )
@@ -129,6 +132,7 @@ def as_json(status: Status) -> dict[str, Any]:
         **{state: status.file.total(state) for state in _STATES},
         "oldest_pending_age_s": status.file.oldest_age_s(status.now_ms),
         "postponed": status.file.postponed,
+        "unsent": status.unsent,
         "strict_order": status.file.strict_order,
         "destinations": {
             name: {state: states.get(state, 0) for state in _STATES}
@@ -244,7 +248,8 @@ def _damages(status: Status) -> list[Text]:
 
 
 def _warnings(status: Status) -> list[Text]:
-    return [Text.assemble(("Warning: ", "yellow"), warning) for warning in status.warnings]
+    told = [warning for warning in status.warnings if warning != status.unsent]
+    return [Text.assemble(("Warning: ", "yellow"), warning) for warning in told]
 
 
 def set_aside(quarantined: Path, path: Path) -> str:
@@ -291,6 +296,8 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     grid.add_row("Writer", _writer(status.holder))
     if status.flushing is not None and status.holder.running:
         grid.add_row("Flusher", _flusher(status.flushing, status))
+    if status.unsent is not None:
+        grid.add_row(Text("Unsent", style="bold yellow"), formatting.typed(status.unsent))
     if status.file.total("pending") and not status.holder.running:
         grid.add_row("", formatting.typed("nothing is sent until a bot runs: start it, or outbox drain"))
     danger = ""

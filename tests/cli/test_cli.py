@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from outbox import Outbox, Settings
 from outbox.cli import format as formatting
 from outbox.cli.app import BAR, app
 from outbox.cli.format import age, size
+from outbox.snapshot import take_in_thread
+from outbox.store.sidecar import Flushing
 from tests.store.tools import shell
 from tests.support import run_async
 
@@ -71,6 +74,13 @@ def bot_db(tmp_path: Path) -> Path:
     path = tmp_path / "bot.db"
     fill(path)
     return path
+
+
+@pytest.fixture
+def project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL and a key in the environment."""
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", SECRET)
 
 
 @run_async
@@ -157,9 +167,11 @@ def test_the_package_runs_as_a_module_and_lists_its_commands() -> None:
 # ------------------------------------------------------------------------------------------ status: the file
 
 
+@pytest.mark.usefixtures("project")
 def test_a_full_disk_is_said_to_people_and_to_monitors(bot_db: Path) -> None:
     """As the writer notes it; what held a checkpoint back is history once the writer has gone."""
     notes = "('reserve_released_ms', '1767225600000'), ('checkpoint_held_ms', '1767225600000')"
+    deliver_one(bot_db)
     execute(bot_db, f"insert into outbox_meta values {notes}")
 
     code, found = status(bot_db)
@@ -179,8 +191,8 @@ def test_a_full_disk_is_said_to_people_and_to_monitors(bot_db: Path) -> None:
 def test_status_counts_what_is_in_a_cleanly_closed_file(bot_db: Path) -> None:
     code, found = status(bot_db)
 
-    assert code == found["exit_code"] == 0
-    assert found["health"] == "healthy"
+    assert code == found["exit_code"] == 2
+    assert found["health"] == "stalled"
     assert found["pending"] == 4
     assert {name: counts["pending"] for name, counts in found["destinations"].items()} == {"events": 1, "trades": 3}
     assert 0 <= found["oldest_pending_age_s"] < 60
@@ -192,7 +204,7 @@ def test_status_counts_what_is_in_a_cleanly_closed_file(bot_db: Path) -> None:
 def test_status_leaves_a_cleanly_closed_file_and_its_folder_as_they_are(bot_db: Path) -> None:
     before = listing(bot_db.parent)
 
-    assert status(bot_db)[0] == 0
+    assert status(bot_db)[0] == 2
 
     assert listing(bot_db.parent) == before
     # Control: an ordinary read-only connection makes files and leaves them there.
@@ -295,7 +307,7 @@ def test_status_after_a_kill_shows_every_row_and_no_writer(tmp_path: Path) -> No
 
         code, found = status(path)
 
-        assert code == 0
+        assert code == 2
         assert found["pending"] == 7
         assert found["writer"] == {"pid": bot.pid, "since": found["writer"]["since"], "running": False}
 
@@ -343,6 +355,69 @@ def test_a_bot_can_open_the_file_after_a_look_at_what_a_kill_left(tmp_path: Path
 # ------------------------------------------------------------------------------------------ status: health
 
 
+def deliver_one(path: Path) -> None:
+    execute(path, "update outbox set state = 'delivered', settled_at_ms = created_at_ms where seq = 2")
+
+
+@pytest.mark.usefixtures("project")
+def test_rows_that_wait_on_a_file_that_no_flusher_has_ever_run_on_are_stalled_at_once(bot_db: Path) -> None:
+    code, found = status(bot_db)
+
+    assert (code, found["health"], found["unsent"]) == (2, "stalled", "no flusher has ever run on this file")
+    assert "Unsent   no flusher has ever run on this file" in call("status", "--path", bot_db).stdout
+    deliver_one(bot_db)  # the control: one has
+    assert (status(bot_db)[0], status(bot_db)[1]["unsent"]) == (0, None)
+    execute(bot_db, "update outbox set state = 'delivered', settled_at_ms = 1", "delete from outbox_counts")
+    assert status(bot_db)[0] == 0  # nothing waits
+
+
+def test_rows_that_wait_where_no_url_is_set_are_stalled(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver_one(bot_db)
+
+    code, found = status(bot_db)
+
+    assert (code, found["unsent"]) == (2, found["warnings"][0])
+    assert found["unsent"].startswith("SUPABASE_URL and SUPABASE_SECRET_KEY not set")
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", SECRET)
+    assert status(bot_db)[0] == 0  # the control
+    monkeypatch.setenv("SUPABASE_URL", "no url")
+    assert "the settings cannot be used" in status(bot_db)[1]["unsent"]
+
+
+@pytest.mark.usefixtures("project")
+def test_rows_that_wait_in_a_running_bot_without_a_flusher_are_stalled(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with running_bot(path):
+        assert "has never started its flusher" in status(path)[1]["unsent"]
+    with running_bot(path, "flushing") as bot:
+        assert "flusher" not in (status(path)[1]["unsent"] or "")
+        put_one(bot, "stop")
+        code, found = status(path)
+        assert (code, "has stopped its flusher" in found["unsent"]) == (2, True)
+
+
+DELIVERS = Flushing(running=True, since_ms=1, looked_ms=2, delivered_ms=2)
+
+
+@pytest.mark.parametrize(
+    ("bot_runs", "flushing", "unsent"),
+    [
+        pytest.param(True, DELIVERS, None, id="the bot has settings of its own"),
+        pytest.param(True, replace(DELIVERS, delivered_ms=None), "no URL", id="nothing has arrived"),
+        pytest.param(False, replace(DELIVERS, running=False), "no URL", id="it has ended"),
+        pytest.param(None, None, "no URL", id="another user's lock file"),
+    ],
+)
+def test_a_shell_without_a_url_says_nothing_against_a_bot_that_delivers(
+    bot_db: Path, bot_runs: bool | None, flushing: Flushing | None, unsent: str | None
+) -> None:
+    found = take_in_thread(bot_db)
+
+    assert found.unsent(bot_runs=bot_runs, flushing=flushing, settings=("no URL",)) == unsent
+
+
+@pytest.mark.usefixtures("project")
 def test_dead_letters_are_exit_code_1(bot_db: Path) -> None:
     execute(bot_db, "update outbox set state = 'dead' where destination = 'events'")
 
@@ -352,7 +427,9 @@ def test_dead_letters_are_exit_code_1(bot_db: Path) -> None:
     assert (found["health"], found["dead"], found["pending"]) == ("dead letters", 1, 3)
 
 
+@pytest.mark.usefixtures("project")
 def test_entries_that_wait_for_too_long_are_exit_code_2_and_the_limit_can_be_set(bot_db: Path) -> None:
+    deliver_one(bot_db)
     execute(bot_db, "update outbox set created_at_ms = created_at_ms - 10 * 60 * 1000 where seq = 1")
 
     assert status(bot_db, "--stalled-after", 11)[0] == 0
@@ -388,7 +465,9 @@ def test_a_pause_is_exit_code_2_also_beside_dead_letters_and_is_told_in_the_serv
 
 
 def test_a_paused_lane_is_shown_by_what_it_sends_and_not_by_its_number(bot_db: Path) -> None:
-    pause(bot_db, "lane", "1", message="column pnll does not exist")
+    with closing(sqlite3.connect(bot_db)) as connection:
+        ((lane,),) = connection.execute("select lane from outbox_lanes where destination = 'trades'").fetchall()
+    pause(bot_db, "lane", str(lane), message="column pnll does not exist")
 
     assert status(bot_db)[1]["pauses"][0]["subject"] == "trades: insert of id,pnl,symbol"
 
@@ -482,7 +561,7 @@ def test_settings_that_cannot_be_used_do_not_hide_what_the_file_says(
 
     code, found = status(bot_db)
 
-    assert (code, found["pending"]) == (0, 4)
+    assert (code, found["pending"]) == (2, 4)
     assert "supabase_url: http:// would send the key in the clear" in found["warnings"][0]
     assert call("drain", "--path", bot_db).exit_code == 3
     assert SECRET not in json.dumps(found)
@@ -637,6 +716,7 @@ def test_drain_creates_no_file_for_a_mistyped_path(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("project")
 def test_status_says_what_waits_by_itself_and_what_a_dead_letter_means_for_its_key(bot_db: Path) -> None:
     with closing(sqlite3.connect(bot_db)) as shell, shell:
         shell.execute("update outbox set waits = 'retry', next_attempt_at_ms = 9 where seq = 1")
