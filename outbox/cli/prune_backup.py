@@ -16,9 +16,9 @@ from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.filters import age_ms
 from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock
-from outbox.errors import ConfigError
+from outbox.errors import ConfigError, InvalidRequest
 from outbox.forensics import entries
-from outbox.forensics.backup import Copied, back_up
+from outbox.forensics.backup import Copied, back_up, name_in, remove_old
 from outbox.settings import load
 from outbox.store.read_only import look
 from outbox.store.store import Store
@@ -90,8 +90,11 @@ def _retention_ms(older_than: str | None, path: Path | None) -> int:
 
 def backup(
     target: Annotated[
-        Path, typer.Argument(readable=False, metavar="DEST", help="The copy's name; nothing is overwritten.")
+        Path, typer.Argument(readable=False, metavar="DEST", help="The copy's name, or a folder. Overwrites nothing.")
     ],
+    keep: Annotated[
+        int | None, typer.Option("--keep", metavar="N", min=1, help="In the folder DEST: remove all but the newest N.")
+    ] = None,
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
@@ -99,11 +102,14 @@ def backup(
 
     `cp` would lose what is only in the WAL. The copy is read back: SQLite's
     integrity_check, and as many entries as the file says. It is yours alone
-    (0600), and is there only if all of that went well.
+    (0600), and is there only if all of that went well. In a folder its name is
+    the file's with the time in UTC, bot-20260102T030405.678Z.db. What a killed
+    backup left in DEST's folder is removed.
 
     \b
-    Example:
+    Examples:
       outbox backup bot-backup.db
+      outbox backup /mnt/elsewhere --keep 48
 
     \b
     Exit codes:
@@ -117,20 +123,30 @@ def backup(
       bytes, entries          of the copy
       seconds                 how long it took
       destinations            {name: {state: entries}}, counted in the copy
+      removed                 the copies that were too many for --keep
       error                   only with exit code 3
     """
     with complaints(path, as_object=as_object):
         where = file_of(path)
+        target = target.expanduser().absolute()
+        folder = target if target.is_dir() else None
+        if keep is not None and folder is None:
+            raise InvalidRequest(f"needs a folder, and {target} is none; nothing was copied", field="keep")
         asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
         started_s = time.monotonic()
-        made = _watched(where, target.expanduser().absolute())
+        made = _watched(where, target if folder is None else name_in(folder, where, SystemClock().now_ms()))
         seconds = round(time.monotonic() - started_s, 3)
+        # Only now: what is old is worth something until the new copy is there.
+        removed = [] if keep is None or folder is None else remove_old(folder, where, keep)
         if as_object:
             facts = {"backup": str(made.path), "bytes": made.bytes, "entries": made.entries, "seconds": seconds}
-            print_json({"path": str(where), "exit_code": 0, **facts, "destinations": made.counts})
+            more = {"destinations": made.counts, "removed": [str(each) for each in removed]}
+            print_json({"path": str(where), "exit_code": 0, **facts, **more})
         else:
             told = f"{made.entries:,} entries, {formatting.size(made.bytes)}, checked, in {seconds:.1f} s:"
             formatting.console().print(f"{told} {made.path}", soft_wrap=True)
+            for each in removed:
+                formatting.console().print(f"removed {each}", soft_wrap=True)
 
 
 def _watched(where: Path, target: Path) -> Copied:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from outbox.errors import StoreError
-from outbox.store import database, files
+from outbox.store import database, files, lock, parts
 
 # Between two portions of 4 MB the caller hears how far it is.
 _PAGES = 1000
@@ -36,26 +38,43 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
     """Copy the outbox file `source` to `target` (0600) and check the copy. Blocks; call it in a thread.
 
     progress: called with pages copied and pages in all. Raises StoreError: `target` exists, cannot be written, or the
-    copy is not what it should be; `target` is not there then.
+    copy is not what it should be; `target` is not there then. What a killed run left in its folder is removed.
     """
-    if os.path.lexists(target):
-        raise StoreError(f"{target} exists; nothing was overwritten", path=target)
-    part = target.with_name(target.name + ".part")
     try:
-        try:
-            counts = _copied(source, part, progress)
-            files.give(part, like=source)
-            files.sync_file(part)
-            files.publish(part, target)
-        finally:
-            for leftover in (part, *(part.with_name(part.name + end) for end in ("-wal", "-shm", "-journal"))):
-                leftover.unlink(missing_ok=True)
+        with parts.written(target) as part:
+            counts = _copied(source, part.path, progress)
+            files.give(part.path, like=source)
+            part.publish()
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {error.strerror}; there is no backup", path=target) from error
     except database.SqliteError as error:
         raise StoreError(f"the copy of {source} failed: {error}; there is no backup", path=source) from error
     entries = sum(sum(states.values()) for states in counts.values())
     return Copied(target, files.file_bytes(target), entries, counts)
+
+
+def name_in(folder: Path, source: Path, now_ms: int) -> Path:
+    """Return the name of a copy of `source`, made now, in `folder`: by name the newest one is the last."""
+    moment = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return folder / f"{source.stem}-{moment:%Y%m%dT%H%M%S}.{now_ms % 1000:03}Z{source.suffix}"
+
+
+def remove_old(folder: Path, source: Path, keep: int) -> list[Path]:
+    """Remove all copies that `name_in` named, but the newest `keep`; return them. Raises StoreError.
+
+    One that a bot has open stays.
+    """
+    name = re.compile(rf"{re.escape(source.stem)}-\d{{8}}T\d{{6}}\.\d{{3}}Z{re.escape(source.suffix)}")
+    try:
+        copies = sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
+        old = [path for path in copies[:-keep] if not lock.look(path).running]
+        for path in old:
+            for each in (path, files.wal_path(path), files.shm_path(path), lock.lock_path(path)):
+                each.unlink(missing_ok=True)
+    except OSError as error:
+        says = f"an older copy in {folder} cannot be removed: {error.strerror}; the new one is there"
+        raise StoreError(says, path=folder) from error
+    return old
 
 
 def _copied(source: Path, part: Path, progress: Progress) -> dict[str, dict[str, int]]:
@@ -79,7 +98,7 @@ def _marks(source: Path) -> tuple[int | None, int, int]:
 
 
 def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: bool) -> dict[str, dict[str, int]]:
-    _fresh(part)
+    os.truncate(part, 0)  # of what a look without the WAL may have copied
     with (
         _connected(files.uri(source, immutable=immutable)) as original,
         _connected(files.uri(part, "rw")) as copy,
@@ -121,16 +140,7 @@ def _without_nothing(counts: dict[str, dict[str, int]]) -> dict[tuple[str, str],
     return {(name, state): n for name, states in counts.items() for state, n in states.items() if n}
 
 
-# ---------------------------------------------------------------------------------------------- files
-
-
 @contextlib.contextmanager
 def _connected(uri: str) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
         yield connection
-
-
-def _fresh(part: Path) -> None:
-    """Create an empty file, 0600, in place of one that a killed backup left."""
-    part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | files.CAREFUL, 0o600))

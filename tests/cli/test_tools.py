@@ -1,4 +1,4 @@
-"""`tail`, `status --watch`, `edit`, `prune`, `backup`, `export` and the filters: beside a bot, and without one."""
+"""`tail`, `status --watch`, `edit`, `prune`, `export` and the filters: beside a bot, and without one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from outbox.cli.watch import Speed
 from outbox.entry import State
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries as forensic_entries
-from outbox.forensics.backup import back_up
 from outbox.forensics.entries import Wanted
 from outbox.forensics.tail import START, Mark, News, news
 from outbox.snapshot import Snapshot
@@ -309,7 +308,7 @@ def test_without_a_terminal_and_an_editor_edit_says_what_to_do(
     assert "--from FILE" in found["error"]
 
 
-# ------------------------------------------------------------------------------------------ prune, backup, export
+# ------------------------------------------------------------------------------------------ prune, export
 
 
 def settled(path: Path) -> None:
@@ -338,77 +337,6 @@ def test_prune_beside_a_bot_is_done_by_the_bot(tmp_path: Path) -> None:
     assert states(path) == {"dead": 2}
 
 
-def test_a_backup_beside_a_bot_holds_what_is_only_in_the_wal(tmp_path: Path) -> None:
-    path, copy, naive = tmp_path / "bot.db", tmp_path / "copy.db", tmp_path / "naive.db"
-    with bot(path):
-        code, found = as_json("backup", copy, "--path", path)
-        naive.write_bytes(path.read_bytes())  # the control: `cp`
-
-    assert (code, found["entries"], found["destinations"]) == (0, 3, {"trades": {"dead": 3}})
-    assert found["bytes"] == copy.stat().st_size
-    if os.name != "nt":
-        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-    assert states(naive) != {"dead": 3}
-    assert states(copy) == {"dead": 3}
-    assert one(copy, "pragma integrity_check") == ("ok",)
-    with bot(copy):  # restored elsewhere, it is whole: nothing is said to be missing
-        assert as_json("status", "--path", copy)[1]["loss"] is None
-
-
-def test_a_backup_is_one_moment_however_much_the_bot_writes_meanwhile(
-    dead: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("outbox.forensics.backup._PAGES", 1)
-    with shell(dead) as busy:
-
-        def write(done: int, pages: int) -> None:
-            busy.execute("insert into outbox (destination, payload) values ('events', '{}')")
-
-        made = back_up(dead, dead.with_name("copy.db"), progress=write)
-        assert busy.execute("select count(*) > 20 from outbox").fetchone() == (1,)  # it did write, page after page
-    assert (made.entries, made.counts) == (3, {"trades": {"dead": 3}})
-    assert states(made.path) == {"dead": 3}
-
-
-def test_without_one_snapshot_a_copy_beside_a_busy_bot_would_begin_anew_and_anew(dead: Path) -> None:
-    """The control of the test above."""
-    with shell(dead) as busy, shell(dead) as original, shell(dead.with_name("copy.db")) as copy:
-        portions = iter(range(3 * int(busy.execute("pragma page_count").fetchone()[0])))
-
-        def write(*_: int) -> None:
-            next(portions)
-            busy.execute("insert into outbox (destination, payload) values ('events', '{}')")
-
-        with pytest.raises(StopIteration):
-            original.backup(copy, pages=1, progress=write)
-
-
-def test_a_backup_overwrites_nothing_and_leaves_nothing_half_done(dead: Path) -> None:
-    folder = dead.parent / "elsewhere"
-    folder.mkdir()
-    taken = folder / "taken.db"
-    taken.write_text("mine", encoding="utf-8")
-
-    code, found = as_json("backup", taken, "--path", dead)
-    assert (code, "exists; nothing was overwritten" in found["error"]) == (3, True)
-    assert taken.read_text(encoding="utf-8") == "mine"
-    assert as_json("backup", folder / "none" / "x.db", "--path", dead)[0] == 3
-    execute(dead, "update outbox_counts set entries = 7 where state = 'dead'")  # the file contradicts itself
-    code, found = as_json("backup", folder / "wrong.db", "--path", dead)
-    assert (code, "there is no backup" in found["error"]) == (3, True)
-    assert [file.name for file in folder.iterdir()] == ["taken.db"]
-
-
-def test_a_backup_of_a_quiet_file_leaves_its_folder_as_it_was(dead: Path) -> None:
-    with closing(sqlite3.connect(dead)) as connection:  # its last connection empties the WAL
-        connection.execute("pragma wal_checkpoint").fetchall()
-    before = {file.name for file in dead.parent.iterdir()}
-    result = call("backup", "copy.db", "--path", dead)
-    assert result.exit_code == 0
-    assert "3 entries" in result.stdout
-    assert {file.name for file in dead.parent.iterdir()} - before == {"copy.db"}
-
-
 def test_export_writes_what_the_filters_mean_as_ndjson_and_csv(dead: Path) -> None:
     execute(dead, 'update outbox set payload = \'{"id":"t0",\n"n":1.10}\' where id = \'t0\'')
     lines = call("export", "--path", dead).stdout.splitlines()
@@ -424,7 +352,7 @@ def test_export_writes_what_the_filters_mean_as_ndjson_and_csv(dead: Path) -> No
 
 
 def test_export_to_a_file_overwrites_nothing(dead: Path) -> None:
-    code, found = as_json("export", "--path", dead, "--output", "out.ndjson", "--destination", "trades")
+    code, found = as_json("export", "--path", dead, "--output", "out.ndjson", "--destination", "fills")
     assert (code, found["entries"]) == (0, 3)
     assert len(Path("out.ndjson").read_text(encoding="utf-8").splitlines()) == 3
     if os.name != "nt":
@@ -497,7 +425,7 @@ def test_tail_follows_a_bot_through_puts_deaths_and_its_end(tmp_path: Path) -> N
 def test_tail_of_one_table_is_not_drowned_by_another(dead: Path) -> None:
     many = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 100)"
     execute(dead, f"insert into outbox (destination, payload) {many} select 'events', '{{}}' from n")
-    found = call("tail", "-n", 2, "--destination", "trades", "--path", dead, "--json").stdout.splitlines()
+    found = call("tail", "-n", 2, "--destination", "fills", "--path", dead, "--json").stdout.splitlines()
     assert [json.loads(line)["destination"] for line in found] == ["trades", "trades"]
 
 
@@ -587,7 +515,7 @@ def test_a_namesake_in_another_table_is_no_failure(dead: Path) -> None:
         dead,
         "insert into outbox (id, destination, payload, state, settled_at_ms) values ('t0', 'orders', '{}', 'dead', 1)",
     )
-    code, found = as_json("requeue", "t0", "--destination", "trades", "--path", dead, "--yes")
+    code, found = as_json("requeue", "t0", "--destination", "fills", "--path", dead, "--yes")
     assert (code, found["outcomes"]) == (0, {"requeued": 1})
     code, found = as_json("requeue", "t1", "--destination", "orders", "--path", dead, "--yes")  # the control
     assert (code, found["outcomes"]) == (1, {"not of that destination or code": 1})
