@@ -141,7 +141,7 @@ async def test_a_row_in_the_place_of_the_destination_is_told_which_comes_first(p
         assert str(error) == str(await raised(outbox.put(row, "events")))
     assert isinstance(error, InvalidEntry)
     assert error.field == "destination"
-    assert 'put("fills", row); nothing was written' in str(error)
+    assert 'put("trades", row); nothing was written' in str(error)
     assert count(path) == 0
 
 
@@ -151,7 +151,7 @@ async def test_the_same_id_again_is_one_row_and_another_row_under_it_is_refused(
         first = await outbox.put("fills", {"n": 1}, id="a")
         again = await outbox.put("fills", {"n": 1}, id="a")
         error = await raised(outbox.put("fills", {"n": 2}, id="a"))
-        elsewhere = await outbox.put("events", {"n": 2}, id="a")
+        elsewhere = await outbox.put("notes", {"n": 2}, id="a")
     assert again == Receipt("a", first.seq, duplicate=True)
     assert isinstance(error, IdConflict)
     assert not elsewhere.duplicate
@@ -907,11 +907,11 @@ async def test_a_transaction_is_what_the_package_says(path: Path) -> None:
 async def test_what_a_transaction_has_put_is_a_duplicate_the_next_time(path: Path) -> None:
     async with opened(path) as outbox:
         async with outbox.transaction() as tx:
-            first = await tx.put("trades", {"n": 1}, id="a")
-            await tx.put("trades", {"n": 2})
+            first = await tx.put("fills", {"n": 1}, id="a")
+            await tx.put("fills", {"n": 2})
         assert not first.duplicate  # control
-        assert await outbox.put("trades", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
-        assert not (await outbox.put("trades", {"n": 1}, id="b")).duplicate
+        assert await outbox.put("fills", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
+        assert not (await outbox.put("fills", {"n": 1}, id="b")).duplicate
 
 
 # ---------------------------------------------------------------------------------------------- secrets
