@@ -4,8 +4,8 @@
 -- Applies:  to an empty database, to one with the older tables of the same names, and to its own result, as
 --           often as you like. Rows and columns that are there stay; columns that are missing are added.
 -- Rewrites: nothing; the default of an added column is worked out once, and PostgreSQL keeps it in the catalogue.
--- Locks:    ACCESS EXCLUSIVE on each table for milliseconds; an index that has to be built on old rows blocks
---           writes until it stands.
+-- Locks:    none where the catalogue is as wanted; else ACCESS EXCLUSIVE on the tables that lack something, for
+--           milliseconds, got by public.outbox_lock below.
 -- Order:    run 0002_access.sql straight after it. Row-level security is switched on here already, so that on a
 --           project whose new tables are open to the public key by default nobody reads them in between.
 --
@@ -13,11 +13,62 @@
 -- default serves rows that people write by hand. gen_random_uuid() is in the core since PostgreSQL 13.
 --
 -- The column `source` says which bot sent a row (OUTBOX_SOURCE). The bot never names it in a row: it sends the header
--- x-outbox-source with every request, PostgREST shows the headers to SQL, and the column's default reads it there. So
--- a table without the column takes the same requests, and a row written by hand has no source.
+-- x-outbox-source with every request, and PostgREST shows the headers to SQL. So a table without the column takes the
+-- same requests, and a row written by hand has no source.
 
 -- On a database that has it all, each "if not exists" would say so.
 set client_min_messages = warning;
+
+-- Takes locks so that nobody has to wait long behind them: no more than a second for the first table, with nothing in
+-- hand, and a fifth of that for each other. What is busy is left, those who queued go on, and it tries again: for
+-- 10 s, or outbox.lock_wait_s. Four tables in 0.6 s are below deadlock_timeout (1 s), so nobody is ever the victim of
+-- a deadlock with it.
+create or replace function public.outbox_lock(names text[], mode text) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    wait_s constant float := coalesce(nullif(current_setting('outbox.lock_wait_s', true), '')::float, 10);
+    give_up constant timestamptz := clock_timestamp() + make_interval(secs => wait_s);
+    name text;
+begin
+    loop
+        begin
+            perform set_config('lock_timeout', greatest(1, least(1000, wait_s * 1000)::int)::text, true);
+            foreach name in array names loop
+                execute format('lock table public.%I in %s mode', name, mode);
+                perform set_config('lock_timeout', '200', true);
+            end loop;
+            return;
+        exception when lock_not_available then
+            if clock_timestamp() >= give_up then
+                raise exception 'public.% was in use for % s; nothing of this was changed', name, wait_s
+                    using errcode = 'lock_not_available', hint = 'pg_stat_activity shows who holds it; then try again';
+            end if;
+            names := array_prepend(name, array_remove(names, name)); -- this one first: it is waited for empty-handed
+        end;
+        perform pg_sleep(0.2 + random() * 0.3);
+    end loop;
+end $$;
+
+-- Reads the header once a statement, before its rows; the column's default then costs next to nothing a row. (A default
+-- that parsed the headers itself took 1.5 s for 50,000 rows and long headers; docs/supabase.md has the figures.)
+create or replace function public.outbox_source() returns trigger
+    language plpgsql
+    set search_path = ''
+as $$
+begin
+    perform set_config(
+        'outbox.source',
+        coalesce(nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source', ''),
+        true
+    );
+    return null;
+end $$;
+
+-- PostgreSQL lets everyone execute a new function, Supabase its three roles as well (0002_access.sql takes it from
+-- them). A trigger needs none of that.
+revoke all on function public.outbox_lock(text[], text), public.outbox_source() from public;
 
 create table if not exists public.sessions (
     id uuid primary key default gen_random_uuid(),
@@ -34,9 +85,8 @@ create table if not exists public.sessions (
     extra jsonb, -- what the bot said at the end beyond these columns
     created_at timestamptz default now(),
     version bigint not null default 0, -- grows with each put of the session; 0003_keep_newer.sql compares it
-    source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
+    source text default nullif(current_setting('outbox.source', true), '')
 );
-alter table public.sessions enable row level security;
 
 create table if not exists public.trades (
     id uuid primary key default gen_random_uuid(),
@@ -58,9 +108,8 @@ create table if not exists public.trades (
     comment text,
     extra jsonb, -- what the bot said of the trade beyond these columns
     created_at timestamptz default now(),
-    source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
+    source text default nullif(current_setting('outbox.source', true), '')
 );
-alter table public.trades enable row level security;
 
 create table if not exists public.events (
     id uuid primary key default gen_random_uuid(),
@@ -69,9 +118,8 @@ create table if not exists public.events (
     event_type text not null,
     data jsonb, -- a JSON object, held so by 0005_event_objects.sql
     created_at timestamptz default now(),
-    source text default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source')
+    source text default nullif(current_setting('outbox.source', true), '')
 );
-alter table public.events enable row level security;
 
 -- One row for each bot, written over every minute; 0004_health.sql has the view that flags the silent ones.
 create table if not exists public.outbox_health (
@@ -86,62 +134,111 @@ create table if not exists public.outbox_health (
     stopped boolean not null default false, -- it ended in good order: silence is no news
     reported_at timestamptz not null default now() -- by the server's clock
 );
-alter table public.outbox_health enable row level security;
 
 -- Tables that were there before: what an older version of them may lack. The columns that are "not null" without a
--- default are not among these: every version had them, and old rows would have no value for them.
-alter table public.sessions
-    alter column id set default gen_random_uuid(), -- was uuid_generate_v4(), which needs an extension
-    add column if not exists end_time timestamptz,
-    add column if not exists initial_balance float,
-    add column if not exists final_balance float,
-    add column if not exists total_trades int default 0,
-    add column if not exists total_pnl float default 0,
-    add column if not exists symbols text[],
-    add column if not exists status text default 'RUNNING',
-    add column if not exists end_reason text,
-    add column if not exists extra jsonb,
-    add column if not exists created_at timestamptz default now(),
-    add column if not exists version bigint not null default 0,
-    add column if not exists source text
-        default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');
+-- default are not among these: every version had them, and old rows would have no value for them. One statement, so
+-- that the locks are got together, however the file is run.
+do $$
+declare
+    wanted constant jsonb := '{
+        "sessions": [
+            "end_time", "initial_balance", "final_balance", "total_trades", "total_pnl", "symbols", "status",
+            "end_reason", "extra", "created_at", "version", "source"
+        ],
+        "trades": [
+            "trade_id", "direction", "intensity", "action", "volume", "entry_price", "exit_price", "pnl", "pnl_pips",
+            "commission", "hmm_state", "is_paper", "comment", "extra", "created_at", "source"
+        ],
+        "events": ["session_id", "data", "created_at", "source"],
+        "outbox_health": []
+    }';
+    lacking text[];
+begin
+    select array_agg(t.name order by t.name) into lacking from jsonb_each(wanted) as t (name, columns)
+    cross join to_regclass('public.' || t.name) as c (oid)
+    where not (select relrowsecurity from pg_class where pg_class.oid = c.oid)
+    or exists (
+        select from jsonb_array_elements_text(t.columns) as needed (name) where not exists (
+            select from pg_attribute a where a.attrelid = c.oid and a.attname = needed.name and not a.attisdropped
+        )
+    )
+    or t.name <> 'outbox_health' and not (
+        exists (select from pg_trigger where tgrelid = c.oid and tgname = 'outbox_source')
+        and 2 = (
+            select count(*) from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+            where d.adrelid = c.oid and (a.attname, pg_get_expr(d.adbin, d.adrelid)) in (
+                ('id', 'gen_random_uuid()'),
+                ('source', 'NULLIF(current_setting(''outbox.source''::text, true), ''''::text)')
+            )
+        )
+    );
+    if lacking is null then
+        return;
+    end if;
+    perform public.outbox_lock(lacking, 'access exclusive');
 
-alter table public.trades
-    alter column id set default gen_random_uuid(),
-    add column if not exists trade_id text,
-    add column if not exists direction int,
-    add column if not exists intensity int,
-    add column if not exists action text,
-    add column if not exists volume float,
-    add column if not exists entry_price float,
-    add column if not exists exit_price float,
-    add column if not exists pnl float,
-    add column if not exists pnl_pips float,
-    add column if not exists commission float default 0,
-    add column if not exists hmm_state int,
-    add column if not exists is_paper boolean default false,
-    add column if not exists comment text,
-    add column if not exists extra jsonb,
-    add column if not exists created_at timestamptz default now(),
-    add column if not exists source text
-        default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');
+    if 'sessions' = any (lacking) then
+        alter table public.sessions
+            enable row level security,
+            alter column id set default gen_random_uuid(), -- was uuid_generate_v4(), which needs an extension
+            add column if not exists end_time timestamptz,
+            add column if not exists initial_balance float,
+            add column if not exists final_balance float,
+            add column if not exists total_trades int default 0,
+            add column if not exists total_pnl float default 0,
+            add column if not exists symbols text[],
+            add column if not exists status text default 'RUNNING',
+            add column if not exists end_reason text,
+            add column if not exists extra jsonb,
+            add column if not exists created_at timestamptz default now(),
+            add column if not exists version bigint not null default 0,
+            add column if not exists source text;
+        alter table public.sessions alter column source set default nullif(current_setting('outbox.source', true), '');
+        create or replace trigger outbox_source
+            before insert on public.sessions for each statement execute function public.outbox_source();
+    end if;
 
-alter table public.events
-    alter column id set default gen_random_uuid(),
-    add column if not exists session_id text,
-    add column if not exists data jsonb,
-    add column if not exists created_at timestamptz default now(),
-    add column if not exists source text
-        default (nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source');
+    if 'trades' = any (lacking) then
+        alter table public.trades
+            enable row level security,
+            alter column id set default gen_random_uuid(),
+            add column if not exists trade_id text,
+            add column if not exists direction int,
+            add column if not exists intensity int,
+            add column if not exists action text,
+            add column if not exists volume float,
+            add column if not exists entry_price float,
+            add column if not exists exit_price float,
+            add column if not exists pnl float,
+            add column if not exists pnl_pips float,
+            add column if not exists commission float default 0,
+            add column if not exists hmm_state int,
+            add column if not exists is_paper boolean default false,
+            add column if not exists comment text,
+            add column if not exists extra jsonb,
+            add column if not exists created_at timestamptz default now(),
+            add column if not exists source text;
+        alter table public.trades alter column source set default nullif(current_setting('outbox.source', true), '');
+        create or replace trigger outbox_source
+            before insert on public.trades for each statement execute function public.outbox_source();
+    end if;
 
-create index if not exists idx_trades_session on public.trades (session_id);
-create index if not exists idx_trades_symbol on public.trades (symbol);
-create index if not exists idx_trades_is_paper on public.trades (is_paper);
-create index if not exists idx_trades_timestamp on public.trades (timestamp);
-create index if not exists idx_events_session on public.events (session_id);
-create index if not exists idx_events_type on public.events (event_type);
+    if 'events' = any (lacking) then
+        alter table public.events
+            enable row level security,
+            alter column id set default gen_random_uuid(),
+            add column if not exists session_id text,
+            add column if not exists data jsonb,
+            add column if not exists created_at timestamptz default now(),
+            add column if not exists source text;
+        alter table public.events alter column source set default nullif(current_setting('outbox.source', true), '');
+        create or replace trigger outbox_source
+            before insert on public.events for each statement execute function public.outbox_source();
+    end if;
 
--- The older tables had this one beside the unique constraint's own index on the same column: paid for, never needed.
-drop index if exists public.idx_sessions_session_id;
+    if 'outbox_health' = any (lacking) then
+        alter table public.outbox_health enable row level security;
+    end if;
+end $$;
 
 reset client_min_messages;

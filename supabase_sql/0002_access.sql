@@ -23,6 +23,9 @@ begin
     end loop;
 end $$;
 
+-- Only the owner calls these; a trigger needs no right to call its function.
+revoke all on function public.outbox_lock(text[], text), public.outbox_source() from anon, authenticated, service_role;
+
 do $$
 begin
     grant usage on schema public to service_role;

@@ -58,7 +58,7 @@ FAULTS = {
     ("auth_users_exposed", "people"): (
         "create view people with (security_invoker = true) as select id from auth.users"
     ),
-    ("duplicate_index", "trades"): "create index again on trades (symbol)",
+    ("duplicate_index", "trades"): "create index again on trades (session_id)",
     ("extension_in_public", "vector"): "create extension vector schema public",
     ("fkey_to_auth_unique", "profiles"): (
         "create table profiles (id int primary key, email text references auth.users (email))"
@@ -106,9 +106,9 @@ def test_nothing_is_found_but_indexes_that_nothing_has_read_yet(
     assert lint(copy, postgres, supabase) == [
         ("unused_index", table, index)
         for table, index in (
-            ("events", "idx_events_session"), ("events", "idx_events_type"),
-            ("trades", "idx_trades_is_paper"), ("trades", "idx_trades_session"),
-            ("trades", "idx_trades_symbol"), ("trades", "idx_trades_timestamp"),
+            ("events", "idx_events_session"), ("events", "idx_events_timestamp"), ("events", "idx_events_type"),
+            ("trades", "idx_trades_paper_timestamp"), ("trades", "idx_trades_session"),
+            ("trades", "idx_trades_symbol_timestamp"), ("trades", "idx_trades_timestamp"),
         )
     ]  # fmt: skip
 
@@ -202,6 +202,7 @@ def read_everything(server: SupabaseLite, folder: Path) -> None:
             assert await client.get_trades(session_id="s7")
             assert await client.get_trades(symbol="SYM7")
             assert await client.get_trades(is_paper=True)
+            assert await client.query("events", order="-timestamp", limit=100)
             assert await client.query("events", filters={"session_id": "s7"})
             assert await client.query("events", filters={"event_type": "TYPE7"})
             assert await client.query("sessions", filters={"session_id": "s7"})
@@ -301,7 +302,7 @@ QUESTION_FAULTS = {
         "create function f() returns int language sql security definer set search_path = '' as 'select 1'"
     ),
     "an index is not valid": (
-        "update pg_index set indisvalid = false where indexrelid = 'idx_trades_symbol'::regclass"
+        "update pg_index set indisvalid = false where indexrelid = 'idx_trades_session'::regclass"
     ),
     "the public may read a column of a sensitive name": (
         "alter table trades disable row level security; grant select on trades to anon"
