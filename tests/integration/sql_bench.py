@@ -150,7 +150,7 @@ def columns(connection: Connection) -> list[TupleRow]:
 
 def rows(connection: Connection, table: str) -> list[TupleRow]:
     """Every row as JSON, without the columns that the files add."""
-    query = f"select to_jsonb(t) - 'version' - 'source' from public.{table} t order by id"
+    query = f"select to_jsonb(t) - 'version' - 'source' - 'extra' from public.{table} t order by id"
     return connection.execute(query).fetchall()
 
 
