@@ -145,12 +145,17 @@ class StoreError(OutboxError):
 
 
 class StoreInUse(StoreError):
-    """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) tell whose it is."""
+    """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) tell whose it is.
 
-    def __init__(self, *, path: Path, pid: int | None, since: str | None) -> None:
-        holder = f"process {pid}" if pid else "another process"
+    here: it is this very process. A pid alone does not tell: each container has a process 1.
+    """
+
+    def __init__(self, *, path: Path, pid: int | None, since: str | None, here: bool = False) -> None:
         started = f" since {since}" if since else ""
-        super().__init__(f"{path} is open for writing by {holder}{started}; nothing was opened", path=path)
+        message = f"{path} is open for writing by {f'process {pid}' if pid else 'another process'}{started}"
+        if here:
+            message = f"{path} is open already in this very process{started}: use that one, or await its close() first"
+        super().__init__(f"{message}; nothing was opened", path=path)
         self.pid = pid
         self.since = since
 

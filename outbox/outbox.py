@@ -133,19 +133,19 @@ class Outbox(Puts, Looks):
     async def _open(cls, settings: Settings, wait_s: float, clock: Clock, transport: Transport | None) -> Outbox:
         # aiosqlite logs every statement with its parameters, which are payloads.
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)
-        remote = Remote(settings, transport, clock)
+        store = await open_store(
+            settings.path.absolute(),
+            clock=clock,
+            busy_timeout_s=settings.busy_timeout_s,
+            wait_s=wait_s,
+            bounds=_bounds(settings),
+        )
         try:
-            store = await open_store(
-                settings.path.absolute(),
-                clock=clock,
-                busy_timeout_s=settings.busy_timeout_s,
-                wait_s=wait_s,
-                bounds=_bounds(settings),
-            )
+            settings = settings.model_copy(update={"source": await meta.keep_source(store, settings)})
+            outbox = cls(store, Remote(settings, transport, clock), settings, clock=clock)
         except BaseException:
-            await remote.close()
+            await store.close()
             raise
-        outbox = cls(store, remote, settings, clock=clock)
         try:
             await meta.keep_strict_order(store, settings.strict_order)
             await outbox._flusher.load()
@@ -156,7 +156,7 @@ class Outbox(Puts, Looks):
         except BaseException:
             await outbox.close()
             raise
-        _log_opened(store)
+        _log_opened(store, settings.path)
         for warning in outbox._remote.warnings:
             logger.warning("entries cannot be sent", extra={"why": warning})
         return outbox
@@ -366,14 +366,20 @@ class Outbox(Puts, Looks):
         )
 
 
-def _log_opened(store: Store) -> None:
-    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in."""
+def _log_opened(store: Store, path: Path) -> None:
+    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in.
+
+    path: as the settings have it. A new file at a relative one is news: the bot may have been started elsewhere before.
+    """
     facts = {
         "path": str(store.path),
         "sqlite": sqlite3.sqlite_version,
         "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
     }
-    logger.info("opened", extra=facts)
+    if store.is_new and not path.is_absolute():
+        logger.warning("opened", extra={**facts, "new_file_at_relative_path": str(path)})
+    else:
+        logger.info("opened", extra=facts)
 
 
 def _by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[str | None]]]:

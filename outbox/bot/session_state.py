@@ -21,6 +21,7 @@ FIND = (
     "select session_id, start_time, day_start, last_heartbeat, initial_balance, current_balance, symbols, version"
     " from outbox_sessions where source = ? and status = 'RUNNING'"
 )
+FIND_OTHERS = "select source, session_id, last_heartbeat from outbox_sessions where source <> ? and status = 'RUNNING'"
 SAVE = (
     "insert or replace into outbox_sessions (session_id, start_time, day_start, last_heartbeat, initial_balance,"
     " current_balance, symbols, version, source, status, end_reason, end_time)"

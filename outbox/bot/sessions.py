@@ -16,10 +16,12 @@ from decimal import Decimal
 from typing import Any
 from weakref import WeakValueDictionary
 
+from outbox import logs
 from outbox.bot.records import check_outbox, event_row, moment
 from outbox.bot.session_state import (
     BEAT,
     FIND,
+    FIND_OTHERS,
     SAVE,
     Session,
     SessionEndReason,
@@ -40,6 +42,7 @@ from outbox.transaction import AnyTransaction, Transaction
 
 __all__ = ["SessionEndReason", "SessionManager"]
 
+logger = logs.named("outbox.sessions")
 
 # A clock that is set back by less over a midnight has been set right: the day that was told has only just begun.
 _SET_RIGHT = timedelta(hours=12)
@@ -122,6 +125,7 @@ class SessionManager:
             if rows:
                 await self._recover(block, restored(rows[0]), balance, traded)
             else:
+                await self._warn_of_others(block)
                 await self._begin(block, balance, traded)
         return self.session_id
 
@@ -269,6 +273,13 @@ class SessionManager:
         row = {**remote_row(session), "status": "RUNNING"}
         await block.put("sessions", row, operation=Operation.INSERT, key=session.session_id)
         await self._run(block, session)
+
+    async def _warn_of_others(self, block: Transaction) -> None:
+        """Say that the file holds running sessions of other sources, which this process does not run."""
+        for source, session_id, last in await block.execute(FIND_OTHERS, (self._source,)):
+            if (id(self._outbox), source) not in _managers:
+                facts = {"source": self._source, "other": source, "session_id": session_id, "last_heartbeat": last}
+                logger.warning("another source has a running session in this file", extra=facts)
 
     async def _recover(
         self, block: Transaction, found: Session, balance: float | None, symbols: tuple[str, ...]

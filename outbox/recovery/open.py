@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -79,9 +80,11 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
     try:
         wal = await in_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
-            if not files.file_bytes(path):  # cut off while it is made, it must not look like one that lost all
+            is_new = not files.file_bytes(path)
+            if is_new:  # cut off while it is made, it must not look like one that lost all
                 await in_thread(_written_down, sidecar.forget)
-            return await _opened_file(path, sidecar, watch, before, wal, clock, busy_timeout_s)
+            opened = await _opened_file(path, sidecar, watch, before, wal, clock, busy_timeout_s)
+            return replace(opened, is_new=is_new)
     except (StoreCorrupt, NotADatabase) as error:
         await in_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
         await in_thread(_written_down, sidecar.forget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
@@ -126,6 +127,16 @@ class _Watched(sqlite3.Connection):
         return cursor
 
 
+class _Connection(aiosqlite.Connection):
+    """stopped: done once its thread has nothing to say any more; None: nobody has told it to end."""
+
+    stopped: asyncio.Future[None] | None = None
+
+    def stop(self) -> asyncio.Future[None] | None:
+        self.stopped = super().stop()
+        return self.stopped
+
+
 async def connect(
     path: Path,
     *,
@@ -153,10 +164,15 @@ async def connect(
         connection.look = look
         return connection
 
-    connection = aiosqlite.Connection(connector, iter_chunk_size=64)
+    connection = _Connection(connector, iter_chunk_size=64)
     # aiosqlite's thread is no daemon: Python would wait for ever at exit for a connection that nobody closed.
     connection._thread.daemon = True
-    return await connection
+    try:
+        return await connection
+    except BaseException:
+        if connection.stopped is not None:  # nobody else waits for that answer, which may find the loop closed
+            await connection.stopped
+        raise
 
 
 async def pragma(connection: aiosqlite.Connection, text: str) -> object:

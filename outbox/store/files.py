@@ -60,7 +60,7 @@ def refuse_second_path(path: Path) -> None:
         facts = path.lstat()
     except OSError:
         return  # it is not there yet
-    if facts.st_nlink > 1:
+    if stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1:
         raise UnsafePath(
             f"{path} has {facts.st_nlink} names (hard links); remove all but one: find them with"
             f" `find DIRECTORY -samefile {path}`; nothing was opened",

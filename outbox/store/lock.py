@@ -123,7 +123,7 @@ class WriterLock:
         with _taking:
             mine = _held.get(self._store)
             if mine is not None:
-                raise StoreInUse(path=store, pid=self._pid, since=mine._since)
+                raise StoreInUse(path=store, pid=self._pid, since=mine._since, here=True)
             self._descriptor = self._taken(store)
             self.sidecar = Sidecar(self._descriptor, self._found)
             _held[self._store] = self

@@ -1,10 +1,11 @@
-"""What the file says of itself, in `outbox_meta`: its project, its order, what was lost."""
+"""What the file says of itself, in `outbox_meta`: its project, its source, its order, what was lost."""
 
 from __future__ import annotations
 
 import aiosqlite
 
 from outbox.postgrest.verdicts import Reason
+from outbox.settings import Settings
 from outbox.store import queries
 from outbox.store.store import Store
 
@@ -28,7 +29,13 @@ async def keep_strict_order(store: Store, strict: bool | None) -> bool:
 
 async def remember_project(store: Store, project: str) -> str:
     """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
-    return await _remember(store, "project", project)
+
+    async def work(connection: aiosqlite.Connection) -> str:
+        await connection.execute("insert or ignore into outbox_meta values ('project', ?)", (project,))
+        rows = await connection.execute_fetchall("select value from outbox_meta where name = 'project'")
+        return str(next(iter(rows))[0])
+
+    return await store.transact(work)
 
 
 async def forget_project(store: Store) -> str | None:
@@ -43,6 +50,19 @@ async def forget_project(store: Store) -> str | None:
     return was
 
 
+async def keep_source(store: Store, settings: Settings) -> str | None:
+    """Return which bot this is: as it is set, else as the file was first told, so that a container's new host name is
+    no new bot; else by the names of the file and of this host, which the file keeps from here on.
+    """
+    kept = await _value(store, "source")
+    source = settings.source if kept is None or "source" in settings.model_fields_set else kept
+    if source is not None and source != kept:
+        await store.transact(
+            lambda connection: connection.execute("insert or replace into outbox_meta values ('source', ?)", (source,))
+        )
+    return source
+
+
 async def acknowledge_loss(store: Store) -> bool:
     """Forget a loss that somebody knows of now, and return whether there was one."""
     sql = "delete from outbox_meta where name = 'loss'"
@@ -53,12 +73,6 @@ async def acknowledge_loss(store: Store) -> bool:
     return await store.transact(work)
 
 
-async def _remember(store: Store, name: str, value: str) -> str:
-    """Write `value` unless there is one, and return the one that is there."""
-
-    async def work(connection: aiosqlite.Connection) -> str:
-        await connection.execute("insert or ignore into outbox_meta values (?, ?)", (name, value))
-        rows = await connection.execute_fetchall("select value from outbox_meta where name = ?", (name,))
-        return str(next(iter(rows))[0])
-
-    return await store.transact(work)
+async def _value(store: Store, name: str) -> str | None:
+    rows = await store.read("select value from outbox_meta where name = ?", (name,))
+    return str(rows[0][0]) if rows else None

@@ -42,6 +42,7 @@ class OpenedFile:
     """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`.
 
     last_seq: the highest number that an entry ever had. plain: no trigger of the bot's own stands on the entries.
+    is_new: there was nothing at its path.
     """
 
     writer: aiosqlite.Connection
@@ -49,6 +50,7 @@ class OpenedFile:
     lanes: list[Any]
     last_seq: int
     plain: bool
+    is_new: bool = False
 
 
 class Store(Reader):
@@ -65,6 +67,7 @@ class Store(Reader):
         busy_timeout_s: float,
     ) -> None:
         super().__init__(path, entered.reader)
+        self.is_new = entered.is_new
         self._lock = guard.lock
         self._clock = clock
         commits = Commits(

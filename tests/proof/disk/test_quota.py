@@ -68,7 +68,7 @@ def test_what_a_trial_writes_is_gone_also_what_a_killed_process_has_left(tmp_pat
 def test_only_want_of_room_is_taken_for_it(
     number: int, lacking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> NoReturn:
+    def fails(*_: object, **__: object) -> NoReturn:
         raise OSError(number, "no")
 
     monkeypatch.setattr("outbox.store.reserve._created", fails)
