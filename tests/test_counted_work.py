@@ -14,6 +14,8 @@ import pytest
 from benchmark.answers import answering
 
 from outbox import Outbox, Settings
+from outbox.store.queries import Query
+from outbox.store.reader import Reader
 from outbox.testing import ManualClock, ScriptedTransport
 from tests.support import run_async
 
@@ -96,6 +98,29 @@ async def test_looking_costs_the_same_hops_whatever_waits(tmp_path: Path, monkey
         return len(hops)
 
     assert await looked_at(1) == await looked_at(ROWS)
+
+
+@pytest.mark.parametrize("bounded", [True, False], ids=["as it is", "control: all rows are read, then cut"])
+@run_async
+async def test_a_request_reads_no_more_payloads_than_it_can_carry(
+    bounded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """250 rows of 100 kB, a limit of 100 kB: what is read beside the row that travels is the one that did not fit."""
+    read: list[int] = []
+    entries = Reader._entries
+
+    async def counted(self: Reader, query: Query, parameters: Any, *, max_bytes: int | None, **more: Any) -> Any:
+        found = await entries(self, query, parameters, max_bytes=max_bytes if bounded else None, **more)
+        read.extend(len(row[3]) for row in found)
+        return found
+
+    monkeypatch.setattr(Reader, "_entries", counted)
+    transport, rows = ScriptedTransport(), 250 if bounded else 25  # the control reads as many times too much
+    async with opened(tmp_path / "bot.db", transport, batch_bytes=100_000) as outbox:
+        for number in range(0, rows, 25):
+            await outbox.put_many("trades", [{"n": number + n, "x": "x" * 100_000} for n in range(25)])
+        assert (await outbox.drain(timeout=30)).delivered == rows + 1
+    assert (sum(read) <= 210_000 * len(transport.requests)) is bounded
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from outbox.flusher.heartbeat import Heartbeat
 from outbox.flusher.orphans import FirstRefusals
 from outbox.flusher.project_binding import Home
 from outbox.flusher.unmatched import Unmatched
+from outbox.flusher.window import Window
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.store import Lane, Store
 
@@ -78,6 +79,7 @@ class FlusherContext:
     home: Home = field(init=False)
     pulse: Heartbeat = field(init=False)
     unmatched: Unmatched = field(init=False)
+    window: Window = field(init=False)
     told: set[tuple[str, str]] = field(init=False, default_factory=set)
     _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
     refusals: FirstRefusals = field(init=False)
@@ -87,6 +89,13 @@ class FlusherContext:
         self.home = Home(self.store)
         self.unmatched = Unmatched(self.store)
         self.pulse = Heartbeat(self.store, self.clock)
+        self.window = Window(
+            self.clock,
+            batch_bytes=self.limits.batch_bytes,
+            requests=self.limits.requests_in_flight,
+            deadline_s=self.limits.request_deadline_s,
+            save=self.store.save_window,
+        )
         self.refusals = FirstRefusals()
         self._steady = SteadyClock(self.clock)
 

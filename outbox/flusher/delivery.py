@@ -13,7 +13,7 @@ from outbox.flusher.orphans import PATIENCE_S, gives_up, lets_pass
 from outbox.flusher.pauses import Pauses, keys_of, wider_than
 from outbox.flusher.read_back import is_applied, read_back
 from outbox.flusher.refusal_runs import RefusalRun, cause_of
-from outbox.flusher.scheduler import Lanes
+from outbox.flusher.scheduler import Batch, Lanes
 from outbox.postgrest import batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
@@ -51,10 +51,12 @@ class Delivery:
         self._transport = transport
         self._lane = lane
         self._traffic = lanes.traffic(lane)
+        self._bytes, self._took_s = 0, 0.0  # of its request; until the answer
 
-    async def run(self, batch: Sequence[Outgoing]) -> None:
+    async def run(self, batch: Batch) -> None:
         """Send what of `batch` is still what was put, and settle the answer's verdict."""
-        if entries := await self._intact(batch):
+        self._bytes = batch.bytes
+        if entries := await self._intact(batch.entries):
             await self._attempt(entries)
 
     async def _intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
@@ -75,7 +77,7 @@ class Delivery:
         spec = self._lane.spec
         sent, superseded = last_of_each_row(spec, entries)
         request, turn = build(spec, sent), self._pauses.turn()
-        outcome = await self._transport.send(request, deadline_s=self._limits.request_deadline_s)
+        outcome, self._took_s = await self._context.window.send(self._transport, request, turn, now=self._pauses.turn)
         verdict = judge(spec.operation, len(sent), outcome, own=own_duplicate(spec, sent), sent_bytes=len(request.body))
         if isinstance(verdict, Reject) and self._is_the_tables(sent[0], verdict.refusal):
             verdict = self._refused_run(verdict.refusal)
@@ -178,7 +180,7 @@ class Delivery:
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._context.note(self._note_delivered(entries))
         self._traffic.accepted([entry.seq for entry in entries])
-        self._resize(len(entries), succeeded=True)
+        self._resize(len(entries), self._took_s)
 
     async def _note_delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
@@ -189,7 +191,7 @@ class Delivery:
     async def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:
         logger.info("batch refused, halving", extra=facts(self._lane, verdict.refusal, rows=len(sent)))
         if verdict.shrink:
-            self._resize(len(sent), succeeded=False)
+            self._resize(len(sent), None)
         orphans = without_parent(entries, verdict.refusal.details) if verdict.refusal.code == "23503" else ()
         if orphans:  # the server has named the row that all of these wait for
             await self._retry(orphans, verdict.refusal)
@@ -253,7 +255,7 @@ class Delivery:
     async def _pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
         """Stop sending as far as `verdict` reaches; `turn` is the failed request's."""
         if verdict.shrink:
-            self._resize(len(sent), succeeded=False)
+            self._resize(len(sent), None)
         unsent = outcome in (Failure.UNREACHABLE, Failure.MISCONFIGURED)
         if len(sent) == 1 and not unsent and verdict.reason is not Reason.RATE_LIMITED:
             self._suspect(sent[0], proven=False)
@@ -384,8 +386,17 @@ class Delivery:
             after_s=self._limits.orphan_after_s,
         )
 
-    def _resize(self, sent: int, *, succeeded: bool) -> None:
-        """Let the lane's next batch be larger, or smaller: this one may have been too much for the server."""
+    def _resize(self, rows: int, took_s: float | None) -> None:
+        """Let the lane's next batch be larger, or, where `took_s` is None, smaller: this one may have been too much.
+
+        Of one row nobody can send less.
+        """
+        if took_s is None and rows == 1:
+            return
         self._traffic.limit = batching.next_limit(
-            self._traffic.limit, sent=sent, succeeded=succeeded, max_rows=self._limits.batch_rows
+            self._traffic.limit,
+            sent=self._bytes,
+            took_s=took_s,
+            deadline_s=self._limits.request_deadline_s,
+            most=self._limits.batch_bytes,
         )

@@ -15,6 +15,9 @@ orphans or poison rows do. An ordered lane has one request under way, and sends 
 `requests_in_flight` bounds what is under way; one request more is for a table that has none, so that a table which does
 not answer cannot hold all places; nor can probes, of which there are at most `requests_in_flight`.
 
+**Bytes.** All requests share one link: `window` bounds what they have on the way together, and each carries its share
+of that. A lane's own limit is what its server takes. Both are halved by failure and grow by answers.
+
 **Refused batches.** A statement that is refused is rolled back whole. Its halves are parts, each of which takes a turn
 of its own; what is left alone gets the verdict. After eight refused rows the largest parts come first, so that a run of
 good rows does not wait for hundreds of bad ones. A missing parent that the server names (23503) takes all its children
@@ -110,6 +113,7 @@ class Flusher:
         await self._pauses.load()
         await self._lanes.load()
         await self._context.home.load()
+        self._context.window.remember(await self._store.window_bytes())
 
     async def run(self) -> None:
         """Send whatever becomes ready, until `shut_down`. Cancelling it leaves what is under way pending.
@@ -311,7 +315,7 @@ class Flusher:
                 self._lanes.traffic(lane).rewind = True
                 break
             delivery = Delivery(self._context, self._pauses, self._lanes, transport, lane)
-            self._requests.start(delivery.run(batch.entries), self._lanes.traffic(lane), batch)
+            self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
             self._lanes.serve(lane)
             started = True
             if self._requests.throttle_s > 0:

@@ -42,12 +42,12 @@ class Requests:
         """Return whether there is room for one more.
 
         alone: nothing is under way to its destination. One such may start above the number that is set, so that a table
-        which does not answer cannot hold all places; nor can the probes of many.
+        which does not answer cannot hold all places, or all of the link; nor can the probes of many.
         """
         limit = self._context.limits.requests_in_flight
         if self.stopping or self.rest_s > 0 or (probe and self._probes >= limit):
             return False
-        return len(self) < limit + alone
+        return len(self) < limit + alone and (alone or self._context.window.has_room)
 
     def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Batch) -> None:
         """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
@@ -58,10 +58,12 @@ class Requests:
         task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.spec.destination}")
         self._tasks.add(task)
         self._probes += batch.probe
+        self._context.window.under_way += batch.bytes
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             self._probes -= batch.probe
+            self._context.window.under_way -= batch.bytes
             traffic.end(batch)
             self._pauses.probed(probed)
             self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)

@@ -13,6 +13,7 @@ from outbox.flusher.pauses import PauseKey, Pauses, keys_of
 from outbox.flusher.refusal_runs import RefusalRun
 from outbox.postgrest import batching
 from outbox.postgrest.batch import ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
+from outbox.postgrest.batching import Limit
 from outbox.store.store import Lane, Outgoing
 
 # So many refused rows of one batch are found one after another before its most promising parts come first.
@@ -32,10 +33,11 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a lane sends in one request. probe: it looks whether a pause is over."""
+    """What a lane sends in one request of so many bytes. probe: it looks whether a pause is over."""
 
     source: Source
     entries: Sequence[Outgoing]
+    bytes: int
     probe: bool = False
 
     @property
@@ -57,7 +59,7 @@ class Traffic:
     """What is under way in a lane."""
 
     lane: Lane
-    limit: int  # rows in the next request
+    limit: Limit  # bytes in the next request
     under_way: list[tuple[Source, list[int]]] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)  # of refused batches, still to be sent; the next one first
     last_seq: int = 0  # how far an unordered lane has been handed out
@@ -177,7 +179,8 @@ class Lanes:
 
     def traffic(self, lane: Lane) -> Traffic:
         """Return what is under way in `lane`."""
-        return self._traffic.setdefault(lane.number, Traffic(lane, limit=self._context.limits.batch_rows))
+        most = self._context.limits.batch_bytes
+        return self._traffic.setdefault(lane.number, Traffic(lane, limit=Limit(most, most)))
 
     def rewind(self) -> None:
         """Something may be ready behind what the lanes have handed out."""
@@ -257,16 +260,22 @@ class Lanes:
         return batch
 
     async def _whole(self, lane: Lane, traffic: Traffic) -> Batch | None:
-        limit = 1 if lane.spec.operation is Operation.UPDATE else traffic.limit
+        limit = 1 if lane.spec.operation is Operation.UPDATE else self._context.limits.batch_rows
+        max_bytes = min(traffic.limit.bytes, self._context.window.request_bytes)
+        sizes: dict[int, int] = {}
+
+        def size(entry: Outgoing) -> int:
+            return sizes.setdefault(entry.seq, sent_bytes(lane.spec, entry))
+
         for source in traffic.sources():
             entries = batching.take(
-                like_the_first(await self._ready(lane, traffic, source, limit), traffic.suspects),
-                size=lambda entry: sent_bytes(lane.spec, entry),
+                like_the_first(await self._ready(lane, traffic, source, limit, max_bytes), traffic.suspects),
+                size=size,
                 max_rows=limit,
-                max_bytes=self._context.limits.batch_bytes,
+                max_bytes=max_bytes,
             )
             if entries:
-                return Batch(source, entries)
+                return Batch(source, entries, sum(map(size, entries)))
         return None
 
     async def _probe(self, lane: Lane, traffic: Traffic) -> Batch | None:
@@ -274,25 +283,30 @@ class Lanes:
         from_the_end = traffic.probes % 2 == 0
         sources = [source for source in traffic.sources() if source is not Source.SUSPECT]
         for source in [*sources, Source.SUSPECT]:
-            limit = self._context.limits.batch_rows if lane.spec.ordered else 1
-            ready = await self._ready(lane, traffic, source, limit, from_the_end=from_the_end)
+            limits = self._context.limits
+            limit = limits.batch_rows if lane.spec.ordered else 1
+            ready = await self._ready(lane, traffic, source, limit, limits.batch_bytes, from_the_end=from_the_end)
             if ready:
                 choice = sorted(heads(unsuspected(ready, traffic.suspects)), key=lambda entry: entry.seq)
                 traffic.probes += 1
-                return Batch(source, [choice[-from_the_end]], probe=True)
+                chosen = choice[-from_the_end]
+                return Batch(source, [chosen], sent_bytes(lane.spec, chosen), probe=True)
         return None
 
     async def _ready(
-        self, lane: Lane, traffic: Traffic, source: Source, limit: int, *, from_the_end: bool = False
+        self, lane: Lane, traffic: Traffic, source: Source, limit: int, max_bytes: int, *, from_the_end: bool = False
     ) -> Sequence[Outgoing]:
-        """Return what `source` has ready, oldest first: the first of them, or the last."""
-        found = await self._found(lane, traffic, source, limit, from_the_end)
+        """Return what `source` has ready, oldest first: the first of them, or the last.
+
+        Of what is read anew, a little more than `max_bytes` at the most: one entry.
+        """
+        found = await self._found(lane, traffic, source, limit, max_bytes, from_the_end)
         if self.unread_from is None or not lane.spec.ordered:
             return found
         return [entry for entry in found if entry.seq < self.unread_from]
 
     async def _found(
-        self, lane: Lane, traffic: Traffic, source: Source, limit: int, from_the_end: bool
+        self, lane: Lane, traffic: Traffic, source: Source, limit: int, max_bytes: int, from_the_end: bool
     ) -> Sequence[Outgoing]:
         match source:
             case Source.PART:
@@ -303,19 +317,17 @@ class Lanes:
                 return ()
             case Source.NEW if lane.spec.ordered:
                 look = max(limit, self._context.limits.batch_rows) if traffic.suspects else limit
-                return await self._store.ready(lane, after_seq=0, limit=look)
+                return await self._store.ready(lane, after_seq=0, limit=look, max_bytes=max_bytes)
             case Source.NEW:
                 hidden, after_seq = traffic.taken.union(traffic.suspects), traffic.after()
                 if from_the_end:
-                    found = await self._store.newest(lane, limit=limit + len(hidden))
-                else:
-                    look = limit + len(traffic.suspects if after_seq else hidden)
-                    found = await self._store.ready(lane, after_seq=after_seq, limit=look)
-                return [entry for entry in found if entry.seq not in hidden]
+                    return await self._store.newest(lane, limit=limit, hidden=hidden)
+                return await self._store.ready(
+                    lane, after_seq=after_seq, limit=limit, max_bytes=max_bytes, hidden=hidden
+                )
             case Source.AGAIN:
                 hidden = traffic.taken.union(traffic.suspects)
-                found = await self._store.refused_before(lane, limit=limit + len(hidden))
-                return [entry for entry in found if entry.seq not in hidden]
+                return await self._store.refused_before(lane, limit=limit, max_bytes=max_bytes, hidden=hidden)
 
     async def _part(self, traffic: Traffic, *, last: bool) -> Sequence[Outgoing]:
         """Return the first part, or the last one."""

@@ -43,8 +43,15 @@ def sent_digest(spec: LaneSpec, entry: Ready) -> str:
 
 def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
     """Return the bytes that `entry` adds to a request, at the most: an insert's id may come on top of its payload."""
-    payload = len(entry.payload) if entry.payload.isascii() else len(entry.payload.encode())
-    return payload + len(spec.on_conflict) + 6 * len(entry.id) + len('"":"",,')
+    payload = utf8_bytes(entry.payload) + len(",")
+    if spec.operation is not Operation.INSERT:
+        return payload
+    return payload + len(spec.on_conflict) + len(json.dumps(entry.id)) + len('"":,')
+
+
+def utf8_bytes(text: str) -> int:
+    """Return the bytes of `text` as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:

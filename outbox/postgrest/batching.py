@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -43,9 +44,27 @@ def last_wins(batch: Sequence[T], *, target: Callable[[T], Hashable]) -> tuple[l
     return winners, superseded
 
 
-def next_limit(limit: int, *, sent: int, succeeded: bool, max_rows: int) -> int:
-    """Return the rows that the next request may carry: additive increase, multiplicative decrease."""
-    if succeeded:
-        # A tenth of the maximum a step: ten good requests lead from one row back to the full batch.
-        return min(max_rows, limit + max(1, max_rows // 10))
-    return max(1, min(limit, sent) // 2)
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many bytes may travel. threshold: up to here they double with each answer, beyond they grow by an eighth."""
+
+    bytes: int
+    threshold: int
+
+
+def next_limit(limit: Limit, *, sent: int, took_s: float | None, deadline_s: float, most: int, least: int = 1) -> Limit:
+    """Return the limit after `sent` bytes were answered in `took_s` seconds; None: they were too many.
+
+    Multiplicative decrease, to half of what failed, but not below `least`: such a failure says nothing about size.
+    Increase up to `most`: only if half of the limit was in use, and by no more than surely fits. An answer within an
+    eighth of the deadline may double (twice as many take a quarter), one within a third adds an eighth.
+    """
+    if took_s is None:
+        half = min(limit.bytes, sent) // 2
+        return limit if half < least else Limit(half, half)
+    if took_s > deadline_s / 3 or 2 * sent < limit.bytes:
+        return limit
+    grown = limit.bytes + max(limit.bytes // 8, 1)
+    if took_s <= deadline_s / 8 and limit.bytes < limit.threshold:
+        grown = max(grown, min(2 * limit.bytes, limit.threshold))
+    return Limit(min(grown, max(most, limit.bytes)), limit.threshold)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +14,10 @@ import aiosqlite
 
 from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxClosed
+from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
+
+_PAYLOAD = queries.SENT.index("payload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +160,44 @@ class Reader:
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Return the rows of a query on the reading connection. Raises StoreError, OutboxClosed."""
+        async with self._using() as connection:
+            return list(await connection.execute_fetchall(sql, parameters))
+
+    @contextlib.asynccontextmanager
+    async def _using(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Give the reading connection. Raises StoreError, OutboxClosed."""
         try:
             async with self._reading:
-                return list(await self._reader.execute_fetchall(sql, parameters))
+                yield self._reader
         except database.SqliteError as error:
             if database.classify_error(error) in database.DAMAGE:
                 self.on_corrupt(error)
             raise database.named(error, self.path) from error
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise OutboxClosed("the outbox was closed meanwhile") from error
+
+    async def _entries(
+        self, query: queries.Query, parameters: Sequence[Any], *, max_bytes: int | None, hidden: Collection[int] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of `query`, each an entry's, without those that are hidden; reading ends with `max_bytes`.
+
+        The one that exceeds them is among the rows: nobody else knows its size.
+        """
+        found: list[tuple[Any, ...]] = []
+
+        def read(connection: sqlite3.Connection) -> None:
+            left = max_bytes
+            with contextlib.closing(connection.execute(query.sql, parameters)) as cursor:
+                for row in cursor:
+                    if row[0] in hidden:
+                        continue
+                    found.append(row)
+                    if left is not None and (left := left - utf8_bytes(row[_PAYLOAD])) < 0:
+                        return
+
+        async with self._using() as connection:
+            await connection._execute(read, connection._conn)  # type: ignore[no-untyped-call]
+        return found
 
     @contextlib.asynccontextmanager
     async def away(self, *, busy_timeout_s: float) -> AsyncIterator[None]:
@@ -199,22 +232,33 @@ class Reader:
         lanes = await self._in_turn(rows)
         return Sendable(pending, lanes, bool(others or self.unknown_lanes))
 
-    async def ready(self, lane: Lane, *, after_seq: int, limit: int) -> list[Outgoing]:
-        """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together."""
+    async def ready(
+        self, lane: Lane, *, after_seq: int, limit: int, max_bytes: int | None = None, hidden: Collection[int] = ()
+    ) -> list[Outgoing]:
+        """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together.
+
+        hidden: entries that are passed over. max_bytes: of payloads; what exceeds them is not read, but for one entry.
+        """
         if not lane.spec.ordered:
-            rows = await self.read(queries.READY.sql, (lane.number, after_seq, limit))
-            return [Outgoing(*row) for row in rows]
-        rows = await self.read(queries.READY_RUNS.sql, (lane.number, limit))
+            looked = (lane.number, after_seq, limit + len(hidden))
+            rows = await self._entries(queries.READY, looked, max_bytes=max_bytes, hidden=hidden)
+            return [Outgoing(*row) for row in rows[:limit]]
+        rows = await self._entries(queries.READY_RUNS, (lane.number, limit), max_bytes=max_bytes)
         return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
 
-    async def newest(self, lane: Lane, *, limit: int) -> list[Outgoing]:
+    async def newest(self, lane: Lane, *, limit: int, hidden: Collection[int] = ()) -> list[Outgoing]:
         """Return what an unordered lane would send last, oldest first."""
-        rows = await self.read(queries.NEWEST.sql, (lane.number, limit))
-        return [Outgoing(*row) for row in reversed(rows)]
+        looked = (lane.number, limit + len(hidden))
+        rows = await self._entries(queries.NEWEST, looked, max_bytes=None, hidden=hidden)
+        return [Outgoing(*row) for row in reversed(rows[:limit])]
 
-    async def refused_before(self, lane: Lane, *, limit: int) -> list[Outgoing]:
+    async def refused_before(
+        self, lane: Lane, *, limit: int, max_bytes: int | None = None, hidden: Collection[int] = ()
+    ) -> list[Outgoing]:
         """Return what an unordered lane sends again, oldest first: what `ready` leaves out."""
-        return [Outgoing(*row) for row in await self.read(queries.AGAIN.sql, (lane.number, limit))]
+        looked = (lane.number, limit + len(hidden))
+        rows = await self._entries(queries.AGAIN, looked, max_bytes=max_bytes, hidden=hidden)
+        return [Outgoing(*row) for row in rows[:limit]]
 
     async def still_pending(self, seqs: Sequence[int]) -> list[tuple[Outgoing, str | None]]:
         """Return those of `seqs` that are still pending, oldest first, each with what it waits for."""
@@ -270,6 +314,11 @@ class Reader:
         """Return the project that the entries belong to, as `policy.project.identity`; None: to none yet."""
         rows = await self.read("select value from outbox_meta where name = 'project'")
         return str(rows[0][0]) if rows else None
+
+    async def window_bytes(self) -> int | None:
+        """Return how many bytes the link was found to carry at once; None: no limit was met."""
+        rows = await self.read("select value from outbox_meta where name = 'window_bytes'")
+        return int(rows[0][0]) if rows and rows[0][0].isdigit() else None
 
     async def notices(self) -> Notices:
         """Return what hinders the file, as its writer last knew."""

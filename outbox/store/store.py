@@ -353,6 +353,16 @@ class Store(Reader):
 
         await self.transact(work)
 
+    async def save_window(self, window_bytes: int | None) -> None:
+        """Keep how many bytes the link was found to carry at once; None: as many as there are."""
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute("delete from outbox_meta where name = 'window_bytes'")
+            if window_bytes is not None:
+                await connection.execute("insert into outbox_meta values ('window_bytes', ?)", (str(window_bytes),))
+
+        await self.transact(work)
+
     async def end_run(self, lane: int) -> int:
         """Revive what died in the run of refusals of `lane`, and forget it; return how many entries that were."""
         now_ms = self._clock.now_ms()

@@ -71,7 +71,7 @@ async def test_a_batch_holds_no_more_bytes_than_set_whatever_the_script(tmp_path
         assert (await bench.outbox.drain()).delivered == 31
         lengths = [len(request.body) for request in bench.remote.requests]
         assert sum(length > 10_000 for length in lengths) == 1  # the one that is too large travels alone
-        assert len(lengths) == 5
+        assert len(lengths) == 4
 
 
 @run_async
@@ -364,13 +364,13 @@ async def test_413_halves_the_next_batches_too_and_kills_only_a_lone_row(tmp_pat
     async with opened(tmp_path, requests_in_flight=1) as bench:
         bench.remote.otherwise = commit
         await asyncio.gather(
-            *(bench.outbox.put("events", {"n": n, "note": "x" * (70_000 if n == 7 else 1)}) for n in range(1000))
+            *(bench.outbox.put("events", {"n": n, "note": "x" * (70_000 if n == 7 else 1)}) for n in range(2000))
         )
         report = await bench.outbox.drain()
-        assert (report.delivered, report.dead) == (999, 1)
+        assert (report.delivered, report.dead) == (1999, 1)
         assert (await bench.entry(8))["error_status"] == 413
-        # Control: at full size every batch of 500 costs three refused requests.
-        assert sum(size == 500 for size in bench.remote.sizes) == 1
+        # Control: at full size each of four batches of 500 costs three refused requests.
+        assert sum(size == 500 for size in bench.remote.sizes) <= 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outbox.postgrest.batching import halves, last_wins, next_limit, take
+from outbox.postgrest.batching import Limit, halves, last_wins, next_limit, take
 
 sizes = st.lists(st.integers(0, 50), max_size=30)
 
@@ -66,25 +66,42 @@ def test_of_each_target_the_last_wins_and_the_rest_is_superseded(batch: list[tup
         assert all(entry in places for entry in part)
 
 
-def test_a_limit_grows_back_to_the_full_batch_in_ten_good_requests() -> None:
-    limit = 1
-    for _ in range(10):
-        limit = next_limit(limit, sent=limit, succeeded=True, max_rows=500)
-    assert limit == 500
+def grown(limit: Limit, steps: int, *, took_s: float = 0.0) -> Limit:
+    for _ in range(steps):
+        limit = next_limit(limit, sent=limit.bytes, took_s=took_s, deadline_s=30, most=1_000_000)
+    return limit
+
+
+def test_a_limit_doubles_up_to_half_of_what_failed_and_from_there_grows_by_an_eighth() -> None:
+    assert grown(Limit(4_096, 1_000_000), 8).bytes == 1_000_000
+    failed = next_limit(Limit(1_000_000, 1_000_000), sent=800_000, took_s=None, deadline_s=30, most=1_000_000)
+    assert failed == Limit(400_000, 400_000)
+    assert [grown(failed, steps).bytes for steps in (1, 5, 6)] == [450_000, 720_812, 810_913]
+    assert grown(Limit(4_096, 8_192), 2).bytes == 9_216
 
 
 @pytest.mark.parametrize(
-    ("limit", "sent", "succeeded", "max_rows", "expected"),
+    ("limit", "sent", "took_s", "expected"),
     [
-        pytest.param(500, 500, False, 500, 250, id="halved"),
-        pytest.param(500, 10, False, 500, 5, id="halved from what was sent"),
-        pytest.param(3, 500, False, 500, 1, id="a request from before the last halving"),
-        pytest.param(1, 1, False, 500, 1, id="never below one"),
-        pytest.param(500, 500, True, 500, 500, id="never above the maximum"),
-        pytest.param(1, 1, True, 3, 2, id="grows even where a tenth is less than one"),
+        pytest.param(500, 500, None, 250, id="halved"),
+        pytest.param(500, 40, None, 20, id="halved from what was sent"),
+        pytest.param(500, 19, None, 500, id="so small a failure says nothing about size"),
+        pytest.param(500, 500, 1.0, 1000, id="quick: doubled"),
+        pytest.param(500, 500, 3.75, 1000, id="within an eighth of the deadline"),
+        pytest.param(500, 500, 3.76, 562, id="slower: an eighth more"),
+        pytest.param(500, 500, 10.0, 562, id="within a third of the deadline"),
+        pytest.param(500, 500, 10.1, 500, id="slow: no more"),
+        pytest.param(500, 249, 1.0, 500, id="not tried out"),
+        pytest.param(4000, 4000, 1.0, 5000, id="never above the maximum"),
+        pytest.param(5000, 5000, 1.0, 5000, id="at the maximum"),
     ],
 )
 def test_a_limit_is_halved_by_failure_and_grows_by_success(
-    limit: int, sent: int, succeeded: bool, max_rows: int, expected: int
+    limit: int, sent: int, took_s: float | None, expected: int
 ) -> None:
-    assert next_limit(limit, sent=sent, succeeded=succeeded, max_rows=max_rows) == expected
+    found = next_limit(Limit(limit, 5000), sent=sent, took_s=took_s, deadline_s=30, most=5000, least=10)
+    assert found.bytes == expected
+
+
+def test_a_limit_grows_even_where_an_eighth_is_less_than_one() -> None:
+    assert next_limit(Limit(1, 1), sent=1, took_s=0, deadline_s=30, most=5) == Limit(2, 1)

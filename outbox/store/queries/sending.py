@@ -21,7 +21,8 @@ READY_LANES = Query(
     "2 per ready lane",
 )
 
-_SENT = "seq, id, key, payload, match, digest, attempts, refused_since_ms"
+SENT = ("seq", "id", "key", "payload", "match", "digest", "attempts", "refused_since_ms")
+_SENT = ", ".join(SENT)
 
 READY = Query(
     "what an unordered lane sends next of what was never refused, oldest first, behind what is on its way",
@@ -60,7 +61,7 @@ WAITING = Query(
 READY_RUNS = Query(
     "what an ordered lane sends next: each ready key's entries from its first one on",
     f"""
-    select {", ".join(f"e.{name}" for name in _SENT.split(", "))}, e.lane
+    select {", ".join(f"e.{name}" for name in SENT)}, e.lane
       from outbox as head
       cross join outbox as e
      where head.state = 'pending' and head.waits is null and head.lane = ?
