@@ -387,11 +387,8 @@ class Delivery:
         )
 
     def _resize(self, rows: int, took_s: float | None) -> None:
-        """Let the lane's next batch be larger, or, where `took_s` is None, smaller: this one may have been too much.
-
-        Of one row nobody can send less.
-        """
-        if took_s is None and rows == 1:
+        """Let the lane's next batch be larger, or, where `took_s` is None, smaller: this one may have been too much."""
+        if took_s is None and rows == 1:  # nobody can send less
             return
         self._traffic.limit = batching.next_limit(
             self._traffic.limit,

@@ -171,7 +171,7 @@ class Bot:
         self._limits = simulation.world.limits
         self.rows = 0
         self.sent_rows = 0
-        self._limit = self._limits.batch_rows
+        self._limit = batching.Limit(self._limits.batch_rows, self._limits.batch_rows)  # its bytes are rows here
         self._under_way = 0
         self._rows_under_way = 0
         self._failures = 0  # of the pause in force; 0: none is
@@ -197,7 +197,7 @@ class Bot:
                 self._start(1)
             return
         while self._under_way < self._limits.requests_in_flight and self.rows > self._rows_under_way:
-            self._start(min(self._limit, self.rows - self._rows_under_way))
+            self._start(min(self._limit.bytes, self.rows - self._rows_under_way))
 
     def _start(self, rows: int) -> None:
         self._under_way += 1
@@ -242,7 +242,13 @@ class Bot:
         self._simulation.at(self._due_s, self.send)
 
     def _resize(self, rows: int, *, succeeded: bool) -> None:
-        self._limit = batching.next_limit(self._limit, sent=rows, succeeded=succeeded, max_rows=self._limits.batch_rows)
+        self._limit = batching.next_limit(
+            self._limit,
+            sent=rows,
+            took_s=0.0 if succeeded else None,
+            deadline_s=self._limits.request_deadline_s,
+            most=self._limits.batch_rows,
+        )
 
 
 def simulate(world: World, *, jitter: bool, seed: int) -> Outcome:
