@@ -181,17 +181,27 @@ def _advice_for_pending(story: Story) -> list[str]:
 # ---------------------------------------------------------------------------------------------- for machines
 
 
+_SAID = ("status", "code", "message", "details", "hint")
+_NOTHING_SAID = (None,) * len(_SAID)
+
+
 def row_json(row: Row) -> dict[str, Any]:
     """Return an entry as `--json` prints it; the names are promised in the command's help."""
-    said = {name: getattr(row, f"error_{name}") for name in ("status", "code", "message", "details", "hint")}
+    said = (row.error_status, row.error_code, row.error_message, row.error_details, row.error_hint)
     return {
-        **{name: getattr(row, name) for name in ("seq", "id", "destination", "operation", "state", "key", "source")},
+        "seq": row.seq,
+        "id": row.id,
+        "destination": row.destination,
+        "operation": row.operation,
+        "state": row.state.value,
+        "key": row.key,
+        "source": row.source,
         "created_at": formatting.moment(row.created_at_ms),
         "settled_at": _moment(row.settled_at_ms),
         "next_attempt_at": _moment(row.next_attempt_at_ms),
         "waits": row.waits,
         "attempts": row.attempts,
-        "error": said if any(value is not None for value in said.values()) else None,
+        "error": None if said == _NOTHING_SAID else dict(zip(_SAID, said, strict=True)),
     }
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import csv
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from enum import StrEnum
@@ -22,6 +21,7 @@ from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since,
 from outbox.errors import InvalidRequest, StoreError
 from outbox.forensics import entries
 from outbox.forensics.entries import Full, Wanted
+from outbox.store import parts
 from outbox.store.read_only import look
 
 # A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
@@ -52,12 +52,18 @@ def export(
         Path | None,
         typer.Option("--output", "-o", readable=False, metavar="FILE", help="A new file, 0600, instead of stdout."),
     ] = None,
+    after: Annotated[
+        int, typer.Option("--after", metavar="SEQ", min=0, help="Only entries with a higher seq: to go on.")
+    ] = 0,
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
     """Write entries, oldest first, to stdout or a file. Works while a bot runs; changes nothing.
 
-    The filters are those of `outbox ls`. What is put while it runs is left out.
+    The filters are those of `outbox ls`. What is put while it runs is left out:
+    the next export goes on with --after. A file gets its name once it is whole;
+    until then it is a .part, which the next export to its folder removes if
+    this one is killed.
 
     \b
     Examples:
@@ -71,7 +77,10 @@ def export(
     CSV has the same as columns, payload and match as JSON.
 
     \b
-    --json, with --output: prints {path, exit_code, output, entries} at the end.
+    --json, with --output, prints these fields at the end:
+      path, exit_code, output
+      entries                 how many were written
+      newest                  the seq to go on with: --after
 
     \b
     Exit codes:
@@ -84,28 +93,31 @@ def export(
         where, _ = file_and_warnings(path)
         which = wanted(state, destination, session, code, since, until)
         newest = asyncio.run(look(where, entries.newest_seq))
+        written = 0  # stays so if whoever reads stdout has seen enough
         with _out(output) as out:
-            written = asyncio.run(_written(where, which, newest, _writer(form, out)))
+            written = asyncio.run(_written(where, which, after, newest, _writer(form, out)))
+        facts = {"entries": written, "newest": max(after, newest)}
         if as_object:
-            print_json({"path": str(where), "exit_code": 0, "output": str(output), "entries": written})
+            print_json({"path": str(where), "exit_code": 0, "output": str(output), **facts})
         elif output is not None:
-            formatting.console().print(f"{written:,} entries: {output}", soft_wrap=True)
+            told = f"{written:,} entries: {output}; what comes later: --after {facts['newest']}"
+            formatting.console().print(told, soft_wrap=True)
 
 
-async def _written(where: Path, which: Wanted, newest: int, write: Callable[[Full], None]) -> int:
+async def _written(where: Path, which: Wanted, after: int, newest: int, write: Callable[[Full], None]) -> int:
     written = 0
-    async for page in _pages(where, which, newest):
+    async for page in _pages(where, which, after, newest):
         for full in page:
             write(full)
         written += len(page)
     return written
 
 
-async def _pages(where: Path, which: Wanted, newest: int) -> AsyncIterator[list[Full]]:
-    after: int | None = 0
-    while after is not None:
-        start = after
-        found, after = await look(
+async def _pages(where: Path, which: Wanted, after: int, newest: int) -> AsyncIterator[list[Full]]:
+    behind: int | None = after
+    while behind is not None:
+        start = behind
+        found, behind = await look(
             where,
             lambda observer, start=start: entries.page(  # type: ignore[misc]
                 observer, which, after_seq=start, until_seq=newest, rows=_PAGE_ROWS
@@ -128,8 +140,12 @@ def _line(full: Full) -> str:
     """Return an entry as one line of NDJSON. What is sent stands there as it is: a Decimal keeps its digits."""
     facts = json.dumps({**row_json(full.row), "on_conflict": full.on_conflict})
     # Line ends stand only between the parts of a JSON text, never inside one.
-    match, payload = (" ".join((each or "null").splitlines()) for each in (full.match, full.payload))
-    return f'{facts[:-1]}, "match": {match}, "payload": {payload}}}'
+    return f'{facts[:-1]}, "match": {_on_one_line(full.match or "null")}, "payload": {_on_one_line(full.payload)}}}'
+
+
+def _on_one_line(text: str) -> str:
+    # No other line end: a string may hold U+2028 as it is.
+    return text.replace("\n", " ").replace("\r", " ")
 
 
 def _cells(full: Full) -> list[object]:
@@ -149,14 +165,9 @@ def _out(output: Path | None) -> Iterator[TextIO]:
             yield sys.stdout
         return
     try:
-        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with parts.written(output.absolute()) as part:
+            with part.path.open("w", encoding="utf-8", newline="") as out:
+                yield out
+            part.publish()
     except OSError as error:
-        raise StoreError(f"{output} cannot be created: {error.strerror}; nothing was written", path=output) from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
-            yield out
-    except BaseException as error:
-        output.unlink(missing_ok=True)  # half of it would pass for all of it
-        if isinstance(error, OSError):
-            raise StoreError(f"{output} cannot be written: {error.strerror}; it was removed", path=output) from error
-        raise
+        raise StoreError(f"{output} cannot be written: {error.strerror}; there is no export", path=output) from error

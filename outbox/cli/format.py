@@ -10,6 +10,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from rich.console import Console
@@ -71,7 +72,12 @@ def age(seconds: float) -> str:
 
 def moment(unix_ms: int) -> str:
     """Return a Unix time in milliseconds as UTC, ISO 8601, to the second; the nearest one in the years 1 to 9999."""
-    return datetime.fromtimestamp(min(max(unix_ms // 1000, _FIRST_S), _LAST_S), UTC).isoformat(timespec="seconds")
+    return _second(min(max(unix_ms // 1000, _FIRST_S), _LAST_S))
+
+
+@lru_cache(maxsize=4096)  # a million rows of an export share their seconds
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
 
 
 def size(number: int) -> str:

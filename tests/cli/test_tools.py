@@ -361,6 +361,43 @@ def test_export_to_a_file_overwrites_nothing(dead: Path) -> None:
     assert as_json("export", "--path", dead)[0] == 3  # stdout has the entries
 
 
+def test_export_goes_on_behind_a_number_and_publishes_only_what_is_whole(dead: Path) -> None:
+    folder = dead.parent / "exports"
+    folder.mkdir()
+    assert call("export", "--path", dead, "--output", folder / "1", "--code", "none").exit_code == 0
+    code, found = as_json("export", "--path", dead, "--output", folder / "2")
+    execute(dead, "insert into outbox (destination, payload) values ('events', json_object('x', char(8232)))")
+    code, more = as_json("export", "--path", dead, "--output", folder / "3", "--after", found["newest"])
+    assert (code, found["entries"], more["entries"], more["newest"]) == (0, 3, 1, found["newest"] + 1)
+    (line,) = (folder / "3").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(line)["payload"] == {"x": "\u2028"}  # a line end for Python, none for JSON
+    code, none = as_json("export", "--path", dead, "--output", folder / "4", "--after", more["newest"] + 5)
+    assert (code, none["entries"], none["newest"]) == (0, 0, more["newest"] + 5)
+    assert sorted(file.name for file in folder.iterdir()) == ["1", "2", "3", "4"]
+    assert (folder / "1").read_bytes() == b""
+
+
+@posix
+def test_an_export_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_takes_it_away(dead: Path) -> None:
+    execute(dead, *["insert into outbox (destination, payload) values ('events', '{}')"] * 2000)
+    folder = dead.parent / "exports"
+    folder.mkdir()
+    code = (
+        "import outbox.cli.export as export, os, signal, outbox.cli as c; line = export._line; seen = []\n"
+        "def killed(full):\n"
+        "    seen.append(full)\n"
+        "    if len(seen) == 1000: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return line(full)\n"
+        "export._line = killed; c.main()"
+    )
+    command = [sys.executable, "-c", code, "export", "--path", str(dead), "--output", str(folder / "all")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert [file.suffix for file in sorted(folder.iterdir())] == [".part", ".lock"]
+    assert as_json("export", "--path", dead, "--output", folder / "all")[1]["entries"] == 2003
+    assert [file.name for file in folder.iterdir()] == ["all"]
+
+
 def test_export_goes_through_the_file_page_by_page(dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("outbox.cli.export._PAGE_ROWS", 2)
     assert len(call("export", "--path", dead, "--code", "22P02").stdout.splitlines()) == 3
