@@ -44,8 +44,9 @@ def scripts(optional: Sequence[str] = ()) -> tuple[Script, ...]:
 def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Callable[[Script, float], None]) -> None:
     """Apply `files`, each in a transaction of its own. told: called with each one that is in, and its seconds.
 
-    lock_timeout_s: how long one statement may wait for a lock, and bots behind it. Raises SchemaError: no connection,
-    or a file was refused and is rolled back; those before it stay.
+    lock_timeout_s: how long a file goes on trying to lock a table; bots wait behind it for a second at the most
+    (0001_tables.sql, outbox_lock). Raises SchemaError: no connection, or a file was refused and is rolled back; those
+    before it stay.
     """
     with _connected(dsn) as connection:
         for script in files:
@@ -53,7 +54,8 @@ def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Cal
             with _explained(dsn, script.name), connection.transaction():
                 # A project's own limit (Supabase: 2 minutes) would end a long rewrite in the middle.
                 connection.execute("set local statement_timeout = 0")
-                connection.execute(f"set local lock_timeout = {int(lock_timeout_s * 1000)}")
+                connection.execute(f"set local outbox.lock_wait_s = {lock_timeout_s:f}")
+                connection.execute("set local lock_timeout = '1s'")  # for whatever else a file has to wait for
                 connection.execute(script.text.encode(), prepare=False)
             told(script, time.monotonic() - started_s)
 

@@ -19,6 +19,70 @@
 -- On a database that has it all, each "if not exists" would say so.
 set client_min_messages = warning;
 
+-- A table of another shape would lose rows in silence (version text: "9" is newer than "10") or refuse each one. It is
+-- refused here, by name and before anything is changed, with all that has to be done about it.
+do $$
+declare
+    wrong text;
+begin
+    with wanted (name, kind, columns) as (values
+        ('uuid', '{uuid}'::text[], '{sessions.id,trades.id,events.id}'::text[]),
+        ('text', '{text,varchar}', '{sessions.session_id,sessions.status,sessions.end_reason,sessions.source,
+            trades.session_id,trades.trade_id,trades.symbol,trades.action,trades.comment,trades.source,
+            events.session_id,events.event_type,events.source,
+            outbox_health.source,outbox_health.paused,outbox_health.version}'),
+        ('timestamptz', '{timestamptz}', '{sessions.start_time,sessions.end_time,sessions.created_at,
+            trades.timestamp,trades.created_at,events.timestamp,events.created_at,
+            outbox_health.last_success_at,outbox_health.reported_at}'),
+        ('float', '{float8,numeric}', '{sessions.initial_balance,sessions.final_balance,sessions.total_pnl,
+            trades.volume,trades.entry_price,trades.exit_price,trades.pnl,trades.pnl_pips,trades.commission,
+            outbox_health.oldest_pending_s,outbox_health.every_s}'),
+        ('int', '{int4,int8}', '{sessions.total_trades,trades.direction,trades.intensity,trades.hmm_state}'),
+        ('bigint', '{int8}', '{sessions.version,outbox_health.pending,outbox_health.dead}'),
+        ('boolean', '{bool}', '{trades.is_paper,outbox_health.stopped}'),
+        ('jsonb', '{jsonb}', '{events.data,sessions.extra,trades.extra}'),
+        ('text[]', '{_text,_varchar}', '{sessions.symbols}')
+    ), found (place, problem) as (
+        select each, format('is %s where %s is needed', format_type(a.atttypid, a.atttypmod), wanted.name)
+        from wanted cross join unnest(wanted.columns) as each
+        join pg_attribute a on a.attrelid = to_regclass('public.' || split_part(each, '.', 1))
+            and a.attname = split_part(each, '.', 2) and not a.attisdropped
+        join pg_type t on t.oid = a.atttypid
+        where not t.typname = any (wanted.kind)
+        union all
+        select t.name, format('has no column %s', each.name)
+        from (values
+            ('sessions', '{id,session_id,start_time}'::text[]),
+            ('trades', '{id,session_id,timestamp,symbol}'),
+            ('events', '{id,timestamp,event_type}'),
+            ('outbox_health', '{source,pending,dead,oldest_pending_s,last_success_at,paused,version,every_s,stopped,
+                reported_at}')
+        ) as t (name, columns) cross join unnest(t.columns) as each (name)
+        where to_regclass('public.' || t.name) is not null and not exists (
+            select from pg_attribute a where a.attrelid = to_regclass('public.' || t.name)
+            and a.attname = each.name and not a.attisdropped
+        )
+        union all
+        select t.name, format('has no unique constraint on (%s) alone', t.key)
+        from (values ('sessions', 'id'), ('sessions', 'session_id'), ('trades', 'id'), ('events', 'id'),
+            ('outbox_health', 'source')) as t (name, key)
+        where to_regclass('public.' || t.name) is not null and not exists (
+            select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+            where i.indrelid = to_regclass('public.' || t.name) and a.attname = t.key and i.indisunique
+            and i.indisvalid and i.indimmediate and i.indnkeyatts = 1 and i.indpred is null
+        )
+        union all
+        select c.relname, 'is no table' from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind not in ('r', 'p')
+        and c.relname in ('sessions', 'trades', 'events', 'outbox_health')
+    )
+    select string_agg(format('public.%s %s', place, problem), '; ' order by place, problem) into wrong from found;
+    if wrong is not null then
+        raise exception 'nothing was changed: %. Alter or rename it, then apply again: docs/supabase.md', wrong
+            using errcode = 'wrong_object_type';
+    end if;
+end $$;
+
 -- Takes locks so that nobody has to wait long behind them: no more than a second for the first table, with nothing in
 -- hand, and a fifth of that for each other. What is busy is left, those who queued go on, and it tries again: for
 -- 10 s, or outbox.lock_wait_s. Four tables in 0.6 s are below deadlock_timeout (1 s), so nobody is ever the victim of

@@ -2,7 +2,8 @@
 --
 -- Needs:   0001_tables.sql; the owner of the tables. On a PostgreSQL without Supabase's three roles also CREATEROLE.
 -- Applies: again and again.
--- Locks:   ACCESS EXCLUSIVE on each table for milliseconds.
+-- Locks:   none where row-level security and the policies are as wanted; else ACCESS EXCLUSIVE on the tables that lack
+--          something, for milliseconds.
 -- Takes away: every other privilege on these tables, DELETE of the service role included. The outbox never
 --          deletes a remote row, so a leaked key cannot wipe the trades. A program of yours that reads with the
 --          public key, or deletes with the service key, needs a grant of its own after this file.
@@ -28,6 +29,7 @@ revoke all on function public.outbox_lock(text[], text), public.outbox_source() 
 
 do $$
 begin
+    perform set_config('lock_timeout', '1000', true);
     grant usage on schema public to service_role;
     revoke all on table public.sessions, public.trades, public.events, public.outbox_health
         from public, anon, authenticated, service_role;
@@ -38,17 +40,26 @@ end $$;
 -- Supabase's service_role passes row-level security anyway; a service_role made above does not, and needs these.
 do $$
 declare
-    table_name text;
+    lacking text[];
+    name text;
 begin
-    foreach table_name in array array['sessions', 'trades', 'events', 'outbox_health'] loop
-        execute pg_catalog.format('alter table public.%I enable row level security', table_name);
+    select array_agg(c.relname::text order by c.relname) into lacking from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relname in ('sessions', 'trades', 'events', 'outbox_health')
+    and not (c.relrowsecurity and exists (
+        select from pg_policy where polrelid = c.oid and polname = c.relname || '_service'
+    ));
+    if lacking is null then
+        return;
+    end if;
+    perform public.outbox_lock(lacking, 'access exclusive');
+    foreach name in array lacking loop
+        execute format('alter table public.%I enable row level security', name);
         if not exists (
-            select from pg_catalog.pg_policies
-            where schemaname = 'public' and tablename = table_name and policyname = table_name || '_service'
+            select from pg_policies where schemaname = 'public' and tablename = name and policyname = name || '_service'
         ) then
-            execute pg_catalog.format(
+            execute format(
                 'create policy %I on public.%I for all to service_role using (true) with check (true)',
-                table_name || '_service', table_name
+                name || '_service', name
             );
         end if;
     end loop;

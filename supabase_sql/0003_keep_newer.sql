@@ -2,7 +2,7 @@
 --
 -- Needs:   0001_tables.sql, 0002_access.sql; the owner of the tables.
 -- Applies: again and again.
--- Locks:   SHARE ROW EXCLUSIVE on sessions for milliseconds.
+-- Locks:   none where the trigger is there; else SHARE ROW EXCLUSIVE on sessions for milliseconds.
 --
 -- A request whose answer is lost may still be on its way while the outbox sends it again, delivers it, and goes on to
 -- the next put of the same session. When the first one lands after that, its version is lower than the row's, and the
@@ -25,8 +25,18 @@ end $$;
 -- PostgreSQL lets everyone execute a new function, Supabase its three roles as well. A trigger needs none of that.
 revoke all on function public.outbox_keep_row() from public, anon, authenticated, service_role;
 
-create or replace trigger outbox_keep_newer
-    before update on public.sessions
-    for each row
-    when (new.version < old.version)
-    execute function public.outbox_keep_row();
+do $$
+begin
+    if exists (
+        select from pg_trigger where tgrelid = 'public.sessions'::regclass and tgname = 'outbox_keep_newer'
+        and pg_get_triggerdef(oid) like '%WHEN ((new.version < old.version))%'
+    ) then
+        return;
+    end if;
+    perform public.outbox_lock('{sessions}', 'share row exclusive');
+    create or replace trigger outbox_keep_newer
+        before update on public.sessions
+        for each row
+        when (new.version < old.version)
+        execute function public.outbox_keep_row();
+end $$;

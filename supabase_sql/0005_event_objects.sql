@@ -2,7 +2,7 @@
 --
 -- Needs:   0001_tables.sql, 0002_access.sql; the owner of the tables.
 -- Applies: again and again.
--- Locks:   SHARE ROW EXCLUSIVE on events for milliseconds.
+-- Locks:   none where the trigger is there; else SHARE ROW EXCLUSIVE on events for milliseconds.
 --
 -- The older module stored the object's text as one JSON string, in which `data ->> 'price'` finds nothing. From here on
 -- such a string becomes the object that it holds, also when a bot that still runs that module inserts it. What holds no
@@ -33,8 +33,18 @@ end $$;
 
 revoke all on function public.outbox_event_object() from public, anon, authenticated, service_role;
 
-create or replace trigger outbox_event_object
-    before insert or update of data on public.events
-    for each row
-    when (jsonb_typeof(new.data) <> 'object')
-    execute function public.outbox_event_object();
+do $$
+begin
+    if exists (
+        select from pg_trigger where tgrelid = 'public.events'::regclass and tgname = 'outbox_event_object'
+        and pg_get_triggerdef(oid) like '%WHEN ((jsonb_typeof(new.data) <> ''object''::text))%'
+    ) then
+        return;
+    end if;
+    perform public.outbox_lock('{events}', 'share row exclusive');
+    create or replace trigger outbox_event_object
+        before insert or update of data on public.events
+        for each row
+        when (jsonb_typeof(new.data) <> 'object')
+        execute function public.outbox_event_object();
+end $$;

@@ -37,7 +37,8 @@ def apply(
         list[str] | None, typer.Option(metavar="NAME", help="Also this file of supabase_sql/optional; repeatable.")
     ] = None,
     lock_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long to wait for a lock, and bots behind it.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.001, help="How long to try to lock a table; bots wait a second."),
     ] = _LOCK_S,
     as_object: AsJson = False,
 ) -> None:

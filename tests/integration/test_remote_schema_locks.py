@@ -1,0 +1,274 @@
+"""Applying the files disturbs nobody: who waits, how long, and what is refused. On a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import errors
+from supabase_lite import EmbeddedPostgres
+from typer.testing import CliRunner
+
+from outbox.cli.app import app
+from tests.integration.sql_bench import (
+    FILES,
+    INSERTS,
+    OLD,
+    OLD_ROWS,
+    OLD_TABLES,
+    TABLES,
+    Connection,
+    PsqlRunner,
+    column,
+    new_database,
+)
+
+# The files as the three ways run them: statement by statement, or each file as one transaction.
+HOW = ["statement by statement", "in one transaction"]
+
+
+def run_files(connection: Connection, how: str, files: list[Path] = FILES) -> None:
+    for file in files:
+        if how == "in one transaction":
+            with connection.transaction():
+                connection.execute(file.read_bytes(), prepare=False)
+        else:
+            for statement in statements(file):
+                connection.execute(statement.encode(), prepare=False)
+
+
+def statements(file: Path) -> list[str]:
+    """Each ends with a semicolon at a line's end that no $$ encloses."""
+    found, begun, within = [], "", False
+    for line in file.read_text("utf-8").splitlines(keepends=True):
+        begun += line
+        within ^= line.count("$$") % 2 == 1
+        if line.split("--")[0].rstrip().endswith(";") and not within:
+            found.append(begun)
+            begun = ""
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(postgres: EmbeddedPostgres) -> Iterator[Connection]:
+    with new_database(postgres) as connection:
+        PsqlRunner(postgres).apply(connection)
+        yield connection
+
+
+@contextmanager
+def held(postgres: EmbeddedPostgres, connection: Connection, table: str) -> Iterator[None]:
+    """A dashboard's transaction that has read a table and is left open."""
+    with psycopg.connect(postgres.database(connection.info.dbname)) as other:
+        other.execute(f"select count(*) from public.{table}")
+        yield
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_where_all_is_as_wanted_a_file_takes_no_lock_that_a_reader_or_a_writer_meets(
+    done: Connection, postgres: EmbeddedPostgres, how: str
+) -> None:
+    done.execute("set outbox.lock_wait_s = 0.001")
+    with psycopg.connect(postgres.database(done.info.dbname)) as other:
+        for table in TABLES:
+            other.execute(INSERTS[table])
+        other.execute("select count(*) from public.outbox_fleet")
+        run_files(done, how)
+        # Control: what the files would have waited for is really held.
+        done.execute("set lock_timeout = '50ms'")
+        for table in TABLES:
+            with pytest.raises(errors.LockNotAvailable):
+                done.execute(f"alter table public.{table} enable row level security")
+        done.execute("reset lock_timeout")
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("busy", OLD)
+def test_behind_a_reader_an_insert_waits_a_second_or_two_and_of_other_tables_not_at_all(
+    fresh: Connection, postgres: EmbeddedPostgres, how: str, busy: str
+) -> None:
+    fresh.execute(OLD_TABLES)
+    fresh.execute(OLD_ROWS)
+    fresh.execute("set outbox.lock_wait_s = 3")
+    refused = pytest.raises(errors.LockNotAvailable, match=rf"public\.{busy} was in use for 3 s; nothing of this")
+    with held(postgres, fresh, busy), inserting(postgres, fresh) as waited_s, refused:
+        run_files(fresh, how)
+    assert set(waited_s) == set(OLD)
+    assert max(waited_s.pop(busy)) < 2.5, waited_s
+    assert max(max(each) for each in waited_s.values()) < 2.0, waited_s
+
+    run_files(fresh, how)  # the reader is gone
+    assert column(fresh, "select count(*) from pg_policies where schemaname = 'public'") == [4]
+
+
+def test_without_the_files_own_limit_the_insert_would_have_waited_for_the_reader(
+    fresh: Connection, postgres: EmbeddedPostgres
+) -> None:
+    """The control of the test above: a plain statement queues, and all inserts behind it."""
+    fresh.execute(OLD_TABLES)
+    fresh.execute("set lock_timeout = '3s'")
+    with (
+        held(postgres, fresh, "trades"),
+        inserting(postgres, fresh) as waited_s,
+        pytest.raises(errors.LockNotAvailable),
+    ):
+        fresh.execute("alter table trades enable row level security")
+    assert max(waited_s["trades"]) > 2.5
+
+
+@contextmanager
+def inserting(postgres: EmbeddedPostgres, connection: Connection) -> Iterator[dict[str, list[float]]]:
+    """Insert into each of the tables again and again; collect how long each one took, in seconds."""
+    waited_s: dict[str, list[float]] = {table: [] for table in OLD}
+    stop, ready = threading.Event(), threading.Barrier(len(OLD) + 1)
+
+    def insert(table: str) -> None:
+        with psycopg.connect(postgres.database(connection.info.dbname), autocommit=True) as own:
+            ready.wait(10)
+            while not stop.wait(0.01):
+                began_s = time.perf_counter()
+                own.execute(INSERTS[table])
+                waited_s[table].append(time.perf_counter() - began_s)
+
+    threads = [threading.Thread(target=insert, args=(table,)) for table in OLD]
+    for thread in threads:
+        thread.start()
+    try:
+        ready.wait(10)
+        yield waited_s
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_dashboard_that_reads_two_tables_is_never_the_victim_of_a_deadlock(
+    fresh: Connection, postgres: EmbeddedPostgres
+) -> None:
+    fresh.execute(OLD_TABLES)
+    fresh.execute("set outbox.lock_wait_s = 20")
+    failed: list[psycopg.Error] = []
+
+    def apply() -> None:
+        try:
+            run_files(fresh, "in one transaction")
+        except psycopg.Error as error:
+            failed.append(error)
+
+    with psycopg.connect(postgres.database(fresh.info.dbname)) as dashboard:
+        dashboard.execute("select count(*) from trades")
+        applying = threading.Thread(target=apply)
+        applying.start()
+        for _ in range(3):
+            for table in ("events", "sessions"):
+                dashboard.execute(f"select count(*) from {table}")
+                waiting(postgres, fresh)
+        dashboard.commit()
+        applying.join(60)
+    assert failed == []
+    assert column(fresh, "select count(*) from pg_policies where schemaname = 'public'") == [4]
+
+
+def waiting(postgres: EmbeddedPostgres, connection: Connection) -> None:
+    """Return once somebody in the database waits for a lock."""
+    query = (
+        "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname=%s)"
+    )
+    with psycopg.connect(postgres.dsn, autocommit=True) as admin:
+        deadline_s = time.monotonic() + 20
+        while admin.execute(query, (connection.info.dbname,)).fetchone() == (0,):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+
+def test_a_projects_time_limit_does_not_end_the_rewrite_of_old_events(fresh: Connection, psql: PsqlRunner) -> None:
+    fresh.execute(OLD_TABLES)
+    fresh.execute(OLD_ROWS)
+    psql.apply(fresh, FILES[:5])
+    fresh.execute("create function slowly() returns trigger language plpgsql as"
+                  " $$ begin perform pg_sleep(0.002); return new; end $$;"
+                  "create trigger slowly before update on events for each row execute function slowly()")  # fmt: skip
+    fresh.execute(f"alter database {fresh.info.dbname} set statement_timeout = '300ms'")
+
+    psql.apply(fresh, FILES[5:6])
+
+    assert column(fresh, "select count(*) from events where jsonb_typeof(data) <> 'object'") == [0]
+    fresh.execute("set statement_timeout = '300ms'")
+    with pytest.raises(errors.QueryCanceled):  # control: it is more than the limit allows
+        fresh.execute("update events set data = data")
+    fresh.execute("reset statement_timeout")
+
+
+# ------------------------------------------------------------------------------------------- tables of other shapes
+
+SHAPES = [
+    pytest.param("alter table sessions add version text", r"public\.sessions\.version is text where bigint", id="text"),
+    pytest.param("alter table sessions add version int", r"sessions\.version is integer where bigint", id="int"),
+    pytest.param(
+        "alter table trades drop column id; alter table trades add id bigserial primary key",
+        r"public\.trades\.id is bigint where uuid", id="bigint ids",
+    ),
+    pytest.param("alter table events alter data type json", r"events\.data is json where jsonb", id="json"),
+    pytest.param("alter table events alter data type text", r"events\.data is text where jsonb", id="text data"),
+    pytest.param("alter table sessions drop constraint sessions_session_id_key",
+                 r"public\.sessions has no unique constraint on \(session_id\) alone", id="session_id not unique"),
+    pytest.param("alter table trades drop constraint trades_pkey",
+                 r"public\.trades has no unique constraint on \(id\) alone", id="no primary key"),
+    pytest.param("alter table trades drop constraint trades_pkey, add primary key (id, timestamp)",
+                 r"public\.trades has no unique constraint on \(id\) alone", id="a wider primary key"),
+    pytest.param("alter table trades alter timestamp type timestamp",
+                 r"trades\.timestamp is timestamp without time zone where timestamptz", id="no time zone"),
+    pytest.param("alter table events rename session_id to session; alter table trades drop column symbol",
+                 r"public\.trades has no column symbol", id="a missing column"),
+    pytest.param("alter table trades alter pnl type text", r"trades\.pnl is text where float", id="money as text"),
+    pytest.param("drop table events; create view events as select 1 as id", r"public\.events is no table", id="a view"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("shape", "said"), SHAPES)
+def test_an_old_table_of_another_shape_is_refused_by_name_before_anything_is_changed(
+    fresh: Connection, psql: PsqlRunner, how: str, shape: str, said: str
+) -> None:
+    fresh.execute(OLD_TABLES)
+    fresh.execute(shape)
+    before = psql.schema(fresh)
+
+    with pytest.raises(psycopg.Error, match=rf"nothing was changed: .*{said}"):
+        run_files(fresh, how)
+
+    assert psql.schema(fresh) == before
+
+
+def test_all_that_is_wrong_is_named_at_once(fresh: Connection, postgres: EmbeddedPostgres) -> None:
+    fresh.execute(OLD_TABLES)
+    fresh.execute("alter table sessions add version text; alter table events alter data type json")
+
+    dsn = postgres.database(fresh.info.dbname)
+    said = json.loads(CliRunner().invoke(app, ["schema", "apply", "--json", dsn]).output)
+
+    assert said["applied"] == []
+    assert "sessions.version is text" in said["error"] and "events.data is json" in said["error"]
+    assert "docs/supabase.md" in said["error"]
+
+
+@pytest.mark.parametrize("shape", [
+    "alter table trades alter pnl type numeric",
+    "alter table sessions add version bigint not null default 0",
+    "alter table trades alter symbol type varchar(20)",
+    "alter table trades alter direction type bigint",
+    "alter table sessions drop column total_pnl",
+    "alter table trades add note_of_mine json",
+])  # fmt: skip
+def test_a_shape_that_serves_as_well_is_taken(fresh: Connection, shape: str) -> None:
+    fresh.execute(OLD_TABLES)
+    fresh.execute(shape)
+    run_files(fresh, "in one transaction")
+    for table in TABLES:
+        fresh.execute(INSERTS[table])
