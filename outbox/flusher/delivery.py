@@ -127,7 +127,10 @@ class Delivery:
         if not isinstance(held, dict):
             await self._unproven(sent, held, turn)
             return
-        refusals = {entry.seq: conflict(spec, entry, find(held, ids[entry.seq]), status) for entry in sent}
+        refusals = {
+            entry.seq: conflict(spec, entry, find(held, ids[entry.seq]), status, keep=entry.if_exists == "keep")
+            for entry in sent
+        }
         for entry in sent:
             if (refusal := refusals[entry.seq]) is not None:
                 logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))

@@ -82,12 +82,17 @@ def rows_read(outcome: Reply | Failure) -> list[Row] | None:
     return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
 
 
-def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int) -> Refusal | None:
-    """Return why `entry` is not at its destination, which holds `held` under its id; None: it is there."""
+def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int, *, keep: bool = False) -> Refusal | None:
+    """Return why `entry` is not at its destination, which holds `held` under its id; None: it is there.
+
+    keep: whatever row is there, that one stays: `if_exists="keep"`.
+    """
     place = f"{spec.destination}.{spec.on_conflict} = {remote_id(spec, entry)}"
     if held is None:
         words = f"the server took it, but there is no row with {place}: a trigger swallowed it, or a policy hides it"
         return Refusal(status, "CONFLICT", words, details=_text({"sent": _read(entry.payload), "stored": None}))
+    if keep:
+        return None
     sent = _read(entry.payload)
     differing = sorted(column for column, value in sent.items() if not same(value, held.get(column)))
     if not differing:

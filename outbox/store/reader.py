@@ -50,6 +50,7 @@ class Outgoing:
     digest: str
     attempts: int
     refused_since_ms: int | None = None
+    if_exists: str | None = None  # "keep": whatever row is there under its id, that one stays
 
 
 @dataclass(frozen=True, slots=True)

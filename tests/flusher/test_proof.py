@@ -150,3 +150,27 @@ async def test_so_do_those_of_a_table_that_declares_what_decides(tmp_path: Path)
         assert bench.remote.held == 1
         bench.remote.gate.set()
         assert (await bench.settled()).delivered == 2
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["if_exists=keep", "control: without it"])
+@run_async
+async def test_a_fill_told_twice_to_two_files_stays_as_it_was_told_first(keep: bool, tmp_path: Path) -> None:
+    remote = Remote()
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        async with opened(folder, remote=remote) as bench:
+            await bench.outbox.put("fills", {"told": number}, id="f-1", if_exists="keep" if keep else None)
+            report = await bench.outbox.drain()
+            assert (report.delivered, report.dead) == ((1, 0) if keep or number == 1 else (0, 1))
+    assert [row["told"] for row in remote.rows("fills")] == [1]
+
+
+@run_async
+async def test_what_is_to_be_kept_but_is_not_there_is_no_delivery(tmp_path: Path) -> None:
+    """A trigger that swallows the row says nothing of one that was there before."""
+    async with opened(tmp_path) as bench:
+        bench.remote.answers.append(lambda request: accepted(request, stored=0))
+        await bench.outbox.put("fills", {"n": 1}, id="f-1", if_exists="keep")
+        report = await bench.outbox.drain()
+        assert (report.delivered, report.dead) == (0, 1)

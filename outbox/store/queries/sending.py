@@ -21,7 +21,7 @@ READY_LANES = Query(
     "2 per ready lane",
 )
 
-SENT = ("seq", "id", "key", "payload", "match", "digest", "attempts", "refused_since_ms")
+SENT = ("seq", "id", "key", "payload", "match", "digest", "attempts", "refused_since_ms", "if_exists")
 _SENT = ", ".join(SENT)
 
 READY = Query(
