@@ -14,7 +14,8 @@
 --
 -- The column `source` says which bot sent a row (OUTBOX_SOURCE). The bot never names it in a row: it sends the header
 -- x-outbox-source with every request, and PostgREST shows the headers to SQL. So a table without the column takes the
--- same requests, and a row written by hand has no source.
+-- same requests, and a row written by hand has no source. A token that names a source goes before the header: its
+-- signature cannot be forged (optional/least_privilege.sql).
 
 -- On a database that has it all, each "if not exists" would say so.
 set client_min_messages = warning;
@@ -124,7 +125,11 @@ as $$
 begin
     perform set_config(
         'outbox.source',
-        coalesce(nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source', ''),
+        coalesce(
+            nullif(current_setting('request.jwt.claims', true), '')::json ->> 'source',
+            nullif(current_setting('request.headers', true), '')::json ->> 'x-outbox-source',
+            ''
+        ),
         true
     );
     return null;

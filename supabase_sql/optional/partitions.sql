@@ -79,6 +79,9 @@ begin
     return made;
 end $$;
 
+revoke all on function outbox_partitions.first_id(timestamptz), outbox_partitions.add_months(int, timestamptz)
+    from public;
+
 do $$
 declare
     parent text;

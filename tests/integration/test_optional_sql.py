@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from psycopg import errors
+from supabase_lite import ROOT
 
 from tests.integration.sql_bench import (
     FILES,
@@ -158,19 +162,40 @@ UPSERT_AS_POSTGREST_DOES = """insert into public.sessions (session_id, start_tim
     status = excluded.status, version = excluded.version returning 1"""
 
 
-def test_the_small_role_may_do_what_the_outbox_asks_and_nothing_else(fresh: Connection, psql: PsqlRunner) -> None:
-    psql.apply(fresh)
-    fresh.execute("create table public.of_another_program (session_id text)")
-    fresh.execute("grant select on public.of_another_program to service_role")
-
-    psql.apply(fresh, [SMALL_ROLE, SMALL_ROLE])
-
-    assert {table: allowed(fresh, "outbox_bot", table) for table in TABLES} == {
+MATRIX: dict[str, dict[str, set[str]]] = {
+    "anon": {table: set() for table in TABLES},
+    "authenticated": {table: set() for table in TABLES},
+    "service_role": {table: {"select", "insert", "update"} for table in TABLES},
+    "outbox_bot": {
         "trades": {"select", "insert"},
         "events": {"select", "insert"},
         "sessions": {"select", "insert", "update"},
-        "outbox_health": {"select", "insert", "update"},
-    }
+        "outbox_health": {"select", "update"},  # and inserts of its own source: INSERTS names another
+    },
+}
+
+
+def claim(connection: Connection, source: str | None) -> None:
+    """Go on as PostgREST does after a token with this claim, and a header that says something else."""
+    claims = {"role": "outbox_bot"} | ({} if source is None else {"source": source})
+    connection.execute("select set_config('request.jwt.claims', %s, false)", (json.dumps(claims),))
+    connection.execute("select set_config('request.headers', %s, false)", ('{"x-outbox-source": "forged"}',))
+
+
+@pytest.mark.parametrize("role", MATRIX)
+def test_what_a_role_may_do_found_by_doing_it(fresh: Connection, psql: PsqlRunner, role: str) -> None:
+    psql.apply(fresh)
+    psql.apply(fresh, [SMALL_ROLE, SMALL_ROLE])
+    claim(fresh, "trend@desk")
+    assert {table: allowed(fresh, role, table) for table in TABLES} == MATRIX[role]
+
+
+def test_the_small_role_reaches_nothing_else(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh)
+    fresh.execute("create table public.of_another_program (session_id text)")
+    fresh.execute("grant select on public.of_another_program to service_role")
+    psql.apply(fresh, [SMALL_ROLE])
+
     refused = ("of_another_program", "outbox_fleet")
     kinds = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
     query = "select kind from unnest(%s::text[]) kind where has_table_privilege('outbox_bot', %s, kind)"
@@ -183,9 +208,107 @@ def test_the_small_role_may_do_what_the_outbox_asks_and_nothing_else(fresh: Conn
     assert column(fresh, roles) == []
 
 
+OTHERS = """select set_config('outbox.source', 'other@desk', true);
+insert into sessions (session_id, start_time, status, version, source) values ('theirs', now(), 'RUNNING', 1, 'other');
+insert into trades (session_id, symbol, timestamp, source) values ('theirs', 'X', now(), 'other');
+insert into events (event_type, timestamp, source) values ('x', now(), 'other');
+insert into outbox_health (source, pending, dead, every_s) values ('other', 0, 0, 60);
+"""
+
+
+def test_of_other_bots_rows_the_small_role_sees_and_changes_none(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh)
+    psql.apply(fresh, [SMALL_ROLE])
+    fresh.execute(OTHERS)
+    freeze = "update public.sessions set version = 4611686018427387903"
+    health = "insert into public.outbox_health (source, pending, dead, every_s) values (%s, 7, 7, 60)"
+    theirs = "insert into public.sessions (session_id, start_time, version) values ('theirs', now(), 9)"
+    claim(fresh, "mine")
+    with acting_as(fresh, "outbox_bot"):
+        assert [column(fresh, f"select count(*) from public.{table}") for table in TABLES] == [[0]] * 4
+        assert fresh.execute(freeze).rowcount == 0
+        assert fresh.execute("update public.outbox_health set pending = 1").rowcount == 0
+        for refused, values in (
+            (f"{theirs} on conflict (session_id) do update set version = excluded.version", ()),
+            (health, ("other",)),
+            (f"{health} on conflict (source) do update set pending = excluded.pending", ("other",)),
+            (INSERTS["trades"].replace("symbol)", "symbol, source)").replace("'EURUSD')", "'X', 'other')"), ()),
+        ):
+            with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+                fresh.execute(refused, values)
+        fresh.execute(health, ("mine",))
+        fresh.execute(INSERTS["trades"])
+        assert column(fresh, "select source from public.trades") == ["mine"]  # the header said something else
+    with acting_as(fresh, "service_role"):
+        assert fresh.execute(freeze).rowcount == 1  # control: the statement can change a row
+
+
+def test_a_version_leaves_room_for_the_next_one(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh)
+    psql.apply(fresh, [SMALL_ROLE])
+    claim(fresh, "mine")
+    insert = "insert into public.sessions (session_id, start_time, version) values ('s', now(), %s)"
+    with acting_as(fresh, "outbox_bot"):
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+            fresh.execute(insert, (9223372036854775807,))
+        fresh.execute(insert, (4611686018427387903,))
+
+
+def test_a_token_without_the_claim_may_do_nothing(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh)
+    psql.apply(fresh, [SMALL_ROLE])
+    fresh.execute(INSERTS["trades"])
+    claim(fresh, None)
+    with acting_as(fresh, "outbox_bot"):
+        assert column(fresh, "select id from public.trades") == []
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+            fresh.execute(INSERTS["trades"])
+
+
+def test_policies_of_an_earlier_version_are_replaced(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh)
+    psql.apply(fresh, [SMALL_ROLE])
+    made = psql.schema(fresh)
+    for table in TABLES:
+        fresh.execute(f"drop policy {table}_bot on {table}")
+        fresh.execute(f"alter policy {table}_service on {table} to service_role, outbox_bot")
+    assert psql.schema(fresh) != made
+
+    psql.apply(fresh, [SMALL_ROLE])
+
+    assert psql.schema(fresh) == made
+
+
+@pytest.mark.parametrize("every_s", ["Infinity", "NaN", "1e300", "-1"])
+def test_no_report_breaks_the_view_for_everybody(fresh: Connection, psql: PsqlRunner, every_s: str) -> None:
+    psql.apply(fresh)
+    report = f"insert into outbox_health (source, pending, dead, every_s) values ('bad', 0, 0, '{every_s}')"
+    with pytest.raises(errors.CheckViolation):
+        fresh.execute(report)
+    fresh.execute("alter table outbox_health drop constraint outbox_health_every_s")
+    fresh.execute(report)  # as it may stand there from before
+    fresh.execute(INSERTS["outbox_health"])
+
+    psql.apply(fresh)
+
+    assert len(column(fresh, "select health from outbox_fleet")) == 2
+
+
+def test_a_bot_that_is_gone_for_good_is_retired_as_the_page_says(fresh: Connection, psql: PsqlRunner) -> None:
+    (sql,) = re.findall(
+        r"^(delete from public\.outbox_health .*;)", (ROOT / "docs/supabase.md").read_text("utf-8"), re.MULTILINE
+    )
+    psql.apply(fresh)
+    for source in ("trend@desk", "other"):
+        fresh.execute("insert into outbox_health (source, pending, dead, every_s) values (%s, 0, 0, 60)", (source,))
+    fresh.execute(sql)
+    assert column(fresh, "select source from outbox_fleet") == ["other"]
+
+
 def test_the_outboxs_own_requests_pass_as_the_small_role(fresh: Connection, psql: PsqlRunner) -> None:
     psql.apply(fresh)
     psql.apply(fresh, [SMALL_ROLE])
+    claim(fresh, "mine")
     session = '[{"session_id": "s", "start_time": "2026-01-01", "status": "%s", "version": %s}]'
     with acting_as(fresh, "outbox_bot"):
         assert fresh.execute(INSERT_ONCE, (V7, "2026-01-01")).rowcount == 1
@@ -193,7 +316,7 @@ def test_the_outboxs_own_requests_pass_as_the_small_role(fresh: Connection, psql
         for status, version in (("RUNNING", 1), ("STOPPED", 2), ("RUNNING", 1)):
             fresh.execute(UPSERT_AS_POSTGREST_DOES, (session % (status, version),))
         fresh.execute("update public.sessions set end_reason = 'NORMAL' where session_id = 's'")
-        fresh.execute(INSERTS["outbox_health"])
+        fresh.execute(INSERTS["outbox_health"].replace("gen_random_uuid()::text", "'mine'"))
         fresh.execute("update public.outbox_health set pending = 1")
         assert column(fresh, "select status from public.sessions") == ["STOPPED"]
         for statement in (
