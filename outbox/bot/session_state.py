@@ -134,8 +134,12 @@ def figure(value: object, field: str) -> float | None:
 
 def names(symbols: Iterable[str]) -> tuple[str, ...]:
     """Return the symbols. Raises InvalidEntry: one text would be taken for a list of letters."""
-    known = () if isinstance(symbols, str) else tuple(symbols)
-    if isinstance(symbols, str) or not all(isinstance(name, str) for name in known):
+    known = () if isinstance(symbols, str) or not isinstance(symbols, Iterable) else tuple(symbols)
+    if (
+        isinstance(symbols, str)
+        or not isinstance(symbols, Iterable)
+        or not all(isinstance(name, str) for name in known)
+    ):
         raise InvalidEntry("must be a list of texts", field="symbols")
     return known
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,14 @@ from outbox.bot.session_state import SAVE, Session, figure, midnight, names, sto
 from outbox.encoding import encode_value
 from outbox.entry import Operation
 from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
-from outbox.legacy.fragments import members, pieces
+from outbox.legacy.fragments import Text, members, pieces
+from outbox.legacy.report import Found, Left, LegacyReport, OldFile, places
 from outbox.outbox import Outbox
 from outbox.store.files import sync_folder
 from outbox.threads import in_thread
 from outbox.transaction import Transaction
+
+__all__ = ["Left", "LegacyReport", "OldFile", "checked_folder", "import_legacy", "old_files"]
 
 PENDING, STATE, CACHE, BARS = "pending_uploads.json", ".session_state.json", "cache", "_bars.json"
 
@@ -39,75 +41,12 @@ _CHUNK = 200
 _LIMIT_S, _ITEM_S = 2.0, 0.005
 # How often a file is read again that the old bot changes meanwhile.
 _TRIES = 5
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 _KNOWN_SESSION = "select session_id, status from outbox_sessions where source = ?"
 _NEW_BARS = (
     "insert into outbox_bars (symbol, timeframe, time_ms, bar) select ?, '', value ->> 0, value ->> 1 from json_each(?)"
     " where true on conflict do nothing returning 1"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What was not taken: `bytes` bytes from `byte` (from 0), on `line` (from 1), and why."""
-
-    byte: int
-    line: int
-    bytes: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class OldFile:
-    """What became of one file. taken, known: entries, bars or sessions, new and stored already.
-
-    renamed: its name now; None: it is as it was. rest: the file that holds what was not taken; None: there is none.
-    """
-
-    path: Path
-    taken: int = 0
-    known: int = 0
-    left: tuple[Left, ...] = ()
-    renamed: Path | None = None
-    rest: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LegacyReport:
-    """What became of each old file; empty: there was none."""
-
-    files: tuple[OldFile, ...] = ()
-
-    @property
-    def taken(self) -> int:
-        """Entries, bars and sessions that are new here."""
-        return sum(file.taken for file in self.files)
-
-    @property
-    def left(self) -> int:
-        """Places of the old files that could not be read."""
-        return sum(len(file.left) for file in self.files)
-
-
-@dataclass(slots=True)
-class _Found:
-    """What one reading of a file has come to so far."""
-
-    text: str
-    taken: int = 0
-    known: int = 0
-    left: list[tuple[int, int, str]] = field(default_factory=list)  # from, to, why
-
-    def leave(self, start: int, end: int, why: str) -> None:
-        self.left.append((start, end, why))
-
-    def is_text(self, start: int, end: int) -> bool:
-        """Whether this part is UTF-8; if not, it is left."""
-        if _NOT_UTF8.search(self.text, start, end) is None:
-            return True
-        self.leave(start, end, "it is no UTF-8")
-        return False
 
 
 async def import_legacy(outbox: Outbox, folder: str | os.PathLike[str], *, source: str | None = None) -> LegacyReport:
@@ -146,10 +85,10 @@ async def _moved(outbox: Outbox, path: Path, source: str) -> OldFile:
             raw = await in_thread(path.read_bytes)
         except OSError as error:
             return OldFile(path, taken, known, (_whole(f"it cannot be read: {error.strerror}"),))
-        found = _Found(raw.decode("utf-8", "surrogateescape"))
+        found = Found(Text(raw.decode("utf-8", "surrogateescape")))
         await _take(outbox, path, found, source)
         taken, known = taken + found.taken, max(0, found.known - taken)
-        left = await in_thread(_places, found)
+        left = await in_thread(places, found)
         try:
             moved = await in_thread(_rename, path, raw, left)
         except OSError as error:
@@ -163,7 +102,7 @@ def _whole(why: str) -> Left:
     return Left(0, 1, 0, f"{why}; it stays as it is, and can be taken again")
 
 
-async def _take(outbox: Outbox, path: Path, found: _Found, source: str) -> None:
+async def _take(outbox: Outbox, path: Path, found: Found, source: str) -> None:
     if not found.text.strip():
         found.leave(0, len(found.text), "it is empty: the old module was cut off while it wrote")
     elif path.name == PENDING:
@@ -185,7 +124,7 @@ class _Item:
     id: str
 
 
-async def _take_pending(outbox: Outbox, found: _Found) -> None:
+async def _take_pending(outbox: Outbox, found: Found) -> None:
     items = await in_thread(_items, found)  # some 20 µs each
     for start in range(0, len(items), _CHUNK):
         chunk = items[start : start + _CHUNK]
@@ -199,7 +138,7 @@ async def _take_pending(outbox: Outbox, found: _Found) -> None:
                 found.known += not result
 
 
-def _items(found: _Found) -> list[_Item]:
+def _items(found: Found) -> list[_Item]:
     """Return the items that can be read. Two that are equal were two writes: each has an id of its own."""
     items: list[_Item] = []
     seen: Counter[str] = Counter()
@@ -261,7 +200,7 @@ def _reason(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------ .session_state.json
 
 
-async def _take_session(outbox: Outbox, found: _Found, source: str) -> None:
+async def _take_session(outbox: Outbox, found: Found, source: str) -> None:
     """Store the session that the old bot left running, so that `start_session` recovers it."""
     state, end = members(found.text)
     if not found.is_text(0, len(found.text)):
@@ -319,13 +258,16 @@ def _time(value: object, field: str) -> datetime | None:
     if not isinstance(value, str):
         raise InvalidEntry("is no text", field=field)
     moment = datetime.fromisoformat(value)
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    try:
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise InvalidEntry("is outside of the years 1 to 9999 in UTC", field=field) from None
 
 
 # ------------------------------------------------------------------------------------------ cache/*_bars.json
 
 
-async def _take_bars(outbox: Outbox, found: _Found, symbol: str) -> None:
+async def _take_bars(outbox: Outbox, found: Found, symbol: str) -> None:
     """Store the bars that are not there yet: what the bot has cached since is newer."""
     rows = await in_thread(_bars, found)
     for start in range(0, len(rows), _CHUNK):
@@ -336,7 +278,7 @@ async def _take_bars(outbox: Outbox, found: _Found, symbol: str) -> None:
         found.known += len(chunk) - new
 
 
-def _bars(found: _Found) -> list[tuple[int, str]]:
+def _bars(found: Found) -> list[tuple[int, str]]:
     """Return the bars that can be read, each with its time in Unix milliseconds."""
     bars: dict[int, str] = {}
     for piece in pieces(found.text, lambda value: True):
@@ -354,19 +296,6 @@ def _bars(found: _Found) -> list[tuple[int, str]]:
 
 
 # ------------------------------------------------------------------------------------------ the file itself
-
-
-def _places(found: _Found) -> tuple[Left, ...]:
-    """Return what was left by its place in the file's bytes."""
-    places: list[Left] = []
-    seen = byte = 0
-    line = 1
-    for start, end, why in sorted(found.left):
-        if start > seen:
-            between = found.text[seen:start].encode("utf-8", "surrogateescape")
-            seen, byte, line = start, byte + len(between), line + between.count(b"\n")
-        places.append(Left(byte, line, len(found.text[start:end].encode("utf-8", "surrogateescape")), why))
-    return tuple(places)
 
 
 def _rename(path: Path, raw: bytes, left: Sequence[Left]) -> tuple[Path, Path | None] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -114,6 +114,27 @@ def test_what_is_read_and_what_is_left(text: str, tables: list[str], left: list[
     assert [value["table"] for value in read(text)] == tables
     if left is not None:
         assert problems(text) == left
+
+
+class Counted(str):
+    """Notes whenever somebody counts its lines, which costs as much as it is long."""
+
+    __slots__ = ()
+    times: ClassVar[int] = 0
+
+    def count(self, *arguments: Any) -> int:
+        Counted.times += 1
+        return str.count(self, *arguments)
+
+
+def test_a_broken_item_does_not_cost_the_length_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "times", 0)
+    text = Counted("[" + ", ".join([A, A[:-5]] * 20) + "]")
+    assert len(read(text)) == 20
+    assert Counted.times == 0
+    with pytest.raises(ValueError, match="delimiter"):  # the control: a decoder of its own counts at each error
+        json.JSONDecoder().raw_decode(text, len(A) + 3)
+    assert Counted.times == 1
 
 
 # ------------------------------------------------------------------------------------------ one object

@@ -95,11 +95,12 @@ async def test_everything_that_the_old_module_left_is_taken_and_nothing_is_delet
     assert (report.taken, report.left, len(report.files)) == (4 + 1 + 7, 0, 4)
     assert names(old) == [f"{name}.imported" for name in contents]
     assert {name: (old / f"{name}.imported").read_bytes() for name in contents} == contents
-    entries = rows(tmp_path, "select destination, operation, key, on_conflict, payload from outbox order by seq")
+    entries = rows(tmp_path, "select id, destination, operation, key, on_conflict, payload from outbox order by seq")
+    trade, event = entries[1]["id"], entries[2]["id"]
     assert [(row["destination"], row["operation"], row["key"], row["on_conflict"]) for row in entries] == [
         ("sessions", "insert", "ab12cd34", None),
-        ("trades", "insert", None, None),
-        ("events", "insert", None, None),
+        ("trades", "insert", trade, None),
+        ("events", "insert", event, None),
         ("sessions", "upsert", "ab12cd34", "session_id"),
     ]
     assert json.loads(entries[1]["payload"]) == TRADE
@@ -367,6 +368,13 @@ async def test_of_a_state_that_was_cut_short_what_is_whole_is_recovered(tmp_path
         pytest.param({"session_id": "x"}, "start_time: is missing, and so is last_heartbeat", id="no time"),
         pytest.param({**STATE, "start_time": "soon"}, "no session to recover: Invalid isoformat", id="no date"),
         pytest.param("{", "session_id: is missing", id="nothing"),
+        pytest.param(
+            {**STATE, "start_time": "0001-01-01T00:00:00+01:00"}, "start_time: is outside of the years", id="year 0"
+        ),
+        pytest.param(
+            {**STATE, "last_heartbeat": "9999-12-31T23:59:59-01:00"}, "last_heartbeat: is outside", id="year 10000"
+        ),
+        pytest.param({**STATE, "symbols": 5}, "symbols: must be a list of texts", id="symbols of another kind"),
     ],
 )
 @run_async
