@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -130,14 +130,21 @@ async def _findings(
     local = await examine_file(path, clock, thorough=thorough)
     asked = _Asked((), None)
     if settings is not None and not offline and settings.rest_url is not None and settings.supabase_key is not None:
-        asked = await _ask(settings, _targets(local, only), local.content, timeout_s)
+        named = [replace(target, role=_role(settings)) for target in _targets(local, only)]
+        asked = await _ask(settings, named, local.content, timeout_s)
     found = findings.clock(
         now_ms=clock.now_ms(),
         newest_put_ms=local.content.newest_put_ms if local.content else None,
         ahead_s=asked.ahead_s,
         platform=sys.platform,
     )
-    return [*local.findings, *said_of_settings, found, *_pauses(local.content, asked.findings), *asked.findings]
+    return [
+        *local.findings,
+        *said_of_settings,
+        found,
+        *_pauses(local.content, asked.findings, _role(settings)),
+        *asked.findings,
+    ]
 
 
 def _targets(local: Local, only: Sequence[str]) -> list[Target]:
@@ -196,7 +203,14 @@ async def _project(settings: Settings, first: First, timeout_s: float) -> list[F
     ]
 
 
-def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
+def _role(settings: Settings | None) -> str:
+    """Return the role that the bot's rows arrive as: a token's own, or service_role, whom every secret key means."""
+    secret = None if settings is None else settings.access_token or settings.supabase_key
+    role = None if secret is None else read_key(secret.get_secret_value()).role
+    return "service_role" if role in (None, "anon", "authenticated") else role
+
+
+def _pauses(content: Content | None, asked: Sequence[Finding], role: str) -> list[Finding]:
     if content is None:
         return []
     found = []
@@ -211,7 +225,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding]) -> list[Finding]:
                 subject(each, content.lanes),
                 each.reason,
                 answer(each),
-                fix=mend(what, name, columns, sql=_sql_folder()),
+                fix=mend(what, name, columns, role=role, sql=_sql_folder()),
                 fixed=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )

@@ -22,6 +22,7 @@ _OK, _WARNING, _FAULT = Severity.OK, Severity.WARNING, Severity.FAULT
 # A key that ends within a month is one to renew before a holiday.
 _SOON_S = 30 * 86_400
 _LONGEST_LIST = 5
+_SERVICE, _SMALL_ROLE = "service_role", "outbox_bot"
 
 Outcome = Reply | Failure
 
@@ -33,7 +34,7 @@ Outcome = Reply | Failure
 class Target:
     """A remote table, and what is sent to it: its columns, what decides its duplicates, whether rows are updated.
 
-    used: an entry for it was ever put; key: the column that holds an insert's id.
+    used: an entry for it was ever put; key: the column that holds an insert's id; role: who asks, as the token says.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Target:
     conflicts: tuple[str, ...]  # each as it stands in on_conflict=
     updates: bool
     used: bool
+    role: str = _SERVICE
 
 
 def targets(
@@ -201,17 +203,21 @@ _ANYWHERE = {
 }
 
 
-def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: Path = _SQL) -> str | None:
+def mend(
+    what: Complaint, table: str = "", columns: Sequence[str] = (), *, role: str = _SERVICE, sql: Path = _SQL
+) -> str | None:
     """Return what mends a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
 
-    sql: where the shipped SQL files are.
+    role: who is to be let in. sql: where the shipped SQL files are.
     """
+    if role == _SMALL_ROLE and table in _SHIPPED and what in (Complaint.GRANT, Complaint.ROW_SECURITY):
+        return f'psql "$SUPABASE_DB_URL" -f {typed(sql / "optional" / "least_privilege.sql")}'
     name = _sql_name(table)
     named = [_sql_name(column) for column in columns]
     match what:
         case Complaint.TABLE:
             files = " ".join(f"-f {typed(sql / each)}" for each in _FILES)
-            own = f"create table public.{name} (...); {_grant(table)}"
+            own = f"create table public.{name} (...); {_grant(table, role)}"
             return f'psql "$SUPABASE_DB_URL" {files}' if table in _SHIPPED else _or_the_shipped(table, own)
         case Complaint.COLUMN:
             adds = ", ".join(f"add column {column} <type>" for column in named) or "add column <name> <type>"
@@ -221,18 +227,24 @@ def mend(what: Complaint, table: str = "", columns: Sequence[str] = (), *, sql: 
         case Complaint.INDEX:
             return f"create unique index on public.{name} ({', '.join(named) or '<columns>'})"
         case Complaint.GRANT:
-            return _grant(table)
+            return _grant(table, role)
         case Complaint.ROW_SECURITY:
-            everything = "for all to service_role using (true) with check (true)"
-            return f"create policy {_sql_name(table + '_service')} on public.{name} {everything}"
+            return _policy(table, role)
         case Complaint.POLICY:
             return f"rewrite the policy of public.{name} that reads its own table; pg_policies lists them"
         case _:
             return _ANYWHERE.get(what)
 
 
-def _grant(table: str) -> str:
-    return f"grant select, insert, update on public.{_sql_name(table)} to service_role"
+def _grant(table: str, role: str) -> str:
+    grant = f"grant select, insert, update on public.{_sql_name(table)} to {_sql_name(role)}"
+    # Supabase's service_role passes row-level security. To another the grant alone would make dead letters of a pause.
+    return grant if role == _SERVICE else f"{grant}; {_policy(table, role)}"
+
+
+def _policy(table: str, role: str) -> str:
+    policy, everything = _sql_name(f"{table}_{role.removesuffix('_role')}"), "using (true) with check (true)"
+    return f"create policy {policy} on public.{_sql_name(table)} for all to {_sql_name(role)} {everything}"
 
 
 def _or_the_shipped(table: str, own: str) -> str:
@@ -342,7 +354,7 @@ def table(facts: TableFacts, *, sql: Path = _SQL) -> list[Finding]:
     """
     target, what = facts.target, complaint(facts.read)
     if what is Complaint.TABLE:
-        return [_no_table(target, facts.read, mend(what, target.name, sql=sql))]
+        return [_no_table(target, facts.read, mend(what, target.name, role=target.role, sql=sql))]
     if what not in (Complaint.NOTHING, Complaint.COLUMN):
         return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
     return [
@@ -366,7 +378,9 @@ def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
     what = complaint(outcome)
     if what in (Complaint.ROW_SECURITY, Complaint.POLICY):
         aspect = "rows"
-    return Finding(f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", mend(what, target.name))
+    return Finding(
+        f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", mend(what, target.name, role=target.role)
+    )
 
 
 def _columns(facts: TableFacts, sql: Path) -> Finding:
@@ -433,4 +447,4 @@ def _rows(facts: TableFacts) -> list[Finding]:
     if isinstance(outcome, Reply) and outcome.body.strip() not in (b"[]", b""):
         return [Finding(check, _OK, "the newest delivered one can be seen")]
     says = f"the newest delivered one ({its_id}) cannot be seen: it was deleted, or row-level security hides it"
-    return [Finding(check, _WARNING, says, mend(Complaint.ROW_SECURITY, facts.target.name))]
+    return [Finding(check, _WARNING, says, mend(Complaint.ROW_SECURITY, facts.target.name, role=facts.target.role))]

@@ -111,6 +111,26 @@ begin
                 again, parent;
         end if;
 
+        -- These would be lost in silence, or refuse every later row.
+        select string_agg(what, '; ' order by what) into again from (
+            select format('column %s is generated or an identity', attname) from pg_attribute
+            where attrelid = to_regclass('public.' || parent) and (attidentity <> '' or attgenerated <> '')
+            union all
+            select format('it is in publication %s', p.pubname) from pg_publication_rel r
+            join pg_publication p on p.oid = r.prpubid where r.prrelid = to_regclass('public.' || parent)
+            union all
+            select format('trigger %s is not in its ordinary state', tgname) from pg_trigger
+            where tgrelid = to_regclass('public.' || parent) and not tgisinternal and tgenabled <> 'O'
+            union all
+            select distinct format('function %s speaks of it', d.objid::regprocedure) from pg_depend d
+            where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_class'::regclass
+            and d.refobjid = to_regclass('public.' || parent)
+        ) as found (what);
+        if again is not null then
+            raise exception 'nothing was changed: public.% would lose this: %; undo it, and make it again afterwards',
+                parent, again;
+        end if;
+
         select array_agg(command) into commands from (
             select format('alter table public.%I add constraint %I %s', parent, conname, pg_get_constraintdef(oid))
             from pg_constraint where conrelid = to_regclass('public.' || parent) and contype in ('p', 'u', 'f')

@@ -28,3 +28,31 @@ def test_names_are_quoted_where_postgresql_needs_it(
     what: Complaint, table: str, columns: tuple[str, ...], sql: str
 ) -> None:
     assert sql in str(mend(what, table, columns))
+
+
+@pytest.mark.parametrize(
+    ("what", "table", "role", "fix"),
+    [
+        pytest.param(
+            Complaint.GRANT, "fills", "my_bot",
+            "grant select, insert, update on public.fills to my_bot; "
+            "create policy fills_my_bot on public.fills for all to my_bot using (true) with check (true)",
+            id="grant and policy together: the grant alone would make dead letters of a pause",
+        ),
+        pytest.param(
+            Complaint.ROW_SECURITY, "fills", "My-Bot",
+            'create policy "fills_My-Bot" on public.fills for all to "My-Bot" using (true) with check (true)',
+            id="a policy alone",
+        ),
+        pytest.param(
+            Complaint.GRANT, "trades", "outbox_bot",
+            'psql "$SUPABASE_DB_URL" -f supabase_sql/optional/least_privilege.sql', id="the shipped role",
+        ),
+        pytest.param(
+            Complaint.GRANT, "fills", "service_role", "grant select, insert, update on public.fills to service_role",
+            id="a secret key: its role passes row-level security",
+        ),
+    ],
+)  # fmt: skip
+def test_who_is_let_in_is_the_role_of_the_token(what: Complaint, table: str, role: str, fix: str) -> None:
+    assert mend(what, table, role=role) == fix

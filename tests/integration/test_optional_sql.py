@@ -154,6 +154,39 @@ def test_a_table_that_others_refer_to_is_left_alone(fresh: Connection, psql: Psq
     assert column(fresh, "select count(*) from pg_class where relkind = 'p'") == [0]
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("alter table trades add n bigint generated always as identity", "column n is generated or an identity"),
+        ("alter table trades add twice float generated always as (pnl * 2) stored", "column twice is generated"),
+        ("create publication live for table trades", "it is in publication live"),
+        ("alter table trades disable trigger outbox_source", "trigger outbox_source is not in its ordinary state"),
+        (
+            "create function newest() returns timestamptz begin atomic select max(timestamp) from trades; end",
+            r"function newest\(\) speaks of it",
+        ),
+    ],
+)
+def test_what_would_be_lost_in_silence_is_refused_before_anything_is_changed(
+    fresh: Connection, psql: PsqlRunner, there: str, said: str
+) -> None:
+    psql.apply(fresh)
+    fresh.execute(there)
+    with pytest.raises(errors.RaiseException, match=rf"nothing was changed: public\.trades would lose this: .*{said}"):
+        fresh.execute(PARTITIONS.read_bytes())
+    assert column(fresh, "select count(*) from pg_class where relkind = 'p'") == [0]
+
+
+def test_the_public_may_not_call_what_makes_the_months(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh)
+    psql.apply(fresh, [PARTITIONS])
+    callable_ = """select proname from pg_proc where pronamespace = 'outbox_partitions'::regnamespace
+        and has_function_privilege('anon', oid, 'execute')"""
+    assert column(fresh, callable_) == []
+    fresh.execute("grant execute on all functions in schema outbox_partitions to public")
+    assert len(column(fresh, callable_)) == 2  # control: the query finds them
+
+
 # ------------------------------------------------------------------------------------------------ the small role
 
 UPSERT_AS_POSTGREST_DOES = """insert into public.sessions (session_id, start_time, status, version)
