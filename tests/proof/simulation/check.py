@@ -63,26 +63,34 @@ def _judge_put(world: World, put: Put, stored: tuple[Any, ...] | None, remote: i
         world.wrong(f"{name} was acknowledged and is lost")
     if put.told == "refused" and (stored is not None or remote):
         world.wrong(f"{name} was refused and is there all the same")
+    if put.operation == "insert" and remote > 1:
+        world.wrong(f"{name} is {remote} times at the remote end")
     if stored is None:
         if remote and not world.damaged:
             world.wrong(f"{name} is at the remote end and in no file")
         return
     state, code, *_ = stored
-    if state == "dead" and not _may_die(put, code):
+    if state == "dead" and not _may_die(world, put, code):
         world.wrong(f"{name} died of {code}")
     if state == "pending" and world.can_arrive(put):
         world.wrong(f"{name} is still pending")
-    if put.operation != "insert":
-        return
-    if remote > 1:
-        world.wrong(f"{name} is {remote} times at the remote end")
-    if state == "delivered" and not remote:
+    if state == "delivered":
+        _judge_delivered(world, put, remote, name)
+
+
+def _judge_delivered(world: World, put: Put, remote: int, name: str) -> None:
+    if put.operation == "update" and put.n not in world.network.server.seen:
+        world.wrong(f"{name} counts as delivered and was never applied")
+    if put.operation == "insert" and not remote:
         world.wrong(f"{name} counts as delivered and is not there")
 
 
-def _may_die(put: Put, code: str | None) -> bool:
-    """Whether the server's trigger, its limit, its unique key or a parent that never came may have killed it."""
+def _may_die(world: World, put: Put, code: str | None) -> bool:
+    """Whether the server's trigger, its limit or its unique key may have killed it; an update, that its row was not
+    there, and that another put stood behind it."""
     row = put.row
+    if put.operation == "update":
+        return code is None and world.may_give_way(put)
     return bool(row.get("poison") or len(str(row)) > 4_000 or (code == "23505" and row.get("fill") is not None))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from outbox import Outbox, OutboxError, SessionManager, Settings
 from outbox.admin import inbox
-from outbox.errors import IdConflict, OutcomeUnknown
+from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown
 from tests.proof.simulation.loop import Loop, LoopClock
 from tests.proof.simulation.network import Mood, Transport
 from tests.proof.simulation.program import Life as Plan
@@ -82,7 +82,8 @@ class Life:
                 await self._wait_for_all()
             watch.cancel()
         if self._flusher is not None:
-            await self._flusher
+            with contextlib.suppress(OutboxClosed):  # it had not begun yet
+                await self._flusher
 
     def _tell(self, what: str) -> None:
         self._world.tell(f"{self._loop.time():.3f} {what}")

@@ -38,8 +38,7 @@ class Program:
 
 
 class _Maker:
-    def __init__(self, seed: int, *, hard: bool) -> None:
-        self.hard = hard
+    def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.n = 0
         self.weights = list(TABLES.values())
@@ -70,7 +69,7 @@ class _Maker:
         elif table == "sessions":
             row |= {"session_id": f"s{bot}", "version": n}
             operation = "upsert"
-        elif dice.random() < 0.5 or not self.hard:
+        elif dice.random() < 0.5:
             row |= {"symbol": f"m{bot}-{dice.randrange(2)}"}
             operation = "upsert"
         else:
@@ -175,7 +174,7 @@ class _Maker:
         upsert = ("put", {"put": {"n": late, "table": "marks", "operation": "upsert",
                                   "row": {"n": late, "symbol": "m8"}}, "after": 0})  # fmt: skip
         steps: list[Action] = [
-            ("clock", {"s": -dice.choice((3_600, 100_000, 40_000_000))}), *legs, *([update] if self.hard else []),
+            ("clock", {"s": -dice.choice((3_600, 100_000, 40_000_000))}), *legs, update,
             ("sleep", {"s": dice.uniform(100, 400)}), ("clock", {"s": dice.choice((100_000, 80_000_000))}),
             ("sleep", {"s": dice.uniform(1, 100)}), upsert, *trades, ("sleep", {"s": BOUND_S + 30}),
         ]  # fmt: skip
@@ -186,9 +185,9 @@ def _put(n: int, table: str, row: dict[str, Any]) -> Action:
     return "put", {"put": {"n": n, "table": table, "operation": "insert", "row": {"n": n, **row}}, "after": 0}
 
 
-def made(seed: int, *, hard: bool = True) -> Program:
-    """Return the program of `seed`. hard: with updates that come before the row that they change."""
-    maker = _Maker(seed, hard=hard)
+def made(seed: int) -> Program:
+    """Return the program of `seed`."""
+    maker = _Maker(seed)
     dice = maker.dice
     lives: list[Life] = []
     for _ in range(dice.choices((1, 2, 3, 4), (3, 4, 2, 1))[0]):

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import random
+import re
 import sys
 import tempfile
 import time
@@ -29,7 +30,6 @@ from tests.proof.simulation.world import World
 
 # A program of this length runs for ever.
 _MOST_STEPS = 2_000_000
-HARD = "--hard" in sys.argv
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -102,16 +102,21 @@ def _lived(world: World, plan: Plan, path: Path, control: str | None, *, last: b
 def shrunk(program: Program, control: str | None = None, *, limit_s: float = 120.0) -> tuple[Program, World]:
     """Return a program that lacks as much of `program` as it can and still fails, and what it has left."""
     world, until_s = play(program, control), time.monotonic() + limit_s
-    smallest, smallest_world, again = program, world, bool(world.wrongs)
+    smallest, smallest_world, again, kinds = program, world, bool(world.wrongs), _kinds(world)
     while again:
         again = False
         for candidate in smaller(smallest):
             if time.monotonic() > until_s:
                 return smallest, smallest_world
-            if (found := play(candidate, control)).wrongs:
+            if _kinds(found := play(candidate, control)) & kinds:
                 smallest, smallest_world, again = candidate, found, True
                 break
     return smallest, smallest_world
+
+
+def _kinds(world: World) -> set[str]:
+    """Return what is wrong without whose: the smaller program must fail in the same way."""
+    return {re.sub(r"[0-9]+", "", wrong)[:60] for wrong in world.wrongs}
 
 
 def told(program: Program, world: World) -> str:
@@ -131,14 +136,14 @@ def main(arguments: list[str]) -> int:
     """Run what is asked for; 1: a promise was broken."""
     *numbers, control = [*arguments, None] if len(arguments) < 3 else arguments
     if numbers[0] in ("--show", "--shrink"):
-        program = made(int(str(numbers[1])), hard=HARD)
+        program = made(int(str(numbers[1])))
         program, world = shrunk(program, control) if numbers[0] == "--shrink" else (program, play(program, control))
         sys.stdout.write(told(program, world))
         return int(bool(world.wrongs))
     first, count = map(int, map(str, numbers))
     for seed in range(first, first + count):
         started_s = time.monotonic()
-        world = play(made(seed, hard=HARD), control)
+        world = play(made(seed), control)
         line = {
             "seed": seed, "steps": world.steps, "kills": world.kills, "puts": len(world.puts), "trace": world.digest,
             "sent": world.network.sent, "longest_wait_s": round(world.longest_wait_s, 1), "wrongs": world.wrongs,
@@ -150,4 +155,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main([word for word in sys.argv[1:] if word != "--hard"]))
+    sys.exit(main(sys.argv[1:]))

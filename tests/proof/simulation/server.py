@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,21 +15,24 @@ Row = dict[str, Any]
 
 # A request with more bytes than this gets 413, and so does a row alone.
 LONGEST_BODY = 4_000
+# A read gives no more rows than this (PostgREST's max-rows), so that who wants more asks again.
+MAX_ROWS = 3
 PARENTS = {"legs": ("trade", "trades")}  # foreign keys: column, table
 UNIQUE = {"trades": "fill"}  # beside the key
 VERSIONED = ("sessions",)  # tables with the trigger that keeps newer rows
-MISSING = object()
 
 
 @dataclass
 class Server:
     """rows: by table and the text of the deciding values. seen: the `n` of every row that was ever stored.
 
-    minted: rows that came without an id, which a table's default then makes. keep_newer: False is a control.
+    missed: the `u` of every update that has matched nothing. minted: rows that came without an id, which a table's
+    default then makes. keep_newer: False is a control.
     """
 
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
+    missed: set[int] = field(default_factory=set)
     arrived: list[int] = field(default_factory=list)  # those of inserts, in their order
     minted: int = 0
     keep_newer: bool = True
@@ -41,7 +43,7 @@ class Server:
         table, _, query = request.path.partition("?")
         arguments = dict(parse_qsl(query, keep_blank_values=True))
         if request.method == "GET":
-            return Reply(200, {"content-type": "application/json"}, json.dumps(self.all(table)).encode())
+            return self._read(table, arguments)
         if request.path.startswith("rpc/"):
             return refused(404, "PGRST202", "Could not find the function")
         if len(request.body) > LONGEST_BODY:
@@ -85,9 +87,10 @@ class Server:
                 return no
             fresh[str(key)] = row
         known.update(fresh)
-        self.arrived += [row["n"] for row in fresh.values() if "n" in row]
-        self.seen.update(self.arrived[-len(fresh) :])
-        return _accepted(prefer)
+        numbers = [row["n"] for row in fresh.values() if "n" in row]
+        self.arrived += numbers
+        self.seen.update(numbers)
+        return _accepted(prefer, stored=len(fresh))
 
     def _violated(self, table: str, row: Row, fresh: dict[str, Row]) -> Reply | None:
         column = UNIQUE.get(table)
@@ -113,24 +116,45 @@ class Server:
         return _accepted(prefer)
 
     def _update(self, table: str, arguments: dict[str, str], changes: Row) -> Reply:
-        wanted = {column: value.removeprefix("eq.") for column, value in arguments.items() if column != "columns"}
         known = self.rows.get(table, {})
-        found = [key for key, row in known.items() if all(str(row.get(name)) == text for name, text in wanted.items())]
+        found = [key for key, row in known.items() if _passes(row, arguments)]
         for key in found:
             known[key] = self._changed(table, known[key], changes)
-        if found:
-            self.seen.add(changes["u"])
+        (self.seen if found else self.missed).add(changes["u"])
         return Reply(
             204, {"content-range": f"*/{len(found)}" if not found else f"0-{len(found) - 1}/{len(found)}"}, b""
         )
+
+    def _read(self, table: str, arguments: dict[str, str]) -> Reply:
+        """Give the columns that are asked for, of the first rows that pass the filters."""
+        columns = arguments.pop("select").split(",")
+        rows = [row for row in self.all(table) if _passes(row, arguments)][:MAX_ROWS]
+        body = json.dumps([{column: row.get(column) for column in columns} for row in rows])
+        return Reply(200, {"content-type": "application/json"}, body.encode())
 
     def _changed(self, table: str, old: Row, new: Row) -> Row:
         late = "version" in new and new["version"] < old.get("version", 0)
         return old if table in VERSIONED and self.keep_newer and late else old | new
 
 
-def _accepted(prefer: str) -> Reply:
-    return Reply(201, {"preference-applied": prefer.replace(",", ", ")}, b"")
+def _passes(row: Row, arguments: dict[str, str]) -> bool:
+    """Whether `row` passes the filters among `arguments`. Raises ValueError: a filter that the server does not know."""
+    for column, text in arguments.items():
+        operator, _, value = text.partition(".")
+        held = str(row.get(column))
+        if column in ("columns", "on_conflict"):
+            continue
+        if operator == "eq" and held != value:
+            return False
+        if operator == "in" and held not in json.loads(f"[{value[1:-1]}]"):  # quoted and escaped as in JSON
+            return False
+        if operator not in ("eq", "in"):
+            raise ValueError(f"{column}={text}")
+    return True
 
 
-Apply = Callable[[Request], Reply]
+def _accepted(prefer: str, *, stored: int | None = None) -> Reply:
+    headers = {"preference-applied": prefer.replace(",", ", ")}
+    if stored is not None and "count=exact" in prefer:
+        headers["content-range"] = f"*/{stored}"
+    return Reply(201, headers, b"")

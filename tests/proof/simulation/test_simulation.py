@@ -19,7 +19,8 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform == "win32", reason="a life is a fork"),
 ]
-PROGRAMS = 300
+# At 0.35 CPU seconds each; scripts/soak runs more.
+PROGRAMS = 150
 
 
 def run(*arguments: str, hash_seed: str = "0") -> Iterator[dict[str, Any]]:
@@ -62,5 +63,5 @@ def test_the_same_seed_takes_the_same_steps_in_another_process() -> None:
 
 @pytest.mark.parametrize(("control", "seed"), controls.NAMES.items())
 def test_control_without_this_protection_a_program_fails(control: str, seed: int) -> None:
-    found = (wrong for each in run(str(seed), str(PROGRAMS), control) for wrong in each["wrongs"])
+    found = (wrong for each in run(str(seed), "5", control) for wrong in each["wrongs"])
     assert any(not wrong.startswith(("stuck", "crashed")) for wrong in found)

@@ -98,6 +98,14 @@ class World:
             return any(mark.get("symbol") == put.key for mark in self.network.server.all(put.table))
         return True
 
+    def may_give_way(self, put: Put) -> bool:
+        """Whether `put` is an update that has matched nothing and was never applied, with something behind it in its
+        line, for whose sake it may be dead."""
+        server = self.network.server
+        if put.operation != "update" or put.n in server.seen or put.n not in server.missed:
+            return False
+        return any(other.n > put.n and (other.table, other.key) == (put.table, put.key) for other in self.puts.values())
+
     def late(self) -> list[str]:
         """Return what has waited longer than the bound; its longest wait is kept."""
         seen, found = self.network.server.seen, []
@@ -106,7 +114,7 @@ class World:
                 continue  # more of it may be put than can be sent
             if put.told != "acknowledged" or put.n in seen or put.id in self.discarded:
                 continue
-            if not self.can_arrive(put):
+            if not self.can_arrive(put) or self.may_give_way(put):
                 put.since_s = None
                 continue
             if put.key is not None and any(
