@@ -48,8 +48,8 @@ def commands() -> list[str]:
     return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
-# The two long ones run elsewhere: the demo in tests/test_demo.py, and this test itself in `scripts/test`.
-ELSEWHERE = ["python3 scripts/demo", "python3 scripts/test"]
+# These run elsewhere: in tests/test_demo.py, in tests/test_supabase_script.py, and this test itself in `scripts/test`.
+ELSEWHERE = ["python3 scripts/demo", "python3 scripts/test", "python3 scripts/supabase"]
 
 
 def test_every_command_of_the_shell_blocks_is_known_to_these_tests() -> None:
