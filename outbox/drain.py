@@ -96,12 +96,14 @@ class Drains:
                 progress.clear()
                 await self._keep_sending()
                 self._flusher.try_untried(since)
-                ways = await self._store.sendable()
-                if not ways.pending:
+                # While something is under way nobody can say what holds the rest: no need to read every lane.
+                ways = None if self._flusher.busy else await self._store.sendable()
+                pending = ways.pending if ways else total(await self._store.counts(), State.PENDING)
+                if not pending:
                     return False, None
                 if self._remote.transport is None:
                     return False, "; ".join(self._remote.warnings)
-                if (held_by := self._flusher.held_by(ways, since)) is not None:
+                if ways and (held_by := self._flusher.held_by(ways, since)) is not None:
                     return False, held_by
                 left_s = until_s - self._clock.monotonic_s()
                 if left_s <= 0:

@@ -15,6 +15,9 @@ orphans or poison rows do. An ordered lane has one request under way, and sends 
 `requests_in_flight` bounds what is under way; one request more is for a table that has none, so that a table which does
 not answer cannot hold all places; nor can probes, of which there are at most `requests_in_flight`.
 
+**Many lanes.** Of more than 64 ready lanes a step looks at the first 64 of a queue (`ready_lanes`). All are read again
+when a sixteenth of them had a turn, or after a poll; what is put meanwhile is found by its place.
+
 **Bytes.** All requests share one link: `window` bounds what they have on the way together, and each carries its share
 of that. A lane's own limit is what its server takes. Both are halved by failure and grow by answers.
 
@@ -181,6 +184,11 @@ class Flusher:
         if self._pauses.make_untried_due(since):
             self.wake()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return bool(self._requests)
+
     def held_by(self, ways: Sendable, since: int) -> str | None:
         """Return why nothing in `ways` goes on before an operator acts, as found out since turn `since`.
 
@@ -271,9 +279,10 @@ class Flusher:
             read, self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
             if read:
                 self._lanes.rewind()
-            if await self._start_requests(transport) or self._requests:
+            if await self._start_requests(transport) or self._requests or not self._lanes.ready.whole:
                 self._idle_since_change = False
-            if self._lanes.unread_from is not None:
+            none_started = not self._lanes.ready.whole and not self._requests  # of those that it looked at
+            if none_started or self._lanes.unread_from is not None:
                 self._idle_since_change = False
                 return 0.0
         return await self._next_look_s()
@@ -301,15 +310,13 @@ class Flusher:
 
     async def _start_requests(self, transport: Transport) -> bool:
         """Start what may start, and return whether there was any of it."""
-        under_way = self._lanes.under_way()
-        lanes = await self._store.ready_lanes()
+        lanes = await self._lanes.look(idle=not self._requests)
         await self._store.reread_unknown(_STEP)  # what it commits wakes the next step, which reads them
-        self._lanes.rewind_for_older(lanes, under_way)
-        await self._pauses.end_idle(lanes)
         started = False
         for lane in self._lanes.in_turn(lanes, self._has_room):
             batch = await self._lanes.next_batch(lane)
             if batch is None:
+                self._lanes.ready.empty(lane)
                 continue
             if not self._may_go(transport):
                 self._lanes.traffic(lane).rewind = True
@@ -324,7 +331,7 @@ class Flusher:
 
     def _has_room(self, lane: Lane) -> bool:
         """Whether a request of `lane` may start."""
-        alone = not self._lanes.busy(lane.spec.destination)
+        alone = not self._requests.busy(lane.spec.destination)
         return self._requests.may_start(alone=alone, probe=bool(self._pauses.over(lane)))
 
     def _may_go(self, transport: Transport) -> bool:

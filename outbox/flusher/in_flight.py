@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ class Requests:
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Event] = set()
         self._probes = 0  # among them
+        self._destinations: Counter[str] = Counter()  # theirs
         self._broken = 0  # in a row that ended in an error of ours
         self._rest_until_s = float("-inf")
         self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
@@ -49,6 +51,10 @@ class Requests:
             return False
         return len(self) < limit + alone and (alone or self._context.window.has_room)
 
+    def busy(self, destination: str) -> bool:
+        """Return whether a request to `destination` is under way."""
+        return self._destinations[destination] > 0
+
     def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Batch) -> None:
         """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
         probed = self._pauses.probe(traffic.lane)
@@ -58,11 +64,13 @@ class Requests:
         task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.spec.destination}")
         self._tasks.add(task)
         self._probes += batch.probe
+        self._destinations[traffic.lane.spec.destination] += 1
         self._context.window.under_way += batch.bytes
 
         def over(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             self._probes -= batch.probe
+            self._destinations[traffic.lane.spec.destination] -= 1
             self._context.window.under_way -= batch.bytes
             traffic.end(batch)
             self._pauses.probed(probed)

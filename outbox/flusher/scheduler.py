@@ -10,6 +10,7 @@ from enum import Enum, auto
 from outbox.entry import Operation
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
+from outbox.flusher.ready_lanes import LOOK, ReadyLanes
 from outbox.flusher.refusal_runs import RefusalRun
 from outbox.postgrest import batching
 from outbox.postgrest.batch import ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
@@ -167,6 +168,7 @@ class Lanes:
         self._pauses = pauses
         self._traffic: dict[int, Traffic] = {}
         self._begun = 0  # requests so far
+        self.ready = ReadyLanes(context)
         self._served: dict[str, int] = {}  # when each destination last began one
         # The oldest entry of a shell's that has no key yet: nothing younger that has one may overtake it.
         self.unread_from: int | None = None
@@ -227,6 +229,18 @@ class Lanes:
             if (now := self._waited(lane)) != waited:
                 heapq.heappush(waiting, (now, lane.number, lane))
 
+    async def look(self, *, idle: bool) -> Sequence[Lane]:
+        """Return the lanes that may have something to send; of very many the next ones. idle: nothing is under way."""
+        if not self.ready.must_read(idle=idle) and not self._pauses.may_probe():
+            return await self.ready.next(self._may_go)
+        under_way = self.under_way()
+        lanes = await self.ready.read()
+        self.rewind_for_older(lanes, under_way)
+        await self._pauses.end_idle(lanes)
+        if len(lanes) <= LOOK:
+            return lanes
+        return self.ready.line_up(sorted(filter(self._may_go, lanes), key=self._waited))
+
     def _may_go(self, lane: Lane) -> bool:
         return not self._pauses.stand_in_the_way(self._pauses.over(lane).values())
 
@@ -236,11 +250,8 @@ class Lanes:
     def serve(self, lane: Lane) -> None:
         """Note that `lane` has had its turn."""
         self._begun += 1
+        self.ready.served(lane)
         self._served[lane.spec.destination] = self.traffic(lane).served = self._begun
-
-    def busy(self, destination: str) -> bool:
-        """Return whether a request to `destination` is under way."""
-        return any(each.under_way and each.lane.spec.destination == destination for each in self._traffic.values())
 
     # ------------------------------------------------------------------------------------------ what it sends
 

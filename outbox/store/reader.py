@@ -220,9 +220,14 @@ class Reader:
         """Return the lanes that have something to send, the one with the oldest entry first."""
         return await self._in_turn(await self.read(queries.READY_LANES.sql))
 
+    async def lanes_put_since(self, seq: int) -> list[Lane]:
+        """Return the lanes that have something to send which was put after entry `seq`."""
+        found = dict(reversed(await self.read(queries.PUT_SINCE.sql, (seq,))))  # of each its first
+        return await self._in_turn(list(found.items()))
+
     async def _in_turn(self, rows: Sequence[Any]) -> list[Lane]:
-        if any(number not in self._specs for number, _ in rows):
-            self._learn(await self.read(queries.LANES.sql))
+        if new := [number for number, _ in rows if number not in self._specs]:
+            self._learn(await self.read(queries.SOME_LANES.sql, (f"[{','.join(map(str, new))}]",)))
         self.unknown_lanes = tuple(number for number, _ in rows if number not in self._specs)
         lanes = [Lane(number, self._specs[number], seq) for number, seq in rows if number in self._specs]
         return sorted(lanes, key=lambda lane: lane.first_seq)

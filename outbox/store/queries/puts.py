@@ -99,3 +99,10 @@ LANES = Query(
     (),
     "the lanes: kinds of request, not entries",
 )
+
+SOME_LANES = Query(
+    "some of them, which a look has met for the first time",
+    f"{LANES.sql} where lane in (select value from json_each(?))",
+    (),
+    "the lanes: kinds of request, not entries",
+)

@@ -21,6 +21,14 @@ READY_LANES = Query(
     "2 per ready lane",
 )
 
+PUT_SINCE = Query(
+    "what was put since a look at all lanes, so that theirs may have something to send",
+    "select lane, seq from outbox not indexed where seq > ? and state = 'pending' and waits is null"
+    " and lane is not null order by seq",
+    ("INTEGER PRIMARY KEY (rowid>?)",),
+    "what was put since",
+)
+
 SENT = ("seq", "id", "key", "payload", "match", "digest", "attempts", "refused_since_ms", "if_exists")
 _SENT = ", ".join(SENT)
 

@@ -1,0 +1,89 @@
+"""Which lanes a step looks at: all that have something to send or, of very many, those whose turn is near.
+
+A bot whose rows have ever other columns has thousands of lanes. To read them all for each request would cost as much as
+thousands of requests, so that all are read again only after a share of them had a turn, or after a poll. Between two
+such looks the lanes stand in a queue, and those that were put to since are read by what was put.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from outbox.flusher.context import FlusherContext
+from outbox.store.store import Lane
+
+# So many lanes a step looks at without a thought.
+LOOK = 64
+# All are read again when one in so many of them has had its turn.
+SHARE = 16
+
+
+class ReadyLanes:
+    """The lanes that may have something to send. whole: the last look left none of them out."""
+
+    def __init__(self, context: FlusherContext) -> None:
+        self._context = context
+        self._queue: dict[int, Lane] = {}
+        self._count = 0  # at the last look at all of them
+        self._read_s = float("-inf")
+        self._seen_seq = 0
+        self._turns = 0  # since then
+        self.whole = True
+
+    def must_read(self, *, idle: bool) -> bool:
+        """Return whether all lanes must be read. idle: nothing is under way."""
+        return (
+            self._count <= LOOK
+            or self._turns * SHARE >= self._count
+            or (idle and not self._queue)
+            or self._context.clock.monotonic_s() - self._read_s >= self._context.limits.poll_s
+        )
+
+    async def read(self) -> list[Lane]:
+        """Read all lanes that have something to send."""
+        seen = self._context.store.last_seq
+        lanes = await self._context.store.ready_lanes()
+        self.whole, self._count, self._turns, self._queue = True, len(lanes), 0, {}
+        self._read_s, self._seen_seq = self._context.clock.monotonic_s(), seen
+        return lanes
+
+    def line_up(self, lanes: Iterable[Lane]) -> Sequence[Lane]:
+        """Take `lanes`, the one first that has waited longest, in turns of their destinations; return the first."""
+        places: Counter[str] = Counter()
+        placed = list[tuple[int, Lane]]()
+        for lane in lanes:
+            placed.append((places[lane.spec.destination], lane))
+            places[lane.spec.destination] += 1
+        placed.sort(key=lambda each: each[0])
+        self._queue = {lane.number: lane for _, lane in placed}
+        self.whole = len(placed) <= LOOK
+        return list(itertools.islice(self._queue.values(), LOOK))
+
+    async def next(self, may_go: Callable[[Lane], bool]) -> Sequence[Lane]:
+        """Return the first of those that are known, with those that were put to since the last look."""
+        seen = self._context.store.last_seq
+        fresh = await self._context.store.lanes_put_since(self._seen_seq)
+        self.whole, self._seen_seq = False, seen
+        new = {lane.number: lane for lane in fresh if lane.number not in self._queue}
+        self._queue = {**new, **self._queue} if new else self._queue
+        found = list[Lane]()
+        for lane in list(self._queue.values()):
+            if len(found) == LOOK:
+                break
+            if may_go(lane):
+                found.append(lane)
+            else:
+                self.empty(lane)
+        return found
+
+    def served(self, lane: Lane) -> None:
+        """Note that `lane` has begun a request: it comes last."""
+        self._turns += 1
+        if self._queue.pop(lane.number, None) is not None:
+            self._queue[lane.number] = lane
+
+    def empty(self, lane: Lane) -> None:
+        """Note that `lane` has nothing to send now."""
+        self._queue.pop(lane.number, None)
