@@ -57,6 +57,7 @@ class Stats:
     reserve_released_ms: int | None  # since when the disk is full and puts are refused, in Unix milliseconds
     checkpoint_held_ms: int | None  # since when a reader keeps the WAL from being emptied
     files_lost_ms: int | None  # since when files are known to be removed or replaced in this run, in Unix milliseconds
+    second_name_ms: int | None  # since when the file has a hard link, in Unix milliseconds
     warnings: tuple[str, ...] = field(default=())
     quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
     damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside
@@ -97,6 +98,7 @@ class Stats:
             reserve_released_ms=found.notices.reserve_released_ms,
             checkpoint_held_ms=found.notices.checkpoint_held_ms,
             files_lost_ms=found.notices.files_lost_ms,
+            second_name_ms=found.notices.second_name_ms,
             warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             quarantined=found.quarantined,
             damage=found.damage,

@@ -132,6 +132,7 @@ def status(
                               or null
       files_lost              since when files are known to be removed or replaced
                               under the bot, or null
+      second_name             since when the file has a hard link, or null
       quarantined             [path]: damaged files that were set aside
       damage, loss            sentences, or null
       warnings                [sentence]: what hinders the file, and what keeps

@@ -168,6 +168,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "reserve_released": _since(status.file.notices.reserve_released_ms),
         "checkpoint_held": _since(status.file.notices.checkpoint_held_ms),
         "files_lost": _since(status.file.notices.files_lost_ms),
+        "second_name": _since(status.file.notices.second_name_ms),
         "warnings": list(status.warnings),
     }
 

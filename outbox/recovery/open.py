@@ -107,7 +107,8 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
     error = quarantine.refuse_lost_head(path, facts)
     if error is not None:
         raise error
-    if files.is_half_done(path):
+    if files.has_journal(path):
+        probe.refuse_foreign_journal(path)
         probe.undo_half(path)
     if not files.file_bytes(path):
         return Wal.FITS

@@ -26,6 +26,7 @@ from outbox.store.sidecar import Facts
 
 # sqlite.org/fileformat2.html#walformat: magic numbers of the two byte orders; the first salt is at byte 16.
 _WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 _NO_TRIAL: tuple[type[Exception], ...] = (OSError, *database.SqliteError)
 _WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
 
@@ -100,6 +101,38 @@ def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
         yield connection
     finally:
         connection.close()
+
+
+def refuse_foreign_journal(path: Path) -> None:
+    """Raise StoreError: the rollback journal is not this file's, and SQLite would write its pages into the file.
+
+    A file in WAL mode has had a journal once, when it came into that mode: for its first page, of which only what that
+    changes may differ (sqlite.org/fileformat.html#the_database_header).
+    """
+    try:
+        with path.open("rb") as file, files.journal_path(path).open("rb") as journal:
+            first, size, kept = file.read(1 << 16), os.fstat(file.fileno()).st_size, journal.read(1 << 18)
+    except OSError as error:
+        raise StoreError(f"{path} and its -journal cannot be read: {error.strerror}", path=path) from error
+    if kept[:8] != _JOURNAL_MAGIC or first[18:19] != b"\2":
+        return  # SQLite takes it for none; or the file is not in WAL mode, so that it may well be its own
+    pages, sector, page_bytes = (int.from_bytes(kept[place : place + 4], "big") for place in (16, 20, 24))
+    if pages <= 1 and size <= 2 * page_bytes and not files.wal_path(path).exists():
+        return  # the file was just being made
+    page = kept[sector : sector + 4 + page_bytes]
+    its_own = page[:4] == b"\0\0\0\1" and _lasting(page[4:]) == _lasting(first[:page_bytes])
+    if not its_own or pages * page_bytes != size or files.wal_path(path).exists():
+        journal_path = files.journal_path(path)
+        raise StoreError(
+            f"{journal_path} is another database's: opened now, SQLite would write its pages into {path}. Nothing was"
+            f' opened or changed. Move it away, and start again: mv "{journal_path}" "{journal_path}.stray"',
+            path=path,
+        )
+
+
+def _lasting(page: bytes) -> bytes:
+    """Return a first page without what a change of its journal mode changes: versions, the counter of changes."""
+    return page[:18] + page[20:24] + page[28:92] + page[100:]
 
 
 def undo_half(path: Path) -> None:

@@ -140,7 +140,7 @@ class Commits:
         await database.roll_back(self.connection)
         kind = database.classify_error(error)
         if kind is database.ErrorClass.FULL:
-            return DiskFull(path=self._path, ids=ids)
+            return await database.no_numbers(self.connection, self._path) or DiskFull(path=self._path, ids=ids)
         if kind is database.ErrorClass.OTHER:
             return StoreError(f"{self._path}: {error}; nothing was written", path=self._path)
         if kind is not database.ErrorClass.AMBIGUOUS:
@@ -202,6 +202,10 @@ class Commits:
             raise StoreBusy(path=self._path, waited_s=self._busy_timeout_s)
 
     # ------------------------------------------------------------------------------------------ files that have gone
+
+    @property
+    def has_second_name(self) -> bool:
+        return self._watch.names > 1
 
     async def look(self) -> None:
         """Look at the files without a commit, and put right what has gone. Raises StoreVanished."""

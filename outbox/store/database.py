@@ -35,6 +35,13 @@ _FULL = 2
 # One text per group size up to 128 puts, and the rest of the queries.
 _CACHED_STATEMENTS = 256
 _NEEDED_VERSION = (3, 38, 0)
+_HIGHEST = 2**63 - 1
+# What lies beyond 2^62 was never counted up to.
+_RENUMBER = (
+    "update outbox set seq = seq - (select min(seq) from outbox where seq >= 1 << 62)"
+    " + 1 + (select coalesce(max(seq), 0) from outbox where seq < 1 << 62) where seq >= 1 << 62;"
+    " update sqlite_sequence set seq = (select max(seq) from outbox) where name = 'outbox'"
+)
 _IS_OUTBOX = "select 1 from sqlite_schema where name = 'outbox_migrations'"
 
 
@@ -325,6 +332,22 @@ async def _settle_wal(connection: aiosqlite.Connection) -> None:
             raise
         # What is in the WAL stays there; a full disk must not keep the flusher from what it can deliver.
         logger.warning("disk full, the WAL stays as it is")
+
+
+async def no_numbers(connection: aiosqlite.Connection, path: Path) -> StoreError | None:
+    """Return what to say if an entry has the highest number that there is: SQLite calls the next one a full disk."""
+    try:
+        rows = await connection.execute_fetchall("select seq from sqlite_sequence where name = 'outbox'")
+    except _NO_ROLLBACK:
+        return None
+    if (_HIGHEST,) not in list(rows):
+        return None
+    return StoreError(
+        f"{path}: no number is left for another entry, since a row was put with a seq near {_HIGHEST}; nothing was"
+        " written, what is pending is still sent. Give such rows the next free numbers, also while the bot runs:"
+        f' sqlite3 "{path}" "{_RENUMBER}"',
+        path=path,
+    )
 
 
 def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:

@@ -10,7 +10,10 @@ import urllib.parse
 from pathlib import Path
 from typing import Literal
 
+from outbox import logs
 from outbox.errors import StoreError, UnsafePath
+
+logger = logs.named("outbox.store")
 
 # No symbolic link is followed, no named pipe waited at. Windows has neither flag; there a link needs rights that an
 # ordinary user lacks.
@@ -66,12 +69,22 @@ def refuse_second_path(path: Path) -> None:
             f" `find DIRECTORY -samefile {path}`; nothing was opened",
             path=path,
         )
+    if is_elsewhere(facts.st_dev, path):
+        logger.warning("database file lies on another device than its folder", extra={"path": str(path)})
     if str(path) in _mount_points():
         raise UnsafePath(
             f"{path} is itself a mount point, so that its -wal would stay outside the mount and be lost with the"
             " container; mount its folder instead (docker run -v ./data:/data); nothing was opened",
             path=path,
         )
+
+
+def is_elsewhere(device: int, path: Path) -> bool:
+    """Return whether a file on `device` has its -wal, which comes into the folder of `path`, on another one.
+
+    No error: an overlay shows a file so, too, that a lower layer holds.
+    """
+    return device != path.parent.stat().st_dev
 
 
 def _mount_points() -> frozenset[str]:
@@ -96,6 +109,7 @@ def make_folder(folder: Path) -> None:
             sync_folder(there.parent)
         for each in reversed(missing):  # one by one: at most the last one can be unsynced, whenever a kill comes
             each.mkdir(exist_ok=True)
+            give(each, like=each.parent)
             sync_folder(each.parent)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be created: {error.strerror}", path=folder) from error
@@ -118,6 +132,7 @@ def create_file(path: Path) -> None:
         return
     except OSError as error:
         raise StoreError(f"{path} cannot be created: {error.strerror}", path=path) from error
+    give(descriptor, like=path.parent)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -199,17 +214,16 @@ def publish(part: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def is_half_done(path: Path) -> bool:
+def has_journal(path: Path) -> bool:
     """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
 
-    A new file becomes a WAL database in such a change. A file with a -wal has that behind it. A journal that begins
-    with a zero is done with (sqlite.org/fileformat.html#the_rollback_journal).
+    A new file becomes a WAL database in such a change. A journal that begins with a zero is done with
+    (sqlite.org/fileformat.html#the_rollback_journal). Raises StoreError: it cannot be read.
     """
     try:
         with journal_path(path).open("rb") as journal:
-            begun = journal.read(1) not in (b"", b"\0")
+            return journal.read(1) not in (b"", b"\0")
     except FileNotFoundError:
         return False
     except OSError as error:
         raise StoreError(f"{journal_path(path)} cannot be read: {error.strerror}", path=path) from error
-    return begun and not wal_path(path).exists()

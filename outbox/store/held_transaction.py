@@ -260,10 +260,10 @@ class Block:
                 self._check_stored(cursor.rowcount, len(part))
         except Exception as error:
             if isinstance(command, _Statement) and not command.done.done():
-                known = isinstance(error, OutboxError)
-                command.done.set_exception(
-                    error if known else self._named(error, "the whole transaction was rolled back")
-                )
+                problem = error
+                if not isinstance(error, OutboxError):
+                    problem = await self._named(error, connection, "the whole transaction was rolled back")
+                command.done.set_exception(problem)
             raise
 
     def _check_stored(self, stored: int, asked: int) -> None:
@@ -278,7 +278,7 @@ class Block:
         try:
             result = await statement.work(connection)
         except Exception as error:
-            problem, over = self._understood(error, connection)
+            problem, over = await self._understood(error, connection)
             statement.fail(problem)
             if self._expired:
                 raise problem from error
@@ -291,22 +291,22 @@ class Block:
             self._working = False
             statement.fail(self._over())  # the writer was cancelled
 
-    def _understood(self, error: Exception, connection: aiosqlite.Connection) -> tuple[Exception, bool]:
+    async def _understood(self, error: Exception, connection: aiosqlite.Connection) -> tuple[Exception, bool]:
         """Return what the caller hears of a statement's error, and whether the whole transaction is over."""
         if self._expired:
             return self._over(), True
         if not connection.in_transaction:
             # SQLite gave the whole transaction up (disk full, I/O error): nothing may run outside of it.
-            return self._named(error, "the whole transaction was rolled back"), True
+            return await self._named(error, connection, "the whole transaction was rolled back"), True
         # Not only SQLite's own errors: a parameter it cannot store is a TypeError, an OverflowError, a Warning.
         known = isinstance(error, OutboxError)
-        return error if known else self._named(error, "the statement was not carried out"), False
+        return error if known else await self._named(error, connection, "the statement was not carried out"), False
 
-    def _named(self, error: Exception, consequence: str) -> StoreError:
+    async def _named(self, error: Exception, connection: aiosqlite.Connection, consequence: str) -> StoreError:
         if database.classify_error(error) in database.DAMAGE:
             self._writer.commits.on_corrupt(error)
         if database.classify_error(error) is database.ErrorClass.FULL:
-            problem: StoreError = DiskFull(path=self._path, ids=self._ids)
+            problem = await database.no_numbers(connection, self._path) or DiskFull(path=self._path, ids=self._ids)
         else:
             problem = StoreError(f"{self._path}: {error}; {consequence}", path=self._path)
         problem.__cause__ = error

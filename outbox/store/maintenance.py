@@ -76,6 +76,7 @@ class Maintenance:
             await self._store.look()
         finally:
             self.notices = replace(self.notices, files_lost_ms=self._store.files_lost_ms)
+        self._look_for_second_name()
         self._notice(reserve_released_ms=self._store.capacity.short)
         if self._store.capacity.short:
             await self._store.note(self.notices)  # before anything fails
@@ -87,6 +88,11 @@ class Maintenance:
                 await pruning.shrink(self._store, stop=self._stop)
         await self._shorten_wal()
         await self._store.note(self.notices)
+
+    def _look_for_second_name(self) -> None:
+        if self._store.has_second_name and self.notices.second_name_ms is None:
+            logger.error("database file has a second name", extra={"path": str(self._store.path)})
+        self._notice(second_name_ms=self._store.has_second_name)
 
     async def _is_clock_trusted(self) -> bool:
         """Whether what is old by the clock of the start may go: one far ahead is given an hour to be set right."""

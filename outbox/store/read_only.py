@@ -35,10 +35,10 @@ class ReadOnlyStore(Reader):
     async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Self:
         """Open `path` read-only. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
         await in_thread(_check_readable, path)
-        if await in_thread(files.is_half_done, path):
+        if await in_thread(files.has_journal, path):
             raise StoreError(
                 f"{path} is being changed at this moment, or was cut off in a change; its -journal belongs to it:"
-                " whoever next opens it to write puts it right, as the bot does at its start",
+                " whoever next opens it to write puts it right, as the bot does at its start, or says that it does not",
                 path=path,
             )
         # Without a -wal nobody has the file open. A common read-only connection would then make a -wal and a -shm

@@ -115,6 +115,7 @@ class Notices:
     reserve_released_ms: int | None = None  # the disk was found full: puts are refused
     checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
     files_lost_ms: int | None = None  # files were removed or replaced under the bot that runs now, or ran last
+    second_name_ms: int | None = None  # the file has a hard link, beside which another lock may stand
 
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> Self:
@@ -142,6 +143,11 @@ class Notices:
             found.append(
                 "the file, or one beside it, was removed or replaced while the bot ran. What it had acknowledged was"
                 " brought back; the log says where. Find out who does that: the warning ends when the bot starts anew"
+            )
+        if self.second_name_ms is not None:
+            found.append(
+                "the file has a second name (a hard link): whoever opens that one, other than with this library, has"
+                " another -wal and damages it. Remove it: the next start of the bot would refuse the file"
             )
         return tuple(found)
 

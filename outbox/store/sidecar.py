@@ -19,6 +19,8 @@ _HOLDER, _FACTS, _MARK, _END = 0, 256, 512, 533
 _MARK_WIDTH = _END - _MARK
 _FLUSHER, _FLUSHER_END = 576, 1024
 _LONGEST_DAMAGE = 80
+# A shell's row with such a number is given another: nothing may hold that its neighbours are missing.
+_NO_MARK = 1 << 62
 _LONGEST_ERROR = 200
 
 
@@ -123,7 +125,7 @@ class Sidecar:
 
     def mark(self, seq: int) -> None:
         """Note that the entry `seq` is acknowledged: a microsecond or two, into the kernel's cache."""
-        if seq > self._mark:
+        if self._mark < seq < _NO_MARK:
             self._mark = seq
             with contextlib.suppress(OSError):  # a full disk: a loss would go unnoticed, the entry is safe
                 self._write(_MARK, b"%*d\n" % (_MARK_WIDTH - 1, seq))

@@ -114,6 +114,11 @@ class Store(Reader):
         """Since when it is known that files were removed or replaced in this run, in Unix milliseconds."""
         return self._writer.commits.files_lost_ms
 
+    @property
+    def has_second_name(self) -> bool:
+        """Whether the file had a hard link at the last look."""
+        return self._writer.commits.has_second_name
+
     async def look(self) -> None:
         """Look whether the files are still at their paths, and put right what has gone. Raises StoreVanished."""
         await self._writer.run_exclusive(lambda connection: connection.execute("select 1"))
