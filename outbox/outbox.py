@@ -43,7 +43,7 @@ from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
 from outbox.stopping import Part, stop_in_time
-from outbox.store import database, meta
+from outbox.store import database, lock, meta
 from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
 from outbox.store.selection import Handled
@@ -364,6 +364,14 @@ class Outbox(Puts, Looks):
             warnings=(*vanished, *self._remote.warnings),
             tasks=self._tasks(),
         )
+
+
+def standing(path: Path) -> snapshot.Snapshot:
+    """Return how things stand in a file that is open here, with what stands beside it; in any thread.
+
+    Raises StoreError.
+    """
+    return snapshot.take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))
 
 
 def _log_opened(store: Store, path: Path) -> None:

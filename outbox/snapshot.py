@@ -96,6 +96,16 @@ class Snapshot:
             return "no flusher has ever run on this file"
         return None
 
+    def causes(self) -> dict[str, bool]:
+        """Return what an operator is to be told of the file itself, by name, and whether it holds."""
+        return {
+            "damage": self.damage is not None,
+            "quarantine": bool(self.quarantined),
+            "loss": self.loss is not None,
+            "reserve_released": self.notices.reserve_released_ms is not None,
+            "files_lost": self.notices.files_lost_ms is not None,
+        }
+
     def health(self, *, now_ms: int, stalled_after_s: float, unsent: str | None = None) -> Health:
         """Return the worst that holds. unsent: why nobody sends what waits."""
         if self.quarantined or self.damage or self.loss:

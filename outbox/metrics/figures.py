@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Self
 
+from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher import FlusherState, Tally
-from outbox.outbox import Outbox
+from outbox.outbox import Outbox, standing
 from outbox.postgrest.verdicts import Reason
-from outbox.snapshot import Snapshot, take_in_thread
+from outbox.snapshot import Snapshot
 
 Value = tuple[float, Mapping[str, str]]
 
@@ -37,15 +39,21 @@ class Watched:
     tally: Tally
     flusher: FlusherState
     clock: Clock
+    tasks: Callable[[], Iterable[TaskState]]
 
     @classmethod
     def of(cls, outbox: Outbox, name: str) -> Self:
         flusher = outbox._flusher
-        return cls(name, outbox._store.path, flusher.tally, flusher.state, outbox.clock)
+        held = weakref.ref(outbox)
+
+        def tasks() -> Iterable[TaskState]:
+            return () if (itself := held()) is None else itself._tasks()
+
+        return cls(name, outbox._store.path, flusher.tally, flusher.state, outbox.clock, tasks)
 
     def snapshot(self) -> Snapshot:
         """Return how things stand now. Raises StoreError."""
-        return take_in_thread(self.path)
+        return standing(self.path)
 
     def age_s(self, since_ms: int | None) -> float:
         """Return the seconds since `since_ms`; 0: it is None."""
@@ -83,6 +91,12 @@ def _active_pauses(watched: Watched) -> list[Value]:
         (number, {"outbox.pause.scope": scope, "outbox.pause.reason": reason})
         for (scope, reason), number in counts.items()
     ]
+
+
+def _causes(watched: Watched) -> list[Value]:
+    died = any(not task.running for task in watched.tasks())
+    causes = watched.snapshot().causes() | {"task_died": died}
+    return [(int(holds), {"outbox.cause": cause}) for cause, holds in causes.items()]
 
 
 def _one(read: Callable[[Watched], float]) -> Callable[[Watched], Iterable[Value]]:
@@ -167,6 +181,13 @@ FIGURES = (
         "{flusher}",
         "1: the flusher runs; 0: nothing is sent.",
         _one(lambda watched: int(watched.flusher.running)),
+    ),
+    Figure(
+        "outbox.health.cause",
+        Kind.UP_DOWN,
+        "{cause}",
+        "1: this is wrong with the file or the bot's own tasks, by cause; 0: it is not.",
+        _causes,
     ),
     DURATION,
     Figure(

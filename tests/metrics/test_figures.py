@@ -19,6 +19,7 @@ from outbox.metrics import instrument
 from outbox.metrics.figures import FIGURES, Kind, Watched
 from outbox.snapshot import Snapshot
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
+from tests.store.tools import shell
 from tests.support import run_async
 
 
@@ -103,6 +104,28 @@ async def test_every_figure_says_what_happened(tmp_path: Path) -> None:
     assert found.values("outbox.checkpoint.held_back") == {"": 0}
     assert set(found.metrics) == {figure.name for figure in FIGURES}
     assert all(found.metrics[figure.name].unit == figure.unit for figure in FIGURES)
+
+
+@run_async
+async def test_each_cause_of_red_is_a_figure_of_its_own(tmp_path: Path) -> None:
+    clock, (meter_provider, reader) = ManualClock(), provider()
+    async with opened(tmp_path / "bot.db", clock, FakeRemote()) as outbox:
+        instrument(outbox, meter_provider)
+        await outbox.put("fills", {"volume": 1})
+        well = Collected(reader).values("outbox.health.cause")
+        with shell(tmp_path / "bot.db") as connection:
+            facts = {"loss": '{"what": "entries 3 to 5"}', "reserve_released_ms": "1", "files_lost_ms": "1"}
+            connection.executemany("insert or replace into outbox_meta (name, value) values (?, ?)", facts.items())
+        (tmp_path / "bot.db.corrupt-20260102T030405Z").touch()
+        outbox._store._lock.sidecar.update(damage="page 7 is damaged")
+        assert outbox._maintenance is not None
+        assert outbox._maintenance.background is not None
+        outbox._maintenance.background.task.cancel()
+        await asyncio.wait({outbox._maintenance.background.task})
+        found = Collected(reader).values("outbox.health.cause")
+    causes = {"damage", "quarantine", "loss", "reserve_released", "files_lost", "task_died"}
+    assert well == dict.fromkeys(causes, 0)  # the control
+    assert found == dict.fromkeys(causes, 1)
 
 
 @run_async
