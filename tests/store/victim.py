@@ -33,7 +33,7 @@ class Bot:
         for _ in range(int(count)):
             self.n += 1
             try:
-                ids.append((await self.outbox.put("trades", {"n": self.n}, id=f"{os.getpid()}-{self.n}")).id)
+                ids.append((await self.outbox.put("fills", {"n": self.n}, id=f"{os.getpid()}-{self.n}")).id)
             except OutboxError as error:
                 kept = getattr(error, "kept", None)
                 errors.append([type(error).__name__, str(error), kept and str(kept), getattr(error, "stored", None)])
@@ -43,7 +43,7 @@ class Bot:
         self.n += 1
         try:
             async with self.outbox.transaction() as tx:
-                await tx.put("trades", {"n": self.n}, id=f"{os.getpid()}-{self.n}")
+                await tx.put("fills", {"n": self.n}, id=f"{os.getpid()}-{self.n}")
         except OutboxError as error:
             answered(ids=[], errors=[[type(error).__name__, str(error), None, None]])
         else:
