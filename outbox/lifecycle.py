@@ -5,7 +5,7 @@ from __future__ import annotations
 from outbox.entry import State
 
 MOVES: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.DELIVERED, State.DEAD}),
+    State.PENDING: frozenset({State.DELIVERED, State.DEAD, State.DISCARDED}),
     State.DEAD: frozenset({State.PENDING, State.DISCARDED}),  # requeue, discard
     State.DELIVERED: frozenset({State.PENDING}),  # resend; pruned after the retention
     State.DISCARDED: frozenset(),

@@ -84,7 +84,9 @@ class Outbox(Puts, Looks):
         )
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
-        self._commands = Commands(store, clock=clock, sending=lambda: flusher.running, salvage=self._salvage)
+        self._commands = Commands(
+            store, clock=clock, sending=lambda: flusher.running, at_rest=self._flusher.at_rest, salvage=self._salvage
+        )
         self._reporter = Reporter(
             store,
             lambda: None if self._flusher.is_away(remote.transport) else remote.transport,

@@ -15,7 +15,7 @@ _REMEDY = (
 
 
 def folder(name: str) -> Traversable:
-    """Return the folder `name`: migrations or supabase_sql. Raises NotInstalled: this installation lacks it."""
+    """Return the folder `name`: migrations, supabase_sql or docs. Raises NotInstalled: this installation lacks it."""
     package = files("outbox")
     inside = package / f"_{name}"
     beside = Path(str(package)).parent / name

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from outbox.admin import dead_letters
 from outbox.admin import edit as editing
 from outbox.admin import puts as putting
 from outbox.admin import resend as resending
+from outbox.admin.arguments import Arguments
 from outbox.admin.command_server import Action
 from outbox.admin.puts import Put
 from outbox.admin.resend import Resend, ResendReport
@@ -18,18 +24,26 @@ from outbox.destinations import Destinations
 from outbox.errors import InvalidRequest
 from outbox.store import meta
 from outbox.store import prune as pruning
-from outbox.store.selection import Filter, Handled, checked_reason
+from outbox.store.selection import Filter, Handled, Outcome, checked_reason
 from outbox.store.store import Store
 
 # An answer is read by a person or a script; the counts are always of all.
 _LISTED = 5000
 
 
+class Renaming(Arguments):
+    """names: of columns, the new one by the old one. destination: None: in every table's entries."""
+
+    names: dict[str, str] = Field(min_length=1)
+    destination: str | None = None
+    force: bool = False
+
+
 class Commands:
     """Carries out requests on an open store.
 
-    sending: whether entries may be on their way at this moment. salvage: brings over what can be read of a damaged
-    file; without it nothing may ask for that.
+    sending: whether entries may be on their way at this moment. at_rest: within it none is, and none starts.
+    salvage: brings over what can be read of a damaged file; without it nothing may ask for that.
     """
 
     def __init__(
@@ -38,11 +52,13 @@ class Commands:
         *,
         clock: Clock,
         sending: Callable[[], bool] = lambda: False,
+        at_rest: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         salvage: Callable[[Path], Awaitable[dict[str, Any]]] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._sending = sending
+        self._at_rest = at_rest
         self._salvage = salvage
 
     async def requeue(self, which: Filter, *, force: bool) -> list[Handled]:
@@ -52,18 +68,40 @@ class Commands:
         )
 
     async def discard(self, which: Filter, *, reason: object) -> list[Handled]:
-        """Give them up. Raises InvalidRequest: no reason."""
-        checked = checked_reason(reason)
-        return await dead_letters.discard(self._store.transact, which, now_ms=self._clock.now_ms(), reason=checked)
+        """Give them up, of the ids those too that are pending. Raises InvalidRequest: no reason."""
+        checked, now_ms = checked_reason(reason), self._clock.now_ms()
+        handled = await dead_letters.discard(
+            self._store.transact, replace(which, pending=False), now_ms=now_ms, reason=checked
+        )
+        waits = {(each.id, each.destination) for each in handled if each.outcome is Outcome.IS_PENDING}
+        if not waits:
+            return handled
+        of_those = replace(which, ids=tuple(its_id for its_id, _ in waits), pending=True)
+        async with self._at_rest():
+            again = await dead_letters.discard(self._store.transact, of_those, now_ms=now_ms, reason=checked)
+        rest = [each for each in handled if (each.id, each.destination) not in waits]
+        return rest + [each for each in again if (each.id, each.destination) in waits]
 
     async def edit(
         self, its_id: str, destination: str | None, payload: str, *, was: str | None, force: bool
     ) -> list[Handled]:
-        """Give a dead entry another payload and revive it. Raises InvalidEntry, InvalidRequest: it stays as it is."""
-        return await editing.edit(
-            self._store.transact, its_id, destination, payload,
-            was=was, now_ms=self._clock.now_ms(), force=force, sending=self._sending,
+        """Give a dead or pending entry another payload. Raises InvalidEntry, InvalidRequest: it stays as it is."""
+        change = partial(
+            editing.edit, self._store.transact, its_id, destination, payload,
+            was=was, now_ms=self._clock.now_ms(), force=force,
         )  # fmt: skip
+        handled = await change(sending=self._sending)
+        if handled[0].outcome is Outcome.IS_PENDING:
+            async with self._at_rest():
+                return await change(pending=True)
+        return handled
+
+    async def rename(self, names: Mapping[str, str], destination: str | None, *, force: bool) -> list[Handled]:
+        """Rename columns in all entries that are not settled, in those for `destination` alone if it is named."""
+        async with self._at_rest():
+            return await editing.rename(
+                self._store.transact, names, destination, now_ms=self._clock.now_ms(), force=force
+            )
 
     async def prune(self, before_ms: int) -> int:
         """Remove what was delivered or discarded before a Unix time in milliseconds; return how many entries.
@@ -125,8 +163,8 @@ class Commands:
 
         return {
             "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune, "put": put,
-            "resend": self._sent_again, "salvage": self._bring_over, "acknowledge": self._acknowledged,
-            "adopt": adopted,
+            "rename": self._renamed, "resend": self._sent_again, "salvage": self._bring_over,
+            "acknowledge": self._acknowledged, "adopt": adopted,
         }  # fmt: skip
 
     async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -137,6 +175,10 @@ class Commands:
 
     async def _sent_again(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         return (await self.resend(Resend.of(arguments))).as_json()
+
+    async def _renamed(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        asked = Renaming.of(arguments)
+        return report(await self.rename(asked.names, asked.destination, force=asked.force))
 
     async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self.acknowledge()

@@ -50,10 +50,11 @@ async def requeue(
 
 
 async def discard(transact: Transact, which: Filter, *, now_ms: int, reason: str) -> list[Handled]:
-    """Give dead entries up; the rows and the reason are kept until they are pruned. Returns each one's outcome."""
+    """Give entries up; the rows and the reason are kept until they are pruned. Returns each one's outcome."""
 
     async def work(connection: aiosqlite.Connection, entries: Sequence[Selected]) -> list[Handled]:
         seqs = [entry.seq for entry in entries]
+        await connection.execute(queries.TAKE_OUT.sql, (now_ms, json.dumps(seqs)))
         await connection.execute(queries.GIVE_UP.sql, (now_ms, json.dumps(seqs)))
         await note(connection, seqs, now_ms=now_ms, event="discarded", message=reason)
         return [Handled(entry.id, entry.destination, Outcome.DISCARDED) for entry in entries]

@@ -1,22 +1,23 @@
-"""A refused entry gets another payload and is revived, in one transaction; the old payload is kept."""
+"""An entry that is not settled gets another payload and is ready again, in one transaction; the old one is kept."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiosqlite
 
 from outbox.admin.dead_letters import Transact, overtaken
-from outbox.admin.revision import Revised, Unrevised, fingerprint, revised
-from outbox.entry import LaneSpec, Operation
-from outbox.errors import InvalidRequest
+from outbox.admin.revision import Revised, Unrevised, fingerprint, renamed, revised
+from outbox.entry import LaneSpec, Operation, State
+from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.store import queries
 from outbox.store.history import note
 from outbox.store.reader import Reader
 from outbox.store.receipts import find_lane
-from outbox.store.selection import NOT_DEAD, Handled, Outcome, Selected
+from outbox.store.selection import NOT_DEAD, STEP, Handled, Outcome, Selected
 
 
 class Candidate(NamedTuple):
@@ -41,12 +42,14 @@ async def edit(
     was: str | None,
     now_ms: int,
     force: bool,
+    pending: bool = False,
     sending: Callable[[], bool] = lambda: False,
 ) -> list[Handled]:
-    """Give a dead entry the payload `text` and revive it, or leave it as it is. Returns its outcome.
+    """Give an entry the payload `text` and make it ready, or leave it as it is. Returns its outcome.
 
-    was: the fingerprint of the payload that the editor saw. force, sending: as `requeue`. Raises InvalidEntry: the
-    text is no payload for it; InvalidRequest: several destinations have the id.
+    was: the fingerprint of the payload that the editor saw. force, sending: as `requeue`. pending: one that waits too;
+    nothing is under way then. Raises InvalidEntry: the text is no payload for it; InvalidRequest: several destinations
+    have the id.
     """
 
     async def work(connection: aiosqlite.Connection) -> list[Handled]:
@@ -57,36 +60,94 @@ async def edit(
             return [Handled(its_id, destination, Outcome.UNKNOWN_ID)]
         if len(found) > 1:
             raise InvalidRequest(f"{len(found)} tables have an entry {its_id}; say which", field="destination")
-        outcome = await _edited(connection, found[0], text, was=was, now_ms=now_ms, force=force, sending=sending())
+        if was is not None and was != fingerprint(found[0].entry.payload):
+            return [Handled(its_id, found[0].selected.destination, Outcome.CHANGED_SINCE)]
+        how = _How(now_ms, force=force, pending=pending, sending=sending())
+        outcome = await _edited(connection, found[0], text, how)
         return [Handled(its_id, found[0].selected.destination, outcome)]
 
     return await transact(work)
 
 
-async def _edited(
-    connection: aiosqlite.Connection,
-    found: Candidate,
-    text: str,
+async def rename(
+    transact: Transact,
+    names: Mapping[str, str],
+    destination: str | None,
     *,
-    was: str | None,
     now_ms: int,
     force: bool,
-    sending: bool,
-) -> Outcome:
+) -> list[Handled]:
+    """Rename columns in every entry, dead or pending, that has one of them. Returns each one's outcome.
+
+    In steps, in the order of the puts; nothing is under way meanwhile. An entry that has the new name too is left.
+    """
+    handled: list[Handled] = []
+    until = await transact(_newest)
+    for after in range(0, until, STEP):
+        how = _How(now_ms, force=force, pending=True, sending=False)
+        handled += await transact(_Renaming(names, destination, after, how))
+    return handled
+
+
+async def renamable(reader: Reader, names: Mapping[str, str], destination: str | None) -> int:
+    """Return how many entries `rename` would look at: those, dead or pending, that have one of the columns."""
+    columns = json.dumps(list(names))
+    rows = await reader.read(queries.MENDABLE_NEXT.sql, (0, 2**63 - 1, destination, destination, columns))
+    return len(rows)
+
+
+async def _newest(connection: aiosqlite.Connection) -> int:
+    rows = list(await connection.execute_fetchall("select coalesce(max(seq), 0) from outbox"))
+    return int(rows[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    now_ms: int
+    force: bool
+    pending: bool
+    sending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Renaming:
+    """One transaction: looks at the `STEP` entries behind `after`."""
+
+    names: Mapping[str, str]
+    destination: str | None
+    after: int
+    how: _How
+
+    async def __call__(self, connection: aiosqlite.Connection) -> list[Handled]:
+        lanes = {row[0]: _shape(row) for row in await connection.execute_fetchall(queries.LANES.sql)}
+        bounds = (self.after, self.after + STEP, self.destination, self.destination, json.dumps(list(self.names)))
+        rows = list(await connection.execute_fetchall(queries.MENDABLE_NEXT.sql, bounds))
+        handled = []
+        for found in _candidates(rows, lanes, None):
+            try:
+                text = renamed(found.entry.payload, self.names)
+                outcome = Outcome.UNCHANGED if text is None else await _edited(connection, found, text, self.how)
+            except InvalidEntry:  # before anything of it was written
+                outcome = Outcome.UNFIT
+            handled.append(Handled(found.entry.id, found.entry.destination, outcome))
+        return handled
+
+
+async def _edited(connection: aiosqlite.Connection, found: Candidate, text: str, how: _How) -> Outcome:
     selected, entry = found
-    if selected.state in NOT_DEAD:
+    if selected.state in NOT_DEAD and not (how.pending and selected.state is State.PENDING):
         return NOT_DEAD[selected.state]
-    if was is not None and was != fingerprint(entry.payload):
-        return Outcome.CHANGED_SINCE
+    new, seqs = revised(entry, text), json.dumps([selected.seq])
     await connection.execute("savepoint edit")
-    await _write(connection, selected.seq, revised(entry, text), now_ms)
+    await connection.execute(queries.TAKE_OUT.sql, (how.now_ms, seqs))
+    await _write(connection, selected.seq, new, how.now_ms)
     # Only now: the new payload may be one of another row, and it is that one's state which must not be reverted.
-    if not force and (refused := await overtaken(connection, [selected], sending=sending)):
+    if not how.force and (refused := await overtaken(connection, [selected], sending=how.sending)):
         await connection.execute("rollback to edit")
         return refused[selected.seq]
-    await connection.execute(queries.REVIVE.sql, (json.dumps([selected.seq]),))
-    words = "edited, forced" if force else "edited"
-    await note(connection, [selected.seq], now_ms=now_ms, event="requeued", message=words)
+    await connection.execute(queries.REVIVE.sql, (seqs,))
+    words = "edited, forced" if how.force else "edited"
+    await note(connection, [selected.seq], now_ms=how.now_ms, event="requeued", message=words)
     return Outcome.REQUEUED
 
 
@@ -103,8 +164,10 @@ def _candidates(rows: Sequence[Any], lanes: Mapping[int, LaneSpec], destination:
 
 def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
     *selected, operation, key, payload, on_conflict, match, lane = row
-    entry = Unrevised(row[1], row[2], Operation(operation), key, payload, on_conflict, match, lanes.get(lane))
-    return Candidate(Selected.of(selected), entry)
+    chosen = Selected.of(selected)
+    tried = chosen.state is State.PENDING
+    entry = Unrevised(row[1], row[2], Operation(operation), key, payload, on_conflict, match, lanes.get(lane), tried)
+    return Candidate(chosen, entry)
 
 
 def _shape(row: Sequence[Any]) -> LaneSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -30,6 +31,7 @@ class Unrevised:
     on_conflict: str | None
     match: str | None
     spec: LaneSpec | None
+    tried: bool = False  # it is pending: an earlier try may have stored it, unknown to us
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ def revised(entry: Unrevised, text: str) -> Revised:
         key=_given_key(entry, deciding),
         on_conflict=deciding,
         match=json.loads(entry.match) if entry.match else None,
+        # As if its caller had chosen the id: then the flusher finds out whether an earlier try has stored another row.
+        id=entry.id if entry.tried and entry.operation is Operation.INSERT else None,
     )
     mark = digest(entry.destination, entry.operation, intent.key, encoded.text, entry.on_conflict, entry.match)
     return Revised(encoded.text, intent.key, intent.spec, mark)
@@ -94,6 +98,24 @@ def laid_out(payload: str) -> str:
         return payload
     lines = ",\n".join(f"  {json.dumps(name, ensure_ascii=False)}: {value}" for name, value in texts.items())
     return f"{{\n{lines}\n}}\n"
+
+
+def renamed(payload: str, names: Mapping[str, str]) -> str | None:
+    """Return `payload` with columns renamed as `names` says, in their places; None: it has none of them.
+
+    Raises InvalidEntry: a new name is there already.
+    """
+    try:
+        values = json.loads(payload, parse_float=Decimal)
+    except _UNREADABLE as error:
+        raise InvalidEntry("cannot be read as JSON", field="payload") from error
+    if set(names).isdisjoint(values):
+        return None
+    for old, new in names.items():
+        if old in values and new in values:
+            raise InvalidEntry(f"is there already, beside {old!r}", field=f"payload.{new}")
+    texts = {names.get(name, name): encode_value(value, where=name) for name, value in values.items()}
+    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "}"
 
 
 def _texts(payload: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from outbox.cli import (
     export,
     import_legacy,
     inspection,
+    pages,
     prune_backup,
     put,
     resend,
@@ -282,5 +283,6 @@ for command in (
     salvage.salvage, salvage.acknowledge,
 ):  # fmt: skip
     app.command()(command)
+app.command("help")(pages.show_help)
 app.command("import-legacy")(import_legacy.import_old)
 app.add_typer(schema.app, name="schema")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from outbox.store.selection import Filter, Selected, checked_reason
 from outbox.store.store import Store
 
 _Ids = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="The ids of dead entries.")]
+_Unsettled = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="Ids of dead or pending entries.")]
 _Destination = Annotated[str | None, typer.Option(metavar="TABLE", help="Those for this table.")]
 _Code = Annotated[str | None, typer.Option(metavar="CODE", help="Those refused with this code, or HTTP status.")]
 _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
@@ -77,7 +79,7 @@ def requeue(
 
 
 def discard(
-    ids: _Ids = None,
+    ids: _Unsettled = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")] = "",
     destination: _Destination = None,
     code: _Code = None,
@@ -87,7 +89,10 @@ def discard(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Give dead entries up: those that match all that is given. They are kept until they are pruned.
+    """Give entries up: the dead ones that match all that is given.
+
+    Those named by their ids may be pending, too. They are kept until they are
+    pruned. What an earlier try may have stored at the remote end stays there.
 
     \b
     Example:
@@ -98,7 +103,7 @@ def discard(
     with complaints(path, as_object=as_object):
         where, words = file_of(path), checked_reason(reason)
         asked = selection(ids or None, destination, code, everything=everything)
-        which = _bound(where, asked, "discard", yes=yes, as_object=as_object)
+        which = _bound(where, replace(asked, pending=bool(ids)), "discard", yes=yes, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
             return report(await Commands(store, clock=SystemClock()).discard(which, reason=words))
@@ -175,7 +180,7 @@ def _bound(where: Path, which: Filter, verb: str, *, yes: bool, as_object: bool)
     found = asyncio.run(look(where, lambda observer: entries.meant(observer, which)))
     if not yes:
         _confirm(where, found, verb, as_object=as_object)
-    return replace(which, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
+    return replace(which, pending=False, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
 
 
 def _confirm(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) -> None:
@@ -186,8 +191,6 @@ def _confirm(where: Path, found: Sequence[Selected], verb: str, *, as_object: bo
         console.print(f"  and {len(found) - SHOWN:,} more")
     if not found:
         return  # the outcomes say why
-    confirm(where, f"{verb} {_entries(len(found))}?", as_object=as_object)
-
-
-def _entries(number: int) -> str:
-    return f"{number:,} dead {'entry' if number == 1 else 'entries'}"
+    states = Counter(entry.state for entry in found)
+    what = " and ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
+    confirm(where, f"{verb} {what} {'entry' if len(found) == 1 else 'entries'}?", as_object=as_object)

@@ -1,4 +1,4 @@
-"""`outbox edit`: another payload for an entry that the server refused; the old one is kept."""
+"""`outbox edit`: another payload for an entry that has not arrived; the old one is kept."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Commands, report
-from outbox.admin.edit import Candidate, candidates
-from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, revised
+from outbox.admin.commands import Commands, Renaming, report
+from outbox.admin.edit import Candidate, candidates, renamable
+from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.send_command import (
@@ -44,10 +44,16 @@ _DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"
 
 
 def edit(
-    its_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a dead entry.")],
+    its_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The id of a dead or pending entry.")] = None,
     destination: Annotated[
-        str | None, typer.Option(metavar="TABLE", help="The entry for this table, if several have the id.")
+        str | None, typer.Option(metavar="TABLE", help="The entry, or entries, for this one.")
     ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename-column", metavar="OLD=NEW", help="Rename a column, no editor.")
+    ] = None,
+    all_matching: Annotated[
+        bool, typer.Option("--all-matching", help="With --rename-column: every entry that has it, no ID.")
+    ] = False,
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="Take the row from this file (-: stdin), no editor.")
     ] = None,
@@ -57,7 +63,9 @@ def edit(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Correct a dead entry's row, then send it again. Works while a bot runs.
+    """Correct the row of a dead or pending entry, then send it.
+
+    Works while a bot runs, which holds its requests back for the moment.
 
     The editor is $VISUAL or $EDITOR. The row must stay a JSON object; its id,
     table and operation stay. What it was is kept: outbox show ID. The text of
@@ -67,11 +75,12 @@ def edit(
     Examples:
       outbox edit order-17
       outbox edit order-17 --from corrected.json --yes
+      outbox edit --rename-column symbl=symbol --all-matching
 
     \b
     Exit codes:
       0  it is pending again, with the new row
-      1  it is not: nothing was edited, the entry is not dead, it has changed
+      1  it is not: nothing was edited, the entry is settled, it has changed
          meanwhile, a later entry of its key was delivered, or you said no
       2  a bot runs and has not answered in time; it will do it
       3  the file is missing or unreadable, or the row cannot be stored
@@ -79,18 +88,66 @@ def edit(
     --json prints the fields of `outbox requeue`.
     """
     with complaints(path, as_object=as_object):
-        where = file_of(path)
+        where, names = file_of(path), _names(rename or [])
+        if all_matching or its_id is None:
+            _check(its_id, names, source, all_matching=all_matching)
+            raise typer.Exit(
+                _rename_all(
+                    where,
+                    Renaming(names=names, destination=destination, force=force),
+                    timeout,
+                    yes=yes,
+                    as_object=as_object,
+                )
+            )
         found = _the_one(asyncio.run(look(where, lambda observer: candidates(observer, its_id, destination))), its_id)
         outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
+        outcome = None if outcome is Outcome.IS_PENDING else outcome
         if found is None or outcome is not None:
             facts = report([Handled(its_id, destination, outcome or Outcome.UNKNOWN_ID)])
             raise typer.Exit(tell(where, "edit", "this command", facts, timeout, as_object=as_object))
-        with _text(found.entry, source) as (new, kept):
+        with _text(found.entry, source, names) as (new, kept):
             if not _confirmed(where, found, new, yes=yes, as_object=as_object):
                 kept.code = DONE  # nothing is lost: it is what the file has
                 raise typer.Exit(NOT_DONE)
             kept.code = _carried_out(where, found, new, force, timeout, as_object=as_object)
             raise typer.Exit(kept.code)
+
+
+def _names(given: list[str]) -> dict[str, str]:
+    found = {}
+    for each in given:
+        old, _, new = each.partition("=")
+        if not old or not new:
+            raise InvalidRequest(f"{formatting.quoted(each)} is not OLD=NEW", field="rename-column")
+        found[old] = new
+    return found
+
+
+def _check(its_id: str | None, names: Mapping[str, str], source: str | None, *, all_matching: bool) -> None:
+    if not all_matching:
+        raise InvalidRequest("say which: an ID, or --rename-column OLD=NEW with --all-matching", field="ID")
+    if its_id is not None or source is not None:
+        raise InvalidRequest("takes no ID and no --from", field="all-matching")
+    if not names:
+        raise InvalidRequest("needs --rename-column OLD=NEW", field="all-matching")
+
+
+def _rename_all(where: Path, asked: Renaming, timeout_s: float, *, yes: bool, as_object: bool) -> int:
+    """Show how many entries have such a column, ask, and rename."""
+
+    async def local(store: Store) -> dict[str, Any]:
+        return report(
+            await Commands(store, clock=SystemClock()).rename(asked.names, asked.destination, force=asked.force)
+        )
+
+    if not yes:
+        number = asyncio.run(look(where, lambda observer: renamable(observer, asked.names, asked.destination)))
+        if number:
+            words = ", ".join(f"{old} to {new}" for old, new in asked.names.items())
+            what = f"rename {words} in {number:,} {'entry' if number == 1 else 'entries'} and send them?"
+            confirm(where, what, as_object=as_object)
+    return change(where, "rename", asked.as_json(), local, timeout_s, as_object=as_object)
 
 
 def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
@@ -129,7 +186,7 @@ def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object:
         for name, before, after in changes:
             was, now = (formatting.quoted("absent" if value is None else value) for value in (before, after))
             console.print(f"  {name}: {was} -> {now}")
-        confirm(where, "edit and requeue 1 dead entry?", as_object=as_object)
+        confirm(where, f"edit and send 1 {found.selected.state} entry?", as_object=as_object)
     return True
 
 
@@ -144,9 +201,12 @@ class _Kept:
 
 
 @contextlib.contextmanager
-def _text(entry: Unrevised, source: str | None) -> Iterator[tuple[str, _Kept]]:
-    """Yield the new row: from `source`, or from an editor, which is called again while the row cannot be stored."""
+def _text(entry: Unrevised, source: str | None, names: Mapping[str, str]) -> Iterator[tuple[str, _Kept]]:
+    """Yield the new row: renamed, from `source`, or from an editor, called again while the row cannot be stored."""
     kept = _Kept()
+    if names:
+        yield renamed(entry.payload, names) or entry.payload, kept
+        return
     if source is not None:
         new = _read(source)
         revised(entry, new)  # said before anything is asked

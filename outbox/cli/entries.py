@@ -25,6 +25,7 @@ from outbox.entry import State
 from outbox.forensics import entries
 from outbox.forensics.entries import Behind, Line, Row, Story, Wanted
 from outbox.store.read_only import look
+from outbox.store.reader import StoredPause
 
 _LIMIT = 20
 # Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
@@ -109,6 +110,7 @@ def show(
                               request_id}], oldest first, at most 20
       overtaken               a later entry of its key was delivered
       behind                  id of the entry of its key in front of it, or null
+      pauses                  [{what, reason, status, code, message}]: that hold it
       next                    what to do, a sentence each
 
     \b
@@ -172,10 +174,21 @@ def _advice_for_pending(story: Story) -> list[str]:
         return [f"It waits for an earlier entry of its key: outbox show {_typed(story.behind)}"]
     if row.waits == "retry" and row.next_attempt_at_ms is not None:
         return [f"It is tried again at {formatting.moment(row.next_attempt_at_ms)}, by itself."]
-    return [
-        "It is sent by itself. If it stays: outbox status says what is in the way.",
-        "Is the row itself wrong? docs/any-table.md says how to take it out.",
+    own = [
+        f"Is the row itself wrong? outbox edit {_typed(row.id)}",
+        f'Not needed any more? outbox discard --reason "..." {_typed(row.id)}',
     ]
+    if not story.pauses:
+        return ["It is sent by itself. If it stays: outbox status says what is in the way.", *own]
+    told = [f"A pause holds it, of {what}: {_why(pause)}." for what, pause in story.pauses]
+    if any(pause.code in ("PGRST204", "42703") for _, pause in story.pauses):
+        own.insert(0, "A column misspelt in many rows? outbox edit --rename-column OLD=NEW --all-matching")
+    return [*told, "What mends it: outbox doctor", "Once it is mended: outbox reload", *own]
+
+
+def _why(pause: StoredPause) -> str:
+    answered = said(pause.status, pause.code, pause.message)
+    return f"{pause.reason.replace('_', ' ')}{f' ({answered})' if answered else ''}"
 
 
 # ---------------------------------------------------------------------------------------------- for machines
@@ -215,6 +228,10 @@ def story_json(story: Story) -> dict[str, Any]:
         "history": [{"at": formatting.moment(line.at_ms), **_without(asdict(line), "at_ms")} for line in story.history],
         "overtaken": story.overtaken,
         "behind": story.behind,
+        "pauses": [
+            {"what": what, "reason": each.reason, "status": each.status, "code": each.code, "message": each.message}
+            for what, each in story.pauses
+        ],
         "next": advice(story),
     }
 

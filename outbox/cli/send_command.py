@@ -169,7 +169,7 @@ def _whose(by: str) -> str:
 def _show_outcomes(by: str, facts: Mapping[str, Any]) -> None:
     console = formatting.console()
     if not facts["outcomes"]:
-        console.print("No dead entry matches; nothing was changed.")
+        console.print("No entry matches; nothing was changed.")
     for outcome, number in facts["outcomes"].items():
         console.print(f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} left: {outcome}")
     other = [each for each in facts["entries"] if each["outcome"] not in _CHANGED]

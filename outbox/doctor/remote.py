@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
 from outbox.clock import Clock
-from outbox.doctor.remote_findings import EVERYWHERE, Complaint, Obstacle, Outcome, TableFacts, Target, complaint
+from outbox.doctor.remote_findings import EVERYWHERE, Complaint, Obstacle, Outcome, TableFacts, Target, complaint, meant
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.network import Misconfigured, tls_context
 from outbox.postgrest.resolver import addresses
@@ -53,7 +53,7 @@ class Questions:
     async def table(self, target: Target, delivered: tuple[str, str] | None) -> TableFacts:
         """Ask everything about one table. delivered: id and payload of an insert that should be there."""
         read = await self._read(target.name, target.columns)
-        missing: Sequence[str] = ()
+        missing: dict[str, str | None] = {}
         if complaint(read) is Complaint.COLUMN:
             missing = await self._missing(target.name, target.columns)
         elif complaint(read) is not Complaint.NOTHING:
@@ -62,7 +62,7 @@ class Questions:
         return TableFacts(
             target,
             read,
-            tuple(missing),
+            missing,
             {columns: await self._insert(target, columns, there) for columns in target.conflicts},
             await self._update(target.name, there) if target.updates and there else None,
             await self._sighted(target, delivered),
@@ -71,14 +71,18 @@ class Questions:
     async def _read(self, table: str, columns: Sequence[str]) -> Outcome:
         return await self._ask("GET", f"{table}?select={','.join(columns) or '*'}&limit=0")
 
-    async def _missing(self, table: str, columns: Sequence[str]) -> list[str]:
-        """Return the columns that the table does not have, by halves: PostgreSQL names one at a time."""
-        if complaint(await self._read(table, columns)) is not Complaint.COLUMN:
-            return []
+    async def _missing(self, table: str, columns: Sequence[str]) -> dict[str, str | None]:
+        """Return the columns that the table does not have, each with the one that PostgreSQL thinks was meant.
+
+        By halves: PostgreSQL names one at a time.
+        """
+        outcome = await self._read(table, columns)
+        if complaint(outcome) is not Complaint.COLUMN:
+            return {}
         if len(columns) == 1:
-            return list(columns)
+            return {columns[0]: meant(outcome)}
         middle = len(columns) // 2
-        return [*await self._missing(table, columns[:middle]), *await self._missing(table, columns[middle:])]
+        return await self._missing(table, columns[:middle]) | await self._missing(table, columns[middle:])
 
     async def _insert(self, target: Target, deciding: str, there: Sequence[str]) -> Outcome:
         # No `missing=default`: no default is to be evaluated, not for a row that is not there either.

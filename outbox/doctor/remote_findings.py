@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, StrEnum, auto
 from pathlib import Path
@@ -88,14 +88,14 @@ def _target(declared: Destination, shapes: Sequence[LaneSpec], used: bool) -> Ta
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """A table's answers. missing: columns that it does not have. inserts: by on_conflict.
+    """A table's answers. missing: columns that it lacks, each with the one that was meant. inserts: by on_conflict.
 
     sighted: the newest delivered insert's id, and what a read of it says; None: there is none to look for.
     """
 
     target: Target
     read: Outcome
-    missing: tuple[str, ...] = ()
+    missing: Mapping[str, str | None] = field(default_factory=dict)
     inserts: Mapping[str, Outcome] | None = None
     update: Outcome | None = None
     sighted: tuple[str, Outcome] | None = None
@@ -383,15 +383,26 @@ def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
     )
 
 
+def meant(outcome: Outcome) -> str | None:
+    """Return the column that PostgreSQL thinks was meant instead of one that is not there; None: it has no idea."""
+    hint = read_refusal(outcome).hint if isinstance(outcome, Reply) else None
+    found = re.fullmatch(r'Perhaps you meant to reference the column "(?:\w+\.)?(\w+)"\.', hint or "")
+    return found[1] if found else None
+
+
 def _columns(facts: TableFacts, sql: Path) -> Finding:
-    check, missing = f"{facts.target.name}: columns", facts.missing
+    check, missing = f"{facts.target.name}: columns", list(facts.missing)
     if not missing:
         return Finding(check, _OK, f"it has all {len(facts.target.columns)} that are sent")
     names = ", ".join(missing[:_LONGEST_LIST]) + (f" and {len(missing) - _LONGEST_LIST} more" if missing[5:] else "")
-    verb = "is" if len(missing) == 1 else "are"
-    return Finding(
-        check, _FAULT, f"{names} {verb} missing", mend(Complaint.COLUMN, facts.target.name, missing, sql=sql)
-    )
+    says = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
+    fix = mend(Complaint.COLUMN, facts.target.name, missing, sql=sql)
+    if known := {old: new for old, new in facts.missing.items() if new is not None}:
+        says += f": did you mean {', '.join(known.values())}?"
+        renames = " ".join(f"--rename-column {old}={new}" for old, new in known.items())
+        table = f" --destination {facts.target.name}"
+        fix = f"mend the bot, then what waits: outbox edit {renames} --all-matching{table}; else {fix}"
+    return Finding(check, _FAULT, says, fix)
 
 
 def _grants(facts: TableFacts) -> Finding:

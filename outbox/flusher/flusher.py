@@ -52,8 +52,8 @@ they are may go: they may belong to its keys.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 
 from outbox import logs
 from outbox.clock import Clock
@@ -105,6 +105,7 @@ class Flusher:
         self._ended = asyncio.Event()
         self._ended.set()
         self._seen_change = -1
+        self._stepping = asyncio.Lock()  # held during a step, and by whoever changes what may be under way
         self._idle_since_change = False
         self.state = self._context.state
         self.tally = self._context.tally
@@ -154,6 +155,20 @@ class Flusher:
         except TimeoutError:
             self._requests.cancel()
             await self._ended.wait()
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """Nothing is under way in the block and nothing starts; afterwards all that is ready is read anew.
+
+        What is under way when it is called ends first, at its deadline at the latest.
+        """
+        async with self._stepping:
+            await self._requests.finish()
+            try:
+                yield
+            finally:
+                self._lanes.forget_read()
+        self.wake()
 
     def wake(self) -> None:
         """Look at once whether something can be sent."""
@@ -241,7 +256,8 @@ class Flusher:
     async def _safe_step(self) -> float:
         """Take a step; after one that fails rest for a poll. Returns the seconds until the next look."""
         try:
-            wait_s = await self._step()
+            async with self._stepping:
+                wait_s = await self._step()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._context.failed(error)
             ours = isinstance(error, OutboxError)  # whose sentence says it all

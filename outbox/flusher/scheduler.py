@@ -189,6 +189,13 @@ class Lanes:
         for traffic in self._traffic.values():
             traffic.rewind = True
 
+    def forget_read(self) -> None:
+        """Nothing is under way, and what was read may have changed: forget parts and suspects, and start over."""
+        for traffic in self._traffic.values():
+            traffic.parts.clear()
+            traffic.suspects.clear()
+        self.rewind()
+
     def under_way(self) -> dict[int, int]:
         """Return the oldest entry that is taken in each lane, by the lane's number."""
         return {number: min(taken) for number, traffic in self._traffic.items() if (taken := traffic.taken)}

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from outbox.entry import State
 from outbox.store import queries
-from outbox.store.reader import Reader
+from outbox.store.reader import Reader, StoredPause
 from outbox.store.selection import STEP, Filter, Selected
 
 _LISTED = (
@@ -78,6 +78,9 @@ class Story:
     history: tuple[Line, ...]
     overtaken: bool
     behind: str | None  # the id of the entry of its key that stands in front of it
+    pauses: tuple[
+        tuple[str, StoredPause], ...
+    ] = ()  # that hold it, the widest first: each with what it stops, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +281,22 @@ async def _story(reader: Reader, row: Sequence[Any]) -> Story:
     )
     return Story(
         entry, payload, match, on_conflict, await _history(reader, entry.seq), bool(overtaken),
-        front[0][0] if front and entry.waits == "turn" else None,
+        front[0][0] if front and entry.waits == "turn" else None, await _pauses_over(reader, entry),
     )  # fmt: skip
+
+
+async def _pauses_over(reader: Reader, entry: Row) -> tuple[tuple[str, StoredPause], ...]:
+    if entry.state is not State.PENDING or not (pauses := await reader.pauses()):
+        return ()
+    lane = (await reader.read("select lane from outbox where seq = ?", (entry.seq,)))[0][0]
+    lanes = await reader.lanes()
+    what = {
+        ("everything", ""): "everything",
+        ("destination", entry.destination): entry.destination,
+        ("lane", str(lane)): lanes[lane].words() if lane in lanes else entry.destination,
+    }
+    held = [(what[pause.scope, pause.subject], pause) for pause in pauses if (pause.scope, pause.subject) in what]
+    return tuple(sorted(held, key=lambda each: list(what.values()).index(each[0])))
 
 
 async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:

@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     NOT_SELECTED = "not of that destination or code"
     DIED_SINCE = "died again after the request"
     CHANGED_SINCE = "changed after it was looked at"
+    UNCHANGED = "as it was"
+    UNFIT = "cannot be changed like that"  # it has a column of the new name, or is none of the table's
     LATER_DELIVERED = "a later entry of its key was delivered"  # it would revert newer state
     LATER_UNDER_WAY = "a later entry of its key may be on its way"  # and would arrive before it
 
@@ -59,7 +61,7 @@ class Filter:
 
     ids: these (none of them: no entry), in whatever destination they are. code: the server's error code, or its
     HTTP status where it gave none. everything: all there are. died_until_ms: Unix time; not those that died later,
-    for a request that is carried out after it was made.
+    for a request that is carried out after it was made. pending: of the ids also those that wait to be sent.
     """
 
     ids: tuple[str, ...] | None = None
@@ -67,6 +69,7 @@ class Filter:
     code: str | None = None
     everything: bool = False
     died_until_ms: int | None = None
+    pending: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -88,8 +91,9 @@ class Filter:
             raise InvalidRequest("must be a text", field="destination")
         if not isinstance(self.code, str | None):
             raise InvalidRequest("must be a text", field="code")
-        if not isinstance(self.everything, bool):
-            raise InvalidRequest("must be true or false", field="everything")
+        for name in ("everything", "pending"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest("must be true or false", field=name)
         if not isinstance(self.died_until_ms, int | None) or isinstance(self.died_until_ms, bool):
             raise InvalidRequest("must be a whole number", field="died_until_ms")
 
@@ -112,6 +116,8 @@ class Filter:
         """Return why `entry` is not meant; None: it is."""
         if self.destination is not None and entry.destination != self.destination:
             return Outcome.NOT_SELECTED
+        if entry.state is State.PENDING and self.pending:
+            return None
         if entry.state is not State.DEAD:
             return NOT_DEAD[entry.state]
         if self.code is not None and self.code != entry.said:

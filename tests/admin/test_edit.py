@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from outbox import Outbox, Settings
 from outbox.admin.revision import fingerprint
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.postgrest.client import Request
-from outbox.postgrest.verdicts import Reply
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.store.selection import Outcome
 from outbox.testing import ScriptedTransport, accepted, refused
 from tests.store.tools import rows, shell
@@ -171,3 +172,106 @@ async def test_a_request_to_edit_that_makes_no_sense_is_refused(
         assert (await action(sent))["outcomes"] == {"unknown id": 1}  # the control
         with pytest.raises(InvalidRequest):
             await action(spoil(sent))
+
+
+# ------------------------------------------------------------------------------------------ what waits
+
+
+def knows_symbol(request: Request) -> Reply:
+    """Answer as a table that has no column `symbl`."""
+    if "symbl" in request.path:
+        message = "Could not find the 'symbl' column of 'fills' in the schema cache"
+        return refused(400, "PGRST204", message)
+    return accepted(request)
+
+
+@run_async
+async def test_a_lane_with_a_misspelt_column_is_mended_at_once_and_all_of_it_arrives(tmp_path: Path) -> None:
+    remote = ScriptedTransport(otherwise=knows_symbol)
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), transport=remote) as outbox:
+        for number in range(5):
+            await outbox.put("fills", {"symbl": "EURUSD", "n": number})
+        await outbox.put("fills", {"symbl": "a", "symbol": "b"}, id="both")
+        await outbox.put("other", {"symbl": "a"}, id="elsewhere")
+        await outbox.drain(timeout=0.2)
+        assert (await outbox.stats()).pending == 7  # the control: nothing mends itself
+        async with outbox.flushing():
+            handled = await outbox._commands.rename({"symbl": "symbol"}, "fills", force=False)
+        await outbox.drain(timeout=5)
+
+        assert [each.outcome for each in handled] == [Outcome.REQUEUED] * 5 + [Outcome.UNFIT]
+        assert (await outbox.stats()).delivered == 5
+        assert (await outbox.stats()).pending == 2
+    stored = rows(tmp_path / "bot.db", "select payload from outbox where state = 'delivered' order by seq")
+    assert [json.loads(str(payload)) for (payload,) in stored] == [{"symbol": "EURUSD", "n": n} for n in range(5)]
+
+
+@run_async
+async def test_a_pending_entry_is_edited_and_keeps_its_place_in_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    remote = ScriptedTransport(otherwise=picky)
+    async with Outbox.open(Settings(path=path, _env_file=None), transport=remote) as outbox:
+        for name, value in (("u-1", "a"), ("u-2", "b"), ("u-3", "c")):
+            await outbox.put("orders", {"k": 1, "n": value}, operation="upsert", on_conflict=("k",), id=name)
+
+        assert await edit(outbox, "u-1", {"k": 1, "n": "mended"}) is Outcome.REQUEUED
+        waits = [("u-1", None), ("u-2", "turn"), ("u-3", "turn")]
+        assert rows(path, "select id, waits from outbox order by seq") == waits
+        assert await edit(outbox, "u-1", {"k": 2, "n": "another row"}) is Outcome.REQUEUED
+        waits = [("u-1", None), ("u-2", None), ("u-3", "turn")]
+        assert rows(path, "select id, waits from outbox order by seq") == waits
+        (given_up,) = await outbox.discard(["u-2"], reason="a test")
+        assert given_up.outcome is Outcome.DISCARDED
+        assert rows(path, "select id, waits from outbox where state = 'pending' order by seq") == [
+            ("u-1", None), ("u-3", None),
+        ]  # fmt: skip
+        await outbox.drain()
+        assert [row["n"] for each in remote.requests for row in json.loads(each.body)] == ["another row", "c"]
+
+
+@run_async
+async def test_what_is_under_way_ends_before_a_pending_entry_is_edited(tmp_path: Path) -> None:
+    """Else the answer to the old row would settle the new one, which nobody has sent."""
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Slow(ScriptedTransport):
+        async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
+            asked.set()
+            await answer.wait()
+            return await super().send(request, deadline_s=deadline_s)
+
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), transport=Slow()) as outbox:
+        await outbox.put("fills", {"n": 1}, id="t-1")
+        async with outbox.flushing():
+            await asked.wait()
+            editing = asyncio.create_task(edit(outbox, "t-1", {"n": 2}))
+            giving_up = asyncio.create_task(outbox.discard(["t-1"], reason="x"))
+            done, _ = await asyncio.wait({editing, giving_up}, timeout=0.2)
+            assert not done  # the control: it is under way
+            answer.set()
+            assert await editing is Outcome.IS_DELIVERED
+            assert [each.outcome for each in await giving_up] == [Outcome.IS_DELIVERED]
+
+
+@run_async
+async def test_an_edited_insert_that_an_earlier_try_has_stored_is_found_out(tmp_path: Path) -> None:
+    """Its reply was lost, so the old row is there: the server ignores the new one, which is not what it holds."""
+    stored: dict[str, object] = {}  # what the table holds
+
+    def server(request: Request) -> Reply | Failure:
+        if request.method == "GET":
+            return Reply(200, {}, json.dumps([stored]).encode())
+        if not stored:
+            stored.update(json.loads(request.body)[0])
+            return Failure.TIMEOUT
+        return accepted(request, stored=0)
+
+    remote = ScriptedTransport(otherwise=server)
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), transport=remote) as outbox:
+        receipt = await outbox.put("fills", {"n": 1})
+        await outbox.drain(timeout=0.2)
+        assert await edit(outbox, receipt.id, {"n": 2}) is Outcome.REQUEUED
+        await outbox.drain(timeout=5)
+
+        assert (await outbox.stats()).delivered == 0
+    assert rows(tmp_path / "bot.db", "select state, error_code from outbox") == [("dead", "CONFLICT")]

@@ -118,7 +118,7 @@ def test_ls_lists_what_the_filters_mean(dead: Path) -> None:
     assert ids() == ["t2", "t1", "t0"]
     assert ids("--state", "dead", "--limit", 2) == ["t2", "t1"]
     assert ids("--state", "pending") == []
-    assert ids("--code", "22P02", "--destination", "trades") == ["t2", "t1", "t0"]
+    assert ids("--code", "22P02", "--destination", "fills") == ["t2", "t1", "t0"]
     assert ids("--code", "23514") == []
 
 
@@ -187,7 +187,7 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
 
 HELPED = [
     "status", "drain", "tail", "ls", "show", "requeue", "edit", "discard", "reload", "prune", "backup", "export",
-    "adopt", "doctor", "import-legacy", "salvage", "acknowledge",
+    "adopt", "doctor", "resend", "import-legacy", "salvage", "acknowledge",
 ]  # fmt: skip
 # It runs until it is ended; tests/web starts it as its example does.
 ENDLESS = ["inspect"]
@@ -206,15 +206,29 @@ def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> Non
         assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
+def test_help_prints_a_commands_help_and_each_page() -> None:
+    assert call("help", "requeue").stdout.startswith("Usage:")
+    assert "Pages: a-bad-night, any-table," in call("help").stdout
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert call("help", "scale").stdout == call("help", "scale.md").stdout == page + "\n"
+    assert (call("help", "nothing").exit_code, call("help", "../README").exit_code) == (3, 3)
+
+
 def test_every_command_is_among_those_whose_help_is_tested() -> None:
     listed = call("--help").stdout
     found = set(re.findall(r"^  ([\w-]+)  ", listed.partition("Commands:")[2], re.MULTILINE))
-    assert found == {*HELPED, *ENDLESS, "schema"}  # that one needs a database: tests/integration/test_schema_apply.py
+    assert found == {
+        *HELPED,
+        *ENDLESS,
+        "schema",
+        "put",
+        "help",
+    }  # that one needs a database: tests/integration/test_schema_apply.py
 
 
-def test_the_lines_of_the_page_take_a_row_out_of_the_queue(tmp_path: Path) -> None:
+def test_the_lines_of_the_page_mend_what_waits(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "any-table.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"sqlite3 bot\.db \"(update outbox .*?)\"", page)
+    (line,) = re.findall(r"^outbox (edit --rename-column symbl=symbol --all-matching)$", page, re.MULTILINE)
     path = tmp_path / "bot.db"
 
     async def put() -> None:
@@ -224,10 +238,10 @@ def test_the_lines_of_the_page_take_a_row_out_of_the_queue(tmp_path: Path) -> No
 
     asyncio.run(put())
     ((first, second),) = [[entry["id"] for entry in as_json("ls", "--path", path)[1]["entries"]][::-1]]
-    with shell(path) as connection:
-        connection.execute(line.replace("THE-ID", first))
-    assert as_json("show", second, "--path", path)[1]["entries"][0]["waits"] is None
-    corrected = tmp_path / "corrected.json"
-    corrected.write_text('{"order_id": 1, "color": "red"}', encoding="utf-8")
-    assert call("edit", first, "--from", corrected, "--yes", "--path", path).exit_code == 0
+    assert call(*line.replace("symbl=symbol", "colour=color").split(), "--yes", "--path", path).exit_code == 0
     assert as_json("show", first, "--path", path)[1]["entries"][0]["payload"] == {"order_id": 1, "color": "red"}
+    assert as_json("show", second, "--path", path)[1]["entries"][0]["waits"] == "turn"
+    corrected = tmp_path / "corrected.json"
+    corrected.write_text('{"order_id": 1, "color": "blue"}', encoding="utf-8")
+    assert call("edit", first, "--from", corrected, "--yes", "--path", path).exit_code == 0
+    assert as_json("show", first, "--path", path)[1]["entries"][0]["payload"] == {"order_id": 1, "color": "blue"}

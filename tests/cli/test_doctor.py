@@ -262,8 +262,8 @@ def test_missing_columns_of_pending_entries_are_named_all_of_them(bot_db: Path, 
 
     report = Report(bot_db)
 
-    assert report.bad()["trades: columns"] == ("fault", "symboll, volumen are missing")
-    assert report.bad()["events: columns"] == ("fault", "event_typ is missing")
+    assert report.bad()["trades: columns"] == ("fault", "symboll, volumen are missing: did you mean symbol, volume?")
+    assert report.bad()["events: columns"] == ("fault", "event_typ is missing: did you mean event_type?")
     assert "alter table public.trades add column symboll <type>, add column volumen" in report.fix("trades: columns")
     # They might be shipped ones that somebody has dropped: the shipped SQL adds those that are missing.
     assert "0001_tables.sql brings back a shipped column" in report.fix("trades: columns")

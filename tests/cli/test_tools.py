@@ -293,8 +293,35 @@ def test_an_edit_without_a_change_an_unknown_id_and_a_living_entry_are_exit_code
     code, found = as_json("edit", "t0", "--from", "same.json", "--path", dead, "--yes")
     assert (code, found["by"], found["done"]) == (1, None, 0)
     assert as_json("edit", "nobody", "--path", dead, "--yes")[1]["outcomes"] == {"unknown id": 1}
-    call("requeue", "t0", "--path", dead, "--yes")
-    assert as_json("edit", "t0", "--path", dead, "--yes")[1]["outcomes"] == {"pending already": 1}
+    call("discard", "t0", "--reason", "x", "--path", dead, "--yes")
+    assert as_json("edit", "t0", "--path", dead, "--yes")[1]["outcomes"] == {"discarded before": 1}
+
+
+def test_a_misspelt_column_is_renamed_in_one_row_or_in_all_that_have_it(dead: Path) -> None:
+    call("requeue", "t1", "--path", dead, "--yes")  # pending beside two dead ones
+
+    code, found = as_json("edit", "t1", "--rename-column", "n=number", "--path", dead, "--yes")
+    assert (code, found["outcomes"]) == (0, {"requeued": 1})
+    shown = call("edit", "--rename-column", "n=number", "--all-matching", "--path", dead)
+    assert (shown.exit_code, states(dead)) == (1, {"dead": 2, "pending": 1})  # nobody has said yes
+    assert "rename n to number in 2 entries and send them?" in shown.stderr
+    code, found = as_json("edit", "--rename-column", "n=number", "--all-matching", "--path", dead, "--yes")
+    assert (code, found["outcomes"], states(dead)) == (0, {"requeued": 2}, {"pending": 3})
+    code, found = as_json("edit", "--rename-column", "n=number", "--all-matching", "--path", dead, "--yes")
+    assert (code, found["outcomes"]) == (1, {})
+    for wrong in (["--all-matching"], ["--rename-column", "n=m"], [], ["t1", "--rename-column", "n"]):
+        assert as_json("edit", *wrong, "--path", dead)[0] == 3
+
+
+def test_a_pending_entry_is_discarded_by_its_id_alone(dead: Path) -> None:
+    call("requeue", "t1", "--path", dead, "--yes")
+
+    asked = call("discard", "t0", "t1", "--reason", "x", "--path", dead)
+    assert (asked.exit_code, "discard 1 dead and 1 pending entries?" in asked.stderr) == (1, True)
+    assert as_json("discard", "--all", "--reason", "x", "--path", dead, "--yes")[1]["outcomes"] == {"discarded": 2}
+    assert states(dead) == {"discarded": 2, "pending": 1}  # all dead ones
+    code, found = as_json("discard", "t1", "--reason", "x", "--path", dead, "--yes")
+    assert (code, found["outcomes"], states(dead)) == (0, {"discarded": 1}, {"discarded": 3})
 
 
 def test_without_a_terminal_and_an_editor_edit_says_what_to_do(

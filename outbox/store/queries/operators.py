@@ -212,11 +212,31 @@ GIVE_UP = Query(
     "the step",
 )
 
+TAKE_OUT = Query(
+    "take pending entries out of their lines, in the transaction that revises them or gives them up",
+    "update outbox not indexed set state = 'dead', waits = null, settled_at_ms = ?"
+    " where state = 'pending' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "the step",
+)
+
+_MENDABLE = f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox"
+
 MENDABLE = Query(
     "the entries that have an id, with all that an edit hangs on",
-    f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox where id = ?",
+    f"{_MENDABLE} where id = ?",
     ("sqlite_autoindex_outbox_1 (id=?)",),
     "the destinations",
+)
+
+MENDABLE_NEXT = Query(
+    "of some entries, in the order of the puts, those that are not settled and have one of some columns",
+    f"{_MENDABLE} not indexed where seq > ? and seq <= ? and state in ('pending', 'dead')"
+    " and (? is null or destination = ?)"
+    " and exists (select 1 from json_each(?) as c where json_type(payload, '$.' || json_quote(c.value)) is not null)"
+    " order by seq",
+    ("INTEGER PRIMARY KEY (rowid>? AND rowid<?)",),
+    "the step",
 )
 
 KEEP = Query(
