@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import sqlite3
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+from typer.core import TyperGroup
 
 from outbox import __version__
 from outbox.cli import (
@@ -49,7 +52,22 @@ _WATCH_EVERY_S = 2.0
 # A bar that moves ten times a second looks alive and costs a counter's read each time.
 _REFRESH_S = 0.1
 
+
+class _Commands(TyperGroup):
+    """`outbox FILE` is `outbox status FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and not args[0].startswith("-") and _is_file(args[0]):
+            args = ["status", *args]
+        return super().parse_args(ctx, args)
+
+
+def _is_file(word: str) -> bool:
+    return os.sep in word or Path(word).suffix in (".db", ".sqlite", ".sqlite3") or Path(word).is_file()
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Look at an outbox file, and send what waits in it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -75,6 +93,7 @@ def main(version: _Version = False) -> None:
 
 
 def status(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="As --path.", readable=False)] = None,
     path: FilePath = None,
     as_object: AsJson = False,
     stalled_after: Annotated[
@@ -89,19 +108,20 @@ def status(
 
     \b
     Examples:
+      outbox status bot.db
       outbox status --stalled-after 10
       outbox status --json
 
     \b
-    Exit codes, the worst that holds, the worst one last:
+    Exit codes, the worst that holds; 5 outranks 2, and 2 outranks 4 and 1:
       0  healthy
       1  dead letters: the server refused entries for good; they are kept
-      4  hindered: the disk is full, a reader keeps the WAL from shrinking, or
-         files were removed under the bot
       2  stalled: something is paused, or pending for more than --stalled-after,
          or nobody sends what is pending: no flusher has ever run, no URL is set
-      5  damaged: a damaged file was set aside, or entries are lost
       3  the file is missing, unreadable or no outbox
+      4  hindered: the disk is full, a reader keeps the WAL from shrinking, or
+         files were removed under the bot
+      5  damaged: a damaged file was set aside, or entries are lost
 
     \b
     --json prints these fields:
@@ -146,6 +166,7 @@ def status(
       put_per_s, delivered_per_s    over the last ten looks, or null
       empty_in_s              until nothing is pending, or null
     """
+    path = path if file is None else file
     with complaints(path, as_object=as_object):
         where, warnings = file_and_warnings(path)
 

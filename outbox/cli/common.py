@@ -12,15 +12,31 @@ from typing import Annotated, Any
 import typer
 
 from outbox.cli import format as formatting
-from outbox.errors import ConfigError, OutboxError, StoreError
+from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreError
 from outbox.settings import load
 from outbox.snapshot import Health
 
 FilePath = Annotated[
     Path | None,
     # readable: what may not be read is said as everything else is, and with code 3.
-    typer.Option("--path", readable=False, metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db."),
+    typer.Option(
+        "--path", "-p", readable=False, metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db."
+    ),
 ]
+_FLAGS = {
+    "ids": "IDS", "destination": "--destination", "code": "--code", "everything": "--all", "since": "--since",
+    "until": "--until", "reason": "--reason", "rename-column": "--rename-column", "all-matching": "--all-matching",
+    "json": "--json", "before_ms": "--older-than", "optional": "--optional", "limit": "--limit",
+}  # fmt: skip
+
+
+def in_flags(error: OutboxError) -> str:
+    """Return what `error` says, with the option instead of the argument of Python's that it names."""
+    words, field = str(error), getattr(error, "field", None)
+    flag = _FLAGS.get(field) if isinstance(error, InvalidRequest) and isinstance(field, str) else None
+    return words if flag is None else f"{flag}{words.removeprefix(str(field))}"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on one line, for machines.")]
 
 
@@ -43,7 +59,7 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         yield
     except OutboxError as error:
         where = str(getattr(error, "path", path or "")) or None
-        sentence = formatting.quoted(str(error))
+        sentence = formatting.quoted(in_flags(error))
         if path is None and isinstance(error, StoreError) and not error.path.exists():
             sentence += "; --path or OUTBOX_PATH names another file"
         if as_object:

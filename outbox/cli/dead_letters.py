@@ -16,6 +16,7 @@ from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock
+from outbox.errors import InvalidRequest
 from outbox.forensics import entries
 from outbox.store.read_only import look
 from outbox.store.selection import Filter, Selected, checked_reason
@@ -39,7 +40,9 @@ def requeue(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Send dead entries again: those that match all that is given. Works while a bot runs.
+    """Send dead entries again.
+
+    Those that match all that is given. Works while a bot runs.
 
     \b
     Examples:
@@ -68,7 +71,7 @@ def requeue(
     """
     with complaints(path, as_object=as_object):
         where = file_of(path)
-        asked = selection(ids or None, destination, code, everything=everything)
+        asked = _asked(ids, destination, code, everything=everything)
         which = _bound(where, asked, "requeue", yes=yes, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
@@ -89,9 +92,10 @@ def discard(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Give entries up: the dead ones that match all that is given.
+    """Give dead or pending entries up, with a reason.
 
-    Those named by their ids may be pending, too. They are kept until they are
+    The dead ones that match all that is given; those named by their ids may be
+    pending, too. They are kept until they are
     pruned. What an earlier try may have stored at the remote end stays there.
 
     \b
@@ -102,7 +106,7 @@ def discard(
     """
     with complaints(path, as_object=as_object):
         where, words = file_of(path), checked_reason(reason)
-        asked = selection(ids or None, destination, code, everything=everything)
+        asked = _asked(ids, destination, code, everything=everything)
         which = _bound(where, replace(asked, pending=bool(ids)), "discard", yes=yes, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
@@ -173,6 +177,12 @@ def adopt(
 
 
 # ---------------------------------------------------------------------------------------------- asking first
+
+
+def _asked(ids: list[str] | None, destination: str | None, code: str | None, *, everything: bool) -> Filter:
+    if not (ids or destination is not None or code is not None or everything):
+        raise InvalidRequest("say which: IDS, --destination, --code or --all", field="entries")
+    return selection(ids or None, destination, code, everything=everything)
 
 
 def _bound(where: Path, which: Filter, verb: str, *, yes: bool, as_object: bool) -> Filter:

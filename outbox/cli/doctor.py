@@ -51,7 +51,9 @@ def doctor(
     ] = _TIMEOUT_S,
     as_object: AsJson = False,
 ) -> None:
-    """Check machine, file and remote end, and say what mends each finding. Works while a bot runs.
+    """Check machine, file and remote end.
+
+    And say what mends each finding. Works while a bot runs.
 
     Of the remote end it asks only questions that no row can come of: reads of
     no rows, inserts of none, updates that match none. Nothing stays there.

@@ -268,7 +268,7 @@ def _editor() -> list[str]:
     if not chosen and not sys.stdin.isatty():
         raise InvalidRequest("there is no terminal for an editor; --from FILE takes the row", field="EDITOR")
     words = (chosen or "").split(" ")
-    for length in range(len(words), 0, -1):  # C:\\Program Files\\Editor\\editor.exe --wait
+    for length in range(len(words), 1, -1):  # C:\\Program Files\\Editor\\editor.exe --wait
         if Path(" ".join(words[:length]).strip('"')).is_file():
             return [" ".join(words[:length]).strip('"'), *words[length:]]
     try:

@@ -12,12 +12,14 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 
 from outbox.doctor.findings import typed as quote
 
 _LONGEST_QUOTE = 400
+_BLANKS = re.compile(r"[ \t]+(?=\n)")
 # "outbox requeue" in a sentence, but not the `outbox status` that a sentence only speaks of.
 _COMMAND = re.compile(
     r"(?<!`)\boutbox (?:acknowledge|adopt|discard|doctor|drain|edit|ls|reload|requeue|salvage|show|status)\b"
@@ -42,7 +44,22 @@ def hang_up() -> None:
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console that shows text as it is: a server's words are no markup."""
-    return _Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    stream = sys.stderr if stderr else sys.stdout
+    out = None if stream.isatty() else cast("IO[str]", _Trimmed(stream))
+    return _Console(file=out, stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+class _Trimmed:
+    """A stream on which no line ends in blanks: a table pads its last column. Rich writes whole lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(_BLANKS.sub("", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def remember_path(path: Path | None) -> None:

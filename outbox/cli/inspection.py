@@ -21,7 +21,9 @@ def inspect(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser there.")] = True,
 ) -> None:
-    """Look at the file in a browser: ready questions, facets, the backlog over time. Works while a bot runs.
+    """Look at the file in a browser.
+
+    Ready questions, facets, the backlog over time. Works while a bot runs.
 
     Datasette, read-only, at 127.0.0.1 alone: nobody on another machine reaches it. It shows payloads. Needs the
     extra `inspect`, no network. Ctrl-C ends it.

@@ -17,7 +17,9 @@ def show_help(
     context: typer.Context,
     topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="A command, or a page.")] = None,
 ) -> None:
-    """Print a command's help or a page of the documentation; without TOPIC: what there is.
+    """Print a command's help, or a page of the docs.
+
+    Without TOPIC: what there is.
 
     \b
     Examples:

@@ -31,8 +31,9 @@ def resend(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Send again what was delivered: Supabase was restored from a backup, or a table was emptied.
+    """Send again what was delivered, after a restore.
 
+    Supabase was restored from a backup, or a table was emptied.
     What is still here (OUTBOX_RETENTION_DAYS) becomes pending under its old
     id, so that an insert which is there already stays one row. Of upserts the
     newest of each key is sent. Updates are left out and counted. Works while a

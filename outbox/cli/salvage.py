@@ -29,7 +29,9 @@ def salvage(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Bring what waits in a damaged file into the outbox, with its ids. Works while a bot runs.
+    """Bring over what waits in a damaged file.
+
+    Into the outbox, with its ids. Works while a bot runs.
 
     Nothing is sent twice. FILE is only read, then renamed from .corrupt-... to .salvaged-...
 
@@ -77,7 +79,9 @@ def salvage(
 
 
 def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJson = False) -> None:
-    """Say that you know of the entries that a file has lost: `outbox status` is healthy again. Nothing else changes.
+    """Say that you know which entries were lost.
+
+    `outbox status` is healthy again. Nothing else changes.
 
     \b
     Example:

@@ -75,7 +75,7 @@ class Filter:
         self._check_types()
         selectors = sum(value is not None for value in (self.ids, self.destination, self.code))
         if self.everything and selectors:
-            raise InvalidRequest("contradicts ids, destination or code", field="everything")
+            raise InvalidRequest("contradicts every other choice of entries", field="everything")
         if not self.everything and not selectors:
             raise InvalidRequest("say which entries: ids, destination, code, or everything", field="ids")
         if self.destination is not None:

@@ -729,3 +729,34 @@ def test_status_says_what_waits_by_itself_and_what_a_dead_letter_means_for_its_k
     assert (facts["postponed"], facts["dead"], facts["strict_order"]) == (1, 1, False)
     assert "1 wait for a row of their own or are stuck" in " ".join(shown.split())
     assert "what follows under their keys goes on" in " ".join(shown.split())
+
+
+# ------------------------------------------------------------------------------------------ as people expect it
+
+
+def test_the_file_may_be_named_alone_as_an_argument_or_with_p(bot_db: Path) -> None:
+    told = status(bot_db)[1]["pending"]
+    for words in ([bot_db], ["status", bot_db], ["status", "-p", bot_db], ["--path", bot_db]):
+        result = call(*words, *(["--json"] if words[0] == "status" else []))
+        if words[0] == "--path":  # the control: it is no option of `outbox` itself
+            assert result.exit_code == 2
+        else:
+            assert result.exit_code == 2 and (f'"pending": {told}' in result.stdout or "Pending  4" in result.stdout)
+    assert "No such command" in call("statuss").stderr
+
+
+def test_errors_speak_of_flags(bot_db: Path) -> None:
+    said = call("requeue", "-p", bot_db).stderr
+    assert "say which: IDS, --destination, --code or --all" in said
+    assert "--since" in call("ls", "-p", bot_db, "--since", "soon").stderr
+    assert "--all contradicts" in call("requeue", "-p", bot_db, "--all", "--code", "1").stderr.replace(": ", " ")
+
+
+def test_no_line_that_a_program_reads_ends_in_blanks(bot_db: Path) -> None:
+    for command in ("status", "ls", "tail", "doctor"):
+        lines = call(command, "-p", bot_db, *(["--offline"] if command == "doctor" else [])).stdout.splitlines()
+        assert lines and [line for line in lines if line != line.rstrip()] == []
+
+
+def test_each_commands_summary_is_whole_on_80_columns() -> None:
+    assert "..." not in call("--help").stdout.partition("Commands:")[2]
