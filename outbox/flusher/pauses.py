@@ -19,6 +19,9 @@ logger = logs.named("outbox.flusher")
 PauseKey = tuple[Scope, str]
 EVERYTHING: PauseKey = (Scope.EVERYTHING, "")
 
+# A limit of requests is everybody's, unless one destination meets it so often in a row and others get through between.
+_LIMITS_ALONE = 2
+
 
 def key_of(lane: Lane, scope: Scope) -> PauseKey:
     """Return the pause that holds `lane` back when it reaches as far as `scope`."""
@@ -68,6 +71,10 @@ class Paused:
     reread: bool = False  # the settings were read again since it is due
     met: dict[int, Lane] = field(default_factory=dict)  # the lanes whose requests met it, by number
 
+    def was_met_by(self, destination: str) -> bool:
+        """Return whether a request to `destination` met it."""
+        return any(lane.spec.destination == destination for lane in self.met.values())
+
 
 class Pauses:
     """The pauses in force, in memory and in the file."""
@@ -78,6 +85,7 @@ class Pauses:
         self._clock = context.clock
         self._paused: dict[PauseKey, Paused] = {}
         self._turns = count(1)
+        self._limited: dict[str, tuple[int, int]] = {}  # how often in a row each met a limit of requests; the last turn
         self._answered: dict[PauseKey, int] = {}  # by what a pause would hold back: the last turn that got through
 
     async def load(self) -> None:
@@ -202,6 +210,8 @@ class Pauses:
             return key  # several requests met the same failure: it counts once
         failures = before.stored.failures + 1 if before else 1
         wait_s = self._wait_s(verdict, outcome, failures)
+        if key == EVERYTHING and verdict.slow and (before is None or not before.was_met_by(lane.spec.destination)):
+            wait_s = min(wait_s, self._context.backoff_s(1))  # another destination is asked at once
         told = facts(
             lane,
             verdict.refusal,
@@ -228,13 +238,24 @@ class Pauses:
         requests began later and were answered before it failed.
         """
         if verdict.reason is Reason.RATE_LIMITED:  # what passes today is over the limit tomorrow
-            return verdict.scope
+            return Scope.DESTINATION if self._is_limited_alone(lane.spec.destination, turn) else verdict.scope
         within = [scope for scope in Scope if scope not in wider_than(verdict.scope)]
         standing = [scope for scope in within if key_of(lane, scope) in self._paused]
         if standing:
             return standing[0]
         passing = [scope for scope in within if self._answered.get(key_of(lane, scope), 0) > turn]
         return next((scope for scope in within if scope not in passing), Scope.LANE)
+
+    def _is_limited_alone(self, destination: str, turn: int) -> bool:
+        """Count that a limit was met; return whether it is this destination's own: others got through between."""
+        times, since = self._limited.get(destination, (0, 0))
+        others = [at for (scope, of), at in self._answered.items() if scope is Scope.DESTINATION and of != destination]
+        if self._answered.get((Scope.DESTINATION, destination), 0) > since:
+            times = 0
+        if times == 0 or since < min(turn, max(others, default=0)):
+            times, since = times + 1, self.turn()
+        self._limited[destination] = times, since
+        return times >= _LIMITS_ALONE
 
     async def _stand(
         self,

@@ -38,5 +38,9 @@ class RefusalRun:
 
 def cause_of(refusal: Refusal) -> str:
     """Return what the refusals of one cause have in common."""
-    message = _QUOTED.sub("…", refusal.message) if (refusal.code or "").startswith("22") else refusal.message
+    code, message = refusal.code or "", refusal.message
+    if code.startswith("22"):
+        message = _QUOTED.sub("…", message)
+    elif code.startswith("P0"):  # RAISE: the text is the trigger's own, and mostly holds the row's values
+        message = ""
     return f"{refusal.status} {refusal.code} {message}"[:500]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.flusher.pauses import Pauses
+from outbox.flusher.pauses import Paused, Pauses
 from outbox.flusher.scheduler import Lanes
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
@@ -73,6 +73,70 @@ async def test_a_healthy_table_waits_at_most_two_probe_intervals_for_a_sick_one(
                 bench.remote.otherwise = bench.remote.commit
                 await bench.settled()
                 assert await pauses(bench) == []
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["as it is", "control: each waits for the slow probe"])
+@run_async
+async def test_several_sick_tables_do_not_add_up_their_probe_intervals(
+    quick: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not quick:
+        monkeypatch.setattr(Paused, "was_met_by", lambda *_: True)
+    async with opened(tmp_path) as bench:
+        for number in range(5):
+            await bench.put_many(5, f"sick{number}")
+        await bench.put_many(50, "trades")
+        bench.remote.otherwise = lambda request: ANON if table(request) != "trades" else bench.remote.commit(request)
+        async with bench.outbox.flushing():
+            await bench.live(2 * 60)
+            assert (arrived(bench, "trades") == 50) is quick
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["as it is", "control: a limit is always everybody's"])
+@pytest.mark.parametrize("count", [1, 3])
+@run_async
+async def test_a_limit_of_requests_that_only_some_tables_meet_is_theirs(
+    alone: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that limits one path, or RAISE SQLSTATE 'PT429' in one trigger."""
+    if not alone:
+        monkeypatch.setattr("outbox.flusher.pauses._LIMITS_ALONE", 10_000)
+    limited = Reply(429, {"retry-after": "30"}, b"")
+    async with opened(tmp_path) as bench:
+        for number in range(count):
+            await bench.put_many(5, f"sick{number}")
+        await bench.put_many(50, "trades")
+        bench.remote.otherwise = lambda request: limited if table(request) != "trades" else bench.remote.commit(request)
+        async with bench.outbox.flushing():
+            await bench.live(300)
+            assert (arrived(bench, "trades") == 50) is alone
+            if alone:
+                assert {pause[:2] for pause in await pauses(bench)} == {
+                    ("destination", f"sick{number}") for number in range(count)
+                }
+
+
+@run_async
+async def test_a_limit_that_all_tables_meet_stays_one_pause(tmp_path: Path) -> None:
+    async with opened(tmp_path) as bench:
+        passed: list[float] = []
+
+        def limited(request: Request) -> Answer:
+            now_s = bench.clock.monotonic_s()
+            if sum(at_s > now_s - 30 for at_s in passed) >= 5:
+                return Reply(429, {"retry-after": "30"}, b"")
+            passed.append(now_s)
+            return bench.remote.commit(request)
+
+        bench.remote.otherwise = limited
+        met = set[str]()
+        async with bench.outbox.flushing():
+            for _ in range(30):
+                for name in "abc":
+                    await bench.put_many(3, name)
+                await bench.live(7)
+                met |= {pause[0] for pause in await pauses(bench)}
+        assert met == {"everything"}
 
 
 @run_async

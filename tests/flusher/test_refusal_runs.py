@@ -20,10 +20,15 @@ def uuid_into_int8(_: str, row: Row) -> Reply:
     return refused(400, "22P02", f'invalid input syntax for type bigint: "{row["id"]}"')
 
 
+def raised(_: str, row: Row) -> Reply:
+    return refused(400, "P0001", f"row {row['n']} is not what this table takes today")
+
+
 FAULTS = [
     pytest.param(lambda _, __: NOT_NULL, id="a NOT NULL column that a migration added"),
     pytest.param(lambda _, __: POLICY, id="a missing policy"),
     pytest.param(uuid_into_int8, id="a uuid into an int8 column"),
+    pytest.param(raised, id="a trigger that raises the row's own values"),
 ]
 
 
