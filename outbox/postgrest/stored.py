@@ -23,6 +23,11 @@ Row = dict[str, Any]
 # Of the list of ids in a URL; Supabase's gateway takes 16 kB of URL and headers together.
 _LONGEST_LIST = 6000
 _TIMELIKE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]+)?([+-][0-9:]+|Z)?")
+_CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9.]+)?([+-][0-9:]+|Z)?")
+_BOOLEANS = {  # as PostgreSQL reads them
+    True: frozenset({"true", "t", "yes", "y", "on", "1"}),
+    False: frozenset({"false", "f", "no", "n", "off", "0"}),
+}
 _ZONE = re.compile(r"(?<=:[0-9]{2})(?:\.[0-9]+)?(?P<zone>[+-][0-9:]+|Z)$")
 
 
@@ -114,25 +119,32 @@ def same(sent: object, held: object) -> bool:
     if sent is None or held is None:
         return sent is held
     if isinstance(sent, Mapping) or isinstance(held, Mapping):
-        return _same_object(_parsed(sent), _parsed(held))
+        return _same_json(_parsed(sent), _parsed(held))
     if isinstance(sent, list) or isinstance(held, list):
         sent, held = _parsed(sent), _parsed(held)
         if not isinstance(sent, list) or not isinstance(held, list) or len(sent) != len(held):
             return False
         return all(map(same, sent, held))
     one, other = _plain(sent), _plain(held)
+    if isinstance(held, bool):
+        return one.strip().casefold() in _BOOLEANS[held]
     if one.rstrip() == other.rstrip():  # char(n) is filled with spaces
         return True
     numbers = _number(one), _number(other)
     if numbers[0] is not None and numbers[1] is not None:
-        return _same_number(numbers[0], numbers[1], other)
+        # Two texts: what a text column holds is not read as a number, "007" and "7" are two.
+        texts = isinstance(sent, str) and isinstance(held, str)
+        return not texts and _same_number(numbers[0], numbers[1], other)
     return _same_time(one, other) or (numbers == (None, None) and ordering_key([one]) == ordering_key([other]))
 
 
-def _same_object(one: object, other: object) -> bool:
-    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
-        return False
-    return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+def _same_json(one: object, other: object) -> bool:
+    """JSON is kept as it is, but for the order of its keys and the spelling of its numbers."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same_json(value, other[name]) for name, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same_json, one, other))
+    return isinstance(one, bool) is isinstance(other, bool) and one == other  # in Python 1 is True
 
 
 def _same_number(sent: Decimal, held: Decimal, text: str) -> bool:
@@ -149,6 +161,8 @@ def _same_number(sent: Decimal, held: Decimal, text: str) -> bool:
 
 
 def _same_time(sent: str, held: str) -> bool:
+    if _CLOCK.fullmatch(sent) and _CLOCK.fullmatch(held):  # a time of day
+        sent, held = f"2000-01-01T{sent}", f"2000-01-01T{held}"
     if not _TIMELIKE.fullmatch(sent) or not _TIMELIKE.fullmatch(held):
         return False
     if len(held) == 10:  # a date

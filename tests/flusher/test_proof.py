@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
-from outbox.testing import Failure, accepted, refused
+from outbox.testing import Answer, Failure, accepted, refused
 from tests.flusher.bench import Remote, flushing, opened, prefer, rows, then
 from tests.support import run_async
 
 
 def reads(remote: Remote) -> list[Request]:
     return [request for request in remote.requests if request.method == "GET"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@run_async
+async def test_an_id_that_the_server_writes_in_its_own_way_is_read_back_once(tmp_path: Path, count: int) -> None:
+    """As `citext` and triggers do; before, the same question was asked for ever."""
+    remote = Remote()
+
+    def script(request: Request) -> Answer:
+        if request.method != "GET":
+            return accepted(request, stored=0)
+        asked = unquote(request.path).partition("(")[2].partition(")")[0]
+        held = [{"id": f"abc-{n}", "n": n} for n in range(count) if f'"ABC-{n}"' in asked]
+        return Reply(200, {"content-range": "*/*"}, json.dumps(held).encode())
+
+    remote.otherwise = script
+    async with opened(tmp_path, remote=remote) as bench:
+        for number in range(count):
+            await bench.outbox.put("fills", {"n": number}, id=f"ABC-{number}")
+        await bench.outbox.put("fills", {"n": 9}, id="gone")  # control: it is not there
+        report = await bench.outbox.drain()
+        assert (report.delivered, report.dead) == (count, 1)
+        assert len(reads(remote)) <= count + 2
 
 
 @pytest.mark.parametrize("own_column", [False, True], ids=["id=", "the key column"])
