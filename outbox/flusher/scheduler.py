@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -71,7 +72,7 @@ class Traffic:
     refusals: int = 0  # of lone rows, since there last was no part
     mixed: bool = False  # since then rows were accepted, too: what is refused is bad itself
     rotation: list[Source] = field(default_factory=lambda: list(Source))  # the one whose turn is next first
-    probes: int = 0  # how many there were: each takes another row
+    probes: Counter[Source] = field(default_factory=Counter)  # how many each had: every one takes another row
     served: int = 0  # when it last began a request, counted over all lanes
     trouble: tuple[int | None, str | None] | None = None  # what last paused it: the answer's status and code
     passed: bool = False  # a row has passed since: what fails in the same way now is about its rows
@@ -298,15 +299,16 @@ class Lanes:
 
     async def _probe(self, lane: Lane, traffic: Traffic) -> Batch | None:
         """Return one row: now the last, now the first one of those that have not failed alone; else one of these."""
-        from_the_end = traffic.probes % 2 == 0
         sources = [source for source in traffic.sources() if source is not Source.SUSPECT]
         for source in [*sources, Source.SUSPECT]:
             limits = self._context.limits
             limit = limits.batch_rows if lane.spec.ordered else 1
+            # Each source by itself: where two take turns, one of them would show its first row only.
+            from_the_end = traffic.probes[source] % 2 == 0
             ready = await self._ready(lane, traffic, source, limit, limits.batch_bytes, from_the_end=from_the_end)
             if ready:
                 choice = sorted(heads(unsuspected(ready, traffic.suspects)), key=lambda entry: entry.seq)
-                traffic.probes += 1
+                traffic.probes[source] += 1
                 chosen = choice[-from_the_end]
                 return Batch(source, [chosen], sent_bytes(lane.spec, chosen), probe=True)
         return None

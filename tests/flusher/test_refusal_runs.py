@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from outbox.flusher import refusal_runs
+from outbox.flusher.scheduler import Source
 from outbox.postgrest.verdicts import Refusal, Reply
 from outbox.testing import refused
-from tests.flusher.bench import Bench, Clock, Remote, Row, flushing, opened
+from tests.flusher.bench import Bench, Clock, Remote, Row, flushing, opened, rows
 from tests.support import run_async
 
 NOT_NULL = refused(400, "23502", 'null value in column "new" of relation "events" violates not-null constraint')
@@ -141,6 +143,34 @@ async def test_a_row_that_comes_back_and_is_bad_itself_dies_for_good(tmp_path: P
         await bench.live(400)
         stats = await bench.stats()
         assert (stats.delivered, stats.dead, stats.paused) == (10, 30, None)
+
+
+class Shared(Counter[Source]):
+    """One count for all sources: as they take turns, each is only ever asked for one of its ends."""
+
+    def __getitem__(self, key: Source) -> int:
+        return self.total()
+
+
+@pytest.mark.parametrize("by_itself", [True, False], ids=["as it is", "control: one count for all sources"])
+@run_async
+async def test_probes_show_both_ends_of_what_is_new_beside_rows_that_came_back(by_itself: bool, tmp_path: Path) -> None:
+    rule = lambda _, row: None if row["n"] == 139 else NOT_NULL  # noqa: E731
+    async with flushing(tmp_path, remote=Remote(rule=rule), batch_rows=1, requests_in_flight=1) as bench:
+        await bench.put_many(30)
+        await bench.live(100)
+        if not by_itself:
+            for traffic in bench.flusher._lanes._traffic.values():
+                traffic.probes = Shared()
+        for number in range(100, 140):  # the last one is accepted: ten rows come back, and are refused again
+            await bench.outbox.put("events", {"n": number})
+        await bench.until(lambda: len(bench.remote.inserted) == 1)
+        await bench.live(300)
+        first = len(bench.remote.requests)
+        await bench.live(600)
+        asked = {row["n"] for request in bench.remote.requests[first:] for row in rows(request)}
+        new = asked.intersection(range(10, 139))
+        assert (max(new) > 120 and min(new) < 100) is by_itself
 
 
 @run_async
