@@ -19,6 +19,7 @@ from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row, ordering_key
 
 _LONGEST_ID = 200
+_NO_ID = (bool, float, bytes, bytearray, dict, list, tuple, set)
 # Bytes of the columns' names, which stand in the URL: PostgREST reads 51,200 of a request's head, and a gateway less.
 _LONGEST_COLUMNS = 48_000
 # Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
@@ -267,6 +268,6 @@ def as_id(value: object, field: str) -> str | None:
     if value is None:
         return None
     text = str(value)
-    if isinstance(value, bool | float | dict | list) or not 1 <= len(text) <= _LONGEST_ID or not text.isprintable():
+    if isinstance(value, _NO_ID) or not 1 <= len(text) <= _LONGEST_ID or not text.isprintable():
         raise InvalidEntry(f"must be a text or an integer of 1 to {_LONGEST_ID} printable characters", field=field)
     return text

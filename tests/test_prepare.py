@@ -148,6 +148,7 @@ def test_a_row_that_is_nothing_but_an_empty_id_is_refused() -> None:
         pytest.param({"id": "a", "price": 1}, "b", "trades.id", id="two ids"),
         pytest.param({"id": 1.5, "price": 1}, None, "trades.id", id="a fraction"),
         pytest.param({"id": True, "price": 1}, None, "trades.id", id="a truth value"),
+        pytest.param({"price": 1}, b"x", "id", id="bytes"),
         pytest.param({"id": {"a": 1}, "price": 1}, None, "trades.id", id="an object"),
         pytest.param({"id": "", "price": 1}, None, "trades.id", id="empty"),
         pytest.param({"price": 1}, "", "id", id="given and empty"),

@@ -231,6 +231,20 @@ async def test_the_first_of_two_that_tell_the_same_fill_stays(path: Path) -> Non
     assert rows(path, "select payload ->> 'at' from outbox") == [(1,)]
 
 
+@run_async
+async def test_another_operation_under_the_id_is_no_second_telling(path: Path) -> None:
+    async with Outbox.open(path=path) as outbox:
+        await outbox.put("fills", {"price": 1.1}, id="x-1", if_exists="keep")
+        with pytest.raises(IdConflict):
+            await outbox.put(
+                "fills", {"price": 1.2}, operation="update", match={"ticket": 1}, id="x-1", if_exists="keep"
+            )
+        with pytest.raises(IdConflict):
+            await outbox.put_many(
+                "fills", [{"ticket": 1}], operation="upsert", on_conflict=("ticket",), ids=["x-1"], if_exists="keep"
+            )
+
+
 def test_a_bot_without_asyncio_puts_many_rows_too(path: Path) -> None:
     with BlockingOutbox(settings(path)) as outbox:
         receipts = outbox.put_many("fills", numbered(3), ids=["a", "b", "c"])

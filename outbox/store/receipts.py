@@ -52,7 +52,7 @@ def receipt_of(
 ) -> Receipt:
     """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
 
-    Raises IdConflict: it is another entry, and `entry` does not say to keep that. Raises `otherwise`, or StoreError:
+    Raises IdConflict: it is another entry, and `entry` does not say to keep that, or does something else. Raises `otherwise`, or StoreError:
     nothing is stored.
     """
     if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
@@ -64,6 +64,6 @@ def receipt_of(
         and what[2] in (None, entry.key)
         and (what[0], what[1], *what[3:]) == (entry.payload, entry.operation, entry.on_conflict, entry.match)
     )
-    if not same and entry.if_exists != "keep":
+    if not same and (entry.if_exists != "keep" or what[1] != entry.operation):  # an update is no second telling
         raise IdConflict(entry.id, entry.destination)
     return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)
