@@ -52,8 +52,8 @@ def receipt_of(
 ) -> Receipt:
     """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
 
-    Raises IdConflict: it is another entry, and `entry` does not say to keep that, or does something else. Raises `otherwise`, or StoreError:
-    nothing is stored.
+    Raises IdConflict: it is another entry, and `entry` does not say to keep that, or does something else.
+    Raises `otherwise`, or StoreError: nothing is stored.
     """
     if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
         raise otherwise or StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)

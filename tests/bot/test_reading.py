@@ -385,7 +385,7 @@ async def test_a_local_read_does_not_take_defaults_for_what_only_the_remote_row_
 
 def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:
     with schema() as db:
-        steps = [row[3] for row in db.execute(f"explain query plan {local.PENDING}", ["trades", 10])]
+        steps = [row[3] for row in db.execute(f"explain query plan {local.PENDING}", ["trades"] * 4 + [10])]
         held = [row[3] for row in db.execute(f"explain query plan {local.HELD}", [1, 2, "trades"])]
         shown = [row[3] for row in db.execute(f"explain query plan {local.SHOWN}", ["[]"])]
     found = [step for step in steps if " outbox " in f"{step} "]

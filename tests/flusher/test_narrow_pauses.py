@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from outbox.flusher.in_flight import Requests
 from outbox.flusher.pauses import Paused, Pauses
 from outbox.flusher.scheduler import Lanes
 from outbox.postgrest.client import Request
@@ -242,7 +243,7 @@ async def test_a_locked_table_does_not_take_all_places_and_its_deadline_is_its_o
     kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not kept:
-        monkeypatch.setattr(Lanes, "busy", lambda *_: True)
+        monkeypatch.setattr(Requests, "busy", lambda *_: True)
     remote = Locked()
     remote.gate.clear()
     async with flushing(tmp_path, remote=remote, batch_rows=1) as bench:
