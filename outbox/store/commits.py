@@ -297,7 +297,7 @@ def _words(*, lost: bool, foreign: bool, unlocked: StoreError | None, why: str) 
     elif foreign:
         what = "is in use by another process with a -wal of its own, since the -wal of this one was removed"
     elif lost:
-        what = "was removed, moved or replaced while this process had it open"
+        what = "was removed, moved, replaced or emptied while this process had it open"
     else:
         what = "lost files beside it while this process had it open"
     return f"{what} ({why})" if why else what

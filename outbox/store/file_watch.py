@@ -66,7 +66,8 @@ class FileWatch:
                 continue
             except OSError:  # a failing disk, a folder that may not be entered: nothing is known
                 continue
-            if facts.st_ino != inode or facts.st_dev != device:
+            emptied = part is Part.DATABASE and not facts.st_size  # a WAL database has its first page from the start
+            if facts.st_ino != inode or facts.st_dev != device or emptied:
                 gone.append(part)
                 replaced.append(part)
             elif part is Part.DATABASE:

@@ -208,6 +208,20 @@ def test_control_a_bot_that_does_not_look_loses_acknowledged_rows(damage: Damage
     assert bot.acknowledged - ids(path)
 
 
+def test_a_database_that_is_emptied_raises_before_another_row_is_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with victim(path) as bot:
+        assert bot.put(20) == []
+        os.truncate(path, 0)
+        errors = bot.put(3)
+        assert [error[0] for error in errors] == ["StoreVanished"] * 3
+        assert "emptied" in errors[0][1]
+        kept = Path(errors[0][2])  # its first pages stood in the -wal still
+        bot.kill()
+    assert "ERROR database file vanished" in bot.lines
+    assert bot.acknowledged <= ids(kept)
+
+
 def test_another_file_at_the_path_is_left_alone_and_everything_is_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     with victim(path) as bot:
@@ -374,7 +388,7 @@ def test_a_file_that_is_mounted_by_itself_is_not_opened(what: str, refused: bool
 def test_a_look_costs_microseconds_and_finds_each_part(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     for part in Part:
-        Path(f"{path}{part.value}").touch()
+        Path(f"{path}{part.value}").write_bytes(b"x")
     held = True
     watch = FileWatch(path, lambda: held)
     watch.look()
@@ -387,7 +401,7 @@ def test_a_look_costs_microseconds_and_finds_each_part(tmp_path: Path) -> None:
         place.rename(f"{place}.old")
         watch.look()
         assert (set(watch.gone), set(watch.replaced)) == ({part}, set())
-        place.touch()
+        place.write_bytes(b"x")
         watch.look()
         assert (set(watch.gone), set(watch.replaced)) == ({part}, {part})
         Path(f"{place}.old").replace(place)
