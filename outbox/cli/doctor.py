@@ -21,10 +21,12 @@ from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
 from outbox.destinations import DECLARED
 from outbox.doctor import findings, remote_findings
+from outbox.doctor.complaints import Complaint, complaint, complaint_of
 from outbox.doctor.findings import Finding, Severity
+from outbox.doctor.fixes import mend
 from outbox.doctor.local import Content, Local, examine_file
 from outbox.doctor.remote import First, Questions, obstacle, silent
-from outbox.doctor.remote_findings import Complaint, Target, complaint, complaint_of, mend, targets
+from outbox.doctor.remote_findings import Target, targets
 from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry
 from outbox.postgrest.client import PostgrestTransport

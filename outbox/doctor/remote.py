@@ -17,7 +17,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
 from outbox.clock import Clock
-from outbox.doctor.remote_findings import EVERYWHERE, Complaint, Obstacle, Outcome, TableFacts, Target, complaint, meant
+from outbox.doctor.complaints import Complaint, Outcome, complaint
+from outbox.doctor.remote_findings import EVERYWHERE, Obstacle, TableFacts, Target, meant
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.network import Misconfigured, tls_context
 from outbox.postgrest.resolver import addresses

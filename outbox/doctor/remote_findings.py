@@ -10,21 +10,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum, StrEnum, auto
+from enum import StrEnum
 from pathlib import Path
 
-from outbox.doctor.findings import Finding, Severity, typed
+from outbox.doctor.complaints import Complaint, Outcome, complaint, said
+from outbox.doctor.findings import Finding, Severity
+from outbox.doctor.fixes import KEY_FIX, SERVICE, SQL, mend
 from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.keys import KeyFacts, KeyKind
-from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Split, judge, read_refusal
+from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
 
 _OK, _WARNING, _FAULT = Severity.OK, Severity.WARNING, Severity.FAULT
 # A key that ends within a month is one to renew before a holiday.
 _SOON_S = 30 * 86_400
 _LONGEST_LIST = 5
-_SERVICE, _SMALL_ROLE = "service_role", "outbox_bot"
-
-Outcome = Reply | Failure
 
 
 # ------------------------------------------------------------------------------------------ what is asked
@@ -43,7 +42,7 @@ class Target:
     conflicts: tuple[str, ...]  # each as it stands in on_conflict=
     updates: bool
     used: bool
-    role: str = _SERVICE
+    role: str = SERVICE
 
 
 def targets(
@@ -104,158 +103,10 @@ class TableFacts:
 # ------------------------------------------------------------------------------------------ what an answer means
 
 
-class Complaint(Enum):
-    """What an answer complains of."""
-
-    NOTHING = auto()
-    TABLE = auto()
-    COLUMN = auto()
-    INDEX = auto()
-    GRANT = auto()
-    ROW_SECURITY = auto()
-    POLICY = auto()
-    KEY = auto()
-    SUSPENDED = auto()
-    WRONG_URL = auto()
-    NOT_POSTGREST = auto()
-    DOWN = auto()
-    OTHER = auto()
-
-
-_BY_CODE = {
-    "42P10": Complaint.INDEX,
-    "42703": Complaint.COLUMN,
-    "PGRST204": Complaint.COLUMN,
-    "42P17": Complaint.POLICY,  # one that reads its own table
-    "42501": Complaint.GRANT,
-    "42P01": Complaint.TABLE,
-    "PGRST205": Complaint.TABLE,
-}
-_BY_REASON: dict[str, Complaint] = {
-    Reason.UNAUTHORIZED: Complaint.KEY,
-    Reason.SUSPENDED: Complaint.SUSPENDED,
-    Reason.UNREACHABLE: Complaint.DOWN,
-    Reason.TIMEOUT: Complaint.DOWN,
-    Reason.OVERLOADED: Complaint.DOWN,
-    Reason.RATE_LIMITED: Complaint.DOWN,
-    Reason.NOT_POSTGREST: Complaint.NOT_POSTGREST,
-    Reason.MISCONFIGURED: Complaint.WRONG_URL,
-}
 # These hold for every table alike: no table is asked any more.
 EVERYWHERE = frozenset(
     {Complaint.KEY, Complaint.SUSPENDED, Complaint.WRONG_URL, Complaint.NOT_POSTGREST, Complaint.DOWN}
 )
-
-
-def complaint(outcome: Outcome) -> Complaint:
-    """Return what `outcome` complains of. Judged as the flusher would judge it (`verdicts`)."""
-    if isinstance(outcome, Reply) and 200 <= outcome.status < 300:
-        # A proxy's or captive portal's page says 200 too: only PostgREST's own marks count.
-        marks = {"content-range", "preference-applied"}
-        return Complaint.NOTHING if marks & outcome.headers.keys() else Complaint.NOT_POSTGREST
-    verdict = judge(Operation.UPSERT, 2, outcome)
-    if isinstance(verdict, Split):
-        return Complaint.ROW_SECURITY if "row-level security" in verdict.refusal.message else Complaint.OTHER
-    assert isinstance(verdict, Pause)
-    return complaint_of(verdict.reason, verdict.refusal.code)
-
-
-def complaint_of(reason: str, code: str | None) -> Complaint:
-    """Return what a pause complains of."""
-    if reason in (Reason.SCHEMA, Reason.FORBIDDEN) and code in _BY_CODE:
-        return _BY_CODE[code]
-    return _BY_REASON.get(reason, Complaint.OTHER)
-
-
-def said(outcome: Outcome) -> str:
-    """Return the other end's words on one line, never a header or a key."""
-    if isinstance(outcome, Failure):
-        return outcome.said
-    refusal = read_refusal(outcome)
-    return " ".join(str(part) for part in (refusal.status, refusal.code, refusal.message) if part is not None)
-
-
-_KEY_FIX = (
-    "set SUPABASE_SECRET_KEY to the project's secret key (dashboard: project settings, API keys), then: outbox reload"
-)
-_SQL = Path("supabase_sql")
-_FILES = ("0001_tables.sql", "0002_access.sql", "0003_keep_newer.sql")
-# Of PostgreSQL's reserved words those that a table or column of a bot may well be called
-# (postgresql.org/docs/current/sql-keywords-appendix.html).
-_RESERVED = frozenset(
-    {
-        "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "both", "case", "cast", "check", "column",
-        "constraint", "create", "default", "desc", "distinct", "do", "else", "end", "except", "fetch", "for", "from",
-        "grant", "group", "having", "in", "initially", "into", "lateral", "leading", "limit", "not", "null", "offset",
-        "on", "only", "or", "order", "placing", "primary", "references", "returning", "select", "some", "symmetric",
-        "table", "then", "to", "trailing", "true", "false", "union", "unique", "user", "using", "variadic", "when",
-        "where", "window", "with",
-    }
-)  # fmt: skip
-_BARE = re.compile(r"[a-z_][a-z0-9_]*")
-_SHIPPED = frozenset({"events", "sessions", "trades"})
-_ANYWHERE = {
-    Complaint.KEY: _KEY_FIX,
-    Complaint.SUSPENDED: "restore the project in Supabase's dashboard, or settle its quota; rows are kept meanwhile",
-    Complaint.WRONG_URL: "set SUPABASE_URL to https://<project>.supabase.co, then: outbox reload",
-    Complaint.NOT_POSTGREST: "set SUPABASE_URL to https://<project>.supabase.co, then: outbox reload",
-    Complaint.DOWN: "nothing to do in the file: rows are kept, and sent once it answers",
-}
-
-
-def mend(
-    what: Complaint, table: str = "", columns: Sequence[str] = (), *, role: str = _SERVICE, sql: Path = _SQL
-) -> str | None:
-    """Return what mends a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
-
-    role: who is to be let in. sql: where the shipped SQL files are.
-    """
-    if role == _SMALL_ROLE and table in _SHIPPED and what in (Complaint.GRANT, Complaint.ROW_SECURITY):
-        return f'psql "$SUPABASE_DB_URL" -f {typed(sql / "optional" / "least_privilege.sql")}'
-    name = _sql_name(table)
-    named = [_sql_name(column) for column in columns]
-    match what:
-        case Complaint.TABLE:
-            files = " ".join(f"-f {typed(sql / each)}" for each in _FILES)
-            own = f"create table public.{name} (...); {_grant(table, role)}"
-            return f'psql "$SUPABASE_DB_URL" {files}' if table in _SHIPPED else _or_the_shipped(table, own)
-        case Complaint.COLUMN:
-            adds = ", ".join(f"add column {column} <type>" for column in named) or "add column <name> <type>"
-            own = f"mend the name in the bot, or: alter table public.{name} {adds}"
-            ours = f'psql "$SUPABASE_DB_URL" -f {typed(sql / _FILES[0])}'
-            return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
-        case Complaint.INDEX:
-            return f"create unique index on public.{name} ({', '.join(named) or '<columns>'})"
-        case Complaint.GRANT:
-            return _grant(table, role)
-        case Complaint.ROW_SECURITY:
-            return _policy(table, role)
-        case Complaint.POLICY:
-            return f"rewrite the policy of public.{name} that reads its own table; pg_policies lists them"
-        case _:
-            return _ANYWHERE.get(what)
-
-
-def _grant(table: str, role: str) -> str:
-    grant = f"grant select, insert, update on public.{_sql_name(table)} to {_sql_name(role)}"
-    # Supabase's service_role passes row-level security. To another the grant alone would make dead letters of a pause.
-    return grant if role == _SERVICE else f"{grant}; {_policy(table, role)}"
-
-
-def _policy(table: str, role: str) -> str:
-    policy, everything = _sql_name(f"{table}_{role.removesuffix('_role')}"), "using (true) with check (true)"
-    return f"create policy {policy} on public.{_sql_name(table)} for all to {_sql_name(role)} {everything}"
-
-
-def _or_the_shipped(table: str, own: str) -> str:
-    """PostgREST tells `Trades` from `trades`."""
-    meant = table.lower()
-    return f"did you mean {meant}? Mend the name in the bot, or: {own}" if meant in _SHIPPED else own
-
-
-def _sql_name(name: str) -> str:
-    """Return a name as SQL takes it: PostgreSQL makes small letters of a bare one, and some are words of its own."""
-    return name if _BARE.fullmatch(name) and name not in _RESERVED else '"' + name.replace('"', '""') + '"'
 
 
 # ------------------------------------------------------------------------------------------ the project
@@ -314,19 +165,19 @@ def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) ->
     """Judge the key by what its text says, and by what the server said to it. refused: None: it was not refused."""
     kind = f"a {facts.kind} key"
     if facts.kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON):
-        return Finding("key", _FAULT, f"it is {kind}, which may not write", _KEY_FIX)
+        return Finding("key", _FAULT, f"it is {kind}, which may not write", KEY_FIX)
     if facts.expires_at_s is not None and facts.expires_at_s <= now_s:
-        return Finding("key", _FAULT, f"it is {kind}, and expired on {_day(facts.expires_at_s)}", _KEY_FIX)
+        return Finding("key", _FAULT, f"it is {kind}, and expired on {_day(facts.expires_at_s)}", KEY_FIX)
     if facts.project and host.endswith(".supabase.co") and host != f"{facts.project}.supabase.co":
-        return Finding("key", _FAULT, f"it is {kind} of another project, {facts.project}", _KEY_FIX)
+        return Finding("key", _FAULT, f"it is {kind} of another project, {facts.project}", KEY_FIX)
     if refused is not None:
         words = f"{refused.status} {refused.code or ''} {refused.message}".replace("  ", " ")
-        return Finding("key", _FAULT, f"it is {kind}, and the server refuses it: {words}", _KEY_FIX)
+        return Finding("key", _FAULT, f"it is {kind}, and the server refuses it: {words}", KEY_FIX)
     if facts.kind is KeyKind.UNKNOWN:
         role = f" with the role {facts.role!r}" if facts.role else ""
-        return Finding("key", _WARNING, f"it is of an unknown kind{role}, neither secret nor service_role", _KEY_FIX)
+        return Finding("key", _WARNING, f"it is of an unknown kind{role}, neither secret nor service_role", KEY_FIX)
     if facts.expires_at_s is not None and facts.expires_at_s - now_s < _SOON_S:
-        return Finding("key", _WARNING, f"it is {kind}, and expires on {_day(facts.expires_at_s)}", _KEY_FIX)
+        return Finding("key", _WARNING, f"it is {kind}, and expires on {_day(facts.expires_at_s)}", KEY_FIX)
     return Finding("key", _OK, f"it is {kind}")
 
 
@@ -347,7 +198,7 @@ def _day(unix_s: float) -> str:
 # ------------------------------------------------------------------------------------------ its tables
 
 
-def table(facts: TableFacts, *, sql: Path = _SQL) -> list[Finding]:
+def table(facts: TableFacts, *, sql: Path = SQL) -> list[Finding]:
     """Judge one table's answers: table, columns, grants, unique index, rows; what cannot be told is left out.
 
     sql: where the shipped SQL files are.

@@ -124,7 +124,12 @@ async def test_a_trade_arrives_in_every_column_that_it_fills(
     assert full == before
     assert row.pop("created_at") is not None
     assert row.pop("source") is None  # a request's header fills it, and Lite shows headers to functions only
-    assert row == {"id": UUID(receipt.id), "trade_id": "T-1", **{k: v for k, v in full.items() if k != "id"}}
+    assert row == {
+        "id": UUID(receipt.id),
+        "trade_id": "T-1",
+        "extra": None,
+        **{k: v for k, v in full.items() if k != "id"},
+    }
 
 
 @pytest.mark.parametrize("missing", [None, pandas.NaT, pandas.NA], ids=repr)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from outbox.doctor import findings, remote_findings
+from outbox.doctor.complaints import Complaint, complaint
 from outbox.doctor.findings import Severity, Trial, WalFacts
 from outbox.doctor.local import filesystem_of
-from outbox.doctor.remote_findings import Complaint, Obstacle, TableFacts, Target, complaint, targets
+from outbox.doctor.remote_findings import Obstacle, TableFacts, Target, targets
 from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.keys import KeyFacts, KeyKind, read_key
 from outbox.postgrest.verdicts import Failure, Refusal, Reply

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.doctor.remote_findings import Complaint, mend
+from outbox.doctor.complaints import Complaint
+from outbox.doctor.fixes import mend
 
 
 @pytest.mark.parametrize(

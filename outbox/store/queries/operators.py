@@ -108,22 +108,32 @@ DELIVERED = Query(
     "what was settled in that time",
 )
 
-RESENDABLE = Query(
-    "delivered entries, and whether a later one of their key says all that they say",
-    """
-    select mine.seq, mine.destination, mine.operation,
-           mine.key is not null and exists (
-               select 1 from outbox as l
-                where l.state in ('delivered', 'pending') and l.key is not null and l.operation = 'upsert'
+# A later upsert of the key says all that this one says. Once for each state, whose index finds the key's entries:
+# without them each row would look at all later ones.
+_SAYS_ALL = """exists (
+               select 1 from outbox as l indexed by {index}
+                where l.state = '{state}' and l.key is not null
                   and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq
+                  and l.operation = 'upsert'
                   and (l.lane = mine.lane or not exists (
                       select 1 from json_each('["' || replace(a.columns, ',', '","') || '"]') as c
                        where not instr((select ',' || b.columns || ',' from outbox_lanes as b where b.lane = l.lane),
-                                       ',' || c.value || ','))))
+                                       ',' || c.value || ','))))"""
+
+RESENDABLE = Query(
+    "delivered entries, and whether a later one of their key says all that they say",
+    f"""
+    select mine.seq, mine.destination, mine.operation, mine.operation = 'upsert' and mine.key is not null and (
+           {_SAYS_ALL.format(index="outbox_delivered_keys", state="delivered")}
+        or {_SAYS_ALL.format(index="outbox_turns", state="pending")})
       from outbox as mine left join outbox_lanes as a on a.lane = mine.lane
      where mine.state = 'delivered' and mine.seq in (select value from json_each(?))
     """,
-    ("INTEGER PRIMARY KEY (rowid=?)",),
+    (
+        "INTEGER PRIMARY KEY (rowid=?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+        "outbox_turns (destination=? AND key=? AND seq>?)",
+    ),
     "the step, and the entries of their keys",
 )
 
