@@ -1,13 +1,26 @@
-"""What `Outbox.open` returns: a coroutine, which can be entered as well."""
+"""What `Outbox.open` returns, a coroutine that can be entered as well; and what it hands to the parts that it opens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+import sqlite3
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from outbox import logs
+from outbox.errors import OutboxClosed
+from outbox.flusher import Limits
+from outbox.settings import Settings
+from outbox.store import database
+from outbox.store.capacity import Bounds
+from outbox.store.store import Store
+
 if TYPE_CHECKING:
     from outbox.outbox import Outbox
+
+logger = logs.named("outbox")
 
 
 class Opening(Coroutine[Any, Any, "Outbox"]):
@@ -60,3 +73,58 @@ class Opening(Coroutine[Any, Any, "Outbox"]):
     ) -> None:
         assert self._outbox is not None
         await self._outbox.close()
+
+
+def log_opened(store: Store, path: Path) -> None:
+    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in.
+
+    path: as the settings have it. A new file at a relative one is news: the bot may have been started elsewhere before.
+    """
+    facts = {
+        "path": str(store.path),
+        "sqlite": sqlite3.sqlite_version,
+        "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
+    }
+    if store.is_new and not path.is_absolute():
+        logger.warning("opened", extra={**facts, "new_file_at_relative_path": str(path)})
+    else:
+        logger.info("opened", extra=facts)
+
+
+def by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[str | None]]]:
+    """What a request to reload or to adopt calls. Its task must not keep an outbox alive that nobody has closed."""
+    itself = weakref.ref(outbox)
+
+    def found() -> Outbox:
+        if (alive := itself()) is None:
+            raise OutboxClosed("the outbox is closed; nothing was done")
+        return alive
+
+    async def reload() -> None:
+        await found().reload()
+
+    async def adopt() -> str | None:
+        return await found().adopt()
+
+    return reload, adopt
+
+
+def bounds(settings: Settings) -> Bounds:
+    """Return how much may be stored."""
+    return Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes)
+
+
+def limits(settings: Settings) -> Limits:
+    """Return what the flusher needs of the settings."""
+    return Limits(
+        batch_rows=settings.batch_rows,
+        batch_bytes=settings.batch_bytes,
+        backoff_base_s=settings.backoff_base_s,
+        backoff_cap_s=settings.backoff_cap_s,
+        pause_probe_s=settings.pause_probe_s,
+        request_deadline_s=settings.request_deadline_s,
+        requests_in_flight=settings.requests_in_flight,
+        poll_s=settings.poll_s,
+        orphan_attempts=settings.orphan_attempts,
+        orphan_after_s=settings.orphan_after_s,
+    )

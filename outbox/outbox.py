@@ -7,10 +7,8 @@ import contextlib
 import logging
 import os
 import random
-import sqlite3
 import warnings
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -27,12 +25,12 @@ from outbox.background import TaskState
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.drain import Drains
-from outbox.errors import ConfigError, OutboxClosed
+from outbox.errors import ConfigError
 from outbox.fleet import Reporter
-from outbox.flusher import Flusher, Limits
+from outbox.flusher import Flusher
 from outbox.futures import Waiting
 from outbox.looking import Looks
-from outbox.opening import Opening
+from outbox.opening import Opening, bounds, by_request, limits, log_opened
 from outbox.owner import refuse_copy
 from outbox.postgrest.client import Transport
 from outbox.puts import Puts
@@ -43,11 +41,11 @@ from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
 from outbox.stopping import Part, stop_in_time
-from outbox.store import database, lock, meta
+from outbox.store import lock, meta
 from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
 from outbox.store.selection import Handled
-from outbox.store.store import Bounds, Store
+from outbox.store.store import Store
 from outbox.threads import in_thread
 
 logger = logs.named("outbox")
@@ -80,7 +78,7 @@ class Outbox(Puts, Looks):
             self._destinations.destination,
             clock=clock,
             draw=random.random,
-            limits=_limits(settings),
+            limits=limits(settings),
         )
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
@@ -140,7 +138,7 @@ class Outbox(Puts, Looks):
             clock=clock,
             busy_timeout_s=settings.busy_timeout_s,
             wait_s=wait_s,
-            bounds=_bounds(settings),
+            bounds=bounds(settings),
         )
         try:
             settings = settings.model_copy(update={"source": await meta.keep_source(store, settings)})
@@ -152,13 +150,13 @@ class Outbox(Puts, Looks):
             await meta.keep_strict_order(store, settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
-            actions = outbox._commands.actions(outbox._destinations, *_by_request(outbox))
+            actions = outbox._commands.actions(outbox._destinations, *by_request(outbox))
             outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
             outbox._command_server = CommandServer(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
         except BaseException:
             await outbox.close()
             raise
-        _log_opened(store, settings.path)
+        log_opened(store, settings.path)
         for warning in outbox._remote.warnings:
             logger.warning("entries cannot be sent", extra={"why": warning})
         return outbox
@@ -374,56 +372,3 @@ def standing(path: Path) -> snapshot.Snapshot:
     Raises StoreError.
     """
     return snapshot.take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))
-
-
-def _log_opened(store: Store, path: Path) -> None:
-    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in.
-
-    path: as the settings have it. A new file at a relative one is news: the bot may have been started elsewhere before.
-    """
-    facts = {
-        "path": str(store.path),
-        "sqlite": sqlite3.sqlite_version,
-        "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
-    }
-    if store.is_new and not path.is_absolute():
-        logger.warning("opened", extra={**facts, "new_file_at_relative_path": str(path)})
-    else:
-        logger.info("opened", extra=facts)
-
-
-def _by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[str | None]]]:
-    """What a request to reload or to adopt calls. Its task must not keep an outbox alive that nobody has closed."""
-    itself = weakref.ref(outbox)
-
-    def found() -> Outbox:
-        if (alive := itself()) is None:
-            raise OutboxClosed("the outbox is closed; nothing was done")
-        return alive
-
-    async def reload() -> None:
-        await found().reload()
-
-    async def adopt() -> str | None:
-        return await found().adopt()
-
-    return reload, adopt
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes)
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        batch_rows=settings.batch_rows,
-        batch_bytes=settings.batch_bytes,
-        backoff_base_s=settings.backoff_base_s,
-        backoff_cap_s=settings.backoff_cap_s,
-        pause_probe_s=settings.pause_probe_s,
-        request_deadline_s=settings.request_deadline_s,
-        requests_in_flight=settings.requests_in_flight,
-        poll_s=settings.poll_s,
-        orphan_attempts=settings.orphan_attempts,
-        orphan_after_s=settings.orphan_after_s,
-    )

@@ -54,7 +54,7 @@ async def test_status_is_red_until_the_damaged_file_is_salvaged_while_the_bot_ru
         code, facts = await command("salvage", str(aside), "--path", str(path))
         assert (code, facts["pending"], facts["unreadable"]) == (0, 3, [])
 
-        assert (await command("status", "--path", str(path)))[0] == 0
+        assert (await command("status", "--path", str(path)))[0] == 2  # all is well but that no URL is set
         stats = await outbox.stats()
         assert (stats.pending, stats.quarantined) == (4, ())
 
