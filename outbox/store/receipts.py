@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import aiosqlite
 
-from outbox.entry import Entry, LaneSpec
+from outbox.entry import Entry, LaneSpec, Operation
 from outbox.errors import IdConflict, StoreError
 from outbox.store import queries
 
@@ -57,13 +57,14 @@ def receipt_of(
     """
     if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
         raise otherwise or StoreError(f"{path} refuses entry {entry.id}; it was not written", path=path)
-    seq, digest, *what = row
-    # A shell's entry has no digest before the flusher has read it.
-    same = digest == entry.digest or (
-        digest is None
-        and what[2] in (None, entry.key)
-        and (what[0], what[1], *what[3:]) == (entry.payload, entry.operation, entry.on_conflict, entry.match)
-    )
-    if not same and (entry.if_exists != "keep" or what[1] != entry.operation):  # an update is no second telling
+    seq, digest, payload, operation, key, on_conflict, match = row
+    says_the_same = (payload, operation, on_conflict, match) == (
+        entry.payload, entry.operation, entry.on_conflict, entry.match,
+    )  # fmt: skip
+    # A shell's entry has no digest before the flusher has read it. An insert whose id was minted has no key; put again
+    # under the id that OutcomeUnknown named, it has one: the place in a line is not what the row says.
+    another_line = operation == Operation.INSERT if digest is not None else key in (None, entry.key)
+    same = digest == entry.digest or (says_the_same and another_line)
+    if not same and (entry.if_exists != "keep" or operation != entry.operation):  # an update is no second telling
         raise IdConflict(entry.id, entry.destination)
     return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)

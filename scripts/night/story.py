@@ -96,7 +96,7 @@ class Night:
         self._say("-- the remote end does not answer any more")
         home.remote.stop()
         home.trade(30)
-        home.until(lambda: home.paused("unreachable", "unreachable"), "the pause is in the file")
+        home.until(lambda: home.paused("unreachable"), "the pause is in the file")
         self._types("outage-status", "outbox status", codes=STALLED)
         self._types("outage-doctor", "outbox doctor", told="outbox doctor", codes=FAULT)
         self._say("-- the remote end is back")

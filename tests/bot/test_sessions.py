@@ -358,7 +358,7 @@ async def test_an_end_upserts_every_known_column_under_a_higher_version(tmp_path
     assert end == {
         "session_id": session_id, "start_time": start["start_time"], "end_time": "2026-01-01T01:00:00+00:00",
         "initial_balance": 10_000.0, "final_balance": 10_100.25, "total_trades": 3, "total_pnl": 100.25,
-        "symbols": SYMBOLS, "status": "STOPPED", "end_reason": "NORMAL", "version": 2,
+        "symbols": SYMBOLS, "status": "STOPPED", "end_reason": "NORMAL", "version": 2, "extra": {"other": 1},
     }  # fmt: skip
     assert start.keys() < end.keys()
     entries = rows(tmp_path, "select operation, key, on_conflict from outbox order by seq")

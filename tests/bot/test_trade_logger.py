@@ -72,6 +72,7 @@ async def test_real_and_simulated_trades_arrive_in_their_columns(
     by_id = {str(row.pop("id")): row for row in rows}
     for row in rows:
         assert row.pop("created_at") is not None
+        assert row.pop("extra") is None
         assert row.pop("source") is None  # a request's header fills it, and Lite shows headers to functions only
     first, second, third = (by_id[receipt.id] for receipt in receipts)
     assert first == {

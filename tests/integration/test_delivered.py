@@ -78,7 +78,7 @@ async def test_two_bots_under_one_id_with_different_contents(
             assert (report.delivered, report.dead) == ((0, 1) if changes else (1, 0))
             told = await outbox._store.read("select error_code, error_message from outbox where state = 'dead'")
     assert [tuple(each) for each in told] == [
-        ("CONFLICT", f"another row is there with trades.id = {ID}; it differs in pnl, symbol")
+        ("CONFLICT", f"another row is there with trades.id = {ID.lower()}; it differs in pnl, symbol")
     ]
     assert sql.execute("select symbol from trades").fetchall() == [("EURUSD",)]
 

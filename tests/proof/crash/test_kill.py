@@ -63,7 +63,7 @@ def storm(
             if between is not None:
                 between(life)
             arguments = [_WRITER, str(story.files[-1]), str(life * 1_000_000), *options]
-            arguments += ["first-version"] if first_of_file else []
+            arguments += ["puts-only"] if first_of_file else []
             witness = Witness(arguments, folder=folder, environment=environment, nursery=nursery)
             witness.acknowledged = story.said
             witness.start()

@@ -1,11 +1,11 @@
-"""The victim: puts trades from eight tasks, flushes, settles, prunes and migrates, until it is killed.
+"""The victim: puts trades from eight tasks, flushes, settles and prunes, until it is killed.
 
-usage: writer.py OUTBOX_FILE FIRST_NUMBER [without-key] [first-version] [sessions]
+usage: writer.py OUTBOX_FILE FIRST_NUMBER [without-key] [puts-only] [sessions]
 
 It prints `["trades", number]` for each acknowledged row, `["refused", number]` for one that the remote end will refuse,
 and `["given up", number]` before it discards one of those. sessions: each task has a session of its own as well, which
-it upserts, and updates now and then, `["sessions", number]`. first-version: be the library's first version, which makes
-a file that the next life has to migrate.
+it upserts, and updates now and then, `["sessions", number]`. puts-only: without a
+flusher.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from outbox import Outbox, Settings
 from outbox.entry import LaneSpec, Operation
 from outbox.flusher import delivery
 from outbox.postgrest.client import Request, Sendable, build
-from outbox.store import migrate
 
 
 def without_key(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
@@ -92,10 +91,7 @@ def run(arguments: list[str]) -> None:
     path, first, *options = arguments
     if "without-key" in options:
         delivery.build = without_key  # type: ignore[attr-defined]
-    if "first-version" in options:
-        only = migrate.shipped()[:1]
-        migrate.shipped = lambda: only
-    asyncio.run(main(Path(path), int(first), sending="first-version" not in options, sessions="sessions" in options))
+    asyncio.run(main(Path(path), int(first), sending="puts-only" not in options, sessions="sessions" in options))
 
 
 if __name__ == "__main__":

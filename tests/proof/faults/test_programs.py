@@ -53,7 +53,12 @@ class Bot:
     """One process of `bot.py`, spoken to line by line."""
 
     def __init__(self, folder: Path, proxy: Proxy, remote: SupabaseLite, *options: str) -> None:
-        self._command = [sys.executable, str(ROOT / "tests" / "faults" / "bot.py"), str(folder / "bot.db"), *options]
+        self._command = [
+            sys.executable,
+            str(ROOT / "tests" / "proof" / "faults" / "bot.py"),
+            str(folder / "bot.db"),
+            *options,
+        ]
         self._folder = folder
         self._environment = {
             "PATH": "",

@@ -74,7 +74,7 @@ def short_course(*without: str) -> Outcome:
     return examined(operations, plain_cuts(operations), reopen=0 if without else 1)
 
 
-KILLED = [Kill("fsync", number) for number in (1, 2, 3, 5)]
+KILLED = [Kill("fsync", number) for number in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("kill", KILLED, ids=lambda kill: f"{kill.call} {kill.count}")

@@ -24,6 +24,7 @@ from outbox import Outbox, Settings
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
 from outbox.store import database, files, migrate
+from outbox.store.file_watch import FileWatch
 from outbox.testing import ManualClock, ScriptedTransport, accepted, refused
 from tests.store.planted import plant, with_planted
 
@@ -221,6 +222,8 @@ def without_wal() -> None:
         return "wal"
 
     database.pragma = pragma
+    # There is no -wal whose absence would say something.
+    FileWatch.remember = lambda self: None  # type: ignore[method-assign]
 
 
 def with_extra() -> None:
@@ -232,10 +235,10 @@ def without_folder_sync() -> None:
     files.sync_folder = lambda folder: None
 
 
-def only_first_migration() -> None:
-    """Be the library's first version, whose file a later one finds."""
-    first = with_planted()[:1]
-    migrate.shipped = lambda: first
+def without_the_newest_migration() -> None:
+    """Be the version before the planted step, whose file a later one finds."""
+    before = with_planted()[:-1]
+    migrate.shipped = lambda: before
 
 
 WITHOUT: dict[str, Callable[[], None]] = {
@@ -243,7 +246,7 @@ WITHOUT: dict[str, Callable[[], None]] = {
     "wal": without_wal,
     "extra": with_extra,
     "folder-sync": without_folder_sync,
-    "later-migrations": only_first_migration,
+    "later-migrations": without_the_newest_migration,
 }
 
 
