@@ -130,12 +130,17 @@ class Traffic:
         rows were refused by now, sends first what stands beside accepted rows, then the largest part: good rows are not
         held by hundreds of bad ones.
         """
-        if not self.parts:
+        if not self.parts and not self.sent_parts:  # with several at once, all of them may be under way
             self.refusals, self.mixed = 0, False
-        found = [[entry.seq for entry in part] for part in parts if part]
-        whole = next((part for part in self.sent_parts.values() if found and found[0][0] in part.seqs), None)
+        found = [part for part in parts if part]
+        whole = next((part for part in self.sent_parts.values() if found and found[0][0].seq in part.seqs), None)
         hope = max(whole.hope - 1, 0) if whole is not None else 0
-        self.parts = [*(Part(seqs, hope) for seqs in found), *self.parts]
+        # Rows that were all refused before come behind those that never were, however many they are.
+        fresh = [any(not entry.attempts for entry in part) for part in found]
+        made = [
+            Part([entry.seq for entry in part], hope if new else -1) for part, new in zip(found, fresh, strict=True)
+        ]
+        self.parts = [*made, *self.parts]
         self._line_up()
 
     def accepted(self, seqs: Sequence[int]) -> None:

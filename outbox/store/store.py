@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,14 +87,19 @@ class Store(Reader):
 
     async def close(self) -> None:
         """Commit what stands in line and close. The reader goes before the writer, which empties the WAL."""
-        async with contextlib.AsyncExitStack() as last_first:
-            last_first.callback(self._lock.release)
+        try:
             await self._writer.finish()
+        finally:
             last, first = self._writer.commits.connection, self._reader
             if self.vanished is not None:  # the WAL may be another's now: the last one must be unable to write
                 last, first = first, last
-            last_first.push_async_callback(last.close)
-            last_first.push_async_callback(first.close)
+            try:
+                await first.close()
+            finally:
+                # A caller who gives up does not make SQLite's thread let go of the file: the lock stays until it does.
+                closing = asyncio.ensure_future(last.close())
+                closing.add_done_callback(lambda _: self._lock.release())
+                await asyncio.shield(closing)
 
     async def give_up(self) -> None:
         """Interrupt what SQLite does at this moment, which is rolled back, and let nobody wait for it any more."""

@@ -277,7 +277,7 @@ def test_an_edit_that_is_not_made_keeps_its_text(
         pytest.param('{"n": NaN}', "NaN is no JSON", id="NaN"),
         pytest.param("{}", "at least one column", id="nothing"),
         pytest.param('{"id": "other"}', "is the idempotency key", id="another id"),
-        pytest.param('{"no such column!": 1}', "trades", id="no identifier"),
+        pytest.param('{"no such column!": 1}', "no such column!", id="no identifier"),
     ],
 )
 def test_a_row_that_cannot_be_stored_changes_nothing(text: str, complaint: str, dead: Path) -> None:
@@ -490,7 +490,7 @@ def test_tail_of_one_table_is_not_drowned_by_another(dead: Path) -> None:
     many = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 100)"
     execute(dead, f"insert into outbox (destination, payload) {many} select 'events', '{{}}' from n")
     found = call("tail", "-n", 2, "--destination", "fills", "--path", dead, "--json").stdout.splitlines()
-    assert [json.loads(line)["destination"] for line in found] == ["trades", "trades"]
+    assert [json.loads(line)["destination"] for line in found] == ["fills", "fills"]
 
 
 def seen(pauses: dict[str, str], writer: int | None, left_out: int = 0) -> Seen:
