@@ -81,6 +81,9 @@ def alike(shown_blocks: dict[str, str], varying: set[str]) -> dict[str, str]:
         if name in varying:
             plain = re.sub(r"[\d,]*\d", "<n>", plain)
             plain = re.sub(r"^Pending.*\n( {9}.*\n)*", "", plain, flags=re.MULTILINE)
+            plain = re.sub(
+                r"Connect call failed.*|Server disconnected.*|All connection attempts failed", "<no answer>", plain
+            )
         # A longer age moves the ends of the lines, a longer number the lines of a table.
         found[name] = re.sub(r"\s+", "", re.sub(r"[-─]{3,}", "", plain))
     return found

@@ -59,7 +59,7 @@ async def trade_for_ever(outbox: Outbox, numbers: itertools.count[int]) -> None:
         say("trades", str(number))
         if number % 50 == 0:
             # One that is accepted between: a run of refusals alone would be a fault of the table.
-            await outbox.put("events", {"event_type": "between", "timestamp": "2026-01-01T00:00:00Z"})
+            await outbox.put("events", {"event_type": f"between {number}", "timestamp": "2026-01-01T00:00:00Z"})
             await outbox.put("events", {"event_type": str(number), "timestamp": "yesterdayish"})
             say("refused", str(number))
 
