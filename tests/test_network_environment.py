@@ -18,7 +18,7 @@ from outbox import Outbox, Settings
 from outbox.cli import edit
 from outbox.cli.app import app
 from tests.postgrest.test_network import bare as bare
-from tests.postgrest.test_postgrest import Server, keep_alive, say, serving
+from tests.postgrest.test_postgrest import OK, Server, keep_alive, serving
 from tests.store.tools import ROOT, rows
 from tests.support import run_async
 
@@ -152,7 +152,15 @@ UNAUTHORIZED = b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n%s" % (len(REFUSED
 
 @run_async
 async def test_a_key_that_comes_back_after_its_file_was_missing_at_a_probe_is_read_again(home: Path) -> None:
-    async with serving(say(UNAUTHORIZED), keep_alive) as server:
+    new_key = "another-key-0123456789"
+    servers: list[Server] = []
+
+    async def gateway(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK if servers[0].header("apikey") == new_key else UNAUTHORIZED)
+        await writer.drain()
+
+    async with serving(gateway) as server:
+        servers.append(server)
         environment(home, server, KEY)
         async with Outbox.open(fast()) as outbox, outbox.flushing():
             await outbox.put("trades", {"n": 1})
@@ -160,9 +168,9 @@ async def test_a_key_that_comes_back_after_its_file_was_missing_at_a_probe_is_re
             (home / ".env").unlink()
             while outbox.has_remote:  # until a probe reads the settings
                 await outbox_moves()
-            environment(home, server, "another-key-0123456789")
+            environment(home, server, new_key)
             await until(outbox, None, pending=0)
-            assert server.header("apikey") == "another-key-0123456789"
+            assert server.header("apikey") == new_key
     assert KEY.encode() not in (home / "bot.db").read_bytes()  # what the gateway has quoted
 
 
