@@ -14,101 +14,37 @@ from outbox.columns import Column, Kind
 from outbox.entry import Operation, State, uuid_of
 from outbox.errors import (
     ConfigError as ConfigError,
-)
-from outbox.errors import (
     DeadlinePassed as DeadlinePassed,
-)
-from outbox.errors import (
     DiskFull as DiskFull,
-)
-from outbox.errors import (
     EntryError as EntryError,
-)
-from outbox.errors import (
     ForeignLoop as ForeignLoop,
-)
-from outbox.errors import (
     ForkedProcess as ForkedProcess,
-)
-from outbox.errors import (
     IdConflict as IdConflict,
-)
-from outbox.errors import (
     InsideTransaction as InsideTransaction,
-)
-from outbox.errors import (
     InvalidEntry as InvalidEntry,
-)
-from outbox.errors import (
     InvalidQuery as InvalidQuery,
-)
-from outbox.errors import (
     InvalidRequest as InvalidRequest,
-)
-from outbox.errors import (
     MigrationChanged as MigrationChanged,
-)
-from outbox.errors import (
     NotADatabase as NotADatabase,
-)
-from outbox.errors import (
     NotDurable as NotDurable,
-)
-from outbox.errors import (
     OutboxClosed as OutboxClosed,
-)
-from outbox.errors import (
     OutboxError as OutboxError,
-)
-from outbox.errors import (
     OutboxFull as OutboxFull,
-)
-from outbox.errors import (
     OutcomeUnknown as OutcomeUnknown,
-)
-from outbox.errors import (
     RemoteError as RemoteError,
-)
-from outbox.errors import (
     SchemaError as SchemaError,
-)
-from outbox.errors import (
     SessionError as SessionError,
-)
-from outbox.errors import (
     SessionNotRunning as SessionNotRunning,
-)
-from outbox.errors import (
     SessionRunning as SessionRunning,
-)
-from outbox.errors import (
     StoreBusy as StoreBusy,
-)
-from outbox.errors import (
     StoreCorrupt as StoreCorrupt,
-)
-from outbox.errors import (
     StoreError as StoreError,
-)
-from outbox.errors import (
     StoreInUse as StoreInUse,
-)
-from outbox.errors import (
     StoreTooNew as StoreTooNew,
-)
-from outbox.errors import (
     TransactionExpired as TransactionExpired,
-)
-from outbox.errors import (
     Undecidable as Undecidable,
-)
-from outbox.errors import (
     Unreachable as Unreachable,
-)
-from outbox.errors import (
     UsageError as UsageError,
-)
-from outbox.errors import (
     WrongJournalMode as WrongJournalMode,
 )
 from outbox.outbox import Outbox

@@ -1,4 +1,4 @@
-"""The stored unit: a write bound for a destination, its id, and its digest."""
+"""The stored unit: a write bound for a destination, its id, its digest, and which moves it can make."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PutOptions(SharedOptions, total=False):
 
 
 class State(StrEnum):
-    """Where an entry stands. `policy/lifecycle.py` says which moves there are."""
+    """Where an entry stands. `MOVES` says which moves there are."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -133,3 +133,16 @@ def digest(
     # The unit separator cannot stand in a name, and JSON escapes it: no two entries give one text.
     text = "\x1f".join((destination, operation, key or "", on_conflict or "", match or "", payload))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.DELIVERED, State.DEAD, State.DISCARDED}),
+    State.DEAD: frozenset({State.PENDING, State.DISCARDED}),  # requeue, discard
+    State.DELIVERED: frozenset({State.PENDING}),  # resend; pruned after the retention
+    State.DISCARDED: frozenset(),
+}
+
+
+def allowed(before: State, after: State) -> bool:
+    """Return whether an entry may go from `before` to `after`."""
+    return after in MOVES[before]

@@ -14,14 +14,10 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from outbox import logs, snapshot
-from outbox.admin.arguments import unix_ms
-from outbox.admin.command_server import CommandServer
-from outbox.admin.commands import Commands, selection
-from outbox.admin.resend import Resend, ResendReport
-from outbox.background import TaskState
+from outbox.background import Part, TaskState, stop_in_time
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.drain import Drains
@@ -31,22 +27,22 @@ from outbox.flusher import Flusher
 from outbox.futures import Waiting
 from outbox.looking import Looks
 from outbox.opening import Opening, bounds, by_request, limits, log_opened
-from outbox.owner import refuse_copy
 from outbox.postgrest.client import Transport
 from outbox.puts import Puts
-from outbox.recovery.open import open_store
-from outbox.recovery.quarantine import found_beside
-from outbox.recovery.salvage import salvage_and_rename
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
-from outbox.stopping import Part, stop_in_time
 from outbox.store import lock, meta
-from outbox.store.maintenance import Maintenance
 from outbox.store.pending_counter import PendingCounter
-from outbox.store.selection import Handled
+from outbox.store.selection import Filter, Handled
 from outbox.store.store import Store
 from outbox.threads import in_thread
+from outbox.transaction import refuse_copy
+
+if TYPE_CHECKING:
+    from outbox.admin.command_server import CommandServer
+    from outbox.admin.resend import ResendReport
+    from outbox.store.maintenance import Maintenance
 
 logger = logs.named("outbox")
 
@@ -61,6 +57,8 @@ class Outbox(Puts, Looks):
     """
 
     def __init__(self, store: Store, remote: Remote, settings: Settings, *, clock: Clock) -> None:
+        from outbox.admin.commands import Commands  # an annex is loaded once there is a file for it
+
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -131,6 +129,10 @@ class Outbox(Puts, Looks):
 
     @classmethod
     async def _open(cls, settings: Settings, wait_s: float, clock: Clock, transport: Transport | None) -> Outbox:
+        from outbox.admin.command_server import CommandServer
+        from outbox.recovery.open import open_store
+        from outbox.store.maintenance import Maintenance
+
         # aiosqlite logs every statement with its parameters, which are payloads.
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)
         store = await open_store(
@@ -207,6 +209,8 @@ class Outbox(Puts, Looks):
         await self._store.close()
 
     async def _salvage(self, source: Path) -> dict[str, Any]:
+        from outbox.recovery.salvage import salvage_and_rename
+
         return await salvage_and_rename(
             self._store,
             source,
@@ -298,7 +302,7 @@ class Outbox(Puts, Looks):
         Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
         """
         self._check_caller()
-        which = selection(ids, destination, code, everything=everything)
+        which = Filter.chosen(ids, destination, code, everything=everything)
         return await self._commands.requeue(which, force=force)
 
     async def discard(
@@ -312,7 +316,7 @@ class Outbox(Puts, Looks):
     ) -> list[Handled]:
         """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
         self._check_caller()
-        which = selection(ids, destination, code, everything=everything)
+        which = Filter.chosen(ids, destination, code, everything=everything)
         return await self._commands.discard(which, reason=reason)
 
     async def resend(
@@ -333,11 +337,9 @@ class Outbox(Puts, Looks):
         Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do it again.
         """
         self._check_caller()
-        values = {
-            "since_ms": unix_ms(since, "since"), "until_ms": unix_ms(until, "until"), "destination": destination,
-            "session": session, "dry_run": dry_run,
-        }  # fmt: skip
-        return await self._commands.resend(Resend.of(values))
+        from outbox.admin.resend import Resend
+
+        return await self._commands.resend(Resend.between(since, until, destination, session, dry_run=dry_run))
 
     # ------------------------------------------------------------------------------------------ looking
 
@@ -349,6 +351,8 @@ class Outbox(Puts, Looks):
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""
         self._check_process()
+        from outbox.recovery.quarantine import found_beside
+
         path = self._store.path
         quarantined = await in_thread(found_beside, path)
         found = await snapshot.take(self._store, damage=self._store.damage, quarantined=quarantined)
@@ -371,4 +375,6 @@ def standing(path: Path) -> snapshot.Snapshot:
 
     Raises StoreError.
     """
+    from outbox.recovery.quarantine import found_beside
+
     return snapshot.take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))

@@ -13,10 +13,9 @@ from outbox.entry import Destination, Operation, OperationName, PutOptions, Shar
 from outbox.errors import OutboxClosed
 from outbox.foreign_types import register_type
 from outbox.futures import PutFuture, ThreadFuture, Waiting
-from outbox.owner import Owned
 from outbox.settings import Settings
 from outbox.store.receipts import Receipt
-from outbox.transaction import Transaction, check_outside, holding
+from outbox.transaction import Owned, Transaction, check_outside, holding
 
 V = TypeVar("V")
 

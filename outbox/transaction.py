@@ -1,17 +1,22 @@
-"""`outbox.transaction()`: all of it is stored, or nothing."""
+"""`outbox.transaction()`: all of it is stored, or nothing; and from where an outbox may be called.
+
+It belongs to the process and the event loop that opened it, and inside a block only the block may put.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, Unpack
+from typing import Any, NoReturn, Protocol, Unpack
 
 import aiosqlite
 
 from outbox.destinations import Destinations
 from outbox.entry import PutOptions, SharedOptions
-from outbox.errors import InsideTransaction, OutboxError
+from outbox.errors import ForeignLoop, ForkedProcess, InsideTransaction, OutboxClosed, OutboxError, UsageError
 from outbox.store.held_transaction import Block, makes_tables, refuse_control
 from outbox.store.receipts import Receipt
 from outbox.store.store import Store
@@ -129,3 +134,49 @@ def check_outside(store: Store) -> None:
     """Raises InsideTransaction: the caller stands in a block of this store, for which its put would wait."""
     if any(held is store and block.open for held, block in _inside.get()):
         raise InsideTransaction("use the block's own put: this one would wait for the block; nothing was written")
+
+
+_RULE = "an outbox belongs to its process; open one in the worker"
+
+
+def check_process(pid: int) -> None:
+    """Raise ForkedProcess unless this is process `pid`, which opened the outbox."""
+    if os.getpid() != pid:
+        raise ForkedProcess(f"this is a fork of process {pid}: {_RULE}; nothing was written")
+
+
+def refuse_copy(outbox: object) -> NoReturn:
+    """Raise UsageError: what `__reduce__` does, for pickle and copy alike."""
+    raise UsageError(f"a {type(outbox).__name__} can be neither pickled nor copied: {_RULE}")
+
+
+class Owned:
+    """What asks each call where it comes from."""
+
+    _store: Store
+
+    def _belongs_here(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def _check_process(self) -> None:
+        check_process(self._pid)
+        if self._closed:
+            raise OutboxClosed("the outbox is closed; nothing was written")
+
+    def _check_caller(self) -> None:
+        self._check_process()
+        self._loop_is_here()
+        check_outside(self._store)
+
+    def _loop_is_here(self) -> None:
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        if here is not self._loop:
+            raise ForeignLoop(
+                "this is not the event loop that opened the outbox; nothing was written. From another thread use"
+                " put_threadsafe; a bot that is not one asyncio program uses a BlockingOutbox"
+            )

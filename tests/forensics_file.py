@@ -16,7 +16,7 @@ from outbox import Outbox, SessionManager, Settings, Stats
 from outbox.clock import SystemClock
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
-from outbox.store import prune as pruning
+from outbox.store import maintenance
 from outbox.testing import ScriptedTransport, accepted, refused
 from tests.store.tools import shell
 
@@ -76,7 +76,7 @@ async def make(path: Path) -> None:
             await _event(outbox, f"e-{number}", "SIGNAL", {"n": number})
         await outbox.put("trades", _trade(14, 3.5), id="t-14")
         await _until(outbox, lambda stats: len(stats.pauses) == 1 and stats.pending == 8)
-        await pruning.prune(outbox._store, outbox.clock.now_ms() - int(24 * _HOUR_S * 1000))
+        await maintenance.prune(outbox._store, outbox.clock.now_ms() - int(24 * _HOUR_S * 1000))
     _a_shell(path)
 
 

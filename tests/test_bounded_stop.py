@@ -16,10 +16,10 @@ import aiosqlite
 import httpx
 import pytest
 
-from outbox import Outbox, OutboxClosed, OutcomeUnknown, Settings, StoreInUse, stopping
+from outbox import Outbox, OutboxClosed, OutcomeUnknown, Settings, StoreInUse, background
 from outbox.errors import StoreError, TransactionExpired
 from outbox.postgrest.client import PostgrestTransport
-from outbox.postgrest.resolver import Backend, addresses
+from outbox.postgrest.network import Backend, addresses
 from outbox.postgrest.verdicts import Failure
 from outbox.testing import FakeRemote
 from outbox.threads import in_thread
@@ -188,7 +188,7 @@ async def test_an_address_that_is_silent_does_not_hold_up_the_next_one(monkeypat
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "_ALL_S", 0.3)
+    monkeypatch.setattr(background, "_ALL_S", 0.3)
 
 
 @run_async
@@ -259,8 +259,8 @@ async def test_each_part_has_its_turn_whatever_those_before_it_do(
     async def end() -> None:
         ended.append("last")
 
-    parts = [stopping.Part("first", hang), stopping.Part("second", fail), stopping.Part("third", end)]
+    parts = [background.Part("first", hang), background.Part("second", fail), background.Part("third", end)]
     with pytest.raises(OSError, match="broken"):
-        await stopping.stop_in_time(parts)
+        await background.stop_in_time(parts)
     assert ended == ["last"]
     assert "part=first" in caplog.text

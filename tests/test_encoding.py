@@ -24,8 +24,7 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from outbox import encoding
 from outbox.encoding import MAX_DEPTH, Encoded, encode_row, encode_value, identifier

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.entry import State
-from outbox.lifecycle import MOVES, allowed
+from outbox.entry import MOVES, State, allowed
 
 SCHEMA = Path(__file__).parents[1] / "migrations" / "0001_outbox.sql"
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from outbox import Outbox, Settings
-from outbox.store import prune as pruning
+from outbox.store import maintenance
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.store.tools import entry, opened, rows, shell
 from tests.support import run_async
@@ -101,7 +101,7 @@ async def test_a_step_gives_back_as_many_pages_as_it_is_told_and_lets_puts_in_be
         assert free > 900
         assert await store.shrink(64, keep=100)
         assert await store._free_pages() == free - 64
-        put, step = store.put(*entry()), asyncio.create_task(pruning.shrink(store))
+        put, step = store.put(*entry()), asyncio.create_task(maintenance.shrink(store))
         assert (await put).seq == 1
         await step
         while await store.shrink(64, keep=100):
@@ -122,6 +122,6 @@ async def test_a_file_that_was_made_without_auto_vacuum_keeps_its_size_and_nobod
         await store.transact(lambda connection: connection.execute("drop table big"))
         free = await store._free_pages()
 
-        await pruning.shrink(store)
+        await maintenance.shrink(store)
 
         assert await store._free_pages() == free > 1024

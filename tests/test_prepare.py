@@ -11,8 +11,7 @@ from uuid import UUID
 
 import pydantic
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from outbox import prepare
 from outbox.entry import Destination, Operation, digest

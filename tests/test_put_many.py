@@ -11,8 +11,7 @@ from outbox import BlockingOutbox, IdConflict, InvalidEntry, Outbox, OutboxFull,
 from outbox.testing import ScriptedTransport
 from tests.store.tools import count, raised, rows, shell
 from tests.support import run_async
-from tests.test_counted_work import counted_hops
-from tests.test_counted_work import opened as standing
+from tests.test_counted_work import counted_hops, opened as standing
 
 
 @pytest.fixture

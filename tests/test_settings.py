@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from outbox import ConfigError, Settings
-from outbox import settings as module
+from outbox import ConfigError, Settings, settings as module
 from outbox.postgrest.keys import KeyKind
 from outbox.settings import load
 

@@ -11,10 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from outbox.admin import dead_letters
-from outbox.admin import edit as editing
-from outbox.admin import puts as putting
-from outbox.admin import resend as resending
+from outbox.admin import dead_letters, edit as editing, puts as putting, resend as resending
 from outbox.admin.arguments import Arguments
 from outbox.admin.command_server import Action
 from outbox.admin.puts import Put
@@ -22,8 +19,7 @@ from outbox.admin.resend import Resend, ResendReport
 from outbox.clock import Clock
 from outbox.destinations import Destinations
 from outbox.errors import InvalidRequest
-from outbox.store import meta
-from outbox.store import prune as pruning
+from outbox.store import maintenance, meta
 from outbox.store.selection import Filter, Handled, Outcome, checked_reason
 from outbox.store.store import Store
 
@@ -108,8 +104,8 @@ class Commands:
 
         Then gives the room back to the disk.
         """
-        pruned = await pruning.prune(self._store, before_ms)
-        await pruning.shrink(self._store)
+        pruned = await maintenance.prune(self._store, before_ms)
+        await maintenance.shrink(self._store)
         return pruned
 
     async def acknowledge(self) -> dict[str, Any]:
@@ -182,15 +178,6 @@ class Commands:
 
     async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self.acknowledge()
-
-
-def selection(
-    ids: Sequence[str] | None, destination: str | None, code: str | None, *, everything: bool = False
-) -> Filter:
-    """Return the filter that a caller's arguments mean. Raises InvalidRequest."""
-    if isinstance(ids, str):
-        raise InvalidRequest("must be a sequence of ids, not one text", field="ids")
-    return Filter(None if ids is None else tuple(ids), destination, code, everything)
 
 
 def report(handled: Sequence[Handled]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Self
 
 import aiosqlite
 from pydantic import Field
 
-from outbox.admin.arguments import Arguments
+from outbox.admin.arguments import Arguments, unix_ms
 from outbox.entry import Operation
 from outbox.store import queries
 from outbox.store.history import note
@@ -34,6 +35,20 @@ class Resend(Arguments):
     destination: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     session: str | None = None
     dry_run: bool = False
+
+    @classmethod
+    def between(
+        cls,
+        since: datetime | None,
+        until: datetime | None,
+        destination: str | None,
+        session: str | None,
+        *,
+        dry_run: bool,
+    ) -> Self:
+        """Return what a caller's arguments mean. Raises InvalidRequest."""
+        times = {"since_ms": unix_ms(since, "since"), "until_ms": unix_ms(until, "until")}
+        return cls.of({**times, "destination": destination, "session": session, "dry_run": dry_run})
 
 
 @dataclass(frozen=True, slots=True)

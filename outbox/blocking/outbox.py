@@ -21,11 +21,10 @@ from outbox.entry import PutOptions
 from outbox.errors import OutboxClosed, OutboxError
 from outbox.futures import ThreadFuture
 from outbox.outbox import Outbox
-from outbox.owner import check_process, refuse_copy
 from outbox.postgrest.client import Transport
 from outbox.settings import Settings
 from outbox.store.receipts import Receipt
-from outbox.transaction import Transaction
+from outbox.transaction import Transaction, check_process, refuse_copy
 
 logger = logs.named("outbox")
 

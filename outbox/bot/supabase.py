@@ -14,8 +14,7 @@ from outbox.outbox import Outbox
 from outbox.reads import ReadSource, Rows, chosen_source
 from outbox.reads.keyset import obstacle, walk
 from outbox.reads.merged import local_rows, merged
-from outbox.reads.overlay import Table, unique_columns
-from outbox.reads.overlay import table as known_table
+from outbox.reads.overlay import Table, table as known_table, unique_columns
 from outbox.reads.pages import pages
 from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
 from outbox.store.receipts import Receipt

@@ -22,6 +22,7 @@ from outbox.cli import (
     edit,
     entries,
     export,
+    format as formatting,
     import_legacy,
     inspection,
     pages,
@@ -32,7 +33,6 @@ from outbox.cli import (
     schema,
     tail,
 )
-from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.doctor import doctor
 from outbox.cli.status import Status, as_json, read_status, set_aside, show

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Commands, report, selection
+from outbox.admin.commands import Commands, report
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
@@ -182,7 +182,7 @@ def adopt(
 def _asked(ids: list[str] | None, destination: str | None, code: str | None, *, everything: bool) -> Filter:
     if not (ids or destination is not None or code is not None or everything):
         raise InvalidRequest("say which: IDS, --destination, --code or --all", field="entries")
-    return selection(ids or None, destination, code, everything=everything)
+    return Filter.chosen(ids or None, destination, code, everything=everything)
 
 
 def _bound(where: Path, which: Filter, verb: str, *, yes: bool, as_object: bool) -> Filter:

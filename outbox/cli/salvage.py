@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox.admin.commands import Commands
-from outbox.cli import format as formatting
-from outbox.cli import send_command
+from outbox.cli import format as formatting, send_command
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.clock import SystemClock
 from outbox.errors import StoreError

@@ -21,10 +21,7 @@ from outbox.recovery.quarantine import found_beside
 from outbox.snapshot import MOST_POSTPONED, Health, Snapshot, take
 from outbox.store import database
 from outbox.store.files import real_path
-from outbox.store.lock import Holder
-from outbox.store.lock import damage as damage_of
-from outbox.store.lock import flushing as look_at_flusher
-from outbox.store.lock import look as look_at_lock
+from outbox.store.lock import Holder, damage as damage_of, flushing as look_at_flusher, look as look_at_lock
 from outbox.store.read_only import ReadOnlyStore, look
 from outbox.store.reader import StoredPause
 from outbox.store.sidecar import Flushing

@@ -18,8 +18,7 @@ from outbox.doctor.findings import Finding, WalFacts
 from outbox.doctor.wal import is_wal, read_wal
 from outbox.entry import LaneSpec, State
 from outbox.errors import StoreCorrupt, StoreError
-from outbox.store import database, files
-from outbox.store import lock as lock_file
+from outbox.store import database, files, lock as lock_file
 from outbox.store.lock import Holder
 from outbox.store.read_only import ReadOnlyStore, is_file, look
 from outbox.store.reader import StoredPause

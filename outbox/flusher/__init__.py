@@ -7,8 +7,7 @@ delivery          one request, from its batch to its settled verdict
 pauses            what is not sent for a while, and until when
 refusal_runs      whether refused rows are at fault, or their table is
 shell_rows        what a plain INSERT from a shell means
-project_binding   the project that the file belongs to
-context           what all of these work with
+context           what all of these work with: its heartbeat, the project that the file belongs to
 """
 
 from outbox.flusher.context import FlusherState, Limits, Tally

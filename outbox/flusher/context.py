@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from outbox import logs
 from outbox.clock import Clock, SteadyClock
 from outbox.entry import Destination
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
-from outbox.flusher.heartbeat import Heartbeat
 from outbox.flusher.orphans import FirstRefusals
-from outbox.flusher.project_binding import Home
-from outbox.flusher.unmatched import Unmatched
 from outbox.flusher.window import Window
+from outbox.postgrest.client import Transport, project_of
+from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
-from outbox.store.store import Lane, Store
+from outbox.store import meta, queries
+from outbox.store.store import Flushing, Lane, Store
+
+logger = logs.named("outbox.flusher")
+
+# How often the heartbeat is written: for an idle flusher, and a busy one.
+_IDLE_S, _BUSY_S = 60.0, 1.0
+# Updates that matched nothing; more of them wait for their own next try, as after a restart.
+_MOST = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +139,113 @@ class FlusherContext:
 def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:
     """Return the facts of a log line. Neither payloads nor the server's details, which quote them."""
     return {"destination": lane.spec.destination, "status": refusal.status, "code": refusal.code, **more}
+
+
+class Heartbeat:
+    """What onlookers in other processes are told, `outbox status` among them.
+
+    It stands in the lock's sidecar: a microsecond or two into the kernel's cache, no commit, no sync. An idle flusher
+    writes once a minute, a busy one once a second.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._now = self._told = Flushing()
+        self._told_s = float("-inf")
+
+    def turn(self, *, running: bool) -> None:
+        """It has been started, or has ended."""
+        self._tell(replace(self._now, running=running, since_ms=self._clock.now_ms()))
+        self._told_s = float("-inf")  # the first look is news
+
+    def looked(self) -> None:
+        """It has taken a step without an error of ours."""
+        untold = self._now.delivered_ms != self._told.delivered_ms
+        self._tell_at_times(replace(self._now, looked_ms=self._clock.now_ms()), _BUSY_S if untold else _IDLE_S)
+
+    def delivered(self) -> None:
+        """Something has arrived."""
+        now_ms = self._clock.now_ms()
+        self._tell_at_times(replace(self._now, looked_ms=now_ms, delivered_ms=now_ms), _BUSY_S)
+
+    def error(self, words: str) -> None:
+        """A step or a request has ended in an error of ours; what the remote end says stands in the pauses."""
+        news = words != self._now.error
+        self._tell_at_times(replace(self._now, error=words, error_ms=self._clock.now_ms()), 0.0 if news else _IDLE_S)
+
+    def _tell_at_times(self, now: Flushing, every_s: float) -> None:
+        self._now = now
+        if self._clock.monotonic_s() - self._told_s >= every_s:
+            self._tell(now)
+
+    def _tell(self, now: Flushing) -> None:
+        self._now = self._told = now
+        self._told_s = self._clock.monotonic_s()
+        self._store.tell(now)
+
+
+class Home:
+    """The project that the file's entries belong to: learned from the first answer about a row.
+
+    belongs_to: None as long as no project has answered.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.belongs_to: str | None = None
+
+    async def load(self) -> None:
+        """Read what an earlier process has learned, or what a salvage has brought."""
+        self.belongs_to = await self._store.project()
+
+    def is_foreign(self, transport: Transport | None) -> bool:
+        """Return whether `transport` leads to another project."""
+        return transport is not None and is_foreign(self.belongs_to, project_of(transport))
+
+    async def learn(self, transport: Transport) -> None:
+        """Remember the project behind `transport`, which has answered for a row, if none is remembered yet."""
+        project = project_of(transport)
+        if self.belongs_to is None and project is not None:
+            # A salvage may have brought another one, a moment ago.
+            self.belongs_to = await meta.remember_project(self._store, project)
+            logger.info("project remembered", extra={"project": self.belongs_to})
+
+    async def forget(self) -> str | None:
+        """Belong to whichever project answers next; return which one it was."""
+        was = await meta.forget_project(self._store)
+        self.belongs_to = None
+        return was
+
+
+class Unmatched:
+    """Updates that matched no row: what is put behind one of them need not wait for its next try.
+
+    After a restart they are known again once they have been tried.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seqs: dict[int, int] = {}
+
+    def add(self, seq: int, patience_until_ms: int) -> None:
+        """Remember one that has just been postponed, and until when others wait for it."""
+        if len(self._seqs) < _MOST:
+            self._seqs[seq] = patience_until_ms
+
+    async def hurry(self, now_ms: int) -> None:
+        """Let those be tried at once that hold up what brings their row, and in time those that hold up anything.
+
+        now_ms: on the clock that entries wait by, as `patience_until_ms`.
+        """
+        if not self._seqs:
+            return
+        waiting = await self._store.read(queries.UNMATCHED.sql, (json.dumps(list(self._seqs)),))
+        self._seqs = {seq: self._seqs[seq] for seq, *_ in waiting}
+        rows = []
+        for seq, next_ms, behind, bringer in waiting:
+            due_ms = now_ms if bringer else max(now_ms, self._seqs[seq])
+            if behind and next_ms > due_ms:
+                rows.append((due_ms, seq))
+        if rows:
+            await self._store.transact(lambda connection: connection.executemany(queries.HURRY.sql, rows))

@@ -14,7 +14,7 @@ from outbox.flusher.pauses import Pauses, keys_of, wider_than
 from outbox.flusher.read_back import is_applied, read_back
 from outbox.flusher.refusal_runs import RefusalRun, cause_of
 from outbox.flusher.scheduler import Batch, Lanes
-from outbox.postgrest import batching
+from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
 from outbox.postgrest.stored import conflict, find, remote_id

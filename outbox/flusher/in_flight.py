@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from outbox import logs
-from outbox.flusher import throttle
+from outbox.flusher import backoff
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Batch, Traffic
@@ -132,7 +132,7 @@ class Requests:
     def throttle_s(self) -> float:
         """The seconds that the next request waits for the bot's puts at the most; 0: it may begin."""
         store = self._context.store
-        return throttle.wait_s(
+        return backoff.throttle_s(
             putting=store.putting,
             put=store.last_seq - self._began_seq,
             sent=self._began_rows,

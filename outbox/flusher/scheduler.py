@@ -13,9 +13,8 @@ from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
 from outbox.flusher.ready_lanes import LOOK, ReadyLanes
 from outbox.flusher.refusal_runs import RefusalRun
-from outbox.postgrest import batching
-from outbox.postgrest.batch import ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
-from outbox.postgrest.batching import Limit
+from outbox.postgrest import batch as batching
+from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
 from outbox.store.store import Lane, Outgoing
 
 # So many refused rows of one batch are found one after another before its most promising parts come first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from outbox.clock import Clock
-from outbox.postgrest.batching import Limit, next_limit
+from outbox.postgrest.batch import Limit, next_limit
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.verdicts import Failure, Reply, Silence
 

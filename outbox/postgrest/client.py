@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from outbox.entry import LaneSpec, Operation
 from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
-from outbox.postgrest.resolver import Backend
+from outbox.postgrest.network import Backend
 from outbox.postgrest.scrub import Scrubber, be_discreet, ours
 from outbox.postgrest.verdicts import Failure, Reply, Silence
 from outbox.threads import in_thread

@@ -14,7 +14,6 @@ from outbox.background import Background
 from outbox.clock import Clock, SteadyClock
 from outbox.errors import OutboxClosed, OutboxError
 from outbox.store import files
-from outbox.store import prune as pruning
 from outbox.store.store import Notices, Store
 from outbox.threads import in_thread
 
@@ -30,6 +29,12 @@ _AHEAD_MS, _DOUBT_S = _DAY_MS, 3600.0
 _LONG_WAL_BYTES = 8 << 20
 # On a full disk, a step: 500 rows; and 256 pages, which are 1 MiB of WAL while they move, well within the reserve.
 _ROWS, _PAGES = 500, 256
+# A step of 500 rows holds the writer for a few milliseconds; puts stand in line behind one of them at the most.
+_STEP_ROWS = 500
+# 64 pages of 4 KiB take about 1 ms: a vacuum moves each from the end of the file into a gap.
+_STEP_PAGES = 64
+# 4 MiB of gaps stay: the next rows go there, and a file that breathes need not move its pages each minute.
+_KEPT_PAGES = 1024
 
 
 class Maintenance:
@@ -83,9 +88,9 @@ class Maintenance:
             await self._find_room()
         if await self._is_clock_trusted():
             before_ms = min(self._clock.now_ms(), self._steady.now_ms()) - self._retention_ms
-            if await pruning.prune(self._store, before_ms, stop=self._stop):
+            if await prune(self._store, before_ms, stop=self._stop):
                 # Only then: what an earlier end has left to give back, the next pruning does.
-                await pruning.shrink(self._store, stop=self._stop)
+                await shrink(self._store, stop=self._stop)
         await self._shorten_wal()
         await self._store.note(self.notices)
 
@@ -139,3 +144,18 @@ class Maintenance:
             size = await in_thread(files.file_bytes, self._wal)
             logger.warning("checkpoint held back by a reader", extra={"wal_bytes": size})
         self._notice(checkpoint_held_ms=held)
+
+
+async def prune(store: Store, before_ms: int, *, stop: asyncio.Event | None = None) -> int:
+    """Remove, step by step, what was settled before `before_ms`; return how many entries. `stop` ends it early."""
+    pruned, more = 0, True
+    while more and not (stop is not None and stop.is_set()):
+        step = await store.prune(before_ms, _STEP_ROWS)
+        pruned, more = pruned + step, step == _STEP_ROWS
+    return pruned
+
+
+async def shrink(store: Store, *, stop: asyncio.Event | None = None) -> None:
+    """Give free pages back to the disk, step by step, but the few that the next rows will fill."""
+    while not (stop is not None and stop.is_set()) and await store.shrink(_STEP_PAGES, keep=_KEPT_PAGES):
+        pass

@@ -1,16 +1,18 @@
-"""What a put stored: its receipt, and what stands in the file under an entry's id."""
+"""What stands in the writer's line, how each caller is answered, and what the file holds under an entry's id."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiosqlite
 
 from outbox.entry import Entry, LaneSpec, Operation
-from outbox.errors import IdConflict, StoreError
+from outbox.errors import DiskFull, IdConflict, OutcomeUnknown, StoreBusy, StoreError, StoreVanished
 from outbox.store import queries
 
 
@@ -68,3 +70,63 @@ def receipt_of(
     if not same and (entry.if_exists != "keep" or operation != entry.operation):  # an update is no second telling
         raise IdConflict(entry.id, entry.destination)
     return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)
+
+
+@dataclass(slots=True)
+class Put:
+    entry: Entry
+    spec: LaneSpec
+    done: asyncio.Future[Receipt]
+
+
+@dataclass(slots=True)
+class Job:
+    """Work in a transaction of its own; `work` gets the connection, inside the transaction."""
+
+    work: Callable[[aiosqlite.Connection], Awaitable[Any]]
+    done: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class Bare:
+    """Work that begins and ends its own transaction, or needs none, such as a checkpoint.
+
+    ids: the entries that an unknown outcome would concern. puts: it stores entries and nothing else, so that it may run
+    again.
+    """
+
+    work: Callable[[aiosqlite.Connection], Awaitable[Any]]
+    done: asyncio.Future[Any]
+    ids: Sequence[str]
+    puts: bool = False
+
+
+def is_put(item: Put | Job | Bare) -> bool:
+    return isinstance(item, Put) or (isinstance(item, Bare) and item.puts)
+
+
+def fail(item: Put | Job | Bare, error: Exception, *, cause: Exception | None = None) -> None:
+    """Answer one caller with `error`; a put gets an exception of its own, which names its own id and no other."""
+    if item.done.done():
+        return
+    if isinstance(item, Put):
+        own = _own(error, item.entry.id)
+        if own is not error:
+            own.__cause__ = cause or error.__cause__
+        error = own
+    item.done.set_exception(error)
+
+
+def _own(error: Exception, id: str) -> Exception:
+    """Return `error`, which may concern a whole group of puts, as it concerns the put of `id`."""
+    match error:
+        case OutcomeUnknown():
+            return OutcomeUnknown(path=error.path, ids=(id,), waited_s=error.waited_s)
+        case DiskFull():
+            return DiskFull(path=error.path, ids=(id,))
+        case StoreVanished():
+            return error.of((id,), stored=error.stored)
+        case StoreBusy():
+            return StoreBusy(path=error.path, waited_s=error.waited_s)
+        case _:
+            return error

@@ -98,6 +98,15 @@ class Filter:
             raise InvalidRequest("must be a whole number", field="died_until_ms")
 
     @classmethod
+    def chosen(
+        cls, ids: Sequence[str] | None, destination: str | None, code: str | None, *, everything: bool = False
+    ) -> Self:
+        """Return the filter that a caller's arguments mean. Raises InvalidRequest."""
+        if isinstance(ids, str):
+            raise InvalidRequest("must be a sequence of ids, not one text", field="ids")
+        return cls(None if ids is None else tuple(ids), destination, code, everything)
+
+    @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Return the filter that `as_json` gave. Raises InvalidRequest, also for a field that nobody knows."""
         unknown = set(values) - {field.name for field in fields(cls)}

@@ -46,8 +46,7 @@ from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
-from outbox.store.line import Bare, Job, Put, fail, is_put
-from outbox.store.receipts import Receipt, find_lane, receipt_of, stored
+from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lane, is_put, receipt_of, stored
 
 logger = logs.named("outbox.store")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from outbox.entry import Operation
 from outbox.flusher import Limits, backoff
-from outbox.postgrest import batching
+from outbox.postgrest import batch as batching
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reply, judge
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,16 @@ from typing import Any
 import pytest
 
 import outbox
-from outbox import BlockingOutbox, Outbox, OutboxClosed, SessionEndReason, Settings, Transaction, UsageError
-from outbox import blocking as twins
+from outbox import (
+    BlockingOutbox,
+    Outbox,
+    OutboxClosed,
+    SessionEndReason,
+    Settings,
+    Transaction,
+    UsageError,
+    blocking as twins,
+)
 from outbox.testing import FakeRemote
 from tests.store.tools import rows
 

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from outbox.flusher.backoff import delay_s, remaining_s, retry_after_s
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from outbox.flusher.context import Home
 from outbox.flusher.flusher import Flusher
-from outbox.flusher.project_binding import Home
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.recovery.salvage import nobody
 from tests.flusher.bench import Bench, Clock, Remote, flushing, opened

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.flusher import throttle
+from outbox.flusher import backoff
 from tests.flusher.bench import Bench, flushing
 from tests.support import run_async
 
@@ -30,18 +30,18 @@ async def test_while_puts_follow_one_another_one_row_is_sent_for_two_of_them(tmp
     async with flushing(tmp_path, batch_rows=BATCH) as bench:
         put, sent = await put_flat_out(bench)
 
-        assert put / 4 < sent <= put / throttle.PUTS_FOR_A_ROW + BATCH
+        assert put / 4 < sent <= put / backoff.PUTS_FOR_A_ROW + BATCH
         await bench.settled()
         assert len(bench.remote.inserted) == put
 
 
 @run_async
 async def test_control_a_flusher_without_courtesy_sends_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "wait_s", lambda **_: 0.0)
+    monkeypatch.setattr(backoff, "throttle_s", lambda **_: 0.0)
     async with flushing(tmp_path, batch_rows=BATCH) as bench:
         put, sent = await put_flat_out(bench)
 
-        assert sent > put / throttle.PUTS_FOR_A_ROW + BATCH
+        assert sent > put / backoff.PUTS_FOR_A_ROW + BATCH
 
 
 @run_async
@@ -56,6 +56,6 @@ async def test_while_puts_fail_without_a_pause_it_goes_on_after_half_a_second(
         before = sum(bench.remote.sizes)
         assert before < 4 * BATCH
 
-        await bench.live(throttle.LONGEST_S)
+        await bench.live(backoff.LONGEST_THROTTLE_S)
         assert sum(bench.remote.sizes) > before
         await bench.settled()

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from psycopg.rows import TupleRow
 from supabase_lite import EmbeddedPostgres, SupabaseLite
 

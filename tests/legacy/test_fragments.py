@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from outbox.legacy.fragments import BEHIND, BROKEN, CUT_SHORT, NOT_ONE, Piece, members, pieces
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from outbox.postgrest.batching import Limit, halves, last_wins, next_limit, take
+from outbox.postgrest.batch import Limit, halves, last_wins, next_limit, take
 
 sizes = st.lists(st.integers(0, 50), max_size=30)
 

@@ -8,8 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.client import Request, build

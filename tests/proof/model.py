@@ -15,8 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple, assert_never
 
-from outbox.entry import LaneSpec, Operation, State
-from outbox.lifecycle import allowed
+from outbox.entry import LaneSpec, Operation, State, allowed
 from outbox.ordering import ordering_key
 from outbox.postgrest.batch import ahead_of_their_keys, heads, last_of_each_row, own_duplicate
 from outbox.postgrest.client import build

@@ -9,8 +9,7 @@ from itertools import pairwise
 import pytest
 from environment import ROOT
 
-from outbox.entry import State
-from outbox.lifecycle import MOVES
+from outbox.entry import MOVES, State
 from tests.proof.model import FAULTS, Model, items
 
 A, B, S = ("a", False), ("b", False), ("s", False)

@@ -7,8 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from outbox.errors import InvalidQuery
 from outbox.postgrest.fetch import checked_path

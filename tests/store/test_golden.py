@@ -11,8 +11,7 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.errors import StoreError
-from outbox.store import database
-from outbox.store import migrate as migrations
+from outbox.store import database, migrate as migrations
 from outbox.store.migrate import migrate, shipped
 from outbox.testing import ScriptedTransport
 from tests.store.make_golden import PENDING, golden

@@ -6,11 +6,9 @@ import sqlite3
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from outbox.entry import State
-from outbox.lifecycle import MOVES
+from outbox.entry import MOVES, State
 from outbox.store import queries
 from tests.store.tools import schema
 

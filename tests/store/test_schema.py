@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from outbox.clock import SystemClock
-from outbox.entry import Operation, State
-from outbox.lifecycle import MOVES
+from outbox.entry import MOVES, Operation, State
 from outbox.postgrest.verdicts import Scope
 from tests.store.tools import opened, schema, shell
 from tests.support import run_async

@@ -16,8 +16,8 @@ import pytest
 
 from outbox import DiskFull, Outbox, Settings, StoreError
 from outbox.store import files, maintenance
+from outbox.store.capacity import Reserve
 from outbox.store.lock import WriterLock
-from outbox.store.reserve import Reserve
 from outbox.testing import ManualClock
 from tests.store.tools import ROOT, count, raised, rows, shell, until
 from tests.support import run_async

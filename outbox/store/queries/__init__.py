@@ -9,7 +9,6 @@ from outbox.store.queries.counting import *  # noqa: F403
 from outbox.store.queries.operators import *  # noqa: F403
 from outbox.store.queries.puts import *  # noqa: F403
 from outbox.store.queries.query import Query as Query
-from outbox.store.queries.runs import *  # noqa: F403
-from outbox.store.queries.sending import *  # noqa: F403
+from outbox.store.queries.sending import *  # noqa: F403  # noqa: F403
 
 ALL = {name: query for name, query in globals().items() if isinstance(query, Query)}

@@ -21,7 +21,7 @@ from typing import Any
 from outbox import DiskFull, Outbox, OutboxError, OutcomeUnknown, Settings
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
-from outbox.store.reserve import Reserve
+from outbox.store.capacity import Reserve
 from outbox.testing import ScriptedTransport, accepted
 
 TEXT = "x" * 900

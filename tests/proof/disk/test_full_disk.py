@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from outbox.settings import Settings
-from outbox.store.reserve import Reserve
+from outbox.store.capacity import Reserve
 from tests.proof.disk.shim import Disk
 from tests.proof.disk.sweep import ROOT, quiet_environment, scratch
 

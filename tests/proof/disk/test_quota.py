@@ -14,8 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from outbox.store.capacity import Bounds, Capacity
-from outbox.store.reserve import LITTLE, Reserve
+from outbox.store.capacity import LITTLE, Bounds, Capacity, Reserve
 from tests.proof.disk.shim import Disk, Limit, on_linux
 from tests.proof.disk.sweep import quiet_environment, scratch
 from tests.proof.disk.test_full_disk import DISK_BYTES, Small, check_counts
@@ -71,7 +70,7 @@ def test_only_want_of_room_is_taken_for_it(
     def fails(*_: object, **__: object) -> NoReturn:
         raise OSError(number, "no")
 
-    monkeypatch.setattr("outbox.store.reserve._created", fails)
+    monkeypatch.setattr("outbox.store.capacity._created", fails)
     room = Capacity(tmp_path / "bot.db", Bounds(reserve_bytes=1 << 20))
     assert asyncio.run(room.is_lacking()) is lacking
     assert not asyncio.run(Capacity(tmp_path / "bot.db", Bounds()).is_lacking()), "there is no reserve to give up"

@@ -18,8 +18,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from psycopg.rows import TupleRow
 from supabase_lite import ROOT, SupabaseLite
 

@@ -24,8 +24,7 @@ from pathlib import Path
 from tests.proof.simulation import check, controls, janitor
 from tests.proof.simulation.life import Life
 from tests.proof.simulation.loop import Killed, Loop, Stuck, close_doors
-from tests.proof.simulation.program import Life as Plan
-from tests.proof.simulation.program import Program, made, smaller
+from tests.proof.simulation.program import Life as Plan, Program, made, smaller
 from tests.proof.simulation.world import World
 
 # A program of this length runs for ever.
