@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from outbox.entry import Operation
@@ -19,7 +19,8 @@ from outbox.store.store import Lane, Outgoing
 
 # So many refused rows of one batch are found one after another before its most promising parts come first.
 _MANY = 8
-# A part beside rows that were accepted may hold more of them; so many halvings later it has proved otherwise.
+# A part beside rows that were accepted may hold more of them, and most likely at that end: its hope stays with the half
+# there, however often it is halved. The other half, so many halvings later, has proved otherwise.
 _HOPE = 3
 
 
@@ -49,10 +50,24 @@ class Batch:
 
 @dataclass(slots=True)
 class Part:
-    """Entries of a batch that was refused. hope: how soon it comes, beside others of its kind."""
+    """Entries of a batch that was refused. before, behind: the hope that its first and its last rows are good.
+
+    spent: all of them were refused before.
+    """
 
     seqs: list[int]
-    hope: int = 0
+    before: int = 0
+    behind: int = 0
+    spent: bool = False
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """How late it comes, beside others of its kind."""
+        return self.spent, -max(self.before, self.behind), -len(self.seqs)
+
+    def inner(self) -> int:
+        """Return the hope where it is halved."""
+        return max(self.before, self.behind, 1) - 1
 
 
 @dataclass(slots=True)
@@ -118,7 +133,7 @@ class Traffic:
         seqs = set(batch.seqs)
         part = next(part for part in self.parts if not seqs.isdisjoint(part.seqs))
         part.seqs = [seq for seq in part.seqs if seq not in seqs]
-        self.sent_parts[batch.seqs[0]] = Part(batch.seqs, part.hope)
+        self.sent_parts[batch.seqs[0]] = replace(part, seqs=batch.seqs)
         if not part.seqs:
             self.parts.remove(part)
 
@@ -132,13 +147,13 @@ class Traffic:
         if not self.parts and not self.sent_parts:  # with several at once, all of them may be under way
             self.refusals, self.mixed = 0, False
         found = [part for part in parts if part]
-        whole = next((part for part in self.sent_parts.values() if found and found[0][0].seq in part.seqs), None)
-        hope = max(whole.hope - 1, 0) if whole is not None else 0
+        whole = next((part for part in self.sent_parts.values() if found and found[0][0].seq in part.seqs), Part([]))
         # Rows that were all refused before come behind those that never were, however many they are.
-        fresh = [any(not entry.attempts for entry in part) for part in found]
-        made = [
-            Part([entry.seq for entry in part], hope if new else -1) for part, new in zip(found, fresh, strict=True)
-        ]
+        made = [Part([entry.seq for entry in part], spent=all(entry.attempts for entry in part)) for part in found]
+        if made:
+            for part in made:
+                part.before = part.behind = whole.inner()
+            made[0].before, made[-1].behind = whole.before, whole.behind
         self.parts = [*made, *self.parts]
         self._line_up()
 
@@ -148,16 +163,15 @@ class Traffic:
         if not parts:
             return
         self.mixed = True
-        before = [part for part in parts if part.seqs[-1] < seqs[0]]
-        behind = [part for part in parts if part.seqs[0] > seqs[-1]]
-        for beside in (max(before, key=_first, default=None), min(behind, key=_first, default=None)):
-            if beside is not None:
-                beside.hope = _HOPE
+        if before := [part for part in parts if part.seqs[-1] < seqs[0]]:
+            max(before, key=_first).behind = _HOPE
+        if behind := [part for part in parts if part.seqs[0] > seqs[-1]]:
+            min(behind, key=_first).before = _HOPE
         self._line_up()
 
     def _line_up(self) -> None:
         if not self.lane.spec.ordered and self.refusals >= _MANY:
-            self.parts.sort(key=lambda part: (-part.hope, -len(part.seqs)))
+            self.parts.sort(key=lambda part: part.rank)
 
 
 def _first(part: Part) -> int:

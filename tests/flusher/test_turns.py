@@ -100,11 +100,11 @@ def requests_until(bench: Bench, wanted: set[int]) -> int:
 
 
 @pytest.mark.parametrize("parts", [True, False], ids=["as it is", "control: parts in their order"])
-@pytest.mark.parametrize("orphans", [300])
 @run_async
 async def test_hundreds_of_orphans_do_not_hold_the_healthy_rows_behind_them(
-    orphans: int, parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    orphans = 450  # with the others one batch
     if not parts:
         monkeypatch.setattr("outbox.flusher.scheduler._MANY", 10_000)
     remote = Remote(rule=lambda _, row: NO_PARENT if row["n"] < 0 else None)
@@ -113,7 +113,7 @@ async def test_hundreds_of_orphans_do_not_hold_the_healthy_rows_behind_them(
             await bench.outbox.put("events", {"n": number})
         async with bench.outbox.flushing():
             await bench.until(lambda: len(remote.inserted) == 50)
-            assert (requests_until(bench, set(range(50))) < 60) is parts
+            assert (requests_until(bench, set(range(50))) < 100) is parts
             # And what is put from now on waits for none of them.
             before = len(remote.requests)
             await bench.outbox.put("events", {"n": 1000})
