@@ -87,6 +87,20 @@ def test_what_the_scripts_did_not_make_is_left_alone(tmp_path: Path, kind: str) 
     assert own.read_text(encoding="utf-8") == "somebody's own"
 
 
+def test_an_environment_made_elsewhere_is_used_as_it_is_if_it_has_the_tools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv = tmp_path / ".venv"
+    put_interpreter(venv, 0)
+    with pytest.raises(SystemExit, match="lacks the development tools"):
+        environment.ensure(venv, "recipe", refuse_to_install)
+
+    monkeypatch.setattr(environment, "TOOLS", ("json",))
+
+    environment.ensure(venv, "recipe", refuse_to_install)
+    assert environment.is_ready(venv, "recipe")
+
+
 def test_of_two_scripts_started_at_once_one_makes_the_environment(tmp_path: Path) -> None:
     venv = tmp_path / ".venv"
     start = threading.Barrier(2)
@@ -199,17 +213,30 @@ def test_the_linter_and_the_type_checker_see_every_script() -> None:
     assert names - set(tool["mypy"]["files"]) == set(), "without an extension they must be named"
 
 
-def test_the_lock_pins_every_dependency_and_names_no_place() -> None:
+def requirements() -> set[str]:
+    """Return the name of each distribution that the project or its development asks for."""
+    whole = tomllib.loads((environment.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, development = whole["project"], whole["dependency-groups"]["dev"]
+    extras = (line for name in ("inspect", "otel", "prometheus") for line in project["optional-dependencies"][name])
+    names = {re.split(r"[^\w-]", line)[0] for line in [*project["dependencies"], *development, *extras]}
+    return names - {project["name"]}
+
+
+def test_the_lock_pins_every_dependency_by_its_hashes_and_names_no_place() -> None:
     text = environment.LOCK.read_text(encoding="utf-8")
-    pins = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-    project = tomllib.loads((environment.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    named = [line for name in ("dev", "inspect", "otel", "prometheus") for line in extras[name]]
-    wanted = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"] + named}
+    pins = re.findall(r"^[^\s#].*(?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+", text, re.MULTILINE)
+    heads = [pin.split("\n")[0] for pin in pins]
 
     assert "://" not in text
-    assert [line for line in pins if not re.match(r"[\w.-]+==[\w.]+( ; .+)?$", line)] == []
-    assert wanted - {line.split("==")[0] for line in pins} == set()
+    assert [head for head in heads if not re.match(r"[\w.-]+==[\w.]+( ; .+)? \\$", head)] == []
+    assert len(heads) == len(re.findall(r"^[^\s#]", text, re.MULTILINE)), "a package without a hash"
+    assert requirements() - {head.split("==")[0] for head in heads} == set()
+
+
+def test_a_pin_is_cut_out_of_the_lock_with_all_its_hashes() -> None:
+    lock = "puv==1 \\\n    --hash=a\nuv==2 \\\n    --hash=b \\\n    --hash=c\n    # via x\nuvloop==3 \\\n    --hash=d\n"
+
+    assert environment.pin_of("uv", lock) == "uv==2 \\\n    --hash=b \\\n    --hash=c\n"
 
 
 @pytest.mark.parametrize(
