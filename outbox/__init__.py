@@ -48,11 +48,11 @@ from outbox.errors import (
     WrongJournalMode as WrongJournalMode,
 )
 from outbox.outbox import Outbox
+from outbox.puts import Transaction
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Stats
 from outbox.store.receipts import Receipt
 from outbox.store.selection import Handled, Outcome
-from outbox.transaction import Transaction
 
 if TYPE_CHECKING:
     from outbox.blocking import BlockingOutbox

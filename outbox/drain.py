@@ -7,7 +7,7 @@ import contextlib
 
 from outbox.clock import Clock
 from outbox.entry import State
-from outbox.flusher import Flusher
+from outbox.flusher.flusher import Flusher
 from outbox.remote import Remote
 from outbox.stats import DrainReport, total
 from outbox.store.store import Store

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from outbox import logs, snapshot
+from outbox import logs
 from outbox.background import Background
 from outbox.clock import Clock
 from outbox.entry import State
@@ -18,6 +18,7 @@ from outbox.errors import OutboxError
 from outbox.fleet_report import SHAPE, TABLE, After, Report, after, blocked
 from outbox.postgrest.client import Transport, build, user_agent
 from outbox.postgrest.verdicts import Failure, Reply, read_refusal
+from outbox.stats import take as take_snapshot
 from outbox.store.store import Store
 
 logger = logs.named("outbox.health")
@@ -115,7 +116,7 @@ class Reporter:
 
     async def _taken(self, *, stopped: bool) -> Report | None:
         """Return what is to be told; None: nothing is sent at all, and the flusher probes by itself."""
-        found = await snapshot.take(self._store)
+        found = await take_snapshot(self._store)
         if blocked([pause.scope for pause in found.pauses]):
             return None
         return Report(

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from outbox.clock import Clock
+from outbox.puts import Owned
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.store.held_transaction import refuse_control
 from outbox.store.pending_counter import PendingCounter
 from outbox.store.reader import Shown
-from outbox.transaction import Owned
 
 # Payloads fetched in one step, so that the event loop goes on.
 _PAGE_ROWS = 200

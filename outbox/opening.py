@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from outbox import logs
 from outbox.errors import OutboxClosed
-from outbox.flusher import Limits
+from outbox.flusher.context import Limits
 from outbox.settings import Settings
 from outbox.store import database
 from outbox.store.capacity import Bounds

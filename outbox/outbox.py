@@ -8,40 +8,34 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from outbox import logs, snapshot
+from outbox import logs
 from outbox.background import Part, TaskState, stop_in_time
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
-from outbox.drain import Drains
 from outbox.errors import ConfigError
-from outbox.fleet import Reporter
-from outbox.flusher import Flusher
 from outbox.futures import Waiting
 from outbox.looking import Looks
 from outbox.opening import Opening, bounds, by_request, limits, log_opened
+from outbox.operating import Operates
 from outbox.postgrest.client import Transport
-from outbox.puts import Puts
+from outbox.puts import Puts, refuse_copy
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.stats import DrainReport, Stats
+from outbox.stats import DrainReport, Snapshot, Stats, take as take_snapshot, take_in_thread
 from outbox.store import lock, meta
 from outbox.store.pending_counter import PendingCounter
-from outbox.store.selection import Filter, Handled
 from outbox.store.store import Store
 from outbox.threads import in_thread
-from outbox.transaction import refuse_copy
 
 if TYPE_CHECKING:
     from outbox.admin.command_server import CommandServer
-    from outbox.admin.resend import ResendReport
     from outbox.store.maintenance import Maintenance
 
 logger = logs.named("outbox")
@@ -50,14 +44,18 @@ logger = logs.named("outbox")
 _GRACE_S = 5.0
 
 
-class Outbox(Puts, Looks):
+class Outbox(Puts, Looks, Operates):
     """The durable outbox: `put` returns once the row is on disk; the flusher brings it to Supabase.
 
     Belongs to the event loop that opened it. Make one with `Outbox.open`.
     """
 
     def __init__(self, store: Store, remote: Remote, settings: Settings, *, clock: Clock) -> None:
-        from outbox.admin.commands import Commands  # an annex is loaded once there is a file for it
+        # What runs an open file is loaded with the first one: not by `import outbox`.
+        from outbox.admin.commands import Commands
+        from outbox.drain import Drains
+        from outbox.fleet import Reporter
+        from outbox.flusher.flusher import Flusher
 
         self._store = store
         self._settings = settings
@@ -261,86 +259,6 @@ class Outbox(Puts, Looks):
         self._check_caller()
         return await self._drains.drain(timeout)
 
-    async def reload(self) -> None:
-        """Read environment and `.env` again, send with the URL and key that are there now, and end every pause.
-
-        Other settings count from the next open. Raises ConfigError: the old URL and key stay.
-        """
-        self._check_caller()
-        await self._remote.refresh()
-        self._reporter.resume()
-        await self._flusher.forget_pauses()
-
-    async def adopt(self) -> str | None:
-        """Let this file's entries go to the project that the settings name, from the next answer on.
-
-        A file belongs to the first project that has answered for one of its rows; while the URL names another one,
-        everything is paused (`other_project`). What was delivered before stays where it is. Returns the project that
-        it belonged to, None: to none yet. Raises StoreError: nothing was changed.
-        """
-        self._check_caller()
-        return await self._flusher.adopt()
-
-    # ------------------------------------------------------------------------------------------ dead letters
-
-    async def requeue(
-        self,
-        ids: Sequence[str] | None = None,
-        *,
-        destination: str | None = None,
-        code: str | None = None,
-        everything: bool = False,
-        force: bool = False,
-    ) -> list[Handled]:
-        """Revive dead entries: they are pending again, their attempts forgotten, their history kept.
-
-        Those that match all that is given: ids (none: no entry), destination, code (the server's error code, or its
-        HTTP status where it gave none); `everything` must be said. Returns what became of each entry, and of each id
-        that no entry has. One that a later entry of its key has overtaken, or may be overtaking, would revert newer
-        state and is refused, unless forced. Done in steps, puts come in between.
-
-        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
-        """
-        self._check_caller()
-        which = Filter.chosen(ids, destination, code, everything=everything)
-        return await self._commands.requeue(which, force=force)
-
-    async def discard(
-        self,
-        ids: Sequence[str] | None = None,
-        *,
-        reason: str,
-        destination: str | None = None,
-        code: str | None = None,
-        everything: bool = False,
-    ) -> list[Handled]:
-        """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
-        self._check_caller()
-        which = Filter.chosen(ids, destination, code, everything=everything)
-        return await self._commands.discard(which, reason=reason)
-
-    async def resend(
-        self,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        destination: str | None = None,
-        session: str | None = None,
-        dry_run: bool = False,
-    ) -> ResendReport:
-        """Make delivered entries pending again: the remote end was restored from a backup, or emptied.
-
-        Those that match all that is given, of what the retention has left: since, until (excluded): when they were
-        delivered; session: its session_id. Ids make an insert harmless; of upserts the newest of each key is sent,
-        updates are left out, both counted. dry_run: only count. Done in steps, puts come in between.
-
-        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do it again.
-        """
-        self._check_caller()
-        from outbox.admin.resend import Resend
-
-        return await self._commands.resend(Resend.between(since, until, destination, session, dry_run=dry_run))
-
     # ------------------------------------------------------------------------------------------ looking
 
     def _tasks(self) -> tuple[TaskState, ...]:
@@ -355,7 +273,7 @@ class Outbox(Puts, Looks):
 
         path = self._store.path
         quarantined = await in_thread(found_beside, path)
-        found = await snapshot.take(self._store, damage=self._store.damage, quarantined=quarantined)
+        found = await take_snapshot(self._store, damage=self._store.damage, quarantined=quarantined)
         if self._maintenance is not None:  # what it knows is newer than what the file says
             found = replace(found, notices=self._maintenance.notices)
         found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.files_lost_ms))
@@ -370,11 +288,11 @@ class Outbox(Puts, Looks):
         )
 
 
-def standing(path: Path) -> snapshot.Snapshot:
+def standing(path: Path) -> Snapshot:
     """Return how things stand in a file that is open here, with what stands beside it; in any thread.
 
     Raises StoreError.
     """
     from outbox.recovery.quarantine import found_beside
 
-    return snapshot.take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))
+    return take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))

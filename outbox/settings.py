@@ -15,8 +15,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 
 from outbox import logs
 from outbox.errors import ConfigError
-from outbox.postgrest.keys import KeyKind, read_key
-from outbox.postgrest.project import is_loopback
+from outbox.postgrest.project import KeyKind, is_loopback, read_key
 
 logger = logs.named("outbox.settings")
 

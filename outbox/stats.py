@@ -1,19 +1,27 @@
-"""What `drain` and `stats` return."""
+"""How things stand: what `drain` and `stats` return, and the one snapshot of which stats, status, metrics and fleet row
+are made.
+
+Taking it asks counters and indexes, never the backlog. `read` says what it asks and takes the answers: whoever drives
+it does so on the connection that he has, on the event loop or in a thread.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, cast
 
 from outbox.background import TaskState
-from outbox.entry import State
-from outbox.flusher import FlusherState
-from outbox.snapshot import Snapshot
-from outbox.store import database
-from outbox.store.reader import StoredPause
+from outbox.entry import LaneSpec, Operation, State
+from outbox.flusher.context import FlusherState
+from outbox.store import database, files, queries
+from outbox.store.reader import Notices, Reader, StoredPause
+from outbox.store.sidecar import Flushing
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +118,170 @@ class Stats:
 def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
     """Return how many entries of all destinations are in `state`."""
     return sum(states.get(state, 0) for states in counts.values())
+
+
+# Counting what waits for something of its own stops here; this number stands for that many or more.
+MOST_POSTPONED = 1000
+
+# An entry in one of these says that a flusher has run.
+_SETTLED = ("delivered", "dead", "discarded", "pruned")
+
+Question = tuple[str, Sequence[Any]]
+Reading = Generator[Question, Any, "Snapshot"]
+
+
+class Health(IntEnum):
+    """What a monitor is told; each is an exit code of `outbox status`."""
+
+    HEALTHY = 0
+    DEAD_LETTERS = 1
+    STALLED = 2
+    UNREADABLE = 3
+    HINDERED = 4
+    DAMAGED = 5
+
+    @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the file says. Counts are entries; times are Unix milliseconds; sizes are bytes.
+
+    quarantined: damaged files beside it that nobody has dealt with yet. damage, loss: sentences.
+    """
+
+    destinations: Mapping[str, Mapping[str, int]]
+    oldest_pending_ms: int | None
+    pending_bytes: int  # of the payloads
+    postponed: int  # pending entries that wait for something of their own; at most MOST_POSTPONED
+    strict_order: bool
+    pauses: tuple[StoredPause, ...]  # the longest one first
+    lanes: Mapping[int, LaneSpec]
+    notices: Notices
+    db_bytes: int
+    wal_bytes: int
+    loss: str | None
+    damage: str | None = None
+    quarantined: tuple[Path, ...] = ()
+
+    def total(self, state: str) -> int:
+        """Return how many entries of all destinations are in `state`."""
+        return sum(states.get(state, 0) for states in self.destinations.values())
+
+    def by_destination(self, state: str) -> dict[str, int]:
+        """Return how many entries of each destination are in `state`, where there ever were any."""
+        return {name: states[state] for name, states in self.destinations.items() if state in states}
+
+    def oldest_age_s(self, now_ms: int) -> float | None:
+        """Return how long the oldest pending entry has waited; None: nothing is pending."""
+        return None if self.oldest_pending_ms is None else max(0.0, (now_ms - self.oldest_pending_ms) / 1000)
+
+    def unsent(self, *, bot_runs: bool | None, flushing: Flushing | None, settings: Sequence[str]) -> str | None:
+        """Return why nobody sends what waits, though nothing is paused; None: nothing waits, or somebody does.
+
+        bot_runs, flushing: of whoever has the file open, or had it last; None: not known. settings: what in them keeps
+        entries from arriving; they may not be the bot's, so what it delivers in this run counts for more.
+        """
+        if not self.total("pending"):
+            return None
+        started = flushing is not None and flushing.since_ms is not None
+        if settings and not (bot_runs and flushing is not None and flushing.delivered_ms is not None):
+            return settings[0]
+        if bot_runs and flushing is not None and not flushing.running:
+            what = "has stopped" if started else "has never started"
+            return f"the process that has the file open {what} its flusher: outbox.flushing(), or run_flusher()"
+        if not (started or self.pauses or any(self.total(state) for state in _SETTLED)):
+            return "no flusher has ever run on this file"
+        return None
+
+    def causes(self) -> dict[str, bool]:
+        """Return what an operator is to be told of the file itself, by name, and whether it holds."""
+        return {
+            "damage": self.damage is not None,
+            "quarantine": bool(self.quarantined),
+            "loss": self.loss is not None,
+            "reserve_released": self.notices.reserve_released_ms is not None,
+            "files_lost": self.notices.files_lost_ms is not None,
+        }
+
+    def health(self, *, now_ms: int, stalled_after_s: float, unsent: str | None = None) -> Health:
+        """Return the worst that holds. unsent: why nobody sends what waits."""
+        if self.quarantined or self.damage or self.loss:
+            return Health.DAMAGED
+        if self.pauses or unsent or (self.oldest_age_s(now_ms) or 0) > stalled_after_s:
+            return Health.STALLED
+        if self.notices != Notices():
+            return Health.HINDERED
+        return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
+
+
+def read(db_bytes: int, wal_bytes: int, *, damage: str | None = None, quarantined: Sequence[Path] = ()) -> Reading:
+    """Yield each query with its parameters, take its rows, and return the snapshot.
+
+    The arguments are what stands beside the file and not in it.
+    """
+    destinations: dict[str, dict[str, int]] = {}
+    for destination, state, entries in (yield queries.COUNTS.sql, ()):
+        destinations.setdefault(destination, {})[state] = entries
+    oldest = yield queries.OLDEST_PENDING.sql, ()
+    ((_, backlog),) = yield queries.BACKLOG.sql, ()
+    ((postponed,),) = yield queries.POSTPONED.sql, (MOST_POSTPONED,)
+    meta = dict((yield queries.META.sql, ()))
+    return Snapshot(
+        destinations=destinations,
+        oldest_pending_ms=oldest[0][1] if oldest else None,
+        pending_bytes=backlog,
+        postponed=postponed,
+        strict_order=meta.get("strict_order") == "1",
+        pauses=tuple(StoredPause(*row) for row in (yield queries.PAUSES.sql, ())),
+        lanes={number: _lane(*rest) for number, *rest in (yield queries.LANES.sql, ())},
+        notices=Notices.of(meta),
+        db_bytes=db_bytes,
+        wal_bytes=wal_bytes,
+        loss=said_of_loss(meta.get("loss")),
+        damage=damage,
+        quarantined=tuple(quarantined),
+    )
+
+
+async def take(reader: Reader, **beside: Any) -> Snapshot:
+    """Return the snapshot by way of `reader`; `beside` as `read`. Raises StoreError, OutboxClosed."""
+    path = reader.path
+    reading = read(files.file_bytes(path), files.file_bytes(files.wal_path(path)), **beside)
+    rows = None
+    while True:
+        try:
+            rows = await reader.read(*reading.send(rows))
+        except StopIteration as end:
+            return cast("Snapshot", end.value)
+
+
+def take_in_thread(path: Path, **beside: Any) -> Snapshot:
+    """The same in any thread, for a monitor's scrape: neither the event loop nor the writer is asked.
+
+    A connection of its own takes some hundred microseconds; in a WAL file a reader waits for nobody. Raises StoreError.
+    """
+    reading = read(files.file_bytes(path), files.file_bytes(files.wal_path(path)), **beside)
+    rows = None
+    uri = files.uri(path)
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
+            connection.execute("begin")  # one moment of the file's life
+            while True:
+                try:
+                    rows = connection.execute(*reading.send(rows)).fetchall()
+                except StopIteration as end:
+                    return cast("Snapshot", end.value)
+    except database.SqliteError as error:
+        raise database.named(error, path) from error
+
+
+def said_of_loss(noted: str | None) -> str | None:
+    """Return the sentence in what `outbox_meta` calls loss: acknowledged entries that are missing."""
+    return None if noted is None else str(json.loads(noted)["what"])
+
+
+def _lane(destination: str, operation: str, on_conflict: str, columns: str, ordered: int) -> LaneSpec:
+    return LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from outbox import ConfigError, Settings, settings as module
-from outbox.postgrest.keys import KeyKind
+from outbox.postgrest.project import KeyKind
 from outbox.settings import load
 
 CANARY = "sb_secret_canary-4711"

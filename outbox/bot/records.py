@@ -18,8 +18,8 @@ from outbox.errors import InvalidEntry, UsageError
 from outbox.foreign_types import is_row
 from outbox.outbox import Outbox
 from outbox.prepare import as_id, is_uuid
+from outbox.puts import AnyTransaction
 from outbox.store.receipts import Receipt
-from outbox.transaction import AnyTransaction
 
 logger = logs.named("outbox.records")
 

@@ -38,7 +38,7 @@ from outbox.entry import Operation, mint_id
 from outbox.errors import SessionNotRunning, SessionRunning
 from outbox.outbox import Outbox
 from outbox.prepare import member
-from outbox.transaction import AnyTransaction, Transaction
+from outbox.puts import AnyTransaction, Transaction
 
 __all__ = ["SessionEndReason", "SessionManager"]
 

@@ -14,7 +14,7 @@ import typer
 from outbox.cli import format as formatting
 from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreError
 from outbox.settings import load
-from outbox.snapshot import Health
+from outbox.stats import Health
 
 FilePath = Annotated[
     Path | None,

@@ -30,7 +30,7 @@ from outbox.doctor.remote_findings import Target, targets
 from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry
 from outbox.postgrest.client import PostgrestTransport
-from outbox.postgrest.keys import read_key
+from outbox.postgrest.project import read_key
 from outbox.postgrest.verdicts import Failure, read_refusal
 from outbox.settings import Settings, load
 from outbox.sql_files import folder as sql_folder

@@ -18,7 +18,7 @@ from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
 from outbox.forensics.entries import Told, last_refusal
 from outbox.recovery.quarantine import found_beside
-from outbox.snapshot import MOST_POSTPONED, Health, Snapshot, take
+from outbox.stats import MOST_POSTPONED, Health, Snapshot, take
 from outbox.store import database
 from outbox.store.files import real_path
 from outbox.store.lock import Holder, damage as damage_of, flushing as look_at_flusher, look as look_at_lock

@@ -17,7 +17,7 @@ from outbox.cli import format as formatting
 from outbox.cli.common import quiet_pipe
 from outbox.cli.status import Rates, Status, as_json, rendered
 from outbox.errors import StoreError
-from outbox.snapshot import Health
+from outbox.stats import Health
 
 # Over so many looks a rate is taken: one look's would jump.
 _WINDOW = 10

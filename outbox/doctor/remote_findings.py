@@ -17,7 +17,7 @@ from outbox.doctor.complaints import Complaint, Outcome, complaint, said
 from outbox.doctor.findings import Finding, Severity
 from outbox.doctor.fixes import KEY_FIX, SERVICE, SQL, mend
 from outbox.entry import Destination, LaneSpec, Operation
-from outbox.postgrest.keys import KeyFacts, KeyKind
+from outbox.postgrest.project import KeyFacts, KeyKind
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
 
 _OK, _WARNING, _FAULT = Severity.OK, Severity.WARNING, Severity.FAULT

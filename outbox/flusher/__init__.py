@@ -9,8 +9,3 @@ refusal_runs      whether refused rows are at fault, or their table is
 shell_rows        what a plain INSERT from a shell means
 context           what all of these work with: its heartbeat, the project that the file belongs to
 """
-
-from outbox.flusher.context import FlusherState, Limits, Tally
-from outbox.flusher.flusher import Flusher
-
-__all__ = ["Flusher", "FlusherState", "Limits", "Tally"]

@@ -26,9 +26,9 @@ from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
 from outbox.legacy.fragments import Text, members, pieces
 from outbox.legacy.report import Found, Left, LegacyReport, OldFile, places
 from outbox.outbox import Outbox
+from outbox.puts import Transaction
 from outbox.store.files import sync_folder
 from outbox.threads import in_thread
-from outbox.transaction import Transaction
 
 __all__ = ["Left", "LegacyReport", "OldFile", "checked_folder", "import_legacy", "old_files"]
 

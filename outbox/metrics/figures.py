@@ -13,10 +13,10 @@ from typing import Self
 from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import State
-from outbox.flusher import FlusherState, Tally
+from outbox.flusher.context import FlusherState, Tally
 from outbox.outbox import Outbox, standing
 from outbox.postgrest.verdicts import Reason
-from outbox.snapshot import Snapshot
+from outbox.stats import Snapshot
 
 Value = tuple[float, Mapping[str, str]]
 

@@ -1,11 +1,11 @@
 """Rows out: of the remote tables, of what this outbox holds, or of the two together.
 
-results   what a read returns, and where it comes from
-remote    page after page, each behind the last row of the one before
-local     what the file holds of a destination, in pages
-merged    pending entries laid over the remote rows
+query     what a read asks for, and what it returns
+keyset    remote rows page after page, each behind the last row of the one before
+overlay   what pending entries make of a row
+merged    the reads themselves: remote pages, what the file holds, the two merged
 """
 
-from outbox.reads.results import ReadSource, Rows, chosen_source
+from outbox.reads.query import ReadSource, Rows, chosen_source
 
 __all__ = ["ReadSource", "Rows", "chosen_source"]

@@ -19,10 +19,8 @@ from typing import Any, NamedTuple
 from outbox.entry import Operation
 from outbox.errors import Undecidable
 from outbox.outbox import Outbox
-from outbox.reads import local
-from outbox.reads.keyset import Place, one_of, texts_of, walk
+from outbox.reads.keyset import Place, Position, Texts, Walk, check_distinct, one_of, texts_of, walk
 from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
-from outbox.reads.pages import pages
 from outbox.reads.query import Query, asked
 from outbox.threads import in_thread
 
@@ -82,8 +80,8 @@ class _Overlay:
 
     async def load(self) -> None:
         """Read what is pending, and ask for the rows whose place hangs on what the remote end has."""
-        self._read_to = await local.last_seq(self._outbox)
-        entries = await local.pending(self._outbox, self._table.destination.name, MOST_PENDING)
+        self._read_to = await last_seq(self._outbox)
+        entries = await pending(self._outbox, self._table.destination.name, MOST_PENDING)
         if len(entries) > MOST_PENDING:
             problem = f"more than {MOST_PENDING:,} entries are pending; read remote rows or local ones"
             raise Undecidable(problem, field=self._query.table)
@@ -119,10 +117,10 @@ class _Overlay:
 
     async def _catch_up(self) -> None:
         """Add what was put since: a remote row read from now on may be newer than what was pending at first."""
-        last = await local.last_seq(self._outbox)
+        last = await last_seq(self._outbox)
         if last == self._read_to:
             return
-        async for entries in local.held(self._outbox, self._table.destination.name, after_seq=self._read_to):
+        async for entries in held(self._outbox, self._table.destination.name, after_seq=self._read_to):
             since = [entry for entry in entries if entry.seq not in self._seen]
             for identity, changes in (await in_thread(by_row, self._table, since)).items():
                 if identity in self._changes:
@@ -215,7 +213,7 @@ async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[st
     """Return what the file holds of the rows that `query` asks for, pending or delivered. Raises Undecidable."""
     table.check(query)
     rows: dict[Identity, Row] = {}
-    async for entries in local.held(outbox, table.destination.name):
+    async for entries in held(outbox, table.destination.name):
         await in_thread(_apply, table, rows, entries)
         if len(rows) > MOST_HELD:
             raise Undecidable(f"the file holds more than {MOST_HELD:,} rows of it", field=query.table)
@@ -252,3 +250,92 @@ async def _named_rows(outbox: Outbox, table: Table, names: dict[Identity, tuple[
         if not found:
             break
     return rows
+
+
+async def pages(
+    outbox: Outbox, walk: Walk, *, page_rows: int, offset: int = 0, most: int | None = None
+) -> AsyncIterator[list[tuple[dict[str, Any], Texts]]]:
+    """Give the pages behind the first `offset` rows, each row with its texts: `most` rows, or all.
+
+    A short page proves nothing: the server's cap, which may change at any time, may have cut it. The last one is
+    empty. Raises what `Outbox.fetch` raises, Undecidable: two rows stand in one place.
+    """
+    position: Position | None = Place.START
+    before: list[Texts] = []
+    left = most
+    while position is not None and left != 0:
+        wanted = page_rows if left is None else min(page_rows, left)
+        rows = await outbox.fetch(walk.path(position, limit=wanted, offset=offset))
+        found = [(row, walk.taken(row)) for row in rows]
+        places = [walk.position(texts) for _, texts in found]
+        check_distinct([*before, *places])
+        before, offset = places, 0
+        left = None if left is None else left - len(rows)
+        if found:
+            yield found
+        position = places[-1] if places else walk.after_the_end(position)
+
+
+# Of one step; a payload has about a kilobyte.
+_STEP = 500
+# Entries that one step looks at where no index knows the destination.
+_WINDOW = 1000
+
+# One branch for each way to wait, so that each has an index, as the store's own query of everything pending.
+PENDING = """
+select seq from outbox indexed by outbox_ready
+ where state = 'pending' and waits is null and lane in (select lane from outbox_lanes where destination = ?)
+union all
+select seq from outbox indexed by outbox_ready
+ where state = 'pending' and waits is null and lane is null and destination = ?
+union all
+select seq from outbox indexed by outbox_turns
+ where state = 'pending' and key is not null and destination = ? and waits = 'turn'
+union all
+select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry' and destination = ?
+ order by seq limit ?
+"""
+# Delivered ones too: an entry whose successor is still read as pending may have gone between two steps.
+SHOWN = """
+select seq, id, operation, payload, on_conflict, match from outbox
+ where state in ('pending', 'delivered') and seq in (select value from json_each(?)) order by seq
+"""
+HELD = """
+select seq, id, operation, payload, on_conflict, match from outbox not indexed
+ where seq > ? and seq <= ? and destination = ? and state in ('pending', 'delivered') order by seq
+"""
+BOUNDS = "select (select min(seq) from outbox), (select max(seq) from outbox)"
+
+
+async def pending(outbox: Outbox, destination: str, most: int) -> list[Stored]:
+    """Return what is pending for `destination`, oldest first; more than `most` of them: one more than that.
+
+    What is delivered while this reads is among them; what is refused meanwhile may be.
+    """
+    seqs = [seq for (seq,) in await outbox.read_local(PENDING, (*[destination] * 4, most + 1))]
+    found: list[Stored] = []
+    for start in range(0, len(seqs), _STEP):
+        listed = f"[{','.join(map(str, seqs[start : start + _STEP]))}]"
+        found += [_stored(row) for row in await outbox.read_local(SHOWN, (listed,))]
+    return found
+
+
+async def last_seq(outbox: Outbox) -> int:
+    """Return the place of the newest entry: whatever is put from now on stands behind it."""
+    ((_, last),) = await outbox.read_local(BOUNDS)
+    return last or 0
+
+
+async def held(outbox: Outbox, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[Stored]]:
+    """Give what was put behind `after_seq` and is pending or delivered and not pruned yet, in the order of the puts.
+
+    Reads the entries of all destinations there, step by step.
+    """
+    ((first, last),) = await outbox.read_local(BOUNDS)
+    for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):
+        yield [_stored(row) for row in await outbox.read_local(HELD, (after, after + _WINDOW, destination))]
+
+
+def _stored(row: tuple[Any, ...]) -> Stored:
+    seq, entry_id, operation, payload, on_conflict, match = row
+    return Stored(seq, entry_id, Operation(operation), payload, on_conflict, match)

@@ -26,7 +26,8 @@ from functools import partial
 from pathlib import Path
 
 from outbox.entry import Operation
-from outbox.flusher import Limits, backoff
+from outbox.flusher import backoff
+from outbox.flusher.context import Limits
 from outbox.postgrest import batch as batching
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reply, judge
 

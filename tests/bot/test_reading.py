@@ -29,7 +29,7 @@ from outbox import (
 )
 from outbox.postgrest.client import PostgrestTransport, Request
 from outbox.postgrest.verdicts import Failure, Reply
-from outbox.reads import local
+from outbox.reads import merged
 from outbox.reads.overlay import Change, Stored, Table
 from outbox.reads.query import Query
 from outbox.testing import ManualClock, ScriptedTransport, refused
@@ -385,9 +385,9 @@ async def test_a_local_read_does_not_take_defaults_for_what_only_the_remote_row_
 
 def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:
     with schema() as db:
-        steps = [row[3] for row in db.execute(f"explain query plan {local.PENDING}", ["trades"] * 4 + [10])]
-        held = [row[3] for row in db.execute(f"explain query plan {local.HELD}", [1, 2, "trades"])]
-        shown = [row[3] for row in db.execute(f"explain query plan {local.SHOWN}", ["[]"])]
+        steps = [row[3] for row in db.execute(f"explain query plan {merged.PENDING}", ["trades"] * 4 + [10])]
+        held = [row[3] for row in db.execute(f"explain query plan {merged.HELD}", [1, 2, "trades"])]
+        shown = [row[3] for row in db.execute(f"explain query plan {merged.SHOWN}", ["[]"])]
     found = [step for step in steps if " outbox " in f"{step} "]
     assert all("INDEX outbox_" in step for step in found) and len(found) == 4
     assert held == ["SEARCH outbox USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]

@@ -25,7 +25,7 @@ from outbox import Outbox, Settings
 from outbox.cli import format as formatting
 from outbox.cli.app import BAR, app
 from outbox.cli.format import age, size
-from outbox.snapshot import take_in_thread
+from outbox.stats import take_in_thread
 from outbox.store.sidecar import Flushing
 from tests.store.tools import shell
 from tests.support import run_async

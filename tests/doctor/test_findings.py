@@ -15,7 +15,7 @@ from outbox.doctor.findings import Severity, Trial, WalFacts
 from outbox.doctor.local import filesystem_of
 from outbox.doctor.remote_findings import Obstacle, TableFacts, Target, targets
 from outbox.entry import Destination, LaneSpec, Operation
-from outbox.postgrest.keys import KeyFacts, KeyKind, read_key
+from outbox.postgrest.project import KeyFacts, KeyKind, read_key
 from outbox.postgrest.verdicts import Failure, Refusal, Reply
 
 OK, WARNING, FAULT = Severity.OK, Severity.WARNING, Severity.FAULT

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from outbox import IdConflict, Outbox, Settings, StoreCorrupt
 from outbox.metrics import instrument
 from outbox.metrics.figures import FIGURES, Kind, Watched
-from outbox.snapshot import Snapshot
+from outbox.stats import Snapshot
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from tests.store.tools import shell
 from tests.support import run_async
