@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from outbox.puts import Owned
 from outbox.remote import Remote
-from outbox.store.selection import Filter, Handled
+from outbox.store.selection import Handled, Selection
 
 if TYPE_CHECKING:
     from outbox.admin.commands import Commands
@@ -64,7 +64,7 @@ class Operates(Owned):
         Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
         """
         self._check_caller()
-        which = Filter.chosen(ids, destination, code, everything=everything)
+        which = Selection.chosen(ids, destination, code, everything=everything)
         return await self._commands.requeue(which, force=force)
 
     async def discard(
@@ -78,7 +78,7 @@ class Operates(Owned):
     ) -> list[Handled]:
         """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
         self._check_caller()
-        which = Filter.chosen(ids, destination, code, everything=everything)
+        which = Selection.chosen(ids, destination, code, everything=everything)
         return await self._commands.discard(which, reason=reason)
 
     async def resend(
@@ -99,6 +99,4 @@ class Operates(Owned):
         Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do it again.
         """
         self._check_caller()
-        from outbox.admin.resend import Resend
-
-        return await self._commands.resend(Resend.between(since, until, destination, session, dry_run=dry_run))
+        return await self._commands.resend(Selection.between(since, until, destination, session), dry_run=dry_run)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,19 @@ from typing import Any
 from pydantic import Field
 
 from outbox.admin import dead_letters, edit as editing, puts as putting, resend as resending
-from outbox.admin.arguments import Arguments
 from outbox.admin.command_server import Action
 from outbox.admin.puts import Put
-from outbox.admin.resend import Resend, ResendReport
+from outbox.admin.resend import ResendReport
+from outbox.arguments import Arguments
 from outbox.clock import Clock
 from outbox.destinations import Destinations
 from outbox.errors import InvalidRequest
 from outbox.store import maintenance, meta
-from outbox.store.selection import Filter, Handled, Outcome, checked_reason
+from outbox.store.selection import Handled, Outcome, Selection, checked_reason
 from outbox.store.store import Store
 
 # An answer is read by a person or a script; the counts are always of all.
-_LISTED = 5000
+LISTED = 5000
 
 
 class Renaming(Arguments):
@@ -57,22 +56,21 @@ class Commands:
         self._at_rest = at_rest
         self._salvage = salvage
 
-    async def requeue(self, which: Filter, *, force: bool) -> list[Handled]:
+    async def requeue(self, which: Selection, *, force: bool) -> list[Handled]:
         """Revive the dead entries that `which` means. Errors as `Store.transact`: what was done before stays done."""
         return await dead_letters.requeue(
-            self._store.transact, which, now_ms=self._clock.now_ms(), force=force, sending=self._sending
+            self._store.transact, which.checked(), now_ms=self._clock.now_ms(), force=force, sending=self._sending
         )
 
-    async def discard(self, which: Filter, *, reason: object) -> list[Handled]:
+    async def discard(self, which: Selection, *, reason: object) -> list[Handled]:
         """Give them up, of the ids those too that are pending. Raises InvalidRequest: no reason."""
         checked, now_ms = checked_reason(reason), self._clock.now_ms()
-        handled = await dead_letters.discard(
-            self._store.transact, replace(which, pending=False), now_ms=now_ms, reason=checked
-        )
+        dead = which.checked().but(pending=False)
+        handled = await dead_letters.discard(self._store.transact, dead, now_ms=now_ms, reason=checked)
         waits = {(each.id, each.destination) for each in handled if each.outcome is Outcome.IS_PENDING}
         if not waits:
             return handled
-        of_those = replace(which, ids=tuple(its_id for its_id, _ in waits), pending=True)
+        of_those = which.but(ids=[its_id for its_id, _ in waits], pending=True)
         async with self._at_rest():
             again = await dead_letters.discard(self._store.transact, of_those, now_ms=now_ms, reason=checked)
         rest = [each for each in handled if (each.id, each.destination) not in waits]
@@ -112,9 +110,9 @@ class Commands:
         """Forget a loss that somebody knows of now."""
         return {"acknowledged": await meta.acknowledge_loss(self._store)}
 
-    async def resend(self, which: Resend) -> ResendReport:
-        """Make delivered entries pending again. Errors as `Store.transact`: what was done before stays done."""
-        return await resending.resend(self._store, which, now_ms=self._clock.now_ms())
+    async def resend(self, which: Selection, *, dry_run: bool) -> ResendReport:
+        """Make delivered entries pending again; all, if none is chosen. dry_run: only count. Errors as `requeue`."""
+        return await resending.resend(self._store, which, now_ms=self._clock.now_ms(), dry_run=dry_run)
 
     async def adopt(self) -> dict[str, Any]:
         """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
@@ -129,14 +127,12 @@ class Commands:
         """Return what requests in the inbox may ask for. reload, adopt: what only the whole outbox can do."""
 
         async def requeue(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            which, force = _split(arguments, "force", False)
-            if not isinstance(force, bool):
-                raise InvalidRequest("must be true or false", field="force")
+            which, force = _split(arguments, "force")
             return report(await self.requeue(which, force=force))
 
         async def discard(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            which, reason = _split(arguments, "reason", None)
-            return report(await self.discard(which, reason=reason))
+            rest = {name: value for name, value in arguments.items() if name != "reason"}
+            return report(await self.discard(Selection.of(rest), reason=arguments.get("reason")))
 
         async def again(_: Mapping[str, Any]) -> Mapping[str, Any]:
             await reload()
@@ -170,7 +166,8 @@ class Commands:
         return await self._salvage(Path(arguments["file"]))
 
     async def _sent_again(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        return (await self.resend(Resend.of(arguments))).as_json()
+        which, dry_run = _split(arguments, "dry_run")
+        return (await self.resend(which, dry_run=dry_run)).as_json()
 
     async def _renamed(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         asked = Renaming.of(arguments)
@@ -182,7 +179,7 @@ class Commands:
 
 def report(handled: Sequence[Handled]) -> dict[str, Any]:
     """Return an answer for machines: how many had which outcome, and each one's, what was not done first."""
-    listed = sorted(handled, key=lambda each: each.outcome.done)[:_LISTED]
+    listed = sorted(handled, key=lambda each: each.outcome.done)[:LISTED]
     return {
         "outcomes": dead_letters.summary(handled),
         "done": sum(each.outcome.done for each in handled),
@@ -202,6 +199,9 @@ def _edit_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: arguments.get(name) for name in kinds}
 
 
-def _split(arguments: Mapping[str, Any], name: str, default: Any) -> tuple[Filter, Any]:
-    """Return the filter in `arguments`, and the one argument that is none of it."""
-    return Filter.of({key: value for key, value in arguments.items() if key != name}), arguments.get(name, default)
+def _split(arguments: Mapping[str, Any], name: str) -> tuple[Selection, bool]:
+    """Return the selection in `arguments`, and the one switch that is none of it; it is off unless it is there."""
+    switch = arguments.get(name, False)
+    if not isinstance(switch, bool):
+        raise InvalidRequest("must be true or false", field=name)
+    return Selection.of({key: value for key, value in arguments.items() if key != name}), switch

@@ -16,7 +16,7 @@ import aiosqlite
 from outbox.entry import State
 from outbox.store import queries
 from outbox.store.history import note
-from outbox.store.selection import STEP, Filter, Handled, Outcome, Selected
+from outbox.store.selection import STEP, Handled, Outcome, Selected, Selection
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ Work = Callable[[aiosqlite.Connection, Sequence[Selected]], Awaitable[list[Handl
 
 
 async def requeue(
-    transact: Transact, which: Filter, *, now_ms: int, force: bool, sending: Callable[[], bool] = lambda: False
+    transact: Transact, which: Selection, *, now_ms: int, force: bool, sending: Callable[[], bool] = lambda: False
 ) -> list[Handled]:
     """Revive dead entries: pending again, attempts forgotten, history kept. Returns each one's outcome.
 
@@ -49,7 +49,7 @@ async def requeue(
     return await _in_steps(transact, which, work)
 
 
-async def discard(transact: Transact, which: Filter, *, now_ms: int, reason: str) -> list[Handled]:
+async def discard(transact: Transact, which: Selection, *, now_ms: int, reason: str) -> list[Handled]:
     """Give entries up; the rows and the reason are kept until they are pruned. Returns each one's outcome."""
 
     async def work(connection: aiosqlite.Connection, entries: Sequence[Selected]) -> list[Handled]:
@@ -71,7 +71,7 @@ def summary(handled: Iterable[Handled]) -> dict[str, int]:
 # ---------------------------------------------------------------------------------------------- steps
 
 
-async def _in_steps(transact: Transact, which: Filter, work: Work) -> list[Handled]:
+async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Handled]:
     handled: list[Handled] = []
     if which.ids is None:
         async for page in _pages(transact, which, work):
@@ -84,14 +84,14 @@ async def _in_steps(transact: Transact, which: Filter, work: Work) -> list[Handl
     return _without_namesakes(which, handled) + [Handled(each, None, Outcome.UNKNOWN_ID) for each in unknown]
 
 
-def _without_namesakes(which: Filter, handled: list[Handled]) -> list[Handled]:
+def _without_namesakes(which: Selection, handled: list[Handled]) -> list[Handled]:
     """Leave out entries of other destinations that only share their id with one that was meant."""
     meant = {each.id for each in handled if each.destination == which.destination}
     return [each for each in handled if each.outcome is not Outcome.NOT_SELECTED or each.id not in meant
             or each.destination == which.destination]  # fmt: skip
 
 
-async def _pages(transact: Transact, which: Filter, work: Work) -> AsyncIterator[list[Handled]]:
+async def _pages(transact: Transact, which: Selection, work: Work) -> AsyncIterator[list[Handled]]:
     """Change the dead entries that match, `STEP` dead ones a step: one that matches few reads no more at once."""
     for destination in [which.destination] if which.destination else await transact(_destinations):
         after_seq = 0
@@ -104,10 +104,12 @@ async def _pages(transact: Transact, which: Filter, work: Work) -> AsyncIterator
 
 
 def _page(
-    which: Filter, destination: str, after_seq: int, work: Work
+    which: Selection, destination: str, after_seq: int, work: Work
 ) -> Callable[[aiosqlite.Connection], Awaitable[tuple[list[Handled], int, bool]]]:
     async def step(connection: aiosqlite.Connection) -> tuple[list[Handled], int, bool]:
-        rows = list(await connection.execute_fetchall(queries.DEAD.sql, (destination, after_seq, STEP)))
+        rows = list(
+            await connection.execute_fetchall(queries.DEAD.sql, (*which.parameters(), destination, after_seq, STEP))
+        )
         entries = [Selected.of(row) for row in rows]
         meant = [entry for entry in entries if which.refuses(entry) is None]
         handled = await work(connection, meant) if meant else []
@@ -117,10 +119,16 @@ def _page(
 
 
 def _named_step(
-    which: Filter, seqs: Sequence[int], work: Work
+    which: Selection, seqs: Sequence[int], work: Work
 ) -> Callable[[aiosqlite.Connection], Awaitable[list[Handled]]]:
     async def step(connection: aiosqlite.Connection) -> list[Handled]:
-        rows = await connection.execute_fetchall(queries.SELECTED.sql, (json.dumps(list(seqs)),))
+        rows = await connection.execute_fetchall(
+            queries.SELECTED.sql,
+            (
+                *which.parameters(),
+                json.dumps(list(seqs)),
+            ),
+        )
         entries = [Selected.of(row) for row in rows]
         refused = [(entry, why) for entry in entries if (why := which.refuses(entry)) is not None]
         meant = [entry for entry in entries if which.refuses(entry) is None]

@@ -166,7 +166,9 @@ def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
     *selected, operation, key, payload, on_conflict, match, lane = row
     chosen = Selected.of(selected)
     tried = chosen.state is State.PENDING
-    entry = Unrevised(row[1], row[2], Operation(operation), key, payload, on_conflict, match, lanes.get(lane), tried)
+    entry = Unrevised(
+        chosen.id, chosen.destination, Operation(operation), key, payload, on_conflict, match, lanes.get(lane), tried
+    )
     return Candidate(chosen, entry)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from outbox.admin.arguments import Arguments
+from outbox.arguments import Arguments
 from outbox.destinations import Destinations
 from outbox.entry import SharedOptions
 from outbox.errors import InvalidRequest

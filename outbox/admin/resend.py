@@ -10,45 +10,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 import aiosqlite
-from pydantic import Field
 
-from outbox.admin.arguments import Arguments, unix_ms
 from outbox.entry import Operation
 from outbox.store import queries
 from outbox.store.history import note
-from outbox.store.selection import STEP
+from outbox.store.selection import STEP, Selection
 from outbox.store.store import Store
-
-
-class Resend(Arguments):
-    """Which delivered entries: all that match. since_ms, until_ms: when they were delivered, Unix time, until excluded.
-
-    session: those whose row names this session_id. dry_run: only count.
-    """
-
-    since_ms: int | None = None
-    until_ms: int | None = None
-    destination: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]{0,62}$")
-    session: str | None = None
-    dry_run: bool = False
-
-    @classmethod
-    def between(
-        cls,
-        since: datetime | None,
-        until: datetime | None,
-        destination: str | None,
-        session: str | None,
-        *,
-        dry_run: bool,
-    ) -> Self:
-        """Return what a caller's arguments mean. Raises InvalidRequest."""
-        times = {"since_ms": unix_ms(since, "since"), "until_ms": unix_ms(until, "until")}
-        return cls.of({**times, "destination": destination, "session": session, "dry_run": dry_run})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +39,20 @@ class ResendReport:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-async def resend(store: Store, which: Resend, *, now_ms: int) -> ResendReport:
+async def resend(store: Store, which: Selection, *, now_ms: int, dry_run: bool = False) -> ResendReport:
     """Make what `which` means pending again. Errors as `Store.transact`: what was done before stays, do it again.
 
-    Each entry is found before the first is changed, so that none goes twice: 50 bytes of memory for each.
+    dry_run: only count. Each entry is found before the first is changed, so that none goes twice: 50 bytes of
+    memory for each.
     """
     until_ms = now_ms + 1 if which.until_ms is None else which.until_ms
-    parameters = (which.since_ms or 0, until_ms, which.destination, which.destination, which.session, which.session)
+    parameters = (which.since_ms or 0, until_ms, *which.parameters())
     found = sorted([int(row[0]) for row in await store.read(queries.DELIVERED.sql, parameters)])
     counts: Counter[str] = Counter()
     for start in range(0, len(found), STEP):
-        counts += await store.transact(_Step(found[start : start + STEP], now_ms, dry_run=which.dry_run))
+        counts += await store.transact(_Step(found[start : start + STEP], now_ms, dry_run=dry_run))
     destinations = {name: number for name, number in sorted(counts.items()) if not name.startswith("-")}
-    return ResendReport(
-        sum(destinations.values()), counts["-superseded"], counts["-updates"], destinations, which.dry_run
-    )
+    return ResendReport(sum(destinations.values()), counts["-superseded"], counts["-updates"], destinations, dry_run)
 
 
 @dataclass(frozen=True, slots=True)

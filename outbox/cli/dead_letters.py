@@ -1,39 +1,99 @@
-"""`outbox requeue`, `discard`, `reload` and `adopt`: done here if no bot runs, else asked of the bot."""
+"""`outbox dead`, `requeue`, `discard`, `reload` and `adopt`: done here if no bot runs, else asked of the bot."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
-from outbox.admin.commands import Commands, report
+from outbox.admin.commands import LISTED, Commands, report
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.entries import said, typed_id
+from outbox.cli.filters import Chosen, DryRun, selecting
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
+from outbox.forensics.causes import Cause, causes
 from outbox.store.read_only import look
-from outbox.store.selection import Filter, Selected, checked_reason
+from outbox.store.selection import Selected, Selection, checked_reason
 from outbox.store.store import Store
 
 _Ids = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="The ids of dead entries.")]
 _Unsettled = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="Ids of dead or pending entries.")]
-_Destination = Annotated[str | None, typer.Option(metavar="TABLE", help="Those for this table.")]
-_Code = Annotated[str | None, typer.Option(metavar="CODE", help="Those refused with this code, or HTTP status.")]
 _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
 
 
+def dead(path: FilePath = None, as_object: AsJson = False) -> None:
+    """Show what dead entries died of: how many of each cause, and what to type.
+
+    Those of one table, code and cause are one line, the most frequent first.
+    Works while a bot runs; changes nothing.
+
+    \b
+    Example:
+      outbox dead
+
+    \b
+    --json prints {path, causes: [...]}, each cause with these fields:
+      destination, status, code
+      message                 the server's words to the newest of them
+      entries                 how many
+      first, last             when they died
+      example                 the newest one's id
+      requeue                 the command that sends them again
+
+    \b
+    Exit codes:
+      0  shown, be it nothing
+      3  the file is missing, unreadable or no outbox
+    """
+    with complaints(path, as_object=as_object):
+        where, _ = file_and_warnings(path)
+        found = asyncio.run(look(where, causes))
+        if as_object:
+            print_json({"path": str(where), "causes": [_cause_json(each) for each in found]})
+            return
+        console = formatting.console()
+        for each in found:
+            words = said(each.status, each.code, each.message)
+            first, last = (formatting.moment(at_ms)[:19] for at_ms in (each.first_ms, each.last_ms))
+            console.print(Text(f"{each.entries:,} {each.destination}", style="bold"))
+            console.print(Padding(words or "no words", (0, 0, 0, 2)))
+            console.print(f"  {first} to {last[11:] if last[:10] == first[:10] else last} UTC", soft_wrap=True)
+            console.print(f"  such as: {formatting.typed('outbox show ' + typed_id(each.example))}", soft_wrap=True)
+            console.print(f"  mended?  {_requeue(each)}", soft_wrap=True)
+        console.print("Not needed any more? discard instead of requeue." if found else "No entry is dead.")
+
+
+def _cause_json(cause: Cause) -> dict[str, Any]:
+    facts = asdict(cause)
+    times = {name: formatting.moment(facts[f"{name}_ms"]) for name in ("first", "last")}
+    names = ("destination", "status", "code", "message", "entries", "example")
+    return {name: facts[name] for name in names} | times | {"requeue": _requeue(cause)}
+
+
+def _requeue(cause: Cause) -> str:
+    choice = [("destination", cause.destination), ("code", cause.told), ("said", cause.said)]
+    options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in choice if value)
+    return formatting.typed(f"outbox requeue {options}")
+
+
+@selecting
 def requeue(
+    chosen: Chosen,
     ids: _Ids = None,
-    destination: _Destination = None,
-    code: _Code = None,
     everything: _All = False,
+    dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", help="Also what would revert a later, delivered entry.")] = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
@@ -42,12 +102,14 @@ def requeue(
 ) -> None:
     """Send dead entries again.
 
-    Those that match all that is given. Works while a bot runs.
+    Those that match all that is given; --since and --until: when they died.
+    Works while a bot runs. --dry-run only says which.
 
     \b
     Examples:
       outbox requeue order-17 --yes
       outbox requeue --destination trades --code 23514 --yes
+      outbox requeue --where symbol=EURUSD --since 2h --dry-run
 
     \b
     Exit codes:
@@ -67,12 +129,13 @@ def requeue(
       by                      this command, or: the running bot; null: nobody,
                               you said no
       request                 its name, if it waits for an answer
+      would                   only with --dry-run: how many would be changed
       error                   only if it was refused
     """
     with complaints(path, as_object=as_object):
         where = file_of(path)
-        asked = _asked(ids, destination, code, everything=everything)
-        which = _bound(where, asked, "requeue", yes=yes, as_object=as_object)
+        asked = _asked(chosen(ids=ids or None, everything=everything))
+        which = _bound(where, asked, "requeue", yes=yes, dry_run=dry_run, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
             return report(await Commands(store, clock=SystemClock()).requeue(which, force=force))
@@ -81,12 +144,13 @@ def requeue(
         raise typer.Exit(change(where, "requeue", arguments, local, timeout, as_object=as_object))
 
 
+@selecting
 def discard(
+    chosen: Chosen,
     ids: _Unsettled = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")] = "",
-    destination: _Destination = None,
-    code: _Code = None,
     everything: _All = False,
+    dry_run: DryRun = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,
@@ -105,9 +169,10 @@ def discard(
     Exit codes and --json as `outbox requeue`.
     """
     with complaints(path, as_object=as_object):
-        where, words = file_of(path), checked_reason(reason)
-        asked = _asked(ids, destination, code, everything=everything)
-        which = _bound(where, replace(asked, pending=bool(ids)), "discard", yes=yes, as_object=as_object)
+        where = file_of(path)
+        words = reason if dry_run else checked_reason(reason)
+        asked = _asked(chosen(ids=ids or None, everything=everything)).but(pending=bool(ids))
+        which = _bound(where, asked, "discard", yes=yes, dry_run=dry_run, as_object=as_object)
 
         async def local(store: Store) -> dict[str, Any]:
             return report(await Commands(store, clock=SystemClock()).discard(which, reason=words))
@@ -179,28 +244,45 @@ def adopt(
 # ---------------------------------------------------------------------------------------------- asking first
 
 
-def _asked(ids: list[str] | None, destination: str | None, code: str | None, *, everything: bool) -> Filter:
-    if not (ids or destination is not None or code is not None or everything):
-        raise InvalidRequest("say which: IDS, --destination, --code or --all", field="entries")
-    return Filter.chosen(ids or None, destination, code, everything=everything)
+def _asked(which: Selection) -> Selection:
+    if which == Selection():
+        raise InvalidRequest("say which: IDS, --destination, --code or another choice, or --all", field="entries")
+    return which.checked()
 
 
-def _bound(where: Path, which: Filter, verb: str, *, yes: bool, as_object: bool) -> Filter:
-    """Show what is meant, ask, and return the filter bound to just that: not to what dies before it is done."""
+def _bound(where: Path, which: Selection, verb: str, *, yes: bool, dry_run: bool, as_object: bool) -> Selection:
+    """Show what is meant, ask, and return the selection bound to just that: not to what dies before it is done."""
     found = asyncio.run(look(where, lambda observer: entries.meant(observer, which)))
+    if dry_run:
+        raise typer.Exit(_say(where, found, verb, as_object=as_object))
     if not yes:
-        _confirm(where, found, verb, as_object=as_object)
-    return replace(which, pending=False, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
+        _list(found)
+        if found:  # else the outcomes say why
+            confirm(where, f"{verb} {_counted(found)}?", as_object=as_object)
+    return which.but(pending=False, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
 
 
-def _confirm(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) -> None:
+def _say(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) -> int:
+    """Say what would be done; return the exit code."""
+    if as_object:
+        listed = [{"id": each.id, "destination": each.destination, "outcome": None} for each in found[:LISTED]]
+        facts = {"outcomes": {}, "done": 0, "would": len(found), "entries": listed, "left_out": len(found[LISTED:])}
+        print_json({"path": str(where), "exit_code": 0, "by": None, **facts})
+    else:
+        _list(found)
+        formatting.console().print(f"{verb} would change {_counted(found)}; nothing was changed.")
+    return 0
+
+
+def _list(found: Sequence[Selected]) -> None:
     console = formatting.console(stderr=True)
     for entry in found[:SHOWN]:
         console.print(f"  {entry.destination}  {formatting.quoted(entry.id)}  {formatting.quoted(entry.said or '')}")
     if len(found) > SHOWN:
         console.print(f"  and {len(found) - SHOWN:,} more")
-    if not found:
-        return  # the outcomes say why
+
+
+def _counted(found: Sequence[Selected]) -> str:
     states = Counter(entry.state for entry in found)
-    what = " and ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
-    confirm(where, f"{verb} {what} {'entry' if len(found) == 1 else 'entries'}?", as_object=as_object)
+    what = " and ".join(f"{number:,} {state}" for state, number in sorted(states.items())) or "no"
+    return f"{what} {'entry' if len(found) == 1 else 'entries'}"

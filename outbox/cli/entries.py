@@ -19,13 +19,14 @@ from rich.text import Text
 
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
+from outbox.cli.filters import Chosen, OfState, selecting
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.forensics import entries
-from outbox.forensics.entries import Behind, Line, Row, Story, Wanted
+from outbox.forensics.entries import Behind, Line, Row, Story
 from outbox.store.read_only import look
 from outbox.store.reader import StoredPause
+from outbox.store.selection import Selection
 
 _LIMIT = 20
 # Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
@@ -34,14 +35,11 @@ _SESSIONS = 5
 _NOT_FOUND = 1
 
 
+@selecting
 def ls(
+    chosen: Chosen,
     path: FilePath = None,
     state: OfState = None,
-    destination: OfDestination = None,
-    session: OfSession = None,
-    code: OfCode = None,
-    since: Since = None,
-    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = _LIMIT,
     as_object: AsJson = False,
 ) -> None:
@@ -49,6 +47,7 @@ def ls(
 
     Looks from the newest back until it has found enough. What few or none
     match takes a look at all of them; Ctrl-C then lists what was found so far.
+    --since and --until are about the put.
 
     \b
     Examples:
@@ -73,7 +72,7 @@ def ls(
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
-        which = wanted(state, destination, session, code, since, until)
+        which = chosen(state=state)
         search = Search(where, which, limit)
         if as_object:
             asyncio.run(search.run(lambda: None))
@@ -82,7 +81,7 @@ def ls(
             with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
                 asyncio.run(search.run(told))
             _show_list(search.rows, limit, formatting.console())
-            if not search.rows and search.ended and session is not None:
+            if not search.rows and search.ended and which.session is not None:
                 _show_sessions(where, formatting.console())
             if not search.ended:
                 formatting.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
@@ -152,7 +151,7 @@ def advice(story: Story) -> list[str]:
 
 
 def _advice_for_dead(story: Story) -> list[str]:
-    name = _typed(story.row.id)
+    name = typed_id(story.row.id)
     give_up = f'Not needed any more? outbox discard --reason "..." {name}'
     if story.overtaken:
         return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
@@ -163,7 +162,7 @@ def _advice_for_dead(story: Story) -> list[str]:
     ]
 
 
-def _typed(its_id: str) -> str:
+def typed_id(its_id: str) -> str:
     """Return an id as a shell takes it: none of it is a command, an option or several words."""
     return f"{'-- ' if its_id.startswith('-') else ''}{shlex.quote(its_id)}"
 
@@ -171,12 +170,12 @@ def _typed(its_id: str) -> str:
 def _advice_for_pending(story: Story) -> list[str]:
     row = story.row
     if row.waits == "turn" and story.behind:
-        return [f"It waits for an earlier entry of its key: outbox show {_typed(story.behind)}"]
+        return [f"It waits for an earlier entry of its key: outbox show {typed_id(story.behind)}"]
     if row.waits == "retry" and row.next_attempt_at_ms is not None:
         return [f"It is tried again at {formatting.moment(row.next_attempt_at_ms)}, by itself."]
     own = [
-        f"Is the row itself wrong? outbox edit {_typed(row.id)}",
-        f'Not needed any more? outbox discard --reason "..." {_typed(row.id)}',
+        f"Is the row itself wrong? outbox edit {typed_id(row.id)}",
+        f'Not needed any more? outbox discard --reason "..." {typed_id(row.id)}',
     ]
     if not story.pauses:
         return ["It is sent by itself. If it stays: outbox status says what is in the way.", *own]
@@ -256,7 +255,7 @@ def said(status: int | None, code: str | None, message: str | None) -> str:
 class Search:
     """A look at entries, step by step from the newest back. looked: at how many so far."""
 
-    def __init__(self, where: Path, which: Wanted, limit: int) -> None:
+    def __init__(self, where: Path, which: Selection, limit: int) -> None:
         self._where = where
         self._which = which
         self._limit = limit

@@ -17,12 +17,13 @@ import typer
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe
 from outbox.cli.entries import row_json
-from outbox.cli.filters import OfCode, OfDestination, OfSession, OfState, Since, Until, wanted
+from outbox.cli.filters import Chosen, DryRun, OfState, selecting
 from outbox.errors import InvalidRequest, StoreError
 from outbox.forensics import entries
-from outbox.forensics.entries import Full, Wanted
+from outbox.forensics.entries import Full
 from outbox.store import parts
 from outbox.store.read_only import look
+from outbox.store.selection import Selection
 
 # A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
 _PAGE_ROWS = 2000
@@ -40,13 +41,10 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+@selecting
 def export(
+    chosen: Chosen,
     state: OfState = None,
-    destination: OfDestination = None,
-    session: OfSession = None,
-    code: OfCode = None,
-    since: Since = None,
-    until: Until = None,
     form: Annotated[Format, typer.Option("--format", help="One JSON object a line, or CSV.")] = Format.NDJSON,
     output: Annotated[
         Path | None,
@@ -55,6 +53,7 @@ def export(
     after: Annotated[
         int, typer.Option("--after", metavar="SEQ", min=0, help="Only entries with a higher seq: to go on.")
     ] = 0,
+    dry_run: DryRun = False,
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
@@ -77,7 +76,7 @@ def export(
     CSV has the same as columns, payload and match as JSON.
 
     \b
-    --json, with --output, prints these fields at the end:
+    --json, with --output or --dry-run, prints these fields at the end:
       path, exit_code, output
       entries                 how many were written
       newest                  the seq to go on with: --after
@@ -88,23 +87,28 @@ def export(
       3  the file is missing, unreadable or no outbox, or --output exists
     """
     with complaints(path, as_object=as_object):
-        if as_object and output is None:
+        if as_object and output is None and not dry_run:
             raise InvalidRequest("belongs to --output: stdout has the entries", field="json")
         where, _ = file_and_warnings(path)
-        which = wanted(state, destination, session, code, since, until)
+        which = chosen(state=state)
         newest = asyncio.run(look(where, entries.newest_seq))
         written = 0  # stays so if whoever reads stdout has seen enough
-        with _out(output) as out:
-            written = asyncio.run(_written(where, which, after, newest, _writer(form, out)))
+        if dry_run:
+            written = asyncio.run(_written(where, which, after, newest, lambda _: None))
+        else:
+            with _out(output) as out:
+                written = asyncio.run(_written(where, which, after, newest, _writer(form, out)))
         facts = {"entries": written, "newest": max(after, newest)}
         if as_object:
-            print_json({"path": str(where), "exit_code": 0, "output": str(output), **facts})
+            print_json({"path": str(where), "exit_code": 0, "output": None if output is None else str(output), **facts})
+        elif dry_run:
+            formatting.console().print(f"{written:,} entries would be written.")
         elif output is not None:
             told = f"{written:,} entries: {output}; what comes later: --after {facts['newest']}"
             formatting.console().print(told, soft_wrap=True)
 
 
-async def _written(where: Path, which: Wanted, after: int, newest: int, write: Callable[[Full], None]) -> int:
+async def _written(where: Path, which: Selection, after: int, newest: int, write: Callable[[Full], None]) -> int:
     written = 0
     async for page in _pages(where, which, after, newest):
         for full in page:
@@ -113,7 +117,7 @@ async def _written(where: Path, which: Wanted, after: int, newest: int, write: C
     return written
 
 
-async def _pages(where: Path, which: Wanted, after: int, newest: int) -> AsyncIterator[list[Full]]:
+async def _pages(where: Path, which: Selection, after: int, newest: int) -> AsyncIterator[list[Full]]:
     behind: int | None = after
     while behind is not None:
         start = behind

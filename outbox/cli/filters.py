@@ -1,17 +1,20 @@
-"""Which entries a command shows: the options that `ls`, `tail` and `export` share."""
+"""Which entries a command means: the options that all of them share, and the selection that these make."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.errors import InvalidRequest
-from outbox.forensics.entries import Wanted
+from outbox.store.selection import Selection
 
 OfState = Annotated[State | None, typer.Option("--state", help="Only entries in this state.")]
 OfDestination = Annotated[
@@ -20,35 +23,78 @@ OfDestination = Annotated[
 OfSession = Annotated[
     str | None, typer.Option("--session", metavar="ID", help="Only those whose row names this session_id.")
 ]
-OfCode = Annotated[
+_OfCode = Annotated[
     str | None, typer.Option("--code", metavar="CODE", help="Only those last refused with this code, or HTTP status.")
 ]
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="WHEN", help="Only those put since: 90s, 30min, 2h, 3d, or ISO 8601.")
+_Said = Annotated[str | None, typer.Option("--said", metavar="TEXT", help="Only those whose last refusal says this.")]
+_Since = Annotated[
+    str | None, typer.Option("--since", metavar="WHEN", help="Only those since: 90s, 30min, 2h, 3d, or ISO 8601.")
 ]
-Until = Annotated[
-    str | None, typer.Option("--until", metavar="WHEN", help="Only those put before: as --since; both are UTC.")
+_Until = Annotated[
+    str | None, typer.Option("--until", metavar="WHEN", help="Only those before: as --since; both are UTC.")
 ]
+_Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only those whose row says so; may be given again."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
+
+# What the options mean; it also takes what a command knows besides.
+Chosen = Callable[..., Selection]
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
-def wanted(
-    state: State | None,
-    destination: str | None,
-    session: str | None,
-    code: str | None,
-    since: str | None,
-    until: str | None,
-) -> Wanted:
-    """Return the filter that the options mean. Raises InvalidRequest: a time that is none."""
-    now_ms = SystemClock().now_ms()
-    bounds = [
-        None if text is None else moment_ms(text, now_ms=now_ms, field=field)
-        for field, text in (("since", since), ("until", until))
+def selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that choose entries; they come as `chosen`, to be called where errors are told."""
+    own, added = (inspect.signature(each, eval_str=True) for each in (command, _selection))
+    options = {name: each for name, each in added.parameters.items() if name != "more"}
+
+    @wraps(command)
+    def call(**values: Any) -> None:
+        given = {name: values.pop(name) for name in options}
+        command(chosen=lambda **more: _selection(**given, **more), **values)
+
+    parameters = [
+        each for name, mine in own.parameters.items() for each in (options.values() if name == "chosen" else [mine])
     ]
-    return Wanted(state, destination, session, code, *bounds)
+    call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    return call
+
+
+def _selection(
+    destination: OfDestination = None,
+    session: OfSession = None,
+    code: _OfCode = None,
+    said: _Said = None,
+    since: _Since = None,
+    until: _Until = None,
+    where: _Where = None,
+    **more: Any,
+) -> Selection:
+    """Return what the options mean, and what a command knows besides. Raises InvalidRequest, which names one."""
+    now_ms = SystemClock().now_ms()
+    return Selection.of(
+        {
+            "destination": destination,
+            "session": session,
+            "code": code,
+            "said": said,
+            "since_ms": None if since is None else moment_ms(since, now_ms=now_ms, field="since"),
+            "until_ms": None if until is None else moment_ms(until, now_ms=now_ms, field="until"),
+            "where": dict(_told(each) for each in where) if where else None,
+            **more,
+        }
+    )
+
+
+def _told(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not (column.strip() and equals):
+        raise InvalidRequest(f"{text!r} is no COLUMN=VALUE such as symbol=EURUSD", field="where")
+    return column.strip(), value.strip()
 
 
 def moment_ms(text: str, *, now_ms: int, field: str) -> int:

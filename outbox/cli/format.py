@@ -22,7 +22,8 @@ _LONGEST_QUOTE = 400
 _BLANKS = re.compile(r"[ \t]+(?=\n)")
 # "outbox requeue" in a sentence, but not the `outbox status` that a sentence only speaks of.
 _COMMAND = re.compile(
-    r"(?<!`)\boutbox (?:acknowledge|adopt|discard|doctor|drain|edit|ls|reload|requeue|salvage|show|status)\b"
+    r"(?<!`)\boutbox (?:acknowledge|adopt|dead|discard|doctor|drain|edit|find|ls|outages|reload|requeue|resend|salvage"
+    r"|show|status)\b"
 )
 _given: ContextVar[Path | None] = ContextVar("_given", default=None)
 # What datetime can say: the first second of the year 1, the last one of 9999. A shell may have put any number.

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from outbox.admin.commands import Commands
-from outbox.admin.resend import Resend
 from outbox.cli.common import AsJson, FilePath, complaints
-from outbox.cli.filters import OfDestination, OfSession, moment_ms
+from outbox.cli.filters import Chosen, DryRun, selecting
 from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, done, file_of
 from outbox.clock import SystemClock
+from outbox.store.selection import Selection
 from outbox.store.store import Store
 
-_Since = Annotated[
-    str | None, typer.Option("--since", metavar="WHEN", help="Delivered since: 90s, 30min, 2h, 3d, or ISO 8601.")
-]
-_Until = Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Delivered before: as --since; UTC.")]
 
-
+@selecting
 def resend(
-    since: _Since = None,
-    until: _Until = None,
-    destination: OfDestination = None,
-    session: OfSession = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    chosen: Chosen,
+    dry_run: DryRun = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,
@@ -36,8 +29,8 @@ def resend(
     Supabase was restored from a backup, or a table was emptied.
     What is still here (OUTBOX_RETENTION_DAYS) becomes pending under its old
     id, so that an insert which is there already stays one row. Of upserts the
-    newest of each key is sent. Updates are left out and counted. Works while a
-    bot runs.
+    newest of each key is sent. Updates are left out and counted. --since and
+    --until: when it was delivered. Works while a bot runs.
 
     \b
     Examples:
@@ -67,28 +60,20 @@ def resend(
       error                   only if it was refused
     """
     with complaints(path, as_object=as_object):
-        where, now_ms = file_of(path), SystemClock().now_ms()
-        which = Resend.of(
-            {
-                "since_ms": None if since is None else moment_ms(since, now_ms=now_ms, field="since"),
-                "until_ms": None if until is None else moment_ms(until, now_ms=now_ms, field="until"),
-                "destination": destination,
-                "session": session,
-                "dry_run": dry_run,
-            }
-        )
-
+        where, which = file_of(path), chosen()
         if not (yes or dry_run):
-            counting = which.model_copy(update={"dry_run": True})
-            _, found = done(where, "resend", counting.as_json(), _local(counting), timeout)
+            _, found = done(where, "resend", {**which.as_json(), "dry_run": True}, _local(which, dry_run=True), timeout)
             if found.get("resent"):
                 nothing = {"resent": 0, "superseded": 0, "updates": 0, "destinations": {}, "dry_run": False}
                 confirm(where, f"send {found['resent']:,} again?", as_object=as_object, nothing=nothing)
-        raise typer.Exit(change(where, "resend", which.as_json(), _local(which), timeout, as_object=as_object))
+        arguments = {**which.as_json(), "dry_run": dry_run}
+        raise typer.Exit(
+            change(where, "resend", arguments, _local(which, dry_run=dry_run), timeout, as_object=as_object)
+        )
 
 
-def _local(which: Resend) -> Any:
+def _local(which: Selection, *, dry_run: bool) -> Any:
     async def local(store: Store) -> dict[str, Any]:
-        return (await Commands(store, clock=SystemClock()).resend(which)).as_json()
+        return (await Commands(store, clock=SystemClock()).resend(which, dry_run=dry_run)).as_json()
 
     return local

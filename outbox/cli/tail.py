@@ -24,9 +24,9 @@ from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
-from outbox.forensics.entries import Wanted
 from outbox.forensics.tail import START, Change, Mark, News, news
 from outbox.store.read_only import ReadOnlyStore, look
+from outbox.store.selection import Selection
 from outbox.threads import in_thread
 
 _LINES = 10
@@ -81,7 +81,7 @@ def tail(
     """
     with complaints(path, as_object=as_object), quiet_pipe(), contextlib.suppress(KeyboardInterrupt):
         where, _ = file_and_warnings(path)
-        wanted = Wanted(destination=destination, session=session)
+        wanted = Selection.of({"destination": destination, "session": session})
         show = _Printer(as_object=as_object)
         seen = _seen(where, START, wanted, max(lines, 1))
         show.changes(seen.news.changes[-lines:] if lines else ())
@@ -93,7 +93,7 @@ def tail(
                 show.changes([*seen.news.changes, *turns(before, seen, SystemClock().now_ms())])
 
 
-def _seen(where: Path, mark: Mark, wanted: Wanted, most: int) -> Seen:
+def _seen(where: Path, mark: Mark, wanted: Selection, most: int) -> Seen:
     async def work(observer: ReadOnlyStore) -> Seen:
         pauses, lanes = await observer.pauses(), await observer.lanes()
         found = await news(observer, mark, wanted, most=most)

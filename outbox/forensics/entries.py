@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from outbox.entry import State
 from outbox.store import queries
 from outbox.store.reader import Reader, StoredPause
-from outbox.store.selection import STEP, Filter, Selected
+from outbox.store.selection import STEP, Selected, Selection
 
 _LISTED = (
     "seq, id, destination, operation, state, key, waits, attempts, next_attempt_at_ms, created_at_ms, settled_at_ms,"
@@ -83,32 +83,7 @@ class Story:
     ] = ()  # that hold it, the widest first: each with what it stops, in words
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which entries a person wants to see: those that match every field that is set.
-
-    code: the server's error code, or its HTTP status where it gave none. since_ms, until_ms: when they were put, in
-    Unix milliseconds, the first included, the second not.
-    """
-
-    state: State | None = None
-    destination: str | None = None
-    session: str | None = None
-    code: str | None = None
-    since_ms: int | None = None
-    until_ms: int | None = None
-
-    def conditions(self) -> tuple[str, list[Any]]:
-        """Return SQL that follows a `where`, and its values; the state is not among them."""
-        tests = [
-            ("destination = ?", self.destination),
-            ("coalesce(payload ->> 'session_id', match ->> 'session_id') = ?", self.session),
-            ("coalesce(error_code, cast(error_status as text)) = ?", self.code),
-            ("created_at_ms >= ?", self.since_ms),
-            ("created_at_ms < ?", self.until_ms),
-        ]
-        chosen = [(test, value) for test, value in tests if value is not None]
-        return "".join(f" and {test}" for test, _ in chosen), [value for _, value in chosen]
+_MATCHES = queries.matches("created_at_ms")
 
 
 # Where a step of `listed` begins: behind an entry, told by the columns that the list is ordered by.
@@ -116,14 +91,14 @@ Behind: TypeAlias = "tuple[int, ...]"
 
 
 async def listed(
-    reader: Reader, wanted: Wanted, *, limit: int, rows: int, behind: Behind | None = None
+    reader: Reader, wanted: Selection, *, limit: int, rows: int, behind: Behind | None = None
 ) -> tuple[list[Row], Behind | None]:
     """Look at the newest `rows` entries behind `behind`; return those wanted, `limit` at the most, newest first.
 
     And where to go on; None: that was the end. Pending and dead entries are found through indexes of their own and all
     looked at in one step.
     """
-    tests, values = wanted.conditions()
+    tests, values = f" and {_MATCHES}", wanted.parameters()
     source = _BY_STATE[wanted.state]
     columns = ("settled_at_ms", "seq") if wanted.state in (State.DELIVERED, State.DISCARDED) else ("seq",)
     place, order = ", ".join(columns), ", ".join(f"{column} desc" for column in columns)
@@ -157,7 +132,7 @@ class Full:
 
 
 async def page(
-    reader: Reader, wanted: Wanted, *, after_seq: int, until_seq: int, rows: int
+    reader: Reader, wanted: Selection, *, after_seq: int, until_seq: int, rows: int
 ) -> tuple[list[Full], int | None]:
     """Look at the next `rows` entries behind `after_seq`; return those wanted, and where to go on (None: the end)."""
     bounds = (after_seq, until_seq)
@@ -166,15 +141,13 @@ async def page(
     )
     if last[0][0] is None:
         return [], None
-    tests, values = wanted.conditions()
-    if wanted.state is not None:
-        tests, values = f" and state = ?{tests}", [wanted.state.value, *values]
+    state = None if wanted.state is None else wanted.state.value
     # "not indexed": through the index of a state it would read all that are in it, at each page.
     sql = (
         f"select payload, match, on_conflict, {_LISTED} from outbox not indexed"  # noqa: S608 - constants
-        f" where seq > ? and seq <= ?{tests} order by seq"
+        f" where seq > ? and seq <= ? and (? is null or state = ?) and {_MATCHES} order by seq"
     )
-    found = await reader.read(sql, (after_seq, last[0][0], *values))
+    found = await reader.read(sql, (after_seq, last[0][0], state, state, *wanted.parameters()))
     return [Full(_row(columns), payload, match, on) for payload, match, on, *columns in found], int(last[0][0])
 
 
@@ -245,21 +218,27 @@ async def stories(reader: Reader, its_id: str) -> list[Story]:
     return [await _story(reader, row) for row in await reader.read(sql, (its_id,))]
 
 
-async def meant(reader: Reader, which: Filter) -> list[Selected]:
+async def meant(reader: Reader, which: Selection) -> list[Selected]:
     """Return the dead entries that `which` means now, as the writer will find them: by destination, oldest first."""
     return [entry async for entry in _candidates(reader, which) if which.refuses(entry) is None]
 
 
-async def _candidates(reader: Reader, which: Filter) -> AsyncIterator[Selected]:
+async def _candidates(reader: Reader, which: Selection) -> AsyncIterator[Selected]:
     if which.ids is not None:
         seqs = [seq for seq, _ in await reader.read(queries.SEQS.sql, (json.dumps(which.ids),))]
-        for row in await reader.read(queries.SELECTED.sql, (json.dumps(seqs),)):
+        for row in await reader.read(
+            queries.SELECTED.sql,
+            (
+                *which.parameters(),
+                json.dumps(seqs),
+            ),
+        ):
             yield Selected.of(row)
         return
     for destination in [which.destination] if which.destination else sorted(await reader.counts()):
         after_seq, full = 0, True
         while full:
-            rows = await reader.read(queries.DEAD.sql, (destination, after_seq, STEP))
+            rows = await reader.read(queries.DEAD.sql, (*which.parameters(), destination, after_seq, STEP))
             for row in rows:
                 yield Selected.of(row)
             full = len(rows) == STEP

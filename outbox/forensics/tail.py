@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from outbox.forensics import entries
-from outbox.forensics.entries import Wanted
+from outbox.store import queries
 from outbox.store.reader import Reader
+from outbox.store.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ _LINES = (
 )
 
 
-async def news(reader: Reader, mark: Mark, wanted: Wanted, *, most: int) -> News:
+async def news(reader: Reader, mark: Mark, wanted: Selection, *, most: int) -> News:
     """Return what has happened since `mark` to entries that are wanted: of each kind the newest `most`."""
-    tests, values = wanted.conditions()
+    tests, values = f" and {queries.matches('created_at_ms')}", wanted.parameters()
     since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
 
     async def newest(sql: str, *bounds: int, order: str) -> list[Change]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import json
+from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
-from outbox.encoding import identifier
+from pydantic import Field
+
+from outbox.arguments import Arguments, unix_ms
 from outbox.entry import State
-from outbox.errors import InvalidEntry, InvalidRequest
+from outbox.errors import InvalidRequest
 
 # A filter may mean every dead letter there is; one step of the writer handles this many.
 STEP = 1000
@@ -26,7 +29,7 @@ class Outcome(StrEnum):
     IS_DELIVERED = "delivered already"
     IS_DISCARDED = "discarded before"
     UNKNOWN_ID = "unknown id"
-    NOT_SELECTED = "not of that destination or code"
+    NOT_SELECTED = "not of that selection"
     DIED_SINCE = "died again after the request"
     CHANGED_SINCE = "changed after it was looked at"
     UNCHANGED = "as it was"
@@ -55,82 +58,72 @@ class Handled(NamedTuple):
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which dead entries: those that match every field that is set, and at least one must be.
+class Selection(Arguments):
+    """Which entries: those that match every field that is set, for whoever looks and for whoever changes.
 
     ids: these (none of them: no entry), in whatever destination they are. code: the server's error code, or its
-    HTTP status where it gave none. everything: all there are. died_until_ms: Unix time; not those that died later,
-    for a request that is carried out after it was made. pending: of the ids also those that wait to be sent.
+    HTTP status where it gave none. said: a part of its message. since_ms, until_ms: Unix time, until excluded; of the
+    put for whoever looks, of the death or the delivery for whoever changes. where: values of columns, as text.
+    everything: all there are, for who must choose. died_until_ms: not those that died later, for a request that is
+    carried out after it was made. pending: of the ids also those that wait to be sent.
     """
 
-    ids: tuple[str, ...] | None = None
-    destination: str | None = None
+    ids: list[str] | None = None
+    state: State | None = None
+    destination: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    session: str | None = None
     code: str | None = None
+    said: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    where: dict[str, str] | None = None
     everything: bool = False
     died_until_ms: int | None = None
     pending: bool = False
 
-    def __post_init__(self) -> None:
-        self._check_types()
-        selectors = sum(value is not None for value in (self.ids, self.destination, self.code))
-        if self.everything and selectors:
+    def checked(self) -> Self:
+        """Return it. Raises InvalidRequest: it chooses nothing, or everything beside something."""
+        choices = (self.ids, self.destination, self.session, self.code, self.said, self.since_ms, self.until_ms,
+                   self.where)  # fmt: skip
+        chosen = any(value is not None for value in choices)
+        if self.everything and chosen:
             raise InvalidRequest("contradicts every other choice of entries", field="everything")
-        if not self.everything and not selectors:
+        if not self.everything and not chosen:
             raise InvalidRequest("say which entries: ids, destination, code, or everything", field="ids")
-        if self.destination is not None:
-            try:
-                identifier(self.destination, field="destination")
-            except InvalidEntry as error:
-                raise InvalidRequest("is no name of a table", field="destination") from error
-
-    def _check_types(self) -> None:
-        if self.ids is not None and not all(isinstance(each, str) for each in self.ids):
-            raise InvalidRequest("must be a sequence of texts", field="ids")
-        if not isinstance(self.destination, str | None):
-            raise InvalidRequest("must be a text", field="destination")
-        if not isinstance(self.code, str | None):
-            raise InvalidRequest("must be a text", field="code")
-        for name in ("everything", "pending"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidRequest("must be true or false", field=name)
-        if not isinstance(self.died_until_ms, int | None) or isinstance(self.died_until_ms, bool):
-            raise InvalidRequest("must be a whole number", field="died_until_ms")
+        return self
 
     @classmethod
     def chosen(
         cls, ids: Sequence[str] | None, destination: str | None, code: str | None, *, everything: bool = False
     ) -> Self:
-        """Return the filter that a caller's arguments mean. Raises InvalidRequest."""
+        """Return the selection that a caller's arguments mean. Raises InvalidRequest."""
         if isinstance(ids, str):
             raise InvalidRequest("must be a sequence of ids, not one text", field="ids")
-        return cls(None if ids is None else tuple(ids), destination, code, everything)
+        choices = {"ids": None if ids is None else list(ids), "destination": destination, "code": code}
+        return cls.of({**choices, "everything": everything}).checked()
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the filter that `as_json` gave. Raises InvalidRequest, also for a field that nobody knows."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:  # left out, a selector of a newer version would widen what is selected
-            raise InvalidRequest("is unknown to this version", field=min(unknown))
-        ids = values.get("ids")
-        if not isinstance(ids, list | tuple | None):
-            raise InvalidRequest("must be a sequence of texts", field="ids")
-        return cls(**{**values, "ids": None if ids is None else tuple(ids)})
+    def between(
+        cls, since: datetime | None, until: datetime | None, destination: str | None, session: str | None
+    ) -> Self:
+        """Return the selection that a caller's arguments mean. Raises InvalidRequest."""
+        times = {"since_ms": unix_ms(since, "since"), "until_ms": unix_ms(until, "until")}
+        return cls.of({**times, "destination": destination, "session": session})
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what `of` reads."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value is not False}
+    def parameters(self) -> tuple[Any, ...]:
+        """Return the parameters of `queries.matches`."""
+        where = json.dumps(self.where) if self.where else None
+        fields = (self.destination, self.session, self.code, self.said, self.since_ms, self.until_ms, where)
+        return tuple(value for field in fields for value in (field, field))
 
     def refuses(self, entry: Selected) -> Outcome | None:
         """Return why `entry` is not meant; None: it is."""
-        if self.destination is not None and entry.destination != self.destination:
+        if not entry.matches:
             return Outcome.NOT_SELECTED
         if entry.state is State.PENDING and self.pending:
             return None
         if entry.state is not State.DEAD:
             return NOT_DEAD[entry.state]
-        if self.code is not None and self.code != entry.said:
-            return Outcome.NOT_SELECTED
         if self.died_until_ms is not None and (entry.settled_at_ms or 0) > self.died_until_ms:
             return Outcome.DIED_SINCE
         return None
@@ -145,12 +138,13 @@ class Selected(NamedTuple):
     state: State
     said: str | None
     settled_at_ms: int | None
+    matches: bool  # the selection, but for the ids and what has become of it
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
-        seq, its_id, destination, state, code, status, settled_at_ms = row
+        matches, seq, its_id, destination, state, code, status, settled_at_ms = row
         said = code if code is not None else None if status is None else str(status)
-        return cls(seq, its_id, destination, State(state), said, settled_at_ms)
+        return cls(seq, its_id, destination, State(state), said, settled_at_ms, bool(matches))
 
 
 def checked_reason(reason: object) -> str:

@@ -14,7 +14,7 @@ from outbox.admin import dead_letters
 from outbox.errors import InvalidRequest
 from outbox.postgrest.verdicts import Reply
 from outbox.store import queries
-from outbox.store.selection import Filter, Outcome
+from outbox.store.selection import Outcome, Selection
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.store.tools import until
 from tests.support import run_async
@@ -220,7 +220,7 @@ async def test_what_died_after_the_request_was_made_is_not_meant_by_it(tmp_path:
         await die(outbox, remote, ["a"])
         ((died_at_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
         for until_ms, outcome in ((died_at_ms - 1, Outcome.DIED_SINCE), (died_at_ms, Outcome.REQUEUED)):
-            which = Filter(ids=("a",), died_until_ms=until_ms)
+            which = Selection(ids=["a"], died_until_ms=until_ms)
             (done,) = await dead_letters.requeue(outbox._store.transact, which, now_ms=died_at_ms, force=False)
             assert done.outcome is outcome
 
@@ -240,7 +240,7 @@ async def test_a_step_holds_no_more_than_its_share_and_lets_a_put_come_in_betwee
             await outbox.put("events", {"step": len(dead_after)})
             return done
 
-        which = Filter(everything=True)
+        which = Selection(everything=True)
         handled = await dead_letters.discard(transact, which, now_ms=1, reason="in steps")
 
         assert [each.id for each in handled] == [f"a{n}" for n in range(8)]

@@ -29,12 +29,12 @@ from outbox.cli.watch import Speed
 from outbox.entry import State
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries as forensic_entries
-from outbox.forensics.entries import Wanted
 from outbox.forensics.tail import START, Mark, News, news
 from outbox.stats import Snapshot
 from outbox.store.lock import Holder
 from outbox.store.read_only import look
 from outbox.store.reader import Notices
+from outbox.store.selection import Selection
 from tests.admin.test_inbox import bot, states, until
 from tests.cli.test_changes import as_json, call, editor
 from tests.store.tools import shell
@@ -513,7 +513,7 @@ def test_tail_tells_what_is_no_entrys_own() -> None:
 def test_a_drain_of_thousands_is_counted_and_not_shown_one_by_one(dead: Path) -> None:
     @run_async
     async def since(mark: Mark, most: int) -> News:
-        return await look(dead, lambda observer: news(observer, mark, Wanted(), most=most))
+        return await look(dead, lambda observer: news(observer, mark, Selection(), most=most))
 
     first = since(START, 50)
     assert (first.left_out, len(first.changes)) == (0, 6)
@@ -582,7 +582,7 @@ def test_a_namesake_in_another_table_is_no_failure(dead: Path) -> None:
     code, found = as_json("requeue", "t0", "--destination", "fills", "--path", dead, "--yes")
     assert (code, found["outcomes"]) == (0, {"requeued": 1})
     code, found = as_json("requeue", "t1", "--destination", "orders", "--path", dead, "--yes")  # the control
-    assert (code, found["outcomes"]) == (1, {"not of that destination or code": 1})
+    assert (code, found["outcomes"]) == (1, {"not of that selection": 1})
 
 
 @posix

@@ -24,10 +24,11 @@ SMALL = {
     "sqlite_sequence",
     "json_each",
     "c",
+    "w",
     "pair",
     "ready",
 }
-SORTED = {"PAUSES"}
+SORTED = {"PAUSES", "CAUSES"}
 # Asked for by a person who wants to see the backlog; it reads indexes, never the payloads of what is settled.
 WHOLE = {"PENDING"}
 

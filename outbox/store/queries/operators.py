@@ -45,11 +45,41 @@ PRUNABLE = Query(
     "1",
 )
 
+
+def matches(time: str) -> str:
+    """Return the test of a `Selection` in SQL, whose parameters are its `parameters`. time: what since and until mean.
+
+    A value of a column is told as a text, as JSON, or as a number.
+    """
+    return (
+        "(? is null or destination = ?) and (? is null or "
+        " coalesce(payload ->> 'session_id', match ->> 'session_id') = ?)"
+        " and (? is null or coalesce(error_code, cast(error_status as text)) = ?)"
+        " and (? is null or instr(error_message, ?) > 0)"
+        f" and (? is null or {time} >= ?) and (? is null or {time} < ?)"
+        " and (? is null or not exists (select 1 from (select w.value as told,"
+        " coalesce(payload ->> w.key, match ->> w.key) as plain, coalesce(payload -> w.key, match -> w.key) as json"
+        " from json_each(?) as w) where not ifnull(told in (cast(plain as text), json)"
+        " or (told glob '[-+.0-9]*' and typeof(plain) <> 'text' and plain = cast(told as numeric)), 0)))"
+    )
+
+
 _SELECTED = "seq, id, destination, state, error_code, error_status, settled_at_ms"
+_MATCHES = matches("coalesce(settled_at_ms, created_at_ms)")
 
 DEAD = Query(
     "the next dead entries of a destination, oldest first",
-    f"select {_SELECTED} from outbox where state = 'dead' and destination = ? and seq > ? order by seq limit ?",
+    f"select {_MATCHES}, {_SELECTED} from outbox"
+    " where state = 'dead' and destination = ? and seq > ? order by seq limit ?",
+    ("outbox_dead (destination=? AND seq>?)",),
+    "the limit",
+)
+
+CAUSES = Query(
+    "the next dead entries of a destination, those that the server refused in the same words together",
+    "select error_status, error_code, error_message, count(*), min(settled_at_ms), max(settled_at_ms), max(seq)"
+    " from (select * from outbox where state = 'dead' and destination = ? and seq > ? order by seq limit ?)"
+    " group by 1, 2, 3",
     ("outbox_dead (destination=? AND seq>?)",),
     "the limit",
 )
@@ -63,7 +93,7 @@ SEQS = Query(
 
 SELECTED = Query(
     "one step of them",
-    f"select {_SELECTED} from outbox where seq in (select value from json_each(?)) order by seq",
+    f"select {_MATCHES}, {_SELECTED} from outbox where seq in (select value from json_each(?)) order by seq",
     ("INTEGER PRIMARY KEY (rowid=?)",),
     "the step",
 )
@@ -100,10 +130,10 @@ REVIVE = Query(
 )
 
 DELIVERED = Query(
-    "which entries arrived in a time, of a table, of a session",
+    "which entries arrived in a time, of what is selected",
     "select seq from outbox indexed by outbox_settled where state in ('delivered', 'discarded')"
-    " and settled_at_ms >= ? and settled_at_ms < ? and state = 'delivered' and (? is null or destination = ?)"
-    " and (? is null or coalesce(payload ->> 'session_id', match ->> 'session_id') = ?)",
+    " and settled_at_ms >= ? and settled_at_ms < ? and state = 'delivered'"
+    f" and {_MATCHES}",
     ("outbox_settled (settled_at_ms>? AND settled_at_ms<?)",),
     "what was settled in that time",
 )
@@ -162,7 +192,7 @@ TAKE_OUT = Query(
     "the step",
 )
 
-_MENDABLE = f"select {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox"
+_MENDABLE = f"select 1, {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox"
 
 MENDABLE = Query(
     "the entries that have an id, with all that an edit hangs on",

@@ -26,12 +26,23 @@ class Arguments(BaseModel):
             field = ".".join(str(part) for part in first["loc"]) or "arguments"
             raise InvalidRequest(_SAID.get(first["type"], str(first["msg"])), field=field) from None
 
+    def but(self, **changes: Any) -> Self:
+        """Return it with other values."""
+        return self.model_copy(update=changes)
+
     def as_json(self) -> dict[str, Any]:
         """Return what `of` reads."""
         return self.model_dump(exclude_defaults=True)
 
 
-_SAID = {"extra_forbidden": "is unknown to this version", "string_pattern_mismatch": "is no name of a table"}
+_SAID = {
+    "extra_forbidden": "is unknown to this version",
+    "string_pattern_mismatch": "is no name of a table",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "list_type": "must be a sequence of texts",
+}
 
 
 def unix_ms(time: datetime | None, field: str) -> int | None:

@@ -1,0 +1,82 @@
+"""What dead entries died of: those of one table and one cause are one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from outbox.flusher.refusal_runs import cause_of
+from outbox.postgrest.replies import Refusal
+from outbox.store import queries
+from outbox.store.reader import Reader
+
+# Entries of one question: some 50 ms.
+_PAGE_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Dead entries of one destination that died of one thing. first_ms, last_ms: of the deaths, Unix milliseconds.
+
+    message: the server's words to the newest of them. said: a part of its words that tells it from the other causes
+    of its destination and code; None: destination and code do.
+    """
+
+    destination: str
+    status: int | None
+    code: str | None
+    message: str
+    entries: int
+    first_ms: int
+    last_ms: int
+    newest_seq: int
+    example: str = ""
+    said: str | None = None
+
+    @property
+    def told(self) -> str | None:
+        """What `--code` means."""
+        return self.code if self.code is not None else None if self.status is None else str(self.status)
+
+
+async def causes(reader: Reader) -> list[Cause]:
+    """Return what dead entries died of, the most frequent first. Reads all of them, in steps."""
+    found: dict[tuple[str, str], Cause] = {}
+    for destination, states in sorted((await reader.counts()).items()):
+        after_seq = 0
+        while states.get("dead"):
+            rows = await reader.read(queries.CAUSES.sql, (destination, after_seq, _PAGE_ROWS))
+            for row in rows:
+                _count(found, Cause(destination, row[0], row[1], row[2] or "", *row[3:]))
+            if sum(row[3] for row in rows) < _PAGE_ROWS:
+                break
+            after_seq = max(row[6] for row in rows)
+    ordered = sorted(found.items(), key=lambda each: -each[1].entries)
+    return [
+        replace(each, example=await _id(reader, each), said=_said(words, each, found)) for (_, words), each in ordered
+    ]
+
+
+def _count(found: dict[tuple[str, str], Cause], more: Cause) -> None:
+    words = cause_of(Refusal(more.status, more.code, more.message))
+    before = found.get((more.destination, words), more)
+    newest = max(before, more, key=lambda each: each.newest_seq)
+    found[more.destination, words] = replace(
+        newest,
+        entries=more.entries + (0 if before is more else before.entries),
+        first_ms=min(before.first_ms, more.first_ms),
+        last_ms=max(before.last_ms, more.last_ms),
+    )
+
+
+def _said(words: str, cause: Cause, found: dict[tuple[str, str], Cause]) -> str | None:
+    """Return the longest part of a cause that stands in each of its messages, where another one has its code."""
+    others = [each for each in found.values() if (each.destination, each.told) == (cause.destination, cause.told)]
+    if len(others) == 1:
+        return None
+    parts = words.removeprefix(f"{cause.status} {cause.code} ").split("…")
+    return max((part.strip() for part in parts), key=len) or None
+
+
+async def _id(reader: Reader, cause: Cause) -> str:
+    rows = await reader.read("select id from outbox where seq = ?", (cause.newest_seq,))
+    return str(rows[0][0]) if rows else ""
