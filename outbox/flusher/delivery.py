@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import assert_never
 
 from outbox import logs
-from outbox.entry import Operation, State
+from outbox.entry import Operation
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import PATIENCE_S, gives_up, lets_pass
-from outbox.flusher.pauses import Pauses, keys_of, wider_than
+from outbox.flusher.pauses import Pauses, key_of, keys_of, wider_than
 from outbox.flusher.read_back import is_applied, read_back
-from outbox.flusher.refusal_runs import RefusalRun, cause_of
+from outbox.flusher.refusal_runs import cause_of
 from outbox.flusher.scheduler import Batch, Lanes
+from outbox.flusher.settlement import Settlement
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
@@ -51,6 +52,7 @@ class Delivery:
         self._transport = transport
         self._lane = lane
         self._traffic = lanes.traffic(lane)
+        self._settlement = Settlement(context, lane)
         self._bytes, self._took_s = 0, 0.0  # of its request; until the answer
 
     async def run(self, batch: Batch) -> None:
@@ -67,7 +69,7 @@ class Delivery:
             return batch
         refusal = Refusal(None, "DIGEST", "the stored entry is not what was put; it was not sent")
         logger.error("stored entries were changed", extra={"ids": [entry.id for entry in changed]})
-        await self._context.note(self._note_dead(changed, refusal))
+        await self._settlement.dead(changed, refusal)
         return [entry for entry in batch if entry not in changed]
 
     # ------------------------------------------------------------------------------------------ one attempt
@@ -96,7 +98,7 @@ class Delivery:
             case Pause() if len(sent) == 1 and self._is_stuck(sent[0], verdict, outcome):
                 hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
                 self._suspect(sent[0], proven=True)
-                await self._postpone(entries, replace(verdict.refusal, hint=hint), event="stuck")
+                await self._settlement.postponed(entries, replace(verdict.refusal, hint=hint), event="stuck")
             case Pause() if len(sent) > 1 and self._is_known(verdict, outcome):
                 await self._split(entries, sent, Split(verdict.refusal, shrink=verdict.shrink))
             case Pause():
@@ -133,8 +135,7 @@ class Delivery:
         }
         for entry in sent:
             if (refusal := refusals[entry.seq]) is not None:
-                logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
-                await self._context.note(self._note_dead([entry], refusal, attempts=1, batch_rows=len(sent)))
+                await self._settlement.refused(entry, refusal, batch_rows=len(sent))
         if there := [entry for entry in sent if refusals[entry.seq] is None]:
             await self._delivered(there)
 
@@ -149,7 +150,7 @@ class Delivery:
             told = {"destination": self._lane.spec.destination}
             logger.warning("rows with ids of your own cannot be read back: grant select to the bot's role", extra=told)
         hint = "whether it is there is not known before the bot's role may read the table: grant select on it"
-        await self._postpone(sent, replace(refusal, hint=refusal.hint or hint), event="postponed")
+        await self._settlement.postponed(sent, replace(refusal, hint=refusal.hint or hint), event="postponed")
 
     def _is_news(self, what: str) -> bool:
         """Whether this was not said of the table before."""
@@ -172,7 +173,7 @@ class Delivery:
         self._traffic.suspects = dict.fromkeys(self._traffic.suspects, True)
         self._traffic.passed = True
         accepted = isinstance(verdict, Delivered)
-        if accepted and self._traffic.run.seqs:
+        if accepted and self._traffic.run_of_all.seqs:
             over = self._pauses.ended_by(self._lane, turn, accepted=accepted)
             await self._end_run(revive=self._pauses.is_refused(over))
         # Asked only now: another answer may have ended some of them while the run was written down.
@@ -181,15 +182,9 @@ class Delivery:
     # ------------------------------------------------------------------------------------------ the verdicts
 
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
-        await self._context.note(self._note_delivered(entries))
+        await self._settlement.delivered(entries)
         self._traffic.accepted([entry.seq for entry in entries])
         self._resize(len(entries), self._took_s)
-
-    async def _note_delivered(self, entries: Sequence[Outgoing]) -> None:
-        await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
-        self._context.tally.delivered[self._lane.spec.destination] += len(entries)
-        self._context.state.last_delivery_ms = self._context.clock.now_ms()
-        self._context.pulse.delivered()
 
     async def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:
         logger.info("batch refused, halving", extra=facts(self._lane, verdict.refusal, rows=len(sent)))
@@ -225,14 +220,13 @@ class Delivery:
         passes = lets_pass(behind=behind, bringer=bringer, waited_s=waited_s)
         if passes and not await self._store.may_come(spec.destination, entry.seq):
             gone = replace(refusal, message=f"{refusal.message} (what stands behind it in its line goes on: gave up)")
-            logger.warning("entry refused", extra=facts(self._lane, gone, id=entry.id))
-            await self._context.note(self._note_dead([entry], gone, attempts=1, batch_rows=1))
+            await self._settlement.refused(entry, gone)
         elif self._is_orphaned(entry, await self._store.oldest_pending_seq()):
             await self._make_dead(entry, replace(refusal, message=f"{refusal.message} (it never came: gave up)"))
         else:
             self._traffic.refusals += 1
             most_s = max(PATIENCE_S - waited_s, 1.0) if behind and not passes else None
-            await self._postpone([entry], refusal, event="postponed", most_s=most_s)
+            await self._settlement.postponed([entry], refusal, event="postponed", most_s=most_s)
             if not passes:  # else its row may be on its way: nothing that comes behind it makes that sooner
                 patience_ms = int((PATIENCE_S - waited_s) * 1000)
                 self._context.unmatched.add(entry.seq, self._context.steady_ms() + patience_ms)
@@ -251,9 +245,9 @@ class Delivery:
             gone = f"{refusal.message} (its parent never came: gave up)"
             await self._make_dead(entry, replace(refusal, message=gone))
         if not lost:
-            await self._postpone(entries, refusal, event="postponed")
+            await self._settlement.postponed(entries, refusal, event="postponed")
         elif left := [entry for entry in heads(entries) if entry not in lost]:
-            await self._postpone(left, refusal, event="postponed")
+            await self._settlement.postponed(left, refusal, event="postponed")
 
     async def _pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
         """Stop sending as far as `verdict` reaches; `turn` is the failed request's."""
@@ -299,75 +293,49 @@ class Delivery:
         """Return whether this refusal is one too many of its cause."""
         if self._pauses.is_refused(keys_of(self._lane)):
             return True
-        return self._may_be_the_tables(entry) and self._traffic.run.is_full(cause_of(refusal))
+        return self._may_be_the_tables(entry) and self._traffic.is_run_full(cause_of(refusal))
 
     def _may_be_the_tables(self, entry: Outgoing) -> bool:
         """Not if it was refused before, or came in a batch of which others were accepted."""
         return entry.attempts == 0 and not self._traffic.mixed
 
     def _refused_run(self, refusal: Refusal) -> Pause:
-        count, spec = len(self._traffic.run.seqs), self._lane.spec
+        """Pause the lane; or the table, where no one lane was refused so often, but many of them together."""
+        cause, spec = cause_of(refusal), self._lane.spec
+        wide = self._pauses.is_refused([key_of(self._lane, Scope.DESTINATION)]) or not self._traffic.run.is_full(cause)
+        wide = wide and not self._pauses.is_refused([key_of(self._lane, Scope.LANE)])
+        count = len((self._traffic.run_of_all if wide else self._traffic.run).seqs)
         command = f"outbox requeue --destination {spec.destination}"
         if refusal.code:
             command += f" --code {refusal.code}"
         words = f"{count} rows died of it; they come back with the first that is accepted, or: {command}"
         told = replace(refusal, message=f"{refusal.message} ({words})")
-        return Pause(Scope.LANE, Reason.REFUSED, told, slow=True)
+        return Pause(Scope.DESTINATION if wide else Scope.LANE, Reason.REFUSED, told, slow=True)
 
     async def _end_run(self, *, revive: bool) -> None:
         """A row was accepted. revive: it was a probe's: what died of the table's fault is pending again."""
-        lane = self._lane.number
-        if revive:
-            count = await self._store.end_run(lane)
-            told = {"destination": self._lane.spec.destination, "rows": count}
-            logger.warning("refused entries are pending again: their table accepts rows", extra=told)
-            self._traffic.rewind = True
-        else:
-            await self._store.forget_run(lane)
-        self._traffic.run = RefusalRun()
+        if not revive:
+            if self._traffic.run.seqs:
+                await self._store.forget_run(self._lane.number)
+            self._traffic.end_run()
+            return
+        count = 0
+        for traffic in self._lanes.refused_alike(self._traffic):
+            count += await self._store.end_run(traffic.lane.number)
+            traffic.end_run()
+            traffic.rewind = True
+        told = {"destination": self._lane.spec.destination, "rows": count}
+        logger.warning("refused entries are pending again: their table accepts rows", extra=told)
 
     # ------------------------------------------------------------------------------------------ settling
 
     async def _make_dead(self, entry: Outgoing, refusal: Refusal) -> None:
-        """Make `entry` a dead letter."""
-        logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
+        """Make `entry` a dead letter, one of a run of refusals unless it is at fault itself."""
         self._traffic.refusals += 1
         cause = cause_of(refusal) if self._may_be_the_tables(entry) else None
         if cause is not None:
-            self._traffic.run.add(cause, entry.seq)
-        await self._context.note(self._note_dead([entry], refusal, attempts=1, batch_rows=1, cause=cause))
-
-    async def _note_dead(
-        self,
-        entries: Sequence[Outgoing],
-        refusal: Refusal,
-        *,
-        attempts: int = 0,
-        batch_rows: int | None = None,
-        cause: str | None = None,
-    ) -> None:
-        seqs, run = [entry.seq for entry in entries], None if cause is None else (self._lane.number, cause)
-        await self._store.settle(seqs, State.DEAD, refusal=refusal, attempts=attempts, batch_rows=batch_rows, run=run)
-        self._context.tally.rejected[self._lane.spec.destination] += len(seqs)
-
-    async def _postpone(
-        self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str, most_s: float | None = None
-    ) -> None:
-        """Let what travelled as one row wait: of each key its first entry, behind which the others stand in line."""
-        first = heads(entries)
-        wait_s = self._context.backoff_s(max(entry.attempts for entry in first) + 1)
-        wait_s = wait_s if most_s is None else min(wait_s, most_s)
-        told = facts(self._lane, refusal, ids=[entry.id for entry in first], wait_s=round(wait_s, 3))
-        logger.info("entry postponed", extra=told)
-        await self._context.note(self._note_postponed(first, refusal, wait_s, event=event, batch_rows=len(entries)))
-
-    async def _note_postponed(
-        self, entries: Sequence[Outgoing], refusal: Refusal, wait_s: float, *, event: str, batch_rows: int
-    ) -> None:
-        until_ms = self._context.steady_ms() + int(wait_s * 1000) + 1
-        seqs = [entry.seq for entry in entries]
-        await self._store.postpone(seqs, until_ms, refusal=refusal, attempts=1, event=event, batch_rows=batch_rows)
-        self._context.tally.retries[self._lane.spec.destination] += len(seqs)
+            self._traffic.refused(cause, entry.seq)
+        await self._settlement.refused(entry, refusal, cause=cause)
 
     def _is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
         """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""

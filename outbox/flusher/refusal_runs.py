@@ -3,6 +3,9 @@
 One bad row dies alone. Row after row refused with one cause and none accepted between them is a missing policy, a
 column that a migration has added, a key of another type: at most `MOST` rows die of it, and come back with the first
 that is accepted. A row counts once: one that was revived and is refused again is bad itself.
+
+Runs are counted twice: for each lane, which another set of columns that is accepted does not end; and for all lanes of
+a table and operation together, so that rows with ever other columns do not die one for each set.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 @dataclass(slots=True)
 class RefusalRun:
-    """The rows of a lane that died one after another; `outbox_refused_runs` keeps them."""
+    """Rows that died one after another; `outbox_refused_runs` keeps those of each lane."""
 
     cause: str | None = None
     seqs: list[int] = field(default_factory=list)
@@ -34,6 +37,10 @@ class RefusalRun:
         if self.cause != cause:
             self.cause, self.seqs = cause, []
         self.seqs.append(seq)
+
+    def clear(self) -> None:
+        """A row was accepted."""
+        self.cause, self.seqs = None, []
 
 
 def cause_of(refusal: Refusal) -> str:

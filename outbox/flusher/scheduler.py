@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from outbox.entry import Operation
+from outbox.entry import LaneSpec, Operation
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
 from outbox.flusher.ready_lanes import LOOK, ReadyLanes
@@ -91,6 +91,7 @@ class Traffic:
     trouble: tuple[int | None, str | None] | None = None  # what last paused it: the answer's status and code
     passed: bool = False  # a row has passed since: what fails in the same way now is about its rows
     run: RefusalRun = field(default_factory=RefusalRun)
+    run_of_all: RefusalRun = field(default_factory=RefusalRun)  # of all lanes that differ from this one in columns only
 
     @property
     def taken(self) -> set[int]:
@@ -136,6 +137,20 @@ class Traffic:
         self.sent_parts[batch.seqs[0]] = replace(part, seqs=batch.seqs)
         if not part.seqs:
             self.parts.remove(part)
+
+    def is_run_full(self, cause: str) -> bool:
+        """Return whether a row more that is refused for `cause` means the table."""
+        return self.run.is_full(cause) or self.run_of_all.is_full(cause)
+
+    def refused(self, cause: str, seq: int) -> None:
+        """Count a row that dies in a run of refusals."""
+        self.run.add(cause, seq)
+        self.run_of_all.add(cause, seq)
+
+    def end_run(self) -> None:
+        """A row of the lane was accepted."""
+        self.run = RefusalRun()
+        self.run_of_all.clear()
 
     def split(self, parts: Iterable[Sequence[Outgoing]]) -> None:
         """Send these parts of a refused batch by themselves.
@@ -186,6 +201,7 @@ class Lanes:
         self._store = context.store
         self._pauses = pauses
         self._traffic: dict[int, Traffic] = {}
+        self._runs: dict[LaneSpec, RefusalRun] = {}  # of all lanes of a table and operation, whatever their columns
         self._begun = 0  # requests so far
         self.ready = ReadyLanes(context)
         self._served: dict[str, int] = {}  # when each destination last began one
@@ -196,12 +212,20 @@ class Lanes:
         """Read what died in runs of refusals that an earlier process has left."""
         specs = await self._store.lanes()
         for number, cause, seq in await self._store.refused_runs():
-            self.traffic(Lane(number, specs[number], seq)).run.add(cause, seq)
+            self.traffic(Lane(number, specs[number], seq)).refused(cause, seq)
 
     def traffic(self, lane: Lane) -> Traffic:
         """Return what is under way in `lane`."""
-        most = self._context.limits.batch_bytes
-        return self._traffic.setdefault(lane.number, Traffic(lane, limit=Limit(most, most)))
+        found = self._traffic.get(lane.number)
+        if found is None:
+            most, kind = self._context.limits.batch_bytes, lane.spec._replace(columns="", ordered=False)
+            found = Traffic(lane, limit=Limit(most, most), run_of_all=self._runs.setdefault(kind, RefusalRun()))
+            self._traffic[lane.number] = found
+        return found
+
+    def refused_alike(self, one: Traffic) -> list[Traffic]:
+        """Return the lanes in whose runs rows died as in that of `one`, which differs from them in columns only."""
+        return [each for each in self._traffic.values() if each.run_of_all is one.run_of_all and each.run.seqs]
 
     def rewind(self) -> None:
         """Something may be ready behind what the lanes have handed out."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from outbox.flusher import refusal_runs
-from outbox.flusher.scheduler import Source
+from outbox.flusher.scheduler import Source, Traffic
 from outbox.postgrest.verdicts import Refusal, Reply
 from outbox.testing import refused
 from tests.flusher.bench import Bench, Clock, Remote, Row, flushing, opened, rows
@@ -201,3 +201,63 @@ async def test_a_revived_row_does_not_revert_what_a_later_one_of_its_key_has_bro
 def test_what_is_one_cause(one: tuple[str, str], other: tuple[str, str], same: bool) -> None:
     causes = {refusal_runs.cause_of(Refusal(400, code, message)) for code, message in (one, other)}
     assert (len(causes) == 1) is same
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@run_async
+async def test_rows_with_ever_other_columns_share_one_bound_and_one_pause(restarted: bool, tmp_path: Path) -> None:
+    clock, remote = Clock(), Remote(rule=lambda name, _: NOT_NULL if name == "events" else None)
+    async with flushing(tmp_path, remote=remote, clock=clock) as bench:
+        for number in range(40):
+            await bench.outbox.put("events", {"n": number, f"c{number}": 1})
+        await bench.outbox.put("trades", {"n": 1})
+        await bench.live(30 if restarted else 600)
+        stats = await bench.stats()
+        assert (stats.dead, stats.pending, stats.delivered) == (10, 30, 1)
+        assert [(pause.scope, pause.subject, pause.reason) for pause in stats.pauses] == [
+            ("destination", "events", "refused")
+        ]
+        if not restarted:
+            assert len(remote.requests) < 40  # one probe in an interval, not one for each set of columns
+            remote.rule = lambda _, __: None
+            await bench.live(180)
+    async with flushing(tmp_path, remote=remote, clock=clock) as bench:
+        remote.rule = lambda _, __: None
+        await bench.live(600)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.pending, stats.paused) == (41, 0, 0, None)
+
+
+@run_async
+async def test_a_lane_that_is_refused_has_its_bound_while_other_columns_are_accepted(tmp_path: Path) -> None:
+    rule = lambda _, row: None if "new" in row else NOT_NULL  # noqa: E731
+    async with flushing(tmp_path, remote=Remote(rule=rule), batch_rows=1) as bench:
+        for number in range(40):
+            await bench.outbox.put("events", {"n": number})
+            await bench.outbox.put("events", {"n": number, "new": 1})
+        await bench.live(600)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.pending) == (40, 10, 30)
+
+
+@run_async
+async def test_poison_rows_in_many_lanes_die_alone_while_others_are_accepted(tmp_path: Path) -> None:
+    rule = lambda _, row: NOT_NULL if row["n"] % 2 else None  # noqa: E731
+    async with flushing(tmp_path, remote=Remote(rule=rule), requests_in_flight=1) as bench:
+        for number in range(50):
+            await bench.outbox.put("events", {"n": number, f"c{number}": 1})
+        await bench.live(600)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.paused) == (25, 25, None)
+
+
+@run_async
+async def test_control_counted_by_lane_alone_one_row_dies_for_each_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Traffic, "is_run_full", lambda self, cause: self.run.is_full(cause))
+    async with flushing(tmp_path, remote=Remote(rule=lambda _, __: NOT_NULL)) as bench:
+        for number in range(40):
+            await bench.outbox.put("events", {"n": number, f"c{number}": 1})
+        await bench.live(60)
+        assert (await bench.stats()).dead == 40
