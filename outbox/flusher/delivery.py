@@ -8,13 +8,15 @@ from typing import assert_never
 
 from outbox import logs
 from outbox.entry import Operation
+from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import PATIENCE_S, gives_up, lets_pass
 from outbox.flusher.pauses import Pauses, key_of, keys_of, wider_than
 from outbox.flusher.read_back import is_applied, read_back
 from outbox.flusher.refusal_runs import cause_of
-from outbox.flusher.scheduler import Batch, Lanes
+from outbox.flusher.scheduler import Lanes
 from outbox.flusher.settlement import Settlement
+from outbox.flusher.shared_requests import DIVISOR, MOST_LANES, columns_of, is_table
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
@@ -58,7 +60,10 @@ class Delivery:
     async def run(self, batch: Batch) -> None:
         """Send what of `batch` is still what was put, and settle the answer's verdict."""
         self._bytes = batch.bytes
-        if entries := await self._intact(batch.entries):
+        entries = await self._intact(batch.all_entries)
+        if entries and batch.others:
+            await self._share(batch, entries)
+        elif entries:
             await self._attempt(entries)
 
     async def _intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
@@ -73,6 +78,30 @@ class Delivery:
         return [entry for entry in batch if entry not in changed]
 
     # ------------------------------------------------------------------------------------------ one attempt
+
+    async def _share(self, batch: Batch, entries: Sequence[Outgoing]) -> None:
+        """Send rows of many lanes in one request; unless it is accepted, fewer of them share the next one."""
+        spec, turn = self._lane.spec, self._pauses.turn()
+        outcome = await is_table(self._transport, spec.destination, deadline_s=self._limits.request_deadline_s)
+        lanes = [lane for lane, _ in self._lanes.shared.shares(self._lane, batch)]
+        if isinstance(outcome, Reply):
+            self._lanes.shared.restrict(lanes, 1)
+            return
+        if outcome is True:
+            columns = columns_of(traffic.lane.spec for traffic in lanes)
+            request = build(spec._replace(columns=columns), entries)
+            outcome, self._took_s = await self._context.window.send(
+                self._transport, request, turn, now=self._pauses.turn
+            )
+        verdict = judge(spec.operation, len(entries), outcome)
+        if isinstance(verdict, Delivered):
+            await self._learn(entries, verdict, turn)
+            await self._delivered(entries)
+            return
+        if outcome != Failure.UNREACHABLE:
+            self._lanes.shared.restrict(lanes, len(lanes) // DIVISOR)
+        if isinstance(verdict, Pause) and verdict.scope is not Scope.LANE:
+            await self._pause(entries, verdict, outcome, turn)
 
     async def _attempt(self, entries: Sequence[Outgoing]) -> None:
         """Send one request and settle its verdict."""
@@ -184,6 +213,7 @@ class Delivery:
     async def _delivered(self, entries: Sequence[Outgoing]) -> None:
         await self._settlement.delivered(entries)
         self._traffic.accepted([entry.seq for entry in entries])
+        self._traffic.lanes = MOST_LANES
         self._resize(len(entries), self._took_s)
 
     async def _split(self, entries: Sequence[Outgoing], sent: Sequence[Outgoing], verdict: Split) -> None:

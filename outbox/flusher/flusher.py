@@ -217,6 +217,8 @@ class Flusher:
                 self.wake()
                 return None
             return sentence("everything", over_all)
+        if ways.lanes and not found:
+            return None
         held = [(lane, next((key for key in keys_of(lane) if key in found), None)) for lane in ways.lanes]
         if ways.others or any(key is None for _, key in held):
             return None
@@ -338,8 +340,8 @@ class Flusher:
                 self._lanes.traffic(lane).rewind = True
                 break
             delivery = Delivery(self._context, self._pauses, self._lanes, transport, lane)
-            self._requests.start(delivery.run(batch), self._lanes.traffic(lane), batch)
-            self._lanes.serve(lane)
+            self._requests.start(delivery.run(batch), self._lanes.shared.shares(lane, batch))
+            self._lanes.serve(lane, batch)
             started = True
             if self._requests.throttle_s > 0:
                 break

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from outbox import logs
 from outbox.flusher import backoff
+from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import Pauses
-from outbox.flusher.scheduler import Batch, Traffic
+from outbox.flusher.scheduler import Traffic
 
 logger = logs.named("outbox.flusher")
 
@@ -55,11 +56,14 @@ class Requests:
         """Return whether a request to `destination` is under way."""
         return self._destinations[destination] > 0
 
-    def start(self, work: Coroutine[Any, Any, None], traffic: Traffic, batch: Batch) -> None:
-        """Let `work` deliver `batch`; it probes whatever pauses its lane stands under."""
+    def start(self, work: Coroutine[Any, Any, None], shares: Sequence[tuple[Traffic, Batch]]) -> None:
+        """Let `work` deliver what each lane has in the request; it probes the pauses over the first of them."""
+        traffic, batch = shares[0]
         probed = self._pauses.probe(traffic.lane)
-        traffic.start(batch)
-        self._began_s, self._began_rows = self._context.clock.monotonic_s(), len(batch.entries)
+        for each, share in shares:
+            each.start(share)
+        self._began_s = self._context.clock.monotonic_s()
+        self._began_rows = sum(len(share.entries) for _, share in shares)
         self._began_seq = self._context.store.last_seq
         task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.spec.destination}")
         self._tasks.add(task)
@@ -72,7 +76,8 @@ class Requests:
             self._probes -= batch.probe
             self._destinations[traffic.lane.spec.destination] -= 1
             self._context.window.under_way -= batch.bytes
-            traffic.end(batch)
+            for each, share in shares:
+                each.end(share)
             self._pauses.probed(probed)
             self._judge_end(asyncio.CancelledError() if task.cancelled() else task.exception(), traffic)
             self._ended()

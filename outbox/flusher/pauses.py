@@ -105,6 +105,8 @@ class Pauses:
 
     def over(self, lane: Lane) -> dict[PauseKey, Paused]:
         """Return the pauses that hold `lane` back, the widest first."""
+        if not self._paused:  # asked of thousands of lanes
+            return {}
         return {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
 
     def ended_by(self, lane: Lane, turn: int, *, accepted: bool) -> list[PauseKey]:
@@ -372,8 +374,8 @@ class Pauses:
 
     async def end_idle(self, lanes: Sequence[Lane]) -> None:
         """End each pause that is due and holds back none of `lanes`: no probe would ever end it."""
-        held = {key for lane in lanes for key in keys_of(lane)}
         due = [key for key, pause in self._paused.items() if self._is_due(pause) and not pause.probing]
+        held = {key for lane in lanes for key in keys_of(lane)} if due else ()
         await self.end([key for key in due if key not in held])
 
     async def forget(self) -> None:

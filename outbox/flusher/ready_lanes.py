@@ -78,11 +78,26 @@ class ReadyLanes:
                 self.empty(lane)
         return found
 
-    def served(self, lane: Lane) -> None:
-        """Note that `lane` has begun a request: it comes last."""
+    def waiting(self) -> list[Lane]:
+        """Return those that stand in the queue."""
+        return list(self._queue.values())
+
+    def is_spent(self, lane: Lane) -> bool:
+        """Return whether `lane` has shared another one's request since it was looked at."""
+        return not self.whole and lane.number not in self._queue
+
+    def turn(self) -> None:
+        """Note that a request has begun."""
         self._turns += 1
+
+    def served(self, lane: Lane) -> None:
+        """Note that `lane` has rows in it: it comes last."""
         if self._queue.pop(lane.number, None) is not None:
             self._queue[lane.number] = lane
+
+    def look_again(self) -> None:
+        """Let the next look be one at all lanes: some that have left the queue have something to send."""
+        self._read_s = float("-inf")
 
     def empty(self, lane: Lane) -> None:
         """Note that `lane` has nothing to send now."""

@@ -6,13 +6,14 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
 
 from outbox.entry import LaneSpec, Operation
+from outbox.flusher.batch import Batch, Source
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
 from outbox.flusher.ready_lanes import LOOK, ReadyLanes
 from outbox.flusher.refusal_runs import RefusalRun
+from outbox.flusher.shared_requests import MOST_LANES, SharedRequests, may_share
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
 from outbox.store.store import Lane, Outgoing
@@ -22,30 +23,6 @@ _MANY = 8
 # A part beside rows that were accepted may hold more of them, and most likely at that end: its hope stays with the half
 # there, however often it is halved. The other half, so many halvings later, has proved otherwise.
 _HOPE = 3
-
-
-class Source(Enum):
-    """Where the rows of a lane's next request come from. A lane serves those that have something in rotation."""
-
-    NEW = auto()  # never refused, in the order of the puts
-    PART = auto()  # of a batch that was refused
-    AGAIN = auto()  # refused before, such as for a parent that was not there
-    SUSPECT = auto()  # failed alone: it travels alone
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What a lane sends in one request of so many bytes. probe: it looks whether a pause is over."""
-
-    source: Source
-    entries: Sequence[Outgoing]
-    bytes: int
-    probe: bool = False
-
-    @property
-    def seqs(self) -> list[int]:
-        """Which entries these are."""
-        return [entry.seq for entry in self.entries]
 
 
 @dataclass(slots=True)
@@ -88,6 +65,7 @@ class Traffic:
     rotation: list[Source] = field(default_factory=lambda: list(Source))  # the one whose turn is next first
     probes: Counter[Source] = field(default_factory=Counter)  # how many each had: every one takes another row
     served: int = 0  # when it last began a request, counted over all lanes
+    lanes: int = MOST_LANES  # so many may share a request with it, itself included; 1: it travels alone
     trouble: tuple[int | None, str | None] | None = None  # what last paused it: the answer's status and code
     passed: bool = False  # a row has passed since: what fails in the same way now is about its rows
     run: RefusalRun = field(default_factory=RefusalRun)
@@ -104,6 +82,11 @@ class Traffic:
         if self.rewind or not any(source is Source.NEW for source, _ in self.under_way):
             return 0
         return self.last_seq
+
+    @property
+    def is_clean(self) -> bool:
+        """Return whether nothing of it is under way, and nothing was refused."""
+        return not (self.under_way or self.parts or self.suspects or self.run.seqs)
 
     def busy(self, source: Source) -> bool:
         """Return whether a request from `source` is under way."""
@@ -204,6 +187,7 @@ class Lanes:
         self._runs: dict[LaneSpec, RefusalRun] = {}  # of all lanes of a table and operation, whatever their columns
         self._begun = 0  # requests so far
         self.ready = ReadyLanes(context)
+        self.shared = SharedRequests(context, pauses, self.ready, self.traffic)
         self._served: dict[str, int] = {}  # when each destination last began one
         # The oldest entry of a shell's that has no key yet: nothing younger that has one may overtake it.
         self.unread_from: int | None = None
@@ -273,7 +257,7 @@ class Lanes:
             if (now := self._waited(lane)) != waited:  # another lane of its destination was served meanwhile
                 heapq.heappush(waiting, (now, lane.number, lane))
                 continue
-            if not may_start(lane):
+            if not may_start(lane) or self.ready.is_spent(lane):
                 continue
             yield lane
             if (now := self._waited(lane)) != waited:
@@ -297,11 +281,14 @@ class Lanes:
     def _waited(self, lane: Lane) -> tuple[int, int, int]:
         return self._served.get(lane.spec.destination, 0), self.traffic(lane).served, lane.first_seq
 
-    def serve(self, lane: Lane) -> None:
-        """Note that `lane` has had its turn."""
+    def serve(self, lane: Lane, batch: Batch) -> None:
+        """Note that `lane`, and whoever shares its request, has had its turn."""
         self._begun += 1
-        self.ready.served(lane)
-        self._served[lane.spec.destination] = self.traffic(lane).served = self._begun
+        self.ready.turn()
+        for each in (lane, *(other for other, _ in batch.others)):
+            self.ready.served(each)
+            self.traffic(each).served = self._begun
+        self._served[lane.spec.destination] = self._begun
 
     # ------------------------------------------------------------------------------------------ what it sends
 
@@ -318,6 +305,8 @@ class Lanes:
             return None  # it was paused while the store was read
         if batch.source is Source.PART:
             traffic.take_part(batch)
+        if batch.source is Source.NEW and not pauses and not self.ready.whole and may_share(lane.spec):
+            return await self.shared.fill(lane, batch)
         return batch
 
     async def _whole(self, lane: Lane, traffic: Traffic) -> Batch | None:

@@ -258,6 +258,21 @@ class Reader:
         rows = await self._entries(queries.READY_RUNS, (lane.number, limit), max_bytes=max_bytes)
         return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
 
+    async def alongside(
+        self, lanes: Sequence[int], *, limit: int, max_bytes: int | None = None
+    ) -> dict[int, list[Outgoing]]:
+        """Return what each of the unordered `lanes` sends next, as far as `limit` and `max_bytes` let them together.
+
+        As of `ready`, one entry may exceed the bytes.
+        """
+        if not lanes:
+            return {}
+        found = dict[int, list[Outgoing]]()
+        looked = (f"[{','.join(map(str, lanes))}]", limit)
+        for *row, lane in await self._entries(queries.ALONGSIDE, looked, max_bytes=max_bytes):
+            found.setdefault(lane, []).append(Outgoing(*row))
+        return found
+
     async def newest(self, lane: Lane, *, limit: int, hidden: Collection[int] = ()) -> list[Outgoing]:
         """Return what an unordered lane would send last, oldest first."""
         looked = (lane.number, limit + len(hidden))

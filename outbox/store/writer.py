@@ -34,6 +34,7 @@ import itertools
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
-from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lane, is_put, receipt_of, stored
+from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lanes, is_put, receipt_of, stored
 
 logger = logs.named("outbox.store")
 
@@ -250,8 +251,7 @@ class Writer:
             group = await self._admitted(group)
             if not group:
                 return
-        # No coroutine for the many whose lane is known.
-        entries = [put.entry if put.entry.lane is not None else await self._placed(put) for put in group]
+        entries = await self._placed(group)
         try:
             seqs = await self.commits.run(lambda: self._insert(entries), ids=[entry.id for entry in entries])
         except sqlite3.IntegrityError:
@@ -363,13 +363,15 @@ class Writer:
             raise
         return result
 
-    async def _placed(self, put: Put) -> Entry:
-        """Return the entry, which has no lane yet, with the number of one; a lane's first entry makes the lane."""
-        lane = self.lanes.get(put.spec)
-        if lane is None:
-            lane = await self.commits.run(lambda: find_lane(self.commits.connection, put.spec), ids=[put.entry.id])
-            self.lanes[put.spec] = lane
-        return put.entry._replace(lane=lane)
+    async def _placed(self, group: Sequence[Put]) -> list[Entry]:
+        """Return the entries, each with its lane; a lane's first entry makes the lane, all new ones in one commit."""
+        new = {put.spec: put.entry.id for put in group if put.entry.lane is None and put.spec not in self.lanes}
+        if new:
+            work = partial(self._in_transaction, lambda connection: find_lanes(connection, list(new)))
+            self.lanes |= await self.commits.run(work, ids=list(new.values()))
+        return [
+            put.entry if put.entry.lane is not None else put.entry._replace(lane=self.lanes[put.spec]) for put in group
+        ]
 
 
 async def _mark_closed(connection: aiosqlite.Connection) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from outbox.entry import LaneSpec, Operation
 from outbox.flusher import scheduler
-from outbox.flusher.scheduler import Batch, Source, Traffic
+from outbox.flusher.batch import Batch, Source
+from outbox.flusher.scheduler import Traffic
 from outbox.postgrest.batch import Limit, halves
 from outbox.store.store import Lane
 

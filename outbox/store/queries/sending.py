@@ -41,6 +41,15 @@ READY = Query(
     "the limit, and what was refused before and is ready again",
 )
 
+ALONGSIDE = Query(
+    "what several unordered lanes send next of what was never refused: they share a request",
+    f"select {', '.join(f'o.{name}' for name in SENT)}, o.lane from json_each(?) as l cross join outbox as o"
+    " indexed by outbox_ready where o.state = 'pending' and o.waits is null and o.lane = l.value and o.attempts = 0"
+    " limit ?",
+    ("outbox_ready (lane=?)",),
+    "the limit, a step for each lane, and what was refused before and is ready again",
+)
+
 NEWEST = Query(
     "the same, newest first: a pause is probed from both ends",
     f"select {_SENT} from outbox indexed by outbox_ready where state = 'pending' and waits is null and lane = ?"

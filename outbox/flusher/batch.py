@@ -1,0 +1,42 @@
+"""What one request carries; no I/O, no clock, no dice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from outbox.store.store import Lane, Outgoing
+
+
+class Source(Enum):
+    """Where the rows of a lane's next request come from. A lane serves those that have something in rotation."""
+
+    NEW = auto()  # never refused, in the order of the puts
+    PART = auto()  # of a batch that was refused
+    AGAIN = auto()  # refused before, such as for a parent that was not there
+    SUSPECT = auto()  # failed alone: it travels alone
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a lane sends in one request of so many bytes. probe: it looks whether a pause is over.
+
+    others: what further lanes send in the same request.
+    """
+
+    source: Source
+    entries: Sequence[Outgoing]
+    bytes: int
+    probe: bool = False
+    others: Sequence[tuple[Lane, Batch]] = ()
+
+    @property
+    def seqs(self) -> list[int]:
+        """Which entries of the lane these are."""
+        return [entry.seq for entry in self.entries]
+
+    @property
+    def all_entries(self) -> list[Outgoing]:
+        """All entries of the request."""
+        return [*self.entries, *(entry for _, other in self.others for entry in other.entries)]
