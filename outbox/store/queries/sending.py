@@ -43,8 +43,8 @@ READY = Query(
 
 ALONGSIDE = Query(
     "what several unordered lanes send next of what was never refused: they share a request",
-    f"select {', '.join(f'o.{name}' for name in SENT)}, o.lane from json_each(?) as l cross join outbox as o"
-    " indexed by outbox_ready where o.state = 'pending' and o.waits is null and o.lane = l.value and o.attempts = 0"
+    f"select {', '.join(f'o.{name}' for name in SENT)}, o.lane from json_each(?) cross join outbox as o"
+    " indexed by outbox_ready where o.state = 'pending' and o.waits is null and o.lane = json_each.value and o.attempts = 0"
     " limit ?",
     ("outbox_ready (lane=?)",),
     "the limit, a step for each lane, and what was refused before and is ready again",
