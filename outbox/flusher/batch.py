@@ -1,4 +1,4 @@
-"""What one request carries; no I/O, no clock, no dice."""
+"""What one request carries, and what is left of one that was refused; no I/O, no clock, no dice."""
 
 from __future__ import annotations
 
@@ -40,3 +40,25 @@ class Batch:
     def all_entries(self) -> list[Outgoing]:
         """All entries of the request."""
         return [*self.entries, *(entry for _, other in self.others for entry in other.entries)]
+
+
+@dataclass(slots=True)
+class Part:
+    """Entries of a batch that was refused. before, behind: the hope that its first and its last rows are good.
+
+    spent: all of them were refused before.
+    """
+
+    seqs: list[int]
+    before: int = 0
+    behind: int = 0
+    spent: bool = False
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """How late it comes, beside others of its kind."""
+        return self.spent, -max(self.before, self.behind), -len(self.seqs)
+
+    def inner(self) -> int:
+        """Return the hope where it is halved."""
+        return max(self.before, self.behind, 1) - 1

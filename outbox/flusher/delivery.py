@@ -12,7 +12,7 @@ from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import PATIENCE_S, gives_up, lets_pass
 from outbox.flusher.pauses import Pauses, key_of, keys_of, wider_than
-from outbox.flusher.read_back import is_applied, read_back
+from outbox.flusher.read_back import conflicts, is_applied
 from outbox.flusher.refusal_runs import cause_of
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.settlement import Settlement
@@ -20,7 +20,6 @@ from outbox.flusher.shared_requests import DIVISOR, MOST_LANES, columns_of, is_t
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
 from outbox.postgrest.client import Transport, build
-from outbox.postgrest.stored import conflict, find, remote_id
 from outbox.postgrest.verdicts import (
     Delivered,
     Failure,
@@ -153,20 +152,18 @@ class Delivery:
     async def _prove(self, sent: Sequence[Outgoing], outcome: Reply | Failure, turn: int) -> None:
         """Settle each by what the remote end holds under its id."""
         spec, status = self._lane.spec, outcome.status if isinstance(outcome, Reply) else 0
-        ids = {entry.seq: remote_id(spec, entry) for entry in sent}
-        held = await read_back(self._transport, spec, list(ids.values()), deadline_s=self._limits.request_deadline_s)
-        if not isinstance(held, dict):
-            await self._unproven(sent, held, turn)
+        kept = await self._store.resent([entry.seq for entry in sent])  # it may have been changed since it arrived
+        kept.update(entry.seq for entry in sent if entry.if_exists == "keep")
+        deadline_s = self._limits.request_deadline_s
+        found = await conflicts(self._transport, spec, sent, status, kept=kept, deadline_s=deadline_s)
+        if not isinstance(found, dict):
+            await self._unproven(sent, found, turn)
             return
-        refusals = {
-            entry.seq: conflict(spec, entry, find(held, ids[entry.seq]), status, keep=entry.if_exists == "keep")
-            for entry in sent
-        }
         for entry in sent:
-            if (refusal := refusals[entry.seq]) is not None:
+            if (refusal := found.get(entry.seq)) is not None:
                 await self._settlement.refused(entry, refusal, batch_rows=len(sent))
-        if there := [entry for entry in sent if refusals[entry.seq] is None]:
-            await self._delivered(there)
+        if arrived := [entry for entry in sent if entry.seq not in found]:
+            await self._delivered(arrived)
 
     async def _unproven(self, sent: Sequence[Outgoing], answer: Reply | Failure, turn: int) -> None:
         """They stay pending: nobody knows whether they are there."""

@@ -109,6 +109,10 @@ class Pauses:
             return {}
         return {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
 
+    def holds_lane(self, number: int) -> bool:
+        """Return whether this lane is paused by itself."""
+        return (Scope.LANE, str(number)) in self._paused
+
     def ended_by(self, lane: Lane, turn: int, *, accepted: bool) -> list[PauseKey]:
         """Return the pauses over `lane` that an answer to a request from turn `turn` may end.
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
+from decimal import Decimal
 
 from outbox.entry import Destination, LaneSpec
 from outbox.postgrest.client import Request, Transport
-from outbox.postgrest.stored import Row, find, read_back_path, rows_read, shows, updated_path
-from outbox.postgrest.verdicts import Failure, Reply
+from outbox.postgrest.stored import (
+    Row,
+    conflict,
+    differing,
+    equal_path,
+    find,
+    is_rounded,
+    neighbours_path,
+    read_back_path,
+    remote_id,
+    rows_read,
+    shows,
+    updated_path,
+)
+from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
 from outbox.store.store import Outgoing
 
 # Of the rows that are read back at once; PostgREST gives at most 1,000.
@@ -35,6 +50,61 @@ async def read_back(
             rest, at_once = (rest, 1) if at_once > 1 else (rest[1:], 1)
         left = rest + left[asked:]
     return held
+
+
+async def conflicts(
+    transport: Transport,
+    spec: LaneSpec,
+    sent: Sequence[Outgoing],
+    status: int,
+    *,
+    kept: Collection[int],
+    deadline_s: float,
+) -> dict[int, Refusal] | Reply | Failure:
+    """Return which of `sent`, by their places, are not at their destination, and why; or what was answered instead.
+
+    status: of the answer to their insert. kept: those that are content with whatever row is there.
+    """
+    ids = {entry.seq: remote_id(spec, entry) for entry in sent}
+    held = await read_back(transport, spec, list(ids.values()), deadline_s=deadline_s)
+    if not isinstance(held, dict):
+        return held
+    found = dict[int, Refusal]()
+    for entry in sent:
+        row = find(held, ids[entry.seq])
+        columns = list[str]()
+        if row is not None and entry.seq not in kept:
+            unlike = await _unlike(transport, spec, entry, row, deadline_s=deadline_s)
+            if not isinstance(unlike, list):
+                return unlike
+            columns = unlike
+        if row is None or columns:
+            found[entry.seq] = conflict(spec, entry, row, status, columns)
+    return found
+
+
+async def _unlike(
+    transport: Transport, spec: LaneSpec, entry: Outgoing, row: Row, *, deadline_s: float
+) -> list[str] | Reply | Failure:
+    """Return the columns in which `row` is another one than `entry`: as its texts say and PostgreSQL does not deny."""
+    sent, columns = json.loads(entry.payload, parse_float=Decimal), differing(entry.payload, row)
+    for number, column in enumerate(columns):
+        if is_rounded(sent[column], row.get(column)):
+            path, among = neighbours_path(spec, column), True
+        else:
+            asked = equal_path(spec, remote_id(spec, entry), column, entry.payload, row.get(column))
+            path, among = asked or "", False
+        if not path:
+            return columns[number:]
+        answer = await transport.send(Request("GET", path, (), b"", _LONGEST_READING), deadline_s=deadline_s)
+        rows = rows_read(answer)
+        if rows is None:
+            if isinstance(answer, Reply) and 400 <= answer.status < 500 and read_refusal(answer).genuine:
+                return columns[number:]  # it cannot be compared: `json` and `point` have no equality
+            return answer
+        if not (is_rounded(sent[column], row.get(column), [each.get(column) for each in rows]) if among else rows):
+            return columns[number:]
+    return []
 
 
 async def is_applied(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 
 from outbox.entry import LaneSpec, Operation
-from outbox.flusher.batch import Batch, Source
+from outbox.flusher.batch import Batch, Part, Source
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import PauseKey, Pauses, keys_of
 from outbox.flusher.ready_lanes import LOOK, ReadyLanes
@@ -23,28 +23,6 @@ _MANY = 8
 # A part beside rows that were accepted may hold more of them, and most likely at that end: its hope stays with the half
 # there, however often it is halved. The other half, so many halvings later, has proved otherwise.
 _HOPE = 3
-
-
-@dataclass(slots=True)
-class Part:
-    """Entries of a batch that was refused. before, behind: the hope that its first and its last rows are good.
-
-    spent: all of them were refused before.
-    """
-
-    seqs: list[int]
-    before: int = 0
-    behind: int = 0
-    spent: bool = False
-
-    @property
-    def rank(self) -> tuple[bool, int, int]:
-        """How late it comes, beside others of its kind."""
-        return self.spent, -max(self.before, self.behind), -len(self.seqs)
-
-    def inner(self) -> int:
-        """Return the hope where it is halved."""
-        return max(self.before, self.behind, 1) - 1
 
 
 @dataclass(slots=True)
@@ -352,9 +330,19 @@ class Lanes:
         Of what is read anew, a little more than `max_bytes` at the most: one entry.
         """
         found = await self._found(lane, traffic, source, limit, max_bytes, from_the_end)
-        if self.unread_from is None or not lane.spec.ordered:
-            return found
-        return [entry for entry in found if entry.seq < self.unread_from]
+        before = [] if self.unread_from is None or not lane.spec.ordered else [self.unread_from]
+        if found and lane.spec.operation is Operation.UPSERT:
+            before += await self._inserts_ahead(lane)
+        return [entry for entry in found if entry.seq < min(before)] if before else found
+
+    async def _inserts_ahead(self, lane: Lane) -> list[int]:
+        """Return the oldest insert of each lane that may bring the row of one of the upserts of `lane`.
+
+        Without a key of its own it stands in no line. The upsert must come after it: the insert that finds its row
+        there is ignored, or refused, and what it says beyond the upsert is lost.
+        """
+        ahead = await self._store.inserts_ahead(lane.spec.destination, lane.spec.on_conflict.split(","))
+        return [seq for number, seq in ahead if not self._pauses.holds_lane(number)]
 
     async def _found(
         self, lane: Lane, traffic: Traffic, source: Source, limit: int, max_bytes: int, from_the_end: bool

@@ -2,6 +2,8 @@
 
 An insert whose id the caller chose may meet another row under it, which the server keeps without a word. PostgreSQL
 writes values in its own way, so they are compared as it may have read them; columns that were not sent do not count.
+Where the texts do not tell, PostgreSQL is asked whether the column equals what was sent (an interval, money, bytes, an
+array), and what rounds is compared as finely as its column is: other rows show how many digits that keeps.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -24,6 +27,10 @@ Row = dict[str, Any]
 _LONGEST_LIST = 6000
 _TIMELIKE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]+)?([+-][0-9:]+|Z)?")
 _CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9.]+)?([+-][0-9:]+|Z)?")
+_SECOND = re.compile(
+    r"(?:(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[T ])?(?P<clock>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]+))?"
+    r"(?P<zone>[+-][0-9:]+|Z)?"
+)
 _BOOLEANS = {  # as PostgreSQL reads them
     True: frozenset({"true", "t", "yes", "y", "on", "1"}),
     False: frozenset({"false", "f", "no", "n", "off", "0"}),
@@ -51,8 +58,7 @@ def read_back_path(spec: LaneSpec, ids: Sequence[str]) -> tuple[str, int]:
     """Return the path that reads the rows of the first of `ids`, and how many these are: what a URL may hold."""
     texts, size = list[str](), 0
     for each in ids:
-        escaped = each.replace("\\", "\\\\").replace('"', '\\"')
-        text = quote(f'"{escaped}"', safe="")
+        text = quote(_quoted(each), safe="")
         if texts and size + len(text) > _LONGEST_LIST:
             break
         texts.append(text)
@@ -87,24 +93,62 @@ def rows_read(outcome: Reply | Failure) -> list[Row] | None:
     return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
 
 
-def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int, *, keep: bool = False) -> Refusal | None:
-    """Return why `entry` is not at its destination, which holds `held` under its id; None: it is there.
+def differing(payload: str, held: Row) -> list[str]:
+    """Return the columns of which `held` does not show what was sent, as far as the texts tell."""
+    return sorted(column for column, value in _read(payload).items() if not same(value, held.get(column)))
 
-    keep: whatever row is there, that one stays: `if_exists="keep"`.
-    """
+
+def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int, columns: Sequence[str]) -> Refusal:
+    """Return why `entry` is not at its destination, which holds `held` under its id: another one in `columns`."""
     place = f"{spec.destination}.{spec.on_conflict} = {remote_id(spec, entry)}"
+    sent = _read(entry.payload)
     if held is None:
         words = f"the server took it, but there is no row with {place}: a trigger swallowed it, or a policy hides it"
-        return Refusal(status, "CONFLICT", words, details=_text({"sent": _read(entry.payload), "stored": None}))
-    if keep:
-        return None
-    sent = _read(entry.payload)
-    differing = sorted(column for column, value in sent.items() if not same(value, held.get(column)))
-    if not differing:
-        return None
-    both = {column: {"sent": sent[column], "stored": held.get(column)} for column in differing}
-    words = f"another row is there with {place}; it differs in {', '.join(differing)}"
+        return Refusal(status, "CONFLICT", words, details=_text({"sent": sent, "stored": None}))
+    both = {column: {"sent": sent[column], "stored": held.get(column)} for column in columns}
+    words = f"another row is there with {place}; it differs in {', '.join(columns)}"
     return Refusal(status, "CONFLICT", words, details=_text(both))
+
+
+def equal_path(spec: LaneSpec, its_id: str, column: str, payload: str, held: object) -> str | None:
+    """Return the path that reads the row of `its_id` if its `column` equals what was sent; PostgreSQL compares.
+
+    It reads the value as the column's type, whatever the spelling. None: `held` is another value, or it cannot tell.
+    """
+    sent = _read(payload)[column]
+    literal = _literal(sent)
+    if literal is None or held is None or (isinstance(held, int | Decimal) and isinstance(sent, int | Decimal)):
+        return None
+    both = ",".join(f"{name}.eq.{_quoted(value)}" for name, value in ((spec.on_conflict, its_id), (column, literal)))
+    return f"{spec.destination}?and=({quote(both, safe=',.()')})&select={spec.on_conflict}"
+
+
+def neighbours_path(spec: LaneSpec, column: str) -> str:
+    """Return the path that reads what some rows have in `column`."""
+    return f"{spec.destination}?select={column}&limit=100"
+
+
+def is_rounded(sent: object, held: object, others: Iterable[object] = ()) -> bool:
+    """Return whether `held` is `sent` as its column rounds it: to the digits that it and `others` of it show.
+
+    A `numeric(10, 2)` shows two of each number. A `timestamptz(3)` shows up to three, without zeros at the end.
+    """
+    if sent is None or held is None:
+        return False
+    if isinstance(sent, str) and isinstance(held, str):
+        zone = _ZONE.search(held)
+        one, other = (_instant(text, zoned=zone is not None) for text in (sent, held))
+        shown = [_fraction(each) for each in (held, *others)]
+        digits = max(each for each in shown if each is not None) if one is not None else 0
+    else:
+        one, other = _number(_plain(sent)), _number(_plain(held))
+        all_digits = {_decimals(each) for each in (held, *others) if each is not None}
+        digits = all_digits.pop()
+        if all_digits or not digits:  # no fixed number of them
+            return False
+    if one is None or other is None:
+        return False
+    return abs(one - other) * 2 <= Decimal(1).scaleb(-digits)
 
 
 def find(held: Mapping[str, Row], its_id: str) -> Row | None:
@@ -170,6 +214,49 @@ def _same_time(sent: str, held: str) -> bool:
     if not _ZONE.search(held):  # a timestamp without a zone: PostgreSQL drops the offset
         sent = _ZONE.sub(lambda found: found[0].removesuffix(found["zone"]), sent)
     return ordering_key([sent]) == ordering_key([held])
+
+
+def _decimals(value: object) -> int:
+    number = _number(_plain(value))
+    exponent = 0 if number is None else number.as_tuple().exponent
+    return -exponent if isinstance(exponent, int) else 0
+
+
+def _fraction(value: object) -> int | None:
+    """Return how many digits a time shows of its second; None: it is no time."""
+    found = _SECOND.fullmatch(value) if isinstance(value, str) else None
+    return None if found is None else len(found["fraction"] or "")
+
+
+def _instant(text: str, *, zoned: bool) -> Decimal | None:
+    """Return a time in seconds, with all its digits. zoned: its zone counts; without one it is UTC."""
+    found = _SECOND.fullmatch(text)
+    if found is None:
+        return None
+    day = found["day"] or "2000-01-01"
+    try:
+        whole = datetime.fromisoformat(f"{day}T{found['clock']}{(found['zone'] if zoned else None) or '+00:00'}")
+    except ValueError:
+        return None
+    return Decimal(int(whole.timestamp())) + Decimal(f"0.{found['fraction'] or 0}")
+
+
+def _literal(value: object) -> str | None:
+    """Return the text that PostgreSQL reads as `value`; None: there is none that it would compare."""
+    if isinstance(value, list):
+        return "{" + ",".join(map(_element, value)) + "}"
+    return None if value is None or isinstance(value, Mapping) else _plain(value)
+
+
+def _element(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return (_literal(value) or "") if isinstance(value, list) else _quoted(_plain(value))
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _number(text: str) -> Decimal | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -296,6 +297,17 @@ class Reader:
         """Return whether something stands behind entry `seq` in its line, and whether that brings the row."""
         rows = await self.read(queries.BEHIND.sql, (seq,))
         return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
+
+    async def resent(self, seqs: Sequence[int]) -> set[int]:
+        """Return which of `seqs` had arrived before an operator let them be sent again."""
+        return {int(seq) for (seq,) in await self.read(queries.RESENT.sql, (f"[{','.join(map(str, seqs))}]",))}
+
+    async def inserts_ahead(self, destination: str, columns: Sequence[str]) -> list[tuple[int, int]]:
+        """Return the lanes of inserts that have `columns` but no line, each with its oldest entry that is ready."""
+        return [
+            (int(lane), int(seq))
+            for lane, seq in await self.read(queries.INSERTS_AHEAD.sql, (destination, json.dumps(columns)))
+        ]
 
     async def may_come(self, destination: str, before_seq: int) -> bool:
         """Return whether an insert or upsert into `destination` from before entry `before_seq` is pending."""

@@ -199,3 +199,63 @@ async def test_what_is_to_be_kept_but_is_not_there_is_no_delivery(tmp_path: Path
         await bench.outbox.put("fills", {"n": 1}, id="f-1", if_exists="keep")
         report = await bench.outbox.drain()
         assert (report.delivered, report.dead) == (0, 1)
+
+
+@pytest.mark.parametrize("resent", [True, False], ids=["sent again", "control: another bot's"])
+@run_async
+async def test_a_row_that_arrived_and_was_changed_since_is_no_conflict_when_it_is_sent_again(
+    resent: bool, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as bench:
+        if resent:
+            await bench.outbox.put("fills", {"n": 1}, id="x")
+            assert (await bench.outbox.drain()).delivered == 1
+            await bench.outbox.resend()
+        else:
+            await bench.outbox.put("fills", {"n": 1}, id="x")
+        bench.remote.inserted["fills", "x"] = {"id": "x", "n": 2}
+        report = await bench.outbox.drain()
+        assert (report.delivered, report.dead) == ((1, 0) if resent else (0, 1))
+        assert bench.remote.rows("fills") == [{"id": "x", "n": 2}]
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@run_async
+async def test_postgresql_has_the_last_word_on_what_the_texts_do_not_tell(equal: bool, tmp_path: Path) -> None:
+    async with opened(tmp_path) as bench:
+        commit = bench.remote.commit
+
+        def script(request: Request) -> Answer:
+            if "?and=" not in request.path:
+                return commit(request)
+            assert unquote(request.path) == 'fills?and=(id.eq."x",wait.eq."P1D")&select=id'
+            return Reply(200, {"content-range": "*/*"}, b'[{"id":"x"}]' if equal else b"[]")
+
+        bench.remote.otherwise = script
+        bench.remote.inserted["fills", "x"] = {"id": "x", "wait": "1 day"}
+        await bench.outbox.put("fills", {"wait": "P1D"}, id="x")
+        report = await bench.outbox.drain()
+        assert (report.delivered, report.dead) == ((1, 0) if equal else (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "pending"),
+    [
+        pytest.param(refused(404, "42883", "operator does not exist: point = unknown"), False, id="it has no equality"),
+        pytest.param(Reply(503, {}, b""), True, id="an outage"),
+        pytest.param(Failure.CUT, True, id="no answer"),
+        pytest.param(Reply(400, {}, b"<html>"), True, id="a gateway's page"),
+    ],
+)
+@run_async
+async def test_what_cannot_be_compared_differs_and_what_was_not_answered_waits(
+    answer: Answer, pending: bool, tmp_path: Path
+) -> None:
+    async with flushing(tmp_path) as bench:
+        commit = bench.remote.commit
+        bench.remote.otherwise = lambda request: answer if "?and=" in request.path else commit(request)
+        bench.remote.inserted["fills", "x"] = {"id": "x", "place": "(1,2)"}
+        await bench.outbox.put("fills", {"place": "( 1, 2 )"}, id="x")
+        await bench.live(30)
+        stats = await bench.stats()
+        assert (stats.pending, stats.dead, stats.delivered) == ((1, 0, 0) if pending else (0, 1, 0))

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from decimal import Decimal
+from urllib.parse import unquote
 
 import pytest
 
 from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.replies import Failure, Reply
-from outbox.postgrest.stored import conflict, find, read_back_path, rows_read, same
+from outbox.postgrest.stored import (
+    conflict,
+    differing,
+    equal_path,
+    find,
+    is_rounded,
+    read_back_path,
+    rows_read,
+    same,
+)
 
 SPEC = LaneSpec("orders", Operation.INSERT, "ticket", "qty,ticket", ordered=True)
 
@@ -74,8 +84,9 @@ def test_a_value_is_compared_as_postgresql_writes_it(sent: object, held: object,
 
 def test_a_conflict_names_the_columns_and_shows_both_values_but_not_in_the_message() -> None:
     entry = Sent("1001", '{"ticket":1001,"qty":777}')
-    refusal = conflict(SPEC, entry, {"ticket": 1001, "qty": 888}, 201)
-    assert refusal is not None
+    held = {"ticket": 1001, "qty": 888}
+    assert differing(entry.payload, held) == ["qty"]
+    refusal = conflict(SPEC, entry, held, 201, ["qty"])
     assert (refusal.status, refusal.code) == (201, "CONFLICT")
     assert refusal.message == "another row is there with orders.ticket = 1001; it differs in qty"
     assert json.loads(refusal.details or "") == {"qty": {"sent": 777, "stored": 888}}
@@ -83,9 +94,62 @@ def test_a_conflict_names_the_columns_and_shows_both_values_but_not_in_the_messa
 
 def test_what_is_not_there_is_told_and_what_the_server_filled_in_does_not_count() -> None:
     entry = Sent("1001", '{"qty":1}')
-    assert conflict(SPEC, entry, {"ticket": 1001, "qty": 1, "created_at": "now"}, 201) is None
-    gone = conflict(SPEC, entry, None, 201)
-    assert gone is not None and "there is no row" in gone.message
+    assert differing(entry.payload, {"ticket": 1001, "qty": 1, "created_at": "now"}) == []
+    assert "there is no row" in conflict(SPEC, entry, None, 201, []).message
+
+
+@pytest.mark.parametrize(
+    ("sent", "held", "others", "alike"),
+    [
+        pytest.param(Decimal("1.239"), Decimal("1.24"), [], True, id="numeric(10, 2), the only row"),
+        pytest.param(Decimal("1.239"), Decimal("1.24"), [Decimal("2.00"), None], True, id="others have two digits"),
+        pytest.param(Decimal("1.239"), Decimal("1.24"), [Decimal("2.005")], False, id="one has more"),
+        pytest.param(Decimal("1.239"), Decimal("1.24"), [2, Decimal("2.5")], False, id="some have fewer: no scale"),
+        pytest.param(Decimal("1.251"), Decimal("1.24"), [], False, id="another number"),
+        pytest.param("1.239", Decimal("1.24"), [], True, id="a number as a text"),
+        pytest.param(Decimal("5.4"), 5, [7], False, id="no digits at all are no proof"),
+        pytest.param("2026-01-02T10:00:00.6Z", "2026-01-02T10:00:01+00:00", [], True, id="timestamptz(0)"),
+        pytest.param(
+            "2026-01-02T10:00:00.6Z", "2026-01-02T10:00:01+00:00", ["2026-01-02T10:00:00.25+00:00"], False,
+            id="it keeps more",
+        ),
+        pytest.param(
+            "2026-01-02T12:00:00.12345678+02:00", "2026-01-02T10:00:00.123457+00:00", [], True, id="microseconds"
+        ),
+        pytest.param("2026-01-02T12:00:00.6+02:00", "2026-01-02T12:00:01", [], True, id="timestamp(0), no zone"),
+        pytest.param("09:30:00.6", "09:30:01", [], True, id="time(0)"),
+        pytest.param("2026-01-02T10:00:02Z", "2026-01-02T10:00:01+00:00", [], False, id="a second later"),
+        pytest.param("2026-02-30T10:00:02Z", "2026-01-02T10:00:01+00:00", [], False, id="no such day"),
+        pytest.param("1.239", "1.24", [], False, id="two texts"),
+        pytest.param("a", 1, [], False, id="a text"),
+        pytest.param(None, Decimal("1.5"), [], False, id="null"),
+        pytest.param(Decimal("1.5"), None, [], False, id="null there"),
+    ],
+)  # fmt: skip
+def test_what_a_column_rounds_is_compared_as_finely_as_the_column_is(
+    sent: object, held: object, others: list[object], alike: bool
+) -> None:
+    assert is_rounded(sent, held, others) is alike
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"),
+    [
+        pytest.param("P1D", 'qty.eq."P1D"', id="a text"),
+        pytest.param(12.5, 'qty.eq."12.5"', id="a number"),
+        pytest.param(True, 'qty.eq."true"', id="a boolean"),
+        pytest.param('a"b\\c', 'qty.eq."a\\"b\\\\c"', id="quotes"),
+        pytest.param([1, None, ["x"]], r'qty.eq."{\"1\",NULL,{\"x\"}}"', id="an array"),
+    ],
+)
+def test_postgresql_is_asked_whether_a_column_equals_what_was_sent(value: object, asked: str) -> None:
+    path = equal_path(SPEC, "1001", "qty", json.dumps({"qty": value}), "of the column's type")
+    assert unquote(path or "") == f'orders?and=(ticket.eq."1001",{asked})&select=ticket'
+
+
+@pytest.mark.parametrize(("value", "held"), [(None, "x"), ({"a": 1}, "x"), ("x", None), (1, 2), (1, Decimal("1.5"))])
+def test_of_nothing_json_and_two_numbers_it_is_not_asked(value: object, held: object) -> None:
+    assert equal_path(SPEC, "1001", "qty", json.dumps({"qty": value}), held) is None
 
 
 def test_a_path_holds_as_many_ids_as_a_url_may() -> None:

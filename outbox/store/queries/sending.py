@@ -44,8 +44,8 @@ READY = Query(
 ALONGSIDE = Query(
     "what several unordered lanes send next of what was never refused: they share a request",
     f"select {', '.join(f'o.{name}' for name in SENT)}, o.lane from json_each(?) cross join outbox as o"
-    " indexed by outbox_ready where o.state = 'pending' and o.waits is null and o.lane = json_each.value and o.attempts = 0"
-    " limit ?",
+    " indexed by outbox_ready where o.state = 'pending' and o.waits is null and o.lane = json_each.value"
+    " and o.attempts = 0 limit ?",
     ("outbox_ready (lane=?)",),
     "the limit, a step for each lane, and what was refused before and is ready again",
 )
@@ -206,6 +206,29 @@ MAY_COME = Query(
     """,
     ("outbox_ready (lane=? AND seq<?)", "outbox_retrying (waits=? AND rowid<?)"),
     "1 per lane, and what waits for something of its own",
+)
+
+RESENT = Query(
+    "which of some entries had arrived before they were sent again",
+    "select distinct seq from outbox_history where event = 'resent' and seq in (select value from json_each(?))",
+    ("outbox_history_entry (seq=?)",),
+    "20 for each",
+)
+
+INSERTS_AHEAD = Query(
+    "the lanes of unordered inserts that fill some columns, each with its oldest entry that is ready",
+    """
+    select lane, first
+      from (select lane, (select min(seq) from outbox as o where o.state = 'pending' and o.waits is null
+                             and o.lane = outbox_lanes.lane) as first
+              from outbox_lanes
+             where destination = ? and operation = 'insert' and ordered = 0
+               and not exists (select 1 from json_each(?)
+                                where instr(',' || columns || ',', ',' || value || ',') = 0))
+     where first is not null
+    """,
+    ("outbox_ready (lane=?)",),
+    "1 per lane of inserts",
 )
 
 FIRST_REFUSED = Query(
