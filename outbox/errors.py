@@ -243,9 +243,10 @@ class StoreVanished(StoreError):
 
 
 class UnsafePath(StoreError):
-    """The file can be opened by a second path, beside which another lock and another -wal would stand.
+    """What stands at the path, or beside it, must not be opened. Nothing was.
 
-    A hard link, or a file that is itself a mount point. Nothing was opened.
+    The file has a second path, beside which another lock and another -wal would stand: a hard link, or a mount of the
+    file alone. Or it is no plain file: a folder, a named pipe; for its -wal, -shm and -journal a symbolic link, too.
     """
 
 

@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
     allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
     source: str | None = Field(
-        default_factory=lambda values: f"{values['path'].stem}@{socket.gethostname()}",
+        default_factory=lambda values: _source_of(values["path"]),
         description="which bot this is: in each row here and there; the file's and the host's name unless set",
     )
     health_s: float = Field(
@@ -231,6 +231,12 @@ class Settings(BaseSettings):
             default = "file@host" if name == "source" else str(field.default)
             rows.append((", ".join(names), "" if default == "None" else default, field.description or ""))
         return rows
+
+
+def _source_of(path: Path) -> str:
+    """Return what a bot is called that nobody has named. A file's name may be no UTF-8, and longer than a source."""
+    name = f"{path.stem}@{socket.gethostname()}".encode(errors="backslashreplace").decode()
+    return name[-_LONGEST_SOURCE:]
 
 
 def load(**values: Any) -> Settings:

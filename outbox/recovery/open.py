@@ -52,6 +52,7 @@ async def open_store(
     every StoreError that says what is wrong with the file; what is not ours is never touched.
     """
     path = await in_thread(files.real_path, path)
+    await in_thread(files.refuse_odd_files, path)
     await in_thread(files.make_folder, path.parent)
     await in_thread(files.refuse_second_path, path)
     lock = await _take_lock(path, wait_s)
@@ -107,12 +108,15 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
     error = quarantine.refuse_lost_head(path, facts)
     if error is not None:
         raise error
+    quarantine.set_stray_aside(files.journal_path(path), now_ms=now_ms)
     if files.has_journal(path):
         probe.refuse_foreign_journal(path)
         probe.undo_half(path)
     if not files.file_bytes(path):
         return Wal.FITS
     main = probe.main_file(path)
+    if main.file is not None:
+        quarantine.set_stray_aside(files.wal_path(path), now_ms=now_ms)
     if facts is not None and facts.damage is not None and main.file in (None, facts.file):
         said = probe.complaint(path)
         if said is not None:

@@ -24,8 +24,6 @@ from outbox.store import database, files
 from outbox.store.migrate import shipped
 from outbox.store.sidecar import Facts
 
-# sqlite.org/fileformat2.html#walformat: magic numbers of the two byte orders; the first salt is at byte 16.
-_WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
 _NO_TRIAL: tuple[type[Exception], ...] = (OSError, *database.SqliteError)
 _WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
@@ -45,9 +43,22 @@ def wal_salt(path: Path) -> int | None:
         return None
     except OSError as error:
         raise StoreError(f"{files.wal_path(path)} cannot be read: {error.strerror}", path=path) from error
-    if size < _WAL_HEADER + _FRAME_HEADER + _SMALLEST_PAGE or header[:4] not in _WAL_MAGIC:
+    if size < _WAL_HEADER + _FRAME_HEADER + _SMALLEST_PAGE or header[:4] not in files.WAL_MAGIC:
         return None
-    return int.from_bytes(header[16:20], "big")
+    return int.from_bytes(header[16:20], "big")  # sqlite.org/fileformat2.html#walformat
+
+
+def is_stray(beside: Path) -> bool:
+    """Return whether a -wal or -journal holds something that is neither: SQLite would remove it, or write over it.
+
+    What begins with a zero was never finished, as after a power loss.
+    """
+    try:
+        with beside.open("rb") as file:
+            begin = file.read(len(_JOURNAL_MAGIC))
+    except OSError:
+        return False
+    return begin[:1] not in (b"", b"\0") and begin != _JOURNAL_MAGIC and begin[:4] not in files.WAL_MAGIC
 
 
 @dataclass(frozen=True, slots=True)

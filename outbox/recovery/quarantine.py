@@ -16,7 +16,7 @@ from outbox.store.sidecar import Facts
 
 logger = logs.named("outbox.store")
 
-_CORRUPT, _RESCUED, _SALVAGED = ".corrupt-", ".rescued-", ".salvaged-"
+_CORRUPT, _RESCUED, _SALVAGED, _STRAY = ".corrupt-", ".rescued-", ".salvaged-", ".stray-"
 _BESIDE = ("-wal", "-shm")
 
 
@@ -55,6 +55,18 @@ def set_wal_aside(path: Path, facts: Facts | None, *, now_ms: int) -> Path:
     told = {"path": str(path), "quarantined": str(moved)}
     logger.error("another database's WAL set aside", extra=told)
     return moved
+
+
+def set_stray_aside(beside: Path, *, now_ms: int) -> None:
+    """Rename a -wal or -journal that is neither, before SQLite removes it; nothing of the outbox is in it."""
+    if not probe.is_stray(beside):
+        return
+    moved = _free_name(beside, now_ms=now_ms, kind=_STRAY)
+    try:
+        _move([(beside, moved)])
+    except OSError as error:
+        raise StoreError(f"{beside} holds something else and cannot be set aside: {error}", path=beside) from error
+    logger.warning("stray file set aside", extra={"path": str(beside), "moved": str(moved)})
 
 
 def keep_wal(path: Path, *, now_ms: int) -> None:

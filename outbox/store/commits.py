@@ -218,7 +218,9 @@ class Commits:
         foreign = bool(self._watch.replaced & {Part.WAL, Part.INDEX})
         unlocked, why = await self._unlocked(), ""
         kept: Path | None = self._path
-        if lost or foreign:
+        if self._watch.wal_cut:  # read through that -wal, the database would get pages of zeros
+            kept, why = None, "up to the last checkpoint all is in it; the next opening names what is missing"
+        elif lost or foreign:
             kept, why = await self._rescued(beside=unlocked is not None or not lost)
         if unlocked is None and kept == self._path:
             why = await self._opened_again(checkpoint=not lost) if gone != {Part.LOCK} else self._remembered()
@@ -232,7 +234,7 @@ class Commits:
         logger.error("database file vanished", extra={**told, "kept": str(kept), "goes_on": goes_on})
         found = StoreVanished(
             path=self._path,
-            what=_words(lost=lost, foreign=foreign, unlocked=unlocked, why=why),
+            what=_words(lost=lost, foreign=foreign, cut=self._watch.wal_cut, unlocked=unlocked, why=why),
             kept=kept,
             ids=ids,
             stored=stored,
@@ -287,13 +289,15 @@ def _descriptors() -> str:
     return f"/proc/{os.getpid()}/fd" if sys.platform == "linux" else f"the open files of process {os.getpid()}"
 
 
-def _words(*, lost: bool, foreign: bool, unlocked: StoreError | None, why: str) -> str:
+def _words(*, lost: bool, foreign: bool, cut: bool, unlocked: StoreError | None, why: str) -> str:
     """Return what has happened, as the end of a sentence about the database."""
     if isinstance(unlocked, StoreInUse):
         other = f"process {unlocked.pid}" if unlocked.pid else "another process"
         what = f"is open for writing by {other}, too, since its lock was removed or replaced"
     elif unlocked is not None:
         what = f"lost its lock, which cannot be taken again: {unlocked}"
+    elif cut:
+        what = "lost what stood in its -wal, which was emptied or written over while this process had it open"
     elif foreign:
         what = "is in use by another process with a -wal of its own, since the -wal of this one was removed"
     elif lost:

@@ -156,11 +156,9 @@ async def connect(
 
     look: called after each commit, in SQLite's thread, before whoever waits for it goes on.
     """
-    name = files.uri(path, "ro" if readonly else "rw", immutable=immutable)
-
     def connector() -> sqlite3.Connection:
         connection = sqlite3.connect(
-            name,
+            files.uri(path, "ro" if readonly else "rw", immutable=immutable),
             factory=_Watched,
             uri=True,
             isolation_level=None,

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 
+from outbox.store.files import CAREFUL, WAL_MAGIC
+
 
 class Part(Enum):
     """What stands beside the database, by the end of its name."""
@@ -25,7 +27,9 @@ class Part(Enum):
 class FileWatch:
     """gone: what is not at its place, as of the last look. replaced: of this, where another file stands now.
 
-    names: how many names the database file has; more than one: another process may open it beside another lock.
+    wal_cut: the -wal is in its place, and somebody has emptied it or written over its head: SQLite goes on behind the
+    hole, and no opening will read beyond it. names: how many names the database file has; more than one: another
+    process may open it beside another lock.
     """
 
     def __init__(self, path: Path, holds_lock: Callable[[], bool]) -> None:
@@ -34,6 +38,7 @@ class FileWatch:
         self._known: tuple[tuple[Part, str, int, int], ...] = ()
         self.gone: frozenset[Part] = frozenset()
         self.replaced: frozenset[Part] = frozenset()
+        self.wal_cut = False
         self.names = 1
 
     def remember(self) -> None:
@@ -53,10 +58,13 @@ class FileWatch:
 
     def forget(self) -> None:
         """Look at nothing: the files are about to be opened anew."""
-        self._known, self.gone, self.replaced = (), frozenset(), frozenset()
+        self._known, self.gone, self.replaced, self.wal_cut = (), frozenset(), frozenset(), False
 
     def look(self) -> None:
-        """Note what is gone. Four `lstat` and one lock that is taken already: some 10 µs. Called in SQLite's thread."""
+        """Note what is gone. Four `lstat`, four bytes and one lock that is taken already: some 15 µs.
+
+        Called in SQLite's thread.
+        """
         gone, replaced = [], []
         for part, place, device, inode in self._known:
             try:
@@ -72,6 +80,9 @@ class FileWatch:
                 replaced.append(part)
             elif part is Part.DATABASE:
                 self.names = facts.st_nlink
+            elif part is Part.WAL and facts.st_size and not _begins_as_wal(place):
+                gone.append(part)
+                self.wal_cut = True
         if self._known and Part.LOCK not in gone and not self._holds_lock():
             gone.append(Part.LOCK)
         if gone or self.gone:
@@ -80,3 +91,16 @@ class FileWatch:
     def own(self, part: Part) -> Path | None:
         """Return where `part` is if what stands there is ours."""
         return None if part in self.gone else Path(self._places[part])
+
+
+def _begins_as_wal(place: str) -> bool:
+    try:
+        descriptor = os.open(place, os.O_RDONLY | CAREFUL)  # SQLite has no lock on a -wal that closing it would drop
+    except OSError:  # nothing is known
+        return True
+    try:
+        return os.read(descriptor, len(WAL_MAGIC[0])) in WAL_MAGIC
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)

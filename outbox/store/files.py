@@ -19,6 +19,9 @@ logger = logs.named("outbox.store")
 # ordinary user lacks.
 CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
+# How a -wal begins, in one byte order or the other (sqlite.org/fileformat2.html#walformat).
+WAL_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+
 
 def wal_path(path: Path) -> Path:
     """Return where SQLite keeps the write-ahead log of `path`."""
@@ -36,7 +39,11 @@ def journal_path(path: Path) -> Path:
 
 
 def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
-    """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks."""
+    """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks.
+
+    Raises UnsafePath, as `refuse_odd_files`.
+    """
+    refuse_odd_files(path)
     # By its bytes: a name on Linux need not be UTF-8.
     return f"file:{urllib.parse.quote(os.fsencode(path))}?mode={mode}{'&immutable=1' if immutable else ''}"
 
@@ -55,6 +62,27 @@ def real_path(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links is a RuntimeError before Python 3.13
         raise StoreError(f"{path} cannot be found: {error}", path=path) from error
+
+
+def refuse_odd_files(path: Path) -> None:
+    """Raise UnsafePath: `path`, or what SQLite opens beside it, is no plain file; four `lstat`.
+
+    At a named pipe SQLite would wait for ever; through a symbolic link it would write wherever that leads.
+    """
+    real = real_path(path)
+    for each in (real, wal_path(real), shm_path(real), journal_path(real)):
+        try:
+            mode = each.lstat().st_mode
+        except OSError:
+            continue  # it is not there, or SQLite will say what is wrong
+        if not stat.S_ISREG(mode):
+            raise UnsafePath(f"{each} is {_kind(mode)}, no plain file; nothing was opened. Move it away", path=path)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    return "a folder" if stat.S_ISDIR(mode) else "a named pipe, a socket or a device"
 
 
 def refuse_second_path(path: Path) -> None:
@@ -218,8 +246,9 @@ def has_journal(path: Path) -> bool:
     """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
 
     A new file becomes a WAL database in such a change. A journal that begins with a zero is done with
-    (sqlite.org/fileformat.html#the_rollback_journal). Raises StoreError: it cannot be read.
+    (sqlite.org/fileformat.html#the_rollback_journal). Raises UnsafePath; StoreError: it cannot be read.
     """
+    refuse_odd_files(path)
     try:
         with journal_path(path).open("rb") as journal:
             return journal.read(1) not in (b"", b"\0")

@@ -11,13 +11,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from outbox import DiskFull, Outbox, Settings, StoreError
+from outbox.errors import NotADatabase, UnsafePath
 from outbox.store import files, maintenance
 from outbox.store.capacity import Reserve
 from outbox.store.lock import WriterLock
+from outbox.store.read_only import ReadOnlyStore, look
 from outbox.testing import ManualClock
 from tests.store.tools import ROOT, count, raised, rows, shell, until
 from tests.support import run_async
@@ -90,6 +93,62 @@ def test_plain_sqlite_writes_the_other_databases_pages_into_the_file(tmp_path: P
     journal_of_another(files.journal_path(path), tmp_path)
     with shell(path) as db, pytest.raises(sqlite3.DatabaseError):
         db.execute("select count(*) from outbox").fetchall()
+
+
+@pytest.mark.parametrize("end", ["-journal", "-wal"])
+def test_what_is_neither_a_journal_nor_a_wal_is_set_aside_before_sqlite_removes_it(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    made(path)
+    path.with_name(path.name + end).write_bytes(b"notes of somebody's")
+    assert opening(path) is None
+    (kept,) = tmp_path.glob(f"bot.db{end}.stray-*")
+    assert kept.read_bytes() == b"notes of somebody's"
+    assert count(path) == 1
+    # Control: SQLite by itself.
+    path.with_name(path.name + end).write_bytes(b"notes of somebody's")
+    with shell(path) as db:
+        db.execute("insert into outbox (destination, payload) values ('fills', '{}')")
+    assert not path.with_name(path.name + end).exists()
+
+
+KINDS: list[Any] = [
+    pytest.param(os.mkfifo, "a named pipe", id="pipe"),
+    pytest.param(os.mkdir, "a folder", id="folder"),
+    pytest.param(lambda place: place.symlink_to(place.parent / "precious"), "a symbolic link", id="link"),
+]
+
+
+@on_posix
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize(("make", "words"), KINDS)
+def test_what_is_no_plain_file_is_named_and_nothing_is_opened(
+    make: Callable[[Path], object], words: str, end: str, tmp_path: Path
+) -> None:
+    path, precious = tmp_path / "bot.db", tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    if end:
+        made(path)
+    make(path.with_name(path.name + end))
+    before = {each.name for each in tmp_path.iterdir()}
+
+    if not end and "link" in words:  # a link in the database's own place is followed: to something that is none
+        assert isinstance(opening(path), NotADatabase)
+        return
+    error, seen = opening(path), looking(path)
+    assert isinstance(error, UnsafePath)
+    assert isinstance(seen, StoreError)
+    assert f"{path}{end} is {words}" in str(error)
+    assert f"{path}{end} is" in str(seen)
+    assert {each.name for each in tmp_path.iterdir()} == before
+    assert precious.read_bytes() == b"precious"
+
+
+@run_async
+async def looking(path: Path) -> BaseException | None:
+    async def work(_: ReadOnlyStore) -> None:
+        pass
+
+    return await raised(look(path, work))
 
 
 def test_the_journal_of_its_own_change_of_mode_is_taken_back(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from outbox.errors import StoreVanished, UnsafePath
 from outbox.store.file_watch import FileWatch, Part
+from outbox.store.files import WAL_MAGIC
 from tests.store.tools import ROOT, count, entry, opened, raised, rows
 from tests.support import run_async
 
@@ -222,6 +223,59 @@ def test_a_database_that_is_emptied_raises_before_another_row_is_acknowledged(tm
     assert bot.acknowledged <= ids(kept)
 
 
+@pytest.mark.parametrize("words", [(), ("blind",)], ids=["", "control: without the look puts go on behind the hole"])
+def test_a_wal_that_is_emptied_raises_before_another_row_is_acknowledged(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with victim(path, *words) as bot:
+        assert bot.put(20) == []
+        before = set(bot.acknowledged)
+        os.truncate(f"{path}-wal", 0)
+        errors = bot.put(3)
+        bot.kill()
+    with victim(path) as again:
+        said = again.tell("stats")["warnings"] + again.kill().splitlines()
+    if words:
+        assert errors == []
+        assert bot.acknowledged - before
+        assert not ids(path) & bot.acknowledged
+        return
+    assert [(kind, stored) for kind, _, _, stored in errors] == [
+        ("StoreVanished", True), ("StoreVanished", False), ("StoreVanished", False),
+    ]  # fmt: skip
+    assert "its -wal, which was emptied" in errors[0][1]
+    assert "lost (putting the same id again" in errors[0][1]
+    assert "ERROR database file vanished" in bot.lines
+    assert "ERROR acknowledged entries are missing" in said
+    assert rows(path, "pragma integrity_check") == [("ok",)]
+
+
+def test_a_link_to_the_moved_file_at_its_place_is_another_file(tmp_path: Path) -> None:
+    path, moved = tmp_path / "bot.db", tmp_path / "moved.db"
+    with victim(path) as bot:
+        assert bot.put(20) == []
+        path.rename(moved)
+        path.symlink_to(moved)
+        first, second = bot.put(2)
+        bot.kill()
+    kept = Path(first[2])
+    assert kept.name.startswith("bot.db.rescued-")
+    assert (second[0], second[3]) == ("StoreVanished", False)
+    assert bot.acknowledged < ids(kept)
+
+
+def test_a_link_that_leads_to_itself_is_left_alone_and_refused_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with victim(path) as bot:
+        assert bot.put(20) == []
+        path.unlink()
+        path.symlink_to(path)
+        (error,) = bot.put(1)
+        bot.kill()
+    assert error[0] == "StoreVanished"
+    assert bot.acknowledged < ids(Path(error[2]))
+    assert "StoreError" in started(path).stderr
+
+
 def test_another_file_at_the_path_is_left_alone_and_everything_is_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     with victim(path) as bot:
@@ -388,7 +442,7 @@ def test_a_file_that_is_mounted_by_itself_is_not_opened(what: str, refused: bool
 def test_a_look_costs_microseconds_and_finds_each_part(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     for part in Part:
-        Path(f"{path}{part.value}").write_bytes(b"x")
+        Path(f"{path}{part.value}").write_bytes(WAL_MAGIC[0])
     held = True
     watch = FileWatch(path, lambda: held)
     watch.look()
