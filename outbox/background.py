@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from outbox import logs
 from outbox.clock import Clock
@@ -15,23 +16,29 @@ logger = logs.named("outbox")
 
 # After an error that nobody foresaw.
 _REST_S = 1.0
-# All parts together; a bot is given 15 s. And what each has at least, if those before it have used it up.
-_ALL_S, _LEAST_S = 12.0, 0.5
+# All parts together, and what each has at least if those before it have used it up: 6 parts, and once more for the one
+# that is given up. Before them the flusher's block may take its 5 s of grace. So 15 s end it, whatever hangs.
+_ALL_S, LEAST_S = 6.0, 0.5
 
 
 @dataclass(slots=True)
 class TaskState:
-    """A background task in `stats()`. failures: errors that it met and went on after; last_error: the last of them."""
+    """A background task in `stats()`. failures: errors that it met and went on after; last_error: the last of them.
+
+    tell: called at each change, for those who look from outside.
+    """
 
     name: str
     running: bool = True
     failures: int = 0
     last_error: str | None = None
+    tell: Callable[[TaskState], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def failed(self, error: BaseException, repeating: logs.Repeating) -> None:
         """Count and tell an error that it goes on after."""
         self.failures += 1
         self.last_error = f"{type(error).__name__}: {error}"
+        self.tell(self)
         if (news := repeating.news(self.name, self.last_error)) is not None:
             facts = {"task": self.name, "error": self.last_error, **news}
             logger.error("background task failed, it goes on", exc_info=error, extra=facts)
@@ -43,8 +50,17 @@ class Background:
     turn: looks, and waits for its next time. An error of it ends only that turn.
     """
 
-    def __init__(self, name: str, turn: Callable[[], Awaitable[None]], *, clock: Clock, stop: asyncio.Event) -> None:
-        self.state = TaskState(name)
+    def __init__(
+        self,
+        name: str,
+        turn: Callable[[], Awaitable[None]],
+        *,
+        clock: Clock,
+        stop: asyncio.Event,
+        tell: Callable[[TaskState], None],
+    ) -> None:
+        self.state = TaskState(name, tell=tell)
+        tell(self.state)
         self._turn = turn
         self._clock = clock
         self._stop = stop
@@ -67,6 +83,7 @@ class Background:
             raise
         finally:
             self.state.running = False
+            self.state.tell(self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +103,21 @@ async def stop_in_time(parts: Sequence[Part]) -> None:
             last_first.push_async_callback(_stop, part, until_s)
 
 
+async def ended(tasks: Iterable[asyncio.Future[Any]]) -> bool:
+    """Return whether all of `tasks`, which have been told to end, have done so. One that hangs is not waited for."""
+    waiting = set(tasks)
+    return not waiting or not (await asyncio.wait(waiting, timeout=LEAST_S))[1]
+
+
 async def _stop(part: Part, until_s: float) -> None:
     task = asyncio.ensure_future(part.stop())
     try:
-        await asyncio.wait({task}, timeout=max(until_s - asyncio.get_running_loop().time(), _LEAST_S))
+        await asyncio.wait({task}, timeout=max(until_s - asyncio.get_running_loop().time(), LEAST_S))
         if not task.done() and part.give_up is not None:
             await part.give_up()
-            await asyncio.wait({task}, timeout=_LEAST_S)
+            await asyncio.wait({task}, timeout=LEAST_S)
     except asyncio.CancelledError:  # a handler that cancels every task
-        await asyncio.wait({task}, timeout=_LEAST_S)
+        await asyncio.wait({task}, timeout=LEAST_S)
         raise
     if task.done():
         await task

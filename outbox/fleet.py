@@ -26,7 +26,7 @@ logger = logs.named("outbox.health")
 # A report is small; what takes longer is an outage, and that is for the flusher to find out.
 _DEADLINE_S = 10.0
 # How long closing may take for the one that says so.
-_LAST_S = 2.0
+_LAST_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ class Reporter:
     def start(self) -> None:
         """Begin, unless it has begun or is switched off."""
         if self.background is None and self._every_s > 0 and self._source:
-            self.background = Background("health report", self._turn, clock=self._clock, stop=self._stop)
+            self.background = Background(
+                "health report", self._turn, clock=self._clock, stop=self._stop, tell=self._store.tell_task
+            )
 
     def resume(self) -> None:
         """Try again a table that was not there: somebody has reloaded the settings."""

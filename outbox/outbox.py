@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from outbox import logs
-from outbox.background import Part, TaskState, stop_in_time
+from outbox.background import Part, TaskState, ended, stop_in_time
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.errors import ConfigError
@@ -42,6 +42,8 @@ logger = logs.named("outbox")
 
 # How long a stopping flusher may finish what is under way; after that it stays pending.
 _GRACE_S = 5.0
+# The same for an operator's request.
+_REQUEST_GRACE_S = 2.0
 
 
 class Outbox(Puts, Looks, Operates):
@@ -152,7 +154,9 @@ class Outbox(Puts, Looks, Operates):
             # The machine's own clock: other processes, which leave the requests, have no other.
             actions = outbox._commands.actions(outbox._destinations, *by_request(outbox))
             outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
-            outbox._command_server = CommandServer(store.path, actions, clock=SystemClock(), poll_s=settings.poll_s)
+            outbox._command_server = CommandServer(
+                store.path, actions, clock=SystemClock(), poll_s=settings.poll_s, tell=store.tell_task
+            )
         except BaseException:
             await outbox.close()
             raise
@@ -199,7 +203,7 @@ class Outbox(Puts, Looks, Operates):
         if self._maintenance is not None:
             parts.insert(2, Part("maintenance", self._maintenance.stop))
         if self._command_server is not None:
-            parts.insert(2, Part("inbox", partial(self._command_server.stop, _GRACE_S)))
+            parts.insert(2, Part("inbox", partial(self._command_server.stop, _REQUEST_GRACE_S)))
         await stop_in_time(parts)
 
     async def _close_store(self) -> None:
@@ -248,7 +252,8 @@ class Outbox(Puts, Looks, Operates):
             yield self
         finally:
             await self._drains.stop(_GRACE_S)
-            await task  # whatever broke it is raised here
+            if await ended({task}):
+                await task  # whatever broke it is raised here
 
     async def drain(self, timeout: float = 30.0) -> DrainReport:
         """Send until nothing is pending or `timeout` seconds have passed. Joins a running flusher, else runs one.

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from outbox import Outbox, Settings
 from outbox.background import Background
+from outbox.cli.status import read_status, show
 from outbox.logs import Repeating
 from outbox.stats import Stats
 from outbox.testing import FakeRemote, ManualClock
@@ -74,6 +76,12 @@ async def test_an_error_of_ours_in_the_writer_reaches_its_caller_and_the_next_pu
                 await outbox.put("events", {"n": 1})
         await outbox.put("events", {"n": 2})
         assert failures(await outbox.stats())["writer"] == 1
+        seen = await read_status(outbox.path, warnings=(), stalled_after_s=300)  # as a command does, from the file
+        assert {name: task["failures"] for name, task in seen.tasks.items()} == failures(await outbox.stats())
+        console = Console(width=200)
+        with console.capture() as shown:
+            show(seen, console)
+        assert "background task writer goes on after 1 error, the last: RuntimeError: a bug" in shown.get()
 
 
 @run_async
@@ -87,14 +95,19 @@ async def test_a_turn_that_fails_ends_only_that_turn() -> None:
             raise ZeroDivisionError
         stop.set()
 
-    watched = Background("test", turn, clock=clock, stop=stop)
+    told: list[tuple[bool, int]] = []
+    watched = Background(
+        "test", turn, clock=clock, stop=stop, tell=lambda state: told.append((state.running, state.failures))
+    )
     await clock.advance_until(watched.task.done)
+    assert told == [(True, 0), (True, 1), (True, 2), (False, 2)]
     assert (turns, watched.state.failures, watched.state.running) == (3, 2, False)
 
 
 @run_async
 async def test_a_task_that_is_cancelled_from_outside_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    watched = Background("test", asyncio.Event().wait, clock=ManualClock(), stop=asyncio.Event())  # type: ignore[arg-type]
+    never: Any = asyncio.Event().wait
+    watched = Background("test", never, clock=ManualClock(), stop=asyncio.Event(), tell=lambda _: None)
     await asyncio.sleep(0)
     watched.task.cancel()
     with pytest.raises(asyncio.CancelledError):

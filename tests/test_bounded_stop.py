@@ -7,7 +7,10 @@ import concurrent.futures
 import contextlib
 import logging
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import aiosqlite
 import httpx
 import pytest
 
-from outbox import Outbox, OutboxClosed, OutcomeUnknown, Settings, StoreInUse, background
+from outbox import Outbox, OutboxClosed, OutcomeUnknown, Settings, StoreInUse, background, outbox as outbox_module
 from outbox.errors import StoreError, TransactionExpired
 from outbox.postgrest.client import PostgrestTransport
 from outbox.postgrest.network import Backend, addresses
@@ -25,7 +28,7 @@ from outbox.testing import FakeRemote
 from outbox.threads import in_thread
 from tests.postgrest.test_network import bare as bare
 from tests.postgrest.test_postgrest import REQUEST, keep_alive, serving
-from tests.store.tools import rows
+from tests.store.tools import ROOT, rows
 from tests.support import run_async
 
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n"
@@ -242,6 +245,64 @@ async def test_a_file_that_answers_no_more_is_left_and_stays_locked(
             return
         await asyncio.sleep(0.02)
     raise AssertionError("the lock stays")
+
+
+def test_all_bounds_together_stay_below_what_a_bot_is_given() -> None:
+    parts = 6  # as `Outbox._shut` lists them
+    block = outbox_module._GRACE_S + background.LEAST_S  # `flushing()`, before the outbox is closed
+    assert block + background._ALL_S + parts * background.LEAST_S < 15
+
+
+BOT = """
+import asyncio, socket, sys, threading, time
+from outbox import Outbox, Settings
+
+def hang(*_, **__):
+    threading.Event().wait()
+
+async def main():
+    socket.getaddrinfo = hang  # a name server that never answers
+    settings = Settings(path=sys.argv[1], supabase_url="https://dead.example", supabase_key="k" * 20, _env_file=None)
+    outbox = await Outbox.open(settings)
+    flusher = outbox.flushing()
+    await flusher.__aenter__()
+    await outbox.put("events", {"n": 1})
+    async def endless():
+        async with outbox.transaction(limit_s=1000) as tx:
+            await tx.put("events", {"n": 2})
+            begun.set()
+            await tx.execute(ENDLESS)
+    begun = asyncio.Event()
+    task = asyncio.create_task(endless())
+    await begun.wait()
+    if "disk" in sys.argv:  # which does not even listen to an interrupt
+        asyncio.ensure_future(outbox._store._reader._execute(hang))
+    late = outbox.put_nowait("events", {"n": 3})
+    print("stopping", flush=True)
+    await flusher.__aexit__(None, None, None)
+    await outbox.close()
+    await asyncio.gather(task, late, return_exceptions=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("disk",)], ids=["name server and statement", "a disk, too"])
+def test_a_whole_process_ends_in_its_time_with_all_of_it_at_once(more: tuple[str, ...], tmp_path: Path) -> None:
+    program = BOT.replace("ENDLESS", repr(ENDLESS))
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "bot.db"), *more], cwd=ROOT, stdout=subprocess.PIPE
+    ) as bot:
+        try:
+            assert bot.stdout is not None
+            assert bot.stdout.readline() == b"stopping\n"
+            began_s = time.monotonic()
+            assert bot.wait(timeout=100) == 0
+            took_s = time.monotonic() - began_s
+        finally:
+            bot.kill()
+    assert took_s < 15
+    assert rows(tmp_path / "bot.db", "select count(*) from outbox where state = 'pending'")[0][0] in (1, 2)
 
 
 @run_async

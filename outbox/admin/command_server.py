@@ -14,7 +14,7 @@ from typing import Any
 from outbox import logs
 from outbox.admin import inbox
 from outbox.admin.inbox import Request
-from outbox.background import Background
+from outbox.background import Background, TaskState
 from outbox.clock import Clock
 from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy
 from outbox.threads import in_thread
@@ -30,14 +30,23 @@ Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 class CommandServer:
     """Looks into the inbox of `store` every `poll_s` seconds: one `scandir` in a thread, no folder, nothing more."""
 
-    def __init__(self, store: Path, actions: Mapping[str, Action], *, clock: Clock, poll_s: float) -> None:
+    def __init__(
+        self,
+        store: Path,
+        actions: Mapping[str, Action],
+        *,
+        clock: Clock,
+        poll_s: float,
+        tell: Callable[[TaskState], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._actions = actions
         self._clock = clock
         self._poll_s = poll_s
         self._stop = asyncio.Event()
         self._repeating = logs.Repeating(clock)
-        self.background = Background("inbox", self._turn, clock=clock, stop=self._stop)
+        self.background = Background("inbox", self._turn, clock=clock, stop=self._stop, tell=tell)
+        self._seen_s: dict[str, float] = {}  # when each file that nobody fetched was first seen, on the steady clock
 
     async def stop(self, grace_s: float) -> None:
         """Let the request under way end; after `grace_s` seconds it is given up, for the next writer to do again."""
@@ -66,7 +75,7 @@ class CommandServer:
             content = await self._carried_out(request)
             await in_thread(inbox.answer, self._store, request, content)
         if requests:
-            await in_thread(inbox.tidy, self._store, now_s=self._clock.now_ms() / 1000)
+            await in_thread(inbox.tidy, self._store, self._seen_s, now_s=self._clock.monotonic_s())
 
     async def _carried_out(self, request: Request) -> Mapping[str, Any]:
         """Return the answer to `request`. Raises one of `_PASSES`: it stays, to be carried out later."""

@@ -134,17 +134,18 @@ def answer(store: Path, request: Request, content: Mapping[str, Any]) -> None:
     (place / (request.name + _REQUEST)).unlink(missing_ok=True)
 
 
-def tidy(store: Path, *, now_s: float) -> None:
-    """Remove answers that nobody fetched and half-written files, a day old. now_s: Unix time. Raises OSError."""
-    try:
-        files = list(os.scandir(folder(store)))
-    except FileNotFoundError:
-        return
-    for file in files:
-        if file.name.endswith((_ANSWER, _NEW)):
-            with contextlib.suppress(FileNotFoundError):  # its command fetches it at this moment
-                if now_s - file.stat(follow_symlinks=False).st_mtime > _STALE_S:
-                    Path(file.path).unlink()
+def tidy(store: Path, seen_s: dict[str, float], *, now_s: float) -> None:
+    """Remove answers that nobody fetched and half-written files, once they have been there for a day.
+
+    seen_s: when each of them was first seen, kept here. now_s: on a clock that does not jump. Raises OSError.
+    """
+    place = folder(store)
+    left = {each.name for each in os.scandir(place) if each.name.endswith((_ANSWER, _NEW))} if place.is_dir() else set()
+    for name in seen_s.keys() - left:
+        del seen_s[name]
+    for name in left:
+        if now_s - seen_s.setdefault(name, now_s) > _STALE_S:
+            (place / name).unlink(missing_ok=True)  # its command may fetch it at this moment
 
 
 def _request(file: Path, name: str) -> Request | None:

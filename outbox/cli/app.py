@@ -144,6 +144,8 @@ def status(
                               sends; last_look is a minute old at the most
                               unless it rests after errors; last_error: not the server's
                               words but the bot's own trouble; null: not known
+      tasks                   {name: {running, failures, last_error}}: the writer's
+                              other background tasks; {}: none runs, or not known
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
       db_bytes, wal_bytes, pending_bytes    the last one: of pending payloads
       reserve_released        since when the disk is full and puts are refused,

@@ -21,7 +21,13 @@ from outbox.recovery.quarantine import found_beside
 from outbox.stats import MOST_POSTPONED, Health, Snapshot, take
 from outbox.store import database
 from outbox.store.files import real_path
-from outbox.store.lock import Holder, damage as damage_of, flushing as look_at_flusher, look as look_at_lock
+from outbox.store.lock import (
+    Holder,
+    damage as damage_of,
+    flushing as look_at_flusher,
+    look as look_at_lock,
+    tasks as look_at_tasks,
+)
 from outbox.store.read_only import ReadOnlyStore, look
 from outbox.store.reader import StoredPause
 from outbox.store.sidecar import Flushing
@@ -56,6 +62,7 @@ class Status:
     last_refusal: Told | None
     holder: Holder
     flushing: Flushing | None  # of the holder; None: not known
+    tasks: Mapping[str, Any]  # the other background tasks of the process that runs, by name
     warnings: tuple[str, ...]
     unsent: str | None  # why nobody sends what waits; None: nothing waits, somebody does, or a pause says why not
     stalled_after_s: float
@@ -83,6 +90,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             last_refusal=await last_refusal(observer),
             holder=holder,
             flushing=flushing,
+            tasks=await in_thread(tasks_of, path, holder),
             unsent=found.unsent(bot_runs=holder.running, flushing=flushing, settings=warnings),
             warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
@@ -107,6 +115,14 @@ def flushing_of(path: Path, holder: Holder) -> Flushing | None:
     except OSError:  # as below
         return None
     return found if found is None or holder.running else replace(found, running=False)
+
+
+def tasks_of(path: Path, holder: Holder) -> Mapping[str, Any]:
+    """Return how the holder's other background tasks do; nothing where none runs, or none may be seen."""
+    try:
+        return (holder.running and look_at_tasks(path)) or {}
+    except OSError:  # as below
+        return {}
 
 
 def holder_of(path: Path) -> Holder:
@@ -152,6 +168,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "last_refusal": None if status.last_refusal is None else _refusal_json(status.last_refusal),
         "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
         "flusher": None if status.flushing is None else _flusher_json(status.flushing),
+        "tasks": dict(status.tasks),
         "sqlite": {
             "version": sqlite3.sqlite_version,
             "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
@@ -247,6 +264,7 @@ def _damages(status: Status) -> list[Text]:
 
 def _warnings(status: Status) -> list[Text]:
     told = [warning for warning in status.warnings if warning != status.unsent]
+    told += [_task(*each) for each in status.tasks.items() if each[1]["failures"] or not each[1]["running"]]
     return [Text.assemble(("Warning: ", "yellow"), warning) for warning in told]
 
 
@@ -326,6 +344,13 @@ def _writer(holder: Holder) -> str:
         return "not known: another user's lock file; the bot's own user may see"
     last = f"; the last was process {holder.pid}{since}" if holder.pid else ""
     return f"none{last}"
+
+
+def _task(name: str, task: Mapping[str, Any]) -> str:
+    state = "goes on" if task["running"] else "has ended"
+    error = f", the last: {formatting.quoted(task['last_error'])}" if task.get("last_error") else ""
+    met = f"{task['failures']:,} error{'' if task['failures'] == 1 else 's'}"
+    return f"background task {name} {state} after {met}{error}"
 
 
 def _flusher(flushing: Flushing, status: Status) -> str:

@@ -52,10 +52,11 @@ they are may go: they may belong to its keys.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 
-from outbox import logs
+from outbox import background, logs
 from outbox.clock import Clock
 from outbox.entry import Destination
 from outbox.errors import OutboxError, UsageError
@@ -107,6 +108,7 @@ class Flusher:
         self._seen_change = -1
         self._stepping = asyncio.Lock()  # held during a step, and by whoever changes what may be under way
         self._idle_since_change = False
+        self._hangs = False  # told to end, it has not
         self.state = self._context.state
         self.tally = self._context.tally
 
@@ -144,17 +146,22 @@ class Flusher:
             self._requests.tell()  # a drain that has joined sends by itself from here on
 
     async def shut_down(self, grace_s: float) -> None:
-        """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending."""
+        """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending.
+
+        Where the file hangs as well, `run` is left as it is.
+        """
         self._requests.stopping = True
         self.wake()
-        if self._ended.is_set():
+        if await self._ends_within(0.0 if self._hangs else grace_s):
             return
-        try:
-            async with asyncio.timeout(grace_s):
+        self._requests.cancel()
+        self._hangs = not await self._ends_within(background.LEAST_S)
+
+    async def _ends_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 await self._ended.wait()
-        except TimeoutError:
-            self._requests.cancel()
-            await self._ended.wait()
+        return self._ended.is_set()
 
     @asynccontextmanager
     async def at_rest(self) -> AsyncIterator[None]:

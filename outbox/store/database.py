@@ -156,6 +156,7 @@ async def connect(
 
     look: called after each commit, in SQLite's thread, before whoever waits for it goes on.
     """
+
     def connector() -> sqlite3.Connection:
         connection = sqlite3.connect(
             files.uri(path, "ro" if readonly else "rw", immutable=immutable),

@@ -12,10 +12,11 @@ import stat
 import struct
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
 from outbox.store import files
@@ -280,6 +281,12 @@ def flushing(store: Path) -> Flushing | None:
     """Return how the flusher of the last holder does, or did; None: nothing is known of it. Raises OSError."""
     mine = _held.get(store.resolve())
     return _written(store).flushing if mine is None else mine.sidecar.flushing
+
+
+def tasks(store: Path) -> Mapping[str, Any] | None:
+    """Return how the other background tasks of the last holder do, or did, by name; None: not known. Raises OSError."""
+    mine = _held.get(store.resolve())
+    return _written(store).tasks if mine is None else mine.sidecar.tasks
 
 
 def _written(store: Path) -> Written:

@@ -53,7 +53,7 @@ class Maintenance:
         self._repeating = logs.Repeating(clock)
         self._stop = asyncio.Event()
         self.notices = Notices()
-        self.background = Background("maintenance", self._turn, clock=clock, stop=self._stop)
+        self.background = Background("maintenance", self._turn, clock=clock, stop=self._stop, tell=store.tell_task)
 
     async def stop(self) -> None:
         """Let the step under way end, and no other begin."""

@@ -1,9 +1,9 @@
 """What stands in the lock's sidecar, so that it can be known when the file itself cannot be read.
 
-Four lines of text at fixed places, each rewritten in place: who has the lock; what kind of file this is; the highest
-number of an entry that was acknowledged; how the holder's flusher does. The third is written at every commit and never
-synced: after a crash of the process it is exact, after a crash of the machine it may be too low, never too high. The
-last one is news for people, and costs no commit.
+Five lines of text at fixed places, each rewritten in place: who has the lock; what kind of file this is; the highest
+number of an entry that was acknowledged; how the holder's flusher does, and its other background tasks. The third is
+written at every commit and never synced: after a crash of the process it is exact, after a crash of the machine it may
+be too low, never too high. The last two are news for people, and cost no commit.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from outbox.background import TaskState
 
 _HOLDER, _FACTS, _MARK, _END = 0, 256, 512, 533
 # A mark has 19 digits at the most.
 _MARK_WIDTH = _END - _MARK
 _FLUSHER, _FLUSHER_END = 576, 1024
+_TASKS, _TASKS_END = 1024, 2048
 _LONGEST_DAMAGE = 80
 # A shell's row with such a number is given another: nothing may hold that its neighbours are missing.
 _NO_MARK = 1 << 62
 _LONGEST_ERROR = 200
+# Of one of several tasks.
+_LONGEST_TASK_ERROR = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class Written:
     facts: Facts | None
     mark: int | None
     flushing: Flushing | None = None
+    tasks: Mapping[str, Any] | None = None
 
     def mark_of(self, file: str | None) -> int | None:
         """Return the mark if it is that of the outbox that calls itself `file`."""
@@ -79,6 +86,7 @@ def parse(content: bytes) -> Written:
         _facts(content[_FACTS:_MARK]),
         _mark(content[_MARK:_END]),
         _flushing(content[_FLUSHER:_FLUSHER_END]),
+        _parsed(content[_TASKS:_TASKS_END]) or None,
     )
 
 
@@ -92,6 +100,8 @@ class Sidecar:
         self._mark = 0
         self.flushing = Flushing()
         self.tell(self.flushing)  # what stands there is the last holder's
+        self.tasks: dict[str, Any] = {}
+        self._write_tasks()
 
     @property
     def damage(self) -> str | None:
@@ -138,10 +148,21 @@ class Sidecar:
         with contextlib.suppress(OSError):
             self._write(_FLUSHER, line)
 
+    def tell_task(self, task: TaskState) -> None:
+        """Say how a background task does, in the same way."""
+        error = task.last_error and _plain(task.last_error, _LONGEST_TASK_ERROR)
+        self.tasks[task.name] = {"running": task.running, "failures": task.failures, "last_error": error}
+        self._write_tasks()
+
+    def _write_tasks(self) -> None:
+        with contextlib.suppress(OSError):
+            self._write(_TASKS, _line(self.tasks, _TASKS_END - _TASKS))
+
     def move(self, descriptor: int) -> None:
         """Go on in another file, with all that stood in this one: the lock was taken again. Raises OSError."""
         self._descriptor = descriptor
         self.tell(self.flushing)
+        self._write_tasks()
         if self._facts is not None:
             self.begin(self._facts, self._mark)
 

@@ -80,6 +80,8 @@ class Store(Reader):
         )
         self._writer = Writer(commits, path, capacity=capacity, last_seq=entered.last_seq, plain=entered.plain)
         self._writer.on_stored = guard.lock.sidecar.mark
+        self._writer.state.tell = self.tell_task
+        self.tell_task(self._writer.state)
         self._writer.commits.on_corrupt = self.on_corrupt = self._met_damage
         self._learn(entered.lanes)
         self._writer.lanes.update({spec: number for number, spec in self._specs.items()})
@@ -142,6 +144,10 @@ class Store(Reader):
     def tell(self, flushing: Flushing) -> None:
         """Let onlookers know how the flusher does: no commit, and readable when the file itself is not."""
         self._lock.sidecar.tell(flushing)
+
+    def tell_task(self, task: TaskState) -> None:
+        """The same for a background task."""
+        self._lock.sidecar.tell_task(task)
 
     @property
     def writer_state(self) -> TaskState:

@@ -211,15 +211,24 @@ def test_a_request_can_be_taken_back_until_it_is_answered(tmp_path: Path) -> Non
     assert not inbox.withdraw(path, request)
 
 
-def test_answers_that_nobody_fetches_go_after_a_day(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written_s", [0, 2**32], ids=["clock at 1970", "clock far ahead"])
+def test_answers_that_nobody_fetches_go_a_day_after_they_were_seen_whatever_the_clock_said(
+    written_s: int, tmp_path: Path
+) -> None:
     path = tmp_path / "bot.db"
     path.touch()
     request = inbox.post(path, "reload", {})
     inbox.answer(path, request, {"ok": True})
-    inbox.tidy(path, now_s=time.time())
-    assert len(list(inbox.folder(path).iterdir())) == 1
-    inbox.tidy(path, now_s=time.time() + 90_000)
-    assert list(inbox.folder(path).iterdir()) == []
+    (file,) = inbox.folder(path).iterdir()
+    os.utime(file, (written_s, written_s))
+    seen_s: dict[str, float] = {}
+    for now_s in (50.0, 50.0 + 80_000):
+        inbox.tidy(path, seen_s, now_s=now_s)
+        assert file.exists()
+    inbox.tidy(path, seen_s, now_s=50.0 + 90_000)
+    assert not file.exists()
+    inbox.tidy(path, seen_s, now_s=50.0 + 90_000)
+    assert seen_s == {}
 
 
 @posix

@@ -550,7 +550,7 @@ def test_watch_prints_one_object_for_each_look_and_ends_with_the_healths_code(tm
 def status(pending: int, delivered: int, pruned: int = 0) -> Status:
     counts = {"trades": {"pending": pending, "delivered": delivered, "pruned": pruned}}
     file = Snapshot(counts, None, 0, 0, False, (), {}, Notices(), 0, 0, None)
-    return Status(Path("x"), 0, file, None, Holder(None, None, running=False), None, (), None, 300.0)
+    return Status(Path("x"), 0, file, None, Holder(None, None, running=False), None, {}, (), None, 300.0)
 
 
 def test_the_rates_come_from_the_counters_and_pruning_does_not_fool_them() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from outbox import DiskFull, Outbox, Settings, StoreError
 from outbox.errors import NotADatabase, UnsafePath
+from outbox.forensics.backup import back_up
 from outbox.store import files, maintenance
 from outbox.store.capacity import Reserve
 from outbox.store.lock import WriterLock
@@ -301,6 +302,26 @@ def test_a_link_in_the_place_of_a_file_beside_is_not_followed(
         assert end in str(error)
     assert target.read_bytes() == b"precious"
     assert target.stat().st_mode & 0o777 == 0o644 & ~_umask()
+
+
+@on_posix
+def test_a_backup_follows_no_link_in_the_place_of_its_target(tmp_path: Path) -> None:
+    path, precious = tmp_path / "bot.db", tmp_path / "precious"
+    made(path)
+    precious.write_bytes(b"precious")
+    (tmp_path / "full").symlink_to(precious)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for target in (tmp_path / "full", tmp_path / "dangling"):
+        with pytest.raises(StoreError, match="exists; nothing was overwritten"):
+            back_up(path, target)
+    assert precious.read_bytes() == b"precious"
+    assert not (tmp_path / "nowhere").exists()
+    # Controls: a plain name; and what SQLite's own backup does with such a link.
+    assert back_up(path, tmp_path / "plain").entries == 1
+    with shell(path) as source, sqlite3.connect(tmp_path / "dangling") as target_db:
+        source.backup(target_db)
+    assert (tmp_path / "nowhere").exists()
+    target_db.close()
 
 
 @on_posix

@@ -224,7 +224,9 @@ def test_a_database_that_is_emptied_raises_before_another_row_is_acknowledged(tm
 
 
 @pytest.mark.parametrize("words", [(), ("blind",)], ids=["", "control: without the look puts go on behind the hole"])
-def test_a_wal_that_is_emptied_raises_before_another_row_is_acknowledged(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_wal_that_is_emptied_raises_before_another_row_is_acknowledged(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
     path = tmp_path / "bot.db"
     with victim(path, *words) as bot:
         assert bot.put(20) == []
@@ -437,6 +439,23 @@ def test_a_file_that_is_mounted_by_itself_is_not_opened(what: str, refused: bool
     done = subprocess.run(["unshare", "-rm", "sh", "-c", mounts, OPENS], cwd=ROOT, capture_output=True, text=True)
     assert ("UnsafePath" in done.stderr) is refused, done.stderr
     assert (done.returncode != 0) is refused, done.stderr
+
+
+def test_a_file_on_another_disk_than_its_folder_says_so(tmp_path: Path) -> None:
+    """A real one: a tmpfs whose file is mounted over one in another folder."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+    (inside / "bot.db").touch()
+    mounts = (
+        f'mount -t tmpfs tmpfs "{outside}" && touch "{outside}/bot.db" && mount --bind "{outside}/bot.db"'
+        f' "{inside}/bot.db" && "{sys.executable}" -c "$0" "{inside}/bot.db";'
+        f' "{sys.executable}" -c "$0" "{outside}/bot.db"'
+    )
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", mounts, OPENS], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.count("database file lies on another device than its folder") == 1, done.stderr
+    assert "UnsafePath" in done.stderr
+    assert done.returncode == 0, done.stderr  # the control: on that disk, in its own folder
 
 
 def test_a_look_costs_microseconds_and_finds_each_part(tmp_path: Path) -> None:
