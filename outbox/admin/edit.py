@@ -97,7 +97,7 @@ async def renamable(reader: Reader, names: Mapping[str, str], destination: str |
 
 
 async def _newest(connection: aiosqlite.Connection) -> int:
-    rows = list(await connection.execute_fetchall("select coalesce(max(seq), 0) from outbox"))
+    rows = list(await connection.execute_fetchall(queries.NEWEST_SEQ.sql))
     return int(rows[0][0])
 
 

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Any, Literal, NoReturn, overload
 
+from outbox.bot import queries
 from outbox.bot.bar_frames import Framed
 from outbox.bot.bar_text import FOREVER_MS, bar_time_ms, decoded, encoded, time_ms
 from outbox.bot.records import check_outbox, moment
@@ -38,30 +39,6 @@ WRITE_BARS = 1000
 READ_BARS = 500
 # `save_pending` commits all or nothing, so its transaction gets this much more time for each item.
 _LIMIT_S, _ITEM_S = 2.0, 0.005
-
-_UPSERT = (
-    "insert into outbox_bars (symbol, timeframe, time_ms, bar) values (?, ?, ?, ?)"
-    " on conflict do update set bar = excluded.bar"
-)
-_OLDEST_FIRST = (
-    "select time_ms, bar from outbox_bars where symbol = ? and timeframe = ? and time_ms >= ? and time_ms < ?"
-    " order by time_ms limit ?"
-)
-_NEWEST_FIRST = (
-    "select time_ms, bar from outbox_bars where symbol = ? and timeframe = ? and time_ms >= ? and time_ms < ?"
-    " order by time_ms desc limit ?"
-)
-_NTH_NEWEST = (
-    "select time_ms from outbox_bars where symbol = ? and timeframe = ? order by time_ms desc limit 1 offset ?"
-)
-_SERIES = (
-    "select distinct symbol, timeframe from outbox_bars where symbol = coalesce(?, symbol)"
-    " and timeframe = coalesce(?, timeframe)"
-)
-_PRUNE = (
-    "delete from outbox_bars where symbol = ? and timeframe = ? and time_ms in (select time_ms from outbox_bars"
-    " where symbol = ? and timeframe = ? and time_ms < ? order by time_ms limit ?) returning 1"
-)
 
 
 class LocalStorage:
@@ -89,7 +66,7 @@ class LocalStorage:
         for times, packed in await _as_texts(bars):
             rows = [(symbol, timeframe, *each) for each in zip(times, _unpacked(packed), strict=True)]
             async with self._outbox.transaction() as tx:
-                await tx.executemany(_UPSERT, rows)
+                await tx.executemany(queries.UPSERT_BAR.sql, rows)
             count += len(rows)
         return count
 
@@ -152,8 +129,8 @@ class LocalStorage:
         left = sys.maxsize if last is None else _count(last, "last")
         while left > 0:
             limit = min(left, READ_BARS)
-            sql = _OLDEST_FIRST if last is None else _NEWEST_FIRST
-            rows = await self._outbox.read_local(sql, (symbol, timeframe, low, high, limit))
+            query = queries.OLDEST_FIRST if last is None else queries.NEWEST_FIRST
+            rows = await self._outbox.read_local(query.sql, (symbol, timeframe, low, high, limit))
             await into.add(decoded([text for _, text in rows]))
             if len(rows) < limit:
                 break
@@ -179,7 +156,7 @@ class LocalStorage:
         oldest_ms = self._cutoff_ms(older_than)
         kept = None if keep_last is None else _count(keep_last, "keep_last")
         removed = 0
-        for each in await self._outbox.read_local(_SERIES, (symbol, timeframe)):
+        for each in await self._outbox.read_local(queries.SERIES.sql, (symbol, timeframe)):
             before_ms = max(oldest_ms, await self._nth_newest_ms(each, kept))
             removed += await self._prune(each, before_ms)
         return removed
@@ -197,14 +174,14 @@ class LocalStorage:
             return -FOREVER_MS
         if number == 0:
             return FOREVER_MS
-        rows = await self._outbox.read_local(_NTH_NEWEST, (*series, number - 1))
+        rows = await self._outbox.read_local(queries.NTH_NEWEST.sql, (*series, number - 1))
         return int(rows[0][0]) if rows else -FOREVER_MS
 
     async def _prune(self, series: tuple[Any, ...], before_ms: int) -> int:
         removed = 0
         while True:
             async with self._outbox.transaction() as tx:
-                gone = len(await tx.execute(_PRUNE, (*series, *series, before_ms, WRITE_BARS)))
+                gone = len(await tx.execute(queries.PRUNE_BARS.sql, (*series, *series, before_ms, WRITE_BARS)))
             removed += gone
             if gone < WRITE_BARS:
                 return removed

@@ -17,21 +17,6 @@ from outbox.encoding import encode_value
 from outbox.errors import InvalidEntry
 
 _FIGURES = frozenset({"balance", "total_trades", "total_pnl"})
-FIND = (
-    "select session_id, start_time, day_start, last_heartbeat, initial_balance, current_balance, symbols, version"
-    " from outbox_sessions where source = ? and status = 'RUNNING'"
-)
-FIND_OTHERS = "select source, session_id, last_heartbeat from outbox_sessions where source <> ? and status = 'RUNNING'"
-SAVE = (
-    "insert or replace into outbox_sessions (session_id, start_time, day_start, last_heartbeat, initial_balance,"
-    " current_balance, symbols, version, source, status, end_reason, end_time)"
-    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-# An end that was committed first is not undone by a heartbeat that stood in line behind it.
-BEAT = (
-    "update outbox_sessions set last_heartbeat = ?, day_start = ?, current_balance = ?"
-    " where source = ? and session_id = ? and status = 'RUNNING' returning 1"
-)
 
 
 class SessionEndReason(Enum):

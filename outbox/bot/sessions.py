@@ -17,12 +17,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from outbox import logs
+from outbox.bot import queries
 from outbox.bot.records import check_outbox, event_row, moment
 from outbox.bot.session_state import (
-    BEAT,
-    FIND,
-    FIND_OTHERS,
-    SAVE,
     Session,
     SessionEndReason,
     end_figures,
@@ -121,7 +118,7 @@ class SessionManager:
         balance, traded = figure(initial_balance, "initial_balance"), names(symbols)
         async with self._within(tx) as block:
             self._claim(block)
-            rows = await block.execute(FIND, (self._source,))
+            rows = await block.execute(queries.FIND.sql, (self._source,))
             if rows:
                 await self._recover(block, restored(rows[0]), balance, traded)
             else:
@@ -158,7 +155,7 @@ class SessionManager:
                 figures["final_balance"] = ended.current_balance
             row = {**remote_row(ended), **figures, "end_time": now, "end_reason": why, "status": "STOPPED"}
             await block.put("sessions", row, operation=Operation.UPSERT, on_conflict=("session_id",))
-            await block.execute(SAVE, (*stored(ended), self._source, "STOPPED", why, text(now)))
+            await block.execute(queries.SAVE.sql, (*stored(ended), self._source, "STOPPED", why, text(now)))
             self._session = ended
             block.when_over(self._after_end)
 
@@ -180,7 +177,7 @@ class SessionManager:
                 return  # it ended while this stood in line
             now, current = self._now(), before.current_balance if given is None else given
             values = (text(now), text(before.day_start), current, self._source, before.session_id)
-            if not await block.execute(BEAT, values):
+            if not await block.execute(queries.BEAT.sql, values):
                 if before.ending:
                     return  # its end was stored after all
                 raise SessionNotRunning(
@@ -276,7 +273,7 @@ class SessionManager:
 
     async def _warn_of_others(self, block: Transaction) -> None:
         """Say that the file holds running sessions of other sources, which this process does not run."""
-        for source, session_id, last in await block.execute(FIND_OTHERS, (self._source,)):
+        for source, session_id, last in await block.execute(queries.FIND_OTHERS.sql, (self._source,)):
             if (id(self._outbox), source) not in _managers:
                 facts = {"source": self._source, "other": source, "session_id": session_id, "last_heartbeat": last}
                 logger.warning("another source has a running session in this file", extra=facts)
@@ -300,7 +297,7 @@ class SessionManager:
         await self._run(block, replace(found, last_heartbeat=now, running=True, recovered=True))
 
     async def _run(self, block: Transaction, session: Session) -> None:
-        await block.execute(SAVE, (*stored(session), self._source, "RUNNING", None, None))
+        await block.execute(queries.SAVE.sql, (*stored(session), self._source, "RUNNING", None, None))
         self._session = session
         self._day_in_file = session.day_start
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
+from outbox.bot import queries
 from outbox.bot.bar_text import bar_time_ms, encoded
-from outbox.bot.session_state import SAVE, Session, figure, midnight, names, stored
+from outbox.bot.session_state import Session, figure, midnight, names, stored
 from outbox.encoding import encode_value
 from outbox.entry import Operation
 from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
@@ -41,12 +42,6 @@ _CHUNK = 200
 _LIMIT_S, _ITEM_S = 2.0, 0.005
 # How often a file is read again that the old bot changes meanwhile.
 _TRIES = 5
-
-_KNOWN_SESSION = "select session_id, status from outbox_sessions where source = ?"
-_NEW_BARS = (
-    "insert into outbox_bars (symbol, timeframe, time_ms, bar) select ?, '', value ->> 0, value ->> 1 from json_each(?)"
-    " where true on conflict do nothing returning 1"
-)
 
 
 async def import_legacy(outbox: Outbox, folder: str | os.PathLike[str], *, source: str | None = None) -> LegacyReport:
@@ -217,9 +212,9 @@ async def _take_session(outbox: Outbox, found: Found, source: str) -> None:
         found.leave(0, len(found.text), f"no session to recover: {_reason(error)}")
         return
     async with outbox.transaction() as tx:
-        known = await tx.execute(_KNOWN_SESSION, (source,))
+        known = await tx.execute(queries.KNOWN.sql, (source,))
         if not known:
-            await tx.execute(SAVE, (*stored(session), source, "RUNNING", None, None))
+            await tx.execute(queries.SAVE.sql, (*stored(session), source, "RUNNING", None, None))
     if not known:
         found.taken += 1
     elif known[0][0] == session.session_id:
@@ -273,7 +268,7 @@ async def _take_bars(outbox: Outbox, found: Found, symbol: str) -> None:
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         async with outbox.transaction() as tx:
-            new = len(await tx.execute(_NEW_BARS, (symbol, json.dumps(chunk))))
+            new = len(await tx.execute(queries.NEW_BARS.sql, (symbol, json.dumps(chunk))))
         found.taken += new
         found.known += len(chunk) - new
 

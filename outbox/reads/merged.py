@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from outbox.entry import Operation
 from outbox.errors import Undecidable
 from outbox.outbox import Outbox
+from outbox.reads import queries
 from outbox.reads.keyset import Place, Position, Texts, Walk, check_distinct, one_of, texts_of, walk
 from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
 from outbox.reads.query import Query, asked
@@ -31,6 +32,9 @@ MOST_PENDING = 10_000
 MOST_HELD = 100_000
 # Rows asked for by name in one request: 50 UUIDs are 2 kB of the 16 kB that a URL may have.
 _NAMED = 50
+# Entries of one step; a payload has about a kilobyte. And those that one step looks at where no index knows the
+# destination.
+_STEP, _WINDOW = 500, 1000
 # Rows given in one turn of the event loop: some milliseconds.
 _GIVEN = 500
 
@@ -276,53 +280,22 @@ async def pages(
         position = places[-1] if places else walk.after_the_end(position)
 
 
-# Of one step; a payload has about a kilobyte.
-_STEP = 500
-# Entries that one step looks at where no index knows the destination.
-_WINDOW = 1000
-
-# One branch for each way to wait, so that each has an index, as the store's own query of everything pending.
-PENDING = """
-select seq from outbox indexed by outbox_ready
- where state = 'pending' and waits is null and lane in (select lane from outbox_lanes where destination = ?)
-union all
-select seq from outbox indexed by outbox_ready
- where state = 'pending' and waits is null and lane is null and destination = ?
-union all
-select seq from outbox indexed by outbox_turns
- where state = 'pending' and key is not null and destination = ? and waits = 'turn'
-union all
-select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry' and destination = ?
- order by seq limit ?
-"""
-# Delivered ones too: an entry whose successor is still read as pending may have gone between two steps.
-SHOWN = """
-select seq, id, operation, payload, on_conflict, match from outbox
- where state in ('pending', 'delivered') and seq in (select value from json_each(?)) order by seq
-"""
-HELD = """
-select seq, id, operation, payload, on_conflict, match from outbox not indexed
- where seq > ? and seq <= ? and destination = ? and state in ('pending', 'delivered') order by seq
-"""
-BOUNDS = "select (select min(seq) from outbox), (select max(seq) from outbox)"
-
-
 async def pending(outbox: Outbox, destination: str, most: int) -> list[Stored]:
     """Return what is pending for `destination`, oldest first; more than `most` of them: one more than that.
 
     What is delivered while this reads is among them; what is refused meanwhile may be.
     """
-    seqs = [seq for (seq,) in await outbox.read_local(PENDING, (*[destination] * 4, most + 1))]
+    seqs = [seq for (seq,) in await outbox.read_local(queries.PENDING.sql, (*[destination] * 4, most + 1))]
     found: list[Stored] = []
     for start in range(0, len(seqs), _STEP):
         listed = f"[{','.join(map(str, seqs[start : start + _STEP]))}]"
-        found += [_stored(row) for row in await outbox.read_local(SHOWN, (listed,))]
+        found += [_stored(row) for row in await outbox.read_local(queries.SHOWN.sql, (listed,))]
     return found
 
 
 async def last_seq(outbox: Outbox) -> int:
     """Return the place of the newest entry: whatever is put from now on stands behind it."""
-    ((_, last),) = await outbox.read_local(BOUNDS)
+    ((_, last),) = await outbox.read_local(queries.BOUNDS.sql)
     return last or 0
 
 
@@ -331,9 +304,9 @@ async def held(outbox: Outbox, destination: str, *, after_seq: int = 0) -> Async
 
     Reads the entries of all destinations there, step by step.
     """
-    ((first, last),) = await outbox.read_local(BOUNDS)
+    ((first, last),) = await outbox.read_local(queries.BOUNDS.sql)
     for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):
-        yield [_stored(row) for row in await outbox.read_local(HELD, (after, after + _WINDOW, destination))]
+        yield [_stored(row) for row in await outbox.read_local(queries.HELD.sql, (after, after + _WINDOW, destination))]
 
 
 def _stored(row: tuple[Any, ...]) -> Stored:

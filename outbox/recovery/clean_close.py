@@ -21,7 +21,7 @@ from outbox.threads import in_thread
 
 logger = logs.named("outbox.store")
 
-_SAVE = "insert into outbox_meta values (?, ?) on conflict do update set value = excluded.value"
+
 # A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than
 # this: a group commit holds 1,024, the rest is for a shell's.
 GAP = 10_000
@@ -42,19 +42,21 @@ async def begin(
     seq = max(seq or start_after, (loss.last or 0) if loss else 0)
     try:
         await connection.execute("begin immediate")
-        await connection.execute(_SAVE, ("file", file))
-        await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms})))
+        await connection.execute(queries.STATE_FACT.sql, ("file", file))
+        await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps({"at_ms": now_ms})))
         await _start_numbers(connection, seq)
         if loss is not None:
             told = {"path": str(path), "first": loss.first, "last": loss.last, "certain": loss.certain}
             logger.error("acknowledged entries are missing", extra=told)
-            await connection.execute(_SAVE, ("loss", json.dumps({"at_ms": now_ms, "what": loss.words})))
+            await connection.execute(
+                queries.STATE_FACT.sql, ("loss", json.dumps({"at_ms": now_ms, "what": loss.words}))
+            )
         await connection.execute("commit")
     except BaseException:
         await database.roll_back(connection)
         raise
     salt = await in_thread(probe.wal_salt, path)
-    await connection.execute(_SAVE, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
+    await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
     # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
     await database.checkpoint(connection, "passive")
     tables = await connection.execute_fetchall("select name from sqlite_schema where type = 'table'")
@@ -62,7 +64,7 @@ async def begin(
 
 
 async def _value(connection: aiosqlite.Connection, name: str) -> str | None:
-    rows = list(await connection.execute_fetchall("select value from outbox_meta where name = ?", (name,)))
+    rows = list(await connection.execute_fetchall(queries.FACT.sql, (name,)))
     return str(rows[0][0]) if rows else None
 
 

@@ -20,7 +20,7 @@ async def keep_strict_order(store: Store, strict: bool | None) -> bool:
         return told
 
     async def work(connection: aiosqlite.Connection) -> None:
-        await connection.execute("insert or replace into outbox_meta values ('strict_order', ?)", (str(int(strict)),))
+        await connection.execute(queries.STATE_FACT.sql, ("strict_order", str(int(strict))))
         await connection.execute(queries.FREEZE.sql if strict else queries.THAW.sql)
 
     await store.transact(work)
@@ -31,8 +31,8 @@ async def remember_project(store: Store, project: str) -> str:
     """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
 
     async def work(connection: aiosqlite.Connection) -> str:
-        await connection.execute("insert or ignore into outbox_meta values ('project', ?)", (project,))
-        rows = await connection.execute_fetchall("select value from outbox_meta where name = 'project'")
+        await connection.execute(queries.STATE_FIRST.sql, ("project", project))
+        rows = await connection.execute_fetchall(queries.FACT.sql, ("project",))
         return str(next(iter(rows))[0])
 
     return await store.transact(work)
@@ -43,8 +43,8 @@ async def forget_project(store: Store) -> str | None:
     was = await store.project()
 
     async def work(connection: aiosqlite.Connection) -> None:
-        await connection.execute("delete from outbox_meta where name = 'project'")
-        await connection.execute("delete from outbox_pauses where reason = ?", (Reason.OTHER_PROJECT.value,))
+        await connection.execute(queries.FORGET_FACT.sql, ("project",))
+        await connection.execute(queries.END_PAUSES_FOR.sql, (Reason.OTHER_PROJECT.value,))
 
     await store.transact(work)
     return was
@@ -54,25 +54,17 @@ async def keep_source(store: Store, settings: Settings) -> str | None:
     """Return which bot this is: as it is set, else as the file was first told, so that a container's new host name is
     no new bot; else by the names of the file and of this host, which the file keeps from here on.
     """
-    kept = await _value(store, "source")
+    kept = await store.fact("source")
     source = settings.source if kept is None or "source" in settings.model_fields_set else kept
     if source is not None and source != kept:
-        await store.transact(
-            lambda connection: connection.execute("insert or replace into outbox_meta values ('source', ?)", (source,))
-        )
+        await store.transact(lambda connection: connection.execute(queries.STATE_FACT.sql, ("source", source)))
     return source
 
 
 async def acknowledge_loss(store: Store) -> bool:
     """Forget a loss that somebody knows of now, and return whether there was one."""
-    sql = "delete from outbox_meta where name = 'loss'"
 
     async def work(connection: aiosqlite.Connection) -> bool:
-        return bool((await connection.execute(sql)).rowcount)
+        return bool((await connection.execute(queries.FORGET_FACT.sql, ("loss",))).rowcount)
 
     return await store.transact(work)
-
-
-async def _value(store: Store, name: str) -> str | None:
-    rows = await store.read("select value from outbox_meta where name = ?", (name,))
-    return str(rows[0][0]) if rows else None

@@ -11,9 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from outbox.store import database, files
-
-_PENDING = "select coalesce(sum(entries), 0) from outbox_counts where state = 'pending'"
+from outbox.store import database, files, queries
 
 
 class PendingCounter:
@@ -33,7 +31,7 @@ class PendingCounter:
             if self._connection is None:
                 self._connection = self._connect()
             # All rows are fetched: a statement left open would hold its snapshot, and the WAL would grow.
-            self._last = int(self._connection.execute(_PENDING).fetchall()[0][0])
+            self._last = int(self._connection.execute(queries.PENDING_NOW.sql).fetchall()[0][0])
         except database.SqliteError as error:
             raise database.named(error, self._path) from error
         return self._last

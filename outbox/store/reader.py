@@ -345,19 +345,23 @@ class Reader:
         rows = await self.read(queries.OLDEST_PENDING.sql)
         return int(rows[0][0]) if rows else None
 
+    async def fact(self, name: str) -> str | None:
+        """Return what the file says of itself under `name`; None: nothing."""
+        rows = await self.read(queries.FACT.sql, (name,))
+        return str(rows[0][0]) if rows else None
+
     async def strict_order(self) -> bool:
         """Return whether a dead entry holds back what comes after it under its key."""
-        return await self.read("select value from outbox_meta where name = 'strict_order'") == [("1",)]
+        return await self.fact("strict_order") == "1"
 
     async def project(self) -> str | None:
-        """Return the project that the entries belong to, as `policy.project.identity`; None: to none yet."""
-        rows = await self.read("select value from outbox_meta where name = 'project'")
-        return str(rows[0][0]) if rows else None
+        """Return the project that the entries belong to, as `postgrest.project.identity`; None: to none yet."""
+        return await self.fact("project")
 
     async def window_bytes(self) -> int | None:
         """Return how many bytes the link was found to carry at once; None: no limit was met."""
-        rows = await self.read("select value from outbox_meta where name = 'window_bytes'")
-        return int(rows[0][0]) if rows and rows[0][0].isdigit() else None
+        found = await self.fact("window_bytes")
+        return int(found) if found is not None and found.isdigit() else None
 
     async def notices(self) -> Notices:
         """Return what hinders the file, as its writer last knew."""
@@ -365,7 +369,7 @@ class Reader:
 
     async def newest_put_ms(self) -> int | None:
         """Return when the newest entry was put, in Unix milliseconds, by its putter's clock; None: there is none."""
-        rows = await self.read("select created_at_ms from outbox order by seq desc limit 1")
+        rows = await self.read(queries.NEWEST_PUT.sql)
         return int(rows[0][0]) if rows else None
 
     async def pauses(self) -> list[StoredPause]:

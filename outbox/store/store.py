@@ -271,15 +271,12 @@ class Store(Reader):
 
     async def adopt(self, entries: Sequence[Adopted]) -> None:
         """Complete entries that came in through a shell; from here on they are like any other."""
-        sql = (
-            "update outbox set lane = ?, key = ?, on_conflict = ?, digest = ?"
-            " where seq = ? and state = 'pending' and lane is null"
-        )
 
         async def work(connection: aiosqlite.Connection) -> None:
             for entry in entries:
                 lane = await find_lane(connection, entry.spec)
-                await connection.execute(sql, (lane, entry.key, entry.on_conflict, entry.digest, entry.seq))
+                parameters = (lane, entry.key, entry.on_conflict, entry.digest, entry.seq)
+                await connection.execute(queries.READ_SHELL_ROW.sql, parameters)
 
         await self.transact(work)
 
@@ -319,9 +316,7 @@ class Store(Reader):
 
         async def work(connection: aiosqlite.Connection) -> None:
             for name, value in notices.facts().items():
-                await connection.execute("delete from outbox_meta where name = ?", (name,))
-                if value is not None:
-                    await connection.execute("insert into outbox_meta values (?, ?)", (name, str(value)))
+                await _state(connection, name, value)
 
         await self.transact(work)
 
@@ -348,35 +343,19 @@ class Store(Reader):
 
     async def save_pause(self, pause: StoredPause) -> None:
         """Write a pause, or what is new about one."""
-        sql = (
-            "insert into outbox_pauses (scope, subject, reason, status, code, message, failures, since_ms,"
-            " next_try_at_ms) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set reason = excluded.reason,"
-            " status = excluded.status, code = excluded.code, message = excluded.message,"
-            " failures = excluded.failures, since_ms = excluded.since_ms, next_try_at_ms = excluded.next_try_at_ms"
-        )
         parameters = (
             pause.scope, pause.subject, pause.reason, pause.status, pause.code, pause.message, pause.failures,
             pause.since_ms, pause.next_try_at_ms,
         )  # fmt: skip
-        await self.transact(lambda connection: connection.execute(sql, parameters))
+        await self.transact(lambda connection: connection.execute(queries.SAVE_PAUSE.sql, parameters))
 
     async def end_pauses(self, pauses: Sequence[tuple[str, str]]) -> None:
         """Remove pauses, each by scope and subject."""
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            await connection.executemany("delete from outbox_pauses where scope = ? and subject = ?", pauses)
-
-        await self.transact(work)
+        await self.transact(lambda connection: connection.executemany(queries.END_PAUSE.sql, pauses))
 
     async def save_window(self, window_bytes: int | None) -> None:
         """Keep how many bytes the link was found to carry at once; None: as many as there are."""
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            await connection.execute("delete from outbox_meta where name = 'window_bytes'")
-            if window_bytes is not None:
-                await connection.execute("insert into outbox_meta values ('window_bytes', ?)", (str(window_bytes),))
-
-        await self.transact(work)
+        await self.transact(lambda connection: _state(connection, "window_bytes", window_bytes))
 
     async def end_run(self, lane: int) -> int:
         """Revive what died in the run of refusals of `lane`, and forget it; return how many entries that were."""
@@ -398,6 +377,14 @@ class Store(Reader):
 
 async def _removed(connection: aiosqlite.Connection, query: queries.Query, before_ms: int, limit: int) -> int:
     return (await connection.execute(query.sql, (before_ms, limit))).rowcount
+
+
+async def _state(connection: aiosqlite.Connection, name: str, value: object) -> None:
+    """Let the file say `value` of itself under `name`; None: nothing."""
+    if value is None:
+        await connection.execute(queries.FORGET_FACT.sql, (name,))
+    else:
+        await connection.execute(queries.STATE_FACT.sql, (name, str(value)))
 
 
 def _list(seqs: Sequence[int]) -> str:

@@ -377,6 +377,6 @@ class Writer:
 async def _mark_closed(connection: aiosqlite.Connection) -> None:
     """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
     try:
-        await connection.execute("delete from outbox_meta where name = 'open'")
+        await connection.execute(queries.FORGET_FACT.sql, ("open",))
     except _NOT_NOTED as error:
         logger.warning("clean close could not be noted", extra={"error": str(error)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import math
-import sqlite3
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -429,20 +428,6 @@ def test_a_hundred_thousand_bars_go_in_and_out_in_small_pieces_between_which_tra
     # A put stands in the writer's line behind one chunk at the most.
     assert len(set(trades)) > 50
     assert (room.ENCODE_BARS, room.WRITE_BARS, room.READ_BARS) == (100, 1000, 500)
-
-
-@pytest.mark.parametrize("name", ["_OLDEST_FIRST", "_NEWEST_FIRST", "_NTH_NEWEST", "_PRUNE"])
-@run_async
-async def test_bars_are_found_by_their_key_and_never_sorted(tmp_path: Path, name: str) -> None:
-    async with opened(tmp_path, ManualClock()):
-        pass
-    with sqlite3.connect(tmp_path / "bot.db") as file:
-        sql = getattr(room, name)
-        parameters = [1] * (4 if "?4" in sql else sql.count("?"))
-        plan = [row[3] for row in file.execute(f"explain query plan {sql}", parameters)]
-    file.close()
-    assert any("PRIMARY KEY (symbol=? AND timeframe=?" in step for step in plan)
-    assert not any(step.startswith("SCAN outbox_bars") or "TEMP B-TREE" in step for step in plan)
 
 
 # ------------------------------------------------------------------------------------------ the old pending file

@@ -29,11 +29,9 @@ from outbox import (
 )
 from outbox.postgrest.client import PostgrestTransport, Request
 from outbox.postgrest.verdicts import Failure, Reply
-from outbox.reads import merged
 from outbox.reads.overlay import Change, Stored, Table
 from outbox.reads.query import Query
 from outbox.testing import ManualClock, ScriptedTransport, refused
-from tests.store.tools import schema
 from tests.support import run_async
 
 TRADE = {"session_id": "s-1", "symbol": "EURUSD", "direction": 1, "pnl": 12.5, "timestamp": "2026-01-02T10:00:00Z"}
@@ -381,14 +379,3 @@ async def test_a_local_read_does_not_take_defaults_for_what_only_the_remote_row_
                     await client.query("sessions", source=source, **query)
         rows = await client.query("sessions", filters={"session_id": "s-1"}, source="local")
     assert [dict(row) for row in rows] == [{"session_id": "s-1", "total_trades": 3}]
-
-
-def test_finding_what_is_pending_reads_indexes_and_no_payload() -> None:
-    with schema() as db:
-        steps = [row[3] for row in db.execute(f"explain query plan {merged.PENDING}", ["trades"] * 4 + [10])]
-        held = [row[3] for row in db.execute(f"explain query plan {merged.HELD}", [1, 2, "trades"])]
-        shown = [row[3] for row in db.execute(f"explain query plan {merged.SHOWN}", ["[]"])]
-    found = [step for step in steps if " outbox " in f"{step} "]
-    assert all("INDEX outbox_" in step for step in found) and len(found) == 4
-    assert held == ["SEARCH outbox USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"]
-    assert any("INTEGER PRIMARY KEY (rowid=?)" in step for step in shown)

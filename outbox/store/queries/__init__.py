@@ -5,6 +5,7 @@ A test asks SQLite for each one's plan, so that none of them reads the backlog o
 
 from __future__ import annotations
 
+from outbox.store.queries.file import *  # noqa: F403
 from outbox.store.queries.operators import *  # noqa: F403  # noqa: F403
 from outbox.store.queries.puts import *  # noqa: F403
 from outbox.store.queries.query import Query as Query

@@ -296,11 +296,25 @@ OLDEST_PENDING = Query(
     "the lanes that have something to send",
 )
 
-META = Query("what the file says of itself", "select name, value from outbox_meta", (), "a dozen")
-
 POSTPONED = Query(
     "how many entries wait for something of their own",
     "select count(*) from (select 1 from outbox where state = 'pending' and waits = 'retry' limit ?)",
     ("outbox_retrying (waits=?)",),
     "the limit",
 )
+
+PENDING_NOW = Query(
+    "how many entries are pending, by the counters",
+    "select coalesce(sum(entries), 0) from outbox_counts where state = 'pending'",
+    (),
+    "a few for each destination",
+)
+
+NEWEST_PUT = Query(
+    "when the newest entry was put",
+    "select created_at_ms from outbox where seq = (select max(seq) from outbox)",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
+NEWEST_SEQ = Query("the newest entry's place", "select coalesce(max(seq), 0) from outbox", (), "1")

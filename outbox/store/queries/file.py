@@ -1,0 +1,90 @@
+"""What the file says of itself, what is not sent for a while, and what died in a run of refusals."""
+
+from __future__ import annotations
+
+from outbox.store.queries.query import Query
+
+META = Query("what the file says of itself", "select name, value from outbox_meta", (), "a dozen")
+
+FACT = Query("one thing that it says", "select value from outbox_meta where name = ?", (), "1")
+
+STATE_FACT = Query("the file says one thing more, or anew", "insert or replace into outbox_meta values (?, ?)", (), "1")
+
+STATE_FIRST = Query("the same, unless it says it already", "insert or ignore into outbox_meta values (?, ?)", (), "1")
+
+FORGET_FACT = Query("it does not say so any more", "delete from outbox_meta where name = ?", (), "1")
+
+PAUSES = Query(
+    "what is not sent to, and why",
+    "select scope, subject, reason, status, code, message, failures, since_ms, next_try_at_ms from outbox_pauses"
+    " order by since_ms",
+    (),
+    "the pauses: destinations and lanes, not entries",
+)
+
+SAVE_PAUSE = Query(
+    "a pause, or what is new about one",
+    "insert into outbox_pauses (scope, subject, reason, status, code, message, failures, since_ms, next_try_at_ms)"
+    " values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do update set reason = excluded.reason,"
+    " status = excluded.status, code = excluded.code, message = excluded.message,"
+    " failures = excluded.failures, since_ms = excluded.since_ms, next_try_at_ms = excluded.next_try_at_ms",
+    (),
+    "1",
+)
+
+END_PAUSE = Query("a pause is over", "delete from outbox_pauses where scope = ? and subject = ?", (), "1")
+
+END_PAUSES_FOR = Query("all pauses for one reason are over", "delete from outbox_pauses where reason = ?", (), "a few")
+
+RUNS = Query(
+    "what died in the runs of refusals that are not over",
+    "select lane, cause, seq from outbox_refused_runs order by seq",
+    (),
+    "10 per lane",
+)
+
+JOIN_RUN = Query(
+    "an entry dies in a run of refusals",
+    "insert or replace into outbox_refused_runs (seq, lane, cause) values (?, ?, ?)",
+    (),
+    "1",
+)
+
+END_OTHER_RUN = Query(
+    "a lane's run of refusals for another cause is over",
+    "delete from outbox_refused_runs where lane = ? and cause <> ?",
+    ("outbox_refused_runs_lane (lane=?)",),
+    "10",
+)
+
+FORGET_RUN = Query(
+    "a lane's run of refusals is over",
+    "delete from outbox_refused_runs where lane = ?",
+    ("outbox_refused_runs_lane (lane=?)",),
+    "10",
+)
+
+RUN_TO_REVIVE = Query(
+    "what died in a lane's run of refusals, but what a later entry of its key has overtaken",
+    """
+    select mine.seq from outbox_refused_runs as run cross join outbox as mine
+     where run.lane = ? and mine.seq = run.seq and mine.state = 'dead'
+       and not (mine.key is not null
+                and exists (select 1 from outbox as l where l.state = 'delivered' and l.key is not null
+                               and l.destination = mine.destination and l.key = mine.key and l.seq > mine.seq))
+    """,
+    (
+        "outbox_refused_runs_lane (lane=?)",
+        "INTEGER PRIMARY KEY (rowid=?)",
+        "outbox_delivered_keys (destination=? AND key=? AND seq>?)",
+    ),
+    "10",
+)
+
+REVIVE_RUN = Query(
+    "make them pending; their attempts are kept, so that one that is refused again is bad itself",
+    "update outbox not indexed set state = 'pending', waits = null, next_attempt_at_ms = null, settled_at_ms = null"
+    " where state = 'dead' and seq in (select value from json_each(?))",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "10",
+)
