@@ -5,9 +5,10 @@ Nothing is started before a test names a fixture. `clean_remote` is the one to u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
 FAULTS = Path(__file__).parent / "integration" / "faults.sql"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what needs a server or a minute of patience")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --quick, leave out all of tests/proof and tests/integration, what asks for a server, and what is slow."""
+    if not config.getoption("--quick"):
+        return
+    apart = [Path(__file__).parent / name for name in ("proof", "integration")]
+    left_out = [
+        item
+        for item in items
+        if "postgres" in getattr(item, "fixturenames", ())
+        or item.get_closest_marker("slow")
+        or any(folder in item.path.parents for folder in apart)
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +54,34 @@ def no_key_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     assert overheard.take() == [], "a key was said"
 
 
-def pytest_sessionstart() -> None:
-    overheard.start()
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Listen, unless this process runs no test and only hears what its workers report: names of tests hold keys."""
+    session.config.stash[_LATE] = []
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        overheard.start()
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        # While one worker has stopped a server to start it again, another one must not take its port.
+        first = 20_000 + 2_000 * int(worker.removeprefix("gw"))
+        os.environ["SUPABASE_LITE_PORTS"] = f"{first}-{first + 1_999}"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run for what a process has said after its test, or after the last one, as a server of the whole run."""
-    late = overheard.take()
-    overheard.stop()
+    late = session.config.stash[_LATE]
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        late += overheard.take()
+        overheard.stop()
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["late"] = late
     if late:
-        session.config.stash[_LATE] = late
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker has heard after its last test."""
+    node.config.stash[_LATE] += getattr(node, "workeroutput", {}).get("late", [])
 
 
 _LATE = pytest.StashKey[list[str]]()

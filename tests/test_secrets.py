@@ -237,13 +237,13 @@ def test_after_the_last_test(late): pass
 """
 
 
-def planted_run(tmp_path: Path, tests: str) -> tuple[subprocess.CompletedProcess[str], str]:
+def planted_run(tmp_path: Path, tests: str, *options: str) -> tuple[subprocess.CompletedProcess[str], str]:
     """Run `tests` with this project's conftest; return what pytest said, and its report for machines."""
     (tmp_path / "test_planted.py").write_text(tests, encoding="utf-8")
     report = tmp_path / "report.xml"
     command = [
         sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml",
-        f"--rootdir={tmp_path}", f"--junitxml={report}", "-o", "junit_logging=all", "-rA", str(tmp_path),
+        f"--rootdir={tmp_path}", f"--junitxml={report}", "-o", "junit_logging=all", "-rA", *options, str(tmp_path),
     ]  # fmt: skip
     environment = {
         **os.environ, "PLANTED": KEY, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts"))),
@@ -264,8 +264,11 @@ def test_each_planted_key_fails_a_run_of_its_own_and_stands_in_no_report(tmp_pat
 
 
 @on_posix
-def test_a_key_that_is_said_after_the_last_test_fails_a_run_that_would_be_good(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-n1",)], ids=["in one process", "in a worker"])
+def test_a_key_that_is_said_after_the_last_test_fails_a_run_that_would_be_good(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     quiet = PLANTED[: PLANTED.index("def test_file")] + PLANTED[PLANTED.index("def test_nothing") :]
-    done, _ = planted_run(tmp_path, quiet)
+    done, _ = planted_run(tmp_path, quiet, *options)
     assert (done.returncode, "2 passed" in done.stdout) == (pytest.ExitCode.TESTS_FAILED, True), done.stdout
     assert "stdout of a process (" in done.stdout, "it is not said why"

@@ -20,6 +20,7 @@ select (select sum(entries) from outbox_counts), (select count(*) from outbox),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_all_of_a_hundred_thousand_rows_come_back_and_none_comes_twice(tmp_path: Path) -> None:
     asyncio.run(_a_hundred_thousand(tmp_path))

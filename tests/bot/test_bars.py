@@ -186,6 +186,7 @@ async def test_without_pandas_a_frame_is_a_typed_error(tmp_path: Path, monkeypat
         assert await storage.load_cached_bars("EURUSD") == []  # the control
 
 
+@pytest.mark.slow
 @run_async
 async def test_caching_and_loading_takes_a_bounded_number_of_bytes_a_bar(tmp_path: Path) -> None:
     """150 MB for a million: 150 bytes a bar, beside what one step takes."""
@@ -413,6 +414,7 @@ async def _store_and_take_back(folder: Path, count: int, trades: list[int], chun
         assert await storage.prune_bars(keep_last=0) == count
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_bars_go_in_and_out_in_small_pieces_between_which_trades_are_put(
     tmp_path: Path, chunks: dict[str, list[int]], encoded_at_once: list[int]
 ) -> None:
