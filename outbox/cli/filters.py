@@ -27,10 +27,10 @@ _OfCode = Annotated[
     str | None, typer.Option("--code", metavar="CODE", help="Only those last refused with this code, or HTTP status.")
 ]
 _Said = Annotated[str | None, typer.Option("--said", metavar="TEXT", help="Only those whose last refusal says this.")]
-_Since = Annotated[
+Since = Annotated[
     str | None, typer.Option("--since", metavar="WHEN", help="Only those since: 90s, 30min, 2h, 3d, or ISO 8601.")
 ]
-_Until = Annotated[
+Until = Annotated[
     str | None, typer.Option("--until", metavar="WHEN", help="Only those before: as --since; both are UTC.")
 ]
 _Where = Annotated[
@@ -69,8 +69,8 @@ def _selection(
     session: OfSession = None,
     code: _OfCode = None,
     said: _Said = None,
-    since: _Since = None,
-    until: _Until = None,
+    since: Since = None,
+    until: Until = None,
     where: _Where = None,
     **more: Any,
 ) -> Selection:

@@ -17,6 +17,7 @@ from outbox.clock import SystemClock
 from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
 from outbox.forensics.entries import Told, last_refusal
+from outbox.forensics.outages import Outage
 from outbox.recovery.quarantine import found_beside
 from outbox.stats import MOST_POSTPONED, Health, Snapshot, take
 from outbox.store import database
@@ -216,7 +217,7 @@ def _since(moment_ms: int | None) -> str | None:
     return None if moment_ms is None else formatting.moment(moment_ms)
 
 
-def subject(pause: StoredPause, lanes: Mapping[int, LaneSpec]) -> str:
+def subject(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> str:
     """Return what `pause` stops, in words."""
     if pause.scope == "lane" and pause.subject.isdigit() and (spec := lanes.get(int(pause.subject))) is not None:
         return spec.words()

@@ -54,7 +54,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 
 from outbox import background, logs
 from outbox.clock import Clock
@@ -106,6 +106,7 @@ class Flusher:
         self._ended = asyncio.Event()
         self._ended.set()
         self._seen_change = -1
+        self._start_noted = False
         self._stepping = asyncio.Lock()  # held during a step, and by whoever changes what may be under way
         self._idle_since_change = False
         self._hangs = False  # told to end, it has not
@@ -134,16 +135,26 @@ class Flusher:
         self._idle_since_change = False  # the last step of an earlier run may have been cut short
         self._ended.clear()
         try:
+            await self._note_start()
             while not self._requests.stopping:
                 wait_s = await self._safe_step()
                 await self._clock.wait(self._store.committed, wait_s)
             await self._requests.finish()
+            with suppress(OutboxError):
+                await self._pauses.tell_backlog()
         finally:
             await self._requests.abandon()
             self.state.running = False
             self._context.pulse.turn(running=False)
             self._ended.set()
             self._requests.tell()  # a drain that has joined sends by itself from here on
+
+    async def _note_start(self) -> None:
+        """Keep in the file, once, that this process sends. Where it cannot be written, the next step says so."""
+        if not self._start_noted:
+            with suppress(OutboxError):
+                await self._store.note_sending()
+                self._start_noted = True
 
     async def shut_down(self, grace_s: float) -> None:
         """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending.
@@ -267,6 +278,7 @@ class Flusher:
         try:
             async with self._stepping:
                 wait_s = await self._step()
+                await self._pauses.tell_backlog()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._context.failed(error)
             ours = isinstance(error, OutboxError)  # whose sentence says it all

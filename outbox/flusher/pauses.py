@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from itertools import count, takewhile
 
 from outbox import logs
+from outbox.entry import State
 from outbox.flusher import backoff
 from outbox.flusher.context import FlusherContext, facts
 from outbox.postgrest.project import refusal as refusal_of
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
+from outbox.stats import total
 from outbox.store.store import Lane, StoredPause
 
 logger = logs.named("outbox.flusher")
@@ -76,6 +78,15 @@ class Paused:
         return any(lane.spec.destination == destination for lane in self.met.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Backlog:
+    """What was pending when the last pause ended: so many entries, up to a number."""
+
+    until_seq: int
+    entries: int
+    since_ms: int
+
+
 class Pauses:
     """The pauses in force, in memory and in the file."""
 
@@ -85,6 +96,7 @@ class Pauses:
         self._clock = context.clock
         self._paused: dict[PauseKey, Paused] = {}
         self._turns = count(1)
+        self._backlog: _Backlog | None = None
         self._limited: dict[str, tuple[int, int]] = {}  # how often in a row each met a limit of requests; the last turn
         self._answered: dict[PauseKey, int] = {}  # by what a pause would hold back: the last turn that got through
 
@@ -343,11 +355,6 @@ class Pauses:
         over = {key: self._paused.pop(key) for key in keys}
         narrower = {} if answered is None else self._narrowed(over, answered)
         self._paused |= narrower
-        for scope, subject in keys:
-            logger.warning("sending resumed", extra={"scope": scope.value, "subject": subject})
-        for (scope, subject), pause in narrower.items():
-            told = {"scope": scope.value, "subject": subject, "reason": pause.stored.reason}
-            logger.warning("sending stays paused where it failed", extra=told)
         if not self._paused:
             self._context.state.last_error = None
         try:
@@ -358,6 +365,32 @@ class Pauses:
             # The file still says paused: the next answer tries again to end it.
             self._paused = over | {key: each for key, each in self._paused.items() if key not in narrower}
             raise
+        await self._tell_end(over, narrower)
+
+    async def _tell_end(self, over: Mapping[PauseKey, Paused], narrower: Mapping[PauseKey, Paused]) -> None:
+        """Log how long each pause took and what it has left behind; `tell_backlog` says when that is gone."""
+        now_ms, backlog = self._clock.now_ms(), total(await self._store.counts(), State.PENDING)
+        for (scope, subject), pause in over.items():
+            lasted_s = round(max(0, now_ms - pause.stored.since_ms) / 1000, 3)
+            what = {"scope": scope.value, "subject": subject, "reason": pause.stored.reason}
+            more = {"lasted_s": lasted_s, "failures": pause.stored.failures, "backlog": backlog}
+            logger.warning("sending resumed", extra={**what, **more})
+        for (scope, subject), pause in narrower.items():
+            told = {"scope": scope.value, "subject": subject, "reason": pause.stored.reason}
+            logger.warning("sending stays paused where it failed", extra=told)
+        if over and backlog:
+            self._backlog = _Backlog(self._store.last_seq, backlog, now_ms)
+
+    async def tell_backlog(self) -> None:
+        """Log once that what had waited when the last pause ended has gone."""
+        if self._backlog is None or self._paused:
+            return
+        oldest = await self._store.oldest_pending_seq()
+        if oldest is not None and oldest <= self._backlog.until_seq:
+            return
+        took_s = round(max(0, self._clock.now_ms() - self._backlog.since_ms) / 1000, 3)
+        logger.warning("backlog gone", extra={"backlog": self._backlog.entries, "took_s": took_s})
+        self._backlog = None
 
     def _narrowed(self, over: Mapping[PauseKey, Paused], answered: Lane) -> dict[PauseKey, Paused]:
         """Return what goes on of the pauses `over`, now that `answered` got through: due at once, a probe will tell."""

@@ -118,7 +118,7 @@ async def listed(
 async def sessions(reader: Reader) -> list[str]:
     """Return the last session of each bot that keeps its state here, the newest first."""
     sql = "select session_id from outbox_sessions order by start_time desc"
-    return [str(session) for (session,) in await reader.read(sql)] if await _knows(reader, "outbox_sessions") else []
+    return [str(session) for (session,) in await reader.read(sql)] if await reader.knows("outbox_sessions") else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ _TOLD = (
 
 async def last_refusal(reader: Reader) -> Told | None:
     """Return the newest thing that a server said about an entry; None: it never complained, or all have gone."""
-    if not await _knows(reader, "outbox_history"):
+    if not await reader.knows("outbox_history"):
         return None
     # The newest hundred: behind so many requeues and discards it is no news any more.
     newest = [_told(row) for row in await reader.read(f"{_TOLD} order by h.number desc limit 100")]
@@ -192,7 +192,7 @@ async def last_refusal(reader: Reader) -> Told | None:
 
 async def history_after(reader: Reader, number: int, *, limit: int) -> list[Told]:
     """Return the oldest `limit` lines of all entries' history behind line `number`, oldest first."""
-    if not await _knows(reader, "outbox_history"):
+    if not await reader.knows("outbox_history"):
         return []
     return [
         _told(row)
@@ -202,7 +202,7 @@ async def history_after(reader: Reader, number: int, *, limit: int) -> list[Told
 
 async def newest_line(reader: Reader) -> int:
     """Return the number of the newest line of history; 0: there is none."""
-    if not await _knows(reader, "outbox_history"):
+    if not await reader.knows("outbox_history"):
         return 0
     return int((await reader.read("select coalesce(max(number), 0) from outbox_history"))[0][0])
 
@@ -280,13 +280,13 @@ async def _pauses_over(reader: Reader, entry: Row) -> tuple[tuple[str, StoredPau
 
 async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
     lines: list[Line] = []
-    if await _knows(reader, "outbox_history"):
+    if await reader.knows("outbox_history"):
         sql = (
             "select at_ms, event, status, code, message, batch_rows, request_id from outbox_history"
             " where seq = ? order by number"
         )
         lines += [Line(*line) for line in await reader.read(sql, (seq,))]
-    if await _knows(reader, "outbox_edits"):
+    if await reader.knows("outbox_edits"):
         sql = "select at_ms, payload from outbox_edits where seq = ? order by number"
         lines += [
             Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
@@ -295,11 +295,6 @@ async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
         # By time, and an edit before the requeue that it was made for: both have one moment.
         lines.sort(key=lambda line: (line.at_ms, line.event != "edited"))
     return tuple(lines)
-
-
-async def _knows(reader: Reader, table: str) -> bool:
-    """A file that a bot of an older version has open lacks the newest tables."""
-    return bool(await reader.read("select 1 from sqlite_schema where name = ?", (table,)))
 
 
 def _row(columns: Sequence[Any]) -> Row:

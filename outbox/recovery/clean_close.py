@@ -7,6 +7,8 @@ with it; a clean close takes it away. Together with the number that the lock's s
 from __future__ import annotations
 
 import json
+import os
+import sys
 import uuid
 from pathlib import Path
 
@@ -40,10 +42,11 @@ async def begin(
     loss = judge_loss(seq=seq, mark=before.mark_of(file), wal=wal)
     # No number is used twice, so that a receipt means one entry for ever.
     seq = max(seq or start_after, (loss.last or 0) if loss else 0)
+    opened = {"at_ms": now_ms, "pid": os.getpid(), "program": Path(sys.argv[0]).name}
     try:
         await connection.execute("begin immediate")
         await connection.execute(queries.STATE_FACT.sql, ("file", file))
-        await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps({"at_ms": now_ms})))
+        await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened)))
         await _start_numbers(connection, seq)
         if loss is not None:
             told = {"path": str(path), "first": loss.first, "last": loss.last, "certain": loss.certain}
@@ -56,7 +59,7 @@ async def begin(
         await database.roll_back(connection)
         raise
     salt = await in_thread(probe.wal_salt, path)
-    await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps({"at_ms": now_ms, "salt": salt})))
+    await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened | {"salt": salt})))
     # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
     await database.checkpoint(connection, "passive")
     tables = await connection.execute_fetchall("select name from sqlite_schema where type = 'table'")

@@ -372,6 +372,10 @@ class Reader:
         rows = await self.read(queries.NEWEST_PUT.sql)
         return int(rows[0][0]) if rows else None
 
+    async def knows(self, table: str) -> bool:
+        """Return whether the file has a table; one that a bot of an older version has open lacks the newest."""
+        return bool(await self.read("select 1 from sqlite_schema where name = ?", (table,)))
+
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""
         return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]

@@ -350,8 +350,19 @@ class Store(Reader):
         await self.transact(lambda connection: connection.execute(queries.SAVE_PAUSE.sql, parameters))
 
     async def end_pauses(self, pauses: Sequence[tuple[str, str]]) -> None:
-        """Remove pauses, each by scope and subject."""
-        await self.transact(lambda connection: connection.executemany(queries.END_PAUSE.sql, pauses))
+        """Remove pauses, each by scope and subject; the history keeps them."""
+        now_ms = self._clock.now_ms()
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.executemany(queries.PAUSE_ENDED.sql, [(now_ms, *pause) for pause in pauses])
+            await connection.executemany(queries.END_PAUSE.sql, pauses)
+
+        await self.transact(work)
+
+    async def note_sending(self) -> None:
+        """Keep in the file that the process that has it open sends, since now."""
+        parameters = (self._clock.now_ms(),)
+        await self.transact(lambda connection: connection.execute(queries.SENDS.sql, parameters))
 
     async def save_window(self, window_bytes: int | None) -> None:
         """Keep how many bytes the link was found to carry at once; None: as many as there are."""

@@ -186,7 +186,8 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
 
 
 HELPED = [
-    "status", "drain", "tail", "ls", "show", "dead", "requeue", "edit", "discard", "reload", "prune", "backup",
+    "status", "drain", "tail", "ls", "show", "outages", "lives", "dead",
+    "requeue", "edit", "discard", "reload", "prune", "backup",
     "export", "adopt", "doctor", "resend", "import-legacy", "salvage", "acknowledge",
 ]  # fmt: skip
 # It runs until it is ended; tests/web starts it as its example does.

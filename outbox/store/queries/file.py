@@ -32,6 +32,20 @@ SAVE_PAUSE = Query(
     "1",
 )
 
+PAUSE_ENDED = Query(
+    "a pause is over",
+    "update outbox_pause_history set ended_ms = max(since_ms, ?) where scope = ? and subject = ? and ended_ms is null",
+    ("outbox_pause_standing (scope=? AND subject=?)",),
+    "1",
+)
+
+SENDS = Query(
+    "the process that has the file open begins to send",
+    "update outbox_lives set sends_ms = ? where number = (select max(number) from outbox_lives) and sends_ms is null",
+    ("INTEGER PRIMARY KEY (rowid=?)",),
+    "1",
+)
+
 END_PAUSE = Query("a pause is over", "delete from outbox_pauses where scope = ? and subject = ?", (), "1")
 
 END_PAUSES_FOR = Query("all pauses for one reason are over", "delete from outbox_pauses where reason = ?", (), "a few")

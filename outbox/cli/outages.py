@@ -1,0 +1,159 @@
+"""`outbox outages` and `outbox lives`: when the remote end was away, and when the bot started and ended."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.padding import Padding
+from rich.text import Text
+
+from outbox.cli import format as formatting
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.entries import said
+from outbox.cli.filters import Since, Until, moment_ms
+from outbox.cli.status import holder_of, subject
+from outbox.clock import SystemClock
+from outbox.forensics.outages import Life, Outage, lives as find_lives, outages as find_outages
+from outbox.store.read_only import ReadOnlyStore, look
+
+_LIMIT = 20
+_Limit = Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")]
+
+
+def outages(
+    since: Since = None, until: Until = None, limit: _Limit = _LIMIT, path: FilePath = None, as_object: AsJson = False
+) -> None:
+    """Show when nothing was sent, for how long, and why. The newest first.
+
+    What still stands, and what is over: the file keeps the newest 1,000.
+    --since and --until: those that stood then. Changes nothing.
+
+    \b
+    Example:
+      outbox outages --since 1d
+
+    \b
+    --json prints {path, outages: [...]}, each with these fields:
+      what                    everything, a table, or a kind of request
+      reason, status, code, message    the last failure
+      since, until            UTC; until: null while it stands
+      lasted_s, failures
+      refused                 entries that were refused for good meanwhile
+      backlog                 entries that were pending at its end, or null
+
+    \b
+    Exit codes:
+      0  shown, be it nothing
+      3  the file is missing, unreadable or no outbox, or a time makes no sense
+    """
+    with complaints(path, as_object=as_object):
+        where, bounds, now_ms = _asked(path, since, until)
+
+        async def work(observer: ReadOnlyStore) -> list[tuple[str, Outage]]:
+            lanes = await observer.lanes()
+            found = await find_outages(observer, *bounds, limit)
+            return [(subject(each, lanes) or "everything", each) for each in found]
+
+        found = asyncio.run(look(where, work))
+        if as_object:
+            print_json({"path": str(where), "outages": [_outage_json(what, each, now_ms) for what, each in found]})
+            return
+        console = formatting.console()
+        for what, each in found:
+            lasted = formatting.age(_lasted_s(each, now_ms))
+            ended = f"for {lasted}" if each.ended_ms is not None else f"for {lasted}, and still"
+            console.print(Text(f"{formatting.moment(each.since_ms)[:19]} UTC {ended}: {what}", style="bold"))
+            words = said(each.status, each.code, each.message)
+            console.print(Padding(f"{each.reason.replace('_', ' ')}{f': {words}' if words else ''}", (0, 0, 0, 2)))
+            counts = [f"{each.failures:,} failures", f"{each.refused:,} refused meanwhile"]
+            counts += [] if each.backlog is None else [f"{each.backlog:,} pending at its end"]
+            console.print(Padding("; ".join(counts), (0, 0, 0, 2)))
+        if not found:
+            console.print("No outage is known.")
+
+
+def lives(
+    since: Since = None, until: Until = None, limit: _Limit = _LIMIT, path: FilePath = None, as_object: AsJson = False
+) -> None:
+    """Show who had the file open for writing, from when to when. The newest first.
+
+    When the bot started, ended or was killed, and since when it sent.
+    Commands that change something stand there too, as the program outbox.
+    --since and --until: those that opened it then. Changes nothing.
+
+    \b
+    Example:
+      outbox lives --since 1d
+
+    \b
+    --json prints {path, lives: [...]}, each with these fields:
+      program, pid
+      opened, sends_since, closed    UTC, or null
+      ended                   open, closed, or killed: or the machine stopped
+
+    \b
+    Exit codes:
+      0  shown, be it nothing
+      3  the file is missing, unreadable or no outbox, or a time makes no sense
+    """
+    with complaints(path, as_object=as_object):
+        where, bounds, _ = _asked(path, since, until)
+        found = asyncio.run(look(where, lambda observer: find_lives(observer, *bounds, limit)))
+        runs = bool(holder_of(where).running)
+        if as_object:
+            print_json({"path": str(where), "lives": [_life_json(each, runs=runs) for each in found]})
+            return
+        console = formatting.console()
+        for each in found:
+            ended = _ended(each, runs=runs)
+            until_words = f"{ended} {_moment(each.closed_ms)}" if each.closed_ms else _ENDS[ended]
+            sends = f"; sent from {_moment(each.sends_ms)}" if each.sends_ms else "; sent nothing"
+            who = f"{formatting.quoted(each.program or '?')}, process {each.pid or '?'}"
+            console.print(Text(f"{_moment(each.opened_ms)} UTC: {who}", style="bold"))
+            console.print(Padding(f"{until_words}{sends}", (0, 0, 0, 2)))
+        if not found:
+            console.print("Nobody has opened it since it keeps that.")
+
+
+_ENDS = {"open": "has it open", "killed": "killed, or the machine stopped"}
+
+
+def _asked(path: Path | None, since: str | None, until: str | None) -> tuple[Path, tuple[int | None, int | None], int]:
+    now_ms = SystemClock().now_ms()
+    since_ms = None if since is None else moment_ms(since, now_ms=now_ms, field="since")
+    until_ms = None if until is None else moment_ms(until, now_ms=now_ms, field="until")
+    return file_and_warnings(path)[0], (since_ms, until_ms), now_ms
+
+
+def _lasted_s(outage: Outage, now_ms: int) -> float:
+    return max(0, (outage.ended_ms or now_ms) - outage.since_ms) / 1000
+
+
+def _moment(unix_ms: int | None) -> str | None:
+    return None if unix_ms is None else formatting.moment(unix_ms)[:19]
+
+
+def _outage_json(what: str, outage: Outage, now_ms: int) -> dict[str, Any]:
+    return {
+        "what": what,
+        **{name: getattr(outage, name) for name in ("reason", "status", "code", "message")},
+        "since": formatting.moment(outage.since_ms),
+        "until": None if outage.ended_ms is None else formatting.moment(outage.ended_ms),
+        "lasted_s": _lasted_s(outage, now_ms),
+        **{name: getattr(outage, name) for name in ("failures", "refused", "backlog")},
+    }
+
+
+def _ended(life: Life, *, runs: bool) -> str:
+    if life.closed_ms is not None:
+        return "closed"
+    return "open" if life.last and runs else "killed"
+
+
+def _life_json(life: Life, *, runs: bool) -> dict[str, Any]:
+    moments = (("opened", life.opened_ms), ("sends_since", life.sends_ms), ("closed", life.closed_ms))
+    told = {name: None if at_ms is None else formatting.moment(at_ms) for name, at_ms in moments}
+    return {"program": life.program, "pid": life.pid, **told, "ended": _ended(life, runs=runs)}
