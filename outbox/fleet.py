@@ -7,19 +7,17 @@ told once, and tried again with the next report; a table that is not there is no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from outbox import logs
-from outbox.background import Background
+from outbox.background import Background, TaskState
 from outbox.clock import Clock
-from outbox.entry import State
 from outbox.errors import OutboxError
-from outbox.fleet_report import SHAPE, TABLE, After, Report, after, blocked
+from outbox.fleet_report import TABLE, After, Report, after, blocked, shape
 from outbox.postgrest.client import Transport, build, user_agent
 from outbox.postgrest.verdicts import Failure, Reply, read_refusal
-from outbox.stats import take as take_snapshot
-from outbox.store.store import Store
+from outbox.stats import Stats
 
 logger = logs.named("outbox.health")
 
@@ -41,31 +39,30 @@ class _Row:
 class Reporter:
     """Reports every `every_s` seconds from `start` on, as long as the flusher runs, and once more in `stop`.
 
-    every_s: 0: never. transport: what is sent through now; None: nothing is configured. running: whether the flusher
-    does. last_success_ms: when it last delivered.
+    every_s: 0: never. stats: how things stand. transport: what is sent through now; None: nothing is configured. tell:
+    as `Background` has it.
     """
 
     def __init__(
         self,
-        store: Store,
+        stats: Callable[[], Awaitable[Stats]],
         transport: Callable[[], Transport | None],
         *,
         clock: Clock,
         source: str | None,
         every_s: float,
-        running: Callable[[], bool],
-        last_success_ms: Callable[[], int | None],
+        tell: Callable[[TaskState], None],
     ) -> None:
-        self._store = store
+        self._stats = stats
+        self._tell = tell
         self._transport = transport
         self._clock = clock
         self._source = source
         self._every_s = every_s
-        self._running = running
-        self._last_success_ms = last_success_ms
         self.background: Background | None = None
         self._stop = asyncio.Event()
         self._given_up = False
+        self._with_health = True  # the table has the column
         self._told = False
         self._reported = False  # there is a row that a last one must follow
 
@@ -73,12 +70,13 @@ class Reporter:
         """Begin, unless it has begun or is switched off."""
         if self.background is None and self._every_s > 0 and self._source:
             self.background = Background(
-                "health report", self._turn, clock=self._clock, stop=self._stop, tell=self._store.tell_task
+                "health report", self._turn, clock=self._clock, stop=self._stop, tell=self._tell
             )
 
     def resume(self) -> None:
         """Try again a table that was not there: somebody has reloaded the settings."""
         self._given_up = self._told = False
+        self._with_health = True
 
     async def stop(self) -> None:
         """End, with a last report that says so: silence is no news from here on. Takes some seconds at the most."""
@@ -92,8 +90,7 @@ class Reporter:
             await self._safely(stopped=True, deadline_s=_LAST_S)
 
     async def _turn(self) -> None:
-        if self._running():
-            await self._safely(stopped=False, deadline_s=_DEADLINE_S)
+        await self._safely(stopped=False, deadline_s=_DEADLINE_S)
         await self._clock.wait(self._stop, self._every_s)
 
     async def _safely(self, *, stopped: bool, deadline_s: float) -> None:
@@ -113,21 +110,27 @@ class Reporter:
         report = await self._taken(stopped=stopped)
         if report is None:
             return
-        outcome = await transport.send(build(SHAPE, [_Row(report.row())]), deadline_s=deadline_s)
+        while True:
+            rows = [_Row(report.row(with_health=self._with_health))]
+            outcome = await transport.send(build(shape(with_health=self._with_health), rows), deadline_s=deadline_s)
+            if not (self._with_health and after(outcome) is After.WITHOUT_HEALTH):
+                break
+            self._with_health = False  # a table of before 0010_fleet_health.sql
         self._learn(outcome)
 
     async def _taken(self, *, stopped: bool) -> Report | None:
-        """Return what is to be told; None: nothing is sent at all, and the flusher probes by itself."""
-        found = await take_snapshot(self._store)
-        if blocked([pause.scope for pause in found.pauses]):
+        """Return what is to be told; None: nothing is sent at all, or the flusher probes by itself."""
+        found = await self._stats()
+        if not (found.flusher.running or stopped) or blocked([pause.scope for pause in found.pauses]):
             return None
         return Report(
             source=self._source or "",
-            pending=found.total(State.PENDING),
-            dead=found.total(State.DEAD),
-            oldest_pending_s=found.oldest_age_s(self._clock.now_ms()),
-            last_success_ms=self._last_success_ms(),
-            paused=found.pauses[0].reason if found.pauses else None,
+            health=found.health.words,
+            pending=found.pending,
+            dead=found.dead,
+            oldest_pending_s=found.oldest_pending_age_s,
+            last_success_ms=found.flusher.last_delivery_ms,
+            paused=found.paused,
             version=user_agent().partition("/")[2],
             every_s=self._every_s,
             stopped=stopped,
@@ -141,7 +144,7 @@ class Reporter:
                 if self._is_news():
                     status, code = _said(outcome)
                     logger.warning("health not reported, it is tried again", extra={"status": status, "code": code})
-            case After.GIVE_UP:
+            case After.GIVE_UP | After.WITHOUT_HEALTH:
                 self._given_up = True
                 status, code = _said(outcome)
                 facts = {"table": TABLE, "status": status, "code": code}

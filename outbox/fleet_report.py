@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 
 from outbox.entry import LaneSpec, Operation
-from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge
+from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge, read_refusal
 
 TABLE = "outbox_health"
 
@@ -25,6 +25,7 @@ class Report:
     """
 
     source: str
+    health: str  # in the words of `outbox status`
     pending: int
     dead: int
     oldest_pending_s: float | None
@@ -34,12 +35,12 @@ class Report:
     every_s: float
     stopped: bool = False
 
-    def row(self) -> str:
-        """Return the row as a JSON object."""
+    def row(self, *, with_health: bool) -> str:
+        """Return the row as a JSON object. with_health: the table has that column."""
         success = None
         if self.last_success_ms is not None:
             success = datetime.fromtimestamp(self.last_success_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        values = {
+        values: dict[str, object] = {
             "source": self.source,
             "pending": self.pending,
             "dead": self.dead,
@@ -50,11 +51,21 @@ class Report:
             "every_s": self.every_s,
             "stopped": self.stopped,
         }
+        if with_health:
+            values["health"] = self.health
         return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
 
-_COLUMNS = "dead,every_s,last_success_at,oldest_pending_s,paused,pending,source,stopped,version"
-SHAPE = LaneSpec(TABLE, Operation.UPSERT, "source", _COLUMNS, True)
+_COLUMNS = ("last_success_at", "oldest_pending_s", "paused", "pending", "source", "stopped", "version")
+
+
+def shape(*, with_health: bool) -> LaneSpec:
+    """Return what a report's request is."""
+    columns = ["dead", "every_s", *(["health"] if with_health else []), *_COLUMNS]
+    return LaneSpec(TABLE, Operation.UPSERT, "source", ",".join(columns), True)
+
+
+_NO_COLUMN = ("PGRST204", "42703")
 
 
 class After(Enum):
@@ -62,6 +73,7 @@ class After(Enum):
 
     GO_ON = auto()
     TRY_LATER = auto()  # the failure is not the table's: the next report may pass
+    WITHOUT_HEALTH = auto()  # a column is missing: the table is of an older version
     GIVE_UP = auto()  # no such table, or not for us: asking every minute would change nothing
 
 
@@ -70,6 +82,8 @@ def after(outcome: Reply | Failure) -> After:
     match judge(Operation.UPSERT, 1, outcome):
         case Delivered():
             return After.GO_ON
+        case Pause() if isinstance(outcome, Reply) and read_refusal(outcome).code in _NO_COLUMN:
+            return After.WITHOUT_HEALTH
         case Reject() | Pause(scope=Scope.DESTINATION | Scope.LANE, slow=True):
             return After.GIVE_UP
         case _:

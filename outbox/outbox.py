@@ -84,13 +84,12 @@ class Outbox(Puts, Looks, Operates):
             store, clock=clock, sending=lambda: flusher.running, at_rest=self._flusher.at_rest, salvage=self._salvage
         )
         self._reporter = Reporter(
-            store,
+            self._stats,
             lambda: None if self._flusher.is_away(remote.transport) else remote.transport,
             clock=clock,
             source=settings.source,
             every_s=0.0 if remote.fixed else settings.health_s,
-            running=lambda: flusher.running,
-            last_success_ms=lambda: flusher.last_delivery_ms,
+            tell=store.tell_task,
         )
         self._command_server: CommandServer | None = None
         self._maintenance: Maintenance | None = None
@@ -274,6 +273,9 @@ class Outbox(Puts, Looks, Operates):
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""
         self._check_process()
+        return await self._stats()
+
+    async def _stats(self) -> Stats:
         from outbox.recovery.quarantine import found_beside
 
         path = self._store.path
@@ -288,7 +290,8 @@ class Outbox(Puts, Looks, Operates):
             found,
             now_ms=self._clock.now_ms(),
             flusher=self._flusher.state,
-            warnings=(*vanished, *self._remote.warnings),
+            settings=self._remote.warnings,
+            warnings=vanished,
             tasks=self._tasks(),
         )
 

@@ -45,6 +45,7 @@ class Stats:
     """The outbox at a glance. Counts are entries; ages are seconds; sizes are bytes."""
 
     path: Path
+    health: Health  # the worst that holds, as `outbox status` has it
     pending: int
     delivered: int
     dead: int
@@ -80,12 +81,14 @@ class Stats:
         *,
         now_ms: int,
         flusher: FlusherState,
-        warnings: tuple[str, ...],
+        settings: Sequence[str] = (),
+        warnings: tuple[str, ...] = (),
         tasks: tuple[TaskState, ...] = (),
     ) -> Self:
-        """Return what a bot is told of the snapshot `found`. warnings: what keeps entries from being sent."""
+        """Return what a bot is told of the snapshot `found`. settings: what in them keeps entries from arriving."""
         return cls(
             path=path,
+            health=health_of(found, now_ms=now_ms, flusher=flusher, settings=settings),
             pending=found.total(State.PENDING),
             delivered=found.total(State.DELIVERED),
             dead=found.total(State.DEAD),
@@ -107,12 +110,18 @@ class Stats:
             checkpoint_held_ms=found.notices.checkpoint_held_ms,
             files_lost_ms=found.notices.files_lost_ms,
             second_name_ms=found.notices.second_name_ms,
-            warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
+            warnings=(*found.notices.sentences(found.wal_bytes), *warnings, *settings),
             quarantined=found.quarantined,
             damage=found.damage,
             loss=found.loss,
             tasks=tasks,
         )
+
+
+def health_of(found: Snapshot, *, now_ms: int, flusher: FlusherState, settings: Sequence[str]) -> Health:
+    """Return the health of an outbox that is open here; the rest as `Stats.of`."""
+    flushing = Flushing(flusher.running, 0 if flusher.started else None, delivered_ms=flusher.last_delivery_ms)
+    return found.health(now_ms=now_ms, unsent=found.unsent(bot_runs=True, flushing=flushing, settings=settings))
 
 
 def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
@@ -122,6 +131,9 @@ def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
 
 # Counting what waits for something of its own stops here; this number stands for that many or more.
 MOST_POSTPONED = 1000
+
+# How long an entry may be pending before that is called stalled, unless somebody says otherwise.
+STALLED_AFTER_S = 300.0
 
 # An entry in one of these says that a flusher has run.
 _SETTLED = ("delivered", "dead", "discarded", "pruned")
@@ -206,8 +218,11 @@ class Snapshot:
             "files_lost": self.notices.files_lost_ms is not None,
         }
 
-    def health(self, *, now_ms: int, stalled_after_s: float, unsent: str | None = None) -> Health:
-        """Return the worst that holds. unsent: why nobody sends what waits."""
+    def health(self, *, now_ms: int, unsent: str | None, stalled_after_s: float = STALLED_AFTER_S) -> Health:
+        """Return the worst that holds: what `stats`, `outbox status`, the metrics and the fleet's row say alike.
+
+        unsent: why nobody sends what waits. The view v_health says the same as far as the file itself knows.
+        """
         if self.quarantined or self.damage or self.loss:
             return Health.DAMAGED
         if self.pauses or unsent or (self.oldest_age_s(now_ms) or 0) > stalled_after_s:

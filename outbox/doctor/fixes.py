@@ -20,9 +20,6 @@ KEY_FIX = (
 SQL = Path("supabase_sql")
 
 
-_FILES = ("0001_tables.sql", "0002_access.sql", "0003_keep_newer.sql")
-
-
 # Of PostgreSQL's reserved words those that a table or column of a bot may well be called
 # (postgresql.org/docs/current/sql-keywords-appendix.html).
 _RESERVED = frozenset(
@@ -65,13 +62,12 @@ def mend(
     named = [_sql_name(column) for column in columns]
     match what:
         case Complaint.TABLE:
-            files = " ".join(f"-f {typed(sql / each)}" for each in _FILES)
             own = f"create table public.{name} (...); {_grant(table, role)}"
-            return f'psql "$SUPABASE_DB_URL" {files}' if table in _SHIPPED else _or_the_shipped(table, own)
+            return _all_files(sql) if table in _SHIPPED else _or_the_shipped(table, own)
         case Complaint.COLUMN:
             adds = ", ".join(f"add column {column} <type>" for column in named) or "add column <name> <type>"
             own = f"mend the name in the bot, or: alter table public.{name} {adds}"
-            ours = f'psql "$SUPABASE_DB_URL" -f {typed(sql / _FILES[0])}'
+            ours = f'psql "$SUPABASE_DB_URL" -f {typed(sql / "0001_tables.sql")}'
             return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
         case Complaint.INDEX:
             return f"create unique index on public.{name} ({', '.join(named) or '<columns>'})"
@@ -83,6 +79,10 @@ def mend(
             return f"rewrite the policy of public.{name} that reads its own table; pg_policies lists them"
         case _:
             return _ANYWHERE.get(what)
+
+
+def _all_files(sql: Path) -> str:
+    return f'for file in {typed(sql)}/*.sql; do psql "$SUPABASE_DB_URL" -v ON_ERROR_STOP=1 -f "$file"; done'
 
 
 def _grant(table: str, role: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,9 +15,11 @@ from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher.context import FlusherState, Tally
 from outbox.outbox import Outbox, standing
+from outbox.postgrest.client import user_agent
 from outbox.postgrest.verdicts import Reason
-from outbox.stats import Snapshot
+from outbox.stats import Health, Snapshot, health_of
 
+VERSION = user_agent().partition("/")[2]
 Value = tuple[float, Mapping[str, str]]
 
 
@@ -40,6 +42,7 @@ class Watched:
     flusher: FlusherState
     clock: Clock
     tasks: Callable[[], Iterable[TaskState]]
+    settings: Callable[[], Sequence[str]]  # what in them keeps entries from arriving
 
     @classmethod
     def of(cls, outbox: Outbox, name: str) -> Self:
@@ -49,11 +52,19 @@ class Watched:
         def tasks() -> Iterable[TaskState]:
             return () if (itself := held()) is None else itself._tasks()
 
-        return cls(name, outbox._store.path, flusher.tally, flusher.state, outbox.clock, tasks)
+        def settings() -> Sequence[str]:
+            return () if (itself := held()) is None else itself._remote.warnings
+
+        return cls(name, outbox._store.path, flusher.tally, flusher.state, outbox.clock, tasks, settings)
 
     def snapshot(self) -> Snapshot:
         """Return how things stand now. Raises StoreError."""
         return standing(self.path)
+
+    def health(self) -> Health:
+        """Return what `outbox status` would say now. Raises StoreError."""
+        now_ms = self.clock.now_ms()
+        return health_of(self.snapshot(), now_ms=now_ms, flusher=self.flusher, settings=self.settings())
 
     def age_s(self, since_ms: int | None) -> float:
         """Return the seconds since `since_ms`; 0: it is None."""
@@ -97,6 +108,12 @@ def _causes(watched: Watched) -> list[Value]:
     died = any(not task.running for task in watched.tasks())
     causes = watched.snapshot().causes() | {"task_died": died}
     return [(int(holds), {"outbox.cause": cause}) for cause, holds in causes.items()]
+
+
+def _health(watched: Watched) -> list[Value]:
+    now = watched.health()
+    states = [state for state in Health if state is not Health.UNREADABLE]
+    return [(int(state is now), {"outbox.state": state.name.lower()}) for state in states]
 
 
 def _one(read: Callable[[Watched], float]) -> Callable[[Watched], Iterable[Value]]:
@@ -183,6 +200,13 @@ FIGURES = (
         _one(lambda watched: int(watched.flusher.running)),
     ),
     Figure(
+        "outbox.health",
+        Kind.UP_DOWN,
+        "{state}",
+        "1: this is what `outbox status` says, by state; 0: it is not.",
+        _health,
+    ),
+    Figure(
         "outbox.health.cause",
         Kind.UP_DOWN,
         "{cause}",
@@ -190,6 +214,13 @@ FIGURES = (
         _causes,
     ),
     DURATION,
+    Figure(
+        "outbox.info",
+        Kind.UP_DOWN,
+        "{version}",
+        "1, for the version of the library.",
+        lambda _: [(1, {"outbox.version": VERSION})],
+    ),
     Figure(
         "outbox.db.size", Kind.UP_DOWN, "By", "Size of the file.", _one(lambda watched: watched.snapshot().db_bytes)
     ),

@@ -48,6 +48,9 @@ async def begin(
         await connection.execute(queries.STATE_FACT.sql, ("file", file))
         await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened)))
         await _start_numbers(connection, seq)
+        await connection.execute(queries.FORGET_FACT.sql, ("quarantined",))
+        if start_after:  # a damaged file lies beside it: v_health says so, which sees this file alone
+            await connection.execute(queries.STATE_FACT.sql, ("quarantined", json.dumps({"at_ms": now_ms})))
         if loss is not None:
             told = {"path": str(path), "first": loss.first, "last": loss.last, "certain": loss.certain}
             logger.error("acknowledged entries are missing", extra=told)

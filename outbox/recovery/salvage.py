@@ -19,7 +19,7 @@ import aiosqlite
 from outbox.entry import LaneSpec, Operation, digest
 from outbox.errors import StoreError
 from outbox.recovery import probe, quarantine
-from outbox.store import database, files, meta
+from outbox.store import database, files, meta, queries
 from outbox.store.receipts import find_lane
 from outbox.store.store import Store
 from outbox.threads import in_thread
@@ -114,6 +114,8 @@ async def salvage_and_rename(
         kept_as = await in_thread(quarantine.dealt_with, source)
     except OSError:  # its entries are here; who may rename it will
         kept_as = source
+    if not await in_thread(quarantine.found_beside, store.path):
+        await store.transact(lambda connection: connection.execute(queries.FORGET_FACT.sql, ("quarantined",)))
     return {**asdict(found), "kept_as": str(kept_as)}
 
 

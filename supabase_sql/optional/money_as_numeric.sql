@@ -13,6 +13,7 @@
 do $$
 declare
     changes record;
+    again text;
 begin
     -- The text of a float is the shortest that reads back as the same one; below 1 it would be cut.
     perform pg_catalog.set_config('extra_float_digits', '1', true);
@@ -20,7 +21,7 @@ begin
         -- All columns of a table in one statement: one rewrite.
         select table_name, string_agg(
             pg_catalog.format('alter column %1$I type numeric using (%1$I::text)::numeric', column_name), ', '
-        ) as actions
+        ) as actions, array_agg(column_name::name) as columns
         from information_schema.columns
         where table_schema = 'public' and data_type = 'double precision' and (
             table_name = 'trades'
@@ -29,6 +30,23 @@ begin
         )
         group by table_name
     loop
+        perform public.outbox_lock(array[changes.table_name], 'access exclusive');
+        -- PostgreSQL changes no column that one of these uses; it names one of them, and only in a second line.
+        select string_agg(distinct pg_describe_object(d.classid, d.objid, 0), ', ') into again
+        from pg_depend d left join pg_attrdef e on d.classid = 'pg_attrdef'::regclass and e.oid = d.objid
+        where d.refclassid = 'pg_class'::regclass and d.refobjid = to_regclass('public.' || changes.table_name)
+        and d.refobjsubid in (
+            select attnum from pg_attribute
+            where attrelid = d.refobjid and attname = any (changes.columns)
+        )
+        and (
+            d.classid in ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass)
+            or e.adnum <> d.refobjsubid
+        );
+        if again is not null then
+            raise exception 'nothing was changed: % uses a column of public.%; drop it, and make it again afterwards',
+                again, changes.table_name using errcode = 'dependent_objects_still_exist';
+        end if;
         execute pg_catalog.format('alter table public.%I %s', changes.table_name, changes.actions);
     end loop;
 end $$;

@@ -36,45 +36,62 @@ as $$
     )::uuid
 $$;
 
--- Makes the partitions from the month of `since` to `months` months from now, and returns how many are new.
+-- Makes the partitions from the month of `since` to `months` months from now, and returns how many are new. Only the
+-- default partition is locked meanwhile: inserts into the months that are there go on.
 create or replace function outbox_partitions.add_months(months int, since timestamptz default now()) returns int
     language plpgsql
     set search_path = ''
+    set lock_timeout = '2s' -- whoever queues behind it waits no longer; call it again
 as $$
 declare
     parent text;
-    begins timestamp; -- the month's first moment, as a clock in UTC shows it
+    lacking timestamp[]; -- each month's first moment, as a clock in UTC shows it
+    begins timestamp;
     partition_name text;
-    first_id uuid;
-    end_id uuid;
     made int := 0;
 begin
     foreach parent in array array['trades', 'events'] loop
-        begins := date_trunc('month', since at time zone 'UTC');
-        while begins <= date_trunc('month', now() at time zone 'UTC') + make_interval(months => months) loop
+        execute format('lock table public.%I in share update exclusive mode', parent); -- one of these at a time
+        select array_agg(each order by each) into lacking from generate_series(
+            date_trunc('month', since at time zone 'UTC'),
+            date_trunc('month', now() at time zone 'UTC') + make_interval(months => months),
+            interval '1 month'
+        ) as each
+        where to_regclass(format('outbox_partitions.%I', parent || to_char(each, '_YYYY_MM'))) is null;
+        continue when lacking is null;
+
+        execute format('lock table outbox_partitions.%I in access exclusive mode', parent || '_other');
+        foreach begins in array lacking loop
             partition_name := parent || to_char(begins, '_YYYY_MM');
-            if to_regclass(format('outbox_partitions.%I', partition_name)) is null then
-                first_id := outbox_partitions.first_id(begins at time zone 'UTC');
-                end_id := outbox_partitions.first_id((begins + interval '1 month') at time zone 'UTC');
-                execute format('lock table public.%I in access exclusive mode', parent);
-                execute format(
-                    'create table outbox_partitions.%I (like public.%I including defaults including constraints)',
-                    partition_name, parent
-                );
-                -- What has landed in the default partition moves, or the new one could not be attached.
-                execute format(
-                    'with moved as (delete from outbox_partitions.%I where id >= %L and id < %L returning *)
-                    insert into outbox_partitions.%I select * from moved',
-                    parent || '_other', first_id, end_id, partition_name
-                );
-                execute format(
-                    'alter table public.%I attach partition outbox_partitions.%I for values from (%L) to (%L)',
-                    parent, partition_name, first_id, end_id
-                );
-                made := made + 1;
-            end if;
-            begins := begins + interval '1 month';
+            execute format(
+                'create table outbox_partitions.%I (like public.%I including defaults including constraints)',
+                partition_name, parent
+            );
+            -- What has landed in the default partition moves, or the new one could not be attached.
+            execute format(
+                'with moved as (delete from outbox_partitions.%I where id >= %L and id < %L returning *)
+                insert into outbox_partitions.%I select * from moved',
+                parent || '_other', outbox_partitions.first_id(begins at time zone 'UTC'),
+                outbox_partitions.first_id((begins + interval '1 month') at time zone 'UTC'), partition_name
+            );
         end loop;
+
+        -- Read once, it proves to each "attach" that the default partition has no such row; each would read it else.
+        execute format(
+            'alter table outbox_partitions.%I add constraint outbox_moved check (id < %L or id >= %L)',
+            parent || '_other', outbox_partitions.first_id(lacking[1] at time zone 'UTC'),
+            outbox_partitions.first_id((lacking[array_length(lacking, 1)] + interval '1 month') at time zone 'UTC')
+        );
+        foreach begins in array lacking loop
+            execute format(
+                'alter table public.%I attach partition outbox_partitions.%I for values from (%L) to (%L)',
+                parent, parent || to_char(begins, '_YYYY_MM'),
+                outbox_partitions.first_id(begins at time zone 'UTC'),
+                outbox_partitions.first_id((begins + interval '1 month') at time zone 'UTC')
+            );
+            made := made + 1;
+        end loop;
+        execute format('alter table outbox_partitions.%I drop constraint outbox_moved', parent || '_other');
     end loop;
     return made;
 end $$;
@@ -89,15 +106,16 @@ declare
     remake text[] := '{}'; -- what "like" leaves behind: keys, indexes, triggers
     commands text[];
     again text;
-    fresh text[] := '{}';
+    lacking text[]; -- tables that are not partitioned yet
     since timestamptz := now();
     oldest timestamptz;
 begin
-    foreach parent in array array['trades', 'events'] loop
-        before := parent || '_before';
-        continue when (select relkind from pg_class where oid = to_regclass('public.' || parent)) = 'p';
-        execute format('lock table public.%I in access exclusive mode', parent);
-
+    select array_agg(c.relname::text order by c.relname) into lacking from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relname in ('trades', 'events') and c.relkind <> 'p';
+    if lacking is not null then
+        perform public.outbox_lock(lacking, 'access exclusive');
+    end if;
+    foreach parent in array coalesce(lacking, '{}') loop
         -- These would go on speaking of the old table, and nobody would notice.
         select string_agg(distinct dependent, ', ') into again from (
             select conrelid::regclass::text from pg_constraint
@@ -130,7 +148,10 @@ begin
             raise exception 'nothing was changed: public.% would lose this: %; undo it, and make it again afterwards',
                 parent, again;
         end if;
+    end loop;
 
+    foreach parent in array coalesce(lacking, '{}') loop
+        before := parent || '_before';
         select array_agg(command) into commands from (
             select format('alter table public.%I add constraint %I %s', parent, conname, pg_get_constraintdef(oid))
             from pg_constraint where conrelid = to_regclass('public.' || parent) and contype in ('p', 'u', 'f')
@@ -162,12 +183,11 @@ begin
         );
         execute format('revoke all on table public.%I from public, anon, authenticated, service_role', parent);
         execute format('grant select, insert, update on table public.%I to service_role', parent);
-        fresh := fresh || parent;
     end loop;
 
     -- At the most ten years back: what is older is in the default partition.
     perform outbox_partitions.add_months(12, greatest(since, now() - interval '10 years'));
-    foreach parent in array fresh loop
+    foreach parent in array coalesce(lacking, '{}') loop
         execute format('insert into public.%I select * from outbox_partitions.%I', parent, parent || '_before');
     end loop;
     -- Last: an index is built faster than it is filled.

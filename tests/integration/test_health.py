@@ -70,7 +70,7 @@ def test_the_view_flags_a_bot_that_has_missed_three_reports(clean_remote: Supaba
         ("killed", "silent", True, 7),
         ("late", "healthy", False, 0),
         ("refused", "dead letters", False, 0),
-        ("waiting", "paused", False, 5),
+        ("waiting", "stalled", False, 5),
     ]
 
 

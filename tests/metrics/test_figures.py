@@ -63,7 +63,7 @@ def provider() -> tuple[MeterProvider, InMemoryMetricReader]:
 
 
 def opened(path: Path, clock: ManualClock, remote: FakeRemote) -> Any:
-    return Outbox.open(Settings(path=path, _env_file=None), clock=clock, transport=remote)
+    return Outbox.open(Settings(path=path, source=path.stem, _env_file=None), clock=clock, transport=remote)
 
 
 @run_async
@@ -204,9 +204,9 @@ async def test_two_outboxes_are_told_apart_and_a_closed_one_falls_silent(tmp_pat
         async with opened(tmp_path / "other.db", clock, FakeRemote()) as other:
             instrument(other, meter_provider, name="gold-bot")
             await other.put("fills", {"volume": 1})
-            assert names(reader) == {"one.db": 1, "gold-bot": 1}
+            assert names(reader) == {"one": 1, "gold-bot": 1}
             assert Collected(reader).values("outbox.put.duration") == {"fills": 1}
-        assert names(reader) == {"one.db": 1}
+        assert names(reader) == {"one": 1}
     assert names(reader) == {}
 
 
@@ -220,7 +220,7 @@ async def test_two_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Pat
         for outbox in (one, other):
             instrument(outbox, meter_provider)
             await outbox.put("fills", {"volume": 1})
-        assert names(reader) == {"bot.db": 1, str((tmp_path / "b" / "bot.db").resolve()): 1}
+        assert names(reader) == {"bot": 1, str((tmp_path / "b" / "bot.db").resolve()): 1}
 
 
 def names(reader: InMemoryMetricReader) -> dict[str, float]:
@@ -249,7 +249,7 @@ async def test_a_file_that_cannot_be_read_is_said_and_the_other_one_still_shows(
         for outbox in (one, other):
             instrument(outbox, meter_provider)
             await outbox.put("fills", {"volume": 1})
-        assert names(reader) == {"other.db": 1}
+        assert names(reader) == {"other": 1}
     assert "figure cannot be read" in caplog.text
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from outbox import ConfigError, IdConflict, Outbox, Settings
+from outbox import ConfigError, IdConflict, Outbox, Settings, __version__
 from outbox.cli.app import app
 from outbox.metrics.figures import FIGURES
 from outbox.metrics.prometheus import serve
@@ -83,6 +83,23 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
             port = taken.getsockname()[1]
             with pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be served"):
                 serve(outbox, port=port)
+
+
+@run_async
+async def test_the_label_is_the_source_unless_a_name_is_given(tmp_path: Path) -> None:
+    async with (
+        Outbox.open(Settings(path=tmp_path / "a.db", source="gold@desk", _env_file=None)) as gold,
+        Outbox.open(Settings(path=tmp_path / "b.db", source="silver@desk", _env_file=None)) as silver,
+    ):
+        with serve(gold, silver, port=0) as both, serve(gold, port=0, name="gold-bot") as one:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                texts = [(await client.get(each.url)).text for each in (both, one)]
+        names = [set(re.findall(r'outbox_name="([^"]+)"', text)) for text in texts]
+        assert names == [{"gold@desk", "silver@desk"}, {"gold-bot"}]
+        with pytest.raises(ConfigError, match="belongs to one outbox"):
+            serve(gold, silver, port=0, name="both")
+        assert f'outbox_version="{__version__}"' in texts[0]
+        assert f'otel_scope_version="{__version__}"' in texts[0]
 
 
 @run_async

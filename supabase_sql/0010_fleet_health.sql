@@ -1,0 +1,49 @@
+-- The fleet's health in the words of `outbox status`: a file that is damaged, or lacks rows, is seen from afar.
+--
+-- Needs:   0004_health.sql; the owner of the tables.
+-- Applies: again and again.
+-- Locks:   none where all is as wanted; else ACCESS EXCLUSIVE on outbox_health and the view for milliseconds.
+--
+-- A bot of an older version reports without `health`; the view then says what its other figures mean, as before. A
+-- project without the column takes the reports all the same: the bot leaves it out.
+
+do $$
+begin
+    if not exists (
+        select from pg_attribute where attrelid = 'public.outbox_health'::regclass and attname = 'health'
+    ) then
+        perform public.outbox_lock('{outbox_health}', 'access exclusive');
+        alter table public.outbox_health add column health text; -- the worst that holds
+    end if;
+    if pg_get_viewdef('public.outbox_fleet'::regclass) like '%damaged%' then
+        return;
+    end if;
+    perform public.outbox_lock('{outbox_fleet}', 'access exclusive');
+    -- Damage goes before all else: neither silence nor a stop in good order makes it undone.
+    create or replace view public.outbox_fleet with (security_invoker = true) as
+    select
+        h.source,
+        case
+            when h.health = 'damaged' then 'damaged'
+            when h.stopped then 'stopped'
+            when h.reported_at < now() - make_interval(secs => 3 * least(greatest(h.every_s, 0), 604800)) then 'silent'
+            when h.health is not null then h.health
+            when h.paused is not null then 'stalled'
+            when h.dead > 0 then 'dead letters'
+            else 'healthy'
+        end as health,
+        not h.stopped
+            and h.reported_at < now() - make_interval(secs => 3 * least(greatest(h.every_s, 0), 604800)) as silent,
+        extract(epoch from now() - h.reported_at)::float as reported_s_ago,
+        h.pending,
+        h.oldest_pending_s,
+        h.dead,
+        h.paused,
+        h.last_success_at,
+        h.version,
+        h.reported_at
+    from public.outbox_health h;
+end $$;
+
+-- PostgREST learns of new columns and tables; Supabase tells it by itself, others need the word.
+notify pgrst, 'reload schema';
