@@ -30,7 +30,8 @@ MAX_DEPTH = 100  # Levels of nesting, the row included; SQLite parses 1000, Pyth
 _MAX_DIGITS = 4300  # Python's own limit for reading an integer back; Decimal alone has none.
 _MAX_KEY_SHOWN = 40  # Characters of an odd key that a path shows.
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"  # a plain SQL identifier
+_IDENTIFIER = re.compile(NAME)
 _STACK = "nested too deep for what is left of the calling stack"
 _NUL_SEEN = "\N{SYMBOL FOR NULL}"
 

@@ -21,16 +21,15 @@ from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.errors import ConfigError
 from outbox.futures import Waiting
-from outbox.looking import Looks
 from outbox.opening import Opening, bounds, by_request, limits, log_opened
-from outbox.operating import Operates
+from outbox.operating import Looks, Operates
 from outbox.postgrest.client import Transport
 from outbox.puts import Puts, refuse_copy
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Snapshot, Stats, take as take_snapshot, take_in_thread
 from outbox.store import lock, meta
-from outbox.store.pending_counter import PendingCounter
+from outbox.store.reader import PendingCounter
 from outbox.store.store import Store
 from outbox.threads import in_thread
 

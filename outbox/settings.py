@@ -276,7 +276,7 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
 
 def _warn_about_unknown_names(env_file: Any) -> None:
     """A misspelt setting would otherwise be ignored in silence. Names only: the values are not ours to read."""
-    known = {_PREFIX + name.upper() for name in Settings.model_fields} | {_PREFIX + "SQLITE"}  # see store/connection.py
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
     in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
     for name in sorted({*os.environ, *(name.upper() for name in in_file)}):
         if name.startswith(_PREFIX) and name not in known and name not in _warned:

@@ -20,7 +20,8 @@ from outbox.background import TaskState
 from outbox.entry import LaneSpec, Operation, State
 from outbox.flusher.context import FlusherState
 from outbox.store import database, files, queries
-from outbox.store.reader import Notices, Reader, StoredPause
+from outbox.store.reader import Reader
+from outbox.store.rows import Notices, StoredPause
 from outbox.store.sidecar import Flushing
 
 

@@ -19,7 +19,8 @@ from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure
 from outbox.recovery.open import open_store
 from outbox.stats import Stats, take
-from outbox.store.store import Store, StoredPause
+from outbox.store.rows import StoredPause
+from outbox.store.store import Store
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
 from tests.support import run_async
 

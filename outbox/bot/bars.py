@@ -23,8 +23,8 @@ from outbox.bot.records import check_outbox, moment
 from outbox.entry import Operation
 from outbox.errors import InvalidEntry, UsageError
 from outbox.outbox import Outbox
-from outbox.store.reader import Shown
 from outbox.store.receipts import Receipt
+from outbox.store.rows import StoredEntry
 from outbox.threads import in_thread
 
 Time = datetime | str | float
@@ -222,7 +222,7 @@ class LocalStorage:
         """
         return [self._as_item(entry) for entry in await self._outbox.pending_entries(limit)]
 
-    def _as_item(self, entry: Shown) -> dict[str, Any]:
+    def _as_item(self, entry: StoredEntry) -> dict[str, Any]:
         data = json.loads(entry.payload)
         if entry.operation is Operation.INSERT:
             data.setdefault(self._outbox.destination(entry.destination).key, entry.id)

@@ -25,7 +25,7 @@ from outbox.entry import State
 from outbox.forensics import entries
 from outbox.forensics.entries import Behind, Line, Row, Story
 from outbox.store.read_only import look
-from outbox.store.reader import StoredPause
+from outbox.store.rows import StoredPause
 from outbox.store.selection import Selection
 
 _LIMIT = 20

@@ -30,7 +30,7 @@ from outbox.store.lock import (
     tasks as look_at_tasks,
 )
 from outbox.store.read_only import ReadOnlyStore, look
-from outbox.store.reader import StoredPause
+from outbox.store.rows import StoredPause
 from outbox.store.sidecar import Flushing
 from outbox.threads import in_thread
 

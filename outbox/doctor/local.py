@@ -21,7 +21,7 @@ from outbox.errors import StoreCorrupt, StoreError
 from outbox.store import database, files, lock as lock_file
 from outbox.store.lock import Holder
 from outbox.store.read_only import ReadOnlyStore, is_file, look
-from outbox.store.reader import StoredPause
+from outbox.store.rows import StoredPause
 from outbox.threads import in_thread
 
 _BESIDE = ("", "-wal", "-shm", ".lock")

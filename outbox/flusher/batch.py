@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from outbox.store.store import Lane, Outgoing
+from outbox.store.rows import Lane, Outgoing
 
 
 class Source(Enum):

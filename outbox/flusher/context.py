@@ -20,7 +20,9 @@ from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
 from outbox.store import meta, queries
-from outbox.store.store import Flushing, Lane, Store
+from outbox.store.rows import Lane
+from outbox.store.sidecar import Flushing
+from outbox.store.store import Store
 
 logger = logs.named("outbox.flusher")
 

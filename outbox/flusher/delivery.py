@@ -36,7 +36,7 @@ from outbox.postgrest.verdicts import (
     read_refusal,
     stored_rows,
 )
-from outbox.store.store import Lane, Outgoing
+from outbox.store.rows import Lane, Outgoing
 
 logger = logs.named("outbox.flusher")
 

@@ -67,7 +67,8 @@ from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sente
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
-from outbox.store.store import Lane, Sendable, Store
+from outbox.store.rows import Lane, Sendable
+from outbox.store.store import Store
 
 logger = logs.named("outbox.flusher")
 

@@ -13,7 +13,7 @@ from outbox.flusher.context import FlusherContext, facts
 from outbox.postgrest.project import refusal as refusal_of
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
 from outbox.stats import total
-from outbox.store.store import Lane, StoredPause
+from outbox.store.rows import Lane, StoredPause
 
 logger = logs.named("outbox.flusher")
 

@@ -23,7 +23,7 @@ from outbox.postgrest.stored import (
     updated_path,
 )
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
-from outbox.store.store import Outgoing
+from outbox.store.rows import Outgoing
 
 # Of the rows that are read back at once; PostgREST gives at most 1,000.
 _LONGEST_READING = 16 * 1024 * 1024

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from outbox.flusher.context import FlusherContext
-from outbox.store.store import Lane
+from outbox.store.rows import Lane
 
 # So many lanes a step looks at without a thought.
 LOOK = 64

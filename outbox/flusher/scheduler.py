@@ -16,7 +16,7 @@ from outbox.flusher.refusal_runs import RefusalRun
 from outbox.flusher.shared_requests import MOST_LANES, SharedRequests, may_share
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
-from outbox.store.store import Lane, Outgoing
+from outbox.store.rows import Lane, Outgoing
 
 # So many refused rows of one batch are found one after another before its most promising parts come first.
 _MANY = 8

@@ -9,7 +9,7 @@ from outbox.entry import State
 from outbox.flusher.context import FlusherContext, facts
 from outbox.postgrest.batch import heads
 from outbox.postgrest.verdicts import Refusal
-from outbox.store.store import Lane, Outgoing
+from outbox.store.rows import Lane, Outgoing
 
 logger = logs.named("outbox.flusher")
 

@@ -22,7 +22,7 @@ from outbox.postgrest.batch import sent_bytes
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.stored import rows_read
 from outbox.postgrest.verdicts import Failure, Reply
-from outbox.store.store import Lane
+from outbox.store.rows import Lane
 
 if TYPE_CHECKING:
     from outbox.flusher.scheduler import Traffic

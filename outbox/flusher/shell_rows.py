@@ -13,7 +13,7 @@ from outbox.errors import InvalidEntry
 from outbox.flusher.context import FlusherContext
 from outbox.postgrest.verdicts import Refusal
 from outbox.prepare import intend
-from outbox.store.store import Adopted, Unread
+from outbox.store.rows import Adopted, StoredEntry
 
 logger = logs.named("outbox.flusher")
 
@@ -46,7 +46,7 @@ async def adopt(
     return len(unread), left[0].seq if left else None
 
 
-def understood(entry: Unread, destination: Destination) -> Adopted:
+def understood(entry: StoredEntry, destination: Destination) -> Adopted:
     """Return what a shell's entry means. Raises InvalidEntry: it cannot be sent; ValueError, RecursionError: its JSON.
 
     Python reads less of JSON than SQLite does: neither very long numbers nor deep nesting.

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from outbox.entry import State
 from outbox.store import queries
-from outbox.store.reader import Reader, StoredPause
+from outbox.store.reader import Reader
+from outbox.store.rows import StoredPause
 from outbox.store.selection import STEP, Selected, Selection
 
 _LISTED = (

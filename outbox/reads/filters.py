@@ -14,9 +14,8 @@ from enum import StrEnum
 from urllib.parse import quote
 
 from outbox.columns import ORDERED, Columns, Comparable, Kind, comparable, known
-from outbox.encoding import encode_value
+from outbox.encoding import NAME, encode_value
 from outbox.errors import InvalidEntry, InvalidQuery, Undecidable
-from outbox.postgrest.fetch import NAME
 from outbox.prepare import RESERVED
 
 COLUMN = rf"{NAME}(?:->>?(?:{NAME}|[0-9]{{1,9}}))*"  # pnl, data->>reason, data->legs->0

@@ -13,9 +13,8 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-from outbox.encoding import identifier
+from outbox.encoding import NAME, identifier
 from outbox.errors import InvalidEntry, InvalidQuery, OutboxError, RemoteError, Undecidable, Unreachable
-from outbox.postgrest.fetch import NAME
 from outbox.reads.filters import COLUMN, Condition, column_name, conditions, encoded
 
 # What Supabase gives at most in one answer, unless the project says otherwise.

@@ -14,7 +14,8 @@ from outbox.background import Background
 from outbox.clock import Clock, SteadyClock
 from outbox.errors import OutboxClosed, OutboxError
 from outbox.store import files
-from outbox.store.store import Notices, Store
+from outbox.store.rows import Notices
+from outbox.store.store import Store
 from outbox.threads import in_thread
 
 logger = logs.named("outbox.maintenance")

@@ -6,151 +6,19 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiosqlite
 
 from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
-from outbox.store import database, queries
+from outbox.store import database, files, queries
+from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredEntry, StoredPause
 
 _PAYLOAD = queries.SENT.index("payload")
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A kind of request that has something to send. first_seq: its oldest ready entry."""
-
-    number: int
-    spec: LaneSpec
-    first_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sendable:
-    """How what is pending can go on. others: something is unread, or waits for something of its own."""
-
-    pending: int
-    lanes: list[Lane]
-    others: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """An entry as the flusher sees it."""
-
-    seq: int
-    id: str
-    key: str | None
-    payload: str
-    match: str | None
-    digest: str
-    attempts: int
-    refused_since_ms: int | None = None
-    if_exists: str | None = None  # "keep": whatever row is there under its id, that one stays
-
-
-@dataclass(frozen=True, slots=True)
-class Unread:
-    """An entry that came in through a shell: only what the shell wrote."""
-
-    seq: int
-    id: str
-    destination: str
-    operation: Operation
-    key: str | None
-    payload: str
-    on_conflict: str | None
-    match: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """What an `Unread` entry turned out to mean."""
-
-    seq: int
-    spec: LaneSpec
-    key: str | None
-    on_conflict: str | None
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A pending entry as people see it. payload, match: JSON."""
-
-    seq: int
-    id: str
-    destination: str
-    operation: Operation
-    key: str | None
-    payload: str
-    on_conflict: str | None
-    match: str | None
-    created_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPause:
-    """One row of `outbox_pauses`."""
-
-    scope: str
-    subject: str
-    reason: str
-    status: int | None
-    code: str | None
-    message: str | None
-    failures: int
-    since_ms: int
-    next_try_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Notices:
-    """What hinders the file, since when, in Unix milliseconds; None: it does not. The writer keeps it in the file."""
-
-    reserve_released_ms: int | None = None  # the disk was found full: puts are refused
-    checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
-    files_lost_ms: int | None = None  # files were removed or replaced under the bot that runs now, or ran last
-    second_name_ms: int | None = None  # the file has a hard link, beside which another lock may stand
-
-    @classmethod
-    def of(cls, meta: Mapping[str, str]) -> Self:
-        """Return what stands in `outbox_meta`."""
-        return cls(**{each.name: int(meta[each.name]) for each in fields(cls) if meta.get(each.name, "").isdigit()})
-
-    def facts(self) -> dict[str, int | None]:
-        """Return them by their names."""
-        return asdict(self)
-
-    def sentences(self, wal_bytes: int) -> tuple[str, ...]:
-        """Return what a person should read, a sentence each."""
-        found = []
-        if self.reserve_released_ms is not None:
-            found.append(
-                "disk full: the reserve is released, puts are refused; what is pending is still sent."
-                " Make room on the disk"
-            )
-        if self.checkpoint_held_ms is not None:
-            found.append(
-                f"checkpoint held back by a reader: the WAL has {wal_bytes:,} bytes and grows."
-                " Look for a forgotten sqlite3 shell"
-            )
-        if self.files_lost_ms is not None:
-            found.append(
-                "the file, or one beside it, was removed or replaced while the bot ran. What it had acknowledged was"
-                " brought back; the log says where. Find out who does that: the warning ends when the bot starts anew"
-            )
-        if self.second_name_ms is not None:
-            found.append(
-                "the file has a second name (a hard link): whoever opens that one, other than with this library, has"
-                " another -wal and damages it. Remove it: the next start of the bot would refuse the file"
-            )
-        return tuple(found)
 
 
 class Reader:
@@ -314,19 +182,19 @@ class Reader:
         rows = await self.read(queries.MAY_COME.sql, (destination, before_seq, destination, before_seq))
         return bool(rows)
 
-    async def unread(self, limit: int) -> list[Unread]:
+    async def unread(self, limit: int) -> list[StoredEntry]:
         """Return what a shell put in and nobody has read yet."""
         rows = await self.read(queries.UNREAD.sql, (limit,))
-        return [Unread(row[0], row[1], row[2], Operation(row[3]), *row[4:]) for row in rows]
+        return [StoredEntry.of(row) for row in rows]
 
     async def pending_seqs(self, limit: int | None) -> list[int]:
         """Return the numbers of all that is pending, or of the `limit` oldest, oldest first. O(backlog)."""
         return [int(seq) for (seq,) in await self.read(queries.PENDING.sql, (-1 if limit is None else limit,))]
 
-    async def shown(self, seqs: Sequence[int]) -> list[Shown]:
+    async def shown(self, seqs: Sequence[int]) -> list[StoredEntry]:
         """Return those of `seqs` that are still pending, oldest first."""
         rows = await self.read(queries.SHOWN.sql, (f"[{','.join(map(str, seqs))}]",))
-        return [Shown(row[0], row[1], row[2], Operation(row[3]), *row[4:]) for row in rows]
+        return [StoredEntry.of(row) for row in rows]
 
     async def next_due_ms(self) -> int | None:
         """Return when the next entry that waits for something of its own is due, in Unix milliseconds."""
@@ -392,6 +260,51 @@ class Reader:
     def _learn(self, rows: Any) -> None:
         for number, destination, operation, on_conflict, columns, ordered in rows:
             self._specs[number] = LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))
+
+
+class PendingCounter:
+    """How many entries are pending, asked without an `await`: the old module's `pending_count`.
+
+    The only SQLite call of this library that runs in the caller's thread. It reads the counters, one row per
+    destination and state, on a connection of its own that stays open: some ten microseconds, whatever the backlog. In
+    a WAL file a reader waits for nobody. Connects at the first call. Close it before the store.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: Any = None
+        self._away = False
+        self._last = 0
+
+    def pending(self) -> int:
+        """Return how many entries are pending, those that other connections have committed included."""
+        if self._away:
+            return self._last
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            # All rows are fetched: a statement left open would hold its snapshot, and the WAL would grow.
+            self._last = int(self._connection.execute(queries.PENDING_NOW.sql).fetchall()[0][0])
+        except database.SqliteError as error:
+            raise database.named(error, self._path) from error
+        return self._last
+
+    def _connect(self) -> Any:
+        uri = files.uri(self._path)
+        # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
+        # timeout=0: the event loop must not wait.
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
+
+    def admit(self, readers: bool) -> None:
+        """Close the connection and keep to the last answer until readers are admitted again."""
+        self._away = not readers
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:

@@ -18,16 +18,15 @@ from outbox.entry import Entry, LaneSpec, State
 from outbox.errors import StoreVanished
 from outbox.postgrest.verdicts import Refusal
 from outbox.store import database, many, queries
-from outbox.store.capacity import Bounds, Capacity
+from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits, Guard
 from outbox.store.held_transaction import Block
 from outbox.store.history import note, note_refusal, refusal_words
-from outbox.store.reader import Adopted, Lane, Notices, Outgoing, Reader, Sendable, StoredPause, Unread
+from outbox.store.reader import Reader
 from outbox.store.receipts import Receipt, find_lane
+from outbox.store.rows import Adopted, Notices, StoredPause
 from outbox.store.sidecar import Flushing
 from outbox.store.writer import PutWatcher, Writer
-
-__all__ = ["Adopted", "Bounds", "Flushing", "Lane", "Notices", "Outgoing", "Sendable", "Store", "StoredPause", "Unread"]
 
 T = TypeVar("T")
 

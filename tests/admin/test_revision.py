@@ -11,7 +11,7 @@ from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
 from outbox.postgrest.batch import sent_digest
 from outbox.prepare import written
-from outbox.store.reader import Outgoing
+from outbox.store.rows import Outgoing
 
 
 def stored(row: dict[str, object], **how: object) -> Unrevised:

@@ -33,7 +33,7 @@ from outbox.forensics.tail import START, Mark, News, news
 from outbox.stats import Snapshot
 from outbox.store.lock import Holder
 from outbox.store.read_only import look
-from outbox.store.reader import Notices
+from outbox.store.rows import Notices
 from outbox.store.selection import Selection
 from tests.admin.test_inbox import bot, states, until
 from tests.cli.test_changes import as_json, call, editor

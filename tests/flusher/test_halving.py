@@ -13,7 +13,7 @@ from outbox.flusher import scheduler
 from outbox.flusher.batch import Batch, Source
 from outbox.flusher.scheduler import Traffic
 from outbox.postgrest.batch import Limit, halves
-from outbox.store.store import Lane
+from outbox.store.rows import Lane
 
 ROWS = 500
 LANE = Lane(1, LaneSpec("events", Operation.INSERT, "id", "id,n", False), 1)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from outbox.errors import InvalidQuery
-from outbox.postgrest.fetch import checked_path
 from outbox.prepare import RESERVED
 from outbox.reads.filters import OPERATORS
 from outbox.reads.keyset import walk
 from outbox.reads.query import Query, asked, checked_limit
+from outbox.remote import checked_path
 
 
 def names(*good: str) -> st.SearchStrategy[str]:

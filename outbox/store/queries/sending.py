@@ -116,7 +116,7 @@ UNLANE = Query(
 
 UNREAD = Query(
     "what came in through a shell and has no lane yet",
-    "select seq, id, destination, operation, key, payload, on_conflict, match from outbox"
+    "select seq, id, destination, operation, key, payload, on_conflict, match, created_at_ms from outbox"
     " where state = 'pending' and waits is null and lane is null order by seq limit ?",
     ("outbox_ready (lane=?)",),
     "the limit",

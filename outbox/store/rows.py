@@ -1,0 +1,132 @@
+"""Rows of an outbox file, as those who ask for them see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from outbox.entry import LaneSpec, Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A kind of request that has something to send. first_seq: its oldest ready entry."""
+
+    number: int
+    spec: LaneSpec
+    first_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sendable:
+    """How what is pending can go on. others: something is unread, or waits for something of its own."""
+
+    pending: int
+    lanes: list[Lane]
+    others: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An entry as the flusher sees it."""
+
+    seq: int
+    id: str
+    key: str | None
+    payload: str
+    match: str | None
+    digest: str
+    attempts: int
+    refused_since_ms: int | None = None
+    if_exists: str | None = None  # "keep": whatever row is there under its id, that one stays
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What an entry from a shell turned out to mean."""
+
+    seq: int
+    spec: LaneSpec
+    key: str | None
+    on_conflict: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """A pending entry as it was put, here or by a shell. payload, match: JSON."""
+
+    seq: int
+    id: str
+    destination: str
+    operation: Operation
+    key: str | None
+    payload: str
+    on_conflict: str | None
+    match: str | None
+    created_at_ms: int
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return the entry in a row of `queries.SHOWN`."""
+        return cls(row[0], row[1], row[2], Operation(row[3]), *row[4:])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPause:
+    """One row of `outbox_pauses`."""
+
+    scope: str
+    subject: str
+    reason: str
+    status: int | None
+    code: str | None
+    message: str | None
+    failures: int
+    since_ms: int
+    next_try_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """What hinders the file, since when, in Unix milliseconds; None: it does not. The writer keeps it in the file."""
+
+    reserve_released_ms: int | None = None  # the disk was found full: puts are refused
+    checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
+    files_lost_ms: int | None = None  # files were removed or replaced under the bot that runs now, or ran last
+    second_name_ms: int | None = None  # the file has a hard link, beside which another lock may stand
+
+    @classmethod
+    def of(cls, meta: Mapping[str, str]) -> Self:
+        """Return what stands in `outbox_meta`."""
+        return cls(**{each.name: int(meta[each.name]) for each in fields(cls) if meta.get(each.name, "").isdigit()})
+
+    def facts(self) -> dict[str, int | None]:
+        """Return them by their names."""
+        return asdict(self)
+
+    def sentences(self, wal_bytes: int) -> tuple[str, ...]:
+        """Return what a person should read, a sentence each."""
+        found = []
+        if self.reserve_released_ms is not None:
+            found.append(
+                "disk full: the reserve is released, puts are refused; what is pending is still sent."
+                " Make room on the disk"
+            )
+        if self.checkpoint_held_ms is not None:
+            found.append(
+                f"checkpoint held back by a reader: the WAL has {wal_bytes:,} bytes and grows."
+                " Look for a forgotten sqlite3 shell"
+            )
+        if self.files_lost_ms is not None:
+            found.append(
+                "the file, or one beside it, was removed or replaced while the bot ran. What it had acknowledged was"
+                " brought back; the log says where. Find out who does that: the warning ends when the bot starts anew"
+            )
+        if self.second_name_ms is not None:
+            found.append(
+                "the file has a second name (a hard link): whoever opens that one, other than with this library, has"
+                " another -wal and damages it. Remove it: the next start of the bot would refuse the file"
+            )
+        return tuple(found)
