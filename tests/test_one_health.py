@@ -1,4 +1,4 @@
-"""One value says how well an outbox is: `stats`, `outbox status`, the metrics, the fleet's row agree."""
+"""One value says how well an outbox is: `stats`, `outbox status`, the metrics, the fleet's row and the view agree."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_all_that_tell_of_health_tell_the_same(
     remote = FakeRemote(rule=lambda _, row: refused(400, "23514") if row.get("volume") == 13 else None)
     async with Outbox.open(Settings(path=path, source="b", _env_file=None), transport=remote) as outbox:
         await trouble(outbox, path)
-        assert await told(outbox, path) == told_alike(health)
+        assert await told(outbox, path) == told_alike(health, unseen=trouble is nobody_sends)
 
 
 @run_async
@@ -96,17 +96,21 @@ async def test_a_file_that_was_set_aside_is_seen_everywhere_until_it_is_dealt_wi
 
 
 async def told(outbox: Outbox, path: Path) -> dict[str, Any]:
-    """What each of the four says."""
+    """What each of the five says."""
     report = await outbox._reporter._taken(stopped=True)
     assert report is not None
+    (view,) = await outbox._store.read("select health from v_health")
     status = await in_thread(lambda: CliRunner().invoke(app, ["status", "--json", "--path", str(path)]).stdout)
     return {
         "stats": (await outbox.stats()).health.words,
         "status": json.loads(status)["health"],
         "metrics": (await in_thread(Watched.of(outbox, "b").health)).words,
         "fleet": report.health,
+        "view": view[0],
     }
 
 
-def told_alike(health: Health) -> dict[str, Any]:
-    return dict.fromkeys(("stats", "status", "metrics", "fleet"), health.words)
+def told_alike(health: Health, *, unseen: bool = False) -> dict[str, Any]:
+    """What they should say. unseen: the file does not know it, and so its view does not."""
+    every = dict.fromkeys(("stats", "status", "metrics", "fleet", "view"), health.words)
+    return every | ({"view": "healthy"} if unseen else {})
