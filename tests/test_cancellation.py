@@ -81,7 +81,7 @@ async def test_whatever_is_cancelled_every_acknowledged_row_is_stored_and_no_bro
     assert asyncio.all_tasks() == tasks
     left = [each for each in threading.enumerate() if each not in threads and not each.name.startswith("asyncio_")]
     for each in left:  # one that has answered may have an instruction or two before it, and nobody to wait for
-        each.join(timeout=10)
+        each.join(timeout=100)
     assert [each for each in left if each.is_alive()] == []
 
 
@@ -118,7 +118,7 @@ print("ends")
 def test_the_interpreter_exits_although_close_was_forgotten_and_warns(tmp_path: Path) -> None:
     code = f"import warnings; warnings.simplefilter('always')\n{FORGOTTEN}"
     with python(code, str(tmp_path / "bot.db")) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
     assert (out, process.returncode) == ("ends\n", 0), err
     assert "was never closed" in err
     assert rows(tmp_path / "bot.db", "select count(*) from outbox") == [(1,)]

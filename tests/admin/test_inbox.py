@@ -70,7 +70,7 @@ def bot(path: Path, *, poll_s: float = 0.02, code: str = BOT) -> Iterator[subpro
             process.kill()
 
 
-def until(condition: Callable[[], Any], *, within_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], *, within_s: float = 100.0) -> Any:
     """Return what `condition` says as soon as that is something."""
     give_up = time.monotonic() + within_s
     while not (found := condition()):

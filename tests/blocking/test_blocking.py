@@ -105,11 +105,12 @@ def test_a_put_beside_the_own_transaction_is_told_so_and_another_thread_waits_it
 
 def test_a_transaction_that_is_held_too_long_is_rolled_back(path: Path) -> None:
     with blocking(path) as outbox:
-        with pytest.raises(TransactionExpired), outbox.transaction(limit_s=0.05) as tx:
-            tx.put("trades", {"n": 1})
-            outbox_is_free = threading.Thread(target=outbox.put, args=("trades", {"n": 2}))
+        outbox_is_free = threading.Thread(target=outbox.put, args=("trades", {"n": 2}))
+        with pytest.raises(TransactionExpired), outbox.transaction(limit_s=0.2) as tx:
             outbox_is_free.start()
+            tx.put("trades", {"n": 1})
             outbox_is_free.join()  # it had to wait for the limit
+        outbox_is_free.join()  # where the machine is so slow that the limit came before the put
         assert outbox.stats().pending == 1
     assert payloads(path) == [{"n": 2}]
 

@@ -573,7 +573,7 @@ async def test_inside_a_block_a_session_wants_the_block(tmp_path: Path) -> None:
 async def test_a_killed_process_leaves_a_session_that_is_recovered(tmp_path: Path) -> None:
     witness = Witness([VICTIM, "session", str(tmp_path / "bot.db")], folder=tmp_path, environment=victims(tmp_path))
     witness.start()
-    witness.wait_for(6, timeout_s=30)
+    witness.wait_for(6, timeout_s=100)
     witness.kill()
 
     async with Outbox.open(Settings(path=tmp_path / "bot.db", source="victim")) as outbox:
@@ -628,7 +628,7 @@ async def test_started_killed_recovered_ended_is_one_stopped_row(
         [VICTIM, "session", str(tmp_path / "bot.db")], folder=tmp_path, environment=victims(tmp_path, clean_remote)
     )
     witness.start()
-    witness.wait_for(20, timeout_s=30)
+    witness.wait_for(20, timeout_s=100)
     witness.kill()
     (session_id,) = witness.acknowledged["session"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -42,6 +43,7 @@ from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.reads.query import PAGE_ROWS
 from outbox.testing import ManualClock, ScriptedTransport, refused
+from tests.store.tools import until
 from tests.support import run_async
 
 Sql = psycopg.Connection[Any]
@@ -350,14 +352,16 @@ async def test_retry_pending_sends_what_is_pending_and_counts_it(
 @run_async
 async def test_retry_pending_without_a_server_ends_in_time_and_loses_nothing(tmp_path: Path) -> None:
     remote = ScriptedTransport(otherwise=Failure.UNREACHABLE)
-    settings = Settings(path=tmp_path / "bot.db", poll_s=0.01)
-    async with Outbox.open(settings, transport=remote) as outbox:
+    clock = ManualClock()
+    async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote, clock=clock) as outbox:
         client = SupabaseClient(outbox)
         await client.log_trade(TRADE)
 
-        assert await client.retry_pending(timeout=0.05) == 0
+        retrying = asyncio.create_task(client.retry_pending(timeout=5))
+        await until(lambda: bool(remote.requests))
+        assert await clock.advance_until(retrying.done, within_s=10) >= 5
+        assert await retrying == 0
         assert client.pending_count == 1
-        assert remote.requests  # it did try
 
 
 @run_async

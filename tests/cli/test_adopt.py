@@ -34,7 +34,7 @@ async def filled(path: Path) -> None:
 
 
 async def until_paused(outbox: Outbox) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while (await outbox.stats()).paused is None:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.01)
 

@@ -28,7 +28,7 @@ async def flushing(folder: Path, remote: SupabaseLite, **changes: Any) -> AsyncI
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         while not condition():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.02)
 

@@ -354,7 +354,7 @@ async def test_a_file_that_stays_locked_is_said_to_be_and_the_loop_goes_on(tmp_p
     assert [type(error) for error in errors] == [StoreBusy] * 3
     assert all("nothing was written" in str(error) for error in errors)
     assert len({id(error) for error in errors}) == 3  # a traceback of its own for each caller
-    assert ticks >= 10
+    assert ticks >= 3  # in the loop's own thread, one wait of SQLite would be one tick
     assert receipt.seq == 1
 
 

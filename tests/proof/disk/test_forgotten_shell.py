@@ -45,7 +45,7 @@ class Shell:
         assert line
 
     def leave(self) -> None:
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=100)
 
 
 @contextlib.contextmanager
@@ -149,8 +149,8 @@ async def test_a_reader_of_a_short_wal_is_nothing_to_speak_of(tmp_path: Path) ->
 @run_async
 async def test_a_shell_that_writes_makes_puts_wait_and_then_say_so_while_the_loop_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
-    async with Outbox.open(settings(path, busy_timeout_s=0.5)) as outbox:
-        with shell(path) as forgotten:
+    with shell(path) as forgotten:
+        async with Outbox.open(settings(path, busy_timeout_s=0.5)) as outbox:
             forgotten.run("begin immediate;")
             put = asyncio.create_task(outbox.put("trades", {"n": 1}))
             ticks = 0
@@ -161,10 +161,13 @@ async def test_a_shell_that_writes_makes_puts_wait_and_then_say_so_while_the_loo
             assert isinstance(error, StoreBusy)
             assert "nothing was written" in str(error)
             assert ticks >= 10  # the wait is in SQLite's thread, not in the loop
+            forgotten.run("commit;")
 
+        async with Outbox.open(settings(path, busy_timeout_s=60)) as outbox:
+            forgotten.run("begin immediate;")
             late = asyncio.create_task(outbox.put("trades", {"n": 2}))
             await until(lambda: outbox._store.waiting == 0)
             forgotten.run("commit;")  # it leaves in time
             await late
-        await outbox.put("trades", {"n": 3})
+            await outbox.put("trades", {"n": 3})
     assert count(path) == 2
