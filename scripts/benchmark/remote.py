@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,15 @@ async def _drain(
 
 async def _prepared(outbox: Any) -> AsyncIterator[Any]:
     """Yield the requests that a drain will send, in the order of the ids."""
-    from outbox.postgrest.client import build
+    try:
+        build = import_module("outbox.postgrest.client").build
+    except ModuleNotFoundError:  # --against may name a revision that had it elsewhere
+        build = import_module("outbox.transport").build
 
     (lane,) = await outbox._store.ready_lanes()
     after = 0
     while batch := await outbox._store.ready(lane, after_seq=after, limit=BATCH):
-        yield build(lane.spec, batch)
+        yield build(lane.spec if hasattr(lane, "spec") else lane.shape, batch)
         after = batch[-1].seq
 
 
