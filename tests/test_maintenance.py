@@ -96,17 +96,17 @@ async def test_a_step_gives_back_as_many_pages_as_it_is_told_and_lets_puts_in_be
         await store.transact(lambda connection: connection.execute("create table big (x)"))
         await store.transact(lambda connection: connection.execute("insert into big values (zeroblob(4000000))"))
         await store.transact(lambda connection: connection.execute("drop table big"))
-        free = await store._free_pages()
+        free = await maintenance.free_pages(store)
 
         assert free > 900
-        assert await store.shrink(64, keep=100)
-        assert await store._free_pages() == free - 64
+        assert await maintenance.shrink_step(store, 64, keep=100)
+        assert await maintenance.free_pages(store) == free - 64
         put, step = store.put(*entry()), asyncio.create_task(maintenance.shrink(store))
         assert (await put).seq == 1
         await step
-        while await store.shrink(64, keep=100):
+        while await maintenance.shrink_step(store, 64, keep=100):
             pass
-        assert await store._free_pages() == 100
+        assert await maintenance.free_pages(store) == 100
 
 
 @run_async
@@ -120,8 +120,8 @@ async def test_a_file_that_was_made_without_auto_vacuum_keeps_its_size_and_nobod
         connection.execute("insert into big values (zeroblob(8000000))")
     async with opened(path) as store:
         await store.transact(lambda connection: connection.execute("drop table big"))
-        free = await store._free_pages()
+        free = await maintenance.free_pages(store)
 
         await maintenance.shrink(store)
 
-        assert await store._free_pages() == free > 1024
+        assert await maintenance.free_pages(store) == free > 1024

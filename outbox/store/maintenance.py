@@ -7,13 +7,15 @@ stands in the writer's line comes before the next one.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import aiosqlite
 
 from outbox import logs
 from outbox.background import Background
 from outbox.clock import Clock, SteadyClock
 from outbox.errors import OutboxClosed, OutboxError
-from outbox.store import files
+from outbox.store import files, queries
 from outbox.store.rows import Notices
 from outbox.store.store import Store
 from outbox.threads import in_thread
@@ -36,6 +38,7 @@ _STEP_ROWS = 500
 _STEP_PAGES = 64
 # 4 MiB of gaps stay: the next rows go there, and a file that breathes need not move its pages each minute.
 _KEPT_PAGES = 1024
+_END_OF_TIME_MS = 2**62
 
 
 class Maintenance:
@@ -85,7 +88,7 @@ class Maintenance:
         self._look_for_second_name()
         self._notice(reserve_released_ms=self._store.capacity.short)
         if self._store.capacity.short:
-            await self._store.note(self.notices)  # before anything fails
+            await _note(self._store, self.notices)  # before anything fails
             await self._find_room()
         if await self._is_clock_trusted():
             before_ms = min(self._clock.now_ms(), self._steady.now_ms()) - self._retention_ms
@@ -93,7 +96,7 @@ class Maintenance:
                 # Only then: what an earlier end has left to give back, the next pruning does.
                 await shrink(self._store, stop=self._stop)
         await self._shorten_wal()
-        await self._store.note(self.notices)
+        await _note(self._store, self.notices)
 
     def _look_for_second_name(self) -> None:
         if self._store.has_second_name and self.notices.second_name_ms is None:
@@ -123,8 +126,8 @@ class Maintenance:
         pruned, more = 0, True
         try:
             while more and not await self._store.capacity.regain() and not self._stop.is_set():
-                removed = await self._store.prune_delivered(_ROWS)
-                more = await self._store.shrink(_PAGES, keep=0) or bool(removed)
+                removed = await self._store.transact(_Pruning(queries.PRUNE_DELIVERED, _END_OF_TIME_MS, _ROWS))
+                more = await shrink_step(self._store, _PAGES, keep=0) or bool(removed)
                 await self._store.empty_wal()
                 pruned += removed
         finally:
@@ -151,12 +154,56 @@ async def prune(store: Store, before_ms: int, *, stop: asyncio.Event | None = No
     """Remove, step by step, what was settled before `before_ms`; return how many entries. `stop` ends it early."""
     pruned, more = 0, True
     while more and not (stop is not None and stop.is_set()):
-        step = await store.prune(before_ms, _STEP_ROWS)
+        step = await prune_step(store, before_ms, _STEP_ROWS)
         pruned, more = pruned + step, step == _STEP_ROWS
     return pruned
 
 
 async def shrink(store: Store, *, stop: asyncio.Event | None = None) -> None:
     """Give free pages back to the disk, step by step, but the few that the next rows will fill."""
-    while not (stop is not None and stop.is_set()) and await store.shrink(_STEP_PAGES, keep=_KEPT_PAGES):
+    while not (stop is not None and stop.is_set()) and await shrink_step(store, _STEP_PAGES, keep=_KEPT_PAGES):
         pass
+
+
+async def prune_step(store: Store, before_ms: int, limit: int) -> int:
+    """Remove up to `limit` entries that were settled before `before_ms`, and return how many that were."""
+    if not await store.read(queries.PRUNABLE.sql, (before_ms,)):
+        return 0  # an idle outbox is not even locked
+    return await store.transact(_Pruning(queries.PRUNE, before_ms, limit))
+
+
+async def shrink_step(store: Store, pages: int, *, keep: int) -> bool:
+    """Give up to `pages` free pages back to the disk, but `keep` of them; return whether there may be more.
+
+    False too for a file that cannot shrink: one that was made without auto_vacuum.
+    """
+    free = await free_pages(store)
+    if free <= keep:
+        return False  # an idle outbox is not even locked
+    # A script: this pragma gives a page back at each step of its statement, and Python's `execute` takes one.
+    sql = f"pragma incremental_vacuum({min(pages, free - keep)})"
+    await store.run_exclusive(lambda connection: connection.executescript(sql))
+    return keep < await free_pages(store) < free
+
+
+async def free_pages(store: Store) -> int:
+    """Return how many pages of the file hold nothing."""
+    return int((await store.read("pragma freelist_count"))[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Pruning:
+    """One transaction: removes up to `limit` entries of the query's that are older, the oldest first."""
+
+    query: queries.Query
+    before_ms: int
+    limit: int
+
+    async def __call__(self, connection: aiosqlite.Connection) -> int:
+        return (await connection.execute(self.query.sql, (self.before_ms, self.limit))).rowcount
+
+
+async def _note(store: Store, notices: Notices) -> None:
+    """Keep in the file what an onlooker should know of it; a file that says so already is not written to."""
+    if await store.notices() != notices:
+        await store.state(notices.facts())

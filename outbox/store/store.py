@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,15 +24,13 @@ from outbox.store.held_transaction import Block
 from outbox.store.history import note, note_refusal, refusal_words
 from outbox.store.reader import Reader
 from outbox.store.receipts import Receipt, find_lane
-from outbox.store.rows import Adopted, Notices, StoredPause
+from outbox.store.rows import Adopted, StoredPause
 from outbox.store.sidecar import Flushing
 from outbox.store.writer import PutWatcher, Writer
 
 T = TypeVar("T")
 
 logger = logs.named("outbox.store")
-
-_END_OF_TIME_MS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +173,10 @@ class Store(Reader):
         """The number of the last entry that this process knows of."""
         return self._writer.last_seq
 
+    async def run_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """Run `work` once, outside any transaction; nothing else is written meanwhile."""
+        return await self._writer.run_exclusive(work)
+
     async def caught_up(self) -> None:
         """Return once everything that stands in line now has been committed or refused."""
 
@@ -279,26 +281,12 @@ class Store(Reader):
 
         await self.transact(work)
 
-    async def prune(self, before_ms: int, limit: int) -> int:
-        """Remove up to `limit` entries that were settled before `before_ms`, and return how many that were."""
-        rows = await self.read(queries.PRUNABLE.sql, (before_ms,))
-        if not rows:
-            return 0  # an idle outbox is not even locked
-
-        return await self.transact(lambda connection: _removed(connection, queries.PRUNE, before_ms, limit))
-
     # ------------------------------------------------------------------------------------------ the file itself
 
     @property
     def capacity(self) -> Capacity:
         """Whether there is room for more."""
         return self._writer.capacity
-
-    async def prune_delivered(self, limit: int) -> int:
-        """Remove up to `limit` delivered entries, the oldest first, whatever their age; return how many that were."""
-        return await self.transact(
-            lambda connection: _removed(connection, queries.PRUNE_DELIVERED, _END_OF_TIME_MS, limit)
-        )
 
     async def checkpoint(self) -> database.Checkpoint:
         """Bring the WAL into the database as far as readers let it, waiting for none of them."""
@@ -307,36 +295,6 @@ class Store(Reader):
     async def empty_wal(self) -> database.Checkpoint:
         """The same, and make the WAL an empty file unless somebody reads it."""
         return await self._writer.run_exclusive(database.empty_wal)
-
-    async def note(self, notices: Notices) -> None:
-        """Keep in the file what an onlooker should know of it; a file that says so already is not written to."""
-        if await self.notices() == notices:
-            return
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            for name, value in notices.facts().items():
-                await _state(connection, name, value)
-
-        await self.transact(work)
-
-    async def shrink(self, pages: int, *, keep: int) -> bool:
-        """Give up to `pages` free pages back to the disk, but `keep` of them; return whether there may be more.
-
-        False too for a file that cannot shrink: one that was made without auto_vacuum.
-        """
-        free = await self._free_pages()
-        if free <= keep:
-            return False  # an idle outbox is not even locked
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            # A script: this pragma gives a page back at each step of its statement, and Python's `execute` takes one.
-            await connection.executescript(f"pragma incremental_vacuum({min(pages, free - keep)})")
-
-        await self._writer.run_exclusive(work)
-        return keep < await self._free_pages() < free
-
-    async def _free_pages(self) -> int:
-        return int((await self.read("pragma freelist_count"))[0][0])
 
     # ------------------------------------------------------------------------------------------ pauses
 
@@ -363,9 +321,21 @@ class Store(Reader):
         parameters = (self._clock.now_ms(),)
         await self.transact(lambda connection: connection.execute(queries.SENDS.sql, parameters))
 
+    async def state(self, facts: Mapping[str, object]) -> None:
+        """Let the file say these of itself, each under its name; None: it says nothing of the kind any more."""
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            for name, value in facts.items():
+                if value is None:
+                    await connection.execute(queries.FORGET_FACT.sql, (name,))
+                else:
+                    await connection.execute(queries.STATE_FACT.sql, (name, str(value)))
+
+        await self.transact(work)
+
     async def save_window(self, window_bytes: int | None) -> None:
         """Keep how many bytes the link was found to carry at once; None: as many as there are."""
-        await self.transact(lambda connection: _state(connection, "window_bytes", window_bytes))
+        await self.state({"window_bytes": window_bytes})
 
     async def end_run(self, lane: int) -> int:
         """Revive what died in the run of refusals of `lane`, and forget it; return how many entries that were."""
@@ -383,18 +353,6 @@ class Store(Reader):
     async def forget_run(self, lane: int) -> None:
         """Forget the run of refusals of `lane`: it was its rows' fault."""
         await self.transact(lambda connection: connection.execute(queries.FORGET_RUN.sql, (lane,)))
-
-
-async def _removed(connection: aiosqlite.Connection, query: queries.Query, before_ms: int, limit: int) -> int:
-    return (await connection.execute(query.sql, (before_ms, limit))).rowcount
-
-
-async def _state(connection: aiosqlite.Connection, name: str, value: object) -> None:
-    """Let the file say `value` of itself under `name`; None: nothing."""
-    if value is None:
-        await connection.execute(queries.FORGET_FACT.sql, (name,))
-    else:
-        await connection.execute(queries.STATE_FACT.sql, (name, str(value)))
 
 
 def _list(seqs: Sequence[int]) -> str:

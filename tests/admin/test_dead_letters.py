@@ -13,7 +13,7 @@ from outbox import Outbox, Settings
 from outbox.admin import dead_letters
 from outbox.errors import InvalidRequest
 from outbox.postgrest.verdicts import Reply
-from outbox.store import queries
+from outbox.store import maintenance, queries
 from outbox.store.selection import Outcome, Selection
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.store.tools import until
@@ -137,11 +137,13 @@ async def test_what_overtook_a_dead_entry_is_not_pruned_while_that_is_dead(tmp_p
         await outbox.put("fills", {"id": "other", "n": 2}, key="other")
         await outbox.drain()
 
-        assert await outbox._store.prune(2**60, 500) == 1  # the other one; "new" shows that "old" was overtaken
+        assert (
+            await maintenance.prune_step(outbox._store, 2**60, 500) == 1
+        )  # the other one; "new" shows that "old" was overtaken
         assert [each.outcome for each in await outbox.requeue(["old"])] == [Outcome.LATER_DELIVERED]
 
         await outbox.discard(["old"], reason="superseded")
-        assert await outbox._store.prune(2**60, 500) == 2
+        assert await maintenance.prune_step(outbox._store, 2**60, 500) == 2
 
 
 @run_async
