@@ -14,13 +14,13 @@ from outbox.clock import Clock, SteadyClock
 from outbox.entry import Destination
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
-from outbox.flusher.orphans import FirstRefusals
+from outbox.flusher.orphans import FirstRefusals, gives_up
 from outbox.flusher.window import Window
 from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
 from outbox.store import meta, queries
-from outbox.store.rows import Lane
+from outbox.store.rows import Lane, Outgoing
 from outbox.store.sidecar import Flushing
 from outbox.store.store import Store
 
@@ -113,6 +113,27 @@ class FlusherContext:
     def steady_ms(self) -> int:
         """Unix time that never jumps: what an entry waits by, whatever the clock is set to."""
         return self._steady.now_ms()
+
+    def is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
+        """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
+        return gives_up(
+            entry.attempts + 1,
+            since_ms=self.refused_since_ms(entry),
+            now_ms=self.steady_ms(),
+            earlier_pending=oldest_seq is not None and oldest_seq < entry.seq,
+            limit=self.limits.orphan_attempts,
+            after_s=self.limits.orphan_after_s,
+        )
+
+    def refused_since_ms(self, entry: Outgoing) -> int | None:
+        """Return since when `entry` was told "not yet", on the steady clock; None: it is now."""
+        return self.refusals.since_ms(
+            entry.seq,
+            entry.refused_since_ms,
+            wall_ms=self.clock.now_ms(),
+            steady_ms=self.steady_ms(),
+            after_s=self.limits.orphan_after_s,
+        )
 
     async def note(self, work: Coroutine[Any, Any, None]) -> None:
         """Let `work` write down and count what has arrived, to its end also if the caller is cancelled meanwhile."""
@@ -221,27 +242,34 @@ class Home:
 
 
 class Unmatched:
-    """Updates that matched no row: what is put behind one of them need not wait for its next try.
-
-    After a restart they are known again once they have been tried.
-    """
+    """Updates that matched no row: what is put behind one of them need not wait for its next try."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seqs: dict[int, int] = {}
+        self._seen_seq = -1  # the newest entry at the last look
+
+    async def load(self, *, wall_ms: int, steady_ms: int, patience_ms: int) -> None:
+        """Read those that an earlier process has left. wall_ms, steady_ms: now, by either clock."""
+        for seq, since_ms in await self._store.read(queries.LEFT_UNMATCHED.sql, (_MOST,)):
+            waited_ms = min(max(wall_ms - (since_ms or wall_ms), 0), patience_ms)
+            self.add(seq, steady_ms + patience_ms - waited_ms)
 
     def add(self, seq: int, patience_until_ms: int) -> None:
         """Remember one that has just been postponed, and until when others wait for it."""
         if len(self._seqs) < _MOST:
             self._seqs[seq] = patience_until_ms
+            self._seen_seq = -1
 
     async def hurry(self, now_ms: int) -> None:
         """Let those be tried at once that hold up what brings their row, and in time those that hold up anything.
 
         now_ms: on the clock that entries wait by, as `patience_until_ms`.
         """
-        if not self._seqs:
-            return
+        newest = self._store.last_seq
+        if not self._seqs or (newest == self._seen_seq and now_ms < min(self._seqs.values())):
+            return  # nothing was put behind one of them, and nobody's patience is over
+        self._seen_seq = newest
         waiting = await self._store.read(queries.UNMATCHED.sql, (json.dumps(list(self._seqs)),))
         self._seqs = {seq: self._seqs[seq] for seq, *_ in waiting}
         rows = []

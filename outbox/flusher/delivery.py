@@ -10,7 +10,7 @@ from outbox import logs
 from outbox.entry import Operation
 from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext, facts
-from outbox.flusher.orphans import PATIENCE_S, gives_up, lets_pass
+from outbox.flusher.orphans import PATIENCE_S, lets_pass
 from outbox.flusher.pauses import Pauses, key_of, keys_of, wider_than
 from outbox.flusher.read_back import conflicts, is_applied
 from outbox.flusher.refusal_runs import cause_of
@@ -111,10 +111,25 @@ class Delivery:
         verdict = judge(spec.operation, len(sent), outcome, own=own_duplicate(spec, sent), sent_bytes=len(request.body))
         if isinstance(verdict, Reject) and self._is_the_tables(sent[0], verdict.refusal):
             verdict = self._refused_run(verdict.refusal)
-        await self._learn(entries, verdict, turn)
+        # These two read back first, and learn then: a pause that the reading meets goes on from what it was.
+        if isinstance(verdict, Delivered) and self._needs_proof(outcome, len(sent)):
+            await self._prove(sent, outcome, turn)
+        elif isinstance(verdict, Retry) and spec.operation is Operation.UPDATE and verdict.refusal.code is None:
+            await self._unmatched(entries[0], verdict, turn)
+        else:
+            await self._learn(entries, verdict, turn)
+            await self._settle(entries, sent, superseded, verdict, outcome, turn)
+
+    async def _settle(
+        self,
+        entries: Sequence[Outgoing],
+        sent: Sequence[Outgoing],
+        superseded: Sequence[Outgoing],
+        verdict: Verdict,
+        outcome: Reply | Failure,
+        turn: int,
+    ) -> None:
         match verdict:
-            case Delivered() if self._needs_proof(outcome, len(sent)):
-                await self._prove(sent, outcome, turn)
             case Delivered():
                 await self._delivered(entries)
             case Split():
@@ -122,7 +137,7 @@ class Delivery:
             case Reject():
                 await self._reject(sent[0], superseded, verdict.refusal)
             case Retry():
-                await self._not_yet(entries, verdict.refusal, turn)
+                await self._retry(entries, verdict.refusal)
             case Pause() if len(sent) == 1 and self._is_stuck(sent[0], verdict, outcome):
                 hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
                 self._suspect(sent[0], proven=True)
@@ -159,6 +174,7 @@ class Delivery:
         if not isinstance(found, dict):
             await self._unproven(sent, found, turn)
             return
+        await self._learn(sent, Delivered(), turn)
         for entry in sent:
             if (refusal := found.get(entry.seq)) is not None:
                 await self._settlement.refused(entry, refusal, batch_rows=len(sent))
@@ -171,6 +187,7 @@ class Delivery:
         if isinstance(verdict, Pause) and (verdict.scope is Scope.EVERYTHING or not verdict.reason.needs_operator):
             await self._pause(sent, verdict, answer, turn)
             return
+        await self._learn(sent, Delivered(), turn)
         refusal = read_refusal(answer) if isinstance(answer, Reply) else Refusal(None, None, answer.said)
         if self._is_news("unreadable"):
             told = {"destination": self._lane.spec.destination}
@@ -228,27 +245,29 @@ class Delivery:
         await self._make_dead(entry, refusal)
         self._traffic.split([superseded])  # their winner is dead: they are what the destination gets
 
-    async def _unmatched(self, entry: Outgoing, refusal: Refusal, turn: int) -> None:
+    async def _unmatched(self, entry: Outgoing, answer: Retry, turn: int) -> None:
         """An update matched no row: an earlier try has applied it, or its row is not there."""
         spec, deadline_s = self._lane.spec, self._limits.request_deadline_s
         named = self._context.destinations(spec.destination)
         found = await is_applied(self._transport, spec, entry, named, deadline_s=deadline_s)
-        if found is True:
-            await self._delivered([entry])
-            return
         if not isinstance(found, bool):
             verdict = judge(Operation.INSERT, 2, found)
             if isinstance(verdict, Pause) and not verdict.reason.needs_operator:  # else: the role may not read it
                 await self._pause([entry], verdict, found, turn)
                 return
+        await self._learn([entry], Delivered() if found is True else answer, turn)
+        if found is True:
+            await self._delivered([entry])
+            return
+        refusal = answer.refusal
         behind, bringer = await self._store.behind(entry.seq)
-        since_ms = self._refused_since_ms(entry)
+        since_ms = self._context.refused_since_ms(entry)
         waited_s = 0.0 if since_ms is None else (self._context.steady_ms() - since_ms) / 1000
         passes = lets_pass(behind=behind, bringer=bringer, waited_s=waited_s)
         if passes and not await self._store.may_come(spec.destination, entry.seq):
             gone = replace(refusal, message=f"{refusal.message} (what stands behind it in its line goes on: gave up)")
             await self._settlement.refused(entry, gone)
-        elif self._is_orphaned(entry, await self._store.oldest_pending_seq()):
+        elif self._context.is_orphaned(entry, await self._store.oldest_pending_seq()):
             await self._make_dead(entry, replace(refusal, message=f"{refusal.message} (it never came: gave up)"))
         else:
             self._traffic.refusals += 1
@@ -258,16 +277,10 @@ class Delivery:
                 patience_ms = int((PATIENCE_S - waited_s) * 1000)
                 self._context.unmatched.add(entry.seq, self._context.steady_ms() + patience_ms)
 
-    async def _not_yet(self, entries: Sequence[Outgoing], refusal: Refusal, turn: int) -> None:
-        if self._lane.spec.operation is Operation.UPDATE and refusal.code is None:
-            await self._unmatched(entries[0], refusal, turn)
-        else:
-            await self._retry(entries, refusal)
-
     async def _retry(self, entries: Sequence[Outgoing], refusal: Refusal) -> None:
         self._traffic.refusals += len(entries)
         oldest = await self._store.oldest_pending_seq()
-        lost = [entry for entry in heads(entries) if self._is_orphaned(entry, oldest)]
+        lost = [entry for entry in heads(entries) if self._context.is_orphaned(entry, oldest)]
         for entry in lost:
             gone = f"{refusal.message} (its parent never came: gave up)"
             await self._make_dead(entry, replace(refusal, message=gone))
@@ -363,26 +376,6 @@ class Delivery:
         if cause is not None:
             self._traffic.refused(cause, entry.seq)
         await self._settlement.refused(entry, refusal, cause=cause)
-
-    def _is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
-        """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
-        return gives_up(
-            entry.attempts + 1,
-            since_ms=self._refused_since_ms(entry),
-            now_ms=self._context.steady_ms(),
-            earlier_pending=oldest_seq is not None and oldest_seq < entry.seq,
-            limit=self._limits.orphan_attempts,
-            after_s=self._limits.orphan_after_s,
-        )
-
-    def _refused_since_ms(self, entry: Outgoing) -> int | None:
-        return self._context.refusals.since_ms(
-            entry.seq,
-            entry.refused_since_ms,
-            wall_ms=self._context.clock.now_ms(),
-            steady_ms=self._context.steady_ms(),
-            after_s=self._limits.orphan_after_s,
-        )
 
     def _resize(self, rows: int, took_s: float | None) -> None:
         """Let the lane's next batch be larger, or, where `took_s` is None, smaller: this one may have been too much."""

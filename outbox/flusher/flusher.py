@@ -63,6 +63,7 @@ from outbox.errors import OutboxError, UsageError
 from outbox.flusher.context import FlusherContext, Limits
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
+from outbox.flusher.orphans import PATIENCE_S
 from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sentence
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.shell_rows import adopt
@@ -121,6 +122,9 @@ class Flusher:
         await self._pauses.load()
         await self._lanes.load()
         await self._context.home.load()
+        await self._context.unmatched.load(
+            wall_ms=self._clock.now_ms(), steady_ms=self._context.steady_ms(), patience_ms=int(PATIENCE_S * 1000)
+        )
         self._context.window.remember(await self._store.window_bytes())
 
     async def run(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 
 from outbox.entry import Destination, LaneSpec
@@ -15,11 +15,11 @@ from outbox.postgrest.stored import (
     equal_path,
     find,
     is_rounded,
+    named_row,
     neighbours_path,
     read_back_path,
     remote_id,
     rows_read,
-    shows,
     updated_path,
 )
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
@@ -74,7 +74,8 @@ async def conflicts(
         row = find(held, ids[entry.seq])
         columns = list[str]()
         if row is not None and entry.seq not in kept:
-            unlike = await _unlike(transport, spec, entry, row, deadline_s=deadline_s)
+            named = {spec.on_conflict: ids[entry.seq]}
+            unlike = await _unlike(transport, spec, named, entry.payload, row, deadline_s=deadline_s)
             if not isinstance(unlike, list):
                 return unlike
             columns = unlike
@@ -84,41 +85,49 @@ async def conflicts(
 
 
 async def _unlike(
-    transport: Transport, spec: LaneSpec, entry: Outgoing, row: Row, *, deadline_s: float
+    transport: Transport, spec: LaneSpec, named: Mapping[str, str], payload: str, row: Row, *, deadline_s: float
 ) -> list[str] | Reply | Failure:
-    """Return the columns in which `row` is another one than `entry`: as its texts say and PostgreSQL does not deny."""
-    sent, columns = json.loads(entry.payload, parse_float=Decimal), differing(entry.payload, row)
-    for number, column in enumerate(columns):
-        if is_rounded(sent[column], row.get(column)):
-            path, among = neighbours_path(spec, column), True
-        else:
-            asked = equal_path(spec, remote_id(spec, entry), column, entry.payload, row.get(column))
-            path, among = asked or "", False
-        if not path:
-            return columns[number:]
+    """Return the columns in which `row`, which has the values `named`, is not what was sent; or what was answered.
+
+    It is not if the texts say so and PostgreSQL does not deny it.
+    """
+    sent, unlike = json.loads(payload, parse_float=Decimal), list[str]()
+    for column in differing(payload, row):
+        among = is_rounded(sent[column], row.get(column))
+        path = neighbours_path(spec, column) if among else equal_path(spec, named, column, payload, row.get(column))
+        if path is None:
+            unlike.append(column)
+            continue
         answer = await transport.send(Request("GET", path, (), b"", _LONGEST_READING), deadline_s=deadline_s)
         rows = rows_read(answer)
         if rows is None:
-            if isinstance(answer, Reply) and 400 <= answer.status < 500 and read_refusal(answer).genuine:
-                return columns[number:]  # it cannot be compared: `json` and `point` have no equality
-            return answer
-        if not (is_rounded(sent[column], row.get(column), [each.get(column) for each in rows]) if among else rows):
-            return columns[number:]
-    return []
+            if not isinstance(answer, Reply) or answer.status >= 500 or not read_refusal(answer).genuine:
+                return answer
+            rows = []  # it cannot be compared: `json` and `point` have no equality
+        if not rows or (among and not is_rounded(sent[column], row.get(column), [each.get(column) for each in rows])):
+            unlike.append(column)
+    return unlike
 
 
 async def is_applied(
-    transport: Transport, spec: LaneSpec, entry: Outgoing, named: Destination, *, deadline_s: float
+    transport: Transport, spec: LaneSpec, entry: Outgoing, destination: Destination, *, deadline_s: float
 ) -> bool | Reply | Failure:
     """Return whether the row that the update `entry` names shows its values; or what was answered instead of a row.
 
-    False too if it names none by the unique columns of `named`. Nobody needs to remember which try had no known
+    False too if it names none by the unique columns of `destination`. Nobody needs to remember which try had no known
     outcome: whether the row has the values is what counts.
     """
-    for unique in (named.on_conflict, (named.key,)):
-        path = updated_path(spec, entry.match or "{}", unique) if unique else None
-        if path is not None:
-            answer = await transport.send(Request("GET", path, (), b"", _LONGEST_READING), deadline_s=deadline_s)
-            rows = rows_read(answer)
-            return answer if rows is None else shows(entry.payload, rows)
+    for unique in (destination.on_conflict, (destination.key,)):
+        named = named_row(entry.match or "{}", unique) if unique else None
+        if named is None:
+            continue
+        path = updated_path(spec, named)
+        answer = await transport.send(Request("GET", path, (), b"", _LONGEST_READING), deadline_s=deadline_s)
+        rows = rows_read(answer)
+        if rows is None:
+            return answer
+        if len(rows) != 1:
+            return False
+        unlike = await _unlike(transport, spec, named, entry.payload, rows[0], deadline_s=deadline_s)
+        return not unlike if isinstance(unlike, list) else unlike
     return False

@@ -67,19 +67,17 @@ def read_back_path(spec: LaneSpec, ids: Sequence[str]) -> tuple[str, int]:
     return f"{spec.destination}?{column}=in.({','.join(texts)})&select={spec.columns}", len(texts)
 
 
-def updated_path(spec: LaneSpec, match: str, unique: Sequence[str]) -> str | None:
-    """Return the path that reads the row of an update; None: `match` does not name it by its `unique` columns."""
+def named_row(match: str, unique: Sequence[str]) -> dict[str, str] | None:
+    """Return the values by which an update names its row; None: `match` does not hold the `unique` columns."""
     wanted = json.loads(match, parse_float=str, parse_int=str)
     values = [wanted.get(column) for column in unique]
-    if not all(isinstance(value, str) for value in values):
-        return None
-    filters = [f"{column}=eq.{quote(value, safe='')}" for column, value in zip(unique, values, strict=True)]
+    return dict(zip(unique, values, strict=True)) if all(isinstance(value, str) for value in values) else None
+
+
+def updated_path(spec: LaneSpec, named: Mapping[str, str]) -> str:
+    """Return the path that reads the row that an update names."""
+    filters = [f"{column}=eq.{quote(value, safe='')}" for column, value in named.items()]
     return f"{spec.destination}?{'&'.join(filters)}&select={spec.columns}"
-
-
-def shows(payload: str, rows: Sequence[Row]) -> bool:
-    """Return whether the row that an update names has its values: it was applied, whatever it matches by now."""
-    return len(rows) == 1 and all(same(value, rows[0].get(column)) for column, value in _read(payload).items())
 
 
 def rows_read(outcome: Reply | Failure) -> list[Row] | None:
@@ -110,17 +108,17 @@ def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int, columns
     return Refusal(status, "CONFLICT", words, details=_text(both))
 
 
-def equal_path(spec: LaneSpec, its_id: str, column: str, payload: str, held: object) -> str | None:
-    """Return the path that reads the row of `its_id` if its `column` equals what was sent; PostgreSQL compares.
+def equal_path(spec: LaneSpec, named: Mapping[str, str], column: str, payload: str, held: object) -> str | None:
+    """Return the path that reads the row with the values `named` if its `column` equals what was sent: PostgreSQL says.
 
-    It reads the value as the column's type, whatever the spelling. None: `held` is another value, or it cannot tell.
+    It reads the value as the column's type, in any spelling. None: `held` is another value, or it cannot tell.
     """
     sent = _read(payload)[column]
     literal = _literal(sent)
     if literal is None or held is None or (isinstance(held, int | Decimal) and isinstance(sent, int | Decimal)):
         return None
-    both = ",".join(f"{name}.eq.{_quoted(value)}" for name, value in ((spec.on_conflict, its_id), (column, literal)))
-    return f"{spec.destination}?and=({quote(both, safe=',.()')})&select={spec.on_conflict}"
+    asked = ",".join(f"{name}.eq.{_quoted(value)}" for name, value in (*named.items(), (column, literal)))
+    return f"{spec.destination}?and=({quote(asked, safe=',.()')})&select={','.join(named)}"
 
 
 def neighbours_path(spec: LaneSpec, column: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from outbox.flusher.context import Unmatched
 from outbox.flusher.orphans import lets_pass
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
 from outbox.testing import Failure, refused
-from tests.flusher.bench import Bench, Remote, flushing, table, then
+from tests.flusher.bench import Bench, Clock, Remote, flushing, table, then
 from tests.support import run_async
+from tests.test_counted_work import counted_hops
 
 ROW = {"id": "7", "qty": 1, "price": 2}
 
@@ -148,4 +151,71 @@ async def test_where_the_row_cannot_be_read_the_update_waits_and_an_outage_is_a_
         await bench.live(600)
         stats = await bench.stats()
         assert (stats.dead, stats.pending, stats.paused) == (0, 2, "overloaded")
+        assert len(bench.remote.requests) < 60  # its backoff grows, although each update itself is answered
         assert {table(request) for request in bench.remote.requests} == {"positions"}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["as it is", "control: a restart forgets them"])
+@run_async
+async def test_after_a_restart_too_others_wait_a_minute_and_not_a_whole_backoff(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not known:
+
+        async def nothing(*_: object, **__: object) -> None:
+            return None
+
+        monkeypatch.setattr(Unmatched, "load", nothing)
+    clock = Clock()
+    async with flushing(tmp_path, clock=clock) as bench:
+        await update(bench, 5)
+        await bench.live(1800)  # its backoff has grown to five minutes
+        await bench.until(lambda: clock.monotonic_s() % 600 > 330)
+        tries = len(bench.remote.requests)
+        await bench.until(lambda: len(bench.remote.requests) > tries)  # it was tried just now
+    async with flushing(tmp_path, clock=clock) as bench:
+        await update(bench, 6)
+        await bench.live(70)
+        assert ((await bench.entry(1))["state"] == "dead") is known
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@run_async
+async def test_in_strict_order_its_line_waits_behind_the_dead_update_for_an_operator(
+    strict: bool, tmp_path: Path
+) -> None:
+    async with flushing(tmp_path, strict_order=strict) as bench:
+        early = await update(bench, 5)
+        await upsert(bench)
+        await bench.live(120)
+        stats = await bench.stats()
+        assert (stats.dead, stats.pending, stats.delivered) == ((1, 1, 0) if strict else (1, 0, 1))
+        if strict:
+            await bench.outbox.discard(ids=[early.id], reason="it came too early")
+            await bench.idle()
+            assert (await bench.stats()).delivered == 1
+
+
+@run_async
+async def test_hundreds_of_unmatched_updates_cost_the_same_each_and_their_upserts_follow_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hops(count: int) -> float:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        async with flushing(folder) as bench:
+            with counted_hops(monkeypatch) as found:
+                puts = bench.outbox.put_nowait
+                await asyncio.gather(
+                    *(puts("positions", {"qty": 1}, operation="update", match={"id": str(n)}) for n in range(count))
+                )
+                await bench.idle()
+                rows = [{"id": str(number), "qty": 2} for number in range(count)]
+                await asyncio.gather(*(puts("positions", row, operation="upsert", on_conflict=("id",)) for row in rows))
+                started_s = bench.clock.monotonic_s()
+                stats = await bench.settled()
+            assert (stats.delivered, stats.dead) == (count, count)
+            assert bench.clock.monotonic_s() - started_s <= 60
+            return len(found) / count
+
+    assert await hops(300) <= 2 * await hops(30)

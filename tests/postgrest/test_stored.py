@@ -143,13 +143,13 @@ def test_what_a_column_rounds_is_compared_as_finely_as_the_column_is(
     ],
 )
 def test_postgresql_is_asked_whether_a_column_equals_what_was_sent(value: object, asked: str) -> None:
-    path = equal_path(SPEC, "1001", "qty", json.dumps({"qty": value}), "of the column's type")
+    path = equal_path(SPEC, {"ticket": "1001"}, "qty", json.dumps({"qty": value}), "of the column's type")
     assert unquote(path or "") == f'orders?and=(ticket.eq."1001",{asked})&select=ticket'
 
 
 @pytest.mark.parametrize(("value", "held"), [(None, "x"), ({"a": 1}, "x"), ("x", None), (1, 2), (1, Decimal("1.5"))])
 def test_of_nothing_json_and_two_numbers_it_is_not_asked(value: object, held: object) -> None:
-    assert equal_path(SPEC, "1001", "qty", json.dumps({"qty": value}), held) is None
+    assert equal_path(SPEC, {"ticket": "1001"}, "qty", json.dumps({"qty": value}), held) is None
 
 
 def test_a_path_holds_as_many_ids_as_a_url_may() -> None:

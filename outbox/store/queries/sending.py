@@ -186,6 +186,14 @@ UNMATCHED = Query(
     "100 for each",
 )
 
+LEFT_UNMATCHED = Query(
+    "the updates among what waits for its next try, at the start",
+    "select seq, refused_since_ms from (select seq, refused_since_ms, operation from outbox indexed by outbox_retrying"
+    " where state = 'pending' and waits = 'retry' limit ?) where operation = 'update'",
+    ("outbox_retrying (waits=?)",),
+    "the limit",
+)
+
 HURRY = Query(
     "try an update sooner that holds up its line",
     "update outbox set next_attempt_at_ms = ? where state = 'pending' and waits = 'retry' and seq = ?",
