@@ -414,21 +414,20 @@ async def _store_and_take_back(folder: Path, count: int, trades: list[int], chun
         assert await storage.prune_bars(keep_last=0) == count
 
 
-@pytest.mark.slow
-def test_a_hundred_thousand_bars_go_in_and_out_in_small_pieces_between_which_trades_are_put(
+def test_many_bars_go_in_and_out_in_small_pieces_between_which_trades_are_put(
     tmp_path: Path, chunks: dict[str, list[int]], encoded_at_once: list[int]
 ) -> None:
     """Counted, not timed. Measured beside it on two calm cores: stalls of 2 to 5 ms; a busy machine adds its own."""
     trades: list[int] = []
 
-    _store_and_take_back(tmp_path, 100_000, trades, chunks)
+    _store_and_take_back(tmp_path, 10_000, trades, chunks)
 
     assert max(encoded_at_once) == room.ENCODE_BARS
-    assert chunks["written"] == [room.WRITE_BARS] * 100
-    assert (sum(chunks["read"]), max(chunks["read"])) == (100_000, room.READ_BARS)
-    assert (sum(chunks["removed"]), max(chunks["removed"])) == (100_000, room.WRITE_BARS)
+    assert chunks["written"] == [room.WRITE_BARS] * 10
+    assert (sum(chunks["read"]), max(chunks["read"])) == (10_000, room.READ_BARS)
+    assert (sum(chunks["removed"]), max(chunks["removed"])) == (10_000, room.WRITE_BARS)
     # A put stands in the writer's line behind one chunk at the most.
-    assert len(set(trades)) > 50
+    assert len(set(trades)) > 5
     assert (room.ENCODE_BARS, room.WRITE_BARS, room.READ_BARS) == (100, 1000, 500)
 
 
