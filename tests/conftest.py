@@ -6,6 +6,7 @@ Nothing is started before a test names a fixture. `clean_remote` is the one to u
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ def no_key_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Listen, unless this process runs no test and only hears what its workers report: names of tests hold keys."""
     session.config.stash[_LATE] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so its children
     if not session.config.pluginmanager.hasplugin("dsession"):
         overheard.start()
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):

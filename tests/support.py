@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def run_async(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Let pytest call a coroutine function: it runs in an event loop of its own, for 60 seconds at the most."""
+    """Let pytest call a coroutine function: it runs in an event loop of its own, for 200 seconds at the most: it hangs."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         async def bounded() -> T:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(200):
                 return await test(*args, **kwargs)
 
         return asyncio.run(bounded())

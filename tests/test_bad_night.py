@@ -44,14 +44,12 @@ def played(tampered: dict[str, Count]) -> Played:
 
 
 @needs_shell
-@pytest.mark.timeout(240)
 def test_in_the_morning_all_is_at_the_remote_end_exactly_once(played: Played) -> None:
     assert played.count.exactly_once(), played.count
     assert played.count.fills >= 330
 
 
 @needs_shell
-@pytest.mark.timeout(240)
 def test_a_trade_that_is_missing_or_there_twice_would_be_found(played: Played, tampered: dict[str, Count]) -> None:
     """The control of the test above."""
     assert played.count.exactly_once()
@@ -60,7 +58,6 @@ def test_a_trade_that_is_missing_or_there_twice_would_be_found(played: Played, t
 
 
 @needs_shell
-@pytest.mark.timeout(240)
 def test_the_page_shows_what_the_night_has_shown(played: Played) -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     differing = page.differences(text, played.typed)

@@ -17,7 +17,6 @@ import pytest
 DEMO = Path(__file__).parents[1] / "scripts" / "demo"
 
 
-@pytest.mark.timeout(300)
 def test_two_kills_and_an_outage_lose_nothing_and_double_nothing() -> None:
     done = subprocess.run([sys.executable, str(DEMO)], capture_output=True, text=True, encoding="utf-8", timeout=280)
 

@@ -23,7 +23,6 @@ async def sent(env: Path) -> int:
         return (await outbox.drain(timeout=30)).delivered
 
 
-@pytest.mark.timeout(240)
 def test_the_file_that_it_writes_leads_a_bot_to_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SUPABASE_URL", "SUPABASE_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)

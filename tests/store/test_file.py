@@ -133,7 +133,7 @@ async def test_a_place_where_no_file_can_be_is_a_typed_error(place, tmp_path: Pa
     path = place(tmp_path)
     for _ in range(2):  # the second time shows that the first left no lock behind
         error = await raised(open_store(path, clock=SystemClock()))
-        assert type(error) is StoreError, repr(error)
+        assert isinstance(error, StoreError), repr(error)
 
 
 @pytest.mark.parametrize(

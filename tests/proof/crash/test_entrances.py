@@ -88,7 +88,6 @@ def test_an_entrance_loses_nothing_and_tells_nothing_twice(
     assert [number for number, times in rows.items() if times > 1] == [], "more than once in PostgreSQL"
 
 
-@pytest.mark.timeout(300)
 def test_control_without_the_fills_own_ids_telling_them_again_leaves_duplicates(
     tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
 ) -> None:

@@ -197,7 +197,6 @@ def check_file(file: Path, story: Story, remote_rows: int) -> None:
     assert len(left.dead) + left.counts["discarded"] <= refused <= len(left.dead) + len(story.of("given up", file))
 
 
-@pytest.mark.timeout(300)
 def test_sessions_are_as_they_were_last_put_whenever_their_bots_were_killed(
     tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
 ) -> None:
