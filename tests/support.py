@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def run_async(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Let pytest call a coroutine function: it runs in an event loop of its own, for 200 seconds at the most: it hangs."""
+    """Let pytest call a coroutine function: in an event loop of its own; after 200 seconds it hangs."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
