@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from outbox.columns import Column, Kind
-from outbox.entry import Operation, State, uuid_of
+from outbox.entry import Destination, Operation, State, uuid_of
 from outbox.errors import (
     ConfigError as ConfigError,
     DeadlinePassed as DeadlinePassed,
@@ -47,6 +47,7 @@ from outbox.errors import (
     UsageError as UsageError,
     WrongJournalMode as WrongJournalMode,
 )
+from outbox.futures import PutFuture
 from outbox.outbox import Outbox
 from outbox.puts import Transaction
 from outbox.settings import Settings
@@ -61,13 +62,16 @@ if TYPE_CHECKING:
     from outbox.bot.sessions import SessionEndReason, SessionManager
     from outbox.bot.supabase import SupabaseClient
     from outbox.bot.trades import PaperTrade, TradeLogger
+    from outbox.flusher.context import FlusherState
     from outbox.reads import ReadSource, Rows
+    from outbox.store.rows import StoredPause
 
 __version__ = "0.1.0"
 
 _WHEN_USED = {
     "BlockingOutbox": "outbox.blocking",
     "Event": "outbox.bot.models",
+    "FlusherState": "outbox.flusher.context",
     "LocalStorage": "outbox.bot.bars",
     "PaperTrade": "outbox.bot.trades",
     "ReadSource": "outbox.reads",
@@ -75,6 +79,7 @@ _WHEN_USED = {
     "Session": "outbox.bot.models",
     "SessionEndReason": "outbox.bot.sessions",
     "SessionManager": "outbox.bot.sessions",
+    "StoredPause": "outbox.store.rows",
     "SupabaseClient": "outbox.bot.supabase",
     "Trade": "outbox.bot.models",
     "TradeLogger": "outbox.bot.trades",
@@ -83,8 +88,10 @@ _WHEN_USED = {
 __all__ = [
     "BlockingOutbox",
     "Column",
+    "Destination",
     "DrainReport",
     "Event",
+    "FlusherState",
     "Handled",
     "Kind",
     "LocalStorage",
@@ -93,6 +100,7 @@ __all__ = [
     "OutboxError",
     "Outcome",
     "PaperTrade",
+    "PutFuture",
     "ReadSource",
     "Receipt",
     "Rows",
@@ -102,6 +110,7 @@ __all__ = [
     "Settings",
     "State",
     "Stats",
+    "StoredPause",
     "SupabaseClient",
     "Trade",
     "TradeLogger",

@@ -37,11 +37,11 @@ class Arguments(BaseModel):
 
 _SAID = {
     "extra_forbidden": "is unknown to this version",
-    "string_pattern_mismatch": "is no name of a table",
-    "string_type": "must be a text",
+    "string_pattern_mismatch": "is not the name of a table",
+    "string_type": "must be a string",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
-    "list_type": "must be a sequence of texts",
+    "list_type": "must be a sequence of strings",
 }
 
 

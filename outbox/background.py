@@ -41,7 +41,7 @@ class TaskState:
         self.tell(self)
         if (news := repeating.news(self.name, self.last_error)) is not None:
             facts = {"task": self.name, "error": self.last_error, **news}
-            logger.error("background task failed, it goes on", exc_info=error, extra=facts)
+            logger.error("background task failed and continues", exc_info=error, extra=facts)
 
 
 class Background:
@@ -122,6 +122,6 @@ async def _stop(part: Part, until_s: float) -> None:
     if task.done():
         await task
         return
-    logger.error("stopping took too long, a part is left as it is", extra={"part": part.name})
+    logger.error("stop deadline passed, a part still runs", extra={"part": part.name})
     task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else looks
     task.cancel()

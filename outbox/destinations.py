@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 
 from outbox import logs
 from outbox.clock import Clock
@@ -61,7 +62,8 @@ class Destinations:
         """Declare a destination; arguments and errors as `Outbox.register`."""
         if isinstance(on_conflict, str) or isinstance(integers, str) or isinstance(columns, str):
             raise ConfigError(
-                "must be a sequence of column names, not one text", field="on_conflict, integers, columns"
+                "on_conflict, integers and columns are sequences of column names, not one string",
+                field="on_conflict, integers, columns",
             )
         shipped = {column: known.kind for column, known in SHIPPED.get(name, {}).items()}
         told = (
@@ -81,6 +83,24 @@ class Destinations:
         )
         self._destinations[name] = destination
         return destination
+
+    def declare(self, destinations: Iterable[Destination]) -> None:
+        """Declare all of `destinations`, as `register` each. Raises ConfigError, InvalidEntry, InvalidQuery."""
+        for each in destinations:
+            if not isinstance(each, Destination):
+                raise ConfigError(
+                    f"destinations holds a {type(each).__name__} where a Destination is needed", field="destinations"
+                )
+            known = self.register(
+                each.name,
+                key=each.key,
+                on_conflict=each.on_conflict,
+                operation=each.operation,
+                integers=sorted(each.integers),
+                columns=sorted(each.columns),
+            )
+            if each.key_kind is not None:
+                self._destinations[each.name] = replace(known, key_kind=each.key_kind)
 
     def destination(self, name: str) -> Destination:
         """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""

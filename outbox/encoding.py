@@ -53,7 +53,7 @@ def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> En
     with at least one column.
     `where`: the destination, first part of every path. `integers`: columns in which integral floats and decimals
     become integers (1.0 → 1); other values there stay as they are, for the server to judge.
-    Raises InvalidEntry, whose `field` is the path: a column that is no plain SQL identifier, a value without an
+    Raises InvalidEntry, whose `field` is the path: a column that is not a plain SQL identifier, a value without an
     exact and unambiguous JSON form.
     """
     try:
@@ -81,7 +81,7 @@ def identifier(name: object, *, field: str) -> str:
     plain = str.__str__(name)  # A subclass may print as something else.
     if not _IDENTIFIER.fullmatch(plain):
         raise InvalidEntry(
-            f"{_shown(plain)} is no plain SQL identifier (ASCII letters, digits and underscores, no digit first,"
+            f"{_shown(plain)} is not a plain SQL identifier (ASCII letters, digits and underscores, no digit first,"
             " at most 63 characters)",
             field=field,
         )

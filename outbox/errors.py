@@ -2,12 +2,12 @@
 
 OutboxError
 ├── ConfigError             a setting cannot be used; nothing was opened or changed
-├── NotInstalled            this installation lacks a part of the library; no file was opened
-├── EntryError              what was put cannot be stored as asked; nothing was written
+├── NotInstalled            a file of the library is missing; no outbox file was opened
+├── EntryError              the row or an argument cannot be stored; nothing was written
 │   ├── InvalidEntry        a value, a name or a combination of arguments; carries `field`
 │   └── IdConflict          the id is stored already, with other data
 ├── DeadlinePassed          a call of a BlockingOutbox took too long and was cancelled; it put no entry
-├── UsageError              the call came from a place where it cannot work; nothing was written
+├── UsageError              the call was made where or when it cannot work; nothing was written
 │   ├── OutboxClosed        the outbox is closed, or was never opened
 │   ├── ForeignLoop         another event loop or thread than the one that opened it
 │   ├── ForkedProcess       a forked child of the process that opened it
@@ -19,7 +19,7 @@ OutboxError
 ├── StoreError              the local SQLite file; carries `path`
 │   ├── StoreInUse          another process has it open for writing; carries `pid`, `since`
 │   ├── StoreBusy           locked by another connection for too long; nothing was written
-│   ├── NotADatabase        the file is no SQLite database; it was not touched
+│   ├── NotADatabase        the file is not a SQLite database; it was not touched
 │   ├── WrongJournalMode    somebody else's database is not in WAL mode; it was not changed
 │   ├── NotDurable          SQLite did not grant WAL and synchronous=FULL; nothing was written
 │   ├── StoreTooNew         a newer version of this library wrote the file; it was not touched
@@ -27,12 +27,12 @@ OutboxError
 │   ├── StoreCorrupt        SQLite reports a damaged file
 │   ├── DiskFull            no space; nothing was written, putting the same id again is safe
 │   ├── OutboxFull          a configured bound is reached; nothing was written
-│   ├── StoreVanished       the file is not at its path any more, or another process has it too; carries `kept`, `ids`
-│   ├── UnsafePath          the file can be opened by a second path, where another lock would stand; nothing was opened
+│   ├── StoreVanished       the file was moved or replaced, or another process writes to it; carries `kept`, `ids`
+│   ├── UnsafePath          the file has a second path, beside which there would be a second lock; nothing was opened
 │   └── OutcomeUnknown      the commit failed in a way that may have stored the entry; carries `ids`
-├── InvalidRequest          an operator's request cannot be carried out as asked; nothing was changed; carries `field`
+├── InvalidRequest          an operator's request cannot be carried out; nothing was changed; carries `field`
 ├── SchemaError             the remote tables could not be made or changed; carries `file`, `code`
-├── InvalidQuery            a read cannot be asked like that; nothing was sent; carries `field`
+├── InvalidQuery            a read has an invalid argument; nothing was sent; carries `field`
 ├── Undecidable             a merged or local read would have to guess what PostgreSQL decides; carries `field`
 └── RemoteError             reading from the remote end failed; carries `status`, `code`
     └── Unreachable         no answer: the request may or may not have been carried out
@@ -40,6 +40,7 @@ OutboxError
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,11 @@ class ConfigError(OutboxError, ValueError):
 
 
 class NotInstalled(OutboxError):
-    """This installation lacks a part of the library, as a frozen program that left its data out; no file was opened."""
+    """A file of the library is missing, as in a frozen program without its data; no outbox file was opened."""
 
 
 class EntryError(OutboxError):
-    """What was put cannot be stored as asked; nothing was written."""
+    """The row, or an argument beside it, cannot be stored; nothing was written."""
 
 
 class InvalidEntry(EntryError, ValueError):
@@ -86,7 +87,7 @@ class IdConflict(EntryError):
 
     def __init__(self, id: str, destination: str) -> None:
         super().__init__(
-            f"id {id} of {destination!r} is stored already with other data; the first stays, this one was not written"
+            f"id {id} of {destination!r} is stored already with other data; that row stays, this one was not written"
         )
         self.id = id
         self.destination = destination
@@ -97,7 +98,7 @@ class DeadlinePassed(OutboxError, TimeoutError):
 
 
 class UsageError(OutboxError, RuntimeError):
-    """The call came from a place where it cannot work; nothing was written."""
+    """The call was made where or when it cannot work; nothing was written."""
 
 
 class OutboxClosed(UsageError):
@@ -147,14 +148,14 @@ class StoreError(OutboxError):
 class StoreInUse(StoreError):
     """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) tell whose it is.
 
-    here: it is this very process. A pid alone does not tell: each container has a process 1.
+    here: it is this process itself. A pid alone does not tell: each container has a process 1.
     """
 
     def __init__(self, *, path: Path, pid: int | None, since: str | None, here: bool = False) -> None:
         started = f" since {since}" if since else ""
         message = f"{path} is open for writing by {f'process {pid}' if pid else 'another process'}{started}"
         if here:
-            message = f"{path} is open already in this very process{started}: use that one, or await its close() first"
+            message = f"{path} is already open in this process{started}: use that outbox, or await its close() first"
         super().__init__(f"{message}; nothing was opened", path=path)
         self.pid = pid
         self.since = since
@@ -169,7 +170,7 @@ class StoreBusy(StoreError):
 
 
 class NotADatabase(StoreError):
-    """The file is no SQLite database; it was not touched."""
+    """The file is not a SQLite database; it was not touched."""
 
 
 class WrongJournalMode(StoreError):
@@ -192,12 +193,15 @@ class StoreCorrupt(StoreError):
     """SQLite reports a damaged file."""
 
 
-class DiskFull(StoreError):
+class DiskFull(StoreError, OSError):
     """No space left. Nothing was written, the entries `ids` neither; putting the same ids again is safe."""
+
+    errno = errno.ENOSPC
 
     def __init__(self, *, path: Path, ids: Sequence[str] = ()) -> None:
         super().__init__(
-            f"no space left for {path}; nothing was written: {_listed(ids)} (putting the same id again is safe)",
+            f"no space left on the disk of {path}; nothing was written: {_listed(ids)}."
+            " Make room, then put the same id again: it is safe",
             path=path,
         )
         self.ids = tuple(ids)
@@ -207,18 +211,17 @@ class OutboxFull(StoreError):
     """A configured bound is reached; nothing was written. `limit` is the bound, `field` its setting."""
 
     def __init__(self, *, path: Path, field: str, limit: int) -> None:
-        super().__init__(f"{path} is at its bound {field}={limit}; nothing was written", path=path)
+        super().__init__(f"{path} has reached its limit {field}={limit}; nothing was written", path=path)
         self.field = field
         self.limit = limit
 
 
 class StoreVanished(StoreError):
-    """The file was removed, moved or replaced under the running bot, or another process writes to it, too.
+    """The file was removed, moved or replaced under the running bot, or another process writes to it as well.
 
-    kept: where everything is that was acknowledged; None: nowhere, the message says what is left of it. ids: the
-    entries of this call. stored: whether they are in `kept`, so that putting the same id again stores one row; else
-    nothing was written of them. state: what has happened, without them. goes_on: whether
-    the next put works, since the file is back at its path.
+    kept: where all acknowledged rows are; None: nowhere, and the message says what is left. ids: the entries of this
+    call. stored: whether they are in `kept`; if not, nothing of them was written. state: what happened, without the
+    ids. goes_on: whether the next put works, because the file is back at its path.
     """
 
     def __init__(
@@ -227,8 +230,8 @@ class StoreVanished(StoreError):
         where = f"is in {kept}" if kept is not None else "could not be brought back"
         then = "the outbox goes on there" if goes_on else "nothing more is written before the outbox is opened again"
         self.state = f"{path} {what}; what was acknowledged {where}; {then}"
-        fate = "stored there, too" if stored and kept is not None else "lost" if stored else "nothing was written"
-        super().__init__(f"{self.state}; {_listed(ids)}: {fate} (putting the same id again stores one row)", path=path)
+        fate = "stored there as well" if stored and kept is not None else "lost" if stored else "nothing was written"
+        super().__init__(f"{self.state}; {_listed(ids)}: {fate}. Put the same id again: it is stored once", path=path)
         self.what = what
         self.kept = kept
         self.ids = tuple(ids)
@@ -255,8 +258,8 @@ class OutcomeUnknown(StoreError):
 
     def __init__(self, *, path: Path, ids: Sequence[str], waited_s: float) -> None:
         super().__init__(
-            f"{path} failed to commit for {waited_s:g} s; stored or not: {_listed(ids)}"
-            " (putting the same id again stores one row)",
+            f"commits to {path} failed for {waited_s:g} s; it is unknown whether this was stored: {_listed(ids)}."
+            " Put the same id again: it is stored once",
             path=path,
         )
         self.ids = tuple(ids)
@@ -269,7 +272,7 @@ class OutcomeUnknown(StoreError):
 
 
 class InvalidRequest(OutboxError, ValueError):
-    """What an operator asks for cannot be carried out as asked. `field` is the argument; nothing was changed."""
+    """An operator's request cannot be carried out. `field` is the argument; nothing was changed."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(f"{field}: {message}; nothing was changed")
@@ -289,7 +292,7 @@ class SchemaError(OutboxError):
 
 
 class InvalidQuery(OutboxError, ValueError):
-    """A read cannot be asked like that. `field` is the argument, such as `filters.symbol`; nothing was sent."""
+    """A read has an invalid argument. `field` is the argument, such as `filters.symbol`; nothing was sent."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(f"{field}: {message}; nothing was sent")
@@ -313,13 +316,15 @@ class RemoteError(OutboxError):
         self.code = code
 
 
-class Unreachable(RemoteError):
+class Unreachable(RemoteError, ConnectionError):
     """No answer arrived; the request may or may not have been carried out."""
 
 
 def _made_again(kind: type[OutboxError], *args: object) -> OutboxError:
     """Return an error without a call of its `__init__`: its message is composed already."""
-    return kind.__new__(kind, *args)
+    error = kind.__new__(kind, *args)
+    error.args = args  # an OSError takes them in its `__init__`
+    return error
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -99,7 +99,7 @@ class Reporter:
             await self._report(stopped=stopped, deadline_s=deadline_s)
         except OutboxError as error:  # the file is locked, or closed meanwhile
             if self._is_news():
-                logger.warning("health cannot be read, it is tried again", extra={"error": str(error)})
+                logger.warning("health cannot be read, retrying", extra={"error": str(error)})
         except Exception:
             logger.exception("health report failed")
 
@@ -143,7 +143,7 @@ class Reporter:
             case After.TRY_LATER:
                 if self._is_news():
                     status, code = _said(outcome)
-                    logger.warning("health not reported, it is tried again", extra={"status": status, "code": code})
+                    logger.warning("health not reported, retrying", extra={"status": status, "code": code})
             case After.GIVE_UP | After.WITHOUT_HEALTH:
                 self._given_up = True
                 status, code = _said(outcome)

@@ -43,7 +43,7 @@ def _log_unwatched(destination: str, id: str, repeating: logs.Repeating) -> Call
             return
         if (news := repeating.news("put_nowait", type(error).__name__)) is not None:
             facts = {"destination": destination, "id": id, "error": str(error), **news}
-            logger.error("put_nowait failed and nobody looked", extra=facts)
+            logger.error("put_nowait failed and its result was never read", extra=facts)
 
     return log
 
@@ -106,7 +106,7 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
             news = None if self._watched else self._repeating.news("put_threadsafe", type(error).__name__)
             if news is not None:
                 facts = {"destination": self._destination, "id": self.id, "error": str(error), **news}
-                logger.error("put_threadsafe failed and nobody looked", extra=facts)
+                logger.error("put_threadsafe failed and its result was never read", extra=facts)
             self.set_exception(error)
 
     def _take(self, put: asyncio.Future[Receipt]) -> None:

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from outbox import logs
 from outbox.background import Part, TaskState, ended, stop_in_time
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
+from outbox.entry import Destination
 from outbox.errors import ConfigError
 from outbox.futures import Waiting
 from outbox.opening import Opening, bounds, by_request, limits, log_opened
@@ -99,16 +100,31 @@ class Outbox(Puts, Looks, Operates):
         settings: Settings | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
+        destinations: Iterable[Destination] = (),
         wait_s: float = 0.0,
         clock: Clock | None = None,
         transport: Transport | None = None,
     ) -> Opening:
         """Open the outbox file for writing; create and migrate it if need be.
 
-        settings: else read from the environment and `.env`. path: instead of the settings'. wait_s: seconds to wait
-        for another process that has it open. clock, transport: instead of the machine's and Supabase's, for tests
-        (`outbox.testing`). Raises ConfigError, StoreInUse, and the StoreError that says what is wrong with the file.
+        Args:
+            settings: Where the file and the project are; read from the environment and `.env` unless given.
+            path: The file, in place of the settings' own.
+            destinations: Tables of yours, declared as by `register` before anything can be put.
+            wait_s: Seconds to wait for another process that has the file open.
+            clock: In place of the machine's, for tests (`outbox.testing`).
+            transport: In place of the connection to Supabase, for tests.
+
+        Returns:
+            What `await` and `async with` turn into the open outbox.
+
+        Raises:
+            ConfigError: A setting or a destination cannot be used; nothing was opened.
+            StoreInUse: Another process has the file open for writing; nothing was opened.
+            StoreError: The file cannot be used; the error says why, and what became of it.
         """
+
+        declared = tuple(destinations)
 
         async def start() -> Outbox:
             if not isinstance(settings, Settings | None):
@@ -121,12 +137,19 @@ class Outbox(Puts, Looks, Operates):
             given: dict[str, Any] = {} if path is None else {"path": path}
             # Reading .env is I/O, if only a little.
             chosen = await in_thread(Settings, **given) if settings is None else settings
-            return await cls._open(chosen, wait_s, clock or SystemClock(), transport)
+            return await cls._open(chosen, declared, wait_s, clock or SystemClock(), transport)
 
         return Opening(start)
 
     @classmethod
-    async def _open(cls, settings: Settings, wait_s: float, clock: Clock, transport: Transport | None) -> Outbox:
+    async def _open(
+        cls,
+        settings: Settings,
+        declared: Sequence[Destination],
+        wait_s: float,
+        clock: Clock,
+        transport: Transport | None,
+    ) -> Outbox:
         from outbox.admin.command_server import CommandServer
         from outbox.recovery.open import open_store
         from outbox.store.maintenance import Maintenance
@@ -147,6 +170,7 @@ class Outbox(Puts, Looks, Operates):
             await store.close()
             raise
         try:
+            outbox._destinations.declare(declared)
             await meta.keep_strict_order(store, settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.

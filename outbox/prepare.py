@@ -112,14 +112,14 @@ def _fitting(destination: Destination, id: str | None) -> str | None:
         except ValueError:
             text_key = f"register({destination.name!r}, columns={{{destination.key!r}: 'text'}})"
             raise InvalidEntry(
-                f"{id!r} is no UUID, which this column holds; write id=outbox.uuid_of({id!r}), the same UUID each"
+                f"{id!r} is not a UUID, which this column holds; write id=outbox.uuid_of({id!r}), the same UUID each"
                 f" time, or declare a text column: {text_key}",
                 field=field,
             ) from None
     if id is None:
         raise InvalidEntry("holds integers, so no id can be minted for it; put it into the row, or id=…", field=field)
     if not (_INTEGER.fullmatch(id) and -(2**63) <= int(id) < 2**63):
-        raise InvalidEntry(f"{id!r} is no integer, which this column holds", field=field)
+        raise InvalidEntry(f"{id!r} is not an integer, which this column holds", field=field)
     return id
 
 
@@ -209,11 +209,13 @@ def _upsert(
         raise InvalidEntry("must be a tuple of column names", field="on_conflict")
     deciding = tuple(on_conflict or destination.on_conflict)
     if not deciding:
-        raise InvalidEntry("an upsert needs the columns that decide", field="on_conflict")
+        raise InvalidEntry("an upsert needs its conflict columns: on_conflict=(…)", field="on_conflict")
     for column in deciding:
         identifier(column, field="on_conflict")
         if values.get(column) is None:
-            raise InvalidEntry("decides the upsert and must have a value", field=f"{destination.name}.{column}")
+            raise InvalidEntry(
+                "is a conflict column of the upsert and must have a value", field=f"{destination.name}.{column}"
+            )
     names = ",".join(deciding)
     spec = _sendable(LaneSpec(destination.name, Operation.UPSERT, names, ",".join(sorted(columns)), ordered=True))
     return Intent(spec, key or key_of_row([values[column] for column in deciding]), names, None)
@@ -223,14 +225,14 @@ def _update(
     destination: Destination, columns: Sequence[str], key: str | None, match: Mapping[str, object] | None
 ) -> Intent:
     if not match:
-        raise InvalidEntry("an update needs to say which rows", field="match")
+        raise InvalidEntry("an update needs match={…}: which rows", field="match")
     for column in match:
         identifier(column, field="match")
         if column in columns:
             # Sent a second time it would find nothing: its own first sending has changed what it looks for.
             raise InvalidEntry("is both matched and set; its replay would match nothing", field=f"match.{column}")
         if column in RESERVED:
-            raise InvalidEntry("is a word of PostgREST's own and cannot be matched", field=f"match.{column}")
+            raise InvalidEntry("is a reserved word of PostgREST and cannot be matched", field=f"match.{column}")
     text = encode_row(match, where="match").text
     values = json.loads(text)
     for column, value in values.items():
@@ -269,5 +271,5 @@ def as_id(value: object, field: str) -> str | None:
         return None
     text = str(value)
     if isinstance(value, _NO_ID) or not 1 <= len(text) <= _LONGEST_ID or not text.isprintable():
-        raise InvalidEntry(f"must be a text or an integer of 1 to {_LONGEST_ID} printable characters", field=field)
+        raise InvalidEntry(f"must be a string or an integer of 1 to {_LONGEST_ID} printable characters", field=field)
     return text

@@ -62,7 +62,7 @@ class Remote:
             except ConfigError as error:
                 if (news := self._repeating.news("unusable", str(error))) is not None:
                     facts = {"error": str(error), **news}
-                    logger.warning("new settings cannot be used, the old ones stay", extra=facts)
+                    logger.warning("new settings are invalid, keeping the old ones", extra=facts)
         return self.transport
 
     async def refresh(self) -> None:

@@ -65,7 +65,7 @@ def _connected(dsn: str) -> Iterator[Connection[Any]]:
     try:
         import psycopg
     except ImportError:
-        message = "this needs psycopg: python3 -m pip install 'durable-outbox[schema]'; nothing was changed"
+        message = "this needs the extra `schema`: python3 -m pip install 'psycopg[binary]'; nothing was changed"
         raise SchemaError(message) from None
     with _explained(dsn, None):
         # prepare_threshold: a pooler in transaction mode has no prepared statements.

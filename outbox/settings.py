@@ -1,4 +1,4 @@
-"""The only reader of the environment; the rooms below receive plain values."""
+"""The only reader of the environment; every other module receives plain values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
@@ -23,6 +23,38 @@ _PREFIX = "OUTBOX_"
 _LONGEST_SOURCE = 200
 _KEYS = ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
 _SECRETS = frozenset({*_KEYS, "supabase_key", "access_token"})
+
+
+class SettingsOptions(TypedDict, total=False):
+    """The arguments of `Settings`, for type checkers; the fields of that class say what they mean."""
+
+    path: str | os.PathLike[str]
+    supabase_url: str | None
+    supabase_key: str | SecretStr | None
+    batch_rows: int
+    batch_bytes: int
+    backoff_base_s: float
+    backoff_cap_s: float
+    pause_probe_s: float
+    request_deadline_s: float
+    requests_in_flight: int
+    poll_s: float
+    busy_timeout_s: float
+    transaction_limit_s: float
+    max_waiting: int
+    max_waiting_bytes: int
+    orphan_attempts: int
+    orphan_after_s: float
+    strict_order: bool | None
+    reserve_bytes: int
+    max_pending_rows: int | None
+    max_pending_bytes: int | None
+    retention_days: float
+    allow_insecure: bool
+    source: str | None
+    health_s: float
+    access_token: str | SecretStr | None
+    _env_file: str | os.PathLike[str] | None  # None: read no `.env`
 
 
 class Settings(BaseSettings):
@@ -48,58 +80,63 @@ class Settings(BaseSettings):
     supabase_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("SUPABASE_URL"),
-        description="the project's URL; without it rows stay pending",
+        description="the project's URL; rows stay pending without it",
     )
     supabase_key: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices(*_KEYS),
-        description="the project's secret key; without it rows stay pending",
+        description="the project's secret key; rows stay pending without it",
     )
-    batch_rows: int = Field(default=500, ge=1, le=10_000, description="rows in one request at the most")
-    batch_bytes: int = Field(default=1_000_000, ge=1_000, description="bytes in one request at the most")
+    batch_rows: int = Field(default=500, ge=1, le=10_000, description="the most rows in one request")
+    batch_bytes: int = Field(default=1_000_000, ge=1_000, description="the most bytes in one request")
     backoff_base_s: float = Field(default=0.5, gt=0, description="the first pause after a failure, before jitter")
     backoff_cap_s: float = Field(default=300.0, gt=0, description="the longest pause after failures")
-    pause_probe_s: float = Field(default=60.0, gt=0, description="how often to try when an operator is needed")
-    request_deadline_s: float = Field(default=30.0, gt=0, description="the longest that one request may take in all")
+    pause_probe_s: float = Field(default=60.0, gt=0, description="how often to retry while a pause needs an operator")
+    request_deadline_s: float = Field(default=30.0, gt=0, description="time limit for one request, from start to end")
     requests_in_flight: int = Field(
-        default=4, ge=1, le=32, description="requests under way at once; one more for a table that has none"
+        default=4, ge=1, le=32, description="the most concurrent requests; a table without one gets one more"
     )
-    poll_s: float = Field(default=1.0, gt=0, description="how often to look for rows that a shell put in")
-    busy_timeout_s: float = Field(default=5.0, gt=0, description="how long to wait for a locked or failing file")
-    transaction_limit_s: float = Field(default=2.0, gt=0, description="how long transaction() may hold the writer")
-    max_waiting: int = Field(default=10_000, ge=1, description="puts without a caller that may wait for their commit")
-    max_waiting_bytes: int = Field(default=67_108_864, ge=1, description="the same in bytes of their payloads")
+    poll_s: float = Field(default=1.0, gt=0, description="how often to look for rows that a shell inserted")
+    busy_timeout_s: float = Field(default=5.0, gt=0, description="how long a put waits for a locked or failing file")
+    transaction_limit_s: float = Field(default=2.0, gt=0, description="time limit for a transaction() block")
+    max_waiting: int = Field(
+        default=10_000, ge=1, description="the most put_nowait and put_threadsafe calls that wait for their commit"
+    )
+    max_waiting_bytes: int = Field(default=67_108_864, ge=1, description="the same limit, in bytes of payload")
     orphan_attempts: int = Field(
-        default=10, ge=1, description="refusals of a row whose parent is missing before it may be given up"
+        default=10, ge=1, description="give up a row whose parent is missing after this many refusals"
     )
-    orphan_after_s: float = Field(default=86_400.0, gt=0, description="and the shortest time before that")
+    orphan_after_s: float = Field(
+        default=86_400.0, gt=0, description="give up such a row no earlier than this after its first refusal"
+    )
     strict_order: bool | None = Field(
         default=None,
-        description="a dead entry holds back what comes after it under the same key; unset: as the file was last told",
+        description="a dead entry holds back later entries of its key; unset: what the file was last opened with",
     )
     reserve_bytes: int = Field(
-        default=8_388_608, ge=0, description="disk space held back, for delivering on a full disk; 0: none"
+        default=8_388_608, ge=0, description="disk space reserved so that a full disk can still drain; 0: none"
     )
     max_pending_rows: int | None = Field(
-        default=None, ge=1, description="pending rows from which on a put is refused; unset: no bound"
+        default=None, ge=1, description="refuse puts while this many rows are pending; unset: no limit"
     )
     max_pending_bytes: int | None = Field(
-        default=None, ge=1, description="the same in bytes of their payloads; unset: no bound"
+        default=None, ge=1, description="refuse puts while this many bytes of payload are pending; unset: no limit"
     )
     retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
-    allow_insecure: bool = Field(default=False, description="allow http:// to another machine than this one")
+    allow_insecure: bool = Field(default=False, description="allow http:// to other machines")
     source: str | None = Field(
         default_factory=lambda values: _source_of(values["path"]),
-        description="which bot this is: in each row here and there; the file's and the host's name unless set",
+        description="the bot's name, stored with each row; default: the names of the file and the host",
     )
     health_s: float = Field(
         default=60.0, ge=0, description="how often to report to the remote table outbox_health; 0: never"
     )
     access_token: SecretStr | None = Field(
-        default=None, description="a JWT of a role of your own, sent beside a publishable key"
+        default=None, description="a JWT for a role of your own, sent along with a publishable key"
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **options: Unpack[SettingsOptions]) -> None:
+        values = dict[str, Any](options)
         _hide(values)
         _refuse_unknown(values)
         try:
@@ -143,7 +180,7 @@ class Settings(BaseSettings):
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
-            raise ValueError("holds characters that no key has")
+            raise ValueError("has characters that no key has")
         return key
 
     @model_validator(mode="after")
@@ -154,7 +191,7 @@ class Settings(BaseSettings):
             parts = urlsplit(self.supabase_url)
             _ = parts.port  # raises for one that is no number or too large
         except ValueError:  # whose message quotes the URL, with the password that may stand in it
-            raise ValueError("supabase_url: is no URL") from None
+            raise ValueError("supabase_url: is not a URL") from None
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ValueError("supabase_url: must be like https://<project>.supabase.co")
         if parts.username or parts.password or parts.query or parts.fragment:

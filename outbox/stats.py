@@ -25,7 +25,7 @@ from outbox.store.rows import Notices, StoredPause
 from outbox.store.sidecar import Flushing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
     """What `drain` did. delivered: entries in this drain. pending, dead: entries now. seconds: how long it took.
 
@@ -41,7 +41,7 @@ class DrainReport:
     held_by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """The outbox at a glance. Counts are entries; ages are seconds; sizes are bytes."""
 

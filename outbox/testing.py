@@ -17,10 +17,23 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from outbox.postgrest.client import Request
+from outbox.clock import Clock
+from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.verdicts import Failure, Reply
 
-__all__ = ["Answer", "Failure", "FakeRemote", "ManualClock", "Reply", "ScriptedTransport", "accepted", "refused"]
+__all__ = [
+    "Answer",
+    "Clock",
+    "Failure",
+    "FakeRemote",
+    "ManualClock",
+    "Reply",
+    "Request",
+    "ScriptedTransport",
+    "Transport",
+    "accepted",
+    "refused",
+]
 
 Answer = Reply | Failure
 Script = Callable[[Request], Answer]

@@ -129,7 +129,7 @@ async def test_what_cannot_be_stored_is_refused_before_anything_is_written(path:
     assert count(path) == 0
 
 
-@pytest.mark.parametrize("row", [{"n": 1}, Receipt("a", 1), 4711])
+@pytest.mark.parametrize("row", [{"n": 1}, Receipt(id="a", seq=1), 4711])
 @run_async
 async def test_a_row_in_the_place_of_the_destination_is_told_which_comes_first(path: Path, row: Any) -> None:
     async with opened(path) as outbox:
@@ -152,7 +152,7 @@ async def test_the_same_id_again_is_one_row_and_another_row_under_it_is_refused(
         again = await outbox.put("fills", {"n": 1}, id="a")
         error = await raised(outbox.put("fills", {"n": 2}, id="a"))
         elsewhere = await outbox.put("notes", {"n": 2}, id="a")
-    assert again == Receipt("a", first.seq, duplicate=True)
+    assert again == Receipt(id="a", seq=first.seq, duplicate=True)
     assert isinstance(error, IdConflict)
     assert not elsewhere.duplicate
     assert payloads(path) == [{"n": 1}, {"n": 2}]
@@ -454,7 +454,7 @@ async def test_cancelling_a_close_does_not_leave_the_file_half_closed(path: Path
         closing.cancel()
         await asyncio.wait({closing})
         await outbox.close()
-        assert future.result()
+        assert future.result().seq
     assert count(path) == 12
     async with opened(path):
         """The lock is free."""
@@ -909,7 +909,7 @@ async def test_what_a_transaction_has_put_is_a_duplicate_the_next_time(path: Pat
             first = await tx.put("fills", {"n": 1}, id="a")
             await tx.put("fills", {"n": 2})
         assert not first.duplicate  # control
-        assert await outbox.put("fills", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
+        assert await outbox.put("fills", {"n": 1}, id="a") == Receipt(id="a", seq=first.seq, duplicate=True)
         assert not (await outbox.put("fills", {"n": 1}, id="b")).duplicate
 
 

@@ -47,7 +47,7 @@ async def test_no_thread_to_be_had_ends_no_task_and_is_told_and_counted(
             assert outbox._maintenance is not None
             state = outbox._maintenance.background.state
             await clock.advance_until(lambda: state.failures >= 2, step_s=30)
-        told = [record for record in caplog.records if record.msg == "background task failed, it goes on"]
+        told = [record for record in caplog.records if record.msg == "background task failed and continues"]
         assert {record.levelno for record in told} == {logging.ERROR}
         stats = await outbox.stats()
         assert failures(stats)["maintenance"] >= 2

@@ -231,7 +231,7 @@ async def test_a_file_that_answers_no_more_is_left_and_stays_locked(
     await asyncio.sleep(0)
     with caplog.at_level(logging.ERROR):
         await outbox.close()
-    assert "stopping took too long, a part is left as it is part=file" in caplog.text
+    assert "stop deadline passed, a part still runs part=file" in caplog.text
     with pytest.raises((OutcomeUnknown, OutboxClosed)):
         await put
     with pytest.raises(StoreInUse):

@@ -66,7 +66,7 @@ async def test_an_id_that_is_stored_already_needs_no_room(tmp_path: Path) -> Non
     """A put that is repeated after OutcomeUnknown must not hear that nothing was written."""
     async with opened(tmp_path / "bot.db", max_pending_rows=1) as outbox:
         first = await outbox.put("fills", {"n": 1}, id="a")
-        assert await outbox.put("fills", {"n": 1}, id="a") == Receipt("a", first.seq, duplicate=True)
+        assert await outbox.put("fills", {"n": 1}, id="a") == Receipt(id="a", seq=first.seq, duplicate=True)
         assert isinstance(await raised(outbox.put("fills", {"n": 2}, id="a")), IdConflict)
         assert isinstance(await raised(outbox.put("fills", {"n": 2}, id="b")), OutboxFull)
         async with outbox.transaction() as tx:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def settings(path: str | Path = "bot.db", **more: str) -> Settings:
+def settings(path: str | Path = "bot.db", **more: Any) -> Settings:
     return Settings(path=path, _env_file=None, **more)
 
 
@@ -61,7 +62,7 @@ async def test_an_empty_file_that_somebody_touched_is_new_too(tmp_path: Path, ca
 @run_async
 async def test_opening_again_without_close_names_that_cause() -> None:
     async with Outbox.open(settings()) as outbox:
-        with pytest.raises(StoreInUse, match="open already in this very process") as caught:
+        with pytest.raises(StoreInUse, match="is already open in this process") as caught:
             await Outbox.open(settings())
         assert "close()" in str(caught.value)
         await outbox.put("events", {"n": 1})  # the first one goes on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ async def test_the_first_of_two_that_tell_the_same_fill_stays(path: Path) -> Non
         async with outbox.transaction() as tx:
             told.append(await tx.put("fills", {"price": 1.1, "at": 5}, id="x-1", if_exists="keep"))
             told += await tx.put_many("fills", [{"price": 1.1, "at": 6}], ids=["x-1"], if_exists="keep")
-        assert told == [first._replace(duplicate=True)] * 5
+        assert told == [replace(first, duplicate=True)] * 5
         with pytest.raises(IdConflict):  # control: nobody said to keep it
             await outbox.put("fills", {"price": 1.1, "at": 7}, id="x-1")
     assert rows(path, "select payload ->> 'at' from outbox") == [(1,)]

@@ -105,7 +105,8 @@ async def a_bad_key(folder: Path) -> object:
 
 
 async def an_unknown_name(folder: Path) -> object:
-    return Settings(supabase_kye="x", supabase_key=KEY, access_token=KEY, _env_file=None)
+    wrong: dict[str, Any] = {"supabase_kye": "x"}
+    return Settings(**wrong, supabase_key=KEY, access_token=KEY, _env_file=None)
 
 
 def with_key(folder: Path, port: int = 9, **more: Any) -> Settings:

@@ -173,7 +173,7 @@ def test_a_known_name_is_not_warned_about(monkeypatch: pytest.MonkeyPatch, caplo
 
 def test_an_unknown_argument_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="did you mean batch_rows") as caught:
-        Settings(bacth_rows=3)
+        Settings(bacth_rows=3)  # type: ignore[call-arg]
     assert caught.value.field == "bacth_rows"
 
 

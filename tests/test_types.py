@@ -17,7 +17,8 @@ RIGHT = """
 from concurrent.futures import Future
 from typing import assert_type
 
-from outbox import BlockingOutbox, Outbox, Receipt, Rows, Settings, Stats
+from outbox import BlockingOutbox, Destination, FlusherState, Outbox, PutFuture, Receipt, Rows, Settings, Stats
+from outbox import StoredPause
 from outbox.blocking import LocalStorage, SessionManager, SupabaseClient, TradeLogger
 
 
@@ -28,7 +29,12 @@ class Price:
 async def use(outbox: Outbox) -> None:
     assert_type(await outbox.put("trades", {"n": 1}, operation="upsert", on_conflict=("n",)), Receipt)
     outbox.register_type(Price, str)
-    await (await Outbox.open(path="bot.db")).close()
+    assert_type(outbox.put_nowait("trades", {"n": 1}), PutFuture)
+    assert_type(outbox.destination("trades"), Destination)
+    stats = await outbox.stats()
+    assert_type(stats.flusher, FlusherState)
+    assert_type(stats.pauses, tuple[StoredPause, ...])
+    await (await Outbox.open(path="bot.db", destinations=[Destination("orders", key="order_id")])).close()
 
 
 assert_type(BlockingOutbox.open(Settings(), wait_s=1.0), BlockingOutbox)
@@ -51,7 +57,7 @@ with BlockingOutbox(path="bot.db", call_timeout_s=5.0) as outbox:
     assert_type(LocalStorage(outbox).cache_bars("EURUSD", [{"time": 1.0}], "H1"), int)
 """
 
-SET_UP = "from outbox import BlockingOutbox, Outbox\nfrom outbox.blocking import TradeLogger\n"
+SET_UP = "from outbox import BlockingOutbox, Outbox, Settings\nfrom outbox.blocking import TradeLogger\n"
 WRONG = {
     "a typo in the operation": """async def a(outbox: Outbox) -> None:
     await outbox.put('trades', {}, operation='upsrt')""",
@@ -66,6 +72,9 @@ WRONG = {
     tx.put('trades', {}, operation='upsrt')""",
     "a typo in a twin": "TradeLogger(BlockingOutbox(), 's').log_real_trade({}, tx=1)",
     "a typo at opening": "BlockingOutbox.open(pat='bot.db')",
+    "a typo in a setting": "Settings(pathh='bot.db')",
+    "a setting of another type": "Settings(batch_rows='many')",
+    "a tuple of a receipt": "receipt: tuple[str, int, bool] = BlockingOutbox().put('trades', {})",
 }
 
 

@@ -64,7 +64,7 @@ class CommandServer:
         except (OutboxError, OSError) as error:  # the next look may find it fixed
             words = f"{type(error).__name__}: {error}"
             if (news := self._repeating.news("failed", words)) is not None:
-                logger.warning("inbox cannot be served, it is tried again", extra={"error": words, **news})
+                logger.warning("inbox unavailable, retrying", extra={"error": words, **news})
         await self._clock.wait(self._stop, self._poll_s)
 
     async def _look(self) -> None:

@@ -44,7 +44,10 @@ async def requeue(
         seqs = [entry.seq for entry in entries if entry.seq not in refused]
         await connection.execute(queries.REVIVE.sql, (json.dumps(seqs),))
         await note(connection, seqs, now_ms=now_ms, event="requeued", message="forced" if force else None)
-        return [Handled(entry.id, entry.destination, refused.get(entry.seq, Outcome.REQUEUED)) for entry in entries]
+        return [
+            Handled(id=entry.id, destination=entry.destination, outcome=refused.get(entry.seq, Outcome.REQUEUED))
+            for entry in entries
+        ]
 
     return await _in_steps(transact, which, work)
 
@@ -57,7 +60,7 @@ async def discard(transact: Transact, which: Selection, *, now_ms: int, reason: 
         await connection.execute(queries.TAKE_OUT.sql, (now_ms, json.dumps(seqs)))
         await connection.execute(queries.GIVE_UP.sql, (now_ms, json.dumps(seqs)))
         await note(connection, seqs, now_ms=now_ms, event="discarded", message=reason)
-        return [Handled(entry.id, entry.destination, Outcome.DISCARDED) for entry in entries]
+        return [Handled(id=entry.id, destination=entry.destination, outcome=Outcome.DISCARDED) for entry in entries]
 
     return await _in_steps(transact, which, work)
 
@@ -81,7 +84,9 @@ async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Ha
     found, unknown = await _named(transact, which.ids)
     for start in range(0, len(found), STEP):
         handled += await transact(_named_step(which, found[start : start + STEP], work))
-    return _without_namesakes(which, handled) + [Handled(each, None, Outcome.UNKNOWN_ID) for each in unknown]
+    return _without_namesakes(which, handled) + [
+        Handled(id=each, destination=None, outcome=Outcome.UNKNOWN_ID) for each in unknown
+    ]
 
 
 def _without_namesakes(which: Selection, handled: list[Handled]) -> list[Handled]:
@@ -133,7 +138,7 @@ def _named_step(
         refused = [(entry, why) for entry in entries if (why := which.refuses(entry)) is not None]
         meant = [entry for entry in entries if which.refuses(entry) is None]
         handled = await work(connection, meant) if meant else []
-        return handled + [Handled(entry.id, entry.destination, why) for entry, why in refused]
+        return handled + [Handled(id=entry.id, destination=entry.destination, outcome=why) for entry, why in refused]
 
     return step
 

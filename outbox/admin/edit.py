@@ -57,14 +57,14 @@ async def edit(
         rows = list(await connection.execute_fetchall(queries.MENDABLE.sql, (its_id,)))
         found = _candidates(rows, lanes, destination)
         if not found:
-            return [Handled(its_id, destination, Outcome.UNKNOWN_ID)]
+            return [Handled(id=its_id, destination=destination, outcome=Outcome.UNKNOWN_ID)]
         if len(found) > 1:
             raise InvalidRequest(f"{len(found)} tables have an entry {its_id}; say which", field="destination")
         if was is not None and was != fingerprint(found[0].entry.payload):
-            return [Handled(its_id, found[0].selected.destination, Outcome.CHANGED_SINCE)]
+            return [Handled(id=its_id, destination=found[0].selected.destination, outcome=Outcome.CHANGED_SINCE)]
         how = _How(now_ms, force=force, pending=pending, sending=sending())
         outcome = await _edited(connection, found[0], text, how)
-        return [Handled(its_id, found[0].selected.destination, outcome)]
+        return [Handled(id=its_id, destination=found[0].selected.destination, outcome=outcome)]
 
     return await transact(work)
 
@@ -129,7 +129,7 @@ class _Renaming:
                 outcome = Outcome.UNCHANGED if text is None else await _edited(connection, found, text, self.how)
             except InvalidEntry:  # before anything of it was written
                 outcome = Outcome.UNFIT
-            handled.append(Handled(found.entry.id, found.entry.destination, outcome))
+            handled.append(Handled(id=found.entry.id, destination=found.entry.destination, outcome=outcome))
         return handled
 
 

@@ -165,7 +165,7 @@ def _request(file: Path, name: str) -> Request | None:
             return Request(name, action, arguments)
     with contextlib.suppress(FileNotFoundError):
         file.rename(_unused(file.with_suffix(_UNREADABLE)))
-        logger.warning("operator's request set aside: it cannot be understood", extra={"request": name})
+        logger.warning("operator's request not understood, set aside", extra={"request": name})
     return None
 
 
@@ -179,7 +179,7 @@ def _check_trust(place: Path, store: Path) -> None:
     """Whoever may write into the folder may discard entries: only the bot's user, the file's owner, and root."""
     facts = place.lstat()
     if not stat.S_ISDIR(facts.st_mode):
-        raise PermissionError(0, "the inbox is no folder", str(place))
+        raise PermissionError(0, "the inbox is not a folder", str(place))
     if os.name == "nt":
         return
     mine = facts.st_uid in (os.geteuid(), store.resolve().stat().st_uid, 0)

@@ -21,7 +21,7 @@ from outbox.store.selection import STEP, Selection
 from outbox.store.store import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResendReport:
     """What a resend came to. resent: pending again; after a dry run: would be. superseded, updates: left out, and why.
 
@@ -52,7 +52,13 @@ async def resend(store: Store, which: Selection, *, now_ms: int, dry_run: bool =
     for start in range(0, len(found), STEP):
         counts += await store.transact(_Step(found[start : start + STEP], now_ms, dry_run=dry_run))
     destinations = {name: number for name, number in sorted(counts.items()) if not name.startswith("-")}
-    return ResendReport(sum(destinations.values()), counts["-superseded"], counts["-updates"], destinations, dry_run)
+    return ResendReport(
+        resent=sum(destinations.values()),
+        superseded=counts["-superseded"],
+        updates=counts["-updates"],
+        destinations=destinations,
+        dry_run=dry_run,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def renamed(payload: str, names: Mapping[str, str]) -> str | None:
         return None
     for old, new in names.items():
         if old in values and new in values:
-            raise InvalidEntry(f"is there already, beside {old!r}", field=f"payload.{new}")
+            raise InvalidEntry(f"exists already, next to {old!r}", field=f"payload.{new}")
     texts = {names.get(name, name): encode_value(value, where=name) for name, value in values.items()}
     return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "}"
 
@@ -129,14 +129,14 @@ def _object(text: str) -> dict[str, Any]:
     except InvalidEntry:
         raise
     except (ValueError, RecursionError) as error:
-        raise InvalidEntry(f"is no JSON: {error}", field="payload") from error
+        raise InvalidEntry(f"is not JSON: {error}", field="payload") from error
     if not isinstance(found, dict):
         raise InvalidEntry("must be a JSON object: { ... }", field="payload")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise InvalidEntry(f'{name} is no JSON; the text "{name}" is what PostgreSQL reads', field="payload")
+    raise InvalidEntry(f'{name} is not JSON; the string "{name}" is what PostgreSQL reads', field="payload")
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise InvalidEntry("stands there twice", field=f"payload.{name}")
+            raise InvalidEntry("appears twice", field=f"payload.{name}")
         found[name] = value
     return found
 

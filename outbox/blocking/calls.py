@@ -144,7 +144,7 @@ class Calls:
         if ids or commits:
             return OutcomeUnknown(path=self._path, ids=ids, waited_s=limit_s)
         if closed:
-            return OutboxClosed("the outbox was closed before the call came to its end; it put no entry")
+            return OutboxClosed("the outbox was closed during the call; it put no entry")
         return DeadlinePassed(f"the call took longer than {limit_s:g} s and was cancelled; it put no entry")
 
 

@@ -7,7 +7,7 @@ import atexit
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial, wraps
 from types import TracebackType
@@ -17,7 +17,7 @@ from outbox import logs
 from outbox.blocking.calls import Calls, Held, Twin, blocking, calling_context, deadline, passed, shown, standing_in
 from outbox.blocking.life import Life
 from outbox.clock import Clock
-from outbox.entry import PutOptions
+from outbox.entry import Destination, PutOptions
 from outbox.errors import OutboxClosed, OutboxError
 from outbox.futures import ThreadFuture
 from outbox.outbox import Outbox
@@ -87,9 +87,12 @@ class BlockingOutbox(Twin[Outbox]):
     Where a framework gives hooks instead of blocks: `outbox = BlockingOutbox.open(path="bot.db")`, `outbox.close()`.
     Its thread runs the flusher. The methods are `Outbox`'s.
 
-    settings, path, wait_s, clock, transport: as `Outbox.open`. call_timeout_s: seconds that each call may take, unless
-    `with outbox.deadline(…)` says otherwise. A call that put something raises OutcomeUnknown then, with the ids, which
-    may be put again; any other DeadlinePassed. An outbox belongs to its process: open one in the worker.
+    An outbox belongs to its process: open one in the worker.
+
+    Args:
+        settings, path, destinations, wait_s, clock, transport: As `Outbox.open`.
+        call_timeout_s: Seconds that each call may take, unless `with outbox.deadline(…)` says otherwise. A call that
+            put something raises OutcomeUnknown then, with the ids, which may be put again; any other DeadlinePassed.
     """
 
     def __init__(
@@ -97,12 +100,16 @@ class BlockingOutbox(Twin[Outbox]):
         settings: Settings | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
+        destinations: Iterable[Destination] = (),
         wait_s: float = 0.0,
         call_timeout_s: float = 30.0,
         clock: Clock | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self._opening = lambda: Outbox.open(settings, path=path, wait_s=wait_s, clock=clock, transport=transport)
+        declared = tuple(destinations)
+        self._opening = lambda: Outbox.open(
+            settings, path=path, destinations=declared, wait_s=wait_s, clock=clock, transport=transport
+        )
         self._opening_s = call_timeout_s + wait_s
         self._call_timeout_s = call_timeout_s
         self._pid = os.getpid()

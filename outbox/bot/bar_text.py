@@ -50,27 +50,27 @@ def time_ms(value: object, field: str) -> int:
     try:
         number = float("nan") if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise InvalidEntry(f"no time: {type(value).__name__}", field=field) from None
+        raise InvalidEntry(f"not a time: {type(value).__name__}", field=field) from None
     milliseconds = number if abs(number) >= _MILLISECONDS_FROM else number * 1000
     if not abs(milliseconds) < FOREVER_MS:  # a NaN, too
-        raise InvalidEntry("no time in seconds or milliseconds since 1970", field=field)
+        raise InvalidEntry("not a time in seconds or milliseconds since 1970", field=field)
     return math.floor(milliseconds)
 
 
 def _parsed(text: str, field: str) -> datetime:
     # fromisoformat takes thirteen digits, which are milliseconds, for a date and a time of day.
     if text.strip().isdigit():
-        raise InvalidEntry("a text of digits only may mean anything; give a number, or 2026-01-31T12:00", field=field)
+        raise InvalidEntry("digits alone are ambiguous; give a number, or 2026-01-31T12:00", field=field)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidEntry("a text that is no ISO 8601 time, such as 2026-01-31T12:00:00Z", field=field) from None
+        raise InvalidEntry("a string that is not an ISO 8601 time, such as 2026-01-31T12:00:00Z", field=field) from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _moment_ms(moment: datetime, field: str) -> int:
     if moment != moment:
-        raise InvalidEntry("no time: NaT", field=field)
+        raise InvalidEntry("not a time: NaT", field=field)
     if moment.utcoffset() is None:
         raise InvalidEntry("a datetime without a time zone; use datetime(…, tzinfo=UTC)", field=field)
     return (moment - _EPOCH) // _MILLISECOND

@@ -152,7 +152,7 @@ class LocalStorage:
         stay, the newest. Raises InvalidEntry: neither is given; StoreError.
         """
         if older_than is None and keep_last is None:
-            raise InvalidEntry("give older_than or keep_last: what may go?", field="prune_bars")
+            raise InvalidEntry("give older_than or keep_last", field="prune_bars")
         oldest_ms = self._cutoff_ms(older_than)
         kept = None if keep_last is None else _count(keep_last, "keep_last")
         removed = 0
@@ -240,7 +240,7 @@ class LocalStorage:
     def clear_pending(self) -> NoReturn:
         """Raise UsageError: an entry leaves by being delivered, or by an operator's `outbox discard` with a reason."""
         raise UsageError(
-            "nothing is cleared by hand: entries leave the outbox when they are delivered; nothing was removed."
+            "clear_pending does nothing: entries leave the outbox when they are delivered; nothing was removed."
             " Drop the call; to give up an entry that Supabase refuses, use `outbox discard`"
         )
 
@@ -287,9 +287,9 @@ async def _as_texts(bars: Iterable[Mapping[str, Any]]) -> list[tuple[Sequence[in
 
 def _check_series(symbol: str, timeframe: str) -> None:
     if not isinstance(symbol, str) or not symbol:
-        raise InvalidEntry("must be a text", field="symbol")
+        raise InvalidEntry("must be a string", field="symbol")
     if not isinstance(timeframe, str):
-        raise InvalidEntry("must be a text", field="timeframe")
+        raise InvalidEntry("must be a string", field="timeframe")
 
 
 def _count(value: int, field: str) -> int:

@@ -125,7 +125,7 @@ def names(symbols: Iterable[str]) -> tuple[str, ...]:
         or not isinstance(symbols, Iterable)
         or not all(isinstance(name, str) for name in known)
     ):
-        raise InvalidEntry("must be a list of texts", field="symbols")
+        raise InvalidEntry("must be a list of strings", field="symbols")
     return known
 
 

@@ -74,10 +74,10 @@ class TradeLogger:
         pnl: Number | None,
         pnl_pips: Number | None,
         hmm_state: int | None,
+        *,
         commission: Number | None = 0,
         comment: str | None = "",
         is_paper: bool = False,
-        *,
         id: object = None,
         tx: AnyTransaction | None = None,
     ) -> Receipt:

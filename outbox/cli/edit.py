@@ -104,7 +104,7 @@ def edit(
         outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
         outcome = None if outcome is Outcome.IS_PENDING else outcome
         if found is None or outcome is not None:
-            facts = report([Handled(its_id, destination, outcome or Outcome.UNKNOWN_ID)])
+            facts = report([Handled(id=its_id, destination=destination, outcome=outcome or Outcome.UNKNOWN_ID)])
             raise typer.Exit(tell(where, "edit", "this command", facts, timeout, as_object=as_object))
         with _text(found.entry, source, names) as (new, kept):
             if not _confirmed(where, found, new, yes=yes, as_object=as_object):

@@ -48,7 +48,7 @@ def _serve(where: Path, port: int, *, browser: bool) -> None:
     try:
         from outbox.web.server import serve
     except ModuleNotFoundError as error:
-        hint = "python3 -m pip install 'durable-outbox[inspect]'"
+        hint = "python3 -m pip install 'datasette<0.66'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
     console = formatting.console()
 

@@ -242,9 +242,9 @@ class Pauses:
         if before is None:
             logger.warning("sending paused", extra=told)
         elif verdict.reason.needs_operator and not Reason(before.stored.reason).needs_operator:
-            logger.warning("sending stays paused, and now needs you", extra=told)
+            logger.warning("sending still paused, needs an operator", extra=told)
         else:
-            logger.info("sending stays paused", extra=told)
+            logger.info("sending still paused", extra=told)
         met = {**(before.met if before else {}), lane.number: lane}
         await self._stand(key, verdict.reason, verdict.refusal, before, wait_s, tried=turn if wait_s else 0, met=met)
         return key
@@ -377,7 +377,7 @@ class Pauses:
             logger.warning("sending resumed", extra={**what, **more})
         for (scope, subject), pause in narrower.items():
             told = {"scope": scope.value, "subject": subject, "reason": pause.stored.reason}
-            logger.warning("sending stays paused where it failed", extra=told)
+            logger.warning("sending still paused where it failed", extra=told)
         if over and backlog:
             self._backlog = _Backlog(self._store.last_seq, backlog, now_ms)
 

@@ -46,9 +46,9 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
             files.give(part.path, like=source)
             part.publish()
     except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error.strerror}; there is no backup", path=target) from error
+        raise StoreError(f"{target} cannot be written: {error.strerror}; no backup was made", path=target) from error
     except database.SqliteError as error:
-        raise StoreError(f"the copy of {source} failed: {error}; there is no backup", path=source) from error
+        raise StoreError(f"the copy of {source} failed: {error}; no backup was made", path=source) from error
     entries = sum(sum(states.values()) for states in counts.values())
     return Copied(target, files.file_bytes(target), entries, counts)
 
@@ -118,11 +118,11 @@ def _checked(copy: sqlite3.Connection, told: dict[str, dict[str, int]], part: Pa
     """Return the entries by destination and state. Raises StoreError: damaged, or not as many as the source says."""
     complaints = [str(row[0]) for row in copy.execute("pragma integrity_check(3)")]
     if complaints != ["ok"]:
-        raise StoreError(f"the copy is damaged ({'; '.join(complaints)}); there is no backup", path=part)
+        raise StoreError(f"the copy is damaged ({'; '.join(complaints)}); no backup was made", path=part)
     found = _nested(copy.execute("select destination, state, count(*) from outbox group by 1, 2").fetchall())
     here = {name: {state: n for state, n in states.items() if state in _HERE} for name, states in told.items()}
     if _without_nothing(found) != _without_nothing(here):
-        raise StoreError(f"the copy holds {found}, the file says {here}; there is no backup", path=part)
+        raise StoreError(f"the copy holds {found}, the file says {here}; no backup was made", path=part)
     return found
 
 

@@ -61,7 +61,7 @@ def checked_folder(folder: str | os.PathLike[str]) -> Path:
     """Return `folder` as a path. Raises InvalidRequest: it is none."""
     home = Path(folder)
     if not home.is_dir():
-        raise InvalidRequest(f"{home} is no folder", field="folder")
+        raise InvalidRequest(f"{home} is not a folder", field="folder")
     return home
 
 
@@ -251,7 +251,7 @@ def _time(value: object, field: str) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InvalidEntry("is no text", field=field)
+        raise InvalidEntry("is not a string", field=field)
     moment = datetime.fromisoformat(value)
     try:
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).astimezone(UTC)

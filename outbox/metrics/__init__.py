@@ -22,7 +22,7 @@ from typing import assert_never
 try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
 except ModuleNotFoundError as error:
-    hint = "outbox.metrics needs the extra `otel`: python3 -m pip install 'durable-outbox[otel]'"
+    hint = "outbox.metrics needs the extra `otel` of durable-outbox: python3 -m pip install opentelemetry-api"
     raise ModuleNotFoundError(hint, name=error.name) from error
 
 from outbox import logs
@@ -83,7 +83,7 @@ class _Instruments:
             try:
                 found = list(figure.read(watched))
             except OutboxError as error:  # the others are still told
-                logger.warning("figure cannot be read", extra={"figure": figure.name, "error": str(error)})
+                logger.warning("metric cannot be read", extra={"figure": figure.name, "error": str(error)})
                 continue
             for value, attributes in found:
                 yield Observation(value, {"outbox.name": watched.name, **attributes})

@@ -20,7 +20,10 @@ try:
     from opentelemetry.sdk.metrics import MeterProvider
     from prometheus_client import CollectorRegistry, start_http_server
 except ModuleNotFoundError as error:
-    hint = "outbox.metrics.prometheus needs the extra `prometheus`: python3 -m pip install 'durable-outbox[prometheus]'"
+    hint = (
+        "outbox.metrics.prometheus needs the extra `prometheus` of durable-outbox:"
+        " python3 -m pip install --pre opentelemetry-exporter-prometheus"
+    )
     raise ModuleNotFoundError(hint, name=error.name) from error
 
 from outbox.errors import ConfigError

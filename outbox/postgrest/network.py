@@ -97,12 +97,12 @@ def _checked(variable: str, value: str) -> Proxy:
         shown = f"{parts.scheme}://[{host}]" if ":" in (host or "") else f"{parts.scheme}://{host}"
         if parts.scheme not in _PROXY_SCHEMES:
             known = "http:// or https://"
-            raise Misconfigured(f"{variable}: {parts.scheme}:// is no kind of proxy that can be used; {known} is")
+            raise Misconfigured(f"{variable}: {parts.scheme}:// is not a supported kind of proxy; use {known}")
         if not host or not url.isascii() or not url.isprintable() or " " in url:
-            raise Misconfigured(f"{variable}: is no URL of a proxy, such as http://proxy.example:3128")
+            raise Misconfigured(f"{variable}: is not the URL of a proxy, such as http://proxy.example:3128")
         httpx.Proxy(url)
     except (ValueError, httpx.InvalidURL):  # whose message may quote it
-        raise Misconfigured(f"{variable}: is no URL of a proxy, such as http://proxy.example:3128") from None
+        raise Misconfigured(f"{variable}: is not the URL of a proxy, such as http://proxy.example:3128") from None
     if parts.scheme.startswith("socks"):
         try:
             import_module("socksio")  # httpx's own way to find out

@@ -130,7 +130,7 @@ def _table(name: str) -> str:
     try:
         return identifier(name, field="table")
     except InvalidEntry:
-        raise InvalidQuery("is no plain SQL identifier", field="table") from None
+        raise InvalidQuery("is not a plain SQL identifier", field="table") from None
 
 
 def _selected(select: str) -> str:

@@ -122,7 +122,7 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
         if said is not None:
             raise StoreCorrupt(f"{path} is damaged: {said}", path=path)
         told = {"path": str(path), "error": facts.damage}
-        logger.warning("damage met in the last run is gone", extra=told)
+        logger.warning("damage reported in the last run is gone", extra=told)
     salt = probe.wal_salt(path)
     exists = files.wal_path(path).exists()
     mark = before.mark_of(main.file)
@@ -171,7 +171,7 @@ def _written_down(write: Callable[[], None]) -> None:
     try:
         write()
     except OSError as error:  # a full disk must not keep the bot from what it has
-        logger.warning("lock's sidecar cannot be written", extra={"error": str(error.strerror)})
+        logger.warning("lock sidecar cannot be written", extra={"error": str(error.strerror)})
 
 
 # ------------------------------------------------------------------------------------------ the lock, and cancellation
@@ -215,4 +215,4 @@ async def _undone(work: asyncio.Future[T], undo: Callable[[T], Awaitable[None]])
     try:
         await undo(work.result())
     except Exception:  # whoever was cancelled is to hear of that
-        logger.exception("cancelled opening not undone")
+        logger.exception("cleanup after a cancelled open failed")

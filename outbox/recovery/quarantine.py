@@ -34,7 +34,7 @@ def set_aside(path: Path, error: StoreError, facts: Facts | None, *, now_ms: int
         raise StoreCorrupt(reason, path=path) from error
     moved = _renamed(path, now_ms=now_ms)
     told = {"path": str(path), "error": str(error), "quarantined": str(moved)}
-    logger.error("damaged file set aside, a new outbox begun", extra=told)
+    logger.error("damaged file set aside, new outbox started", extra=told)
     return moved
 
 

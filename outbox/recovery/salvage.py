@@ -152,7 +152,7 @@ class _DamagedFile:
         """Return what this file has of the columns; one of an older version has fewer."""
         there = self._columns_of("outbox")
         if "payload" not in there:
-            raise StoreError(f"{self._path} holds no outbox that can be read; it was not changed", path=self._path)
+            raise StoreError(f"{self._path} is not an outbox that can be read; it was not changed", path=self._path)
         return [name for name in _COLUMNS if name in there]
 
     def _columns_of(self, table: str) -> set[str]:

@@ -122,7 +122,7 @@ class Capacity:
         if self._reserve.make():
             self.short = False
             facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
-            logger.warning("room on the disk again, puts are admitted", extra=facts)
+            logger.warning("disk has room again, puts are accepted", extra=facts)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         """Do `work` in a thread. A folder that allows no reserve must not keep anybody from putting."""

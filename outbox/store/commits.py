@@ -189,7 +189,7 @@ class Commits:
             await self.connection.close()
         except database.SqliteError as error:
             if (news := self.repeating.news("not closed", str(error))) is not None:
-                logger.warning("closing after a failed sync failed", extra={"error": str(error), **news})
+                logger.warning("close after a failed sync failed", extra={"error": str(error), **news})
         self._watch.forget()
         self.connection = await database.connect(
             self._path, readonly=False, busy_timeout_s=self._busy_timeout_s, look=self._watch.look
@@ -229,7 +229,7 @@ class Commits:
             self._capacity.changed.set()  # the housekeeper writes it down
         told = {"path": str(self._path), "gone": ", ".join(sorted(f"{self._path.name}{part.value}" for part in gone))}
         if goes_on and not lost:
-            logger.error("files beside the database were removed, all is in order again", extra=told)
+            logger.error("files beside the database were removed, now restored", extra=told)
             return
         logger.error("database file vanished", extra={**told, "kept": str(kept), "goes_on": goes_on})
         found = StoreVanished(

@@ -330,7 +330,7 @@ async def _settle_wal(connection: aiosqlite.Connection) -> None:
         if classify_error(error) is not ErrorClass.FULL:
             raise
         # What is in the WAL stays there; a full disk must not keep the flusher from what it can deliver.
-        logger.warning("disk full, the WAL stays as it is")
+        logger.warning("disk full, WAL left in place")
 
 
 async def no_numbers(connection: aiosqlite.Connection, path: Path) -> StoreError | None:
@@ -359,6 +359,6 @@ def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:
         case ErrorClass.CORRUPT:
             return StoreCorrupt(f"{path} is damaged: {error}", path=path)
         case ErrorClass.NOT_A_DATABASE:
-            return NotADatabase(f"{path} is no SQLite database; it was not touched", path=path)
+            return NotADatabase(f"{path} is not a SQLite database; it was not touched", path=path)
         case ErrorClass.AMBIGUOUS | ErrorClass.OTHER:
             return StoreError(f"{path}: {error}", path=path)

@@ -108,7 +108,7 @@ class Block:
         if not self.open:
             raise self._over()
         if minted and self._next_seq is not None:
-            receipt = Receipt(entry.id, self._next_seq)
+            receipt = Receipt(id=entry.id, seq=self._next_seq)
             self._gathered.append((entry, spec))
             self._noted([receipt])
             if len(self._gathered) >= queries.STEP:

@@ -213,7 +213,7 @@ def _opened(sidecar: Path, *, like: Path) -> int:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
         os.close(descriptor)
-        raise OSError(0, "it is no plain file, or has a second name; remove it while no bot runs")
+        raise OSError(0, "it is not a plain file, or has a second name; remove it while no bot runs")
     return descriptor
 
 

@@ -74,7 +74,7 @@ class Maintenance:
             raise
         except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
             if (news := self._repeating.news("failed", str(error))) is not None:
-                logger.warning("keeping house failed, it is tried again", extra={"error": str(error), **news})
+                logger.warning("maintenance failed, retrying", extra={"error": str(error), **news})
         hindered = replace(self.notices, files_lost_ms=None) != Notices()
         await self._clock.wait(self._store.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
 
@@ -132,7 +132,7 @@ class Maintenance:
                 pruned += removed
         finally:
             if pruned and (news := self._repeating.news("pruned early")) is not None:
-                logger.warning("delivered entries pruned before their time", extra={"rows": pruned, **news})
+                logger.warning("delivered entries pruned early", extra={"rows": pruned, **news})
             self._notice(reserve_released_ms=self._store.capacity.short)
 
     # ------------------------------------------------------------------------------------------ a long WAL

@@ -53,7 +53,7 @@ async def insert_all(
         fresh += cursor.rowcount
     ((after,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
     if fresh == len(entries) == after - before:
-        return [Receipt(entry.id, seq) for seq, entry in enumerate(entries, before + 1)]
+        return [Receipt(id=entry.id, seq=seq) for seq, entry in enumerate(entries, before + 1)]
     # Some were there already, or a trigger of the bot's own came in between.
     found = await stored(connection, entries)
     receipts: list[Receipt] = []
@@ -74,9 +74,9 @@ async def _at_once(connection: aiosqlite.Connection, entries: Sequence[Entry], w
         return None
     places = range(writer.last_seq + 1, writer.last_seq + 1 + len(entries))
     if cursor.lastrowid == places[-1] and cursor.rowcount == len(entries):
-        return [Receipt(entry.id, seq) for entry, seq in zip(entries, places, strict=True)]
+        return [Receipt(id=entry.id, seq=seq) for entry, seq in zip(entries, places, strict=True)]
     found = await stored(connection, entries)  # others came in between
-    return [Receipt(entry.id, found[number][0]) for number, entry in enumerate(entries)]
+    return [Receipt(id=entry.id, seq=found[number][0]) for number, entry in enumerate(entries)]
 
 
 async def placed(connection: aiosqlite.Connection, ready: Placed, lanes: dict[LaneSpec, int]) -> list[Entry]:

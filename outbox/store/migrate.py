@@ -106,7 +106,7 @@ async def _check_names(connection: aiosqlite.Connection, made: set[str], path: P
 
 def _name_is_taken(path: Path, what: str) -> StoreError:
     return StoreError(
-        f"{path} has a table, view or index of its own that is called like one of the outbox ({what});"
+        f"{path} has a table, view or index of its own with the name of one of the outbox's own ({what});"
         " it was not changed. Rename that one, or give the outbox a file of its own",
         path=path,
     )
@@ -155,7 +155,10 @@ def check(done: dict[int, str], steps: Sequence[Migration], path: Path) -> None:
         )
     for version, checksum in done.items():
         if shipped_sums.get(version) != checksum:
-            raise MigrationChanged(f"{path} was made with another text of migration {version:04}", path=path)
+            raise MigrationChanged(
+                f"{path} was made with another text of migration {version:04}; it was not touched",
+                path=path,
+            )
 
 
 async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, *, now_ms: int) -> None:

@@ -59,7 +59,7 @@ class ReadOnlyStore(Reader):
         except database.SqliteError as error:
             raise database.named(error, self.path) from error
         if not done:
-            raise StoreError(f"{self.path} holds no outbox; it was not touched", path=self.path)
+            raise StoreError(f"{self.path} is not an outbox; it was not touched", path=self.path)
         check(done, await in_thread(shipped), self.path)
 
     async def overtaken(self) -> bool:
@@ -89,7 +89,7 @@ async def look(path: Path, work: Callable[[ReadOnlyStore], Awaitable[T]], *, bus
                 return found
         finally:
             await observer.close()
-    raise StoreError(f"{path} was opened and closed by others all the time; try again", path=path)
+    raise StoreError(f"{path} was opened and closed by other processes all the time; try again", path=path)
 
 
 def is_file(path: Path) -> bool:
@@ -100,7 +100,7 @@ def is_file(path: Path) -> bool:
     try:
         there, file = path.exists(), path.is_file()
     except OSError as error:  # a folder above it may not be entered
-        raise StoreError(f"{path} cannot be looked at: {error.strerror}", path=path) from error
+        raise StoreError(f"{path} cannot be read: {error.strerror}", path=path) from error
     if there and not file:
         raise StoreError(f"{path} is a folder or a device, no file; it was not touched", path=path)
     return there
@@ -110,4 +110,4 @@ def _check_readable(path: Path) -> None:
     if not is_file(path):
         raise StoreError(f"{path} does not exist; nothing was created", path=path)
     if not os.access(path, os.R_OK):
-        raise StoreError(f"{path} may not be read by this user: look as the bot's own", path=path)
+        raise StoreError(f"{path} cannot be read by this user: run this as the bot's user", path=path)

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiosqlite
 
@@ -17,7 +17,8 @@ from outbox.errors import DiskFull, IdConflict, OutcomeUnknown, StoreBusy, Store
 from outbox.store import queries
 
 
-class Receipt(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
     """What a put returns. id: the idempotency key. seq: the place in the outbox. duplicate: it was there already."""
 
     id: str
@@ -48,7 +49,7 @@ async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path)
     """Store one entry inside an open transaction. Raises IdConflict."""
     cursor = await connection.execute(queries.insert(1), entry)
     if cursor.rowcount == 1 and cursor.lastrowid is not None:
-        return Receipt(entry.id, cursor.lastrowid)
+        return Receipt(id=entry.id, seq=cursor.lastrowid)
     return receipt_of(entry, (await stored(connection, [entry])).get(0), path)
 
 
@@ -83,7 +84,7 @@ def receipt_of(
     same = digest == entry.digest or (says_the_same and another_line)
     if not same and (entry.if_exists != "keep" or operation != entry.operation):  # an update is no second telling
         raise IdConflict(entry.id, entry.destination)
-    return Receipt(entry.id, seq, duplicate=digest is None or after_seq is None or seq <= after_seq)
+    return Receipt(id=entry.id, seq=seq, duplicate=digest is None or after_seq is None or seq <= after_seq)
 
 
 @dataclass(slots=True)

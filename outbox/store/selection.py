@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
@@ -50,7 +51,8 @@ NOT_DEAD = {
 }
 
 
-class Handled(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handled:
     """An entry and what became of it. destination: None if nobody knows its id."""
 
     id: str
@@ -98,7 +100,7 @@ class Selection(Arguments):
     ) -> Self:
         """Return the selection that a caller's arguments mean. Raises InvalidRequest."""
         if isinstance(ids, str):
-            raise InvalidRequest("must be a sequence of ids, not one text", field="ids")
+            raise InvalidRequest("must be a sequence of ids, not one string", field="ids")
         choices = {"ids": None if ids is None else list(ids), "destination": destination, "code": code}
         return cls.of({**choices, "everything": everything}).checked()
 
@@ -150,7 +152,7 @@ class Selected(NamedTuple):
 def checked_reason(reason: object) -> str:
     """Return the reason of a discard without spaces around it. Raises InvalidRequest: it says nothing."""
     if not isinstance(reason, str) or not reason.strip():
-        raise InvalidRequest("say why these entries are given up", field="reason")
+        raise InvalidRequest("give the reason for discarding these entries", field="reason")
     if len(reason) > _LONGEST_REASON:
         raise InvalidRequest(f"is longer than {_LONGEST_REASON:,} characters", field="reason")
     if reason.encode(errors="replace").decode() != reason or "\0" in reason:

@@ -132,7 +132,7 @@ class Store(Reader):
             self.damage = str(error)
             self._lock.sidecar.update(damage=self.damage)
             told = {"path": str(self.path), "error": self.damage}
-            logger.error("damaged page met", extra=told)
+            logger.error("damaged page found", extra=told)
 
     def expect_own_tables(self) -> None:
         """Note that the bot is about to make a table of its own: a damaged file is not set aside from here on."""

@@ -315,7 +315,7 @@ class Writer:
         self.on_stored(self._last_seq)  # before anybody hears of it
         for number, (put, entry, seq) in enumerate(zip(group, entries, seqs, strict=True), 1):
             if not put.done.done():
-                put.done.set_result(Receipt(entry.id, seq))
+                put.done.set_result(Receipt(id=entry.id, seq=seq))
             if number % _WAKE_SLICE == 0:
                 await asyncio.sleep(0)
 
@@ -379,4 +379,4 @@ async def _mark_closed(connection: aiosqlite.Connection) -> None:
     try:
         await connection.execute(queries.FORGET_FACT.sql, ("open",))
     except _NOT_NOTED as error:
-        logger.warning("clean close could not be noted", extra={"error": str(error)})
+        logger.warning("clean close could not be recorded", extra={"error": str(error)})

@@ -142,7 +142,7 @@ def test_a_put_whose_deadline_passes_names_its_id_and_may_be_put_again(path: Pat
                 outbox.put("trades", {"n": 1})
             other.execute("rollback")
         assert caught.value.id is not None
-        assert "putting the same id again stores one row" in str(caught.value)
+        assert "Put the same id again: it is stored once" in str(caught.value)
         outbox.put("trades", {"n": 1}, id=caught.value.id)
     assert payloads(path) == [{"n": 0}, {"n": 1}]
 

@@ -85,7 +85,7 @@ def test_a_backup_overwrites_nothing_and_leaves_nothing_half_done(dead: Path) ->
     assert as_json("backup", folder / "none" / "x.db", "--path", dead)[0] == 3
     execute(dead, "update outbox_counts set entries = 7 where state = 'dead'")  # the file contradicts itself
     code, found = as_json("backup", folder / "wrong.db", "--path", dead)
-    assert (code, "there is no backup" in found["error"]) == (3, True)
+    assert (code, "no backup was made" in found["error"]) == (3, True)
     assert [file.name for file in folder.iterdir()] == ["taken.db"]
 
 

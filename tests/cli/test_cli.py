@@ -251,7 +251,7 @@ def test_status_refuses_a_file_that_is_no_database_in_one_line_and_leaves_it_alo
     done = run("status", "--path", notes)
 
     assert done.returncode == 3
-    assert done.stderr.splitlines() == [f"outbox: {notes} is no SQLite database; it was not touched"]
+    assert done.stderr.splitlines() == [f"outbox: {notes} is not a SQLite database; it was not touched"]
     assert notes.read_text() == "no database at all\n" * 100
 
 
@@ -262,7 +262,7 @@ def test_status_refuses_a_database_that_holds_no_outbox(tmp_path: Path) -> None:
     result = call("status", "--path", other)
 
     assert result.exit_code == 3
-    assert "holds no outbox" in result.stderr
+    assert "is not an outbox" in result.stderr
 
 
 def test_status_finds_the_file_that_the_environment_names(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

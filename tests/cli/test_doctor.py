@@ -485,7 +485,7 @@ def test_a_file_that_is_no_database_is_exit_code_3(tmp_path: Path) -> None:
     report = Report(notes, "--offline")
 
     assert report.code == 3
-    assert "no SQLite database; it was not touched" in report.bad()["file"][1]
+    assert "not a SQLite database; it was not touched" in report.bad()["file"][1]
 
 
 @pytest.mark.parametrize("thorough", [(), ("--thorough",)], ids=["quick", "thorough"])
@@ -633,4 +633,4 @@ def test_a_table_that_cannot_be_one_is_refused() -> None:
     result = call("--table", "trades?select=*")
 
     assert result.exit_code == 2
-    assert "no plain SQL identifier" in " ".join(result.output.split())
+    assert "not a plain SQL identifier" in " ".join(result.output.split())

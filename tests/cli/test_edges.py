@@ -56,7 +56,7 @@ def test_another_programs_file_is_not_touched(words: str, tmp_path: Path) -> Non
     code, _, complaints = said(*words.split(), "--path", path)
 
     assert (code, path.read_bytes()) == (3, before)
-    assert "holds no outbox; it was not touched" in complaints
+    assert "is not an outbox; it was not touched" in complaints
 
 
 def test_an_import_of_nothing_makes_no_file(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_text_is_not_to_be_put_into_wal_mode(tmp_path: Path) -> None:
 
     findings = as_json("doctor", "--offline", "--path", path)[1]["findings"]
 
-    assert "no SQLite database" in findings[0]["says"]
+    assert "not a SQLite database" in findings[0]["says"]
     assert not [each for each in findings if each["fix"] and ("pragma" in each["fix"] or "chmod" in each["fix"])]
 
 
@@ -99,7 +99,7 @@ def test_a_file_that_may_not_be_read_has_code_3(name: str, dead: Path, monkeypat
     code, _, complaints = said(name, "--path", dead)
 
     assert code == 3
-    assert "may not be read by this user: look as the bot's own" in complaints
+    assert "cannot be read by this user: run this as the bot's user" in complaints
 
 
 def test_whether_a_bot_runs_is_not_known_where_its_lock_may_not_be_read(

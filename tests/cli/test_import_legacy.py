@@ -87,7 +87,7 @@ def test_a_folder_that_is_none_is_exit_code_3_and_no_file_is_made(tmp_path: Path
     code, found = as_json(tmp_path / "nowhere", "--path", "bot.db")
 
     assert (code, found["exit_code"]) == (3, 3)
-    assert "is no folder; nothing was changed" in found["error"]
+    assert "is not a folder; nothing was changed" in found["error"]
     assert list(tmp_path.iterdir()) == []
 
 

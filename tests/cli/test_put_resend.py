@@ -64,7 +64,7 @@ def test_what_is_told_twice_is_stored_once(tmp_path: Path) -> None:
         pytest.param(["events", "7"], None, "row: must be a JSON object", id="no object"),
         pytest.param(["events"], '{"n": 1}\n[]\n', "line 2: must be a JSON object", id="no object in a line"),
         pytest.param(["events", "{}"], None, "at least one column", id="an empty row"),
-        pytest.param(["a b", '{"n": 1}'], None, "no plain SQL identifier", id="no table"),
+        pytest.param(["a b", '{"n": 1}'], None, "not a plain SQL identifier", id="no table"),
         pytest.param(["events", '{"n": 1}', "--operation", "delete"], None, "operation", id="no operation"),
         pytest.param(["fills", '{"n": 1}', "--keep"], None, "needs an id", id="keep of nothing"),
     ],

@@ -285,6 +285,6 @@ async def test_an_outage_that_comes_to_need_an_operator_is_a_warning_and_so_is_i
     said = [(record.levelname, record.msg) for record in caplog.records if "sending" in str(record.msg)]
     assert said == [
         ("WARNING", "sending paused"),
-        ("WARNING", "sending stays paused, and now needs you"),
+        ("WARNING", "sending still paused, needs an operator"),
         ("WARNING", "sending resumed"),
     ]

@@ -63,10 +63,10 @@ async def test_a_shells_upsert_and_update_keep_the_order_of_their_key(tmp_path: 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        pytest.param({"operation": "upsert"}, "columns that decide", id="an upsert decided by nothing"),
+        pytest.param({"operation": "upsert"}, "conflict columns", id="an upsert decided by nothing"),
         pytest.param({"payload": "{}"}, "empty row", id="an empty object"),
-        pytest.param({"payload": '{"a b":1}'}, "no plain SQL identifier", id="a column that is no name"),
-        pytest.param({"payload": '{"a;drop":1}'}, "no plain SQL identifier", id="a column that is SQL"),
+        pytest.param({"payload": '{"a b":1}'}, "not a plain SQL identifier", id="a column that is no name"),
+        pytest.param({"payload": '{"a;drop":1}'}, "not a plain SQL identifier", id="a column that is SQL"),
         pytest.param({"operation": "update"}, "which rows", id="an update of what"),
         pytest.param({"operation": "update", "match": "{}"}, "which rows", id="an update of everything"),
         pytest.param({"operation": "update", "match": "[1]"}, "JSON object", id="a match that is a list"),

@@ -27,7 +27,11 @@ NOW = datetime(2026, 1, 2, 10, tzinfo=UTC)
 
 @contextlib.asynccontextmanager
 async def opened(folder: Path, remote: SupabaseLite, **changes: Any) -> AsyncIterator[Outbox]:
-    values = {"supabase_url": remote.url, "supabase_key": remote.secret_key, "backoff_cap_s": 0.2} | changes
+    values: dict[str, Any] = {
+        "supabase_url": remote.url,
+        "supabase_key": remote.secret_key,
+        "backoff_cap_s": 0.2,
+    } | changes
     async with Outbox.open(Settings(path=folder / "bot.db", **values)) as outbox:
         yield outbox
 

@@ -126,7 +126,7 @@ def test_without_psycopg_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "psycopg", None)
     done = run("postgresql://nobody@192.0.2.1/x")
     assert done.exit_code == 3
-    assert "durable-outbox[schema]" in done.output
+    assert "pip install 'psycopg[binary]'" in done.output
 
 
 # ---------------------------------------------------------------------------------------------------- secrets

@@ -135,7 +135,7 @@ async def test_bars_are_read_back_and_those_cached_since_stay(tmp_path: Path) ->
         report = await import_legacy(outbox, tmp_path / "old")
 
         assert await storage.load_cached_bars("EURUSD") == [newer, *BARS[1:]]
-    assert (only(report).taken, only(report).known) == (4, 2)  # one is cached already, one stands there twice
+    assert (only(report).taken, only(report).known) == (4, 2)  # one is cached already, one appears twice
 
 
 @run_async
@@ -167,7 +167,7 @@ async def test_what_json_lacks_and_the_old_module_wrote_is_taken(tmp_path: Path)
 async def test_a_folder_without_old_files_is_no_error_and_one_that_is_not_there_is(tmp_path: Path) -> None:
     leave(tmp_path)
     assert await moved(tmp_path) == LegacyReport()
-    with pytest.raises(InvalidRequest, match="is no folder; nothing was changed"):
+    with pytest.raises(InvalidRequest, match="is not a folder; nothing was changed"):
         async with opened(tmp_path, ManualClock()) as outbox:
             await import_legacy(outbox, tmp_path / "elsewhere")
 
@@ -312,8 +312,8 @@ async def test_an_item_that_cannot_be_put_costs_none_of_its_neighbours(tmp_path:
     assert (file.taken, len(file.left)) == (2, len(bad))
     assert [left.why for left in file.left][:2] == [
         (
-            'destination: "no table" is no plain SQL identifier (ASCII letters, digits and underscores, no digit first,'
-            " at most 63 characters)"
+            'destination: "no table" is not a plain SQL identifier'
+            " (ASCII letters, digits and underscores, no digit first, at most 63 characters)"
         ),
         "trades: a row needs at least one column",
     ]
@@ -364,7 +364,7 @@ async def test_of_a_state_that_was_cut_short_what_is_whole_is_recovered(tmp_path
     ("state", "why"),
     [
         pytest.param({**STATE, "session_id": ""}, "session_id: is missing", id="no id"),
-        pytest.param({"last_heartbeat": 3, "session_id": "x"}, "last_heartbeat: is no text", id="another kind"),
+        pytest.param({"last_heartbeat": 3, "session_id": "x"}, "last_heartbeat: is not a string", id="another kind"),
         pytest.param({"session_id": "x"}, "start_time: is missing, and so is last_heartbeat", id="no time"),
         pytest.param({**STATE, "start_time": "soon"}, "no session to recover: Invalid isoformat", id="no date"),
         pytest.param("{", "session_id: is missing", id="nothing"),
@@ -374,7 +374,7 @@ async def test_of_a_state_that_was_cut_short_what_is_whole_is_recovered(tmp_path
         pytest.param(
             {**STATE, "last_heartbeat": "9999-12-31T23:59:59-01:00"}, "last_heartbeat: is outside", id="year 10000"
         ),
-        pytest.param({**STATE, "symbols": 5}, "symbols: must be a list of texts", id="symbols of another kind"),
+        pytest.param({**STATE, "symbols": 5}, "symbols: must be a list of strings", id="symbols of another kind"),
     ],
 )
 @run_async

@@ -171,8 +171,8 @@ async def test_the_same_id_and_data_at_once_are_one_row(tmp_path: Path) -> None:
         receipts = await asyncio.gather(*waiting)
         later = await store.put(*entry(1, id="same"))
 
-    assert receipts == [Receipt("same", 1), *[Receipt("same", 1, duplicate=True)] * 4]
-    assert later == Receipt("same", 1, duplicate=True)
+    assert receipts == [Receipt(id="same", seq=1), *[Receipt(id="same", seq=1, duplicate=True)] * 4]
+    assert later == Receipt(id="same", seq=1, duplicate=True)
     assert count(path) == 1
 
 
@@ -198,7 +198,7 @@ async def test_a_put_repeated_after_a_shell_put_it_is_known(tmp_path: Path) -> N
     async with opened(path) as store:
         with shell(path) as connection:
             connection.execute("""insert into outbox (id, destination, payload) values ('a', 'trades', '{"n":1}')""")
-        assert await store.put(*entry(1, id="a")) == Receipt("a", 1, duplicate=True)
+        assert await store.put(*entry(1, id="a")) == Receipt(id="a", seq=1, duplicate=True)
         assert isinstance(await raised(store.put(*entry(2, id="a"))), IdConflict)
 
 

@@ -155,7 +155,7 @@ def test_the_next_put_says_that_the_file_vanished_and_where_everything_is(damage
         ((kind, message, kept, stored),) = bot.put(1)
         assert (kind, kept, stored) == ("StoreVanished", str(path), True)
         assert str(path) in message
-        assert f"-{21}: stored there, too" in message
+        assert f"-{21}: stored there as well" in message
         assert bot.put(19) == []
         stats = bot.tell("stats")
         bot.kill()
@@ -190,7 +190,7 @@ def test_what_is_only_in_a_lost_wal_goes_into_the_database_before_anything_is_ac
 
     assert stats["files_lost"]
     assert [line for line in bot.lines if line.startswith("ERROR")] == [
-        "ERROR files beside the database were removed, all is in order again"
+        "ERROR files beside the database were removed, now restored"
     ]
     assert bot.acknowledged <= ids(path)
     assert count(path) == 40
@@ -292,7 +292,7 @@ def test_another_file_at_the_path_is_left_alone_and_everything_is_beside_it(tmp_
 
     kept = Path(first[2])
     assert kept.name.startswith("bot.db.rescued-")
-    assert "stored there, too" in first[1]
+    assert "stored there as well" in first[1]
     assert (second[0], second[3]) == ("StoreVanished", False)
     assert "nothing was written" in second[1]
     assert any("nothing more is written before the outbox is opened again" in each for each in stats["warnings"])

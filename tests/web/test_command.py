@@ -82,7 +82,7 @@ def test_a_file_that_is_no_outbox_is_not_served(tmp_path: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "outbox.web.server", None)
 
-    with pytest.raises(ConfigError, match=r"pip install 'durable-outbox\[inspect\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'datasette<0\.66'"):
         _serve(tmp_path / "bot.db", 0, browser=False)
 
 

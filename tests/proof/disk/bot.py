@@ -140,7 +140,7 @@ async def _hopes(self: Writer, group: Any) -> None:
         await _commits(self, group)
     except OutcomeUnknown:  # "it will have worked"
         for put in group:
-            put.done.set_result(Receipt(put.entry.id, 0))
+            put.done.set_result(Receipt(id=put.entry.id, seq=0))
 
 
 def naive(how: str) -> None:

@@ -49,7 +49,7 @@ class Story:
 
     def __init__(self, folder: Path, reserve_bytes: int, *, naive: bool = False) -> None:
         self.folder = folder
-        more = {"busy_timeout_s": 0.5} if naive else {}  # it tries in vain for so long
+        more: dict[str, Any] = {"busy_timeout_s": 0.5} if naive else {}  # it tries in vain for so long
         self.settings = Settings(
             path=folder / "bot.db", reserve_bytes=reserve_bytes, poll_s=0.05, _env_file=None, **more
         )

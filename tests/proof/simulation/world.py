@@ -12,7 +12,12 @@ Row = dict[str, Any]
 Action = tuple[str, dict[str, Any]]
 
 # The same in every life, as the bound on waiting hangs on them.
-LIMITS = {"backoff_base_s": 0.5, "backoff_cap_s": 20.0, "pause_probe_s": 10.0, "request_deadline_s": 5.0}
+LIMITS: dict[str, Any] = {
+    "backoff_base_s": 0.5,
+    "backoff_cap_s": 20.0,
+    "pause_probe_s": 10.0,
+    "request_deadline_s": 5.0,
+}
 _LONGEST_S = 22.0  # the cap and a tenth of jitter
 # Once the remote end is sound again, whatever can be delivered is: behind a pause of everything, one of the table, one
 # of the lane and a wait of its own, each at its longest, behind an update that matches nothing (a minute), and a few

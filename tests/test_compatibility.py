@@ -1,0 +1,108 @@
+"""What docs/compatibility.md promises of the public names."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import outbox
+from outbox import BlockingOutbox, Destination, Outbox, Settings, blocking, errors
+from outbox.admin.resend import ResendReport
+from outbox.testing import FakeRemote, ManualClock
+from tests.support import run_async
+
+PAGE = (Path(__file__).parents[1] / "docs" / "compatibility.md").read_text(encoding="utf-8")
+RESULTS = [outbox.Receipt, outbox.Handled, outbox.Stats, outbox.DrainReport, ResendReport]
+# The name that Python's own calls have that give up waiting.
+TIMEOUTS = {"drain", "retry_pending"}
+
+
+def test_every_public_module_can_be_imported() -> None:
+    modules = re.findall(r"`(outbox(?:\.\w+)*)`", PAGE.split("## Public modules")[1].split("Every other module")[0])
+    named = {name for name in modules if name != "outbox.__all__"}
+    assert {"outbox", "outbox.blocking", "outbox.errors", "outbox.metrics", "outbox.testing"} <= named
+    for name in named:
+        importlib.import_module(name)
+
+
+def test_the_top_has_thirty_names_at_the_most_and_all_are_there() -> None:
+    assert len(outbox.__all__) <= 30
+    assert [name for name in outbox.__all__ if not hasattr(outbox, name)] == []
+
+
+@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: str(kind.__name__))
+def test_a_result_is_a_frozen_dataclass_made_by_keyword(kind: Any) -> None:
+    assert not issubclass(kind, tuple)
+    assert kind.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        (errors.InvalidEntry, ValueError),
+        (errors.ConfigError, ValueError),
+        (errors.UsageError, RuntimeError),
+        (errors.DeadlinePassed, TimeoutError),
+        (errors.Unreachable, ConnectionError),
+        (errors.DiskFull, OSError),
+    ],
+)
+def test_an_error_is_what_the_standard_library_calls_it(kind: type[Exception], known: type[Exception]) -> None:
+    assert issubclass(kind, known)
+    assert f"`{kind.__name__}`" in PAGE
+    assert f"`{known.__name__}`" in PAGE
+
+
+def test_a_full_disk_has_the_number_that_the_system_gives_it() -> None:
+    full = errors.DiskFull(path=Path("bot.db"), ids=("a",))
+    assert (full.errno, "no space left" in str(full)) == (errno.ENOSPC, True)
+
+
+def functions() -> Iterator[tuple[str, inspect.Signature]]:
+    names = ("TradeLogger", "SessionManager", "SupabaseClient", "LocalStorage")
+    for kind in (Outbox, BlockingOutbox, *(getattr(where, name) for where in (outbox, blocking) for name in names)):
+        for name, function in inspect.getmembers(kind, callable):
+            if not name.startswith("_"):
+                yield name, inspect.signature(function)
+
+
+def test_what_bounds_a_time_says_its_unit() -> None:
+    bounding = [
+        (name, parameter)
+        for name, signature in functions()
+        for parameter in signature.parameters
+        if re.search("timeout|deadline|limit_|wait", parameter)
+    ]
+    assert bounding
+    assert [each for each in bounding if not each[1].endswith("_s") and each[0] not in TIMEOUTS] == []
+
+
+@run_async
+async def test_destinations_are_declared_before_anything_can_be_put(tmp_path: Path) -> None:
+    remote = FakeRemote()
+    orders = Destination("orders", key="order_id", on_conflict=("order_id",), integers=frozenset({"lots"}))
+    opening = Outbox.open(path=tmp_path / "bot.db", destinations=[orders], clock=ManualClock(), transport=remote)
+    async with opening as opened:
+        assert opened.destination("orders") == orders
+        await opened.put("orders", {"order_id": 7, "lots": 2.0}, operation="upsert")
+        assert (await opened.drain()).delivered == 1
+    assert remote.rows("orders")[0]["lots"] == 2
+
+
+@run_async
+async def test_what_is_no_destination_is_told_and_the_file_is_free_again(tmp_path: Path) -> None:
+    wrong: Any = ["orders"]
+    for _ in range(2):
+        with pytest.raises(errors.ConfigError, match="destinations"):
+            await Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), destinations=wrong)
+    async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as opened:  # control: it can be opened
+        assert (await opened.stats()).pending == 0
