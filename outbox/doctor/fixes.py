@@ -37,6 +37,8 @@ _RESERVED = frozenset(
 _BARE = re.compile(r"[a-z_][a-z0-9_]*")
 
 
+# Who lets each of these roles into the shipped tables, by policies that are there already or not.
+_ACCESS = {SERVICE: "0002_access.sql", SMALL_ROLE: "optional/least_privilege.sql"}
 _SHIPPED = frozenset({"events", "sessions", "trades"})
 
 
@@ -56,8 +58,8 @@ def mend(
 
     role: who is to be let in. sql: where the shipped SQL files are.
     """
-    if role == SMALL_ROLE and table in _SHIPPED and what in (Complaint.GRANT, Complaint.ROW_SECURITY):
-        return f'psql "$SUPABASE_DB_URL" -f {typed(sql / "optional" / "least_privilege.sql")}'
+    if role in _ACCESS and table in _SHIPPED and what in (Complaint.GRANT, Complaint.ROW_SECURITY):
+        return f'psql "$SUPABASE_DB_URL" -f {typed(sql / _ACCESS[role])}'
     name = _sql_name(table)
     named = [_sql_name(column) for column in columns]
     match what:
@@ -93,7 +95,8 @@ def _grant(table: str, role: str) -> str:
 
 def _policy(table: str, role: str) -> str:
     policy, everything = _sql_name(f"{table}_{role.removesuffix('_role')}"), "using (true) with check (true)"
-    return f"create policy {policy} on public.{_sql_name(table)} for all to {_sql_name(role)} {everything}"
+    place = f"{policy} on public.{_sql_name(table)}"
+    return f"drop policy if exists {place}; create policy {place} for all to {_sql_name(role)} {everything}"
 
 
 def _or_the_shipped(table: str, own: str) -> str:

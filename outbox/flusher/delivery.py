@@ -211,9 +211,9 @@ class Delivery:
             return
         await self._context.home.learn(self._transport)  # before anything counts as delivered there
         self._pauses.answered(self._lane, turn)
-        for entry in entries:
-            self._traffic.suspects.pop(entry.seq, None)
-        self._traffic.suspects = dict.fromkeys(self._traffic.suspects, True)
+        if self._traffic.suspects:
+            passed = {entry.seq for entry in entries}
+            self._traffic.suspects = dict.fromkeys((seq for seq in self._traffic.suspects if seq not in passed), True)
         self._traffic.passed = True
         accepted = isinstance(verdict, Delivered)
         if accepted and self._traffic.run_of_all.seqs:

@@ -16,7 +16,8 @@ orphans or poison rows do. An ordered lane has one request under way, and sends 
 not answer cannot hold all places; nor can probes, of which there are at most `requests_in_flight`.
 
 **Many lanes.** Of more than 64 ready lanes a step looks at the first 64 of a queue (`ready_lanes`). All are read again
-when a sixteenth of them had a turn, or after a poll; what is put meanwhile is found by its place.
+when a sixteenth of them had a turn, or after a poll; what is put meanwhile is found by its place. Inserts of many sets
+of columns share a request, where that means the same (`shared_requests`).
 
 **Bytes.** All requests share one link: `window` bounds what they have on the way together, and each carries its share
 of that. A lane's own limit is what its server takes. Both are halved by failure and grow by answers.
@@ -43,7 +44,12 @@ is not pending any more is forgotten.
 are not at fault: their table is (`refusal_runs`). Ten die, then the lane is paused for an operator with the server's
 words. It is probed at once, and then once in a probe interval, with another row each time; nothing dies of these. The
 first row that is accepted brings back what died of the run, once. `outbox_refused_runs` keeps it across restarts. A row
-whose batch had others that were accepted dies alone, and so does one that was refused before.
+whose batch had others that were accepted dies alone, and so does one that was refused before. Where every row has other
+columns, the run is that of all these lanes, and the pause the table's.
+
+**Order.** What has a key stands in its line, whatever its operation. An upsert also waits for an older insert without
+one that fills its deciding columns: it may be the same row. Chosen ids have lines, and so one request at a time in each
+lane: an insert that is refused must not be passed by what comes behind it.
 
 **Shell rows** are read 500 at a time, between requests. While some are left, of an ordered lane only what is older than
 they are may go: they may belong to its keys.

@@ -293,7 +293,8 @@ class Lanes:
         sizes: dict[int, int] = {}
 
         def size(entry: Outgoing) -> int:
-            return sizes.setdefault(entry.seq, sent_bytes(lane.spec, entry))
+            found = sizes[entry.seq] = sent_bytes(lane.spec, entry)
+            return found
 
         for source in traffic.sources():
             entries = batching.take(
@@ -303,7 +304,7 @@ class Lanes:
                 max_bytes=max_bytes,
             )
             if entries:
-                return Batch(source, entries, sum(map(size, entries)))
+                return Batch(source, entries, sum(sizes[entry.seq] for entry in entries))
         return None
 
     async def _probe(self, lane: Lane, traffic: Traffic) -> Batch | None:

@@ -46,7 +46,7 @@ def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
     payload = utf8_bytes(entry.payload) + len(",")
     if spec.operation is not Operation.INSERT:
         return payload
-    return payload + len(spec.on_conflict) + len(json.dumps(entry.id)) + len('"":,')
+    return payload + len(spec.on_conflict) + len(_quoted(entry.id)) + len('"":,')
 
 
 def utf8_bytes(text: str) -> int:
@@ -59,7 +59,13 @@ def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:
     column = spec.on_conflict
     if f'"{column}"' in payload and column in json.loads(payload):  # reads the object only if it may be there
         return payload
-    return f'{{"{column}":{json.dumps(entry_id)},{payload.lstrip()[1:]}'
+    return f'{{"{column}":{_quoted(entry_id)},{payload.lstrip()[1:]}'
+
+
+def _quoted(entry_id: str) -> str:
+    """Return an id as JSON; a UUID needs no look at each of its characters."""
+    plain = entry_id.isascii() and entry_id.isprintable() and '"' not in entry_id and "\\" not in entry_id
+    return f'"{entry_id}"' if plain else json.dumps(entry_id)
 
 
 def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from outbox.entry import LaneSpec, Operation
 
@@ -27,8 +27,7 @@ class Sendable:
     others: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):  # a tuple: one for every row that is sent
     """An entry as the flusher sees it."""
 
     seq: int

@@ -37,17 +37,23 @@ def test_names_are_quoted_where_postgresql_needs_it(
         pytest.param(
             Complaint.GRANT, "fills", "my_bot",
             "grant select, insert, update on public.fills to my_bot; "
+            "drop policy if exists fills_my_bot on public.fills; "
             "create policy fills_my_bot on public.fills for all to my_bot using (true) with check (true)",
             id="grant and policy together: the grant alone would make dead letters of a pause",
         ),
         pytest.param(
             Complaint.ROW_SECURITY, "fills", "My-Bot",
+            'drop policy if exists "fills_My-Bot" on public.fills; '
             'create policy "fills_My-Bot" on public.fills for all to "My-Bot" using (true) with check (true)',
             id="a policy alone",
         ),
         pytest.param(
             Complaint.GRANT, "trades", "outbox_bot",
             'psql "$SUPABASE_DB_URL" -f supabase_sql/optional/least_privilege.sql', id="the shipped role",
+        ),
+        pytest.param(
+            Complaint.ROW_SECURITY, "trades", "service_role",
+            'psql "$SUPABASE_DB_URL" -f supabase_sql/0002_access.sql', id="a shipped table, whose policy may be there",
         ),
         pytest.param(
             Complaint.GRANT, "fills", "service_role", "grant select, insert, update on public.fills to service_role",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +14,10 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
+from typer.testing import CliRunner
 
 from outbox import Outbox, Settings
+from outbox.cli.app import app
 from tests.doc_blocks import blocks_of
 from tests.integration.sql_bench import OPTIONAL
 from tests.postgrest.recording import FILE, read
@@ -131,6 +134,37 @@ async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_d
         assert (refused.pending, pause.reason, pause.code) == (1, "forbidden", "42501")
     assert own_sql.execute("select status from sessions").fetchall() == [("STOPPED",)]
     assert own_sql.execute("select source, stopped from outbox_health").fetchall() == [("trend@desk", True)]
+
+
+@run_async
+async def test_doctor_finds_nothing_wrong_with_the_small_role(
+    tmp_path: Path, project: SupabaseLite, own_sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    token = documented_token(project.jwt_secret)
+    access = {"supabase_key": project.publishable_key, "access_token": token, "source": "trend@desk"}
+    path = tmp_path / "bot.db"
+    async with opened(path, project, **access) as outbox:
+        await outbox.put("trades", TRADE)
+        await outbox.put("sessions", {"session_id": "s", "start_time": "2026-01-02T09:00:00Z"}, operation="upsert")
+        assert (await outbox.drain(timeout=20)).delivered == 2
+    for name, value in (("URL", project.url), ("KEY", project.publishable_key)):
+        monkeypatch.setenv(f"SUPABASE_{name}", value)
+    monkeypatch.setenv("OUTBOX_ACCESS_TOKEN", token)
+    command = ["doctor", "--path", str(path), "--json"]
+    report = json.loads((await asyncio.to_thread(CliRunner().invoke, app, command)).stdout)
+    ours = [each for each in report["findings"] if each["check"].partition(":")[0] in ("key", "trades", "sessions")]
+    assert [each for each in ours if each["severity"] != "ok"] == []
+    assert len(ours) > 4
+
+    own_sql.execute("revoke insert on trades from outbox_bot")
+    try:  # control: what is missing is told, with the file of this role
+        report = json.loads((await asyncio.to_thread(CliRunner().invoke, app, command)).stdout)
+        fixes = [each["fix"] or "" for each in report["findings"] if each["check"].startswith("trades")]
+        assert any("least_privilege.sql" in fix for fix in fixes) or "did not ask its database" in str(report)
+    finally:
+        own_sql.execute("grant insert on trades to outbox_bot")
 
 
 # ------------------------------------------------------------------------------------------- a key that changes
