@@ -163,7 +163,8 @@ def tls(url: str, *, in_the_clear: bool, connected: bool) -> Finding:
 
 def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) -> Finding:
     """Judge the key by what its text says, and by what the server said to it. refused: None: it was not refused."""
-    kind = f"a {facts.kind} key"
+    own_role = facts.role if facts.kind is KeyKind.UNKNOWN else None  # of OUTBOX_ACCESS_TOKEN, say outbox_bot
+    kind = f"a token of the role {own_role}" if own_role else f"a {facts.kind} key"
     if facts.kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON):
         return Finding("key", _FAULT, f"it is {kind}, which may not write", KEY_FIX)
     if facts.expires_at_s is not None and facts.expires_at_s <= now_s:
@@ -173,9 +174,8 @@ def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) ->
     if refused is not None:
         words = f"{refused.status} {refused.code or ''} {refused.message}".replace("  ", " ")
         return Finding("key", _FAULT, f"it is {kind}, and the server refuses it: {words}", KEY_FIX)
-    if facts.kind is KeyKind.UNKNOWN:
-        role = f" with the role {facts.role!r}" if facts.role else ""
-        return Finding("key", _WARNING, f"it is of an unknown kind{role}, neither secret nor service_role", KEY_FIX)
+    if facts.kind is KeyKind.UNKNOWN and own_role is None:
+        return Finding("key", _WARNING, "it is of an unknown kind, neither secret nor service_role", KEY_FIX)
     if facts.expires_at_s is not None and facts.expires_at_s - now_s < _SOON_S:
         return Finding("key", _WARNING, f"it is {kind}, and expires on {_day(facts.expires_at_s)}", KEY_FIX)
     return Finding("key", _OK, f"it is {kind}")
