@@ -287,7 +287,8 @@ if "thread" in sys.argv:
 def test_a_program_that_forgets_to_close_leaves_cleanly(path: Path, how: str) -> None:
     code, out, err = ended(python(AT_EXIT, str(path), how))
     assert (code, out) == (0, "")
-    assert [line for line in err.splitlines() if "entries cannot be sent" not in line] == []
+    expected = ("entries cannot be sent", "use of fork()")  # the second is said by Python, from 3.12 on
+    assert [line for line in err.splitlines() if not any(words in line for words in expected)] == []
     assert not path.with_name("bot.db-wal").exists(), "it was not closed"
     assert payloads(path) == [{"n": 1}, {"n": 2}][: 2 if how else 1]
 
