@@ -318,7 +318,7 @@ async def test_many_threads_lose_nothing(path: Path) -> None:
 
         def work(thread: int) -> None:
             for n in range(25):
-                outbox.put_threadsafe("fills", {"n": n, "thread": thread}).result(timeout=30)
+                outbox.put_threadsafe("fills", {"n": n, "thread": thread}).result(timeout=200)
 
         await asyncio.gather(*(asyncio.to_thread(work, thread) for thread in range(4)))
     assert count(path) == 100
@@ -496,7 +496,7 @@ def test_a_program_that_forgets_to_close_ends_and_loses_nothing(how: str, path: 
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert result.returncode == 0, result.stderr
     assert "ResourceWarning" in result.stderr
@@ -755,7 +755,7 @@ async def _put_outside(outbox: Outbox) -> Receipt:
     future: asyncio.Future[Receipt] = loop.create_future()
 
     def from_thread() -> None:
-        receipt = outbox.put_threadsafe("fills", {"n": 9}).result(timeout=30)
+        receipt = outbox.put_threadsafe("fills", {"n": 9}).result(timeout=200)
         loop.call_soon_threadsafe(future.set_result, receipt)
 
     threading.Thread(target=from_thread).start()

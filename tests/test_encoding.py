@@ -641,5 +641,7 @@ assert outbox.encoding.encode_row({{"a": 1.5}}, where="t").text == '{{"a":1.5}}'
 assert outbox.encoding.encode_value(set(), where="t") == "[]"
 print(*sorted({{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names))
 """
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=200
+    )
     assert not {"numpy", "pandas", "pydantic", "httpx", "aiosqlite", "tenacity"} & set(done.stdout.split())

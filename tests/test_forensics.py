@@ -62,7 +62,7 @@ def answer(command: str, folder: Path) -> str:
         call = [shutil.which(program) or program, *arguments]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_"))}
     env |= {"COLUMNS": "80", "NO_COLOR": "1", "PYTHONPATH": str(PAGE.parents[1]), "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(call, cwd=folder, env=env, capture_output=True, timeout=60, encoding="utf-8", check=False)
+    done = subprocess.run(call, cwd=folder, env=env, capture_output=True, timeout=200, encoding="utf-8", check=False)
     assert done.returncode in (0, 1, 2), f"{command}\n{done.stderr}"
     assert "Usage:" not in done.stderr + done.stdout, f"{command}\n{done.stderr}"
     return done.stdout

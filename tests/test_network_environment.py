@@ -52,7 +52,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
         capture_output=True,
         text=True,
         encoding=environment.get("PYTHONIOENCODING", "utf-8"),
-        timeout=60,
+        timeout=200,
     )
 
 

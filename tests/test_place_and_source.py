@@ -78,7 +78,7 @@ async def test_another_process_is_told_of_a_process_and_not_to_close(tmp_path: P
     """The control."""
     async with Outbox.open(settings()):
         with python(OPEN, str(tmp_path / "bot.db")) as process:
-            assert "StoreInUse" in (said := process.communicate(timeout=60)[1])
+            assert "StoreInUse" in (said := process.communicate(timeout=200)[1])
     assert "is open for writing by process" in said and "this very process" not in said
 
 

@@ -84,7 +84,7 @@ def run(command: str, folder: Path) -> None:
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 

@@ -33,7 +33,7 @@ def test_the_file_that_it_writes_leads_a_bot_to_the_tables(tmp_path: Path, monke
             assert any(line.startswith("Ready") for line in started.stderr)
             assert env.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
             assert sent(env) == 1
-            again = subprocess.run([*PROGRAM, "--env", str(env)], capture_output=True, text=True, timeout=60)
+            again = subprocess.run([*PROGRAM, "--env", str(env)], capture_output=True, text=True, timeout=200)
             assert again.returncode == 1
             assert "stays as it is" in again.stderr
         finally:

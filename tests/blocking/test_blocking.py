@@ -49,7 +49,7 @@ def payloads(path: Path) -> list[Any]:
 
 
 def ended(process: subprocess.Popen[str], give: str = "") -> tuple[int, str, str]:
-    out, err = process.communicate(give, timeout=60)
+    out, err = process.communicate(give, timeout=200)
     return process.returncode, out, err
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_opened_raises_in_the_callers_thread(path: Path) -
     with pytest.raises(WrongJournalMode):
         blocking(path.with_name("other.db")).open()
     for thread in set(threading.enumerate()) - before:  # some thread may be on its last steps
-        thread.join(timeout=60)
+        thread.join(timeout=200)
         assert not thread.is_alive()
 
 

@@ -130,7 +130,7 @@ async def check_that_what_was_saved_is_still_there(storage: OldFiles | LocalStor
 def save_until_it_dies(what: str, place: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
-        [sys.executable, VICTIM, what, str(place)], env=environment, cwd=place.parent, capture_output=True, timeout=60
+        [sys.executable, VICTIM, what, str(place)], env=environment, cwd=place.parent, capture_output=True, timeout=200
     )
     assert process.stdout.splitlines() == [b'["saved", "first"]']
     assert process.returncode != 0, "it has not died"

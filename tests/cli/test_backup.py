@@ -159,7 +159,7 @@ def test_processes_that_back_up_to_one_name_at_once_leave_one_whole_copy(dead: P
     command = [sys.executable, "-m", "outbox", "backup", str(copy), "--path", str(dead)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
-    ends = [(process.communicate(timeout=60), process.returncode) for process in running]
+    ends = [(process.communicate(timeout=200), process.returncode) for process in running]
     assert sorted(code for _, code in ends) == [0, 3, 3], ends
     assert names(copy.parent) == ["copy.db"]
     ten_more(copy)

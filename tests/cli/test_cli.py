@@ -102,7 +102,7 @@ def status(path: Path, *more: object) -> tuple[int, dict[str, Any]]:
 
 def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "outbox", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, timeout=200)
 
 
 def execute(path: Path, *statements: str) -> None:

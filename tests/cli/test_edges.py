@@ -31,7 +31,7 @@ def command(stdout: int, *arguments: object) -> tuple[int, str]:
     """Run a command in a process of its own; return its exit code and what it said to stderr."""
     line = [sys.executable, "-c", "import outbox.cli as c; c.main()", *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env, timeout=60)
+    done = subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env, timeout=200)
     return done.returncode, done.stderr
 
 

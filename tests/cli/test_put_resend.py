@@ -21,7 +21,7 @@ from tests.support import run_async
 def outbox(path: Path, *arguments: str, text: str | None = None) -> tuple[int, dict[str, Any]]:
     command = [sys.executable, "-m", "outbox", *arguments, "--path", str(path), "--json"]
     ended = subprocess.run(
-        command, input=text, text=True, capture_output=True, check=False, timeout=50, cwd=path.parent,
+        command, input=text, text=True, capture_output=True, check=False, timeout=200, cwd=path.parent,
         env={name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_"))},
     )  # fmt: skip
     assert ended.stdout, ended.stderr

@@ -418,7 +418,7 @@ def test_an_export_that_is_killed_leaves_nothing_under_its_name_and_the_next_one
         "export._line = killed; c.main()"
     )
     command = [sys.executable, "-c", code, "export", "--path", str(dead), "--output", str(folder / "all")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200)
     assert done.returncode == -signal.SIGKILL
     assert [file.suffix for file in sorted(folder.iterdir())] == [".part", ".lock"]
     assert as_json("export", "--path", dead, "--output", folder / "all")[1]["entries"] == 2003
@@ -439,7 +439,7 @@ def test_a_reader_that_has_seen_enough_ends_an_export_quietly(tmp_path: Path) ->
     command = f"{sys.executable} -m outbox export --path {path} | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True, timeout=60,
+        text=True, timeout=200,
     )  # fmt: skip
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
 
@@ -608,7 +608,7 @@ def test_shell_completion_yields_the_commands(typed: str) -> None:
     program = shutil.which("outbox", path=str(Path(sys.executable).parent))
     assert program is not None
     env = {**os.environ, "_OUTBOX_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": "1"}
-    done = subprocess.run([program], capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run([program], capture_output=True, text=True, env=env, timeout=200)
     words = set(done.stdout.split())
     assert words == {"backup"} if typed.endswith("ba") else {"status", "show"} <= words, done.stderr
 

@@ -93,7 +93,7 @@ class PsqlRunner:
     def _run(self, program: str, connection: Connection, *arguments: str) -> str:
         dsn = self.server.database(connection.info.dbname)
         command = [str(self.server.bin / program), *arguments, dsn]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
 

@@ -71,7 +71,7 @@ def test_a_dry_run_prints_sql_that_psql_takes_and_connects_to_nothing(
     assert re.findall(r"^-- ---- (\S+)$", printed.output, re.MULTILINE) == [*NAMES, "money_as_numeric.sql"]
 
     command = [str(postgres.bin / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", dsn_of(postgres, fresh)]
-    done = subprocess.run(command, input=printed.output.encode(), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, input=printed.output.encode(), capture_output=True, timeout=200, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     made = psql.schema(fresh)
     assert run("--optional", "money_as_numeric", dsn_of(postgres, fresh)).exit_code == 0

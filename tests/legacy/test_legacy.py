@@ -258,7 +258,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
     pending = [*PENDING, item("trades", TRADE)]  # the second trade equals the first
     old = leave(tmp_path, pending, STATE, EURUSD=BARS)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "bot.db"), str(old), name, str(calls)]
-    done = subprocess.run(command, cwd=ROOT, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, timeout=200, capture_output=True, text=True)
     assert done.returncode in (-9, 9), done.stderr
     assert len(rows(tmp_path, "select id from outbox")) == stored
 

@@ -255,7 +255,7 @@ async def test_a_file_that_cannot_be_read_is_said_and_the_other_one_still_shows(
 
 def test_the_library_itself_does_not_load_opentelemetry() -> None:
     code = "import sys, outbox, outbox.cli.app; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=200).returncode == 0
 
 
 def test_without_the_extra_the_import_says_what_to_install() -> None:
@@ -265,7 +265,7 @@ def test_without_the_extra_the_import_says_what_to_install() -> None:
         "except ModuleNotFoundError as error:\n    assert 'pip install opentelemetry-api' in str(error)\n"
         "else:\n    raise SystemExit('it was imported')\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=200).returncode == 0
 
 
 def test_only_what_is_recorded_has_nothing_to_read() -> None:

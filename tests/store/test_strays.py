@@ -359,7 +359,7 @@ put(sys.argv[1])
 
 
 def as_user(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", AS_USER, path], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", AS_USER, path], capture_output=True, text=True, timeout=200)
 
 
 @pytest.fixture
@@ -377,7 +377,7 @@ if sys.platform != "win32" and os.geteuid() == 0:
         made(path)  # `sudo outbox put`, before the bot ever ran
         backup = subprocess.run(
             [sys.executable, "-m", "outbox", "backup", path.with_name("copy.db"), "--path", path],
-            capture_output=True, text=True, cwd=ROOT, timeout=60,
+            capture_output=True, text=True, cwd=ROOT, timeout=200,
         )  # fmt: skip
         assert backup.returncode == 0, backup.stderr
         assert {each.name: each.lstat().st_uid for each in path.parent.rglob("*")} == {

@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_a_file_that_is_no_outbox_is_not_served(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "outbox", "inspect", "--path", str(tmp_path / "missing.db"), "--no-browser"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
 
     assert done.returncode == 3
     assert "does not exist; nothing was created" in done.stderr
