@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from outbox.stats import DrainReport, Snapshot, Stats, take as take_snapshot, ta
 from outbox.store import lock, meta
 from outbox.store.reader import PendingCounter
 from outbox.store.store import Store
+from outbox.store.writer import PutWatcher
 from outbox.threads import in_thread
 
 if TYPE_CHECKING:
@@ -327,3 +329,36 @@ def standing(path: Path) -> Snapshot:
     from outbox.recovery.quarantine import found_beside
 
     return take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))
+
+
+class Monitor:
+    """What may be read of an open outbox in any thread. Keeps it from nothing, not even from being forgotten."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = weakref.ref(outbox)
+        self.path = outbox.path
+        self.clock = outbox.clock
+        self.tally = outbox._flusher.tally
+        self.flusher = outbox._flusher.state
+
+    def watches(self, outbox: Outbox) -> bool:
+        """Return whether it is this outbox."""
+        return self._outbox() is outbox
+
+    @property
+    def over(self) -> bool:
+        """Whether it is closed, or forgotten."""
+        return (outbox := self._outbox()) is None or outbox._closed
+
+    def tasks(self) -> tuple[TaskState, ...]:
+        """Return how its background tasks do."""
+        return () if (outbox := self._outbox()) is None else outbox._tasks()
+
+    def settings(self) -> Sequence[str]:
+        """Return what in the settings keeps entries from arriving."""
+        return () if (outbox := self._outbox()) is None else outbox._remote.warnings
+
+    def watch_puts(self, watcher: PutWatcher) -> None:
+        """As `Store.watch_puts`."""
+        if (outbox := self._outbox()) is not None:
+            outbox._store.watch_puts(watcher)

@@ -28,7 +28,7 @@ except ModuleNotFoundError as error:
 from outbox import logs
 from outbox.errors import OutboxError
 from outbox.metrics.figures import DURATION, FIGURES, VERSION, Figure, Kind, Watched
-from outbox.outbox import Outbox
+from outbox.outbox import Monitor, Outbox
 
 __all__ = ["instrument"]
 
@@ -46,7 +46,7 @@ def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, n
     Figures are read when they are collected, in the collector's thread: some 10 ms. A put costs some 25 µs more, nearly
     all of it the SDK's.
     """
-    names = (name, outbox.source, outbox._store.path.name)
+    names = (name, outbox.source, outbox.path.name)
     _instruments_of(meter_provider or get_meter_provider()).watch(outbox, next(each for each in names if each))
 
 
@@ -54,7 +54,7 @@ class _Instruments:
     """The instruments of one provider: made once, since a second one of a name would not be asked."""
 
     def __init__(self, meter: Meter) -> None:
-        self._watched: list[tuple[weakref.ref[Outbox], Watched]] = []
+        self._watched: list[Watched] = []
         self._duration = meter.create_histogram(
             DURATION.name,
             unit=DURATION.unit,
@@ -66,19 +66,19 @@ class _Instruments:
                 _create(meter, figure, partial(self._observe, figure))
 
     def watch(self, outbox: Outbox, name: str) -> None:
-        self._watched = [each for each in self._watched if (held := each[0]()) is not None and not held._closed]
-        if any(itself() is outbox for itself, _ in self._watched):
+        self._watched = [each for each in self._watched if not each.outbox.over]
+        if any(each.outbox.watches(outbox) for each in self._watched):
             return
-        if any(watched.name == name for _, watched in self._watched):
-            name = str(outbox._store.path)
-        watched = Watched.of(outbox, name)
-        self._watched.append((weakref.ref(outbox), watched))
-        outbox._store.watch_puts(partial(self._time_put, watched))
+        if any(each.name == name for each in self._watched):
+            name = str(outbox.path)
+        watched = Watched(name, Monitor(outbox))
+        self._watched.append(watched)
+        watched.outbox.watch_puts(partial(self._time_put, watched))
 
     def _observe(self, figure: Figure, _options: CallbackOptions) -> Iterator[Observation]:
         assert figure.read is not None
-        for itself, watched in list(self._watched):
-            if (outbox := itself()) is None or outbox._closed:
+        for watched in list(self._watched):
+            if watched.outbox.over:
                 continue
             try:
                 found = list(figure.read(watched))
@@ -89,7 +89,7 @@ class _Instruments:
                 yield Observation(value, {"outbox.name": watched.name, **attributes})
 
     def _time_put(self, watched: Watched, destination: str, done: asyncio.Future[object]) -> None:
-        started_s = watched.clock.monotonic_s()
+        started_s = watched.outbox.clock.monotonic_s()
 
         def over(future: asyncio.Future[object]) -> None:
             if future.cancelled():  # the caller has gone; nobody waited so long
@@ -97,7 +97,7 @@ class _Instruments:
             attributes = {"outbox.name": watched.name, "outbox.destination": destination}
             if (error := future.exception()) is not None:
                 attributes["error.type"] = type(error).__name__
-            self._duration.record(watched.clock.monotonic_s() - started_s, attributes)
+            self._duration.record(watched.outbox.clock.monotonic_s() - started_s, attributes)
 
         # Not the future's own: put_nowait's takes this for somebody who looks at its failure.
         asyncio.Future.add_done_callback(done, over)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Self
 
-from outbox.background import TaskState
-from outbox.clock import Clock
 from outbox.entry import State
-from outbox.flusher.context import FlusherState, Tally
-from outbox.outbox import Outbox, standing
+from outbox.flusher.context import Tally
+from outbox.outbox import Monitor, standing
 from outbox.postgrest.client import user_agent
 from outbox.postgrest.verdicts import Reason
 from outbox.stats import Health, Snapshot, health_of
@@ -37,38 +32,20 @@ class Watched:
     """What the figures of one outbox are read from, in any thread."""
 
     name: str
-    path: Path
-    tally: Tally
-    flusher: FlusherState
-    clock: Clock
-    tasks: Callable[[], Iterable[TaskState]]
-    settings: Callable[[], Sequence[str]]  # what in them keeps entries from arriving
-
-    @classmethod
-    def of(cls, outbox: Outbox, name: str) -> Self:
-        flusher = outbox._flusher
-        held = weakref.ref(outbox)
-
-        def tasks() -> Iterable[TaskState]:
-            return () if (itself := held()) is None else itself._tasks()
-
-        def settings() -> Sequence[str]:
-            return () if (itself := held()) is None else itself._remote.warnings
-
-        return cls(name, outbox._store.path, flusher.tally, flusher.state, outbox.clock, tasks, settings)
+    outbox: Monitor
 
     def snapshot(self) -> Snapshot:
         """Return how things stand now. Raises StoreError."""
-        return standing(self.path)
+        return standing(self.outbox.path)
 
     def health(self) -> Health:
         """Return what `outbox status` would say now. Raises StoreError."""
-        now_ms = self.clock.now_ms()
-        return health_of(self.snapshot(), now_ms=now_ms, flusher=self.flusher, settings=self.settings())
+        now_ms = self.outbox.clock.now_ms()
+        return health_of(self.snapshot(), now_ms=now_ms, flusher=self.outbox.flusher, settings=self.outbox.settings())
 
     def age_s(self, since_ms: int | None) -> float:
         """Return the seconds since `since_ms`; 0: it is None."""
-        return 0.0 if since_ms is None else max(0.0, (self.clock.now_ms() - since_ms) / 1000)
+        return 0.0 if since_ms is None else max(0.0, (self.outbox.clock.now_ms() - since_ms) / 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +66,7 @@ def _by(attribute: str, counts: Mapping[str, int], known: Iterable[str] = ()) ->
 
 
 def _by_destination(read: Callable[[Tally], Mapping[str, int]]) -> Callable[[Watched], Iterable[Value]]:
-    return lambda watched: _by("outbox.destination", read(watched.tally), watched.snapshot().destinations)
+    return lambda watched: _by("outbox.destination", read(watched.outbox.tally), watched.snapshot().destinations)
 
 
 def _entries(state: State) -> Callable[[Watched], Iterable[Value]]:
@@ -105,7 +82,7 @@ def _active_pauses(watched: Watched) -> list[Value]:
 
 
 def _causes(watched: Watched) -> list[Value]:
-    died = any(not task.running for task in watched.tasks())
+    died = any(not task.running for task in watched.outbox.tasks())
     causes = watched.snapshot().causes() | {"task_died": died}
     return [(int(holds), {"outbox.cause": cause}) for cause, holds in causes.items()]
 
@@ -183,7 +160,7 @@ FIGURES = (
         Kind.COUNTER,
         "{pause}",
         "Pauses that began, by reason; an outage is one, however long.",
-        lambda watched: _by("outbox.pause.reason", watched.tally.pauses, (reason.value for reason in Reason)),
+        lambda watched: _by("outbox.pause.reason", watched.outbox.tally.pauses, (reason.value for reason in Reason)),
     ),
     Figure(
         "outbox.pauses.active",
@@ -197,7 +174,7 @@ FIGURES = (
         Kind.UP_DOWN,
         "{flusher}",
         "1: the flusher runs; 0: nothing is sent.",
-        _one(lambda watched: int(watched.flusher.running)),
+        _one(lambda watched: int(watched.outbox.flusher.running)),
     ),
     Figure(
         "outbox.health",

@@ -67,7 +67,7 @@ class Placed(Protocol):
 
     @property
     def project(self) -> str | None:
-        """As `policy.project.identity`."""
+        """As `project.identity`."""
 
 
 def project_of(transport: Transport) -> str | None:

@@ -237,8 +237,8 @@ async def test_a_file_that_cannot_be_read_is_said_and_the_other_one_still_shows(
     healthy = Watched.snapshot
 
     def snapshot(self: Watched) -> Snapshot:
-        if self.path.name == "one.db":
-            raise StoreCorrupt("one.db is damaged", path=self.path)
+        if self.outbox.path.name == "one.db":
+            raise StoreCorrupt("one.db is damaged", path=self.outbox.path)
         return healthy(self)
 
     monkeypatch.setattr(Watched, "snapshot", snapshot)
