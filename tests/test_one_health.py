@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from outbox import Outbox, Settings
 from outbox.cli.app import app
 from outbox.metrics.figures import Watched
+from outbox.outbox import Monitor
 from outbox.stats import Health
 from outbox.testing import FakeRemote, refused
 from outbox.threads import in_thread
@@ -104,7 +105,7 @@ async def told(outbox: Outbox, path: Path) -> dict[str, Any]:
     return {
         "stats": (await outbox.stats()).health.words,
         "status": json.loads(status)["health"],
-        "metrics": (await in_thread(Watched.of(outbox, "b").health)).words,
+        "metrics": (await in_thread(Watched("b", Monitor(outbox)).health)).words,
         "fleet": report.health,
         "view": view[0],
     }
