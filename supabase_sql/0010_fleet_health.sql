@@ -8,17 +8,18 @@
 -- project without the column takes the reports all the same: the bot leaves it out.
 
 do $$
-begin
-    if not exists (
+declare
+    has_column constant boolean := exists (
         select from pg_attribute where attrelid = 'public.outbox_health'::regclass and attname = 'health'
-    ) then
-        perform public.outbox_lock('{outbox_health}', 'access exclusive');
-        alter table public.outbox_health add column health text; -- the worst that holds
-    end if;
-    if pg_get_viewdef('public.outbox_fleet'::regclass) like '%damaged%' then
+    );
+begin
+    if has_column and pg_get_viewdef('public.outbox_fleet'::regclass) like '%damaged%' then
         return;
     end if;
-    perform public.outbox_lock('{outbox_fleet}', 'access exclusive');
+    perform public.outbox_lock('{outbox_fleet,outbox_health}', 'access exclusive');
+    if not has_column then
+        alter table public.outbox_health add column health text; -- the worst that holds
+    end if;
     -- Damage goes before all else: neither silence nor a stop in good order makes it undone.
     create or replace view public.outbox_fleet with (security_invoker = true) as
     select

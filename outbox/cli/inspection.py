@@ -23,7 +23,7 @@ def inspect(
 ) -> None:
     """Look at the file in a browser.
 
-    Ready questions, facets, the backlog over time. Works while a bot runs.
+    Ready questions, the backlog over time. Works while a bot runs.
 
     Datasette, read-only, at 127.0.0.1 alone: nobody on another machine reaches it. It shows payloads. Needs the
     extra `inspect`, no network. Ctrl-C ends it.

@@ -56,7 +56,7 @@ def drawing(counts: Sequence[int], start_ms: int, end_ms: int) -> str:
     area = f"M{_LEFT} {floor} {path} L{_WIDTH - _RIGHT} {floor} Z"
     return "\n".join(
         [
-            f'<svg class="backlog" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" font-size="11" fill="#444">',
+            f'<svg class="backlog" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" font-size="11" fill="currentColor">',
             f"<title>Backlog over time: at most {max(counts, default=0):,}, now {(counts or [0])[-1]:,}</title>",
             *(_level(value, floor - up * value) for value in lines),
             f'<path class="area" d="{area}" fill="#276890" fill-opacity="0.25" stroke="#276890" stroke-width="1.5"/>',
@@ -67,7 +67,8 @@ def drawing(counts: Sequence[int], start_ms: int, end_ms: int) -> str:
 
 
 def _level(value: int, y: float) -> str:
-    line = f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+    place = f'x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
+    line = f'<line {place} stroke="currentColor" stroke-opacity="0.2"/>'
     return f'{line}<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,}</text>'
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasette import hookimpl
 from datasette.app import Datasette
+from datasette.utils.asgi import Response
 
 from outbox.web.picture import SPANS, picture
 from outbox.web.questions import QUESTIONS
@@ -43,6 +44,43 @@ def render_cell(value: object, column: str) -> str | None:
     return f"{value} · {moment(value)}" if column.endswith("_ms") and moment(value) else None
 
 
+# Datasette's own pages have scripts and styles in them; nothing may be loaded from, sent to or shown in another site.
+_POLICY = (
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
+    b" img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+_DARK = """@media (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; }
+  body, .dropdown-menu, .rows-and-columns td, .rows-and-columns th, input, textarea, select {
+    background: #14171c; color: #e4e7ec;
+  }
+  a:link, a:visited { color: #7db7dd; }
+  pre, code, .CodeMirror { background: #1f242c; color: #e4e7ec; }
+  .backlog .area { fill: #7db7dd; stroke: #7db7dd; }
+}
+"""
+
+
+@hookimpl
+def register_routes() -> list[tuple[str, Callable[..., Response]]]:
+    """No robot reads payloads, should somebody publish the page after all; and colours for a dark screen."""
+    return [
+        (r"^/robots\.txt$", lambda: Response.text("User-agent: *\nDisallow: /\n")),
+        (r"^/-/outbox-dark\.css$", lambda: Response(_DARK, content_type="text/css; charset=utf-8")),
+    ]
+
+
+@hookimpl
+def extra_css_urls() -> list[str]:
+    """Every page has the colours."""
+    return ["/-/outbox-dark.css"]
+
+
 @hookimpl
 def asgi_wrapper() -> Callable[[Any], Any]:
     """Answer those who came by the name of this machine's loopback, and nobody else.
@@ -54,11 +92,16 @@ def asgi_wrapper() -> Callable[[Any], Any]:
 
 def _only_loopback(app: Any) -> Any:
     async def guarded(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+            await send(message)
+
         if scope["type"] == "http" and not came_by_loopback(dict(scope["headers"]).get(b"host", b"")):
             await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"Come by 127.0.0.1 or localhost.\n"})
             return
-        await app(scope, receive, send)
+        await app(scope, receive, with_headers)
 
     return guarded
 

@@ -20,6 +20,16 @@ class Question:
 
 QUESTIONS = (
     Question(
+        "counts",
+        "How many entries are in which state?",
+        """
+select destination, state, entries
+  from outbox_counts
+ order by destination, entries desc
+""",
+        "Counters that the file keeps: at once, however many there are. pruned, removed: how many there were.",
+    ),
+    Question(
         "waiting_longest",
         "What has waited longest?",
         """

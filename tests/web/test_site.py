@@ -67,14 +67,33 @@ async def test_the_first_page_shows_the_counts_the_pause_and_the_backlog(tmp_pat
 
 
 @run_async
-async def test_the_table_has_facets_and_its_times_are_readable(tmp_path: Path) -> None:
+async def test_the_table_asks_for_no_facets_and_its_times_are_readable(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with busy_bot(path):
         with open_site(path) as site:
             page = (await site.client.get("/outbox/outbox")).text
+            wanted = (await site.client.get("/outbox/outbox?_facet=state")).text
+            counts = await rows(site, "counts")
 
-    assert re.search(r'state=dead"[^>]*>dead</a> 2', page)
+    assert "facet-results" not in page  # each would read every entry
+    assert "_facet=" not in page  # nor is one suggested: that reads them column by column
+    assert re.search(r'state=dead"[^>]*>dead</a> 2', wanted)  # who asks for one gets it
+    assert {(row["destination"], row["state"]): row["entries"] for row in counts}["trades", "dead"] == 2
     assert "1767225600000 · 2026-01-01 00:00:00.000" in page
+
+
+@pytest.mark.parametrize("address", ["/", "/outbox/outbox", "/robots.txt", "/-/outbox-dark.css", "/no-such-page"])
+@run_async
+async def test_every_answer_keeps_to_itself(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "bot.db"
+    async with busy_bot(path):
+        with open_site(path) as site:
+            answer = await site.client.get(address)
+    assert "default-src 'self';" in answer.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.status_code == (404 if address == "/no-such-page" else 200)
+    assert ("Disallow: /" in answer.text) == (address == "/robots.txt")
 
 
 @run_async
