@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 from freqtrade.persistence import Order, Trade
 from freqtrade.strategy import IStrategy
 from pandas import DataFrame
 
 from outbox import BlockingOutbox, OutboxError
+from outbox.blocking import TradeLogger
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,9 @@ class OutboxStrategy(IStrategy):
             logger.exception("fills could not be stored; no new trade is entered until they are")
 
     def store(self, trade: Trade, order: Order) -> None:
-        """Put one fill: its id is made of the exchange's own, its row of what freqtrade has stored."""
+        """Put one fill: its id is the exchange's own name for it, its row is made of what freqtrade has stored."""
         assert self.outbox is not None
         row = {
-            "session_id": "freqtrade",
             "trade_id": order.order_id,
             "symbol": trade.pair,
             "action": order.ft_order_side,
@@ -76,8 +75,8 @@ class OutboxStrategy(IStrategy):
             "entry_price": order.safe_price,
             "timestamp": order.order_filled_utc,
         }
-        fill = uuid5(NAMESPACE_URL, f"{trade.exchange}/{trade.pair}/{order.order_id}")
-        self.outbox.put("trades", row, id=fill, if_exists="keep")
+        trades = TradeLogger(self.outbox, session_id="freqtrade")
+        trades.log_real_trade(row, id=f"{trade.exchange}/{trade.pair}/{order.order_id}")
 
     def populate_indicators(self, dataframe: DataFrame, metadata: dict[str, Any]) -> DataFrame:
         return dataframe

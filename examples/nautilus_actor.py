@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 from nautilus_trader.common.actor import Actor
 from nautilus_trader.model.events import OrderFilled
 from nautilus_trader.model.objects import Price, Quantity
 
 from outbox import BlockingOutbox
+from outbox.blocking import TradeLogger
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,7 +37,6 @@ class OutboxActor(Actor):
         if not isinstance(event, OrderFilled):
             return
         row = {
-            "session_id": str(event.strategy_id),
             "trade_id": str(event.trade_id),
             "symbol": str(event.instrument_id),
             "action": "buy" if event.is_buy else "sell",
@@ -46,8 +45,8 @@ class OutboxActor(Actor):
             "entry_price": event.last_px,
             "timestamp": EPOCH + timedelta(microseconds=event.ts_event // 1000),
         }
-        fill = uuid5(NAMESPACE_URL, f"{event.instrument_id}/{event.trade_id}")
-        self.outbox.put("trades", row, id=fill, if_exists="keep")
+        trades = TradeLogger(self.outbox, session_id=str(event.strategy_id))
+        trades.log_real_trade(row, id=f"{event.instrument_id}/{event.trade_id}")
 
     def on_stop(self) -> None:
         """Close the file; what is pending stays pending."""

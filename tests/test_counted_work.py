@@ -14,6 +14,7 @@ import pytest
 from benchmark.answers import answering
 
 from outbox import Outbox, Settings
+from outbox.store import writer
 from outbox.store.queries import Query
 from outbox.store.reader import Reader
 from outbox.testing import ManualClock, ScriptedTransport
@@ -65,6 +66,48 @@ async def test_a_put_costs_one_hop_and_so_do_all_puts_that_wait_together(
             async with outbox.transaction() as tx:
                 await tx.put("trades", {"n": 100})
             assert len(hops) > 2, hops
+
+
+@pytest.mark.parametrize("turns", [writer._TURNS, 0], ids=["", "control: without the turns groups are halves"])
+@run_async
+async def test_callers_that_do_other_work_between_their_puts_still_share_their_commits(
+    turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_TURNS", turns)
+    callers, puts = 64, 10
+
+    async def work(outbox: Outbox) -> None:
+        for n in range(puts):
+            await outbox.put("trades", {"n": n})
+            await asyncio.sleep(0)  # what a bot does between two puts
+
+    async with opened(tmp_path / "bot.db", ScriptedTransport()) as outbox:
+        await outbox.put("trades", {"n": 0})
+        with counted_hops(monkeypatch) as hops:
+            await asyncio.gather(*(work(outbox) for _ in range(callers)))
+    if turns:
+        assert len(hops) <= puts + 2, hops
+    else:
+        assert len(hops) > 1.5 * puts, hops
+
+
+@run_async
+async def test_a_put_that_is_alone_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+    plain = asyncio.sleep
+
+    async def counted(delay: float) -> None:
+        nonlocal turns
+        turns += 1
+        await plain(delay)
+
+    async with opened(tmp_path / "bot.db", ScriptedTransport()) as outbox:
+        monkeypatch.setattr("outbox.store.writer.asyncio.sleep", counted)
+        for n in range(5):
+            await outbox.put("trades", {"n": n})
+        assert turns == 0
+        await asyncio.gather(*(outbox.put("trades", {"n": n}) for n in range(5)))
+        assert turns > 0  # the control
 
 
 @run_async

@@ -78,16 +78,59 @@ def test_a_mount_of_the_file_would_be_found() -> None:
 
 
 def test_the_unit_says_where_the_file_is_and_gives_the_bot_its_time() -> None:
-    unit = configparser.RawConfigParser()
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(block("ini"))
-    service = unit["Service"]
+    service = unit_of(block("ini"))["Service"]
     path = PurePosixPath(service["Environment"].removeprefix("OUTBOX_PATH="))
     assert path.is_absolute()
     assert path.parent == PurePosixPath("/var/lib") / service["StateDirectory"]
     assert PurePosixPath(service["ExecStart"].split()[0]).is_absolute()
     assert PurePosixPath(service["WorkingDirectory"]).is_absolute()
     assert int(service["TimeoutStopSec"]) > STOP_S
+
+
+def unit_of(text: str) -> configparser.RawConfigParser:
+    unit = configparser.RawConfigParser()
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    return unit
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no systemd")
+def test_the_timers_pipe_puts_each_fill_once_however_often_it_runs(tmp_path: Path) -> None:
+    service, timer = re.split(r"^# /etc/systemd/system/fills\.\w+\n", block("systemd"), flags=re.MULTILINE)[1:]
+    assert unit_of(timer)["Timer"]["Persistent"] == "true"
+    run = unit_of(service)["Service"]
+    (program,) = re.findall(r"/bin/sh -c '(.*)'", run["ExecStart"])
+    ids = ["0c6e8c1c-4f0b-4c5e-9a52-6f1d1a4c0001", "0c6e8c1c-4f0b-4c5e-9a52-6f1d1a4c0002"]
+    lines = "".join(json.dumps({"id": own, "price": 1.5}) + "\n" for own in ids)
+    for name, text in {
+        "curl": f"cat <<'END'\n{lines}END",
+        "outbox": f'exec "{sys.executable}" -m outbox "$@"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    path = str(tmp_path / "bot.db")
+    for _ in range(2):
+        done = subprocess.run(
+            ["/bin/sh", "-c", program.replace("/srv/bot/.venv/bin", str(tmp_path))],
+            env=environment(OUTBOX_PATH=path) | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert count(Path(path)) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither")
+def test_the_line_that_measures_the_inbox_puts_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m outbox "$@"\n', encoding="utf-8")
+    (tmp_path / "outbox").chmod(0o755)
+    path = str(tmp_path / "bot.db")
+    done = subprocess.run(
+        ["/bin/sh", "-c", block("sh").replace("20000", "20")],
+        env=environment(OUTBOX_PATH=path) | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert count(Path(path)) == 20
 
 
 def cron_lines() -> tuple[dict[str, str], list[str]]:

@@ -24,11 +24,17 @@ logger = logs.named("outbox.store")
 # What a later look may find fixed. Any other error would come again, and hold up whatever is asked behind it.
 _PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
 
+# Who was answered asks the next thing soon, as `outbox put` with what a pipe brings: for so long a look comes so often.
+_SOON_S, _OFTEN_S = 1.0, 0.02
+
 Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 class CommandServer:
-    """Looks into the inbox of `store` every `poll_s` seconds: one `scandir` in a thread, no folder, nothing more."""
+    """Looks into the inbox of `store` every `poll_s` seconds: one `scandir` in a thread, no folder, nothing more.
+
+    After an answer it looks more often for a second.
+    """
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class CommandServer:
         self._stop = asyncio.Event()
         self._repeating = logs.Repeating(clock)
         self.background = Background("inbox", self._turn, clock=clock, stop=self._stop, tell=tell)
+        self._answered_s = -_SOON_S
         self._seen_s: dict[str, float] = {}  # when each file that nobody fetched was first seen, on the steady clock
 
     async def stop(self, grace_s: float) -> None:
@@ -65,7 +72,8 @@ class CommandServer:
             words = f"{type(error).__name__}: {error}"
             if (news := self._repeating.news("failed", words)) is not None:
                 logger.warning("inbox unavailable, retrying", extra={"error": words, **news})
-        await self._clock.wait(self._stop, self._poll_s)
+        soon = self._clock.monotonic_s() - self._answered_s < _SOON_S
+        await self._clock.wait(self._stop, min(self._poll_s, _OFTEN_S) if soon else self._poll_s)
 
     async def _look(self) -> None:
         requests = await in_thread(lambda: list(inbox.waiting(self._store)))
@@ -74,6 +82,7 @@ class CommandServer:
                 return
             content = await self._carried_out(request)
             await in_thread(inbox.answer, self._store, request, content)
+            self._answered_s = self._clock.monotonic_s()
         if requests:
             await in_thread(inbox.tidy, self._store, self._seen_s, now_s=self._clock.monotonic_s())
 

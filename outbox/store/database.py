@@ -171,8 +171,9 @@ async def connect(
         return connection
 
     connection = _Connection(connector, iter_chunk_size=64)
-    # aiosqlite's thread is no daemon: Python would wait for ever at exit for a connection that nobody closed.
-    connection._thread.daemon = True
+    # aiosqlite's thread, which before 0.22 is the connection itself, is no daemon: Python would wait for ever at exit
+    # for a connection that nobody closed.
+    getattr(connection, "_thread", connection).daemon = True
     try:
         return await connection
     except BaseException:

@@ -10,17 +10,24 @@ with new ones. It prints `["trades", number]` for each acknowledged row. A new e
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import json
 import os
+import random
+import signal
+import sqlite3
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from outbox import BlockingOutbox, Outbox, Settings
+from outbox.cli import main as command_line
+from outbox.store.database import EXPOSED_TO_WAL_RESET_BUG
 
 # What a fill's id is made of, so that it is the same in every life.
 _BROKER = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
@@ -130,11 +137,96 @@ def from_threads(path: Path, broker: Broker) -> None:
     asyncio.run(main())
 
 
+def by_command(path: Path, broker: Broker) -> None:
+    """Each batch of fills goes to an `outbox put` of its own by a pipe; a bot runs in every other life."""
+    if _by_chance():
+        _beside(lambda: _run_a_bot(path))
+    batch = broker.told_again()
+    while True:
+        # Two out of three tell the last ones once more: a shell that was cut off begins at its last mark.
+        _put_by_command(path, batch)
+        for fill in batch:
+            say(fill)
+        batch = [broker.trade() for _ in range(random.choice((1, 3, 40)))] + batch[: random.choice((0, 5, 5))]
+
+
+def _put_by_command(path: Path, fills: Sequence[Fill]) -> None:
+    lines = "".join(json.dumps({**fill.row, **({"id": fill.id} if fill.id else {})}) + "\n" for fill in fills)
+    reading, writing = os.pipe()
+
+    def put() -> None:
+        os.close(writing)
+        os.dup2(reading, 0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ["outbox", "put", "trades", "-", "--keep", "--path", str(path), "--timeout", "30"]
+        command_line()
+
+    child = _beside(put)
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe, contextlib.suppress(BrokenPipeError):
+        pipe.write(lines)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise RuntimeError("outbox put has failed")
+
+
+def by_shell(path: Path, broker: Broker) -> None:
+    """A shell inserts into the file: beside a bot if its SQLite has no WAL-reset bug, else between two bots."""
+    with BlockingOutbox(Settings(path=path)) as outbox:  # makes the file; sends what an earlier life has left
+        outbox.drain(timeout=0.2)
+    if not EXPOSED_TO_WAL_RESET_BUG and _by_chance():
+        _beside(lambda: _run_a_bot(path))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as shell:
+        shell.execute("begin immediate")
+        for fill in broker.told_again():
+            _insert(shell, fill)
+        shell.execute("commit")
+        while True:
+            fill = broker.trade()
+            _insert(shell, fill)
+            say(fill)
+
+
+def _insert(shell: sqlite3.Connection, fill: Fill) -> None:
+    facts = ("trades", json.dumps(fill.row))
+    if fill.id is None:
+        shell.execute("insert into outbox (destination, payload) values (?, ?)", facts)
+    else:
+        shell.execute("insert or ignore into outbox (id, destination, payload) values (?, ?, ?)", (fill.id, *facts))
+
+
+def _by_chance() -> bool:
+    return random.random() < 0.5
+
+
+def _run_a_bot(path: Path) -> None:
+    with BlockingOutbox(Settings(path=path, poll_s=0.02)):
+        threading.Event().wait()
+
+
+def _beside(work: Callable[[], object]) -> int:
+    """Fork a process that does `work`, and that is killed when this one is; return its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        work()
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    finally:
+        os._exit(code)
+
+
 ENTRANCES: dict[str, Callable[[Path, Broker], None]] = {
     "async": with_asyncio,
     "blocking": blocking,
     "threads": from_threads,
+    "shell": by_shell,
 }
+if sys.platform == "linux":
+    ENTRANCES["put"] = by_command  # it forks, and its children end with it
 
 
 def run(arguments: list[str]) -> None:

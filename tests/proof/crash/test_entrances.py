@@ -67,7 +67,7 @@ async def tell_again(left: Storm, remote: SupabaseLite) -> int:
     return len(fills)
 
 
-@pytest.mark.timeout(max(300, KILLS * 3))
+@pytest.mark.timeout(max(300, KILLS * 20))
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_an_entrance_loses_nothing_and_tells_nothing_twice(
     entrance: str, tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]

@@ -1,0 +1,71 @@
+"""The library fits into real bots: with old and new versions of what it needs, and without changing theirs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.store.tools import ROOT
+
+# The oldest and the newest that pyproject.toml allows, as far as they exist.
+AIOSQLITE = ["0.17.0", "0.22.1"]
+# What stores and finds, commits and fails, opens and closes, waits and is cancelled.
+OF_AIOSQLITE = [
+    "tests/store/test_commits.py", "tests/test_lifecycle.py", "tests/test_put_many.py", "tests/store/test_read_only.py",
+]  # fmt: skip
+BOTS = ["supabase", "freqtrade", "nautilus_trader", "python-telegram-bot", "octobot"]
+UV = str(Path(sys.executable).with_name("uv"))
+DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", AIOSQLITE)
+def test_both_ends_of_aiosqlites_range_work(version: str, tmp_path: Path) -> None:
+    install = [UV, "pip", "install", "-q", "--no-deps", "--target", tmp_path, f"aiosqlite=={version}"]
+    subprocess.run(install, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    seen = subprocess.run(
+        [sys.executable, "-c", "import aiosqlite; print(aiosqlite.__version__)"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert seen.stdout.strip() == version
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *OF_AIOSQLITE],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def resolved(*requirements: str) -> dict[str, str]:
+    """Return the versions that a resolver chooses; nothing is installed."""
+    done = subprocess.run(
+        [UV, "pip", "compile", "-q", "--no-header", "--no-annotate", "--python-version", "3.12", "-"],
+        input="\n".join(requirements), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", done.stdout, re.MULTILINE))
+
+
+def changed(bot: str, ours: list[str]) -> dict[str, str]:
+    """Return which versions of what `bot` brings are others with `ours` beside it."""
+    alone, both = resolved(bot), resolved(bot, *ours)
+    assert alone
+    return {name: f"{version} → {both[name]}" for name, version in alone.items() if both[name] != version}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("bot", BOTS)
+def test_the_library_beside_a_bot_changes_no_version_of_the_bots(bot: str) -> None:
+    assert changed(bot, DEPENDENCIES) == {}
+
+
+@pytest.mark.timeout(600)
+def test_control_a_narrow_range_downgrades_in_silence() -> None:
+    narrow = [each if not each.startswith("httpx") else "httpx<0.28" for each in DEPENDENCIES]
+    assert "httpx" in changed("supabase", narrow)
