@@ -27,7 +27,7 @@ DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", AIOSQLITE)
 def test_both_ends_of_aiosqlites_range_work(version: str, tmp_path: Path) -> None:
-    install = [UV, "pip", "install", "-q", "--no-deps", "--target", tmp_path, f"aiosqlite=={version}"]
+    install = [UV, "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), f"aiosqlite=={version}"]
     subprocess.run(install, check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     seen = subprocess.run(

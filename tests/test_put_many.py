@@ -56,7 +56,7 @@ async def test_puts_of_a_transaction_share_their_hops(path: Path, monkeypatch: p
     async with standing(path, ScriptedTransport()) as outbox:
         await outbox.put("fills", {"n": -1})
         with counted_hops(monkeypatch) as hops:
-            async with outbox.transaction() as tx:
+            async with outbox.transaction(limit_s=60) as tx:
                 receipts = [await tx.put("fills", row) for row in numbered(400)]
         # begin, the first one, three of 128, the rest, commit
         assert len(hops) <= 7, hops
@@ -69,7 +69,7 @@ async def test_puts_of_a_transaction_share_their_hops(path: Path, monkeypatch: p
 async def test_no_rows_are_no_commit(path: Path) -> None:
     async with Outbox.open(settings(path)) as outbox:
         assert await outbox.put_many("fills", []) == []
-        async with outbox.transaction() as tx:
+        async with outbox.transaction(limit_s=60) as tx:
             assert await tx.put_many("fills", iter(())) == []
 
 
@@ -81,7 +81,7 @@ async def test_one_conflict_stores_none_of_them(inside: bool, number: int, path:
     async with Outbox.open(settings(path)) as outbox:
         await outbox.put("fills", {"n": -1}, id=ids[-1])
         if inside:
-            async with outbox.transaction() as tx:
+            async with outbox.transaction(limit_s=60) as tx:
                 await tx.put("events", {"n": 1})
                 with pytest.raises(IdConflict, match=ids[-1]):
                     await tx.put_many("fills", numbered(number), ids=ids)
@@ -143,7 +143,7 @@ async def test_a_bound_that_some_would_exceed_refuses_all_of_them(path: Path) ->
         again = await outbox.put_many("fills", numbered(3), ids=["a", "b", "c"])
         assert [r.seq for r in again] == [r.seq for r in mine]
         with pytest.raises(OutboxFull):
-            async with outbox.transaction() as tx:
+            async with outbox.transaction(limit_s=60) as tx:
                 await tx.put_many("fills", numbered(1))
 
 
@@ -154,13 +154,13 @@ REFUSES = "create trigger mine before insert on outbox when new.payload ->> 'n' 
 @run_async
 async def test_a_rule_of_the_bots_own_that_one_row_breaks_refuses_all_of_them(what: str, path: Path) -> None:
     async with Outbox.open(settings(path)) as outbox:
-        async with outbox.transaction() as tx:
+        async with outbox.transaction(limit_s=60) as tx:
             await tx.execute(REFUSES.format(what=what))
         with pytest.raises(StoreError):
             await outbox.put_many("fills", numbered(10))
         assert count(path) == 0
         # In a transaction it is the one put that fails, and the block goes on.
-        async with outbox.transaction() as tx:
+        async with outbox.transaction(limit_s=60) as tx:
             refused = [await raised(tx.put("fills", row)) for row in numbered(10)]
     assert [number for number, error in enumerate(refused) if isinstance(error, StoreError)] == [7]
     assert count(path) == 9
@@ -172,7 +172,7 @@ async def test_a_rule_that_a_shell_makes_meanwhile_fails_the_transaction_as_a_wh
         with shell(path) as connection:
             connection.execute(REFUSES.format(what="ignore"))
         with pytest.raises(StoreError, match="refuses 1 of 9 entries; the whole transaction was rolled back"):
-            async with outbox.transaction() as tx:
+            async with outbox.transaction(limit_s=60) as tx:
                 for row in numbered(10):
                     await tx.put("fills", row)
     assert count(path) == 0
@@ -180,7 +180,7 @@ async def test_a_rule_that_a_shell_makes_meanwhile_fails_the_transaction_as_a_wh
 
 @run_async
 async def test_statements_of_a_transaction_see_the_puts_before_them_and_numbers_stay_true(path: Path) -> None:
-    async with Outbox.open(settings(path)) as outbox, outbox.transaction() as tx:
+    async with Outbox.open(settings(path)) as outbox, outbox.transaction(limit_s=60) as tx:
         receipts = [await tx.put("fills", row) for row in numbered(3)]
         assert await tx.execute("select count(*) from outbox") == [(3,)]
         await tx.execute("insert into outbox (destination, payload) values ('events', '{\"n\": 9}')")
@@ -195,7 +195,7 @@ async def test_statements_of_a_transaction_see_the_puts_before_them_and_numbers_
 async def test_what_a_transaction_gathered_is_rolled_back_with_it(path: Path) -> None:
     async with Outbox.open(settings(path)) as outbox:
         with pytest.raises(ZeroDivisionError):
-            async with outbox.transaction() as tx:
+            async with outbox.transaction(limit_s=60) as tx:
                 for row in numbered(300):
                     await tx.put("fills", row)
                 raise ZeroDivisionError
@@ -222,7 +222,7 @@ async def test_the_first_of_two_that_tell_the_same_fill_stays(path: Path) -> Non
             *await outbox.put_many("fills", [{"price": 1.1, "at": 3}], ids=["x-1"], if_exists="keep"),
             await outbox.put_nowait("fills", {"price": 1.1, "at": 4}, id="x-1", if_exists="keep"),
         ]
-        async with outbox.transaction() as tx:
+        async with outbox.transaction(limit_s=60) as tx:
             told.append(await tx.put("fills", {"price": 1.1, "at": 5}, id="x-1", if_exists="keep"))
             told += await tx.put_many("fills", [{"price": 1.1, "at": 6}], ids=["x-1"], if_exists="keep")
         assert told == [replace(first, duplicate=True)] * 5
@@ -248,7 +248,7 @@ async def test_another_operation_under_the_id_is_no_second_telling(path: Path) -
 def test_a_bot_without_asyncio_puts_many_rows_too(path: Path) -> None:
     with BlockingOutbox(settings(path)) as outbox:
         receipts = outbox.put_many("fills", numbered(3), ids=["a", "b", "c"])
-        with outbox.transaction() as tx:
+        with outbox.transaction(limit_s=60) as tx:
             receipts += tx.put_many("fills", numbered(3))
         with pytest.raises(IdConflict):
             outbox.put_many("fills", numbered(2), ids=["d", "a"], on_conflict=None, operation="insert", key="k")

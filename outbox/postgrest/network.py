@@ -13,12 +13,13 @@ import socket
 import ssl
 import sys
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import certifi
 import httpcore
@@ -27,6 +28,7 @@ import httpx
 from outbox.postgrest.project import is_loopback
 from outbox.threads import in_thread
 
+_TELLING = 8
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -45,6 +47,17 @@ class Proxy:
     def as_httpx(self, trusted: ssl.SSLContext) -> httpx.Proxy:
         """Return it as httpx takes it. trusted: for one that speaks TLS itself."""
         return httpx.Proxy(self.url, ssl_context=trusted if self.url.startswith("https:") else None)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What of the credentials in its URL a reply must not bring anywhere. A short password may be any word."""
+        parts = urlsplit(self.url)
+        if parts.password is None:
+            return ()
+        password = unquote(parts.password)
+        pair = f"{unquote(parts.username or '')}:{password}"
+        basic = b64encode(pair.encode()).decode()
+        return (pair, basic, password) if len(password) >= _TELLING else (pair, basic)
 
     def __str__(self) -> str:
         return f"the proxy {self.place} ({self.variable})"

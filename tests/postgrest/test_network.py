@@ -115,6 +115,9 @@ async def test_a_request_to_this_machine_never_meets_a_proxy(monkeypatch: pytest
     ("answer", "kind", "said"),
     [
         pytest.param(b"407 Proxy Authentication Required", Failure.MISCONFIGURED, "407", id="wants a password"),
+        pytest.param(
+            b"407 Not me:password, Basic bWU6cGFzc3dvcmQ=", Failure.MISCONFIGURED, "407 Not <key>", id="quotes it"
+        ),
         pytest.param(b"403 Forbidden", Failure.MISCONFIGURED, "403", id="forbids"),
         pytest.param(b"502 Bad Gateway", Failure.UNREACHABLE, "502", id="finds nobody"),
     ],
@@ -130,7 +133,8 @@ async def test_what_a_proxy_answers_is_said_with_its_name(
     assert failure == kind
     assert isinstance(failure, Failure)
     assert place in failure.words and "HTTPS_PROXY" in failure.words and said in failure.words
-    assert "password" not in failure.words.lower().replace("proxy authentication", "")
+    assert "password" not in failure.words.lower()
+    assert "bWU6" not in failure.words
     assert proxy.heads[0].startswith("CONNECT project.example:443")
 
 
