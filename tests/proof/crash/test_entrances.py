@@ -49,7 +49,7 @@ def storm(folder: Path, remote: SupabaseLite, entrance: str, kills: int, *option
         witness.acknowledged["trades"] = acknowledged
         for _ in range(kills):
             witness.start()
-            await_the_moment(witness, dice)
+            await_the_moment(witness, dice, most=20 if entrance == "put" else 150)  # a command takes a second
             witness.kill()
     return Storm(path, broker, acknowledged)
 
