@@ -13,8 +13,8 @@ import pytest
 
 from tests.store.tools import ROOT
 
-# The oldest and the newest that pyproject.toml allows, as far as they exist.
-AIOSQLITE = ["0.17.0", "0.22.1"]
+# The oldest that pyproject.toml allows; the newest is what every other test runs with. By hand: AIOSQLITE=0.20.0.
+AIOSQLITE = os.environ.get("AIOSQLITE", "0.17.0")
 # What stores and finds, commits and fails, opens and closes, waits and is cancelled.
 OF_AIOSQLITE = [
     "tests/store/test_commits.py", "tests/test_lifecycle.py", "tests/test_put_many.py", "tests/store/test_read_only.py",
@@ -25,16 +25,15 @@ DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("version", AIOSQLITE)
-def test_both_ends_of_aiosqlites_range_work(version: str, tmp_path: Path) -> None:
-    install = [UV, "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), f"aiosqlite=={version}"]
+def test_the_oldest_aiosqlite_works(tmp_path: Path) -> None:
+    install = [UV, "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), f"aiosqlite=={AIOSQLITE}"]
     subprocess.run(install, check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     seen = subprocess.run(
         [sys.executable, "-c", "import aiosqlite; print(aiosqlite.__version__)"],
         env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert seen.stdout.strip() == version
+    assert seen.stdout.strip() == AIOSQLITE
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *OF_AIOSQLITE],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
@@ -68,4 +67,4 @@ def test_the_library_beside_a_bot_changes_no_version_of_the_bots(bot: str) -> No
 @pytest.mark.timeout(600)
 def test_control_a_narrow_range_downgrades_in_silence() -> None:
     narrow = [each if not each.startswith("httpx") else "httpx<0.28" for each in DEPENDENCIES]
-    assert "httpx" in changed("supabase", narrow)
+    assert "httpx" in changed("python-telegram-bot", narrow)

@@ -173,7 +173,8 @@ async def connect(
     connection = _Connection(connector, iter_chunk_size=64)
     # aiosqlite's thread, which before 0.22 is the connection itself, is no daemon: Python would wait for ever at exit
     # for a connection that nobody closed.
-    getattr(connection, "_thread", connection).daemon = True
+    thread: Any = getattr(connection, "_thread", connection)
+    thread.daemon = True
     try:
         return await connection
     except BaseException:
