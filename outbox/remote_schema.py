@@ -60,6 +60,22 @@ def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Cal
             told(script, time.monotonic() - started_s)
 
 
+def statement_timeout(dsn: str, role: str) -> str | None:
+    """Return how long a statement of a request as `role` may take, as its role says; None: as long as it likes.
+
+    PostgREST signs in as `authenticator` and takes the role's own setting on. Raises SchemaError: no connection.
+    """
+    with _connected(dsn) as connection, _explained(dsn, "statement_timeout"):
+        found = connection.execute(
+            "select split_part(setting, '=', 2) from pg_catalog.pg_db_role_setting"
+            " join pg_catalog.pg_roles on pg_roles.oid = setrole cross join unnest(setconfig) as setting"
+            " where rolname in (%(role)s, 'authenticator') and setting like 'statement_timeout=%%'"
+            " order by rolname = %(role)s desc limit 1",
+            {"role": role},
+        ).fetchone()
+    return None if found is None or found[0] == "0" else str(found[0])
+
+
 @contextmanager
 def _connected(dsn: str) -> Iterator[Connection[Any]]:
     try:

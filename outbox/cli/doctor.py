@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from outbox import remote_schema
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.status import answer, subject
@@ -26,14 +28,15 @@ from outbox.doctor.findings import Finding, Severity
 from outbox.doctor.fixes import mend
 from outbox.doctor.local import Content, Local, examine_file
 from outbox.doctor.remote import First, Questions, obstacle, silent
-from outbox.doctor.remote_findings import Target, targets
+from outbox.doctor.remote_findings import Target, targets, time_limit
 from outbox.encoding import identifier
-from outbox.errors import ConfigError, InvalidEntry
+from outbox.errors import ConfigError, InvalidEntry, SchemaError
 from outbox.postgrest.client import PostgrestTransport
 from outbox.postgrest.project import read_key
 from outbox.postgrest.verdicts import Failure, read_refusal
 from outbox.settings import Settings, load
 from outbox.sql_files import folder as sql_folder
+from outbox.threads import in_thread
 
 # An answer that takes longer is itself a finding; the bot waits up to OUTBOX_REQUEST_DEADLINE_S.
 _TIMEOUT_S = 10.0
@@ -148,7 +151,18 @@ async def _findings(
         found,
         *_pauses(local.content, asked.findings, _role(settings)),
         *asked.findings,
+        *([] if offline else await _time_limit(_role(settings))),
     ]
+
+
+async def _time_limit(role: str) -> list[Finding]:
+    """Look for a statement_timeout where the database can be asked: PostgREST does not tell."""
+    if not (dsn := os.environ.get("SUPABASE_DB_URL")):
+        return []
+    try:
+        return [time_limit(role, await in_thread(remote_schema.statement_timeout, dsn, role))]
+    except SchemaError as error:
+        return [Finding("statement_timeout", Severity.OK, f"not looked at: {error}")]
 
 
 def _targets(local: Local, only: Sequence[str]) -> list[Target]:

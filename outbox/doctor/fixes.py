@@ -87,6 +87,11 @@ def _all_files(sql: Path) -> str:
     return f'for file in {typed(sql)}/*.sql; do psql "$SUPABASE_DB_URL" -v ON_ERROR_STOP=1 -f "$file"; done'
 
 
+def limit_time(role: str) -> str:
+    """Return what lets the server give up on a statement of `role` before the outbox does."""
+    return f"alter role {_sql_name(role)} set statement_timeout = '8s'; notify pgrst, 'reload config'"
+
+
 def _grant(table: str, role: str) -> str:
     grant = f"grant select, insert, update on public.{_sql_name(table)} to {_sql_name(role)}"
     # Supabase's service_role passes row-level security. To another the grant alone would make dead letters of a pause.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from outbox.doctor.complaints import Complaint, Outcome, complaint, said
 from outbox.doctor.findings import Finding, Severity
-from outbox.doctor.fixes import KEY_FIX, SERVICE, SQL, mend
+from outbox.doctor.fixes import KEY_FIX, SERVICE, SQL, limit_time, mend
 from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.project import KeyFacts, KeyKind
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
@@ -179,6 +179,14 @@ def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) ->
     if facts.expires_at_s is not None and facts.expires_at_s - now_s < _SOON_S:
         return Finding("key", _WARNING, f"it is {kind}, and expires on {_day(facts.expires_at_s)}", KEY_FIX)
     return Finding("key", _OK, f"it is {kind}")
+
+
+def time_limit(role: str, found: str | None) -> Finding:
+    """Judge whether the server gives up on a locked table. found: the statement_timeout of `role`; None: none."""
+    if found is not None:
+        return Finding("statement_timeout", _OK, f"a statement of {role} may take {found}")
+    says = f"{role} has none: each request to a table that is locked holds a connection of the server until it is not"
+    return Finding("statement_timeout", _WARNING, says, limit_time(role))
 
 
 def key_place(places: Sequence[str]) -> Finding:

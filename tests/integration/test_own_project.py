@@ -137,10 +137,10 @@ async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_d
 
 
 @run_async
-async def test_doctor_finds_nothing_wrong_with_the_small_role(
-    tmp_path: Path, project: SupabaseLite, own_sql: Sql, monkeypatch: pytest.MonkeyPatch
+async def test_doctor_finds_nothing_wrong_with_the_small_role_and_looks_for_a_time_limit(
+    tmp_path: Path, project: SupabaseLite, postgres: EmbeddedPostgres, own_sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
+    for name in ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_DB_URL"):
         monkeypatch.delenv(name, raising=False)
     token = documented_token(project.jwt_secret)
     access = {"supabase_key": project.publishable_key, "access_token": token, "source": "trend@desk"}
@@ -157,6 +157,24 @@ async def test_doctor_finds_nothing_wrong_with_the_small_role(
     ours = [each for each in report["findings"] if each["check"].partition(":")[0] in ("key", "trades", "sessions")]
     assert [each for each in ours if each["severity"] != "ok"] == []
     assert len(ours) > 4
+
+    async def limit(dsn: str) -> tuple[str, str]:
+        monkeypatch.setenv("SUPABASE_DB_URL", dsn)
+        told = json.loads((await asyncio.to_thread(CliRunner().invoke, app, command)).stdout)["findings"]
+        (found,) = [each for each in told if each["check"] == "statement_timeout"]
+        return found["severity"], f"{found['says']} {found['fix']}"
+
+    dsn = postgres.database("own_project")
+    severity, says = await limit(dsn)
+    assert severity == "warning" and "alter role outbox_bot set statement_timeout = '8s'" in says
+    own_sql.execute("alter role outbox_bot set statement_timeout = '8s'")
+    try:
+        severity, says = await limit(dsn)
+        assert severity == "ok" and "may take 8s" in says
+    finally:
+        own_sql.execute("alter role outbox_bot reset statement_timeout")
+    severity, says = await limit("postgresql://nobody:hidden-words@127.0.0.1:1/x")
+    assert severity == "ok" and "not looked at" in says and "hidden-words" not in says
 
     own_sql.execute("revoke insert on trades from outbox_bot")
     try:  # control: what is missing is told, with the file of this role
