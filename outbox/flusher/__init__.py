@@ -5,6 +5,7 @@ scheduler         which entries travel next, and which lane has its turn
 in_flight         what is under way, and the rest after an error of ours
 delivery          one request, from its batch to its settled verdict
 pauses            what is not sent for a while, and until when
+scopes            how far a pause reaches
 refusal_runs      whether refused rows are at fault, or their table is
 shell_rows        what a plain INSERT from a shell means
 context           what all of these work with: its heartbeat, the project that the file belongs to

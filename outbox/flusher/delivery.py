@@ -11,10 +11,11 @@ from outbox.entry import Operation
 from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.orphans import PATIENCE_S, lets_pass
-from outbox.flusher.pauses import Pauses, key_of, keys_of, wider_than
+from outbox.flusher.pauses import Pauses
 from outbox.flusher.read_back import conflicts, is_applied
 from outbox.flusher.refusal_runs import cause_of
 from outbox.flusher.scheduler import Lanes
+from outbox.flusher.scopes import key_of, keys_of, wider_than
 from outbox.flusher.settlement import Settlement
 from outbox.flusher.shared_requests import DIVISOR, MOST_LANES, columns_of, is_table
 from outbox.postgrest import batch as batching

@@ -70,8 +70,9 @@ from outbox.flusher.context import FlusherContext, Limits
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
 from outbox.flusher.orphans import PATIENCE_S
-from outbox.flusher.pauses import EVERYTHING, Pauses, held_words, keys_of, sentence
+from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Lanes
+from outbox.flusher.scopes import EVERYTHING, held_words, keys_of, sentence
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
 from outbox.store.rows import Lane, Sendable

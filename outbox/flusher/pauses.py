@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count, takewhile
+from dataclasses import dataclass, replace
+from itertools import count
 
 from outbox import logs
 from outbox.entry import State
 from outbox.flusher import backoff
 from outbox.flusher.context import FlusherContext, facts
+from outbox.flusher.scopes import EVERYTHING, Paused, PauseKey, held_words, key_of, keys_of, wider_than
 from outbox.postgrest.project import refusal as refusal_of
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
 from outbox.stats import total
@@ -17,65 +18,8 @@ from outbox.store.rows import Lane, StoredPause
 
 logger = logs.named("outbox.flusher")
 
-# A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
-PauseKey = tuple[Scope, str]
-EVERYTHING: PauseKey = (Scope.EVERYTHING, "")
-
 # A limit of requests is everybody's, unless one destination meets it so often in a row and others get through between.
 _LIMITS_ALONE = 2
-
-
-def key_of(lane: Lane, scope: Scope) -> PauseKey:
-    """Return the pause that holds `lane` back when it reaches as far as `scope`."""
-    match scope:
-        case Scope.EVERYTHING:
-            return scope, ""
-        case Scope.DESTINATION:
-            return scope, lane.spec.destination
-        case Scope.LANE:
-            return scope, str(lane.number)
-
-
-def keys_of(lane: Lane) -> list[PauseKey]:
-    """Return the pauses that `lane` may stand under, the widest first."""
-    return [key_of(lane, scope) for scope in Scope]
-
-
-def held_words(lane: Lane, scope: Scope) -> str:
-    """Return what of `lane` a pause of `scope` holds back, for people."""
-    return lane.spec.destination if scope is Scope.DESTINATION else lane.spec.words()
-
-
-def sentence(what: str, pause: StoredPause) -> str:
-    """Return what holds `what` back, in the server's own words."""
-    said = " ".join(str(part) for part in (pause.status, pause.code, pause.message) if part)
-    return f"{what} is paused ({pause.reason.replace('_', ' ')}): {said}"
-
-
-def wider_than(scope: Scope) -> frozenset[Scope]:
-    """Return the scopes that reach further than `scope`."""
-    return frozenset(takewhile(lambda each: each is not scope, Scope))
-
-
-@dataclass(slots=True)
-class Paused:
-    """A pause as this process counts it: `due_s` on the monotonic clock, which no clock setting moves.
-
-    turn: its place among the flusher's requests; a clock may stand still between the two. tried: that of the last
-    request that met it.
-    """
-
-    stored: StoredPause
-    turn: int
-    due_s: float
-    tried: int = 0
-    probing: bool = False
-    reread: bool = False  # the settings were read again since it is due
-    met: dict[int, Lane] = field(default_factory=dict)  # the lanes whose requests met it, by number
-
-    def was_met_by(self, destination: str) -> bool:
-        """Return whether a request to `destination` met it."""
-        return any(lane.spec.destination == destination for lane in self.met.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from outbox.entry import LaneSpec, Operation
 from outbox.flusher.batch import Batch, Part, Source
 from outbox.flusher.context import FlusherContext
-from outbox.flusher.pauses import PauseKey, Pauses, keys_of
+from outbox.flusher.pauses import Pauses
 from outbox.flusher.ready_lanes import LOOK, ReadyLanes
 from outbox.flusher.refusal_runs import RefusalRun
+from outbox.flusher.scopes import PauseKey, keys_of
 from outbox.flusher.shared_requests import MOST_LANES, SharedRequests, may_share
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected

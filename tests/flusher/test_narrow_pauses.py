@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from outbox.flusher.in_flight import Requests
-from outbox.flusher.pauses import Paused, Pauses
+from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Lanes
+from outbox.flusher.scopes import Paused
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import Answer, refused
