@@ -54,9 +54,32 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
 
 
 def name_in(folder: Path, source: Path, now_ms: int) -> Path:
-    """Return the name of a copy of `source`, made now, in `folder`: by name the newest one is the last."""
+    """Return the name of a copy of `source`, made now, in `folder`: by name the newest one is the last.
+
+    After a clock that was ahead, or that stands at 1970, names go on behind the last one. Raises StoreError.
+    """
+    try:
+        copies = copies_in(folder, source)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be read: {error.strerror}; nothing was copied", path=folder) from error
+    last_ms = max((_moment_ms(each.name.removeprefix(f"{source.stem}-")) for each in copies), default=0)
+    now_ms = max(now_ms, last_ms + 1)
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return folder / f"{source.stem}-{moment:%Y%m%dT%H%M%S}.{now_ms % 1000:03}Z{source.suffix}"
+
+
+def copies_in(folder: Path, source: Path) -> list[Path]:
+    """Return all copies that `name_in` named, oldest first. Raises OSError."""
+    name = re.compile(rf"{re.escape(source.stem)}-\d{{8}}T\d{{6}}\.\d{{3}}Z{re.escape(source.suffix)}")
+    return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
+
+
+def _moment_ms(stamp: str) -> int:
+    try:
+        second = datetime.strptime(stamp[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:  # somebody has named it
+        return 0
+    return int(second.timestamp()) * 1000 + int(stamp[16:19])
 
 
 def remove_old(folder: Path, source: Path, keep: int) -> list[Path]:
@@ -64,10 +87,8 @@ def remove_old(folder: Path, source: Path, keep: int) -> list[Path]:
 
     One that a bot has open stays.
     """
-    name = re.compile(rf"{re.escape(source.stem)}-\d{{8}}T\d{{6}}\.\d{{3}}Z{re.escape(source.suffix)}")
     try:
-        copies = sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
-        old = [path for path in copies[:-keep] if not lock.look(path).running]
+        old = [path for path in copies_in(folder, source)[:-keep] if not lock.look(path).running]
         for path in old:
             for each in (path, files.wal_path(path), files.shm_path(path), lock.lock_path(path)):
                 each.unlink(missing_ok=True)

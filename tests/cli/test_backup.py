@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from outbox.errors import StoreError
-from outbox.forensics.backup import back_up
+from outbox.forensics.backup import back_up, name_in, remove_old
 from outbox.store import parts
 from tests.admin.test_inbox import bot, states
 from tests.cli.test_changes import as_json, call
@@ -232,6 +232,18 @@ def test_a_part_that_was_replaced_is_not_published(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="was replaced meanwhile"):
             part.publish()
     assert names(tmp_path) == ["away"]
+
+
+def test_a_clock_that_went_back_makes_no_new_copy_the_oldest(tmp_path: Path) -> None:
+    source = tmp_path / "bot.db"
+    names = []
+    for now_ms in (4_000_000_000_999, 0, 1_700_000_000_000):  # ahead; without a battery; set right
+        names.append(name_in(tmp_path, source, now_ms))
+        names[-1].touch()
+    assert sorted(names) == names
+    assert remove_old(tmp_path, source, 1) == names[:-1]
+    (tmp_path / "bot-99999999T999999.999Z.db").touch()  # somebody's own
+    assert name_in(tmp_path, source, 1_700_000_000_000) > names[-1]
 
 
 def test_keep_removes_only_copies_of_this_file_that_nobody_uses(dead: Path) -> None:
