@@ -205,13 +205,15 @@ def _run_a_bot(path: Path) -> None:
 
 def _beside(work: Callable[[], object]) -> int:
     """Fork a process that does `work`, and that is killed when this one is; return its number."""
+    parent = os.getpid()
     child = os.fork()
     if child:
         return child
     code = 1
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        work()
+        if os.getppid() == parent:  # else it was killed before that was said
+            work()
         code = 0
     except SystemExit as error:
         code = int(error.code or 0)
