@@ -76,6 +76,7 @@ def reads(**arguments: Any) -> Scene:
 
 def reports(*, stopped: bool) -> Scene:
     async def scene(outbox: Outbox) -> None:
+        outbox._flusher.state.running = True  # only who sends reports; a real one would add reports of its own
         await outbox._reporter._report(stopped=stopped, deadline_s=10)
 
     return scene
