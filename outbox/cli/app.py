@@ -300,7 +300,7 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
 
 # In the order in which somebody with a problem needs them.
 for command in (
-    status, tail.tail, entries.ls, entries.show, outages.outages, outages.lives, dead_letters.dead,
+    status, tail.tail, entries.ls, entries.find, entries.show, outages.outages, outages.lives, dead_letters.dead,
     dead_letters.requeue, edit.edit, dead_letters.discard, dead_letters.reload, drain, put.put, resend.resend,
     dead_letters.adopt, doctor, prune_backup.prune, prune_backup.backup, export.export, inspection.inspect,
     salvage.salvage, salvage.acknowledge,

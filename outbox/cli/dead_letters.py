@@ -28,8 +28,12 @@ from outbox.store.read_only import look
 from outbox.store.selection import Selected, Selection, checked_reason
 from outbox.store.store import Store
 
-_Ids = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="The ids of dead entries.")]
-_Unsettled = Annotated[list[str] | None, typer.Argument(metavar="[IDS]...", help="Ids of dead or pending entries.")]
+_Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[IDS]...", help="The ids of dead entries, or their unique beginnings.")
+]
+_Unsettled = Annotated[
+    list[str] | None, typer.Argument(metavar="[IDS]...", help="Ids of dead or pending entries, or beginnings.")
+]
 _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
 
 
@@ -252,6 +256,10 @@ def _asked(which: Selection) -> Selection:
 
 def _bound(where: Path, which: Selection, verb: str, *, yes: bool, dry_run: bool, as_object: bool) -> Selection:
     """Show what is meant, ask, and return the selection bound to just that: not to what dies before it is done."""
+    if which.ids:
+        ids = [asyncio.run(look(where, lambda observer, each=each: entries.full_id(observer, each)))  # type: ignore[misc]
+               for each in which.ids]  # fmt: skip
+        which = which.but(ids=ids)
     found = asyncio.run(look(where, lambda observer: entries.meant(observer, which)))
     if dry_run:
         raise typer.Exit(_say(where, found, verb, as_object=as_object))

@@ -36,6 +36,7 @@ from outbox.cli.send_command import (
 )
 from outbox.clock import SystemClock
 from outbox.errors import InvalidEntry, InvalidRequest
+from outbox.forensics import entries
 from outbox.store.read_only import look
 from outbox.store.selection import NOT_DEAD, Handled, Outcome
 from outbox.store.store import Store
@@ -100,6 +101,8 @@ def edit(
                     as_object=as_object,
                 )
             )
+        start = its_id
+        its_id = asyncio.run(look(where, lambda observer: entries.full_id(observer, start)))
         found = _the_one(asyncio.run(look(where, lambda observer: candidates(observer, its_id, destination))), its_id)
         outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
         outcome = None if outcome is Outcome.IS_PENDING else outcome

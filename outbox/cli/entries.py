@@ -29,6 +29,10 @@ from outbox.store.rows import StoredPause
 from outbox.store.selection import Selection
 
 _LIMIT = 20
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")]
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="A,B", help="What to show of each row, instead of a few columns.")
+]
 # Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
 _STEP = 20_000
 _SESSIONS = 5
@@ -40,7 +44,8 @@ def ls(
     chosen: Chosen,
     path: FilePath = None,
     state: OfState = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")] = _LIMIT,
+    limit: Limit = _LIMIT,
+    columns: Columns = None,
     as_object: AsJson = False,
 ) -> None:
     """List entries, the newest first. Works while a bot runs; changes nothing.
@@ -53,7 +58,7 @@ def ls(
     Examples:
       outbox ls --state dead
       outbox ls --destination trades --code 23514 --limit 5 --json
-      outbox ls --session s-1 --since 2h
+      outbox ls --session s-1 --since 2h --columns symbol,pnl
       outbox ls --since 2026-01-31T03:00 --until 2026-01-31T04:00
 
     \b
@@ -64,6 +69,7 @@ def ls(
       attempts                refusals of this very row
       error                   {status, code, message, details, hint}: the last
                               refusal in the server's own words, or null
+      columns                 {name: value}: those of --columns, else a few
 
     \b
     Exit codes:
@@ -71,24 +77,71 @@ def ls(
       3  the file is missing, unreadable or no outbox, or a time makes no sense
     """
     with complaints(path, as_object=as_object):
-        where, _ = file_and_warnings(path)
-        which = chosen(state=state)
-        search = Search(where, which, limit)
-        if as_object:
-            asyncio.run(search.run(lambda: None))
-            print_json({"path": str(where), "entries": [row_json(row) for row in search.rows]})
-        else:
-            with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
-                asyncio.run(search.run(told))
-            _show_list(search.rows, limit, formatting.console())
-            if not search.rows and search.ended and which.session is not None:
-                _show_sessions(where, formatting.console())
-            if not search.ended:
-                formatting.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
+        _list(path, chosen(state=state), limit, columns, as_object=as_object)
+
+
+@selecting
+def find(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the row says somewhere: a ticket, a symbol.")],
+    chosen: Chosen,
+    path: FilePath = None,
+    state: OfState = None,
+    limit: Limit = _LIMIT,
+    columns: Columns = None,
+    as_object: AsJson = False,
+) -> None:
+    """Find entries by what their rows say, the newest first. Changes nothing.
+
+    TEXT stands in a value of the row or in its id, in whatever case.
+    Looks from the newest back; Ctrl-C lists what was found so far.
+
+    \b
+    Examples:
+      outbox find 4711
+      outbox find eurusd --since 1d --destination trades
+
+    --json and exit codes as `outbox ls`.
+    """
+    with complaints(path, as_object=as_object):
+        _list(path, chosen(state=state, text=text), limit, columns, as_object=as_object)
+
+
+def _list(path: Path | None, which: Selection, limit: int, columns: str | None, *, as_object: bool) -> None:
+    where, _ = file_and_warnings(path)
+    search, names = Search(where, which, limit), column_names(columns)
+    if as_object:
+        asyncio.run(search.run(lambda: None))
+        rows = [{**row_json(row), "columns": said} for row, said in _with_columns(where, search.rows, names)]
+        print_json({"path": str(where), "entries": rows})
+        return
+    with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
+        asyncio.run(search.run(told))
+    _show_list(_with_columns(where, search.rows, names), limit, formatting.console())
+    if not search.rows and search.ended and which.session is not None:
+        _show_sessions(where, formatting.console())
+    if not search.ended:
+        formatting.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
+
+
+def column_names(columns: str | None) -> list[str]:
+    """Return the columns that --columns names."""
+    return [name.strip() for name in (columns or "").split(",") if name.strip()]
+
+
+def _with_columns(where: Path, rows: list[Row], names: list[str]) -> list[tuple[Row, dict[str, Any]]]:
+    seqs = [row.seq for row in rows]
+    said = asyncio.run(look(where, lambda observer: entries.telling(observer, seqs, names))) if rows else {}
+    return [(row, said.get(row.seq, {})) for row in rows]
+
+
+def in_columns(told: dict[str, Any]) -> str:
+    """Return what a row says on one line: `symbol=EURUSD pnl=1.5`."""
+    parts = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items())
+    return formatting.quoted(" ".join(parts))
 
 
 def show(
-    its_id: Annotated[str, typer.Argument(metavar="ID", help="The entry's id.")],
+    its_id: Annotated[str, typer.Argument(metavar="ID", help="The entry's id, or its unique beginning.")],
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
@@ -120,6 +173,7 @@ def show(
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
+        its_id = asyncio.run(look(where, lambda observer: entries.full_id(observer, its_id)))
         stories = asyncio.run(look(where, lambda observer: entries.stories(observer, its_id)))
         if as_object:
             print_json({"path": str(where), "entries": [story_json(story) for story in stories]})
@@ -304,21 +358,20 @@ def _show_sessions(where: Path, console: Console) -> None:
         console.print(f"The last session of each bot that keeps its state here: {', '.join(names[:_SESSIONS])}{more}")
 
 
-def _show_list(rows: list[Row], limit: int, console: Console) -> None:
-    now_ms = SystemClock().now_ms()
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
-    table.add_column("id", overflow="fold", min_width=8)
-    table.add_column("state")
-    table.add_column("table", overflow="ellipsis", no_wrap=True, max_width=16)
-    table.add_column("put", justify="right", no_wrap=True)
-    for row in rows:
-        age = f"{formatting.age((now_ms - row.created_at_ms) / 1000)}"
-        table.add_row(formatting.quoted(row.id), row.state, row.destination, age)
-        if words := said(row.error_status, row.error_code, row.error_message):
-            table.add_row(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
-    console.print(table if rows else "No entry matches.")
+def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Console) -> None:
+    now_ms, rows = SystemClock().now_ms(), [row for row, _ in found]
+    width = max((len(row.id) for row in rows), default=0)
+    for row, told in found:
+        age = formatting.age((now_ms - row.created_at_ms) / 1000)
+        line = f"{formatting.quoted(row.id):<{width}}  {row.state:<9}  {row.destination}  {age} ago"
+        console.print(line, no_wrap=len(line) <= console.width, soft_wrap=not console.is_terminal)
+        for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
+            if words:
+                console.print(Text(f"  {words}", style="dim", overflow="ellipsis", no_wrap=True))
+    if not rows:
+        console.print("No entry matches.")
     if any(row.state == State.DEAD for row in rows):
-        advice = "what to do about one:        outbox show ID\nwith one cause, when fixed: outbox requeue --code CODE"
+        advice = "what to do about one:            outbox show ID\nwhat they died of, and how many: outbox dead"
         console.print(formatting.typed(advice), soft_wrap=True)
     if len(rows) == limit:
         console.print(f"The newest {limit:,}; --limit shows more.")

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,12 @@ from rich.text import Text
 
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
-from outbox.cli.entries import said
+from outbox.cli.entries import Columns, column_names, in_columns, said
 from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
+from outbox.forensics.entries import telling
 from outbox.forensics.tail import START, Change, Mark, News, news
 from outbox.store.read_only import ReadOnlyStore, look
 from outbox.store.selection import Selection
@@ -49,6 +50,7 @@ def tail(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many at first.")] = _LINES,
     destination: OfDestination = None,
     session: OfSession = None,
+    columns: Columns = None,
     every: Annotated[
         float, typer.Option("--every", min=0.05, metavar="SECONDS", help="How often to look, with -f.")
     ] = _EVERY_S,
@@ -73,6 +75,7 @@ def tail(
                               resumed, opened, closed, left_out
       seq, destination, id    the entry, or null
       status, code, message   the server's words, or the operator's reason
+      columns                 of a put: those of --columns, else a few; or null
 
     \b
     Exit codes:
@@ -82,21 +85,26 @@ def tail(
     with complaints(path, as_object=as_object), quiet_pipe(), contextlib.suppress(KeyboardInterrupt):
         where, _ = file_and_warnings(path)
         wanted = Selection.of({"destination": destination, "session": session})
-        show = _Printer(as_object=as_object)
-        seen = _seen(where, START, wanted, max(lines, 1))
+        show, names = _Printer(as_object=as_object), column_names(columns)
+        seen = _seen(where, START, wanted, max(lines, 1), names)
         show.changes(seen.news.changes[-lines:] if lines else ())
         while follow:
             time.sleep(every)
             before = seen
             with contextlib.suppress(StoreBusy):  # the next look may be luckier
-                seen = _seen(where, before.news.mark, wanted, _MOST)
+                seen = _seen(where, before.news.mark, wanted, _MOST, names)
                 show.changes([*seen.news.changes, *turns(before, seen, SystemClock().now_ms())])
 
 
-def _seen(where: Path, mark: Mark, wanted: Selection, most: int) -> Seen:
+def _seen(where: Path, mark: Mark, wanted: Selection, most: int, names: list[str]) -> Seen:
     async def work(observer: ReadOnlyStore) -> Seen:
         pauses, lanes = await observer.pauses(), await observer.lanes()
         found = await news(observer, mark, wanted, most=most)
+        told = await telling(observer, [each.seq for each in found.changes if each.event == "put" and each.seq], names)
+        changes = (
+            each if each.event != "put" else replace(each, columns=told.get(each.seq or 0)) for each in found.changes
+        )
+        found = replace(found, changes=tuple(changes))
         stopped = {
             subject(pause, lanes) or "everything": " ".join(
                 [pause.reason.replace("_", " "), *filter(None, [answer(pause)])]
@@ -153,7 +161,7 @@ class _Printer:
         if day != self._day:
             self._day = day
             self._console.print(Text(f"{day} UTC", style="bold"))
-        words = said(change.status, change.code, change.message)
+        words = said(change.status, change.code, change.message) or in_columns(dict(change.columns or {}))
         line = Text.assemble(f"{rest[:8]}  ", (f"{change.event.replace('_', ' '):<9}", _COLOURS.get(change.event, "")))
         what = (
             f"{change.destination or '':<10}  {formatting.quoted(change.id)}"
@@ -164,7 +172,9 @@ class _Printer:
         if change.id is None and change.destination is None:
             return
         if words:
-            self._console.print(Padding(Text(words, style="dim"), (0, 0, 0, 21)))
+            self._console.print(
+                Padding(Text(words, "dim", no_wrap=bool(change.columns), overflow="ellipsis"), (0, 0, 0, 21))
+            )
 
 
 def change_json(change: Change) -> dict[str, Any]:

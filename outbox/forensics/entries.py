@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from outbox.entry import State
+from outbox.errors import InvalidRequest
 from outbox.store import queries
 from outbox.store.reader import Reader
 from outbox.store.rows import StoredPause
@@ -115,6 +116,43 @@ async def listed(
         bounds, edges = f"{bounds} and ({place}) >= ({', '.join('?' * len(last))})", [*edges, *last]
     sql = f"select {_LISTED} from {source}{bounds}{tests} order by {order} limit ?"  # noqa: S608 - constants
     return [_row(row) for row in await reader.read(sql, (*edges, *values, limit))], last
+
+
+async def full_id(reader: Reader, start: str) -> str:
+    """Return the one id that is `start` or begins with it; `start` itself where none does.
+
+    Raises InvalidRequest: several do.
+    """
+    bounds = (start, start + "\U0010ffff")
+    found = [row[0] for row in await reader.read(
+        "select distinct id from outbox where id >= ? and id < ? order by id limit 3", bounds
+    )]  # fmt: skip
+    if start in found or not found or not start:
+        return start
+    if len(found) > 1:
+        raise InvalidRequest(f"{start!r} is how several begin: {', '.join(found)}", field="ids")
+    return str(found[0])
+
+
+# What tells one row from another at a glance, the most telling first.
+_TELLING = ("trade_id", "symbol", "event_type", "status", "action", "direction", "volume", "pnl", "level", "message",
+            "end_reason", "session_id")  # fmt: skip
+_TOLD_COLUMNS = 4
+
+
+async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Return what each row says in `columns`; without these, in the most telling that it has, else in its first."""
+    sql = "select seq, payload, match from outbox where seq in (select value from json_each(?))"
+    found = {}
+    for seq, payload, match in await reader.read(sql, (json.dumps(list(seqs)),)):
+        try:
+            row = {**json.loads(match or "{}"), **json.loads(payload)}
+        except ValueError:  # a shell's, which SQLite takes for JSON
+            row = {}
+        names = columns or [*(name for name in _TELLING if row.get(name) is not None), *row]
+        chosen = dict.fromkeys(names) if columns else dict.fromkeys(list(dict.fromkeys(names))[:_TOLD_COLUMNS])
+        found[int(seq)] = {name: row.get(name) for name in chosen}
+    return found
 
 
 async def sessions(reader: Reader) -> list[str]:

@@ -6,6 +6,7 @@ found by its time: one that a clock stepping back has dated before the last look
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Change:
     status: int | None = None
     code: str | None = None
     message: str | None = None
+    columns: Mapping[str, Any] | None = None  # what tells its row, if it was asked for
 
 
 @dataclass(frozen=True, slots=True)

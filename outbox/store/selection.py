@@ -66,6 +66,7 @@ class Selection(Arguments):
     ids: these (none of them: no entry), in whatever destination they are. code: the server's error code, or its
     HTTP status where it gave none. said: a part of its message. since_ms, until_ms: Unix time, until excluded; of the
     put for whoever looks, of the death or the delivery for whoever changes. where: values of columns, as text.
+    text: what stands in a value of the row, or in its id.
     everything: all there are, for who must choose. died_until_ms: not those that died later, for a request that is
     carried out after it was made. pending: of the ids also those that wait to be sent.
     """
@@ -79,6 +80,7 @@ class Selection(Arguments):
     since_ms: int | None = None
     until_ms: int | None = None
     where: dict[str, str] | None = None
+    text: str | None = None
     everything: bool = False
     died_until_ms: int | None = None
     pending: bool = False
@@ -115,7 +117,7 @@ class Selection(Arguments):
     def parameters(self) -> tuple[Any, ...]:
         """Return the parameters of `queries.matches`."""
         where = json.dumps(self.where) if self.where else None
-        fields = (self.destination, self.session, self.code, self.said, self.since_ms, self.until_ms, where)
+        fields = (self.destination, self.session, self.code, self.said, self.since_ms, self.until_ms, where, self.text)
         return tuple(value for field in fields for value in (field, field))
 
     def refuses(self, entry: Selected) -> Outcome | None:

@@ -186,7 +186,7 @@ def test_the_fields_of_each_answer_are_those_that_the_help_promises(dead: Path) 
 
 
 HELPED = [
-    "status", "drain", "tail", "ls", "show", "outages", "lives", "dead",
+    "status", "drain", "tail", "ls", "find", "show", "outages", "lives", "dead",
     "requeue", "edit", "discard", "reload", "prune", "backup",
     "export", "adopt", "doctor", "resend", "import-legacy", "salvage", "acknowledge",
 ]  # fmt: skip

@@ -42,6 +42,55 @@ def told_apart(dead: Path) -> Path:
     return dead
 
 
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("eurusd", ["t0", "t1"]), ("T2", ["t2"]), ("1", ["t1", "t2"]), ("s-1", ["t2"]), ("symbol", []), ("%", []),
+    ],
+)  # fmt: skip
+def test_find_looks_into_values_and_ids_not_into_names(told_apart: Path, text: str, ids: list[str]) -> None:
+    found = as_json("find", text, "--path", told_apart)[1]["entries"]
+    assert sorted(each["id"] for each in found) == ids
+
+
+def test_find_looks_into_what_an_update_matches_and_into_what_is_nested(dead: Path) -> None:
+    execute(
+        dead,
+        """insert into outbox (destination, operation, payload, match) values
+           ('trades', 'update', '{"legs": [{"ticket": 4711}]}', '{"trade_id": "T-4712"}')""",
+    )
+    for text in ("4711", "4712"):
+        (entry,) = as_json("find", text, "--path", dead)[1]["entries"]
+        assert entry["columns"]["trade_id"] == "T-4712"
+    assert as_json("find", "471", "--path", dead, "--destination", "fills")[1]["entries"] == []
+
+
+def test_a_list_shows_what_tells_its_rows_apart(told_apart: Path) -> None:
+    shown = call("ls", "--path", told_apart).stdout
+    assert "  symbol=EURUSD n=1\n" in shown
+    assert "  n=0 paper=true\n" in call("ls", "--path", told_apart, "--columns", "n,paper", "--until", "2h").stdout
+    assert all(len(line) <= 80 for line in shown.splitlines() if "outbox " not in line)
+    (entry,) = as_json("ls", "--path", told_apart, "--columns", "n,absent", "--session", "s-1")[1]["entries"]
+    assert entry["columns"] == {"n": 2, "absent": None}
+    put = next(
+        line for line in call("tail", "--path", told_apart, "--columns", "n,symbol").stdout.splitlines() if "n=" in line
+    )
+    assert put.strip() == "n=0 symbol=EURUSD"
+
+
+def test_an_id_may_be_cut_short_where_only_one_begins_so(dead: Path) -> None:
+    execute(
+        dead, "update outbox set id = 'order-17' where id = 't0'", "update outbox set id = 'order-21' where id = 't1'"
+    )
+    assert as_json("show", "order-1", "--path", dead)[1]["entries"][0]["id"] == "order-17"
+    code, found = as_json("show", "order-", "--path", dead)
+    assert (code, found["error"]) == (3, "IDS: 'order-' is how several begin: order-17, order-21; nothing was changed")
+    assert as_json("requeue", "order", "--path", dead, "--yes")[0] == 3
+    assert as_json("discard", "order-1", "order-2", "--reason", "r", "--path", dead, "--yes")[1]["done"] == 2
+    execute(dead, "update outbox set id = 't', state = 'dead', settled_at_ms = 1 where id = 'order-17'")
+    assert as_json("show", "t", "--path", dead)[1]["entries"][0]["id"] == "t"  # a whole id is no beginning
+
+
 @pytest.mark.parametrize(("choice", "ids"), CHOICES)
 def test_every_command_that_chooses_entries_means_the_same_ones(
     told_apart: Path, choice: list[str], ids: list[str]

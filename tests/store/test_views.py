@@ -12,7 +12,8 @@ import pytest
 from tests.store.test_plans import fill, plan
 from tests.store.tools import schema
 
-VIEWS = ("health", "pauses", "pending", "dead", "recent", "history", "trades", "events", "sessions", "daily")
+VIEWS = ("health", "pauses", "pending", "dead", "recent", "history", "trades", "events", "sessions", "daily",
+         "outages", "lives")  # fmt: skip
 # Newest first by the number itself: SQLite stops at the limit.
 BY_NUMBER = ("recent", "trades", "events", "sessions")
 
@@ -127,8 +128,8 @@ def test_the_payloads_fields_are_columns(db: sqlite3.Connection) -> None:
     put(db, '{"status": "STOPPED"}', destination="sessions", operation="update", match='{"session_id": "s-2"}')
     put(db, '{"event_type": "TICK", "data": {"a": 1}}', destination="events")
 
-    assert one(db, "select session_id, symbol, pnl from v_trades") == {
-        "session_id": "s-1", "symbol": "EURUSD", "pnl": 12.5,
+    assert one(db, "select session_id, symbol, pnl, trade_id, settled_utc from v_trades") == {
+        "session_id": "s-1", "symbol": "EURUSD", "pnl": 12.5, "trade_id": None, "settled_utc": None,
     }  # fmt: skip
     assert one(db, "select session_id, status from v_sessions") == {"session_id": "s-2", "status": "STOPPED"}
     assert one(db, "select event_type, data from v_events") == {"event_type": "TICK", "data": '{"a":1}'}

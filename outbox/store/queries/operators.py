@@ -61,6 +61,10 @@ def matches(time: str) -> str:
         " coalesce(payload ->> w.key, match ->> w.key) as plain, coalesce(payload -> w.key, match -> w.key) as json"
         " from json_each(?) as w) where not ifnull(told in (cast(plain as text), json)"
         " or (told glob '[-+.0-9]*' and typeof(plain) <> 'text' and plain = cast(told as numeric)), 0)))"
+        " and (? is null or exists (select 1 from (select lower(?) as words) as c where instr(lower(id), words)"
+        " or exists (select 1 from json_tree(payload) as w"
+        " where w.type in ('text', 'integer', 'real') and instr(lower(w.atom), words))"
+        " or exists (select 1 from json_tree(match) as w where instr(lower(w.atom), words))))"
     )
 
 
