@@ -68,7 +68,10 @@ def outages(
             console.print(Text(f"{formatting.moment(each.since_ms)[:19]} UTC {ended}: {what}", style="bold"))
             words = said(each.status, each.code, each.message)
             console.print(Padding(f"{each.reason.replace('_', ' ')}{f': {words}' if words else ''}", (0, 0, 0, 2)))
-            counts = [f"{each.failures:,} failures", f"{each.refused:,} refused meanwhile"]
+            counts = [
+                f"{each.failures:,} failure{'' if each.failures == 1 else 's'}",
+                f"{each.refused:,} refused meanwhile",
+            ]
             counts += [] if each.backlog is None else [f"{each.backlog:,} pending at its end"]
             console.print(Padding("; ".join(counts), (0, 0, 0, 2)))
         if not found:

@@ -153,7 +153,7 @@ def _trial(trial: Trial) -> Finding:
 
 def disk(free_bytes: int) -> Finding:
     """Judge the space that is left for the file."""
-    says = f"{free_bytes / _MIB:,.0f} MiB are free"
+    says = f"{free_bytes / 1e9:,.1f} GB free" if free_bytes >= 1e9 else f"{free_bytes / 1e6:,.0f} MB free"
     fix = "make room on that disk: when it is full, a put raises DiskFull"
     if free_bytes < _NO_SPACE_BYTES:
         return Finding("disk", _FAULT, says, fix)

@@ -180,6 +180,7 @@ class Pauses:
             scope=key[0].value,
             what="everything" if key == EVERYTHING else held_words(lane, key[0]),
             reason=verdict.reason.value,
+            why=verdict.reason.words,
             failures=failures,
             wait_s=round(wait_s, 3),
         )

@@ -19,7 +19,8 @@ ours: ContextVar[bool] = ContextVar("outbox_request", default=False)
 class _Discreet(logging.Filter):
     """What httpx and httpcore may log of our requests: a URL without its query, and no line that shows headers.
 
-    The filters of an update are values of its row, and a reply's headers may repeat them; httpx logs each URL at INFO,
+    No line for each request either, unless somebody has set httpx's own level: a bot at INFO has other news. The
+    filters of an update are values of its row, and a reply's headers may repeat them; httpx logs each URL at INFO,
     httpcore all headers at DEBUG. A bot's own requests are logged as ever.
     """
 
@@ -30,7 +31,8 @@ class _Discreet(logging.Filter):
             record.args = tuple(
                 value.copy_with(query=None) if isinstance(value, httpx.URL) else value for value in record.args
             )
-        return record.name == "httpx"
+        loud = record.levelno >= logging.WARNING or logging.getLogger("httpx").level != logging.NOTSET
+        return record.name == "httpx" and loud
 
 
 _DISCREET = _Discreet()

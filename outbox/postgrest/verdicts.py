@@ -46,11 +46,31 @@ class Reason(StrEnum):
     UNKNOWN = "unknown"
 
     @property
+    def words(self) -> str:
+        """It as a sentence, for a log."""
+        return _WORDS[self]
+
+    @property
     def needs_operator(self) -> bool:
         """Whether it stays until somebody changes a setting or the remote end: waiting alone does not help."""
         return self in _FOR_OPERATORS
 
 
+_WORDS = {
+    Reason.UNREACHABLE: "the server cannot be reached",
+    Reason.TIMEOUT: "the server does not answer in time",
+    Reason.OVERLOADED: "the server is overloaded",
+    Reason.RATE_LIMITED: "the server wants fewer requests",
+    Reason.UNAUTHORIZED: "the server refuses the key",
+    Reason.FORBIDDEN: "the key may not write there",
+    Reason.SUSPENDED: "the project is paused, over its quota or read-only",
+    Reason.MISCONFIGURED: "the URL or the key cannot be used",
+    Reason.SCHEMA: "a table, a column or a unique index is missing",
+    Reason.NOT_POSTGREST: "something else than PostgREST answers",
+    Reason.REFUSED: "row after row is refused with one cause",
+    Reason.OTHER_PROJECT: "the URL names another project",
+    Reason.UNKNOWN: "the server's answer is unknown",
+}
 _FOR_OPERATORS = frozenset(
     {
         Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.SUSPENDED, Reason.MISCONFIGURED, Reason.SCHEMA,

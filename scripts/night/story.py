@@ -6,7 +6,6 @@ which the README names. The troubles are the methods of `Night`, in the order in
 
 from __future__ import annotations
 
-import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -152,7 +151,9 @@ class Night:
         self._types("poison-show", f"outbox show {ticket}", told="outbox show ID")
         mend = 'psql "$SUPABASE_DB_URL" -c "alter table public.trades alter column ticket type bigint"'
         self._types("poison-mend", mend, told="out of range for type integer")
-        self._types("poison-requeue", "outbox requeue --code 22003", told="outbox requeue --code CODE", answers="y")
+        self._types("poison-dead", "outbox dead", told="outbox dead")
+        again = "outbox requeue --destination trades --code 22003"
+        self._types("poison-requeue", again, told=again, answers="y")
         self._types("poison-show-volume", f"outbox show {volume}", told="outbox show ID")
         self._types(
             "poison-edit",
@@ -240,7 +241,7 @@ class Night:
     def _dead(listed: Typed, code: str) -> str:
         """Return the id of the first entry in a list that was refused with this code."""
         lines = listed.answer.splitlines()
-        for above, line in itertools.pairwise(lines):
+        for above, line in zip(lines, lines[2:], strict=False):  # between them: what the row says
             if code in line and (found := _ID.match(above)):
                 return found[0]
         raise NightError(f"nothing was refused with {code}:\n{listed.answer}")

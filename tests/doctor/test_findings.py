@@ -35,6 +35,10 @@ def test_free_space(free_mib: int, severity: Severity) -> None:
     assert findings.disk(free_mib * MIB).severity is severity
 
 
+def test_free_space_reads_as_people_say_it() -> None:
+    assert [findings.disk(free).says for free in (68_120_000_000, 12_582_912)] == ["68.1 GB free", "13 MB free"]
+
+
 @pytest.mark.parametrize(
     ("facts", "severity", "word"),
     [

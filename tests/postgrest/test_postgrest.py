@@ -474,6 +474,7 @@ async def test_the_key_is_in_no_log_line_and_no_repr(key: str, caplog: pytest.Lo
 @run_async
 async def test_the_values_of_an_updates_filters_are_in_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="httpx")
     path = "t?account=eq.canary&columns=x"
     async with serving(keep_alive) as server:
         await send(server.url, request=Request("PATCH", path, (), b"{}"))
@@ -485,6 +486,16 @@ async def test_the_values_of_an_updates_filters_are_in_no_log_line(caplog: pytes
         async with httpx.AsyncClient() as client:
             await client.get(f"{server.url.replace('/rest/v1', '')}/mine?a=visible")
         assert any("visible" in record.getMessage() for record in caplog.records)
+
+
+@run_async
+async def test_a_bot_that_logs_everything_has_no_line_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)  # of the root, as basicConfig does
+    async with serving(keep_alive) as server, httpx.AsyncClient() as client:
+        await send(server.url, request=REQUEST)
+        assert not [record for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
+        await client.get(server.url)  # control: a bot's own request is logged
+    assert [record for record in caplog.records if record.name == "httpx"]
 
 
 @run_async
