@@ -1,7 +1,4 @@
-"""docs/forensics.md keeps its word: each command runs on a file in which it all has happened, and says what it says.
-
-OUTBOX_WRITE_PAGES=1 writes the answers into the page instead of comparing them.
-"""
+"""docs/forensics.md keeps its word: its commands run, on a file in which it all has happened."""
 
 from __future__ import annotations
 
@@ -24,34 +21,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "forensics.md"
 needs_shell = pytest.mark.skipif(
     shutil.which("sqlite3") is None and not os.environ.get("CI"), reason="no sqlite3 shell on this machine"
 )
-_BLOCK = re.compile(r"^```text\n\$ (?P<command>(?:sqlite3|outbox) .*)\n(?P<answer>(?:.*\n)*?)```$", re.MULTILINE)
-# What differs from run to run: times, ages, minted ids, sizes, versions, process numbers.
-_VARIES = [
-    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "<time>"),
-    (re.compile(r"\d{4}-\d\d-\d\d"), "<day>"),
-    (re.compile(r"\b\d\d:\d\d:\d\d\b"), "<time>"),
-    (re.compile(r"\d+ d <time>"), "<age>"),
-    (re.compile(r"\b(\d+ (d|h|min|s)\b ?)+"), "<age>"),
-    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<id>"),
-    (re.compile(r"process \d+"), "process <n>"),
-    (re.compile(r"[\d.]+ [KM]iB"), "<size>"),
-    (re.compile(r"SQLite +\d.*(\n {8}.*)*"), "SQLite <version>"),
-    (re.compile(r"next try (in <age>|once a flusher runs)"), "next try <time>"),
-    # A column is as wide as its widest age, and what is cut off begins there.
-    (re.compile(r"^(  .{30}).*… *$", re.MULTILINE), r"\1…"),
-    (re.compile(r" {2,}"), "  "),
-]
-
-
-def normal(text: str) -> str:
-    for pattern, name in _VARIES:
-        text = pattern.sub(name, text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
-def blocks() -> list[tuple[str, str]]:
-    """Return each command of the page with the answer that stands under it."""
-    return [(match["command"], match["answer"]) for match in _BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
 
 
 def answer(command: str, folder: Path) -> str:
@@ -66,22 +35,6 @@ def answer(command: str, folder: Path) -> str:
     assert done.returncode in (0, 1, 2), f"{command}\n{done.stderr}"
     assert "Usage:" not in done.stderr + done.stdout, f"{command}\n{done.stderr}"
     return done.stdout
-
-
-@needs_shell
-def test_the_page_says_what_the_commands_say(tmp_path: Path) -> None:
-    asyncio.run(make(tmp_path / "bot.db"))
-    found = blocks()
-    said = {command: answer(command, tmp_path) for command, _ in found}
-    if os.environ.get("OUTBOX_WRITE_PAGES"):
-        text = PAGE.read_text(encoding="utf-8")
-        for command, old in found:
-            lines = "\n".join(line.rstrip() for line in said[command].rstrip().splitlines())
-            text = text.replace(f"$ {command}\n{old}```", f"$ {command}\n{lines}\n```")
-        PAGE.write_text(text, encoding="utf-8")
-        return
-
-    assert {command: normal(text) for command, text in found} == {command: normal(said[command]) for command in said}
 
 
 @needs_shell
@@ -105,28 +58,8 @@ def test_the_pages_other_commands_run_too(tmp_path: Path) -> None:
         assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
-def test_there_are_twenty_questions_and_each_answer_fits_80_columns() -> None:
-    shells = [(command, text) for command, text in blocks() if command.startswith("sqlite3")]
-    questions = re.findall(r"^### \d+\. .*\?$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-
-    assert len(shells) == len(questions) == 20
-    assert all(command.startswith("sqlite3 -readonly ") for command, _ in shells)
-    payloads = ("select payload", "select outbox_edits.payload")  # shown whole
-    wide = {command for command, text in blocks() for line in text.splitlines() if len(line) > 80}
-    assert {command for command in wide if not any(each in command for each in payloads)} == set()
-
-
-@pytest.mark.parametrize(
-    ("said", "kept"),
-    [
-        ("2026-01-02 03:04:05 | t-7", "<time> | t-7"),
-        ("0 d 00:20:01 and 3 min 20 s", "<age> and <age>"),
-        ("process 4711 since 2026-01-02T03:04:05+00:00", "process <n> since <time>"),
-        ("3 dead, 42 pending", "3 dead, 42 pending"),
-    ],
-)
-def test_only_what_varies_is_made_alike(said: str, kept: str) -> None:
-    assert normal(said) == kept
+def test_the_page_is_short() -> None:
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 @pytest.mark.parametrize("now_s", [0.5, 60.0, 3600.0, 12 * 3600.0, 86_399.0])

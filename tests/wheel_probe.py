@@ -17,7 +17,7 @@ assert source not in [Path(entry).resolve() for entry in sys.path], sys.path
 assert not Path(outbox.__file__).resolve().is_relative_to(source), outbox.__file__
 assert outbox.__version__ == version("durable-outbox")
 assert (files("outbox") / "py.typed").is_file()
-assert (files("outbox") / "_docs" / "a-bad-night.md").is_file()
+assert (files("outbox") / "_docs" / "forensics.md").is_file()
 assert (files("outbox") / "web" / "templates" / "index.html").is_file()
 assert any(file.name.endswith(".sql") for file in (files("outbox") / "_supabase_sql").iterdir())
 

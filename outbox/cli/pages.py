@@ -24,7 +24,7 @@ def show_help(
     \b
     Examples:
       outbox help requeue
-      outbox help a-bad-night
+      outbox help forensics
 
     \b
     Exit codes:

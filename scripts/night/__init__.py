@@ -1,1 +1,1 @@
-"""The bad night of docs/a-bad-night.md: a bot, what happens to it, and what is typed about it."""
+"""The bad night of docs/forensics.md: a bot, what happens to it, and what is typed about it."""

@@ -1,4 +1,4 @@
-"""The page about the night: a block for each command that was typed, and what may differ from night to night.
+"""The page about the night: blocks of commands that were typed, and what may differ from night to night.
 
 A block is a comment `<!-- night: NAME -->` and the fence after it; all else on the page is written by hand.
 """
@@ -13,7 +13,7 @@ from supabase_lite import ROOT
 
 from night.terminal import Typed
 
-PAGE: Final = ROOT / "docs" / "a-bad-night.md"
+PAGE: Final = ROOT / "docs" / "forensics.md"
 _BLOCK = re.compile(r"^<!-- night: (?P<name>[a-z-]+) -->\n```text\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What differs: moments, ages, ports, process numbers, sizes, versions, how often and how fast something was tried.
@@ -90,22 +90,24 @@ def alike(shown_blocks: dict[str, str], varying: set[str]) -> dict[str, str]:
 
 
 def differences(page: str, typed: Sequence[Typed]) -> list[str]:
-    """Return the names of the blocks that are not what the night has shown, those that either lacks included."""
+    """Return the names of the page's blocks that are not what the night has shown; it need not show all of it."""
     varying = {each.name for each in typed if each.varies}
-    on_page = alike(blocks(page), varying)
-    played = alike({each.name: shown(each) for each in typed}, varying)
-    return sorted(name for name in on_page.keys() | played.keys() if on_page.get(name) != played.get(name))
+    order = blocks(page)
+    by_name = {each.name: shown(each) for each in typed}
+    on_page = alike(order, varying)
+    played = alike({name: by_name[name] for name in order if name in by_name}, varying)
+    return sorted(name for name in on_page if on_page[name] != played.get(name))
 
 
 def renew(typed: Sequence[Typed]) -> bool:
     """Write what the night has shown into the page if it differs: all of it, since the ids go together.
 
-    Returns whether it was written. Raises ValueError: the page has no block for a command, or one for none.
+    Returns whether it was written. Raises ValueError: the page has a block for no command.
     """
     text = PAGE.read_text(encoding="utf-8")
     fresh = {each.name: shown(each) for each in typed}
-    if set(fresh) != set(blocks(text)):
-        raise ValueError(f"{PAGE.name} and the night have other blocks: {sorted(set(fresh) ^ set(blocks(text)))}")
+    if unknown := set(blocks(text)) - set(fresh):
+        raise ValueError(f"{PAGE.name} has blocks that the night has not: {sorted(unknown)}")
     if not differences(text, typed):
         return False
     renewed = _BLOCK.sub(lambda match: f"<!-- night: {match['name']} -->\n```text\n{fresh[match['name']]}\n```", text)

@@ -209,7 +209,7 @@ def test_the_examples_in_each_commands_help_run(command: str, dead: Path) -> Non
 
 def test_help_prints_a_commands_help_and_each_page() -> None:
     assert call("help", "requeue").stdout.startswith("Usage:")
-    assert "Pages: a-bad-night, any-table," in call("help").stdout
+    assert "Pages: any-table," in call("help").stdout
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     assert call("help", "scale").stdout == call("help", "scale.md").stdout == page + "\n"
     assert (call("help", "nothing").exit_code, call("help", "../README").exit_code) == (3, 3)

@@ -489,8 +489,8 @@ async def test_the_values_of_an_updates_filters_are_in_no_log_line(caplog: pytes
 
 
 @run_async
-async def test_a_bot_that_logs_everything_has_no_line_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)  # of the root, as basicConfig does
+async def test_a_bot_that_logs_at_info_has_no_line_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)  # of the root, as basicConfig does
     async with serving(keep_alive) as server, httpx.AsyncClient() as client:
         await send(server.url, request=REQUEST)
         assert not [record for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
