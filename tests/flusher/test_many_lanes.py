@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from outbox.entry import LaneSpec, Operation
 from outbox.flusher import ready_lanes, scheduler
 from outbox.flusher.ready_lanes import ReadyLanes
+from outbox.flusher.shared_requests import columns_of, sharing
 from outbox.postgrest.client import Request
 from outbox.store.reader import Reader
+from outbox.store.rows import Lane
 from outbox.testing import Answer, Failure, refused
 from tests.flusher.bench import Bench, Remote, flushing, opened, query, rows, table
 from tests.support import run_async
@@ -29,6 +32,17 @@ async def put_sets(bench: Bench, sets: int, destination: str = "events", **more:
 
 def posts(remote: Remote) -> list[Request]:
     return [request for request in remote.requests if request.method == "POST"]
+
+
+def spec(
+    columns: str,
+    *,
+    table: str = "events",
+    operation: Operation = Operation.INSERT,
+    key: str = "id",
+    ordered: bool = False,
+) -> LaneSpec:
+    return LaneSpec(table, operation, key, columns, ordered)
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,3 +235,25 @@ async def test_sharing_keeps_to_the_bytes_and_the_rows_of_a_request(tmp_path: Pa
         assert (await bench.outbox.drain()).delivered == 200
         assert max(len(request.body) for request in posts(bench.remote)) <= 10_100
         assert 10 < max(len(rows(request)) for request in posts(bench.remote)) <= 50
+
+
+@pytest.mark.parametrize(
+    ("lanes", "found"),
+    [
+        pytest.param([spec("id,b"), spec("id,c")], [0, 1], id="other columns"),
+        pytest.param([spec("a,id"), spec("id,c")], [1], id="not itself"),
+        pytest.param(
+            [spec("id,b", table="trades"), spec("b,no", key="no"), spec("id,c")], [2], id="of one table and key"
+        ),
+        pytest.param([spec("id,b", ordered=True), spec("id,b", operation=Operation.UPSERT)], [], id="plain inserts"),
+        pytest.param(
+            [spec("id,b"), spec("id,c"), spec("id,d"), spec("id,e")], [0, 1, 2], id="as many as there is room"
+        ),
+        pytest.param([spec("id," + "x" * 7995), spec("id,c")], [0], id="what a URL may name"),
+        pytest.param([spec("id," + "x" * 8000), spec("id,c")], [], id="one that is too long ends it"),
+    ],
+)
+def test_which_lanes_share_a_request(lanes: list[LaneSpec], found: list[int]) -> None:
+    chosen = sharing(spec("a,id"), [Lane(number, each, 1) for number, each in enumerate(lanes)], 3)
+    assert [lane.number for lane in chosen] == found
+    assert columns_of([spec("b,id"), spec("a,id")]) == "a,b,id"
