@@ -16,9 +16,9 @@ logger = logs.named("outbox")
 
 # After an error that nobody foresaw.
 _REST_S = 1.0
-# All parts together, and what each has at least if those before it have used it up: 6 parts, and once more for the one
-# that is given up. Before them the flusher's block may take its 5 s of grace. So 15 s end it, whatever hangs.
-_ALL_S, LEAST_S = 6.0, 0.5
+# All parts together, what a flusher's block has taken before them included; and what each has at least if those before
+# it have used it up: 5 other parts, and once more for the one that is given up. So 14 s end it, and a bot is given 15.
+_ALL_S, LEAST_S = 11.0, 0.5
 
 
 @dataclass(slots=True)
@@ -95,9 +95,12 @@ class Part:
     give_up: Callable[[], Awaitable[None]] | None = None
 
 
-async def stop_in_time(parts: Sequence[Part]) -> None:
-    """Stop `parts`, one after the other. Each has its turn, also if one before it failed, was cancelled or hangs."""
-    until_s = asyncio.get_running_loop().time() + _ALL_S
+async def stop_in_time(parts: Sequence[Part], *, spent_s: float = 0.0) -> None:
+    """Stop `parts`, one after the other. Each has its turn, also if one before it failed, was cancelled or hangs.
+
+    spent_s: what an earlier step of the end has taken.
+    """
+    until_s = asyncio.get_running_loop().time() + _ALL_S - spent_s
     async with contextlib.AsyncExitStack() as last_first:
         for part in reversed(parts):
             last_first.push_async_callback(_stop, part, until_s)

@@ -66,6 +66,7 @@ class Outbox(Puts, Looks, Operates):
         self._clock = clock
         self._belongs_here()
         self._closing: asyncio.Task[None] | None = None
+        self._spent_s = 0.0  # by the last block of `flushing()`, to end
         self._destinations = Destinations(store, clock=clock, source=settings.source)
         self._remote = remote
         self._repeating = logs.Repeating(clock)
@@ -228,7 +229,7 @@ class Outbox(Puts, Looks, Operates):
             parts.insert(2, Part("maintenance", self._maintenance.stop))
         if self._command_server is not None:
             parts.insert(2, Part("inbox", partial(self._command_server.stop, _REQUEST_GRACE_S)))
-        await stop_in_time(parts)
+        await stop_in_time(parts, spent_s=self._spent_s)
 
     async def _close_store(self) -> None:
         self._pending_counter.close()
@@ -275,8 +276,11 @@ class Outbox(Puts, Looks, Operates):
         try:
             yield self
         finally:
+            began_s = asyncio.get_running_loop().time()
             await self._drains.stop(_GRACE_S)
-            if await ended({task}):
+            done = await ended({task})
+            self._spent_s = asyncio.get_running_loop().time() - began_s
+            if done:
                 await task  # whatever broke it is raised here
 
     async def drain(self, timeout: float = 30.0) -> DrainReport:
