@@ -196,7 +196,7 @@ class StoreCorrupt(StoreError):
 class DiskFull(StoreError, OSError):
     """No space left. Nothing was written, the entries `ids` neither; putting the same ids again is safe."""
 
-    errno = errno.ENOSPC
+    errno: int | None = errno.ENOSPC
 
     def __init__(self, *, path: Path, ids: Sequence[str] = ()) -> None:
         super().__init__(
@@ -204,7 +204,7 @@ class DiskFull(StoreError, OSError):
             " Make room, then put the same id again: it is safe",
             path=path,
         )
-        self.ids = tuple(ids)
+        self.ids: tuple[str, ...] = tuple(ids)
 
 
 class OutboxFull(StoreError):
@@ -234,7 +234,7 @@ class StoreVanished(StoreError):
         super().__init__(f"{self.state}; {_listed(ids)}: {fate}. Put the same id again: it is stored once", path=path)
         self.what = what
         self.kept = kept
-        self.ids = tuple(ids)
+        self.ids: tuple[str, ...] = tuple(ids)
         self.stored = stored
         self.goes_on = goes_on
 
@@ -262,7 +262,7 @@ class OutcomeUnknown(StoreError):
             " Put the same id again: it is stored once",
             path=path,
         )
-        self.ids = tuple(ids)
+        self.ids: tuple[str, ...] = tuple(ids)
         self.waited_s = waited_s
 
     @property
