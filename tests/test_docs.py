@@ -56,7 +56,7 @@ async def test_the_migration_guide_runs_from_top_to_bottom(
         assert found[0] > 0, f"the page sends nothing to {table}"
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("testing.md", 8), ("monitoring.md", 2)])
+@pytest.mark.parametrize(("name", "blocks"), [("testing.md", 8), ("monitoring.md", 2), ("for-assistants.md", 3)])
 @run_async
 async def test_the_page_runs_without_a_remote_end(
     name: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,7 +66,18 @@ async def test_the_page_runs_without_a_remote_end(
     assert await run_page(DOCS / name, tmp_path) == blocks
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_every_page_is_named_where_a_program_and_a_person_look_first() -> None:
+    root = DOCS.parent
+    for first in (root / "llms.txt", root / "README.md"):
+        named = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", first.read_text(encoding="utf-8")))
+        assert named == {page.name for page in DOCS.glob("*.md")}, first.name
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*sorted(DOCS.rglob("*.md")), *sorted(DOCS.parent.glob("*.md")), DOCS.parent / "llms.txt"],
+    ids=lambda page: page.name,
+)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(((?!https?://)[^)#]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
