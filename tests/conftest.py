@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
 
@@ -53,6 +54,13 @@ def no_key_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         assert leaks(folder) == [], "a key stands in a file"
     assert MARK.decode() not in caplog.text, "a key stands in the log"
     assert overheard.take() == [], "a key was said"
+
+
+# How fast the machine makes up an example, and runs it, is no fault of what is tested.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -242,7 +242,7 @@ class Reader:
 
     async def knows(self, table: str) -> bool:
         """Return whether the file has a table; one that a bot of an older version has open lacks the newest."""
-        return bool(await self.read("select 1 from sqlite_schema where name = ?", (table,)))
+        return bool(await self.read(queries.TABLE.sql, (table,)))
 
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""

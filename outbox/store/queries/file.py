@@ -14,6 +14,8 @@ STATE_FIRST = Query("the same, unless it says it already", "insert or ignore int
 
 FORGET_FACT = Query("it does not say so any more", "delete from outbox_meta where name = ?", (), "1")
 
+TABLE = Query("whether the file has a table", "select 1 from sqlite_schema where name = ?", (), "the tables")
+
 PAUSES = Query(
     "what is not sent to, and why",
     "select scope, subject, reason, status, code, message, failures, since_ms, next_try_at_ms from outbox_pauses"
