@@ -245,7 +245,7 @@ def test_a_wal_that_is_emptied_raises_before_another_row_is_acknowledged(
         ("StoreVanished", True), ("StoreVanished", False), ("StoreVanished", False),
     ]  # fmt: skip
     assert "its -wal, which was emptied" in errors[0][1]
-    assert "lost (putting the same id again" in errors[0][1]
+    assert ": lost. Put the same id again" in errors[0][1]
     assert "ERROR database file vanished" in bot.lines
     assert "ERROR acknowledged entries are missing" in said
     assert rows(path, "pragma integrity_check") == [("ok",)]
