@@ -91,9 +91,17 @@ class Commits:
         self.on_corrupt: Callable[[Exception], None] = lambda _: None
 
     async def run(
-        self, work: Callable[[], Awaitable[T]], *, ids: Sequence[str], again: bool = True, spends_reserve: bool = False
+        self,
+        work: Callable[[], Awaitable[T]],
+        *,
+        ids: Sequence[str],
+        stores: bool = True,
+        again: bool = True,
+        spends_reserve: bool = False,
     ) -> T:
         """Run `work`, which commits. Raises what became of the data: StoreBusy, DiskFull, OutcomeUnknown, StoreError.
+
+        ids: the entries it is for. stores: whether it stores them; else it only prepares that.
 
         again: whether `work` may run a second time. A failed sync may have stored the rows; trying again is safe
         for entries, since an id is stored once, but not for a caller's own SQL. spends_reserve: on a full disk it runs
@@ -103,7 +111,7 @@ class Commits:
         unknown = False  # once true it stays: a later "busy" or "full" says nothing about the first attempt
         while True:
             try:
-                return await self._once(work, ids)
+                return await self._once(work, ids, stores=stores)
             except sqlite3.IntegrityError:
                 raise
             except _SQLITE_ERRORS as error:
@@ -124,7 +132,7 @@ class Commits:
                     raise problem from error
                 await self._clock.wait(asyncio.Event(), _PAUSE_AFTER_IO_ERROR_S)
 
-    async def _once(self, work: Callable[[], Awaitable[T]], ids: Sequence[str]) -> T:
+    async def _once(self, work: Callable[[], Awaitable[T]], ids: Sequence[str], *, stores: bool) -> T:
         if self.vanished is not None:
             raise self.vanished.of(ids, stored=False)
         if self.suspect:
@@ -132,7 +140,7 @@ class Commits:
         result = await work()
         if self._watch.gone:
             self.suspect = True
-            await self._reopen(ids, stored=True)
+            await self._reopen(ids, stored=stores)
         return result
 
     async def _failed(self, error: Exception, ids: Sequence[str], waited_s: float) -> StoreError:

@@ -267,7 +267,9 @@ class Writer:
         """Answer those for which there is no room, and return the others."""
         entries = [put.entry for put in group]
         ids = [entry.id for entry in entries]
-        problems = await self.commits.run(lambda: self.capacity.refusals(self.commits.connection, entries), ids=ids)
+        problems = await self.commits.run(
+            lambda: self.capacity.refusals(self.commits.connection, entries), ids=ids, stores=False
+        )
         refused = [(put, problem) for put, problem in zip(group, problems, strict=True) if problem is not None]
         if refused:
             await self._refuse(refused)
@@ -277,7 +279,7 @@ class Writer:
         """Answer each with its error; but an id that is stored already, after an OutcomeUnknown, say, needs no room."""
         entries = [put.entry for put, _ in refused]
         ids = [entry.id for entry in entries]
-        found = await self.commits.run(lambda: stored(self.commits.connection, entries), ids=ids)
+        found = await self.commits.run(lambda: stored(self.commits.connection, entries), ids=ids, stores=False)
         for number, (put, problem) in enumerate(refused):
             try:
                 receipt = receipt_of(put.entry, found.get(number), self._path, otherwise=problem)
@@ -374,7 +376,7 @@ class Writer:
         new = {put.spec: put.entry.id for put in group if put.entry.lane is None and put.spec not in self.lanes}
         if new:
             work = partial(self._in_transaction, lambda connection: find_lanes(connection, list(new)))
-            self.lanes |= await self.commits.run(work, ids=list(new.values()))
+            self.lanes |= await self.commits.run(work, ids=list(new.values()), stores=False)
         return [
             put.entry if put.entry.lane is not None else put.entry._replace(lane=self.lanes[put.spec]) for put in group
         ]

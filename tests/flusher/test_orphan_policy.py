@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.flusher.orphans import FirstRefusals, gives_up
+from outbox.flusher.orphans import FirstRefusals, gives_up, lets_pass
 
 DAY_MS = 86_400_000
 ENOUGH = {"refusals": 10, "since_ms": 0, "now_ms": DAY_MS, "earlier_pending": False}
@@ -19,13 +19,36 @@ ENOUGH = {"refusals": 10, "since_ms": 0, "now_ms": DAY_MS, "earlier_pending": Fa
         pytest.param({"since_ms": None}, False, id="refused for the first time"),
         pytest.param({"earlier_pending": True}, False, id="its parent may still come"),
         pytest.param({"now_ms": -DAY_MS}, False, id="the clock was set back"),
+        pytest.param({"since_ms": 5, "now_ms": DAY_MS}, False, id="not long enough since its first refusal"),
     ],
 )
 def test_an_orphan_is_given_up(change: dict[str, int | bool | None], gone: bool) -> None:
     assert gives_up(**{**ENOUGH, **change}, limit=10, after_s=86_400.0) is gone  # type: ignore[arg-type]
 
 
-DAY_MS = 86_400_000
+@pytest.mark.parametrize(
+    ("behind", "bringer", "waited_s", "passes"),
+    [
+        pytest.param(False, False, 1e9, False, id="nothing stands behind it"),
+        pytest.param(True, False, 59.9, False, id="not long enough"),
+        pytest.param(True, False, 60.0, True, id="a minute"),
+        pytest.param(True, True, 0.0, True, id="what makes its row stands behind it"),
+    ],
+)
+def test_an_update_that_matches_nothing_gives_way(behind: bool, bringer: bool, waited_s: float, passes: bool) -> None:
+    assert lets_pass(behind=behind, bringer=bringer, waited_s=waited_s) is passes
+
+
+def test_of_more_entries_than_are_remembered_the_oldest_waits_longer() -> None:
+    refusals = FirstRefusals()
+    for seq in range(10_001):
+        refusals.since_ms(seq, None, wall_ms=0, steady_ms=0, after_s=86_400.0)
+
+    def since_ms(seq: int) -> int | None:
+        return refusals.since_ms(seq, 0, wall_ms=0, steady_ms=500, after_s=86_400.0)
+
+    assert (since_ms(1), since_ms(10_000)) == (0, 0)
+    assert since_ms(0) == 500  # begins anew, and takes the place of the next one
 
 
 @pytest.mark.parametrize(

@@ -371,6 +371,22 @@ def test_what_only_this_process_still_has_is_brought_back_at_the_close(tmp_path:
     assert bot.acknowledged == ids(path)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the first row of its lane", "one more"])
+@run_async
+async def test_the_error_says_whether_the_row_itself_is_stored(first: bool, tmp_path: Path) -> None:
+    """Of a lane's first row the lane is stored before it; that commit, too, finds the file gone."""
+    path = tmp_path / "bot.db"
+    async with opened(path) as store:
+        if not first:
+            await store.put(*entry())
+        path.unlink()
+        error = await raised(store.put(*entry()))
+        assert isinstance(error, StoreVanished)
+        assert error.goes_on
+        assert error.stored is not first
+    assert count(path) == (0 if first else 2)
+
+
 @run_async
 async def test_what_cannot_be_brought_back_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "data" / "bot.db"

@@ -22,6 +22,7 @@ from supabase_lite import ROOT, EmbeddedPostgres, SupabaseLite
 from witness import Witness
 
 from outbox import DrainReport, Outbox, Settings
+from tests.proof.counts import reached
 from tests.proof.crash.nursery import AVAILABLE, Nursery
 from tests.support import run_async
 
@@ -184,6 +185,7 @@ def test_whatever_was_acknowledged_before_a_kill_arrives_exactly_once(
     assert sum(look(file).counts["pruned"] for file in story.files) > 0, "no life was long enough to deliver anything"
     for place, file in enumerate(story.files):
         check_file(file, story, sum(number // 1_000_000 // LIVES_PER_FILE == place for number in numbers))
+    reached("kills", KILLS)
 
 
 def check_file(file: Path, story: Story, remote_rows: int) -> None:

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from outbox.store import migrate
+from tests.proof.counts import reached
 from tests.proof.power.images import Luck, replay
 from tests.proof.power.operations import Mark, Operation, Sync
 from tests.proof.power.recorder import Kill
@@ -36,6 +37,7 @@ def test_whatever_a_power_cut_leaves_everything_acknowledged_is_there_and_as_it_
 
     assert outcome.examples == []
     assert len(outcome.images) >= WANTED
+    reached("power images", len(outcome.images))
     assert outcome.reopened > WANTED / 100, "the library itself has opened too few of them"
     # What the recording must hold, lest it prove less than it says.
     assert sum(isinstance(operation, Sync) for operation in operations) > 200

@@ -29,6 +29,7 @@ def judge(world: World, path: Path) -> None:
         world.wrong(f"{n} is at the remote end and was never put")
     for put in world.puts.values():
         seen = put.n in world.network.server.seen or put.key is not None  # a newer one may have gone in its place
+        seen = seen or put.id in world.discarded
         if world.pruned and put.n not in stored and put.told != "refused" and seen:
             continue
         _judge_put(world, put, stored.get(put.n), remote.get(put.n, 0))
@@ -70,7 +71,7 @@ def _judge_put(world: World, put: Put, stored: tuple[Any, ...] | None, remote: i
             world.wrong(f"{name} is at the remote end and in no file")
         return
     state, code, *_ = stored
-    if state == "dead" and not _may_die(world, put, code):
+    if state == "dead" and not (_may_die(world, put, code) or (put.edited and remote)):
         world.wrong(f"{name} died of {code}")
     if state == "pending" and world.can_arrive(put):
         world.wrong(f"{name} is still pending")

@@ -12,6 +12,11 @@ from tests.proof.simulation.world import World
 HARMLESS = ("no shm", "no lock", "scribbled lock", "strangers", "environment", "clock")
 # What may take rows: it must be told, by `stats().loss`, a file set aside, or a refusal to open.
 HARMFUL = ("no wal", "cut wal", "scribbled wal", "scribbled file")
+# Under a running bot, which brings back what its connection holds.
+VANISHING = ("no shm", "no lock", "no wal", "no file", "moved file")
+# If it is killed before it has looked, nothing is left of a file that is gone, and nobody who could tell.
+UNTOLD = ("no file", "moved file")
+_GONE = {"no shm": "bot.db-shm", "no lock": "bot.db.lock", "no wal": "bot.db-wal", "no file": "bot.db"}
 _ENVIRONMENT = {
     "HTTP_PROXY": ("http://127.0.0.1:9", "socks://nowhere", "::"),
     "ALL_PROXY": ("socks5://user@nowhere:1",),
@@ -29,27 +34,29 @@ def visit(world: World, path: Path, what: str) -> None:
     """Do one of them; `world` knows from here on whether rows may be missing."""
     world.tell(f"--- the janitor: {what}")
     dice, wal = world.dice, path.with_name("bot.db-wal")
-    match what:
-        case "no shm":
-            path.with_name("bot.db-shm").unlink(missing_ok=True)
-        case "no lock":
-            path.with_name("bot.db.lock").unlink(missing_ok=True)
-        case "scribbled lock":
-            path.with_name("bot.db.lock").write_bytes(dice.randbytes(dice.randrange(200)))
-        case "strangers":
-            _strangers(path, dice)
-        case "environment":
-            world.environment = {name: dice.choice(values) for name, values in _ENVIRONMENT.items()}
-        case "clock":
-            world.step_clock(dice.choice((-1, 1)) * dice.choice((3_600, 200_000)))
-        case "no wal":
-            world.damaged = world.damaged or wal.exists()
-            wal.unlink(missing_ok=True)
-        case "cut wal" if wal.exists():
-            world.damaged = True
-            os.truncate(wal, dice.randrange(wal.stat().st_size + 1))
-        case "scribbled wal" | "scribbled file":
-            _scribble(world, wal if what == "scribbled wal" else path)
+    if what in _GONE:
+        world.damaged = world.damaged or (what == "no wal" and wal.exists())
+        path.with_name(_GONE[what]).unlink(missing_ok=True)
+    elif what in ("scribbled wal", "scribbled file"):
+        _scribble(world, wal if what == "scribbled wal" else path)
+    elif what == "moved file" and path.exists():
+        path.rename(path.with_name("moved.db"))
+    elif what == "scribbled lock":
+        path.with_name("bot.db.lock").write_bytes(dice.randbytes(dice.randrange(200)))
+    elif what == "strangers":
+        _strangers(path, dice)
+    elif what == "cut wal" and wal.exists():
+        world.damaged = True
+        os.truncate(wal, dice.randrange(wal.stat().st_size + 1))
+    else:
+        _around(world, what)
+
+
+def _around(world: World, what: str) -> None:
+    if what == "environment":
+        world.environment = {name: world.dice.choice(values) for name, values in _ENVIRONMENT.items()}
+    elif what == "clock":
+        world.step_clock(world.dice.choice((-1, 1)) * world.dice.choice((3_600, 200_000)))
 
 
 def _strangers(path: Path, dice: random.Random) -> None:

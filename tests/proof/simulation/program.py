@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.proof.simulation.janitor import HARMFUL, HARMLESS
+from tests.proof.simulation.janitor import HARMFUL, HARMLESS, VANISHING
 from tests.proof.simulation.network import MOODS
-from tests.proof.simulation.world import BOUND_S, Action
+from tests.proof.simulation.world import BOUND_S, Action, trade_id
 
 TABLES = {"trades": 5, "legs": 2, "orders": 2, "sessions": 2, "marks": 3}  # with how often each is written to
 
@@ -58,11 +59,11 @@ class _Maker:
         operation = "insert"
         if table == "trades":
             self.trades.append(n)
-            row |= {"id": f"t{n}"} if dice.random() < 0.7 else {}
+            row |= {"id": trade_id(n)} if dice.random() < 0.7 else {}
             self._spoil(row)
         elif table == "legs":
             near = dice.random()
-            row["trade"] = f"t{dice.choice(self.trades)}" if self.trades and near < 0.6 else f"t{n + dice.randrange(9)}"
+            row["trade"] = trade_id(dice.choice(self.trades) if self.trades and near < 0.6 else n + dice.randrange(9))
             row["id"] = f"l{n}"
         elif table == "orders":
             row |= {"k": f"k{bot}"}
@@ -95,7 +96,8 @@ class _Maker:
         around = {"latency": 1, "mood": 4, "bad": 4, "clock": 2, "shell": 2}
         calls = {
             "put": 30, "many": 5, "nowait": 5, "cancelled": 4, "transaction": 6, "sleep": 16, "drain": 3, "look": 3,
-            "requeue": 2, "discard": 1, "flusher": 1, "reload": 1, "session": 3, "again": 3, "thread": 3, "request": 2,
+            "requeue": 2, "discard": 1, "rest": 1, "reload": 1, "session": 3, "again": 3, "thread": 3, "request": 2,
+            "keep": 2, "edit": 2, "resend": 1, "vanish": 1,
         }  # fmt: skip
         kind = self.dice.choices([*around, *calls], [*around.values(), *calls.values()])[0]
         return kind, self._around(kind) if kind in around else self._call(kind, bot)
@@ -117,28 +119,30 @@ class _Maker:
 
     def _call(self, kind: str, bot: int) -> dict[str, Any]:
         dice = self.dice
-        match kind:
-            case "request":
-                return {"action": dice.choice(("reload", "adopt", "prune", "acknowledge", "nonsense"))}
-            case "again":
-                return {"put": self.write(bot), "other": dice.random() < 0.3}
-            case "put" | "nowait" | "cancelled" | "thread":
-                return {"put": self.write(bot), "after": dice.randrange(40)}
-            case "many":
-                return {"numbers": [self.number() for _ in range(dice.randrange(1, 6))]}
-            case "transaction":
-                end = dice.choices(("commit", "raise", "expire", "cancel"), (6, 2, 1, 1))[0]
-                return {"puts": [self.write(bot) for _ in range(dice.randrange(1, 4))], "end": end}
-            case "sleep":
-                return {"s": dice.choice((0.0, 0.01, 0.3, 2.0, 30.0)) * dice.random()}
-            case "drain":
-                return {"timeout": dice.choice((0.5, 5.0, 30.0))}
-            case "flusher":
-                return {"s": dice.uniform(0, 20)}
-            case "session":
-                return {"do": dice.choice(("start", "beat", "end"))}
-            case _:
-                return {}
+        found: dict[str, Callable[[], dict[str, Any]]] = {
+            "request": lambda: {"action": dice.choice(("reload", "adopt", "prune", "acknowledge", "nonsense"))},
+            "again": lambda: {"put": self.write(bot), "other": dice.random() < 0.3},
+            "many": lambda: {"numbers": self._numbers(), "together": dice.random() < 0.3},
+            "keep": lambda: {"numbers": self._numbers()},
+            "edit": lambda: {"pick": dice.randrange(9)},
+            "resend": lambda: {"destination": dice.choice((None, *TABLES))},
+            "vanish": lambda: {"what": dice.choice(VANISHING), "n": self.number()},
+            "transaction": lambda: self._transaction(bot),
+            "sleep": lambda: {"s": dice.choice((0.0, 0.01, 0.3, 2.0, 30.0)) * dice.random()},
+            "drain": lambda: {"timeout": dice.choice((0.5, 5.0, 30.0))},
+            "rest": lambda: {"s": dice.uniform(0, 20)},
+            "session": lambda: {"do": dice.choice(("start", "beat", "end"))},
+        }
+        if kind in ("put", "nowait", "cancelled", "thread"):
+            return {"put": self.write(bot), "after": dice.randrange(40)}
+        return found[kind]() if kind in found else {}
+
+    def _transaction(self, bot: int) -> dict[str, Any]:
+        end = self.dice.choices(("commit", "raise", "expire", "cancel"), (6, 2, 1, 1))[0]
+        return {"puts": [self.write(bot) for _ in range(self.dice.randrange(1, 4))], "end": end}
+
+    def _numbers(self) -> list[int]:
+        return [self.number() for _ in range(self.dice.randrange(1, 6))]
 
     def visits(self) -> list[str]:
         """Return what the janitor does before the next life."""
@@ -165,8 +169,8 @@ class _Maker:
         """Children whose parents come an hour later, and updates whose rows do, while the clock is set."""
         dice = self.dice
         first, cure = [self.number() for _ in range(3)], [self.number() for _ in range(3)]
-        legs = [_put(n, "legs", {"id": f"l{n}", "trade": f"t{p}"}) for n, p in zip(first, cure, strict=True)]
-        trades = [_put(n, "trades", {"id": f"t{n}"}) for n in cure]
+        legs = [put(n, "legs", {"id": f"l{n}", "trade": trade_id(p)}) for n, p in zip(first, cure, strict=True)]
+        trades = [put(n, "trades", {"id": trade_id(n)}) for n in cure]
         early = self.number()
         update = ("put", {"put": {"n": early, "table": "marks", "operation": "update",
                                   "row": {"u": early, "symbol": "m8"}}, "after": 0})  # fmt: skip
@@ -181,8 +185,9 @@ class _Maker:
         return [steps, [self.action(1) for _ in range(4)]]
 
 
-def _put(n: int, table: str, row: dict[str, Any]) -> Action:
-    return "put", {"put": {"n": n, "table": table, "operation": "insert", "row": {"n": n, **row}}, "after": 0}
+def put(n: int, table: str, row: dict[str, Any], operation: str = "insert") -> Action:
+    """Return the put of `row` with its number."""
+    return "put", {"put": {"n": n, "table": table, "operation": operation, "row": {"n": n, **row}}, "after": 0}
 
 
 def made(seed: int) -> Program:

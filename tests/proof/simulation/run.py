@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import json
 import os
 import pickle
@@ -19,12 +20,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from tests.proof.simulation import check, controls, janitor
 from tests.proof.simulation.life import Life
 from tests.proof.simulation.loop import Killed, Loop, Stuck, close_doors
-from tests.proof.simulation.program import Life as Plan, Program, made, smaller
+from tests.proof.simulation.program import Life as Plan, Program, smaller
 from tests.proof.simulation.world import World
 
 # A program of this length runs for ever.
@@ -32,8 +34,28 @@ _MOST_STEPS = 2_000_000
 _SHARED_MEMORY = Path("/dev/shm")
 
 
+@cache
+def load_all() -> None:
+    """Import here what the library imports when it is first used: else each life, a fork, would do so anew."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        known = set(sys.modules)
+        with tempfile.TemporaryDirectory() as folder:
+            _lived(World(0, random.Random(0)), _sound(), Path(folder) / "bot.db", None, last=True)
+        os.write(writing, "\n".join(sorted(sys.modules.keys() - known)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        names = pipe.read().split()
+    os.waitpid(child, 0)
+    for name in names:
+        importlib.import_module(name)
+
+
 def play(program: Program, control: str | None = None) -> World:
     """Run `program` and return the world that it has left."""
+    load_all()
     world = World(program.seed, random.Random(f"world {program.seed}"))
     place = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None  # a sync costs nothing there
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=place) as folder:
@@ -135,17 +157,18 @@ def main(arguments: list[str]) -> int:
     """Run what is asked for; 1: a promise was broken."""
     *numbers, control = [*arguments, None] if len(arguments) < 3 else arguments
     if numbers[0] in ("--show", "--shrink"):
-        program = made(int(str(numbers[1])))
+        program = controls.program(int(str(numbers[1])), control)
         program, world = shrunk(program, control) if numbers[0] == "--shrink" else (program, play(program, control))
         sys.stdout.write(told(program, world))
         return int(bool(world.wrongs))
     first, count = map(int, map(str, numbers))
     for seed in range(first, first + count):
         started_s = time.monotonic()
-        world = play(made(seed), control)
+        world = play(controls.program(seed, control), control)
         line = {
             "seed": seed, "steps": world.steps, "kills": world.kills, "puts": len(world.puts), "trace": world.digest,
-            "sent": world.network.sent, "longest_wait_s": round(world.longest_wait_s, 1), "wrongs": world.wrongs,
+            "sent": world.network.sent, "acknowledged": sum(put.told == "acknowledged" for put in world.puts.values()),
+            "longest_wait_s": round(world.longest_wait_s, 1), "wrongs": world.wrongs,
             "seconds": round(time.monotonic() - started_s, 3),
         }  # fmt: skip
         sys.stdout.write(json.dumps(line) + "\n")

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from environment import ROOT
 
+from tests.proof.counts import reached
 from tests.proof.simulation import controls
 
 pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform == "win32", reason="a life is a fork"),
 ]
-# At 0.35 CPU seconds each; scripts/soak runs more.
-PROGRAMS = 150
+# At 0.3 CPU seconds each, in two processes; scripts/soak runs more.
+PROGRAMS = 300
 
 
 def run(*arguments: str, hash_seed: str = "0") -> Iterator[dict[str, Any]]:
@@ -47,10 +48,12 @@ def test_no_program_of_puts_faults_and_kills_breaks_a_promise() -> None:
     results = [each for part in halves for each in part]
     assert len(results) == PROGRAMS
     assert failed(results) == [], "python -m tests.proof.simulation.run --show SEED tells the story"
-    # They have not passed by doing nothing.
+    # They have not passed by doing nothing, nor because their rows were refused.
+    assert sum(each["acknowledged"] for each in results) > 0.6 * sum(each["puts"] for each in results)
     assert sum(each["kills"] for each in results) > PROGRAMS / 4
     assert sum(each["sent"] for each in results) > 10 * PROGRAMS
-    assert sum(each["steps"] for each in results) > 1_000 * PROGRAMS
+    reached("programs", len(results))
+    reached("steps", sum(each["steps"] for each in results))
 
 
 def test_the_same_seed_takes_the_same_steps_in_another_process() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from tests.proof.simulation.network import Network
 
 Row = dict[str, Any]
+# What in a row the remote end may refuse.
+SPOILS = frozenset({"poison", "big", "fill", "slow"})
 Action = tuple[str, dict[str, Any]]
 
 # The same in every life, as the bound on waiting hangs on them.
@@ -25,6 +27,11 @@ _LONGEST_S = 22.0  # the cap and a tenth of jitter
 BOUND_S = 4 * _LONGEST_S + 60 + 6 * LIMITS["request_deadline_s"]
 
 
+def trade_id(n: int) -> str:
+    """Return the id of trade `n`, a UUID."""
+    return f"00000000-0000-4000-8000-{n:012x}"
+
+
 @dataclass
 class Put:
     """One write as the bot knows it. told: trying, acknowledged, refused (nothing was written) or unknown."""
@@ -38,6 +45,12 @@ class Put:
     id: str | None = None
     seq: int = 0
     since_s: float | None = None  # when it was first found that it can arrive
+    edited: bool = False  # somebody has asked for another row in its place
+    unsure: bool = False  # and was not answered: it is one of the two
+
+    def spoiled(self) -> bool:
+        """Whether the remote end may refuse its row."""
+        return not SPOILS.isdisjoint(self.row)
 
     @property
     def key(self) -> str | None:
@@ -95,6 +108,8 @@ class World:
     def can_arrive(self, put: Put) -> bool:
         """Whether the remote end would take it as things stand now."""
         rows, row = self.network.server.rows, put.row
+        if put.unsure:
+            return False
         if row.get("poison") or row.get("slow", 0) < 0 or row.get("fill") or len(str(row)) > 2_000:
             return False
         if put.table == "legs":
