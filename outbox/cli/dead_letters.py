@@ -16,8 +16,8 @@ from rich.text import Text
 
 from outbox.admin.commands import LISTED, Commands, report
 from outbox.cli import format as formatting
+from outbox.cli.advice import said, typed_id
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.entries import said, typed_id
 from outbox.cli.filters import Chosen, DryRun, selecting
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from outbox.cli import format as formatting
+from outbox.cli.advice import said
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.entries import said
 from outbox.cli.filters import Since, Until, moment_ms
 from outbox.cli.status import holder_of, subject
 from outbox.clock import SystemClock

@@ -18,8 +18,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from outbox.cli import format as formatting
+from outbox.cli.advice import said
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
-from outbox.cli.entries import Columns, column_names, in_columns, said
+from outbox.cli.entries import Columns, column_names, in_columns
 from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock

@@ -17,9 +17,6 @@ from outbox.postgrest.replies import Failure, Refusal, Reply, Silence, belongs, 
 __all__ = ["Failure", "Refusal", "Reply", "Silence", "judge", "read_refusal", "stored_rows"]
 
 
-# ------------------------------------------------------------------------------------------ the verdicts
-
-
 class Scope(StrEnum):
     """How far a pause reaches."""
 
