@@ -69,9 +69,8 @@ def test_a_rule_that_is_wrong_is_found(tmp_path: Path, right: str, wrong: str) -
 
 
 def test_a_rule_whose_patience_is_gone_is_found_by_its_blip(tmp_path: Path) -> None:
-    patient = [*re.finditer(r"\n +for: \w+", RULES.read_text(encoding="utf-8"))]
+    rules = RULES.read_text(encoding="utf-8")
+    patient = {each["alert"] for each in yaml.safe_load(rules)["groups"][0]["rules"] if "for" in each}
     assert len(patient) > 5
-    for found in patient:
-        rules = RULES.read_text(encoding="utf-8")
-        done = play(tmp_path, rules[: found.start()] + rules[found.end() :])
-        assert done.returncode != 0, rules[found.start() - 200 : found.end()]
+    done = play(tmp_path, re.sub(r"\n +for: \w+", "", rules))
+    assert patient - set(re.findall(r"alertname: (\w+)", done.stdout + done.stderr)) == set()
