@@ -125,7 +125,7 @@ def test_ls_lists_what_the_filters_mean(dead: Path) -> None:
 def test_a_list_with_dead_entries_says_what_to_type_next(dead: Path) -> None:
     said = call("ls", "--path", dead, "--state", "dead").stdout
     assert f"outbox show --path {dead} ID" in said
-    assert f"outbox requeue --path {dead} --code CODE" in said
+    assert f"outbox dead --path {dead}" in said
     assert "outbox show" not in call("ls", "--path", dead, "--state", "pending").stdout
 
 

@@ -459,7 +459,7 @@ def test_tail_tells_what_happened_last(dead: Path) -> None:
     text = call("tail", "--path", dead).stdout
     assert "UTC" in text.splitlines()[0]
     assert max(map(len, text.splitlines())) <= 80
-    assert set(lines[0]) == {"at", "event", "seq", "destination", "id", "status", "code", "message"}
+    assert set(lines[0]) == {"at", "event", "seq", "destination", "id", "status", "code", "message", "columns"}
 
 
 @posix
