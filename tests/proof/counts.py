@@ -20,7 +20,7 @@ def claims() -> dict[str, Any]:
 def reached(name: str, count: int) -> None:
     """Say how many there were in this run, which must not be less than the page claims.
 
-    With OUTBOX_COUNTS the count goes to a file in that folder, for `scripts/proof FOLDER`.
+    With OUTBOX_COUNTS the count goes to a file in that folder, for `scripts/proof.py FOLDER`.
     """
     if folder := os.environ.get("OUTBOX_COUNTS"):
         file = Path(folder) / f"{name}.json"

@@ -1,4 +1,4 @@
-"""docs/proof.md is what `scripts/proof` writes, and each of its canaries is a test that stands in the file it names."""
+"""docs/proof.md is what `scripts/proof.py` writes, and each canary is a test in the file that it names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = claims()["rows"]
 
 
 def test_the_page_is_written_from_the_counts() -> None:
-    page = runpy.run_path(str(ROOT / "scripts" / "proof"), run_name="proof")["page"]
+    page = runpy.run_path(str(ROOT / "scripts" / "proof.py"), run_name="proof")["page"]
     assert (ROOT / "docs" / "proof.md").read_text(encoding="utf-8") == page(claims())
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write docs/proof.md from docs/proof.json.
 
-usage: scripts/proof           the page from the counts that are kept
-       scripts/proof FOLDER    first take over what runs have left in this folder, if it is more than was known
+usage: scripts/proof.py           the page from the counts that are kept
+       scripts/proof.py FOLDER    first take over what runs have left in this folder, if it is more than was known
 
 Runs leave their counts where OUTBOX_COUNTS=FOLDER names a folder: `scripts/test tests/proof`, `scripts/soak`,
 `scripts/mutate`. POWER_IMAGES, KILLS and the hours of `scripts/soak` make them larger.
@@ -51,8 +51,8 @@ def page(claims: dict[str, Any]) -> str:
     lines = [
         "# What was counted",
         "",
-        "*Written by [`scripts/proof`](../scripts/proof) from [`proof.json`](proof.json), which holds what runs have",
-        "counted. A test of each run fails if the page claims more than that run has reached.*",
+        "*Written by [`scripts/proof.py`](../scripts/proof.py) from [`proof.json`](proof.json), which holds what runs",
+        "have counted. A test of each run fails if the page claims more than that run has reached.*",
         "",
         "| what | in each run of CI | the most so far | its canary: the same without a protection, which must fail |",
         "| --- | ---: | --- | --- |",
