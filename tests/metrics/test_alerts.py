@@ -11,6 +11,8 @@ import pytest
 import yaml
 from debian import program
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs" / "monitoring" / "alerts.yml"
 CASES = ROOT / "tests" / "metrics" / "alerts_test.yml"
