@@ -38,7 +38,7 @@ _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
 
 
 def dead(path: FilePath = None, as_object: AsJson = False) -> None:
-    """Show what dead entries died of: how many of each cause, and what to type.
+    """Show what dead entries died of, and what to type.
 
     Those of one table, code and cause are one line, the most frequent first.
     Works while a bot runs; changes nothing.

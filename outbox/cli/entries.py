@@ -89,9 +89,9 @@ def find(
     columns: Columns = None,
     as_object: AsJson = False,
 ) -> None:
-    """Find entries by what their rows say, the newest first. Changes nothing.
+    """Find entries by what their rows say.
 
-    TEXT stands in a value of the row or in its id, in whatever case.
+    The newest first; changes nothing. TEXT stands in a value of the row or in its id, in whatever case.
     Looks from the newest back; Ctrl-C lists what was found so far.
 
     \b

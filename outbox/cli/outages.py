@@ -26,9 +26,9 @@ _Limit = Annotated[int, typer.Option(min=1, metavar="N", help="How many at the m
 def outages(
     since: Since = None, until: Until = None, limit: _Limit = _LIMIT, path: FilePath = None, as_object: AsJson = False
 ) -> None:
-    """Show when nothing was sent, for how long, and why. The newest first.
+    """Show when nothing was sent, for how long, and why.
 
-    What still stands, and what is over: the file keeps the newest 1,000.
+    The newest first. What still stands, and what is over: the file keeps the newest 1,000.
     --since and --until: those that stood then. Changes nothing.
 
     \b
@@ -81,9 +81,9 @@ def outages(
 def lives(
     since: Since = None, until: Until = None, limit: _Limit = _LIMIT, path: FilePath = None, as_object: AsJson = False
 ) -> None:
-    """Show who had the file open for writing, from when to when. The newest first.
+    """Show who had the file open for writing, and when.
 
-    When the bot started, ended or was killed, and since when it sent.
+    The newest first. When the bot started, ended or was killed, and since when it sent.
     Commands that change something stand there too, as the program outbox.
     --since and --until: those that opened it then. Changes nothing.
 
