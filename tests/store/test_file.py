@@ -220,7 +220,7 @@ async def test_somebody_elses_table_with_our_name_is_a_clear_error_and_nothing_i
         connection.executescript(taken)
     before = rows(path, "select type, name, sql from sqlite_schema")
 
-    with pytest.raises(StoreError, match=r"called like one of the outbox \(.*exists\).*not changed. Rename that one"):
+    with pytest.raises(StoreError, match=r"one of the outbox.s own \(.*exists\).*not changed. Rename that one"):
         await open_store(path, clock=SystemClock())
 
     assert rows(path, "select type, name, sql from sqlite_schema") == before
