@@ -19,6 +19,7 @@ from tests.support import run_async
 MANY = 20_000
 # A deeper B-tree costs a few steps more; the backlog is 20,000 times as long.
 MORE = 40
+A_LOOK = 13  # at an entry that waits for its next try
 
 
 def nothing(db: sqlite3.Connection) -> None:
@@ -227,7 +228,8 @@ def test_opening_reads_neither_backlog_nor_history(
     empty = steps_to_open(tmp_path / "empty.db", monkeypatch)
     full = steps_to_open(tmp_path / "full.db", monkeypatch)
 
-    assert full <= 2 * empty + MORE, f"{full} steps with {MANY} rows, {empty} with none"
+    most = 2 * empty + MORE + (500 * A_LOOK if backlog is retrying else 0)  # 500 at the most are looked at
+    assert full <= most, f"{full} steps with {MANY} rows, {empty} with none"
 
 
 def test_opening_that_counted_its_backlog_would_be_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
