@@ -19,6 +19,7 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # What differs: moments, ages, ports, process numbers, sizes, versions, how often and how fast something was tried.
 _VARIES: Final = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+00:00)?"), "<time>"),
+    (re.compile(r"(?<=<time> to )\d\d:\d\d:\d\d"), "<time>"),
     (re.compile(r"127\.0\.0\.1:\d+"), "<host>"),
     (re.compile(r"nobody\s+listens\s+there[^>]*->"), "nobody listens there ->"),  # in the system's own words
     # The lanes' requests travel side by side: which of them was refused last is chance.
