@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from tests.store.tools import ROOT
 
@@ -68,3 +70,11 @@ def test_the_library_beside_a_bot_changes_no_version_of_the_bots(bot: str) -> No
 def test_control_a_narrow_range_downgrades_in_silence() -> None:
     narrow = [each if not each.startswith("httpx") else "httpx<0.28" for each in DEPENDENCIES]
     assert "httpx" in changed("python-telegram-bot", narrow)
+
+
+def test_the_lock_of_the_lowest_versions_holds_the_lowest() -> None:
+    lock = (ROOT / "scripts" / "lowest.lock").read_text(encoding="utf-8")
+    pinned = {name: Version(version) for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE)}
+    for requirement in map(Requirement, DEPENDENCIES):
+        lowest = [Version(bound.version) for bound in requirement.specifier if bound.operator == ">="]
+        assert [pinned[requirement.name]] == lowest, requirement
