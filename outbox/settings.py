@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **options: Unpack[SettingsOptions]) -> None:
-        values = dict[str, Any](options)
+        values = cast("dict[str, Any]", options)  # no copy: the key must not stay in the other
         _hide(values)
         _refuse_unknown(values)
         try:

@@ -22,13 +22,13 @@ OF_AIOSQLITE = [
     "tests/store/test_commits.py", "tests/test_lifecycle.py", "tests/test_put_many.py", "tests/store/test_read_only.py",
 ]  # fmt: skip
 BOTS = ["supabase", "freqtrade", "nautilus_trader", "python-telegram-bot", "octobot"]
-UV = str(Path(sys.executable).with_name("uv"))
+UV = [str(Path(sys.executable).with_name("uv")), "--system-certs"]
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 
 
 @pytest.mark.timeout(600)
 def test_the_oldest_aiosqlite_works(tmp_path: Path) -> None:
-    install = [UV, "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), f"aiosqlite=={AIOSQLITE}"]
+    install = [*UV, "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), f"aiosqlite=={AIOSQLITE}"]
     subprocess.run(install, check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     seen = subprocess.run(
@@ -46,7 +46,7 @@ def test_the_oldest_aiosqlite_works(tmp_path: Path) -> None:
 def resolved(*requirements: str) -> dict[str, str]:
     """Return the versions that a resolver chooses; nothing is installed."""
     done = subprocess.run(
-        [UV, "pip", "compile", "-q", "--no-header", "--no-annotate", "--python-version", "3.12", "-"],
+        [*UV, "pip", "compile", "-q", "--no-header", "--no-annotate", "--python-version", "3.12", "-"],
         input="\n".join(requirements), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -197,8 +197,7 @@ class PostgrestTransport:
         self._rest_url = rest_url
         self.project = project.identity(rest_url)
         self._auth = _KeyAuth(key, token)
-        self._secrets = key, token
-        self._scrub = Scrubber(*self._secrets)
+        self._scrub = self._own_scrub = Scrubber(key, token)
         self._named = source_header(source)
         self._allow_insecure = allow_insecure
         self._proxy: network.Proxy | None = None
@@ -219,7 +218,7 @@ class PostgrestTransport:
         async with self._making:
             if self._client is None:
                 self._proxy = network.proxy_for(self._rest_url, os.environ, allow_insecure=self._allow_insecure)
-                self._scrub = Scrubber(*self._secrets, *(self._proxy.secrets if self._proxy else ()))
+                self._scrub = self._own_scrub.also(*(self._proxy.secrets if self._proxy else ()))
                 encrypted = "https:" in (self._rest_url[:6], self._proxy.url[:6] if self._proxy else "")
                 # Without TLS an empty context will do: reading the certificates takes some 20 ms.
                 trusted = await in_thread(network.tls_context) if encrypted else _NO_TLS
