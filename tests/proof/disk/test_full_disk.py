@@ -99,9 +99,10 @@ def test_a_bot_that_starts_on_a_full_disk_delivers_what_it_has(small: Small) -> 
 
 @pytest.mark.parametrize("story", ["by_itself", "by_others"])
 def test_without_the_reserve_the_backlog_stays(story: str, small: Small) -> None:
-    """The control: on a full disk SQLite cannot write the verdicts."""
+    """The control: on a full disk SQLite cannot write the verdicts, and each put tries the disk again."""
     seen = small.tell(story, reserve_bytes=0)
     assert seen["error"] == "DiskFull"
+    assert not seen["at_once"]
     assert seen["left"] == seen["acknowledged"] > 0
 
 
