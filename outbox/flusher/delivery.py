@@ -54,7 +54,7 @@ class Delivery:
         self._transport = transport
         self._lane = lane
         self._traffic = lanes.traffic(lane)
-        self._settlement = Settlement(context, lane)
+        self._settlement = Settlement(context, lane, self._traffic.sweep)
         self._bytes, self._took_s = 0, 0.0  # of its request; until the answer
 
     async def run(self, batch: Batch) -> None:

@@ -15,6 +15,7 @@ from outbox.flusher.ready_lanes import LOOK, ReadyLanes
 from outbox.flusher.refusal_runs import RefusalRun
 from outbox.flusher.scopes import PauseKey, keys_of
 from outbox.flusher.shared_requests import MOST_LANES, SharedRequests, may_share
+from outbox.flusher.sweep import Sweep
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
 from outbox.store.rows import Lane, Outgoing
@@ -47,6 +48,7 @@ class Traffic:
     lanes: int = MOST_LANES  # so many may share a request with it, itself included; 1: it travels alone
     trouble: tuple[int | None, str | None] | None = None  # what last paused it: the answer's status and code
     passed: bool = False  # a row has passed since: what fails in the same way now is about its rows
+    sweep: Sweep = field(default_factory=Sweep)  # of an ordered lane
     run: RefusalRun = field(default_factory=RefusalRun)
     run_of_all: RefusalRun = field(default_factory=RefusalRun)  # of all lanes that differ from this one in columns only
 
@@ -136,6 +138,7 @@ class Traffic:
 
     def accepted(self, seqs: Sequence[int]) -> None:
         """Look next at the parts on both sides of `seqs`, which were accepted."""
+        self.sweep.after = 0  # what was refused waits for its next try, not for a whole backlog
         parts = [*self.parts, *self.sent_parts.values()]
         if not parts:
             return
@@ -335,7 +338,11 @@ class Lanes:
         before = [] if self.unread_from is None or not lane.spec.ordered else [self.unread_from]
         if found and lane.spec.operation is Operation.UPSERT:
             before += await self._inserts_ahead(lane)
-        return [entry for entry in found if entry.seq < min(before)] if before else found
+        free = [entry for entry in found if entry.seq < min(before)] if before else found
+        if lane.spec.ordered and source is Source.NEW and traffic.sweep.is_over(free):
+            traffic.sweep.after = 0
+            return await self._ready(lane, traffic, source, limit, max_bytes, from_the_end=from_the_end)
+        return free
 
     async def _inserts_ahead(self, lane: Lane) -> list[int]:
         """Return the oldest insert of each lane that may bring the row of one of the upserts of `lane`.
@@ -358,7 +365,7 @@ class Lanes:
                 return ()
             case Source.NEW if lane.spec.ordered:
                 look = max(limit, self._context.limits.batch_rows) if traffic.suspects else limit
-                return await self._store.ready(lane, after_seq=0, limit=look, max_bytes=max_bytes)
+                return await self._store.ready(lane, after_seq=traffic.sweep.after, limit=look, max_bytes=max_bytes)
             case Source.NEW:
                 hidden, after_seq = traffic.taken.union(traffic.suspects), traffic.after()
                 if from_the_end:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from outbox import logs
 from outbox.entry import State
 from outbox.flusher.context import FlusherContext, facts
+from outbox.flusher.sweep import Sweep
 from outbox.postgrest.batch import heads
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.rows import Lane, Outgoing
@@ -17,10 +18,11 @@ logger = logs.named("outbox.flusher")
 class Settlement:
     """Settles entries of one lane in the file, and counts them. Each write goes on to its end once it has begun."""
 
-    def __init__(self, context: FlusherContext, lane: Lane) -> None:
+    def __init__(self, context: FlusherContext, lane: Lane, sweep: Sweep) -> None:
         self._context = context
         self._store = context.store
         self._lane = lane
+        self._sweep = sweep
         self._destination = lane.spec.destination
 
     async def delivered(self, entries: Sequence[Outgoing]) -> None:
@@ -66,6 +68,7 @@ class Settlement:
     ) -> None:
         """What travelled as one row waits: of each key its first entry, behind which the others stand in line."""
         first = heads(entries)
+        self._sweep.postponed(max(entry.seq for entry in first), self._store.last_seq)
         wait_s = self._context.backoff_s(max(entry.attempts for entry in first) + 1)
         wait_s = wait_s if most_s is None else min(wait_s, most_s)
         told = facts(self._lane, refusal, ids=[entry.id for entry in first], wait_s=round(wait_s, 3))

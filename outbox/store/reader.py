@@ -124,7 +124,7 @@ class Reader:
             looked = (lane.number, after_seq, limit + len(hidden))
             rows = await self._entries(queries.READY, looked, max_bytes=max_bytes, hidden=hidden)
             return [Outgoing(*row) for row in rows[:limit]]
-        rows = await self._entries(queries.READY_RUNS, (lane.number, limit), max_bytes=max_bytes)
+        rows = await self._entries(queries.READY_RUNS, (lane.number, after_seq, limit), max_bytes=max_bytes)
         return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
 
     async def alongside(

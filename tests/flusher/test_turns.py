@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from outbox.flusher.scheduler import Lanes
+from outbox.flusher.sweep import Sweep
 from outbox.postgrest.client import Request
-from outbox.postgrest.verdicts import Failure
+from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import Answer, refused
-from tests.flusher.bench import Bench, Remote, flushing, opened, rows, table
+from tests.flusher.bench import Bench, Remote, Row, flushing, opened, rows, table
 from tests.store.tools import shell
 from tests.support import run_async
 
@@ -138,6 +139,35 @@ async def test_all_children_of_one_missing_parent_are_found_by_one_refusal(told:
             assert (await bench.stats()).pending == 200
             remote.rule = lambda _, __: None
             assert (await bench.settled()).delivered == 400
+
+
+@pytest.mark.parametrize("sweeps", [True, False], ids=["as it is", "control: the oldest first"])
+@run_async
+async def test_rows_that_are_refused_for_longer_than_they_wait_do_not_hold_the_row_behind_them(
+    sweeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refusal takes a second: twenty orphans, found one by one, are ready again before the last of them is."""
+    if not sweeps:
+        monkeypatch.setattr(Sweep, "postponed", lambda self, seq, last_seq: None)
+    arrived = list[bool]()
+
+    def rule(_: str, row: Row) -> Reply | None:
+        return NO_PARENT if row["n"] < 20 and len(remote.requests) <= 300 else None
+
+    def slow(request: Request) -> Answer:
+        bench.clock.advance(1.0)
+        if len(remote.requests) == 300:
+            arrived.append(bool(remote.inserted))
+        return remote.commit(request)
+
+    remote = Remote(rule=rule)
+    async with opened(tmp_path, remote=remote, batch_rows=5, backoff_base_s=1.0, backoff_cap_s=5.0) as bench:
+        remote.otherwise = slow
+        for number in range(21):
+            await bench.outbox.put("legs", {"n": number}, key=f"leg {number}")
+        async with bench.outbox.flushing():
+            assert (await bench.settled()).delivered == 21
+        assert arrived == [sweeps]
 
 
 # ------------------------------------------------------------------------------------------ shell rows

@@ -113,7 +113,7 @@ WORK: list[tuple[str, Work]] = [
     ("a put", put),
     ("a put behind a key", lambda db: put(db, "k")),
     ("READY of a lane", asks(queries.READY, 3, 0, 10)),
-    ("READY_RUNS of another lane", asks(queries.READY_RUNS, 3, 10)),
+    ("READY_RUNS of another lane", asks(queries.READY_RUNS, 3, 0, 10)),
     ("READY_LANES", asks(queries.READY_LANES)),
     ("COUNTS", asks(queries.COUNTS)),
     ("NEXT_DUE", asks(queries.NEXT_DUE)),

@@ -81,12 +81,12 @@ READY_RUNS = Query(
     select {", ".join(f"e.{name}" for name in SENT)}, e.lane
       from outbox as head
       cross join outbox as e
-     where head.state = 'pending' and head.waits is null and head.lane = ?
+     where head.state = 'pending' and head.waits is null and head.lane = ? and head.seq > ?
        and e.state = 'pending' and e.key is not null
        and e.destination = head.destination and e.key = head.key and e.seq >= head.seq
      limit ?
     """,
-    ("outbox_ready (lane=?)", "outbox_turns (destination=? AND key=? AND seq>?)"),
+    ("outbox_ready (lane=? AND seq>?)", "outbox_turns (destination=? AND key=? AND seq>?)"),
     "the limit",
 )
 
