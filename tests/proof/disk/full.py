@@ -162,9 +162,11 @@ async def by_others(story: Story) -> None:
         await story.drain(outbox)
         story.fill()  # it takes what the outbox gave back, too
         if story.settings.reserve_bytes:
+            # A put may find room that was given back a moment ago, and the first to meet a quota does not know of it.
             error = await story.put(outbox, 1)
-            if not isinstance(error, DiskFull):  # the reserve was whole again: this is the first to meet a quota
-                error = await story.put(outbox, 1)
+            for _ in range(3):
+                if not isinstance(error, DiskFull):
+                    error = await story.put(outbox, 1)
             story.seen["meanwhile"] = type(error).__name__
             story.filler.unlink()
             await story.works_again(outbox)
