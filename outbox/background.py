@@ -12,7 +12,7 @@ from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import OutboxClosed
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 # After an error that nobody foresaw.
 _REST_S = 1.0
@@ -59,13 +59,13 @@ class Background:
         stop: asyncio.Event,
         tell: Callable[[TaskState], None],
     ) -> None:
-        self.state = TaskState(name, tell=tell)
+        self.state: TaskState = TaskState(name, tell=tell)
         tell(self.state)
         self._turn = turn
         self._clock = clock
         self._stop = stop
         self._repeating = logs.Repeating(clock)
-        self.task = asyncio.create_task(self._run(), name=f"outbox-{name}")
+        self.task: asyncio.Task[None] = asyncio.create_task(self._run(), name=f"outbox-{name}")
 
     async def _run(self) -> None:
         try:

@@ -26,7 +26,7 @@ from outbox.errors import ConfigError, InvalidEntry
 from outbox.prepare import member, written
 from outbox.store.store import Store
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 # The old module's tables (supabase_sql/).
 DECLARED = (

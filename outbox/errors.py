@@ -229,7 +229,7 @@ class StoreVanished(StoreError):
     ) -> None:
         where = f"is in {kept}" if kept is not None else "could not be brought back"
         then = "the outbox goes on there" if goes_on else "nothing more is written before the outbox is opened again"
-        self.state = f"{path} {what}; what was acknowledged {where}; {then}"
+        self.state: str = f"{path} {what}; what was acknowledged {where}; {then}"
         fate = "stored there as well" if stored and kept is not None else "lost" if stored else "nothing was written"
         super().__init__(f"{self.state}; {_listed(ids)}: {fate}. Put the same id again: it is stored once", path=path)
         self.what = what

@@ -19,7 +19,7 @@ from outbox.postgrest.client import Transport, build, user_agent
 from outbox.postgrest.verdicts import Failure, Reply, read_refusal
 from outbox.stats import Stats
 
-logger = logs.named("outbox.health")
+logger: logs.Logger = logs.named("outbox.health")
 
 # A report is small; what takes longer is an outage, and that is for the flusher to find out.
 _DEADLINE_S = 10.0

@@ -14,7 +14,7 @@ from outbox.entry import Entry
 from outbox.errors import OutboxFull, UsageError
 from outbox.store.receipts import Receipt
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 
 class PutFuture(asyncio.Future[Receipt]):

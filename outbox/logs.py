@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from logging import Logger as Logger
 
 from outbox.clock import Clock
 

@@ -20,7 +20,7 @@ from outbox.store.store import Store
 if TYPE_CHECKING:
     from outbox.outbox import Outbox
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 
 class Opening(Coroutine[Any, Any, "Outbox"]):

@@ -22,6 +22,7 @@ from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.entry import Destination
 from outbox.errors import ConfigError
+from outbox.flusher.context import FlusherState, Tally
 from outbox.futures import Waiting
 from outbox.opening import Opening, bounds, by_request, limits, log_opened
 from outbox.operating import Looks, Operates
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from outbox.admin.command_server import CommandServer
     from outbox.store.maintenance import Maintenance
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 # How long a stopping flusher may finish what is under way; after that it stays pending.
 _GRACE_S = 5.0
@@ -340,10 +341,10 @@ class Monitor:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = weakref.ref(outbox)
-        self.path = outbox.path
-        self.clock = outbox.clock
-        self.tally = outbox._flusher.tally
-        self.flusher = outbox._flusher.state
+        self.path: Path = outbox.path
+        self.clock: Clock = outbox.clock
+        self.tally: Tally = outbox._flusher.tally
+        self.flusher: FlusherState = outbox._flusher.state
 
     def watches(self, outbox: Outbox) -> bool:
         """Return whether it is this outbox."""

@@ -15,7 +15,7 @@ from outbox.postgrest.verdicts import Failure, Reply, read_refusal
 from outbox.settings import Settings
 from outbox.threads import in_thread
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 # A page of 1,000 rows has some hundred kilobytes; this is what one answer to a read may take in memory.
 _LONGEST_READ = 64 * 1024 * 1024

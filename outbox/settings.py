@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Any, ClassVar, Self, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
@@ -17,7 +17,7 @@ from outbox import logs
 from outbox.errors import ConfigError
 from outbox.postgrest.project import KeyKind, is_loopback, read_key
 
-logger = logs.named("outbox.settings")
+logger: logs.Logger = logs.named("outbox.settings")
 
 _PREFIX = "OUTBOX_"
 _LONGEST_SOURCE = 200
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     Raises ConfigError: a value cannot be used; the message names the field and never shows the value.
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_file=".env",
         env_file_encoding="utf-8",

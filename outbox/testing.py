@@ -145,7 +145,7 @@ class FakeRemote(ScriptedTransport):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.otherwise = self.commit
+        self.otherwise: Answer | Script = self.commit
 
     # ------------------------------------------------------------------------------------------ what a test says
 

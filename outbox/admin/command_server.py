@@ -19,7 +19,7 @@ from outbox.clock import Clock
 from outbox.errors import DiskFull, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy
 from outbox.threads import in_thread
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 # What a later look may find fixed. Any other error would come again, and hold up whatever is asked behind it.
 _PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
@@ -51,7 +51,7 @@ class CommandServer:
         self._poll_s = poll_s
         self._stop = asyncio.Event()
         self._repeating = logs.Repeating(clock)
-        self.background = Background("inbox", self._turn, clock=clock, stop=self._stop, tell=tell)
+        self.background: Background = Background("inbox", self._turn, clock=clock, stop=self._stop, tell=tell)
         self._answered_s = -_SOON_S
         self._seen_s: dict[str, float] = {}  # when each file that nobody fetched was first seen, on the steady clock
 

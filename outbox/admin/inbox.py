@@ -25,7 +25,7 @@ from outbox import logs
 from outbox.errors import InvalidRequest, StoreError
 from outbox.store.files import CAREFUL, give, read_plain, sync_folder
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 _REQUEST, _ANSWER, _NEW, _UNREADABLE = ".request.json", ".answer.json", ".new", ".unreadable"
 # Nobody waits for an answer that long; what is older was left by a command that was killed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from outbox.blocking.calls import Calls, Twin, blocking, iterated, passed, passed_there, shown, target_of
 from outbox.blocking.outbox import BlockingOutbox
@@ -50,9 +50,9 @@ class TradeLogger(_BotTwin[trades.TradeLogger]):
     def session_id(self, session_id: str) -> None:
         self._made.session_id = session_id
 
-    log_trade = blocking(trades.TradeLogger.log_trade)
-    log_real_trade = blocking(trades.TradeLogger.log_real_trade)
-    log_paper_trade = blocking(trades.TradeLogger.log_paper_trade)
+    log_trade: Final = blocking(trades.TradeLogger.log_trade)
+    log_real_trade: Final = blocking(trades.TradeLogger.log_real_trade)
+    log_paper_trade: Final = blocking(trades.TradeLogger.log_paper_trade)
 
 
 class SessionManager(_BotTwin[sessions.SessionManager]):
@@ -61,18 +61,18 @@ class SessionManager(_BotTwin[sessions.SessionManager]):
     def __init__(self, outbox: BlockingOutbox, *, source: str | None = None) -> None:
         super().__init__(outbox, lambda home: sessions.SessionManager(home, source=source))
 
-    session_id = shown(sessions.SessionManager, lambda manager: manager.session_id)
-    start_time = shown(sessions.SessionManager, lambda manager: manager.start_time)
-    day_start = shown(sessions.SessionManager, lambda manager: manager.day_start)
-    last_heartbeat = shown(sessions.SessionManager, lambda manager: manager.last_heartbeat)
-    is_recovered = shown(sessions.SessionManager, lambda manager: manager.is_recovered)
-    initial_balance = shown(sessions.SessionManager, lambda manager: manager.initial_balance)
-    current_balance = shown(sessions.SessionManager, lambda manager: manager.current_balance)
-    symbols = shown(sessions.SessionManager, lambda manager: manager.symbols)
-    start_session = blocking(sessions.SessionManager.start_session)
-    end_session = blocking(sessions.SessionManager.end_session)
-    update_heartbeat = blocking(sessions.SessionManager.update_heartbeat)
-    check_day_boundary = passed_there(sessions.SessionManager.check_day_boundary)
+    session_id: Final = shown(sessions.SessionManager, lambda manager: manager.session_id)
+    start_time: Final = shown(sessions.SessionManager, lambda manager: manager.start_time)
+    day_start: Final = shown(sessions.SessionManager, lambda manager: manager.day_start)
+    last_heartbeat: Final = shown(sessions.SessionManager, lambda manager: manager.last_heartbeat)
+    is_recovered: Final = shown(sessions.SessionManager, lambda manager: manager.is_recovered)
+    initial_balance: Final = shown(sessions.SessionManager, lambda manager: manager.initial_balance)
+    current_balance: Final = shown(sessions.SessionManager, lambda manager: manager.current_balance)
+    symbols: Final = shown(sessions.SessionManager, lambda manager: manager.symbols)
+    start_session: Final = blocking(sessions.SessionManager.start_session)
+    end_session: Final = blocking(sessions.SessionManager.end_session)
+    update_heartbeat: Final = blocking(sessions.SessionManager.update_heartbeat)
+    check_day_boundary: Final = passed_there(sessions.SessionManager.check_day_boundary)
 
 
 class SupabaseClient(_BotTwin[supabase.SupabaseClient]):
@@ -81,17 +81,17 @@ class SupabaseClient(_BotTwin[supabase.SupabaseClient]):
     def __init__(self, outbox: BlockingOutbox) -> None:
         super().__init__(outbox, supabase.SupabaseClient)
 
-    enabled = shown(supabase.SupabaseClient, lambda client: client.enabled)
-    url = shown(supabase.SupabaseClient, lambda client: client.url)
-    pending_count = shown(supabase.SupabaseClient, lambda client: client.pending_count)
-    execute = blocking(supabase.SupabaseClient.execute)
-    log_trade = blocking(supabase.SupabaseClient.log_trade)
-    log_event = blocking(supabase.SupabaseClient.log_event)
-    retry_pending = blocking(supabase.SupabaseClient.retry_pending)
-    get_trades = blocking(supabase.SupabaseClient.get_trades)
-    query = blocking(supabase.SupabaseClient.query)
-    rows = iterated(supabase.SupabaseClient.rows)
-    describe = passed(supabase.SupabaseClient.describe)
+    enabled: Final = shown(supabase.SupabaseClient, lambda client: client.enabled)
+    url: Final = shown(supabase.SupabaseClient, lambda client: client.url)
+    pending_count: Final = shown(supabase.SupabaseClient, lambda client: client.pending_count)
+    execute: Final = blocking(supabase.SupabaseClient.execute)
+    log_trade: Final = blocking(supabase.SupabaseClient.log_trade)
+    log_event: Final = blocking(supabase.SupabaseClient.log_event)
+    retry_pending: Final = blocking(supabase.SupabaseClient.retry_pending)
+    get_trades: Final = blocking(supabase.SupabaseClient.get_trades)
+    query: Final = blocking(supabase.SupabaseClient.query)
+    rows: Final = iterated(supabase.SupabaseClient.rows)
+    describe: Final = passed(supabase.SupabaseClient.describe)
 
 
 class LocalStorage(_BotTwin[bars.LocalStorage]):
@@ -100,9 +100,9 @@ class LocalStorage(_BotTwin[bars.LocalStorage]):
     def __init__(self, outbox: BlockingOutbox) -> None:
         super().__init__(outbox, bars.LocalStorage)
 
-    cache_bars = blocking(bars.LocalStorage.cache_bars)
-    load_cached_bars = blocking(bars.LocalStorage.load_cached_bars)
-    prune_bars = blocking(bars.LocalStorage.prune_bars)
-    save_pending = blocking(bars.LocalStorage.save_pending)
-    load_pending = blocking(bars.LocalStorage.load_pending)
-    clear_pending = passed(bars.LocalStorage.clear_pending)
+    cache_bars: Final = blocking(bars.LocalStorage.cache_bars)
+    load_cached_bars: Final = blocking(bars.LocalStorage.load_cached_bars)
+    prune_bars: Final = blocking(bars.LocalStorage.prune_bars)
+    save_pending: Final = blocking(bars.LocalStorage.save_pending)
+    load_pending: Final = blocking(bars.LocalStorage.load_pending)
+    clear_pending: Final = passed(bars.LocalStorage.clear_pending)

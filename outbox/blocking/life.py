@@ -26,10 +26,10 @@ class Life:
         self._over: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._given_up = False
         self._task: asyncio.Task[None] | None = None
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         # A daemon: Python joins the others at exit before atexit closes this one.
-        self.thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self.thread: threading.Thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     @property
     def over(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial, wraps
 from types import TracebackType
-from typing import Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
 from outbox import logs
 from outbox.blocking.calls import Calls, Held, Twin, blocking, calling_context, deadline, passed, shown, standing_in
@@ -26,7 +26,7 @@ from outbox.puts import Transaction, check_process, refuse_copy
 from outbox.settings import Settings
 from outbox.store.receipts import Receipt
 
-logger = logs.named("outbox")
+logger: logs.Logger = logs.named("outbox")
 
 P = ParamSpec("P")
 B = TypeVar("B")
@@ -47,11 +47,11 @@ class BlockingTransaction(Twin[Transaction]):
     def _target(self) -> tuple[Transaction, Calls]:
         return self._transaction, self._calls
 
-    put = blocking(Transaction.put)
-    put_many = blocking(Transaction.put_many)
-    execute = blocking(Transaction.execute)
-    executemany = blocking(Transaction.executemany)
-    when_over = passed(Transaction.when_over)
+    put: Final = blocking(Transaction.put)
+    put_many: Final = blocking(Transaction.put_many)
+    execute: Final = blocking(Transaction.execute)
+    executemany: Final = blocking(Transaction.executemany)
+    when_over: Final = passed(Transaction.when_over)
 
 
 class _Open(Generic[P, B]):
@@ -131,7 +131,7 @@ class BlockingOutbox(Twin[Outbox]):
                 atexit.register(self._close_at_exit)
         return self
 
-    open = _Open(__init__, _open)
+    open: Final = _Open(__init__, _open)
 
     def close(self) -> None:
         """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent.
@@ -194,7 +194,7 @@ class BlockingOutbox(Twin[Outbox]):
         outbox, _ = self._target()
         return calling_context().run(outbox.put_threadsafe, destination, row, **options)
 
-    put_many = blocking(Outbox.put_many)
+    put_many: Final = blocking(Outbox.put_many)
 
     @contextlib.contextmanager
     def transaction(self, *, limit_s: float | None = None) -> Iterator[BlockingTransaction]:
@@ -211,31 +211,31 @@ class BlockingOutbox(Twin[Outbox]):
             raise
         calls.wait(calls.start(partial(block.end, commit=True)), block.held.ids, commits=True)
 
-    register = passed(Outbox.register)
-    register_type = passed(Outbox.register_type)
-    destination = passed(Outbox.destination)
+    register: Final = passed(Outbox.register)
+    register_type: Final = passed(Outbox.register_type)
+    destination: Final = passed(Outbox.destination)
 
     # ------------------------------------------------------------------------------------------ sending, operating
 
-    drain = blocking(Outbox.drain)
-    reload = blocking(Outbox.reload)
-    adopt = blocking(Outbox.adopt)
-    requeue = blocking(Outbox.requeue)
-    discard = blocking(Outbox.discard)
-    resend = blocking(Outbox.resend)
+    drain: Final = blocking(Outbox.drain)
+    reload: Final = blocking(Outbox.reload)
+    adopt: Final = blocking(Outbox.adopt)
+    requeue: Final = blocking(Outbox.requeue)
+    discard: Final = blocking(Outbox.discard)
+    resend: Final = blocking(Outbox.resend)
 
     # ------------------------------------------------------------------------------------------ reading, looking
 
-    fetch = blocking(Outbox.fetch)
-    read_local = blocking(Outbox.read_local)
-    pending_entries = blocking(Outbox.pending_entries)
-    stats = blocking(Outbox.stats)
-    pending_now = passed(Outbox.pending_now)
-    path = shown(Outbox, lambda outbox: outbox.path)
-    source = shown(Outbox, lambda outbox: outbox.source)
-    clock = shown(Outbox, lambda outbox: outbox.clock)
-    supabase_url = shown(Outbox, lambda outbox: outbox.supabase_url)
-    has_remote = shown(Outbox, lambda outbox: outbox.has_remote)
+    fetch: Final = blocking(Outbox.fetch)
+    read_local: Final = blocking(Outbox.read_local)
+    pending_entries: Final = blocking(Outbox.pending_entries)
+    stats: Final = blocking(Outbox.stats)
+    pending_now: Final = passed(Outbox.pending_now)
+    path: Final = shown(Outbox, lambda outbox: outbox.path)
+    source: Final = shown(Outbox, lambda outbox: outbox.source)
+    clock: Final = shown(Outbox, lambda outbox: outbox.clock)
+    supabase_url: Final = shown(Outbox, lambda outbox: outbox.supabase_url)
+    has_remote: Final = shown(Outbox, lambda outbox: outbox.has_remote)
 
 
 class _Undone(Exception):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 from uuid import UUID
 
 from pydantic import (
@@ -46,7 +46,7 @@ Number = Annotated[float | Decimal, BeforeValidator(_plain)]
 class Row(BaseModel):
     """What the three have in common. Raises InvalidEntry where pydantic would raise its own error."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def __init__(self, **values: Any) -> None:
         try:

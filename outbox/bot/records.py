@@ -21,7 +21,7 @@ from outbox.prepare import as_id, is_uuid
 from outbox.puts import AnyTransaction
 from outbox.store.receipts import Receipt
 
-logger = logs.named("outbox.records")
+logger: logs.Logger = logs.named("outbox.records")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -39,7 +39,7 @@ from outbox.puts import AnyTransaction, Transaction
 
 __all__ = ["SessionEndReason", "SessionManager"]
 
-logger = logs.named("outbox.sessions")
+logger: logs.Logger = logs.named("outbox.sessions")
 
 # A clock that is set back by less over a midnight has been set right: the day that was told has only just begun.
 _SET_RIGHT = timedelta(hours=12)

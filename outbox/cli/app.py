@@ -66,7 +66,7 @@ def _is_file(word: str) -> bool:
     return os.sep in word or Path(word).suffix in (".db", ".sqlite", ".sqlite3") or Path(word).is_file()
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=_Commands,
     help="Look at an outbox file, and send what waits in it.",
     no_args_is_help=True,
@@ -299,13 +299,13 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
 
 
 # In the order in which somebody with a problem needs them.
-for command in (
+for _command in (
     status, tail.tail, entries.ls, entries.find, entries.show, outages.outages, outages.lives, dead_letters.dead,
     dead_letters.requeue, edit.edit, dead_letters.discard, dead_letters.reload, drain, put.put, resend.resend,
     dead_letters.adopt, doctor, prune_backup.prune, prune_backup.backup, export.export, inspection.inspect,
     salvage.salvage, salvage.acknowledge,
 ):  # fmt: skip
-    app.command()(command)
+    app.command()(_command)
 app.command("help")(pages.show_help)
 app.command("import-legacy")(import_legacy.import_old)
 app.add_typer(schema.app, name="schema")

@@ -250,8 +250,8 @@ class Search:
         self._which = which
         self._limit = limit
         self.rows: list[Row] = []
-        self.looked = 0
-        self.ended = False
+        self.looked: int = 0
+        self.ended: bool = False
 
     async def run(self, told: Callable[[], None]) -> None:
         """Go on until enough is found, or the end; `told` is called after each step that leads to another one."""

@@ -24,7 +24,7 @@ from outbox.store.rows import Lane, Outgoing
 from outbox.store.sidecar import Flushing
 from outbox.store.store import Store
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 # How often the heartbeat is written: for an idle flusher, and a busy one.
 _IDLE_S, _BUSY_S = 60.0, 1.0

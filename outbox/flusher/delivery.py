@@ -39,7 +39,7 @@ from outbox.postgrest.verdicts import (
 )
 from outbox.store.rows import Lane, Outgoing
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 
 class Delivery:

@@ -66,7 +66,7 @@ from outbox import background, logs
 from outbox.clock import Clock
 from outbox.entry import Destination
 from outbox.errors import OutboxError, UsageError
-from outbox.flusher.context import FlusherContext, Limits
+from outbox.flusher.context import FlusherContext, FlusherState, Limits, Tally
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
 from outbox.flusher.orphans import PATIENCE_S
@@ -78,7 +78,7 @@ from outbox.postgrest.client import Transport, project_of
 from outbox.store.rows import Lane, Sendable
 from outbox.store.store import Store
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 # Entries read from a shell, or woken, in one step.
 _STEP = 500
@@ -119,8 +119,8 @@ class Flusher:
         self._stepping = asyncio.Lock()  # held during a step, and by whoever changes what may be under way
         self._idle_since_change = False
         self._hangs = False  # told to end, it has not
-        self.state = self._context.state
-        self.tally = self._context.tally
+        self.state: FlusherState = self._context.state
+        self.tally: Tally = self._context.tally
 
     # ------------------------------------------------------------------------------------------ life
 

@@ -15,7 +15,7 @@ from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Traffic
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 
 class Requests:
@@ -35,7 +35,7 @@ class Requests:
         self._broken = 0  # in a row that ended in an error of ours
         self._rest_until_s = float("-inf")
         self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
-        self.stopping = False
+        self.stopping: bool = False
         self._repeating = logs.Repeating(context.clock)
 
     def __len__(self) -> int:

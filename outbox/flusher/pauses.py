@@ -16,7 +16,7 @@ from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Sc
 from outbox.stats import total
 from outbox.store.rows import Lane, StoredPause
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 # A limit of requests is everybody's, unless one destination meets it so often in a row and others get through between.
 _LIMITS_ALONE = 2

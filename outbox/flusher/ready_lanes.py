@@ -30,7 +30,7 @@ class ReadyLanes:
         self._read_s = float("-inf")
         self._seen_seq = 0
         self._turns = 0  # since then
-        self.whole = True
+        self.whole: bool = True
 
     def must_read(self, *, idle: bool) -> bool:
         """Return whether all lanes must be read. idle: nothing is under way."""

@@ -168,8 +168,8 @@ class Lanes:
         self._traffic: dict[int, Traffic] = {}
         self._runs: dict[LaneSpec, RefusalRun] = {}  # of all lanes of a table and operation, whatever their columns
         self._begun = 0  # requests so far
-        self.ready = ReadyLanes(context)
-        self.shared = SharedRequests(context, pauses, self.ready, self.traffic)
+        self.ready: ReadyLanes = ReadyLanes(context)
+        self.shared: SharedRequests = SharedRequests(context, pauses, self.ready, self.traffic)
         self._served: dict[str, int] = {}  # when each destination last began one
         # The oldest entry of a shell's that has no key yet: nothing younger that has one may overtake it.
         self.unread_from: int | None = None

@@ -12,7 +12,7 @@ from outbox.postgrest.batch import heads
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.rows import Lane, Outgoing
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 
 class Settlement:

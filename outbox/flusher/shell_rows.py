@@ -15,7 +15,7 @@ from outbox.postgrest.verdicts import Refusal
 from outbox.prepare import intend
 from outbox.store.rows import Adopted, StoredEntry
 
-logger = logs.named("outbox.flusher")
+logger: logs.Logger = logs.named("outbox.flusher")
 
 _MINTED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 

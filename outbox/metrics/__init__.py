@@ -21,9 +21,9 @@ from typing import assert_never
 
 try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _missing:
     hint = "outbox.metrics needs the extra `otel` of durable-outbox: python3 -m pip install opentelemetry-api"
-    raise ModuleNotFoundError(hint, name=error.name) from error
+    raise ModuleNotFoundError(hint, name=_missing.name) from _missing
 
 from outbox import logs
 from outbox.errors import OutboxError
@@ -32,7 +32,7 @@ from outbox.outbox import Monitor, Outbox
 
 __all__ = ["instrument"]
 
-logger = logs.named("outbox.metrics")
+logger: logs.Logger = logs.named("outbox.metrics")
 
 # From a fast disk's sync to the longest wait for a locked file, OUTBOX_BUSY_TIMEOUT_S.
 _BOUNDARIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)

@@ -19,12 +19,12 @@ try:
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import MeterProvider
     from prometheus_client import CollectorRegistry, start_http_server
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _missing:
     hint = (
         "outbox.metrics.prometheus needs the extra `prometheus` of durable-outbox:"
         " python3 -m pip install --pre opentelemetry-exporter-prometheus"
     )
-    raise ModuleNotFoundError(hint, name=error.name) from error
+    raise ModuleNotFoundError(hint, name=_missing.name) from _missing
 
 from outbox.errors import ConfigError
 from outbox.metrics import instrument

@@ -195,7 +195,7 @@ class PostgrestTransport:
         allow_insecure: bool = False,
     ) -> None:
         self._rest_url = rest_url
-        self.project = project.identity(rest_url)
+        self.project: str | None = project.identity(rest_url)
         self._auth = _KeyAuth(key, token)
         self._scrub = self._own_scrub = Scrubber(key, token)
         self._named = source_header(source)

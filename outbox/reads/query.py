@@ -183,6 +183,6 @@ class Rows(list[dict[str, Any]]):
         error: OutboxError | None = None,
     ) -> None:
         super().__init__(rows)
-        self.source = source
-        self.complete = source is not ReadSource.LOCAL
-        self.error = error
+        self.source: ReadSource = source
+        self.complete: bool = source is not ReadSource.LOCAL
+        self.error: OutboxError | None = error

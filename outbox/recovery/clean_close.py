@@ -21,7 +21,7 @@ from outbox.store import database, queries
 from outbox.store.sidecar import Facts, Written
 from outbox.threads import in_thread
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 
 # A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than

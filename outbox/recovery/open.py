@@ -29,7 +29,7 @@ from outbox.threads import in_thread
 
 T = TypeVar("T")
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 # What every run reads, so that damage there is found before the file is used.
 _LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)

@@ -14,7 +14,7 @@ from outbox.recovery.judge import Remedy, Wal, judge_wal, remedy
 from outbox.store.files import shm_path, sync_folder, wal_path
 from outbox.store.sidecar import Facts
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 _CORRUPT, _RESCUED, _SALVAGED, _STRAY = ".corrupt-", ".rescued-", ".salvaged-", ".stray-"
 _BESIDE = ("-wal", "-shm")

@@ -23,16 +23,14 @@ from outbox.errors import DiskFull, OutboxFull, StoreError
 from outbox.store import files, queries
 from outbox.threads import in_thread
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 _CHUNK = 1 << 20
 # A connection needs a -shm of 32 KiB and the beginning of a -wal; migrations and notes a little more.
 NEEDED_TO_OPEN = 1 << 20
 # Of room after a failed write: a commit has taken what there was, and a -shm grows by 32 KiB at once.
 LITTLE = 1 << 16
-_NO_SPACE = frozenset(
-    code for name in ("ENOSPC", "EDQUOT", "EFBIG") if (code := getattr(errno, name, None)) is not None
-)
+_NO_SPACE = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,8 @@ class Capacity:
         self._bounds = bounds
         self._bounded = (bounds.max_pending_rows, bounds.max_pending_bytes) != (None, None)
         self._reserve = Reserve(path, bounds.reserve_bytes) if bounds.reserve_bytes else None
-        self.short = False  # True: the disk was found full, and the reserve is not whole again yet
-        self.changed = asyncio.Event()  # set when the housekeeper should look before its minute is over
+        self.short: bool = False  # True: the disk was found full, and the reserve is not whole again yet
+        self.changed: asyncio.Event = asyncio.Event()  # set when the housekeeper should look before its minute is over
 
     @property
     def open(self) -> bool:
@@ -173,7 +171,7 @@ class Reserve:
 
     def __init__(self, store: Path, size: int) -> None:
         self._store = store
-        self.path = store.with_name(store.name + "-reserve")
+        self.path: Path = store.with_name(store.name + "-reserve")
         self.size = size
 
     def is_whole(self) -> bool:

@@ -34,7 +34,7 @@ from outbox.store.file_watch import FileWatch, Part
 from outbox.store.lock import WriterLock
 from outbox.threads import in_thread
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Commits:
         capacity: Capacity,
         readers_away: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        self.connection = connection
+        self.connection: aiosqlite.Connection = connection
         self._guard = guard
         self._watch = guard.watch
         self._readers_away = readers_away
@@ -86,8 +86,8 @@ class Commits:
         self._clock = clock
         self._busy_timeout_s = busy_timeout_s
         self._capacity = capacity
-        self.repeating = logs.Repeating(clock)
-        self.suspect = False  # nothing may be acknowledged before a new connection has checkpointed
+        self.repeating: logs.Repeating = logs.Repeating(clock)
+        self.suspect: bool = False  # nothing may be acknowledged before a new connection has checkpointed
         self.on_corrupt: Callable[[Exception], None] = lambda _: None
 
     async def run(

@@ -27,7 +27,7 @@ from outbox.errors import (
 from outbox.store import files
 from outbox.threads import in_thread
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 _repeating = logs.Repeating(SystemClock())
 
 # 2 is FULL: SQLite syncs the WAL at every commit (sqlite.org/pragma.html#pragma_synchronous).

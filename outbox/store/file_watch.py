@@ -38,8 +38,8 @@ class FileWatch:
         self._known: tuple[tuple[Part, str, int, int], ...] = ()
         self.gone: frozenset[Part] = frozenset()
         self.replaced: frozenset[Part] = frozenset()
-        self.wal_cut = False
-        self.names = 1
+        self.wal_cut: bool = False
+        self.names: int = 1
 
     def remember(self) -> None:
         """Take what is at the paths now for ours. Raises OSError: one is not there; each look says so from here on."""

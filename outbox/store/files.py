@@ -13,7 +13,7 @@ from typing import Literal
 from outbox import logs
 from outbox.errors import StoreError, UnsafePath
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 # No symbolic link is followed, no named pipe waited at. Windows has neither flag; there a link needs rights that an
 # ordinary user lacks.

@@ -86,8 +86,8 @@ class Block:
         self._working = False  # a statement is under way
         self._ended = asyncio.Event()
         self._torn = False
-        self.open = True  # False: it ended, by itself or by its limit
-        self.committed = False
+        self.open: bool = True  # False: it ended, by itself or by its limit
+        self.committed: bool = False
 
     async def begin(self) -> None:
         """Wait for the writer's turn and begin. Raises StoreBusy, OutboxClosed."""

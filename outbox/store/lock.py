@@ -126,7 +126,7 @@ class WriterLock:
             if mine is not None:
                 raise StoreInUse(path=store, pid=self._pid, since=mine._since, here=True)
             self._descriptor = self._taken(store)
-            self.sidecar = Sidecar(self._descriptor, self._found)
+            self.sidecar: Sidecar = Sidecar(self._descriptor, self._found)
             _held[self._store] = self
 
     def _taken(self, store: Path) -> int:

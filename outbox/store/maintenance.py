@@ -20,7 +20,7 @@ from outbox.store.rows import Notices
 from outbox.store.store import Store
 from outbox.threads import in_thread
 
-logger = logs.named("outbox.maintenance")
+logger: logs.Logger = logs.named("outbox.maintenance")
 
 _EVERY_S = 60.0
 # While something is in the way: whoever waits for room or for a shell to leave sees the end of it soon.
@@ -56,8 +56,10 @@ class Maintenance:
         self._trusted_s: float | None = None  # from when on the clock that was found at the start is believed
         self._repeating = logs.Repeating(clock)
         self._stop = asyncio.Event()
-        self.notices = Notices()
-        self.background = Background("maintenance", self._turn, clock=clock, stop=self._stop, tell=store.tell_task)
+        self.notices: Notices = Notices()
+        self.background: Background = Background(
+            "maintenance", self._turn, clock=clock, stop=self._stop, tell=store.tell_task
+        )
 
     async def stop(self) -> None:
         """Let the step under way end, and no other begin."""

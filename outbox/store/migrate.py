@@ -32,7 +32,7 @@ create table if not exists outbox_migrations (
 _ANY_ENTRY = "select 1 from outbox limit 1"
 _NO_COPY: tuple[type[Exception], ...] = (OSError, StoreError, *database.SqliteError)
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 
 @dataclass(frozen=True, slots=True)

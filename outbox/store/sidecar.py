@@ -98,7 +98,7 @@ class Sidecar:
         self.before = before  # what the last run left
         self._facts: Facts | None = None
         self._mark = 0
-        self.flushing = Flushing()
+        self.flushing: Flushing = Flushing()
         self.tell(self.flushing)  # what stands there is the last holder's
         self.tasks: dict[str, Any] = {}
         self._write_tasks()

@@ -30,7 +30,7 @@ from outbox.store.writer import PutWatcher, Writer
 
 T = TypeVar("T")
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Store(Reader):
         busy_timeout_s: float,
     ) -> None:
         super().__init__(path, entered.reader)
-        self.is_new = entered.is_new
+        self.is_new: bool = entered.is_new
         self._lock = guard.lock
         self._clock = clock
         commits = Commits(
@@ -79,7 +79,8 @@ class Store(Reader):
         self._writer.on_stored = guard.lock.sidecar.mark
         self._writer.state.tell = self.tell_task
         self.tell_task(self._writer.state)
-        self._writer.commits.on_corrupt = self.on_corrupt = self._met_damage
+        self.on_corrupt: Callable[[Exception], None] = self._met_damage
+        self._writer.commits.on_corrupt = self.on_corrupt
         self._learn(entered.lanes)
         self._writer.lanes.update({spec: number for number, spec in self._specs.items()})
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run

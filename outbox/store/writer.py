@@ -50,7 +50,7 @@ from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
 from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lanes, is_put, receipt_of, stored
 
-logger = logs.named("outbox.store")
+logger: logs.Logger = logs.named("outbox.store")
 
 T = TypeVar("T")
 
@@ -82,9 +82,9 @@ class Writer:
         self._plain: bool | None = plain
         self.lanes: dict[LaneSpec, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
-        self.committed = asyncio.Event()  # set after each commit; who waits for work clears it
+        self.committed: asyncio.Event = asyncio.Event()  # set after each commit; who waits for work clears it
         self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
-        self.state = TaskState("writer")
+        self.state: TaskState = TaskState("writer")
         self._repeating = commits.repeating
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 

@@ -18,7 +18,7 @@ from outbox.web.questions import QUESTIONS
 _BUSY_TIMEOUT_S = 5.0
 
 
-class ReadOnly(Database):  # type: ignore[misc]
+class _ReadOnly(Database):  # type: ignore[misc]
     """The file as Datasette sees it. Mutable, so never `immutable=1`: a bot may write meanwhile."""
 
     def connect(self, write: bool = False) -> Any:
@@ -52,7 +52,7 @@ def make_site(path: Path) -> Datasette:
         },
     )
     site.remove_database("_memory")
-    site.add_database(ReadOnly(site, path=str(path)), name=NAME)
+    site.add_database(_ReadOnly(site, path=str(path)), name=NAME)
     return site
 
 

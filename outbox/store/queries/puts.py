@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 from outbox.entry import Entry
 from outbox.store.queries.query import Query
@@ -30,9 +31,9 @@ _SHARED = ("destination", "operation", "on_conflict", "match", "created_at_ms", 
 
 _OWN = tuple(name for name in Entry._fields if name not in _SHARED)
 
-shared_values = attrgetter(*_SHARED)
+shared_values: attrgetter[tuple[Any, ...]] = attrgetter(*_SHARED)
 
-own_values = attrgetter(*_OWN)
+own_values: attrgetter[tuple[Any, ...]] = attrgetter(*_OWN)
 
 # Up to here each number of rows has a statement of its own in the cache; beyond, multiples of it keep the texts few.
 STEP = 128
