@@ -125,7 +125,7 @@ class Destinations:
             ready.id or mint_id(now_ms, os.urandom(10)),
             created_at_ms=now_ms,
             source=self._source,
-            lane=self._store.lane_of(spec),
+            lane=self._store.writer.lanes.get(spec),
         )
         if (ids := put_ids.get()) is not None:
             ids.append(entry.id)
@@ -142,7 +142,7 @@ class Destinations:
         chosen = [None] * len(rows) if ids is None else list(ids)
         if len(chosen) != len(rows):
             raise InvalidEntry(f"{len(chosen)} ids for {len(rows)} rows", field="ids")
-        now_ms, source, lane_of = self._clock.now_ms(), self._source, self._store.lane_of
+        now_ms, source, lane_of = self._clock.now_ms(), self._source, self._store.writer.lanes.get
         minted = iter(mint_ids(now_ms, os.urandom(10 * len(rows))))
         ready: list[tuple[Entry, LaneSpec]] = []
         for number, (row, own) in enumerate(zip(rows, chosen, strict=True)):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, Self, TypedDict
 from uuid import UUID, uuid5
 
 from outbox.columns import Kind
@@ -70,6 +70,11 @@ class Destination:
     key_kind: Kind | None = None
     columns: frozenset[str] = frozenset()
 
+    @property
+    def unique(self) -> tuple[str, ...]:
+        """The columns that tell its rows apart."""
+        return self.on_conflict or (self.key,)
+
 
 class LaneSpec(NamedTuple):
     """What entries must have in common to share one request; stored once, as a row of `outbox_lanes`."""
@@ -79,6 +84,12 @@ class LaneSpec(NamedTuple):
     on_conflict: str  # comma-separated; for an insert the destination's key column
     columns: str  # comma-separated, as sent in `columns=`
     ordered: bool  # True: these entries have ordering keys, and travel one request at a time
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return the lane in a row of `queries.LANES`, without its number."""
+        destination, operation, on_conflict, columns, ordered = row
+        return cls(destination, Operation(operation), on_conflict, columns, bool(ordered))
 
     def words(self) -> str:
         """Return what travels in such a request, for people: a lane's number means nothing to them."""

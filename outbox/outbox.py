@@ -93,7 +93,7 @@ class Outbox(Puts, Looks, Operates):
             clock=clock,
             source=settings.source,
             every_s=0.0 if remote.fixed else settings.health_s,
-            tell=store.tell_task,
+            tell=store.sidecar.tell_task,
         )
         self._command_server: CommandServer | None = None
         self._maintenance: Maintenance | None = None
@@ -181,7 +181,7 @@ class Outbox(Puts, Looks, Operates):
             actions = outbox._commands.actions(outbox._destinations, *by_request(outbox))
             outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
             outbox._command_server = CommandServer(
-                store.path, actions, clock=SystemClock(), poll_s=settings.poll_s, tell=store.tell_task
+                store.path, actions, clock=SystemClock(), poll_s=settings.poll_s, tell=store.sidecar.tell_task
             )
         except BaseException:
             await outbox.close()
@@ -298,7 +298,7 @@ class Outbox(Puts, Looks, Operates):
     def _tasks(self) -> tuple[TaskState, ...]:
         parts = (self._maintenance, self._command_server, self._reporter)
         behind = (part.background for part in parts if part is not None)
-        return (self._store.writer_state, *(replace(each.state) for each in behind if each is not None))
+        return (self._store.writer.state, *(replace(each.state) for each in behind if each is not None))
 
     async def stats(self) -> Stats:
         """Return how things stand. Reads counters, never the backlog."""
@@ -313,8 +313,8 @@ class Outbox(Puts, Looks, Operates):
         found = await take_snapshot(self._store, damage=self._store.damage, quarantined=quarantined)
         if self._maintenance is not None:  # what it knows is newer than what the file says
             found = replace(found, notices=self._maintenance.notices)
-        found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.files_lost_ms))
-        vanished = () if self._store.vanished is None else (self._store.vanished.state,)
+        found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.writer.commits.files_lost_ms))
+        vanished = () if self._store.writer.commits.vanished is None else (self._store.writer.commits.vanished.state,)
         return Stats.of(
             path,
             found,
@@ -333,7 +333,7 @@ def standing(path: Path) -> Snapshot:
     """
     from outbox.recovery.quarantine import found_beside
 
-    return take_in_thread(path, damage=lock.damage(path), quarantined=found_beside(path))
+    return take_in_thread(path, damage=lock.written(path).damage, quarantined=found_beside(path))
 
 
 class Monitor:
@@ -364,6 +364,9 @@ class Monitor:
         return () if (outbox := self._outbox()) is None else outbox._remote.warnings
 
     def watch_puts(self, watcher: PutWatcher) -> None:
-        """As `Store.watch_puts`."""
+        """Call `watcher` for each put from here on: when it gets in line, with the future that says what became of it.
+
+        It must neither raise nor wait.
+        """
         if (outbox := self._outbox()) is not None:
-            outbox._store.watch_puts(watcher)
+            outbox._store.writer.watchers += (watcher,)

@@ -90,8 +90,8 @@ class Transaction:
 
         async def work(connection: aiosqlite.Connection) -> list[tuple[Any, ...]]:
             if makes_tables(sql):
-                self._store.expect_own_tables()
-                self._store.expect_own_triggers()
+                self._store.sidecar.update(own_tables=True)
+                self._store.writer.expect_own_triggers()
             return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
 
         return await self._block.run(work)
@@ -245,7 +245,7 @@ class Puts(Owned):
         left = self._waiting.enter(entry)
         future = PutFuture(destination, entry.id, loop=self._loop, repeating=self._repeating)
         asyncio.Future.add_done_callback(future, left)
-        self._store.enqueue(entry, spec, future)
+        self._store.writer.enqueue(entry, spec, future)
         return future
 
     def put_threadsafe(self, destination: str, row: object, **options: Unpack[PutOptions]) -> ThreadFuture:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from outbox.background import TaskState
-from outbox.entry import LaneSpec, Operation, State
+from outbox.entry import LaneSpec, State
 from outbox.flusher.context import FlusherState
 from outbox.store import database, files, queries
 from outbox.store.reader import Reader
@@ -252,7 +252,7 @@ def read(db_bytes: int, wal_bytes: int, *, damage: str | None = None, quarantine
         postponed=postponed,
         strict_order=meta.get("strict_order") == "1",
         pauses=tuple(StoredPause(*row) for row in (yield queries.PAUSES.sql, ())),
-        lanes={number: _lane(*rest) for number, *rest in (yield queries.LANES.sql, ())},
+        lanes={number: LaneSpec.of(spec) for number, *spec in (yield queries.LANES.sql, ())},
         notices=Notices.of(meta),
         db_bytes=db_bytes,
         wal_bytes=wal_bytes,
@@ -297,7 +297,3 @@ def take_in_thread(path: Path, **beside: Any) -> Snapshot:
 def said_of_loss(noted: str | None) -> str | None:
     """Return the sentence in what `outbox_meta` calls loss: acknowledged entries that are missing."""
     return None if noted is None else str(json.loads(noted)["what"])
-
-
-def _lane(destination: str, operation: str, on_conflict: str, columns: str, ordered: int) -> LaneSpec:
-    return LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))

@@ -806,7 +806,7 @@ async def test_a_block_cancelled_at_any_moment_leaves_no_transaction_open(path: 
             await asyncio.wait({task})
             finished += not task.cancelled()
             await outbox.put("fills", {"n": 0})
-            assert not outbox._store._writer.commits.connection.in_transaction
+            assert not outbox._store.writer.commits.connection.in_transaction
     numbers = [row["n"] for row in payloads(path)]
     assert numbers.count(0) == 41
     assert numbers.count(1) == numbers.count(2) >= finished
@@ -830,7 +830,7 @@ async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) 
         holding = asyncio.create_task(first())
         await begun.wait()
         waiting = asyncio.create_task(second())
-        await until(lambda: outbox._store.waiting == 1)
+        await until(lambda: outbox._store.writer.waiting == 1)
         waiting.cancel()
         await asyncio.wait({waiting})
         over.set()
@@ -843,7 +843,7 @@ async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) 
 async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path: Path) -> None:
     async with opened(path) as outbox:
         await outbox.put("fills", {"n": 0})
-        connection = outbox._store._writer.commits.connection
+        connection = outbox._store.writer.commits.connection
         (pages,) = next(iter(await connection.execute_fetchall("pragma page_count")))
         await connection.execute(f"pragma max_page_count = {pages}")
 
@@ -855,7 +855,7 @@ async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path
         error = await raised(block())
         assert isinstance(error, DiskFull), repr(error)
         await connection.execute("pragma max_page_count = 1000000")
-        await until(lambda: outbox._store.capacity.open)  # the reserve is given up, and made again
+        await until(lambda: outbox._store.writer.capacity.open)  # the reserve is given up, and made again
         await block()
     assert count(path) == 401
 

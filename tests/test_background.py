@@ -65,7 +65,7 @@ async def test_an_error_of_ours_in_the_writer_reaches_its_caller_and_the_next_pu
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Outbox.open(settings(tmp_path), transport=FakeRemote()) as outbox:
-        writer = outbox._store._writer
+        writer = outbox._store.writer
 
         def broken() -> list[Any]:
             raise RuntimeError("a bug")

@@ -225,7 +225,7 @@ async def test_a_file_that_answers_no_more_is_left_and_stays_locked(
     tmp_path: Path, hurried: None, stuck: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = await Outbox.open(settings(tmp_path), transport=FakeRemote())
-    connection = outbox._store._writer.commits.connection
+    connection = outbox._store.writer.commits.connection
     hanging = asyncio.ensure_future(connection._execute(stuck.wait))  # type: ignore[no-untyped-call]  # as a disk that has gone away
     put = asyncio.ensure_future(outbox.put("events", {"n": 1}))
     await asyncio.sleep(0)

@@ -62,7 +62,7 @@ async def storm(path: Path, seed: int) -> tuple[set[str], set[str]]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await outbox.put("fills", {"n": -1}, id="last")  # the writer is free: no transaction was left open
-        assert not outbox._store._writer.commits.connection.in_transaction
+        assert not outbox._store.writer.commits.connection.in_transaction
     return acknowledged | {"last"}, never
 
 

@@ -76,7 +76,7 @@ async def bench(folder: Path, **changes: Any) -> AsyncIterator[Bench]:
     clock, remote = ManualClock(), Remote()
     store = await open_store(folder / "bot.db", clock=clock)
     found: Bench
-    values: dict[str, Any] = {"clock": clock, "source": "trend@desk", "every_s": 60.0, "tell": store.tell_task}
+    values: dict[str, Any] = {"clock": clock, "source": "trend@desk", "every_s": 60.0, "tell": store.sidecar.tell_task}
     found = Bench(Reporter(lambda: found.stats(), lambda: remote, **values | changes), remote, clock, store)
     try:
         yield found

@@ -53,7 +53,7 @@ async def edit(
     """
 
     async def work(connection: aiosqlite.Connection) -> list[Handled]:
-        lanes = {row[0]: _shape(row) for row in await connection.execute_fetchall(queries.LANES.sql)}
+        lanes = {number: LaneSpec.of(spec) for number, *spec in await connection.execute_fetchall(queries.LANES.sql)}
         rows = list(await connection.execute_fetchall(queries.MENDABLE.sql, (its_id,)))
         found = _candidates(rows, lanes, destination)
         if not found:
@@ -119,7 +119,7 @@ class _Renaming:
     how: _How
 
     async def __call__(self, connection: aiosqlite.Connection) -> list[Handled]:
-        lanes = {row[0]: _shape(row) for row in await connection.execute_fetchall(queries.LANES.sql)}
+        lanes = {number: LaneSpec.of(spec) for number, *spec in await connection.execute_fetchall(queries.LANES.sql)}
         bounds = (self.after, self.after + STEP, self.destination, self.destination, json.dumps(list(self.names)))
         rows = list(await connection.execute_fetchall(queries.MENDABLE_NEXT.sql, bounds))
         handled = []
@@ -170,8 +170,3 @@ def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
         chosen.id, chosen.destination, Operation(operation), key, payload, on_conflict, match, lanes.get(lane), tried
     )
     return Candidate(chosen, entry)
-
-
-def _shape(row: Sequence[Any]) -> LaneSpec:
-    _, destination, operation, on_conflict, columns, ordered = row
-    return LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))

@@ -210,8 +210,7 @@ class LocalStorage:
                 raise InvalidEntry("is missing", field=f"{where}.{name}")
         operation, on_conflict = item.get("operation", Operation.INSERT), item.get("on_conflict")
         if operation == Operation.UPSERT and on_conflict is None:
-            declared = self._outbox.destination(item["table"])
-            on_conflict = declared.on_conflict or (declared.key,)
+            on_conflict = self._outbox.destination(item["table"]).unique
         return item["table"], item["data"], operation, on_conflict, item.get("id")
 
     async def load_pending(self, limit: int | None = None) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from outbox.puts import AnyTransaction
 from outbox.reads import ReadSource, Rows, chosen_source
 from outbox.reads.keyset import obstacle, walk
 from outbox.reads.merged import local_rows, merged, pages
-from outbox.reads.overlay import Table, table as known_table, unique_columns
-from outbox.reads.query import PAGE_ROWS, Query, asked, checked_limit, checked_offset, checked_page, is_away
+from outbox.reads.overlay import Table, table as known_table
+from outbox.reads.query import PAGE_ROWS, Query, asked, check_numbers, is_away
 from outbox.store.receipts import Receipt
 
 
@@ -62,8 +62,7 @@ class SupabaseClient:
         Supabase does by its primary key. tx: as part of that transaction.
         """
         if operation == Operation.UPSERT and on_conflict is None:
-            declared = self.outbox.destination(table)
-            on_conflict = declared.on_conflict or (declared.key,)
+            on_conflict = self.outbox.destination(table).unique
         target = self.outbox if tx is None else tx.transaction
         return await target.put(
             table, data, operation=operation, on_conflict=on_conflict, match=match, key=key, id=id, if_exists=if_exists
@@ -159,7 +158,7 @@ class SupabaseClient:
         (`docs/reading.md` lists when). Never [] for a failure, never part of the rows.
         """
         query, place = asked(table, select, filters, order), chosen_source(source)
-        limit, offset = checked_limit(limit), checked_offset(offset)
+        check_numbers(limit=1 if limit is None else limit, offset=offset)
         match place:
             case ReadSource.REMOTE:
                 return Rows(await self._remote_rows(query, limit, offset))
@@ -187,16 +186,17 @@ class SupabaseClient:
         error in the middle is raised, the rows before it were right. While the remote end is away a merged read
         raises too: what was given cannot be taken back.
         """
-        query, place, page_rows = asked(table, select, filters, order), chosen_source(source), checked_page(page)
+        query, place = asked(table, select, filters, order), chosen_source(source)
+        check_numbers(page=page)
         if place is ReadSource.LOCAL:
             for row in await self._local_rows(query, None, 0):
                 yield row
         elif place is ReadSource.MERGED:
-            async for row in merged(self.outbox, self._table(query), query, page_rows=page_rows):
+            async for row in merged(self.outbox, self._table(query), query, page_rows=page):
                 yield row
         else:
-            unique = unique_columns(self.outbox.destination(query.table))
-            async for found in pages(self.outbox, walk(query, unique), page_rows=page_rows):
+            unique = self.outbox.destination(query.table).unique
+            async for found in pages(self.outbox, walk(query, unique), page_rows=page):
                 for row, _ in found:
                     yield row
 
@@ -245,7 +245,7 @@ class SupabaseClient:
 
         Rows equal in the caller's order stand in the key's. `offset` counts for the first page alone.
         """
-        unique = unique_columns(self.outbox.destination(query.table))
+        unique = self.outbox.destination(query.table).unique
         if obstacle(query, unique) is not None:
             return await self._counted_pages(query, unique, limit, offset)
         found = pages(self.outbox, walk(query, unique), page_rows=PAGE_ROWS, offset=offset, most=limit)

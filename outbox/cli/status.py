@@ -20,18 +20,12 @@ from outbox.forensics.entries import Told, last_refusal
 from outbox.forensics.outages import Outage
 from outbox.recovery.quarantine import found_beside
 from outbox.stats import MOST_POSTPONED, Health, Snapshot, take
-from outbox.store import database
+from outbox.store import database, lock as lock_file
 from outbox.store.files import real_path
-from outbox.store.lock import (
-    Holder,
-    damage as damage_of,
-    flushing as look_at_flusher,
-    look as look_at_lock,
-    tasks as look_at_tasks,
-)
+from outbox.store.lock import Holder
 from outbox.store.read_only import ReadOnlyStore, look
 from outbox.store.rows import StoredPause
-from outbox.store.sidecar import Flushing
+from outbox.store.sidecar import Flushing, Written
 from outbox.threads import in_thread
 
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
@@ -80,10 +74,11 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     async def work(observer: ReadOnlyStore) -> Status:
         holder = await in_thread(holder_of, path)
         quarantined = await in_thread(found_beside, real_path(path))
-        found = await take(observer, damage=await in_thread(_damage, path), quarantined=quarantined)
+        written = await in_thread(_written, path)
+        found = await take(observer, damage=written.damage, quarantined=quarantined)
         if not holder.running:  # who held a checkpoint back held this writer's
             found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
-        flushing = await in_thread(flushing_of, path, holder)
+        flushing = _flushing(written, holder)
         return Status(
             path=path,
             now_ms=SystemClock().now_ms(),
@@ -91,7 +86,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             last_refusal=await last_refusal(observer),
             holder=holder,
             flushing=flushing,
-            tasks=await in_thread(tasks_of, path, holder),
+            tasks=(holder.running and written.tasks) or {},
             unsent=found.unsent(bot_runs=holder.running, flushing=flushing, settings=warnings),
             warnings=(*found.notices.sentences(found.wal_bytes), *warnings),
             stalled_after_s=stalled_after_s,
@@ -100,36 +95,23 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
     return await look(path, work)
 
 
-def _damage(path: Path) -> str | None:
+def _written(path: Path) -> Written:
     try:
-        return damage_of(path)
+        return lock_file.written(path)
     except OSError:  # as below
-        return None
+        return Written()
 
 
-def flushing_of(path: Path, holder: Holder) -> Flushing | None:
+def _flushing(written: Written, holder: Holder) -> Flushing | None:
     """Return how the holder's flusher does, or did; None: it is not known. One whose process has ended does not run."""
-    if holder.running is None:
-        return None
-    try:
-        found = look_at_flusher(path)
-    except OSError:  # as below
-        return None
+    found = None if holder.running is None else written.flushing
     return found if found is None or holder.running else replace(found, running=False)
-
-
-def tasks_of(path: Path, holder: Holder) -> Mapping[str, Any]:
-    """Return how the holder's other background tasks do; nothing where none runs, or none may be seen."""
-    try:
-        return (holder.running and look_at_tasks(path)) or {}
-    except OSError:  # as below
-        return {}
 
 
 def holder_of(path: Path) -> Holder:
     """Return who has the file open, or had it last; it is not known where that may not be seen."""
     try:
-        return look_at_lock(path)
+        return lock_file.look(path)
     except OSError:  # another user's sidecar: the counts are worth more than its pid
         return Holder(None, None, running=None)
 

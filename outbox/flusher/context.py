@@ -105,7 +105,7 @@ class FlusherContext:
             batch_bytes=self.limits.batch_bytes,
             requests=self.limits.requests_in_flight,
             deadline_s=self.limits.request_deadline_s,
-            save=self.store.save_window,
+            save=lambda window_bytes: self.store.state({"window_bytes": window_bytes}),
         )
         self.refusals = FirstRefusals()
         self._steady = SteadyClock(self.clock)
@@ -205,7 +205,7 @@ class Heartbeat:
     def _tell(self, now: Flushing) -> None:
         self._now = self._told = now
         self._told_s = self._clock.monotonic_s()
-        self._store.tell(now)
+        self._store.sidecar.tell(now)
 
 
 class Home:
@@ -266,7 +266,7 @@ class Unmatched:
 
         now_ms: on the clock that entries wait by, as `patience_until_ms`.
         """
-        newest = self._store.last_seq
+        newest = self._store.writer.last_seq
         if not self._seqs or (newest == self._seen_seq and now_ms < min(self._seqs.values())):
             return  # nothing was put behind one of them, and nobody's patience is over
         self._seen_seq = newest

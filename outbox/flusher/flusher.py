@@ -150,7 +150,7 @@ class Flusher:
             await self._note_start()
             while not self._requests.stopping:
                 wait_s = await self._safe_step()
-                await self._clock.wait(self._store.committed, wait_s)
+                await self._clock.wait(self._store.writer.committed, wait_s)
             await self._requests.finish()
             with suppress(OutboxError):
                 await self._pauses.tell_backlog()
@@ -202,7 +202,7 @@ class Flusher:
 
     def wake(self) -> None:
         """Look at once whether something can be sent."""
-        self._store.committed.set()
+        self._store.writer.committed.set()
 
     async def noted(self) -> None:
         """Return once `tally` counts what the file shows as delivered now."""
@@ -307,7 +307,7 @@ class Flusher:
 
     async def _step(self) -> float:
         """Start every request that can be started, and return the seconds until the next look."""
-        self._store.committed.clear()
+        self._store.writer.committed.clear()
         if (rest_s := self._requests.rest_s) > 0:
             return rest_s
         if (throttle_s := self._requests.throttle_s) > 0:

@@ -64,7 +64,7 @@ class Requests:
             each.start(share)
         self._began_s = self._context.clock.monotonic_s()
         self._began_rows = sum(len(share.entries) for _, share in shares)
-        self._began_seq = self._context.store.last_seq
+        self._began_seq = self._context.store.writer.last_seq
         task = asyncio.create_task(work, name=f"outbox-request-{traffic.lane.spec.destination}")
         self._tasks.add(task)
         self._probes += batch.probe
@@ -138,8 +138,8 @@ class Requests:
         """The seconds that the next request waits for the bot's puts at the most; 0: it may begin."""
         store = self._context.store
         return backoff.throttle_s(
-            putting=store.putting,
-            put=store.last_seq - self._began_seq,
+            putting=store.writer.putting,
+            put=store.writer.last_seq - self._began_seq,
             sent=self._began_rows,
             since_s=self._context.clock.monotonic_s() - self._began_s,
         )

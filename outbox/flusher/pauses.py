@@ -324,7 +324,7 @@ class Pauses:
             told = {"scope": scope.value, "subject": subject, "reason": pause.stored.reason}
             logger.warning("sending still paused where it failed", extra=told)
         if over and backlog:
-            self._backlog = _Backlog(self._store.last_seq, backlog, now_ms)
+            self._backlog = _Backlog(self._store.writer.last_seq, backlog, now_ms)
 
     async def tell_backlog(self) -> None:
         """Log once that what had waited when the last pause ended has gone."""

@@ -43,7 +43,7 @@ class ReadyLanes:
 
     async def read(self) -> list[Lane]:
         """Read all lanes that have something to send."""
-        seen = self._context.store.last_seq
+        seen = self._context.store.writer.last_seq
         lanes = await self._context.store.ready_lanes()
         self.whole, self._count, self._turns, self._queue = True, len(lanes), 0, {}
         self._read_s, self._seen_seq = self._context.clock.monotonic_s(), seen
@@ -63,7 +63,7 @@ class ReadyLanes:
 
     async def next(self, may_go: Callable[[Lane], bool]) -> Sequence[Lane]:
         """Return the first of those that are known, with those that were put to since the last look."""
-        seen = self._context.store.last_seq
+        seen = self._context.store.writer.last_seq
         fresh = await self._context.store.lanes_put_since(self._seen_seq)
         self.whole, self._seen_seq = False, seen
         new = {lane.number: lane for lane in fresh if lane.number not in self._queue}

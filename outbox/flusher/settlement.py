@@ -68,7 +68,7 @@ class Settlement:
     ) -> None:
         """What travelled as one row waits: of each key its first entry, behind which the others stand in line."""
         first = heads(entries)
-        self._sweep.postponed(max(entry.seq for entry in first), self._store.last_seq)
+        self._sweep.postponed(max(entry.seq for entry in first), self._store.writer.last_seq)
         wait_s = self._context.backoff_s(max(entry.attempts for entry in first) + 1)
         wait_s = wait_s if most_s is None else min(wait_s, most_s)
         told = facts(self._lane, refusal, ids=[entry.id for entry in first], wait_s=round(wait_s, 3))

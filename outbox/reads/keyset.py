@@ -18,7 +18,7 @@ from outbox.prepare import RESERVED
 from outbox.reads.filters import encoded, quoted
 from outbox.reads.query import Query, Term
 
-Texts: TypeAlias = "tuple[str | None, ...]"
+Texts: TypeAlias = "Mapping[str, str | None]"
 
 
 class Place(Enum):
@@ -28,24 +28,20 @@ class Place(Enum):
     NULLS = "the first row that has null in the first column of the order"
 
 
-Position: TypeAlias = "Place | Texts"
+Position: TypeAlias = "Place | tuple[str | None, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
     """A query's rows in an order that leaves nothing open. terms: the last of them are unique and never null.
 
-    texts: the columns whose texts come with each row, those of `terms` first. named: one more parameter.
+    texts: the columns whose texts come with each row, those of `terms` first. named: one more parameter, as `one_of`.
     """
 
     query: Query
     terms: tuple[Term, ...]
     texts: tuple[str, ...]
     named: str = ""
-
-    def only(self, named: str) -> Walk:
-        """Return the walk over those rows alone that the parameter `named` finds, as `one_of` makes it."""
-        return replace(self, named=named)
 
     def path(self, position: Position, *, limit: int, offset: int = 0) -> str:
         """Return the path of the page that begins `offset` rows behind `position`."""
@@ -55,12 +51,12 @@ class Walk:
         return "&".join(filter(None, [path, self.named, *self._behind(position)]))
 
     def taken(self, row: dict[str, Any]) -> Texts:
-        """Take the texts out of a row of the answer and return them, in the order of `texts`."""
-        return tuple(row.pop(_alias(number), None) for number in range(len(self.texts)))
+        """Take the texts out of a row of the answer and return them by their columns."""
+        return {column: row.pop(_alias(number), None) for number, column in enumerate(self.texts)}
 
-    def position(self, texts: Texts) -> Texts:
+    def position(self, texts: Texts) -> tuple[str | None, ...]:
         """Return where a row stands that has these texts."""
-        return texts[: len(self.terms)]
+        return tuple(texts[term.column] for term in self.terms)
 
     def after_the_end(self, position: Position) -> Position | None:
         """Return where to go on once nothing is found behind `position`; None: that was all."""
@@ -96,7 +92,7 @@ def obstacle(query: Query, unique: Sequence[str]) -> str | None:
     return next((column for column in columns if "-" in column or column in RESERVED), None)
 
 
-def check_distinct(positions: Sequence[Texts]) -> None:
+def check_distinct(positions: Sequence[tuple[str | None, ...]]) -> None:
     """Raise Undecidable if two rows of a page stand in one place: a page could end between them and lose one."""
     if len(set(positions)) < len(positions):
         problem = "two rows are equal in all of its columns; Outbox.register tells which columns are unique"
@@ -165,8 +161,3 @@ def _unique(term: Term, value: str | None) -> str:
     if value is None:
         raise Undecidable(f"{term.column} is null, so it tells no row from another", field="order")
     return value
-
-
-def texts_of(columns: Sequence[str], texts: Texts) -> Mapping[str, str | None]:
-    """Return a row's texts by their columns."""
-    return dict(zip(columns, texts, strict=True))

@@ -14,15 +14,17 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from outbox.entry import Operation
 from outbox.errors import Undecidable
 from outbox.outbox import Outbox
 from outbox.reads import queries
-from outbox.reads.keyset import Place, Position, Texts, Walk, check_distinct, one_of, texts_of, walk
-from outbox.reads.overlay import Change, Identity, Row, Stored, Table, in_order
+from outbox.reads.keyset import Place, Position, Texts, Walk, check_distinct, one_of, walk
+from outbox.reads.overlay import Change, Identity, Row, Table, in_order
 from outbox.reads.query import Query, asked
+from outbox.store.rows import StoredEntry
 from outbox.threads import in_thread
 
 # Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote
@@ -95,7 +97,7 @@ class _Overlay:
             self._waiting += await self._asked_for(unknown[start : start + _NAMED])
         await in_thread(heapq.heapify, self._waiting)
 
-    def _sort(self, entries: Sequence[Stored]) -> list[Identity]:
+    def _sort(self, entries: Sequence[StoredEntry]) -> list[Identity]:
         """Keep what may touch a row of the answer; return what must be asked for before its place is known."""
         self._changes = by_row(self._table, entries)
         self._numbers = {identity: number for number, identity in enumerate(self._changes)}
@@ -156,8 +158,7 @@ class _Overlay:
         async for page in pages(self._outbox, route, page_rows=page_rows):
             if self._changes:
                 await self._catch_up()
-            for row, found in page:
-                texts = texts_of(route.texts, found)
+            for row, texts in page:
                 if self._waiting and self._query.order:
                     place = self._key(self._table.place(self._query, texts))
                     async for before in self._given(place):
@@ -204,7 +205,7 @@ class _Overlay:
             heapq.heappush(self._waiting, each)
 
 
-def by_row(table: Table, entries: Iterable[Stored]) -> dict[Identity, list[Change]]:
+def by_row(table: Table, entries: Iterable[StoredEntry]) -> dict[Identity, list[Change]]:
     """Return what `entries` do to each row."""
     changes: dict[Identity, list[Change]] = {}
     for entry in entries:
@@ -224,7 +225,7 @@ async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[st
     return await in_thread(_shown, table, query, rows.values())
 
 
-def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[Stored]) -> None:
+def _apply(table: Table, rows: dict[Identity, Row], entries: Sequence[StoredEntry]) -> None:
     for entry in entries:
         change = table.change(entry)
         row = table.applied(rows.get(change.identity), [change], alone=True)
@@ -245,10 +246,10 @@ async def _named_rows(outbox: Outbox, table: Table, names: dict[Identity, tuple[
     rows: dict[Identity, Row] = {}
     missing = dict(names)
     while missing:
-        path = everything.only(one_of(table.unique, list(missing.values()))).path(Place.START, limit=len(missing))
-        found = await outbox.fetch(path)
+        named = replace(everything, named=one_of(table.unique, list(missing.values())))
+        found = await outbox.fetch(named.path(Place.START, limit=len(missing)))
         for row in found:
-            texts = texts_of(everything.texts, everything.taken(row))
+            texts = everything.taken(row)
             rows[table.identity(texts)] = Row(row, texts)
             missing.pop(table.identity(texts), None)
         if not found:
@@ -265,7 +266,7 @@ async def pages(
     empty. Raises what `Outbox.fetch` raises, Undecidable: two rows stand in one place.
     """
     position: Position | None = Place.START
-    before: list[Texts] = []
+    before: list[tuple[str | None, ...]] = []
     left = most
     while position is not None and left != 0:
         wanted = page_rows if left is None else min(page_rows, left)
@@ -280,16 +281,16 @@ async def pages(
         position = places[-1] if places else walk.after_the_end(position)
 
 
-async def pending(outbox: Outbox, destination: str, most: int) -> list[Stored]:
+async def pending(outbox: Outbox, destination: str, most: int) -> list[StoredEntry]:
     """Return what is pending for `destination`, oldest first; more than `most` of them: one more than that.
 
     What is delivered while this reads is among them; what is refused meanwhile may be.
     """
     seqs = [seq for (seq,) in await outbox.read_local(queries.PENDING.sql, (*[destination] * 4, most + 1))]
-    found: list[Stored] = []
+    found: list[StoredEntry] = []
     for start in range(0, len(seqs), _STEP):
         listed = f"[{','.join(map(str, seqs[start : start + _STEP]))}]"
-        found += [_stored(row) for row in await outbox.read_local(queries.SHOWN.sql, (listed,))]
+        found += [StoredEntry.of(row) for row in await outbox.read_local(queries.SHOWN.sql, (listed,))]
     return found
 
 
@@ -299,16 +300,12 @@ async def last_seq(outbox: Outbox) -> int:
     return last or 0
 
 
-async def held(outbox: Outbox, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[Stored]]:
+async def held(outbox: Outbox, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[StoredEntry]]:
     """Give what was put behind `after_seq` and is pending or delivered and not pruned yet, in the order of the puts.
 
     Reads the entries of all destinations there, step by step.
     """
     ((first, last),) = await outbox.read_local(queries.BOUNDS.sql)
     for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):
-        yield [_stored(row) for row in await outbox.read_local(queries.HELD.sql, (after, after + _WINDOW, destination))]
-
-
-def _stored(row: tuple[Any, ...]) -> Stored:
-    seq, entry_id, operation, payload, on_conflict, match = row
-    return Stored(seq, entry_id, Operation(operation), payload, on_conflict, match)
+        rows = await outbox.read_local(queries.HELD.sql, (after, after + _WINDOW, destination))
+        yield [StoredEntry.of(row) for row in rows]

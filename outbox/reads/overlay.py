@@ -16,20 +16,9 @@ from outbox.columns import ORDERED, UNKNOWN, Columns, Number, comparable, known,
 from outbox.entry import Destination, Operation
 from outbox.errors import Undecidable
 from outbox.reads.query import Query, Term
+from outbox.store.rows import StoredEntry
 
 Identity: TypeAlias = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An entry as it is read for this: columns of the table `outbox`."""
-
-    seq: int
-    id: str
-    operation: Operation
-    payload: str
-    on_conflict: str | None
-    match: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +61,7 @@ class Table:
 
     # ---------------------------------------------------------------------------------------- changes
 
-    def change(self, entry: Stored) -> Change:
+    def change(self, entry: StoredEntry) -> Change:
         """Return what `entry` does. Raises Undecidable: which row it means, or what it makes of it, is not certain."""
         field = f"entry {entry.id}"
         try:
@@ -212,14 +201,9 @@ class Table:
 
 def table(destination: Destination, columns: Columns, query: Query) -> Table:
     """Return what `query` needs to know of its table."""
-    unique = unique_columns(destination)
+    unique = destination.unique
     asked = [*unique, *(each.column for each in query.conditions), *(term.column for term in query.order)]
     return Table(destination, columns, unique, tuple(dict.fromkeys(asked)))
-
-
-def unique_columns(destination: Destination) -> tuple[str, ...]:
-    """Return the columns that tell a destination's rows apart."""
-    return destination.on_conflict or (destination.key,)
 
 
 def in_order(terms: Sequence[Term]) -> Callable[[tuple[Any, ...]], Any]:

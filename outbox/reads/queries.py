@@ -26,7 +26,7 @@ PENDING = Query(
 SHOWN = Query(
     "some entries; delivered ones too: one whose successor is still read as pending may have gone between two steps",
     """
-    select seq, id, operation, payload, on_conflict, match from outbox
+    select seq, id, destination, operation, key, payload, on_conflict, match, created_at_ms from outbox
      where state in ('pending', 'delivered') and seq in (select value from json_each(?)) order by seq
     """,
     ("INTEGER PRIMARY KEY (rowid=?)",),
@@ -36,7 +36,7 @@ SHOWN = Query(
 HELD = Query(
     "what the file holds of a destination between two places",
     """
-    select seq, id, operation, payload, on_conflict, match from outbox not indexed
+    select seq, id, destination, operation, key, payload, on_conflict, match, created_at_ms from outbox not indexed
      where seq > ? and seq <= ? and destination = ? and state in ('pending', 'delivered') order by seq
     """,
     ("INTEGER PRIMARY KEY (rowid>? AND rowid<?)",),

@@ -90,25 +90,19 @@ def asked(
     return Query(_table(table), _selected(select), conditions(filters), tuple(map(_term, terms)))
 
 
-def checked_limit(limit: int | None) -> int | None:
-    """Return `limit` if it is None (everything) or a positive number. Raises InvalidQuery."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InvalidQuery("must be a positive number, or None for everything", field="limit")
-    return limit
+_NUMBERS = {
+    "limit": (1, "must be a positive number, or None for everything"),
+    "offset": (0, "must be a number, 0 or more"),
+    "page": (1, "must be a positive number of rows"),
+}
 
 
-def checked_offset(offset: int) -> int:
-    """Return `offset` if it is a number and not below 0. Raises InvalidQuery."""
-    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
-        raise InvalidQuery("must be a number, 0 or more", field="offset")
-    return offset
-
-
-def checked_page(rows: int) -> int:
-    """Return `rows` if it is a positive number. Raises InvalidQuery."""
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise InvalidQuery("must be a positive number of rows", field="page")
-    return rows
+def check_numbers(**given: int) -> None:
+    """Raise InvalidQuery unless each of `limit`, `offset` and `page` is a whole number that it can be."""
+    for field, value in given.items():
+        least, problem = _NUMBERS[field]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidQuery(problem, field=field)
 
 
 _AWAY = frozenset({402, 408, 429})

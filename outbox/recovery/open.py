@@ -89,9 +89,7 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
     except (StoreCorrupt, NotADatabase) as error:
         await in_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
         await in_thread(_written_down, sidecar.forget)
-        return await _opened_file(
-            path, sidecar, watch, Written(None, None, before.mark), Wal.FITS, clock, busy_timeout_s
-        )
+        return await _opened_file(path, sidecar, watch, Written(mark=before.mark), Wal.FITS, clock, busy_timeout_s)
     await in_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
     return await _opened_file(path, sidecar, watch, before, Wal.MISSING, clock, busy_timeout_s)
 

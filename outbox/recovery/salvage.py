@@ -183,7 +183,7 @@ class _DamagedFile:
 
     def _specs(self) -> dict[int, LaneSpec]:
         rows = self._asked("select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes")
-        return {row[0]: LaneSpec(row[1], Operation(row[2]), row[3], row[4], bool(row[5])) for row in rows or ()}
+        return {number: LaneSpec.of(spec) for number, *spec in rows or ()}
 
     def project(self) -> tuple[str | None, bool]:
         """Return which project the entries belong to, None: to none yet; and whether damage is in the way of that."""

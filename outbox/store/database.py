@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -242,17 +242,12 @@ async def open_writer(
     if sqlite3.sqlite_version_info < _NEEDED_VERSION:
         raise NotDurable(f"SQLite {sqlite3.sqlite_version} is too old; 3.38.0 or newer is needed", path=path)
     await in_thread(files.create_file, path)
-    connection = await _opened(path, readonly=False, busy_timeout_s=busy_timeout_s, look=look)
-    try:
+
+    async def prepare(connection: aiosqlite.Connection) -> None:
         await make_durable(connection, path)
         await _settle_wal(connection)
-    except SqliteError as error:
-        await connection.close()
-        raise named(error, path, waited_s=busy_timeout_s) from error
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
+
+    return await _opened(path, prepare, readonly=False, busy_timeout_s=busy_timeout_s, look=look)
 
 
 async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = False) -> aiosqlite.Connection:
@@ -260,32 +255,29 @@ async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = Fa
 
     immutable: take no locks and make no -wal and -shm files; only right while nobody else writes.
     """
-    connection = await _opened(path, readonly=True, busy_timeout_s=busy_timeout_s, immutable=immutable)
-    # A shell may put any bytes, which SQLite never checks: one such row must not keep all others from being read.
-    connection.text_factory = readable
-    try:
+
+    async def prepare(connection: aiosqlite.Connection) -> None:
+        # A shell may put any bytes, which SQLite never checks: one such row must not keep all others from being read.
+        connection.text_factory = readable
         await pragma(connection, "schema_version")
-    except SqliteError as error:
-        await connection.close()
-        raise named(error, path, waited_s=busy_timeout_s) from error
-    except BaseException:
-        await connection.close()
-        raise
-    return connection
+
+    return await _opened(path, prepare, readonly=True, busy_timeout_s=busy_timeout_s, immutable=immutable)
 
 
 async def _opened(
-    path: Path,
-    *,
-    readonly: bool,
-    busy_timeout_s: float,
-    immutable: bool = False,
-    look: Callable[[], None] | None = None,
+    path: Path, prepare: Callable[[aiosqlite.Connection], Awaitable[None]], *, busy_timeout_s: float, **how: Any
 ) -> aiosqlite.Connection:
+    """Return a connection, as `connect`, once `prepare` has done its part. Its errors are this library's."""
     try:
-        return await connect(path, readonly=readonly, busy_timeout_s=busy_timeout_s, immutable=immutable, look=look)
+        connection = await connect(path, busy_timeout_s=busy_timeout_s, **how)
+        try:
+            await prepare(connection)
+        except BaseException:
+            await connection.close()
+            raise
     except SqliteError as error:
         raise named(error, path, waited_s=busy_timeout_s) from error
+    return connection
 
 
 async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:

@@ -12,15 +12,15 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
 from outbox.store import files
-from outbox.store.sidecar import Flushing, Sidecar, Written, holder_line, parse
+from outbox.store.sidecar import Sidecar, Written, holder_line, parse
 
 if sys.platform == "win32":
     import msvcrt
@@ -145,7 +145,7 @@ class WriterLock:
             pid, since = _holder(sidecar)
             os.close(descriptor)
             raise StoreInUse(path=store, pid=pid, since=since)
-        self._found = Written(None, None, None)
+        self._found = Written()
         # Who holds it is news for people; a full disk must not keep the bot from opening what it has.
         with contextlib.suppress(OSError):
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -235,7 +235,7 @@ class Holder(NamedTuple):
 
 def look(store: Path) -> Holder:
     """Return who has `store` open for writing, or had it last; takes nothing, creates nothing. Raises OSError."""
-    pid, since = holder(store)
+    pid, since = written(store).holder or (None, None)
     if is_mine(store):
         return Holder(pid, since, running=True)
     try:
@@ -247,8 +247,8 @@ def look(store: Path) -> Holder:
     finally:
         os.close(descriptor)
     # The sidecar may still name the one before: it is written after the lock is taken.
-    written = pid if not found or found == pid else found
-    return Holder(written, since if written == pid else None, running=found is not None)
+    holder = pid if not found or found == pid else found
+    return Holder(holder, since if holder == pid else None, running=found is not None)
 
 
 def is_mine(store: Path) -> bool:
@@ -257,43 +257,18 @@ def is_mine(store: Path) -> bool:
     return mine is not None and mine._pid == os.getpid()
 
 
-def holder(store: Path) -> tuple[int | None, str | None]:
-    """Return (pid, since) as the last holder of the lock wrote them; (None, None): nobody did.
+def written(store: Path) -> Written:
+    """Return what the last holder of the lock of `store` has written in the sidecar. Raises OSError.
 
-    Opens the sidecar only where this process does not hold it: closing it again would drop the lock.
+    Opens it only where this process does not hold it: closing it again would drop the lock.
     """
     mine = _held.get(store.resolve())
     if mine is not None:
-        return mine._pid, mine._since
-    return _holder(lock_path(store.resolve()))
-
-
-def damage(store: Path) -> str | None:
-    """Return what SQLite said when the last run met a damaged page; None: it met none. Raises OSError."""
-    mine = _held.get(store.resolve())
-    if mine is not None:
-        return mine.sidecar.damage
-    facts = _written(store).facts
-    return None if facts is None else facts.damage
-
-
-def flushing(store: Path) -> Flushing | None:
-    """Return how the flusher of the last holder does, or did; None: nothing is known of it. Raises OSError."""
-    mine = _held.get(store.resolve())
-    return _written(store).flushing if mine is None else mine.sidecar.flushing
-
-
-def tasks(store: Path) -> Mapping[str, Any] | None:
-    """Return how the other background tasks of the last holder do, or did, by name; None: not known. Raises OSError."""
-    mine = _held.get(store.resolve())
-    return _written(store).tasks if mine is None else mine.sidecar.tasks
-
-
-def _written(store: Path) -> Written:
+        return replace(mine.sidecar.written, holder=(mine._pid, mine._since))
     try:
         return _read(lock_path(store.resolve()))
     except FileNotFoundError:
-        return Written(None, None, None)
+        return Written()
 
 
 def _read(sidecar: Path) -> Written:

@@ -58,17 +58,17 @@ class Maintenance:
         self._stop = asyncio.Event()
         self.notices: Notices = Notices()
         self.background: Background = Background(
-            "maintenance", self._turn, clock=clock, stop=self._stop, tell=store.tell_task
+            "maintenance", self._turn, clock=clock, stop=self._stop, tell=store.sidecar.tell_task
         )
 
     async def stop(self) -> None:
         """Let the step under way end, and no other begin."""
         self._stop.set()
-        self._store.capacity.changed.set()
+        self._store.writer.capacity.changed.set()
         await asyncio.wait({self.background.task})
 
     async def _turn(self) -> None:
-        self._store.capacity.changed.clear()
+        self._store.writer.capacity.changed.clear()
         try:
             await self._maintain()
             self._repeating.over("failed")
@@ -78,18 +78,18 @@ class Maintenance:
             if (news := self._repeating.news("failed", str(error))) is not None:
                 logger.warning("maintenance failed, retrying", extra={"error": str(error), **news})
         hindered = replace(self.notices, files_lost_ms=None) != Notices()
-        await self._clock.wait(self._store.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
+        await self._clock.wait(self._store.writer.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
 
     async def _maintain(self) -> None:
-        if self._store.vanished is not None:
+        if self._store.writer.commits.vanished is not None:
             return  # told, and there is nothing to keep
         try:
             await self._store.look()
         finally:
-            self.notices = replace(self.notices, files_lost_ms=self._store.files_lost_ms)
+            self.notices = replace(self.notices, files_lost_ms=self._store.writer.commits.files_lost_ms)
         self._look_for_second_name()
-        self._notice(reserve_released_ms=self._store.capacity.short)
-        if self._store.capacity.short:
+        self._notice(reserve_released_ms=self._store.writer.capacity.short)
+        if self._store.writer.capacity.short:
             await _note(self._store, self.notices)  # before anything fails
             await self._find_room()
         if await self._is_clock_trusted():
@@ -101,9 +101,9 @@ class Maintenance:
         await _note(self._store, self.notices)
 
     def _look_for_second_name(self) -> None:
-        if self._store.has_second_name and self.notices.second_name_ms is None:
+        if self._store.writer.commits.has_second_name and self.notices.second_name_ms is None:
             logger.error("database file has a second name", extra={"path": str(self._store.path)})
-        self._notice(second_name_ms=self._store.has_second_name)
+        self._notice(second_name_ms=self._store.writer.commits.has_second_name)
 
     async def _is_clock_trusted(self) -> bool:
         """Whether what is old by the clock of the start may go: one far ahead is given an hour to be set right."""
@@ -127,7 +127,7 @@ class Maintenance:
         """Take delivered entries and free pages away, the oldest first, until the reserve fits again."""
         pruned, more = 0, True
         try:
-            while more and not await self._store.capacity.regain() and not self._stop.is_set():
+            while more and not await self._store.writer.capacity.regain() and not self._stop.is_set():
                 removed = await self._store.transact(_Pruning(queries.PRUNE_DELIVERED, _END_OF_TIME_MS, _ROWS))
                 more = await shrink_step(self._store, _PAGES, keep=0) or bool(removed)
                 await self._store.empty_wal()
@@ -135,7 +135,7 @@ class Maintenance:
         finally:
             if pruned and (news := self._repeating.news("pruned early")) is not None:
                 logger.warning("delivered entries pruned early", extra={"rows": pruned, **news})
-            self._notice(reserve_released_ms=self._store.capacity.short)
+            self._notice(reserve_released_ms=self._store.writer.capacity.short)
 
     # ------------------------------------------------------------------------------------------ a long WAL
 
@@ -184,7 +184,7 @@ async def shrink_step(store: Store, pages: int, *, keep: int) -> bool:
         return False  # an idle outbox is not even locked
     # A script: this pragma gives a page back at each step of its statement, and Python's `execute` takes one.
     sql = f"pragma incremental_vacuum({min(pages, free - keep)})"
-    await store.run_exclusive(lambda connection: connection.executescript(sql))
+    await store.writer.run_exclusive(lambda connection: connection.executescript(sql))
     return keep < await free_pages(store) < free
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiosqlite
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, files, queries
@@ -258,8 +258,7 @@ class Reader:
         return dict(self._specs)
 
     def _learn(self, rows: Any) -> None:
-        for number, destination, operation, on_conflict, columns, ordered in rows:
-            self._specs[number] = LaneSpec(destination, Operation(operation), on_conflict, columns, bool(ordered))
+        self._specs.update({number: LaneSpec.of(spec) for number, *spec in rows})
 
 
 class PendingCounter:

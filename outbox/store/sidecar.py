@@ -63,11 +63,16 @@ class Flushing:
 class Written:
     """All that the sidecar says. Each is None where it says nothing."""
 
-    holder: tuple[int, str] | None
-    facts: Facts | None
-    mark: int | None
+    holder: tuple[int, str] | None = None
+    facts: Facts | None = None
+    mark: int | None = None
     flushing: Flushing | None = None
     tasks: Mapping[str, Any] | None = None
+
+    @property
+    def damage(self) -> str | None:
+        """What SQLite said when the last run met a damaged page; None: it met none."""
+        return None if self.facts is None else self.facts.damage
 
     def mark_of(self, file: str | None) -> int | None:
         """Return the mark if it is that of the outbox that calls itself `file`."""
@@ -104,9 +109,9 @@ class Sidecar:
         self._write_tasks()
 
     @property
-    def damage(self) -> str | None:
-        """What SQLite said in this run when it met a damaged page."""
-        return None if self._facts is None else self._facts.damage
+    def written(self) -> Written:
+        """What stands in it now, but for the holder, whom the lock writes."""
+        return Written(None, self._facts, self._mark, self.flushing, self.tasks)
 
     def begin(self, facts: Facts, mark: int) -> None:
         """Say what this file is, durably. Raises OSError."""

@@ -12,10 +12,8 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox import logs
-from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec, State
-from outbox.errors import StoreVanished
 from outbox.postgrest.verdicts import Refusal
 from outbox.store import database, many, queries
 from outbox.store.capacity import Capacity
@@ -25,8 +23,8 @@ from outbox.store.history import note, note_refusal, refusal_words
 from outbox.store.reader import Reader
 from outbox.store.receipts import Receipt, find_lane
 from outbox.store.rows import Adopted, StoredPause
-from outbox.store.sidecar import Flushing
-from outbox.store.writer import PutWatcher, Writer
+from outbox.store.sidecar import Sidecar
+from outbox.store.writer import Writer
 
 T = TypeVar("T")
 
@@ -65,6 +63,8 @@ class Store(Reader):
         super().__init__(path, entered.reader)
         self.is_new: bool = entered.is_new
         self._lock = guard.lock
+        # What onlookers are told: no commit, and readable when the file is not.
+        self.sidecar: Sidecar = guard.lock.sidecar
         self._clock = clock
         commits = Commits(
             entered.writer,
@@ -75,23 +75,25 @@ class Store(Reader):
             capacity=capacity,
             readers_away=partial(self.away, busy_timeout_s=busy_timeout_s),
         )
-        self._writer = Writer(commits, path, capacity=capacity, last_seq=entered.last_seq, plain=entered.plain)
-        self._writer.on_stored = guard.lock.sidecar.mark
-        self._writer.state.tell = self.tell_task
-        self.tell_task(self._writer.state)
+        self.writer: Writer = Writer(commits, path, capacity=capacity, last_seq=entered.last_seq, plain=entered.plain)
+        self.writer.on_stored = self.sidecar.mark
+        self.writer.state.tell = self.sidecar.tell_task
+        self.sidecar.tell_task(self.writer.state)
         self.on_corrupt: Callable[[Exception], None] = self._met_damage
-        self._writer.commits.on_corrupt = self.on_corrupt
+        self.writer.commits.on_corrupt = self.on_corrupt
         self._learn(entered.lanes)
-        self._writer.lanes.update({spec: number for number, spec in self._specs.items()})
+        self.writer.lanes.update({spec: number for number, spec in self._specs.items()})
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run
 
     async def close(self) -> None:
         """Commit what stands in line and close. The reader goes before the writer, which empties the WAL."""
         try:
-            await self._writer.finish()
+            await self.writer.finish()
         finally:
-            last, first = self._writer.commits.connection, self._reader
-            if self.vanished is not None:  # the WAL may be another's now: the last one must be unable to write
+            last, first = self.writer.commits.connection, self._reader
+            if (
+                self.writer.commits.vanished is not None
+            ):  # the WAL may be another's now: the last one must be unable to write
                 last, first = first, last
             try:
                 await first.close()
@@ -104,79 +106,23 @@ class Store(Reader):
     async def give_up(self) -> None:
         """Interrupt what SQLite does at this moment, which is rolled back, and let nobody wait for it any more."""
         await database.interrupt(self._reader)
-        await self._writer.give_up()
+        await self.writer.give_up()
 
     # ------------------------------------------------------------------------------------------ damage and loss
 
-    @property
-    def vanished(self) -> StoreVanished | None:
-        """Why nothing is written any more: the file is not where it was, or another process has it."""
-        return self._writer.commits.vanished
-
-    @property
-    def files_lost_ms(self) -> int | None:
-        """Since when it is known that files were removed or replaced in this run, in Unix milliseconds."""
-        return self._writer.commits.files_lost_ms
-
-    @property
-    def has_second_name(self) -> bool:
-        """Whether the file had a hard link at the last look."""
-        return self._writer.commits.has_second_name
-
     async def look(self) -> None:
         """Look whether the files are still at their paths, and put right what has gone. Raises StoreVanished."""
-        await self._writer.run_exclusive(lambda connection: connection.execute("select 1"))
+        await self.writer.run_exclusive(lambda connection: connection.execute("select 1"))
 
     def _met_damage(self, error: Exception) -> None:
         """SQLite met a damaged page. What can be read and written still is; the next opening looks at all of it."""
         if self.damage is None:
             self.damage = str(error)
-            self._lock.sidecar.update(damage=self.damage)
+            self.sidecar.update(damage=self.damage)
             told = {"path": str(self.path), "error": self.damage}
             logger.error("damaged page found", extra=told)
 
-    def expect_own_tables(self) -> None:
-        """Note that the bot is about to make a table of its own: a damaged file is not set aside from here on."""
-        self._lock.sidecar.update(own_tables=True)
-
-    def tell(self, flushing: Flushing) -> None:
-        """Let onlookers know how the flusher does: no commit, and readable when the file itself is not."""
-        self._lock.sidecar.tell(flushing)
-
-    def tell_task(self, task: TaskState) -> None:
-        """The same for a background task."""
-        self._lock.sidecar.tell_task(task)
-
-    @property
-    def writer_state(self) -> TaskState:
-        """How the task that writes does."""
-        return self._writer.state
-
     # ------------------------------------------------------------------------------------------ writing
-
-    @property
-    def committed(self) -> asyncio.Event:
-        """Set after each commit of this process."""
-        return self._writer.committed
-
-    @property
-    def waiting(self) -> int:
-        """How many puts and jobs wait for their commit."""
-        return self._writer.waiting
-
-    @property
-    def putting(self) -> bool:
-        """Whether a put is being committed or is the next to be."""
-        return self._writer.putting
-
-    @property
-    def last_seq(self) -> int:
-        """The number of the last entry that this process knows of."""
-        return self._writer.last_seq
-
-    async def run_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """Run `work` once, outside any transaction; nothing else is written meanwhile."""
-        return await self._writer.run_exclusive(work)
 
     async def caught_up(self) -> None:
         """Return once everything that stands in line now has been committed or refused."""
@@ -184,42 +130,23 @@ class Store(Reader):
         async def nothing(_: aiosqlite.Connection) -> None:
             return None
 
-        await self._writer.run_exclusive(nothing)
+        await self.writer.run_exclusive(nothing)
 
     def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
         """Return a future that resolves once `entry` is on disk."""
-        return self._writer.put(entry, spec)
+        return self.writer.put(entry, spec)
 
     async def put_many(self, ready: many.Placed) -> list[Receipt]:
         """Store all of `ready` in one commit, or none; receipts in order."""
-        return await many.put_many(self._writer, self.path, ready)
-
-    def expect_own_triggers(self) -> None:
-        """Note that the bot may be about to make a trigger on the entries."""
-        self._writer.expect_own_triggers()
-
-    def watch_puts(self, watcher: PutWatcher) -> None:
-        """Call `watcher` for each put from here on: when it gets in line, with the future that says what became of it.
-
-        It must neither raise nor wait.
-        """
-        self._writer.watchers = (*self._writer.watchers, watcher)
-
-    def enqueue(self, entry: Entry, spec: LaneSpec, done: asyncio.Future[Receipt]) -> None:
-        """The same with a future of the caller's."""
-        self._writer.enqueue(entry, spec, done)
-
-    def lane_of(self, spec: LaneSpec) -> int | None:
-        """Return the number of the lane of `spec` if it is known already."""
-        return self._writer.lanes.get(spec)
+        return await many.put_many(self.writer, self.path, ready)
 
     def block(self, limit_s: float) -> Block:
         """Return a transaction of the caller's, not begun yet."""
-        return Block(self._writer, self.path, clock=self._clock, limit_s=limit_s)
+        return Block(self.writer, self.path, clock=self._clock, limit_s=limit_s)
 
     async def transact(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Run `work`, which may run twice, inside one transaction."""
-        return await self._writer.transact(work)
+        return await self.writer.transact(work)
 
     async def settle(
         self,
@@ -284,18 +211,13 @@ class Store(Reader):
 
     # ------------------------------------------------------------------------------------------ the file itself
 
-    @property
-    def capacity(self) -> Capacity:
-        """Whether there is room for more."""
-        return self._writer.capacity
-
     async def checkpoint(self) -> database.Checkpoint:
         """Bring the WAL into the database as far as readers let it, waiting for none of them."""
-        return await self._writer.run_exclusive(lambda connection: database.checkpoint(connection, "passive"))
+        return await self.writer.run_exclusive(lambda connection: database.checkpoint(connection, "passive"))
 
     async def empty_wal(self) -> database.Checkpoint:
         """The same, and make the WAL an empty file unless somebody reads it."""
-        return await self._writer.run_exclusive(database.empty_wal)
+        return await self.writer.run_exclusive(database.empty_wal)
 
     # ------------------------------------------------------------------------------------------ pauses
 
@@ -333,10 +255,6 @@ class Store(Reader):
                     await connection.execute(queries.STATE_FACT.sql, (name, str(value)))
 
         await self.transact(work)
-
-    async def save_window(self, window_bytes: int | None) -> None:
-        """Keep how many bytes the link was found to carry at once; None: as many as there are."""
-        await self.state({"window_bytes": window_bytes})
 
     async def end_run(self, lane: int) -> int:
         """Revive what died in the run of refusals of `lane`, and forget it; return how many entries that were."""

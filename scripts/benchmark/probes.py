@@ -92,7 +92,7 @@ async def _opened(path: Path) -> AsyncIterator[Any]:
 
     async with Outbox.open(Settings(path=path, retention_days=100_000)) as outbox:
         yield outbox
-        writer: Any = outbox._store._writer
+        writer: Any = outbox._store.writer
         # --against may name a revision from before commits.py and before a lane had a spec.
         connection = writer.commits.connection if hasattr(writer, "commits") else writer._connection
         for pragma, wanted in (("journal_mode", "wal"), ("synchronous", 2)):

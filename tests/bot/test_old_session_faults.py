@@ -275,7 +275,7 @@ async def test_fault_10_is_gone_every_statement_runs_in_a_thread_of_its_own(tmp_
             statements.append(sql)
             workers.append(threading.get_ident())
 
-        for connection in (outbox._store._writer.commits.connection, outbox._store._reader):
+        for connection in (outbox._store.writer.commits.connection, outbox._store._reader):
             await connection.set_trace_callback(ran)
 
         await check_that_the_event_loop_does_no_file_work(session, LocalStorage(outbox), workers)

@@ -29,8 +29,9 @@ from outbox import (
 )
 from outbox.postgrest.client import PostgrestTransport, Request
 from outbox.postgrest.verdicts import Failure, Reply
-from outbox.reads.overlay import Change, Stored, Table
+from outbox.reads.overlay import Change, Table
 from outbox.reads.query import Query
+from outbox.store.rows import StoredEntry
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.support import run_async
 
@@ -319,7 +320,7 @@ async def test_what_grows_with_the_backlog_is_not_done_on_the_event_loop(
     threads: list[int] = []
     change, place = Table.change, Table.place
 
-    def changing(table: Table, entry: Stored) -> Change:
+    def changing(table: Table, entry: StoredEntry) -> Change:
         threads.append(threading.get_ident())
         return change(table, entry)
 

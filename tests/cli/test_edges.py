@@ -108,7 +108,6 @@ def test_whether_a_bot_runs_is_not_known_where_its_lock_may_not_be_read(
     def refused(store: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("outbox.cli.status.look_at_lock", refused)
     monkeypatch.setattr("outbox.store.lock.look", refused)
 
     assert as_json("status", "--path", dead)[1]["writer"] == {"pid": None, "since": None, "running": None}

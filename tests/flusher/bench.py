@@ -130,7 +130,7 @@ class Bench:
         return (
             self.clock.resting > 1  # the housekeeper and the flusher
             and not self.clock.ringing
-            and not self.store.committed.is_set()
+            and not self.store.writer.committed.is_set()
             and len(self.flusher._requests) == (0 if self.remote.gate.is_set() else self.remote.held)
         )
 

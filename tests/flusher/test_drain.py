@@ -38,7 +38,7 @@ async def ended(bench: Bench, drain: asyncio.Task[DrainReport]) -> DrainReport:
     """Let time pass until `drain` ends; it wakes nobody then, so that `bench.until` would wait for ever."""
     while not drain.done():
         # The housekeeper, the flusher and the drain: time stands still while one of them works.
-        if bench.clock.resting > 2 and not bench.clock.ringing and not bench.store.committed.is_set():
+        if bench.clock.resting > 2 and not bench.clock.ringing and not bench.store.writer.committed.is_set():
             bench.clock.advance(0.5)
         await asyncio.sleep(0)
     return await drain

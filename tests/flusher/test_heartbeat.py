@@ -22,7 +22,7 @@ def written(bench: Bench) -> Flushing:
     """Return what stands in the sidecar, as another process reads it."""
     found = parse(bench.path.with_name("outbox.db.lock").read_bytes()).flushing
     assert found is not None
-    assert lock.flushing(bench.path) == found  # as this one knows it
+    assert lock.written(bench.path).flushing == found  # as this one knows it
     return found
 
 

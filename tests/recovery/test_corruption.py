@@ -166,7 +166,7 @@ async def test_own_tables_are_known_from_the_moment_they_are_made(tmp_path: Path
     async with opened(path) as store:
         block = store.block(2.0)
         await block.begin()
-        store.expect_own_tables()
+        store.sidecar.update(own_tables=True)
         await block.end(commit=True)
         assert store._lock.sidecar._facts is not None
         assert store._lock.sidecar._facts.own_tables

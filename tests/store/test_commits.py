@@ -128,7 +128,7 @@ async def test_one_statement_for_the_group_would_lose_the_neighbours(tmp_path: P
         with shell(path) as connection:
             connection.execute(UNLUCKY)
         with pytest.raises(sqlite3.IntegrityError):
-            await store._writer._insert([entry(n)[0] for n in (12, 13, 14)])
+            await store.writer._insert([entry(n)[0] for n in (12, 13, 14)])
     assert count(path) == 0
 
 
@@ -253,7 +253,7 @@ async def test_a_put_cancelled_during_its_commit_disturbs_nobody(tmp_path: Path)
             first, _, third = await asyncio.gather(*waiting, return_exceptions=True)
             assert isinstance(first, Receipt)
             assert isinstance(third, Receipt)
-        assert not store._writer.commits.connection.in_transaction
+        assert not store.writer.commits.connection.in_transaction
     assert 60 <= count(path) <= 90
 
 
@@ -269,7 +269,7 @@ async def test_cancelled_jobs_leave_no_transaction_open(tmp_path: Path) -> None:
             job.cancel()
             await asyncio.wait({job})
             await store.put(*entry())
-            assert not store._writer.commits.connection.in_transaction
+            assert not store.writer.commits.connection.in_transaction
 
 
 @run_async
@@ -283,10 +283,10 @@ async def test_a_cancelled_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
         await gate.wait()
 
     job = asyncio.create_task(raised(store.transact(work)))
-    await until(lambda: store._writer.commits.connection.in_transaction)
+    await until(lambda: store.writer.commits.connection.in_transaction)
     waiting = [store.put(*entry()) for _ in range(3)]
 
-    store._writer._task.cancel()
+    store.writer._task.cancel()
 
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(each) for each in results] == [OutboxClosed] * 3
@@ -307,8 +307,8 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
             other.execute("begin immediate")
             made, spec = entry()
             waiting = store.put(made, spec)
-            await until(lambda: store.waiting == 0)
-            store._writer._task.cancel()
+            await until(lambda: store.writer.waiting == 0)
+            store.writer._task.cancel()
             error = await raised(waiting)
             other.execute("rollback")
     assert isinstance(error, OutcomeUnknown)
@@ -365,7 +365,7 @@ async def test_a_file_that_is_locked_for_a_moment_only_delays(tmp_path: Path) ->
         with shell(path) as other:
             other.execute("begin immediate")
             waiting = store.put(*entry())
-            await until(lambda: store.waiting == 0)
+            await until(lambda: store.writer.waiting == 0)
             assert not waiting.done()
             other.execute("rollback")
             await waiting
@@ -377,7 +377,7 @@ async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heal
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         await store.put(*entry())
-        connection = store._writer.commits.connection
+        connection = store.writer.commits.connection
         rows_ = list(await connection.execute_fetchall("pragma page_count"))
         await connection.execute(f"pragma max_page_count = {rows_[0][0]}")
         made = [entry(n) for n in range(400)]

@@ -253,7 +253,7 @@ async def pragmas(connection: aiosqlite.Connection) -> dict[str, object]:
 @run_async
 async def test_the_writing_connection_is_durable(tmp_path: Path) -> None:
     async with opened(tmp_path / "bot.db") as store:
-        granted = await pragmas(store._writer.commits.connection)
+        granted = await pragmas(store.writer.commits.connection)
 
     assert granted == {
         "journal_mode": "wal",
@@ -281,11 +281,11 @@ async def test_a_connection_that_nobody_made_durable_is_not(tmp_path: Path) -> N
 @run_async
 async def test_a_reopened_connection_is_as_durable_as_the_first(tmp_path: Path) -> None:
     async with opened(tmp_path / "bot.db") as store:
-        first = await pragmas(store._writer.commits.connection)
-        store._writer.commits.suspect = True  # as after a failed sync
+        first = await pragmas(store.writer.commits.connection)
+        store.writer.commits.suspect = True  # as after a failed sync
         await store.put(*entry())
-        assert not store._writer.commits.suspect
-        assert await pragmas(store._writer.commits.connection) == first
+        assert not store.writer.commits.suspect
+        assert await pragmas(store.writer.commits.connection) == first
 
 
 @run_async

@@ -216,7 +216,7 @@ async def truncated(outbox: Outbox) -> bool:
         await connection.execute("pragma busy_timeout = 5000")
         return bool(answer[0] == 0)
 
-    return await outbox._store._writer.run_exclusive(work)
+    return await outbox._store.writer.run_exclusive(work)
 
 
 @run_async
