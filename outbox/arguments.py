@@ -38,6 +38,7 @@ class Arguments(BaseModel):
 _SAID = {
     "extra_forbidden": "is unknown to this version",
     "string_pattern_mismatch": "is not the name of a table",
+    "missing": "is missing",
     "string_type": "must be a string",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",

@@ -1,4 +1,4 @@
-"""Each flusher keeps its own row in the remote table `outbox_health`, so that the fleet is seen.
+"""Each flusher keeps its own row in the remote table `outbox_health`, decided by its source, so that the fleet is seen.
 
 A task of its own beside the flusher: the report is no entry, waits for nothing and holds nothing back. What fails is
 told once, and tried again with the next report; a table that is not there is not asked for again.
@@ -7,16 +7,19 @@ told once, and tried again with the next report; a table that is not there is no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
 
 from outbox import logs
 from outbox.background import Background, TaskState
 from outbox.clock import Clock
+from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxError
-from outbox.fleet_report import TABLE, After, Report, after, blocked, shape
 from outbox.postgrest.client import Transport, build, user_agent
-from outbox.postgrest.verdicts import Failure, Reply, read_refusal
+from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge, read_refusal
 from outbox.stats import Stats
 
 logger: logs.Logger = logs.named("outbox.health")
@@ -25,6 +28,62 @@ logger: logs.Logger = logs.named("outbox.health")
 _DEADLINE_S = 10.0
 # How long closing may take for the one that says so.
 _LAST_S = 1.5
+
+
+TABLE = "outbox_health"
+_NO_COLUMN = ("PGRST204", "42703")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a bot stands; the fields are columns of the table. Counts are entries.
+
+    paused: why something is not sent; None: nothing is paused. stopped: it ends in good order.
+    """
+
+    source: str
+    health: str  # in the words of `outbox status`
+    pending: int
+    dead: int
+    oldest_pending_s: float | None
+    last_success_at: str | None
+    paused: str | None
+    version: str
+    every_s: float
+    stopped: bool = False
+
+    def request(self, *, with_health: bool) -> tuple[LaneSpec, str]:
+        """Return what the request is, and its row as a JSON object. with_health: the table has that column."""
+        row = {name: value for name, value in asdict(self).items() if with_health or name != "health"}
+        spec = LaneSpec(TABLE, Operation.UPSERT, "source", ",".join(sorted(row)), True)
+        return spec, json.dumps(row, separators=(",", ":"), ensure_ascii=False)
+
+
+class After(Enum):
+    """What follows upon an answer."""
+
+    GO_ON = auto()
+    TRY_LATER = auto()  # the failure is not the table's: the next report may pass
+    WITHOUT_HEALTH = auto()  # a column is missing: the table is of an older version
+    GIVE_UP = auto()  # no such table, or not for us: asking every minute would change nothing
+
+
+def after(outcome: Reply | Failure) -> After:
+    """Return what `outcome` means for the reports to come."""
+    match judge(Operation.UPSERT, 1, outcome):
+        case Delivered():
+            return After.GO_ON
+        case Pause() if isinstance(outcome, Reply) and read_refusal(outcome).code in _NO_COLUMN:
+            return After.WITHOUT_HEALTH
+        case Reject() | Pause(scope=Scope.DESTINATION | Scope.LANE, slow=True):
+            return After.GIVE_UP
+        case _:
+            return After.TRY_LATER
+
+
+def blocked(scopes: Sequence[str]) -> bool:
+    """Whether nothing at all is sent now: the flusher probes by itself, and a report would only be one more request."""
+    return Scope.EVERYTHING in scopes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +170,8 @@ class Reporter:
         if report is None:
             return
         while True:
-            rows = [_Row(report.row(with_health=self._with_health))]
-            outcome = await transport.send(build(shape(with_health=self._with_health), rows), deadline_s=deadline_s)
+            spec, row = report.request(with_health=self._with_health)
+            outcome = await transport.send(build(spec, [_Row(row)]), deadline_s=deadline_s)
             if not (self._with_health and after(outcome) is After.WITHOUT_HEALTH):
                 break
             self._with_health = False  # a table of before 0010_fleet_health.sql
@@ -123,13 +182,15 @@ class Reporter:
         found = await self._stats()
         if not (found.flusher.running or stopped) or blocked([pause.scope for pause in found.pauses]):
             return None
+        last_ms = found.flusher.last_delivery_ms
+        success = None if last_ms is None else datetime.fromtimestamp(last_ms / 1000, UTC)
         return Report(
             source=self._source or "",
             health=found.health.words,
             pending=found.pending,
             dead=found.dead,
             oldest_pending_s=found.oldest_pending_age_s,
-            last_success_ms=found.flusher.last_delivery_ms,
+            last_success_at=None if success is None else success.isoformat(timespec="milliseconds"),
             paused=found.paused,
             version=user_agent().partition("/")[2],
             every_s=self._every_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -91,8 +91,11 @@ def log_opened(store: Store, path: Path) -> None:
         logger.info("opened", extra=facts)
 
 
-def by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[str | None]]]:
-    """What a request to reload or to adopt calls. Its task must not keep an outbox alive that nobody has closed."""
+def by_request(outbox: Outbox) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
+    """What only the whole outbox can be asked for: to reload, to adopt.
+
+    The task that asks must not keep an outbox alive that nobody has closed.
+    """
     itself = weakref.ref(outbox)
 
     def found() -> Outbox:
@@ -100,13 +103,14 @@ def by_request(outbox: Outbox) -> tuple[Callable[[], Awaitable[None]], Callable[
             raise OutboxClosed("the outbox is closed; nothing was done")
         return alive
 
-    async def reload() -> None:
+    async def reload(_: Mapping[str, Any]) -> Mapping[str, Any]:
         await found().reload()
+        return {}
 
-    async def adopt() -> str | None:
-        return await found().adopt()
+    async def adopt(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"was": await found().adopt()}
 
-    return reload, adopt
+    return {"reload": reload, "adopt": adopt}
 
 
 def bounds(settings: Settings) -> Bounds:

@@ -85,7 +85,12 @@ class Outbox(Puts, Looks, Operates):
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
         self._commands = Commands(
-            store, clock=clock, sending=lambda: flusher.running, at_rest=self._flusher.at_rest, salvage=self._salvage
+            store,
+            clock=clock,
+            sending=lambda: flusher.running,
+            at_rest=self._flusher.at_rest,
+            salvage=self._salvage,
+            destinations=self._destinations,
         )
         self._reporter = Reporter(
             self._stats,
@@ -178,7 +183,7 @@ class Outbox(Puts, Looks, Operates):
             await meta.keep_strict_order(store, settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: other processes, which leave the requests, have no other.
-            actions = outbox._commands.actions(outbox._destinations, *by_request(outbox))
+            actions = outbox._commands.actions | by_request(outbox)
             outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
             outbox._command_server = CommandServer(
                 store.path, actions, clock=SystemClock(), poll_s=settings.poll_s, tell=store.sidecar.tell_task

@@ -129,7 +129,7 @@ async def _hands(outbox: Outbox) -> None:
     await outbox.discard(["t-test"], reason="a test row")
     (found,) = await outbox.read_local("select payload from outbox where id = 't-typo'")
     corrected = str(found[0]).replace("0,1", "0.1")
-    await outbox._commands.edit("t-typo", None, corrected, was=None, force=False)
+    await outbox._commands.actions["edit"]({"its_id": "t-typo", "payload": corrected, "force": False})
 
 
 def _a_shell(path: Path) -> None:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from outbox.fleet_report import After, Report, after, blocked, shape
+from outbox.fleet import After, Report, after, blocked
 from outbox.postgrest.verdicts import Failure, Reply
 
-REPORT = Report("trend@desk", "dead letters", 3, 1, 12.5, 1_767_348_000_123, "schema", "1.2.3", 60.0)
+REPORT = Report("trend@desk", "dead letters", 3, 1, 12.5, "2026-01-02T10:00:00.123+00:00", "schema", "1.2.3", 60.0)
 STORED = {"preference-applied": "return=minimal, resolution=merge-duplicates, missing=default"}
 
 
@@ -20,7 +20,8 @@ def refused(status: int, code: str | None, message: str = "") -> Reply:
 
 @pytest.mark.parametrize("with_health", [True, False])
 def test_a_report_is_one_row_of_the_tables_columns(with_health: bool) -> None:
-    row = json.loads(REPORT.row(with_health=with_health))
+    spec, text = REPORT.request(with_health=with_health)
+    row = json.loads(text)
     assert row == ({"health": "dead letters"} if with_health else {}) | {
         "source": "trend@desk",
         "pending": 3,
@@ -32,11 +33,12 @@ def test_a_report_is_one_row_of_the_tables_columns(with_health: bool) -> None:
         "every_s": 60.0,
         "stopped": False,
     }
-    assert shape(with_health=with_health).columns == ",".join(sorted(row))
+    assert spec.columns == ",".join(sorted(row))
 
 
 def test_nothing_to_say_is_null() -> None:
-    row = json.loads(Report("b", "healthy", 0, 0, None, None, None, "1", 60.0, stopped=True).row(with_health=True))
+    report = Report("b", "healthy", 0, 0, None, None, None, "1", 60.0, stopped=True)
+    row = json.loads(report.request(with_health=True)[1])
     assert (row["oldest_pending_s"], row["last_success_at"], row["paused"], row["stopped"]) == (None, None, None, True)
 
 

@@ -34,11 +34,34 @@ class Renaming(Arguments):
     force: bool = False
 
 
+class Edit(Arguments):
+    """Another payload for an entry. was: the fingerprint of the one that the editor saw."""
+
+    its_id: str
+    destination: str | None = None
+    payload: str
+    was: str | None = None
+    force: bool
+
+
+class Prune(Arguments):
+    """before_ms: Unix milliseconds."""
+
+    before_ms: int
+
+
+class Salvage(Arguments):
+    """file: the damaged one."""
+
+    file: str
+
+
 class Commands:
     """Carries out requests on an open store.
 
     sending: whether entries may be on their way at this moment. at_rest: within it none is, and none starts.
-    salvage: brings over what can be read of a damaged file; without it nothing may ask for that.
+    salvage: brings over what can be read of a damaged file. destinations: what a put asks; without these two nothing
+    may ask for the like.
     """
 
     def __init__(
@@ -49,12 +72,14 @@ class Commands:
         sending: Callable[[], bool] = lambda: False,
         at_rest: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         salvage: Callable[[Path], Awaitable[dict[str, Any]]] | None = None,
+        destinations: Destinations | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._sending = sending
         self._at_rest = at_rest
         self._salvage = salvage
+        self._destinations = destinations
 
     async def requeue(self, which: Selection, *, force: bool) -> list[Handled]:
         """Revive the dead entries that `which` means. Errors as `Store.transact`: what was done before stays done."""
@@ -76,105 +101,76 @@ class Commands:
         rest = [each for each in handled if (each.id, each.destination) not in waits]
         return rest + [each for each in again if (each.id, each.destination) in waits]
 
-    async def edit(
-        self, its_id: str, destination: str | None, payload: str, *, was: str | None, force: bool
-    ) -> list[Handled]:
-        """Give a dead or pending entry another payload. Raises InvalidEntry, InvalidRequest: it stays as it is."""
-        change = partial(
-            editing.edit, self._store.transact, its_id, destination, payload,
-            was=was, now_ms=self._clock.now_ms(), force=force,
-        )  # fmt: skip
-        handled = await change(sending=self._sending)
-        if handled[0].outcome is Outcome.IS_PENDING:
-            async with self._at_rest():
-                return await change(pending=True)
-        return handled
-
-    async def rename(self, names: Mapping[str, str], destination: str | None, *, force: bool) -> list[Handled]:
-        """Rename columns in all entries that are not settled, in those for `destination` alone if it is named."""
-        async with self._at_rest():
-            return await editing.rename(
-                self._store.transact, names, destination, now_ms=self._clock.now_ms(), force=force
-            )
-
-    async def prune(self, before_ms: int) -> int:
-        """Remove what was delivered or discarded before a Unix time in milliseconds; return how many entries.
-
-        Then gives the room back to the disk.
-        """
-        pruned = await maintenance.prune(self._store, before_ms)
-        await maintenance.shrink(self._store)
-        return pruned
-
-    async def acknowledge(self) -> dict[str, Any]:
-        """Forget a loss that somebody knows of now."""
-        return {"acknowledged": await meta.acknowledge_loss(self._store)}
-
     async def resend(self, which: Selection, *, dry_run: bool) -> ResendReport:
         """Make delivered entries pending again; all, if none is chosen. dry_run: only count. Errors as `requeue`."""
         return await resending.resend(self._store, which, now_ms=self._clock.now_ms(), dry_run=dry_run)
 
-    async def adopt(self) -> dict[str, Any]:
-        """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
-        return {"was": await meta.forget_project(self._store)}
+    # ------------------------------------------------------------------------------------------ requests by name
 
-    def actions(
-        self,
-        destinations: Destinations,
-        reload: Callable[[], Awaitable[None]],
-        adopt: Callable[[], Awaitable[str | None]],
-    ) -> Mapping[str, Action]:
-        """Return what requests in the inbox may ask for. reload, adopt: what only the whole outbox can do."""
-
-        async def requeue(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            which, force = _split(arguments, "force")
-            return report(await self.requeue(which, force=force))
-
-        async def discard(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            rest = {name: value for name, value in arguments.items() if name != "reason"}
-            return report(await self.discard(Selection.of(rest), reason=arguments.get("reason")))
-
-        async def again(_: Mapping[str, Any]) -> Mapping[str, Any]:
-            await reload()
-            return {}
-
-        async def adopted(_: Mapping[str, Any]) -> Mapping[str, Any]:
-            return {"was": await adopt()}
-
-        async def edit(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            return report(await self.edit(**_edit_arguments(arguments)))
-
-        async def prune(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            before_ms = arguments.get("before_ms")
-            if not isinstance(before_ms, int) or isinstance(before_ms, bool):
-                raise InvalidRequest("must be a whole number", field="before_ms")
-            return {"pruned": await self.prune(before_ms)}
-
-        async def put(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-            return await putting.put(self._store, destinations, Put.of(arguments))
-
+    @property
+    def actions(self) -> dict[str, Action]:
+        """What can be asked for, here or of the running bot; each takes its arguments as a request has them."""
         return {
-            "requeue": requeue, "discard": discard, "reload": again, "edit": edit, "prune": prune, "put": put,
-            "rename": self._renamed, "resend": self._sent_again, "salvage": self._bring_over,
-            "acknowledge": self._acknowledged, "adopt": adopted,
+            "requeue": self._requeue, "discard": self._discard, "resend": self._resend, "edit": self._edit,
+            "rename": self._rename, "prune": self._prune, "acknowledge": self._acknowledge, "adopt": self._adopt,
+            "put": self._put, "salvage": self._bring_over,
         }  # fmt: skip
 
-    async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not isinstance(arguments.get("file"), str):
-            raise InvalidRequest("must be the name of a file", field="file")
-        assert self._salvage is not None
-        return await self._salvage(Path(arguments["file"]))
+    async def _requeue(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        which, force = _split(arguments, "force")
+        return report(await self.requeue(which, force=force))
 
-    async def _sent_again(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _discard(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        rest = {name: value for name, value in arguments.items() if name != "reason"}
+        return report(await self.discard(Selection.of(rest), reason=arguments.get("reason")))
+
+    async def _resend(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         which, dry_run = _split(arguments, "dry_run")
         return (await self.resend(which, dry_run=dry_run)).as_json()
 
-    async def _renamed(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        asked = Renaming.of(arguments)
-        return report(await self.rename(asked.names, asked.destination, force=asked.force))
+    async def _edit(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give a dead or pending entry another payload. Raises InvalidEntry, InvalidRequest: it stays as it is."""
+        asked = Edit.of(arguments)
+        change = partial(
+            editing.edit, self._store.transact, asked.its_id, asked.destination, asked.payload,
+            was=asked.was, now_ms=self._clock.now_ms(), force=asked.force,
+        )  # fmt: skip
+        handled = await change(sending=self._sending)
+        if handled[0].outcome is Outcome.IS_PENDING:
+            async with self._at_rest():
+                handled = await change(pending=True)
+        return report(handled)
 
-    async def _acknowledged(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        return await self.acknowledge()
+    async def _rename(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Rename columns in all entries that are not settled, in those for one destination alone if it is named."""
+        asked = Renaming.of(arguments)
+        async with self._at_rest():
+            handled = await editing.rename(
+                self._store.transact, asked.names, asked.destination, now_ms=self._clock.now_ms(), force=asked.force
+            )
+        return report(handled)
+
+    async def _prune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Remove what was settled before a time, then give the room back to the disk."""
+        pruned = await maintenance.prune(self._store, Prune.of(arguments).before_ms)
+        await maintenance.shrink(self._store)
+        return {"pruned": pruned}
+
+    async def _acknowledge(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Forget a loss that somebody knows of now."""
+        return {"acknowledged": await meta.acknowledge_loss(self._store)}
+
+    async def _adopt(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
+        return {"was": await meta.forget_project(self._store)}
+
+    async def _put(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert self._destinations is not None
+        return await putting.put(self._store, self._destinations, Put.of(arguments))
+
+    async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        assert self._salvage is not None
+        return await self._salvage(Path(Salvage.of(arguments).file))
 
 
 def report(handled: Sequence[Handled]) -> dict[str, Any]:
@@ -186,17 +182,6 @@ def report(handled: Sequence[Handled]) -> dict[str, Any]:
         "entries": [{"id": each.id, "destination": each.destination, "outcome": each.outcome.value} for each in listed],
         "left_out": len(handled) - len(listed),
     }
-
-
-def _edit_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `Commands.edit` that a request holds. Raises InvalidRequest."""
-    kinds = {"its_id": str, "destination": str | None, "payload": str, "was": str | None, "force": bool}
-    for name in sorted({*kinds, *arguments}):
-        if name not in kinds:
-            raise InvalidRequest("is unknown to this version", field=name)
-        if not isinstance(arguments.get(name), kinds[name]):
-            raise InvalidRequest("is missing or of another type", field=name)
-    return {name: arguments.get(name) for name in kinds}
 
 
 def _split(arguments: Mapping[str, Any], name: str) -> tuple[Selection, bool]:

@@ -14,13 +14,12 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from outbox.admin.commands import LISTED, Commands, report
+from outbox.admin.commands import LISTED
 from outbox.cli import format as formatting
 from outbox.cli.advice import said, typed_id
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.filters import Chosen, DryRun, selecting
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
-from outbox.clock import SystemClock
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
 from outbox.forensics.causes import Cause, causes
@@ -140,12 +139,8 @@ def requeue(
         where = file_of(path)
         asked = _asked(chosen(ids=ids or None, everything=everything))
         which = _bound(where, asked, "requeue", yes=yes, dry_run=dry_run, as_object=as_object)
-
-        async def local(store: Store) -> dict[str, Any]:
-            return report(await Commands(store, clock=SystemClock()).requeue(which, force=force))
-
         arguments = {**which.as_json(), "force": force}
-        raise typer.Exit(change(where, "requeue", arguments, local, timeout, as_object=as_object))
+        raise typer.Exit(change(where, "requeue", arguments, timeout, as_object=as_object))
 
 
 @selecting
@@ -177,12 +172,8 @@ def discard(
         words = reason if dry_run else checked_reason(reason)
         asked = _asked(chosen(ids=ids or None, everything=everything)).but(pending=bool(ids))
         which = _bound(where, asked, "discard", yes=yes, dry_run=dry_run, as_object=as_object)
-
-        async def local(store: Store) -> dict[str, Any]:
-            return report(await Commands(store, clock=SystemClock()).discard(which, reason=words))
-
         arguments = {**which.as_json(), "reason": words}
-        raise typer.Exit(change(where, "discard", arguments, local, timeout, as_object=as_object))
+        raise typer.Exit(change(where, "discard", arguments, timeout, as_object=as_object))
 
 
 def reload(
@@ -212,7 +203,7 @@ def reload(
             await store.end_pauses([(pause.scope, pause.subject) for pause in pauses])
             return {"pauses_ended": len(pauses)}
 
-        raise typer.Exit(change(where, "reload", {}, local, timeout, as_object=as_object))
+        raise typer.Exit(change(where, "reload", {}, timeout, as_object=as_object, local=local))
 
 
 def adopt(
@@ -238,11 +229,7 @@ def adopt(
     with complaints(path, as_object=as_object):
         where = file_of(path)
         asyncio.run(look(where, lambda observer: observer.pauses()))  # it is an outbox, or says what it is
-
-        async def local(store: Store) -> dict[str, Any]:
-            return await Commands(store, clock=SystemClock()).adopt()
-
-        raise typer.Exit(change(where, "adopt", {}, local, timeout, as_object=as_object))
+        raise typer.Exit(change(where, "adopt", {}, timeout, as_object=as_object))
 
 
 # ---------------------------------------------------------------------------------------------- asking first

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Commands, Renaming, report
+from outbox.admin.commands import Renaming, report
 from outbox.admin.edit import Candidate, candidates, renamable
 from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
@@ -34,12 +34,10 @@ from outbox.cli.send_command import (
     file_of,
     tell,
 )
-from outbox.clock import SystemClock
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.forensics import entries
 from outbox.store.read_only import look
 from outbox.store.selection import NOT_DEAD, Handled, Outcome
-from outbox.store.store import Store
 
 _DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"
 
@@ -138,19 +136,13 @@ def _check(its_id: str | None, names: Mapping[str, str], source: str | None, *, 
 
 def _rename_all(where: Path, asked: Renaming, timeout_s: float, *, yes: bool, as_object: bool) -> int:
     """Show how many entries have such a column, ask, and rename."""
-
-    async def local(store: Store) -> dict[str, Any]:
-        return report(
-            await Commands(store, clock=SystemClock()).rename(asked.names, asked.destination, force=asked.force)
-        )
-
     if not yes:
         number = asyncio.run(look(where, lambda observer: renamable(observer, asked.names, asked.destination)))
         if number:
             words = ", ".join(f"{old} to {new}" for old, new in asked.names.items())
             what = f"rename {words} in {number:,} {'entry' if number == 1 else 'entries'} and send them?"
             confirm(where, what, as_object=as_object)
-    return change(where, "rename", asked.as_json(), local, timeout_s, as_object=as_object)
+    return change(where, "rename", asked.as_json(), timeout_s, as_object=as_object)
 
 
 def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
@@ -166,11 +158,7 @@ def _carried_out(where: Path, found: Candidate, new: str, force: bool, timeout_s
         "its_id": entry.id, "destination": entry.destination, "payload": new,
         "was": fingerprint(entry.payload), "force": force,
     }  # fmt: skip
-
-    async def local(store: Store) -> dict[str, Any]:
-        return report(await Commands(store, clock=SystemClock()).edit(**arguments))
-
-    return change(where, "edit", arguments, local, timeout_s, as_object=as_object)
+    return change(where, "edit", arguments, timeout_s, as_object=as_object)
 
 
 def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object: bool) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from outbox.admin.commands import Commands
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.filters import age_ms
@@ -21,7 +20,6 @@ from outbox.forensics import entries
 from outbox.forensics.backup import Copied, back_up, name_in, remove_old
 from outbox.settings import load
 from outbox.store.read_only import look
-from outbox.store.store import Store
 
 _DAY_MS = 86_400_000
 _DEFAULT_DAYS = 7.0
@@ -70,11 +68,7 @@ def prune(
         if found and not yes:
             question = f"prune {found:,} that arrived or were given up before {formatting.moment(before_ms)}?"
             confirm(where, question, as_object=as_object, nothing={"pruned": 0})
-
-        async def local(store: Store) -> dict[str, Any]:
-            return {"pruned": await Commands(store, clock=SystemClock()).prune(before_ms)}
-
-        raise typer.Exit(change(where, "prune", {"before_ms": before_ms}, local, timeout, as_object=as_object))
+        raise typer.Exit(change(where, "prune", {"before_ms": before_ms}, timeout, as_object=as_object))
 
 
 def _retention_ms(older_than: str | None, path: Path | None) -> int:

@@ -94,7 +94,7 @@ def put(
             minted = None if keep else mint_ids(SystemClock().now_ms(), os.urandom(10 * len(rows)))
             ids = minted if its_id is None else [its_id]
             asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options})
-            if not told.add(*done(where, "put", asked.as_json(), _local(asked, path), timeout)):
+            if not told.add(*done(where, "put", asked.as_json(), timeout, _local(asked, path))):
                 break
         _finish(told, as_object=as_object)
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import typer
 
-from outbox.admin.commands import Commands
 from outbox.cli.common import AsJson, FilePath, complaints
 from outbox.cli.filters import Chosen, DryRun, selecting
 from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, done, file_of
-from outbox.clock import SystemClock
-from outbox.store.selection import Selection
-from outbox.store.store import Store
 
 
 @selecting
@@ -62,18 +56,9 @@ def resend(
     with complaints(path, as_object=as_object):
         where, which = file_of(path), chosen()
         if not (yes or dry_run):
-            _, found = done(where, "resend", {**which.as_json(), "dry_run": True}, _local(which, dry_run=True), timeout)
+            _, found = done(where, "resend", {**which.as_json(), "dry_run": True}, timeout)
             if found.get("resent"):
                 nothing = {"resent": 0, "superseded": 0, "updates": 0, "destinations": {}, "dry_run": False}
                 confirm(where, f"send {found['resent']:,} again?", as_object=as_object, nothing=nothing)
         arguments = {**which.as_json(), "dry_run": dry_run}
-        raise typer.Exit(
-            change(where, "resend", arguments, _local(which, dry_run=dry_run), timeout, as_object=as_object)
-        )
-
-
-def _local(which: Selection, *, dry_run: bool) -> Any:
-    async def local(store: Store) -> dict[str, Any]:
-        return (await Commands(store, clock=SystemClock()).resend(which, dry_run=dry_run)).as_json()
-
-    return local
+        raise typer.Exit(change(where, "resend", arguments, timeout, as_object=as_object))

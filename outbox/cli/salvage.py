@@ -8,15 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.admin.commands import Commands
 from outbox.cli import format as formatting, send_command
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
-from outbox.clock import SystemClock
 from outbox.errors import StoreError
 from outbox.recovery.salvage import salvage_and_rename
 from outbox.store.files import real_path
 from outbox.store.read_only import is_file
-from outbox.store.store import Store
 
 _DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot.")]
@@ -69,11 +66,9 @@ def salvage(
         if source == where:
             raise StoreError(f"{source} is the outbox itself; give another one with --path", path=source)
         _must_be_an_outbox(where)
-
-        async def local(store: Store) -> dict[str, Any]:
-            return await salvage_and_rename(store, source)
-
-        _, facts = send_command.done(where, "salvage", {"file": str(source)}, local, timeout)
+        _, facts = send_command.done(
+            where, "salvage", {"file": str(source)}, timeout, lambda store: salvage_and_rename(store, source)
+        )
         _finish(where, facts, _salvage_code(facts), _salvage_words, as_object=as_object)
 
 
@@ -91,11 +86,7 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
     with complaints(path, as_object=as_object):
         where = send_command.file_of(path)
         _must_be_an_outbox(where)
-
-        async def local(store: Store) -> dict[str, Any]:
-            return await Commands(store, clock=SystemClock()).acknowledge()
-
-        _, facts = send_command.done(where, "acknowledge", {}, local, timeout)
+        _, facts = send_command.done(where, "acknowledge", {}, timeout)
         _finish(where, facts, _code(facts), _acknowledge_words, as_object=as_object)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox.admin import inbox
+from outbox.admin.commands import Commands
 from outbox.cli import format as formatting
 from outbox.cli.common import file_and_warnings, print_json
 from outbox.clock import SystemClock
@@ -30,7 +31,7 @@ _CHANGED = {"requeued", "discarded"}
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot to answer.")]
 
-Local = Callable[[Store], Awaitable[dict[str, Any]]]
+Local = Callable[[Store], Awaitable[Mapping[str, Any]]]
 NOTHING: Mapping[str, Any] = {"outcomes": {}, "done": 0, "entries": [], "left_out": 0}
 
 
@@ -52,10 +53,16 @@ def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str
 
 
 def change(
-    where: Path, action: str, arguments: Mapping[str, Any], local: Local, timeout_s: float, *, as_object: bool
+    where: Path,
+    action: str,
+    arguments: Mapping[str, Any],
+    timeout_s: float,
+    *,
+    as_object: bool,
+    local: Local | None = None,
 ) -> int:
-    """Do it, or have it done; print what came of it and return the exit code."""
-    by, facts = done(where, action, arguments, local, timeout_s)
+    """Do it, or have it done; print what came of it and return the exit code. local: as `done`."""
+    by, facts = done(where, action, arguments, timeout_s, local)
     return tell(where, action, by, facts, timeout_s, as_object=as_object)
 
 
@@ -70,13 +77,14 @@ def tell(where: Path, action: str, by: str, facts: Mapping[str, Any], timeout_s:
 
 
 def done(
-    where: Path, action: str, arguments: Mapping[str, Any], local: Local, timeout_s: float
+    where: Path, action: str, arguments: Mapping[str, Any], timeout_s: float, local: Local | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Do it, or have it done. Returns who did it, and what came of it."""
+    """Do it, or have it done. Return who did it, and what came of it. local: what it is here, if it differs."""
+    do = local or (lambda store: Commands(store, clock=SystemClock()).actions[action](arguments))
     until_s = time.monotonic() + timeout_s
     while True:
         try:
-            return "this command", asyncio.run(_alone(where, local))
+            return "this command", dict(asyncio.run(_alone(where, do)))
         except StoreInUse:
             request = inbox.post(where, action, arguments)
         answer = _answer(where, request, until_s)
@@ -87,10 +95,10 @@ def done(
         # The bot has ended meanwhile, and the request was taken back: once more from the start.
 
 
-async def _alone(where: Path, local: Local) -> dict[str, Any]:
+async def _alone(where: Path, do: Local) -> Mapping[str, Any]:
     store = await open_store(where, clock=SystemClock())
     try:
-        return await local(store)
+        return await do(store)
     finally:
         await store.close()
 

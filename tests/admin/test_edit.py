@@ -32,10 +32,9 @@ def opened(path: Path) -> tuple[Settings, ScriptedTransport]:
 
 
 async def edit(outbox: Outbox, its_id: str, row: dict[str, object], **how: object) -> Outcome:
-    values: dict[str, object] = {"was": None, "force": False, **how}
-    destination = values.pop("destination", None)
-    (handled,) = await outbox._commands.edit(its_id, destination, json.dumps(row), **values)  # type: ignore[arg-type]
-    return handled.outcome
+    asked = {"its_id": its_id, "payload": json.dumps(row), "was": None, "force": False, **how}
+    (handled,) = (await outbox._commands.actions["edit"](asked))["entries"]
+    return Outcome(handled["outcome"])
 
 
 @run_async
@@ -163,12 +162,9 @@ async def test_an_edit_is_compared_with_what_came_later_of_the_row_that_it_now_m
 async def test_a_request_to_edit_that_makes_no_sense_is_refused(
     spoil: Callable[[dict[str, object]], dict[str, object]], tmp_path: Path
 ) -> None:
-    async def nothing() -> None:
-        return None
-
     sent: dict[str, object] = {"its_id": "t", "destination": None, "payload": "{}", "was": None, "force": False}
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
-        action = outbox._commands.actions(outbox._destinations, nothing, nothing)["edit"]
+        action = outbox._commands.actions["edit"]
         assert (await action(sent))["outcomes"] == {"unknown id": 1}  # the control
         with pytest.raises(InvalidRequest):
             await action(spoil(sent))
@@ -196,10 +192,11 @@ async def test_a_lane_with_a_misspelt_column_is_mended_at_once_and_all_of_it_arr
         await outbox.drain(timeout=0.2)
         assert (await outbox.stats()).pending == 7  # the control: nothing mends itself
         async with outbox.flushing():
-            handled = await outbox._commands.rename({"symbl": "symbol"}, "fills", force=False)
+            names = {"names": {"symbl": "symbol"}, "destination": "fills"}
+            answer = await outbox._commands.actions["rename"](names)
         await outbox.drain(timeout=5)
 
-        assert [each.outcome for each in handled] == [Outcome.REQUEUED] * 5 + [Outcome.UNFIT]
+        assert answer["outcomes"] == {Outcome.REQUEUED: 5, Outcome.UNFIT: 1}
         assert (await outbox.stats()).delivered == 5
         assert (await outbox.stats()).pending == 2
     stored = rows(tmp_path / "bot.db", "select payload from outbox where state = 'delivered' order by seq")
