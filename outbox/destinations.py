@@ -23,7 +23,7 @@ from outbox.entry import (
     mint_ids,
 )
 from outbox.errors import ConfigError, InvalidEntry
-from outbox.prepare import member, written
+from outbox.prepare import member, written, written_alike
 from outbox.store.store import Store
 
 logger: logs.Logger = logs.named("outbox")
@@ -34,6 +34,9 @@ DECLARED = (
     Destination("events", integers=integer_columns("events"), key_kind=Kind.UUID),
     Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions"), key_kind=Kind.UUID),
 )
+
+# So many rows of one put_many are written in one go, if they are alike: one that is not makes as many slow.
+_ALIKE = 128
 
 # Whoever waits for a call with a deadline collects here the ids of what it puts.
 put_ids: ContextVar[list[str] | None] = ContextVar("outbox_put_ids", default=None)
@@ -142,19 +145,29 @@ class Destinations:
         chosen = [None] * len(rows) if ids is None else list(ids)
         if len(chosen) != len(rows):
             raise InvalidEntry(f"{len(chosen)} ids for {len(rows)} rows", field="ids")
-        now_ms, source, lane_of = self._clock.now_ms(), self._source, self._store.writer.lanes.get
-        minted = iter(mint_ids(now_ms, os.urandom(10 * len(rows))))
+        now_ms = self._clock.now_ms()
+        minted = mint_ids(now_ms, os.urandom(10 * len(rows)))
+        plain = ids is None and all(value is None for value in options.values())
         ready: list[tuple[Entry, LaneSpec]] = []
-        for number, (row, own) in enumerate(zip(rows, chosen, strict=True)):
-            try:
-                each = written(known, row, id=own, **options)
-            except InvalidEntry as error:
-                raise InvalidEntry(error.reason, field=f"rows[{number}].{error.field}") from None
-            if each.repaired:
-                self._tell_repaired(destination, each.repaired)
-            spec = each.intent.spec
-            entry = each.entry(each.id or next(minted), created_at_ms=now_ms, source=source, lane=lane_of(spec))
-            ready.append((entry, spec))
+        for start in range(0, len(rows), _ALIKE):
+            part = slice(start, start + _ALIKE)
+            alike = written_alike(known, rows[part]) if plain else None
+            if alike is not None:
+                spec = alike.intent.spec
+                lane = self._store.writer.lanes.get(spec)
+                made = alike.entries(minted[part], created_at_ms=now_ms, source=self._source, lane=lane)
+                ready += [(entry, spec) for entry in made]
+                continue
+            for number, row in enumerate(rows[part], start):
+                try:
+                    each = written(known, row, id=chosen[number], **options)
+                except InvalidEntry as error:
+                    raise InvalidEntry(error.reason, field=f"rows[{number}].{error.field}") from None
+                if each.repaired:
+                    self._tell_repaired(destination, each.repaired)
+                spec, own = each.intent.spec, each.id or minted[number]
+                lane = self._store.writer.lanes.get(spec)
+                ready.append((each.entry(own, created_at_ms=now_ms, source=self._source, lane=lane), spec))
         if (noted := put_ids.get()) is not None:
             noted += [entry.id for entry, _ in ready]
         return ready

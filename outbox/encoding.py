@@ -5,8 +5,8 @@ refuse or misread is converted where nothing is lost, repaired where it can be s
 refused with its path everywhere else; an error names paths, keys and types, never a value.
 
 Three roads lead to the same text. `_flat` writes rows of exact str, int, float, bool and None, which most are, into a
-template of their columns; `_fast` hands those with dicts, lists and tuples in them to the C encoder; `_Writer` takes
-everything else, knows where it is, and is the only one that refuses.
+template of their columns, and `encode_alike` many such rows at once; `_fast` hands those with dicts, lists and tuples
+in them to the C encoder; `_Writer` takes everything else, knows where it is, and is the only one that refuses.
 Types that JSON does not know are made plainer by `foreign_types`, one step at a time.
 """
 
@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from itertools import chain
 from json.encoder import encode_basestring
 from operator import itemgetter, methodcaller
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from outbox.errors import InvalidEntry
 from outbox.foreign_types import RefusedError, is_registered, simplifier
@@ -66,6 +67,34 @@ def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> En
         raise InvalidEntry(_STACK, field=where) from None
 
 
+def encode_alike(rows: Sequence[object], *, integers: Collection[str] = ()) -> tuple[tuple[str, ...], list[str]] | None:
+    """Return the columns and the texts of `rows`, as `encode_row` would each; None: it must look at each of them.
+
+    All of them are dicts of the same columns in the same order, and hold plain scalars: their values are written in one
+    go and put into a template, for which a row takes less than half the time.
+    """
+    if set(map(type, rows)) != {dict}:
+        return None
+    plain = cast("Sequence[dict[str, object]]", rows)
+    names = tuple(plain[0])
+    if set(map(tuple, plain)) != {names} or not _TEXT.issuperset(map(type, chain.from_iterable(plain))):
+        return None
+    layout = _layout(names)
+    if layout is None or any(float in map(type, map(itemgetter(name), plain)) for name in integers if name in names):
+        return None
+    values = list(chain.from_iterable(map(layout.values, plain)))
+    if not _SCALARS.issuperset(map(type, values)):
+        return None
+    try:
+        text = _unless_unsound(_VALUES.encode(values))
+    except ValueError:  # NaN, an infinity, an integer of too many digits
+        return None
+    if text is None:
+        return None
+    filled = _BETWEEN.join([layout.template] * len(rows)) % tuple(text[1:-1].split(_BETWEEN))
+    return layout.columns, filled.split(_BETWEEN)
+
+
 def encode_value(value: object, *, where: str) -> str:
     """Return the canonical JSON of one value, by the rules of `encode_row`. Raises InvalidEntry."""
     try:
@@ -103,6 +132,8 @@ _NOT_FINITE = frozenset({"nan", "inf", "-inf"})  # as Python writes them; a text
 _C_ENCODER = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )
+_BETWEEN = "\x1f"  # in no text of JSON: a control character in a string is escaped
+_VALUES = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(_BETWEEN, ":"))
 
 
 class _Layout(NamedTuple):

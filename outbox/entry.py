@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Self, TypedDict
@@ -25,6 +25,8 @@ OperationName = Literal["insert", "upsert", "update"]
 IfExists = Literal["keep"]
 # A name space of our own (RFC 9562, section 6.6): it must never change.
 _NAMED = UUID("6f7b6f78-6f75-5462-8f78-6f7574626f78")
+# Of the digit behind the second dash the two highest bits are the variant's, the others are dice.
+_VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 class SharedOptions(TypedDict, total=False):
@@ -118,8 +120,7 @@ def mint_id(now_ms: int, entropy: bytes) -> str:
     """Return a UUIDv7 (RFC 9562, section 5.7) for `now_ms`; `entropy`: 10 random bytes."""
     # Texts rather than one number of 128 bits: a quarter quicker, once for every put.
     time, dice = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex()
-    variant = "89ab"[entropy[9] & 3]  # the two highest bits are the variant's, the others are dice
-    return f"{time[:8]}-{time[8:]}-7{dice[:3]}-{variant}{dice[3:6]}-{dice[6:18]}"
+    return f"{time[:8]}-{time[8:]}-7{dice[:3]}-{_VARIANTS[dice[19]]}{dice[3:6]}-{dice[6:18]}"
 
 
 def uuid_of(text: str) -> str:
@@ -129,7 +130,15 @@ def uuid_of(text: str) -> str:
 
 def mint_ids(now_ms: int, entropy: bytes) -> list[str]:
     """Return UUIDv7s for `now_ms` in ascending order; `entropy`: 10 random bytes for each."""
-    return sorted(mint_id(now_ms, entropy[start : start + 10]) for start in range(0, len(entropy), 10))
+    time, dice, variants = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex(), _VARIANTS
+    start = f"{time[:8]}-{time[8:]}-7"
+    # What all have in common is made once: half the time of so many single ones.
+    return sorted(
+        [
+            f"{start}{dice[at : at + 3]}-{variants[dice[at + 19]]}{dice[at + 3 : at + 6]}-{dice[at + 6 : at + 18]}"
+            for at in range(0, len(dice), 20)
+        ]
+    )
 
 
 def digest(
@@ -144,6 +153,17 @@ def digest(
     # The unit separator cannot stand in a name, and JSON escapes it: no two entries give one text.
     text = "\x1f".join((destination, operation, key or "", on_conflict or "", match or "", payload))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def insert_digests(destination: str, payloads: Iterable[str]) -> list[str]:
+    """Return the digest of a plain insert of each of `payloads`."""
+    begun = hashlib.blake2b(f"{destination}\x1f{Operation.INSERT}\x1f\x1f\x1f\x1f".encode(), digest_size=16)
+    found = list[str]()
+    for payload in payloads:
+        state = begun.copy()
+        state.update(payload.encode())
+        found.append(state.hexdigest())
+    return found
 
 
 MOVES: dict[State, frozenset[State]] = {

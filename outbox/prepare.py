@@ -13,8 +13,8 @@ from urllib.parse import quote
 from uuid import UUID
 
 from outbox.columns import Kind
-from outbox.encoding import encode_row, identifier
-from outbox.entry import Destination, Entry, IfExists, LaneSpec, Operation, OperationName, digest
+from outbox.encoding import encode_alike, encode_row, identifier
+from outbox.entry import Destination, Entry, IfExists, LaneSpec, Operation, OperationName, digest, insert_digests
 from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row, ordering_key
 
@@ -101,6 +101,35 @@ def written(
     if if_exists is not None:
         _check_if_exists(if_exists, chosen_id)
     return Written(chosen_id, intent, encoded.text, mark, encoded.repaired, if_exists)
+
+
+class Alike(NamedTuple):
+    """Rows that mean the same and are ready for the store, but for their times and ids."""
+
+    intent: Intent
+    payloads: list[str]
+    digests: list[str]
+
+    def entries(self, ids: Sequence[str], *, created_at_ms: int, source: str | None, lane: int | None) -> list[Entry]:
+        """Return the entries to store, each with its id."""
+        name, operation, *_ = self.intent.spec
+        return [
+            Entry(each, name, operation, None, payload, None, None, lane, created_at_ms, source, mark, None)
+            for each, payload, mark in zip(ids, self.payloads, self.digests, strict=True)
+        ]
+
+
+def written_alike(destination: Destination, rows: Sequence[object]) -> Alike | None:
+    """Return what to store for plain inserts of `rows`, as `written` would each; None: it must look at each of them."""
+    plain = destination.operation is Operation.INSERT and not destination.on_conflict
+    if not plain or destination.key_kind is Kind.INTEGER:
+        return None
+    encoded = encode_alike(rows, integers=destination.integers)
+    if encoded is None or destination.key in encoded[0]:  # an id of each row's own
+        return None
+    columns, payloads = encoded
+    intent = _plain_insert(destination, columns)
+    return Alike(intent, payloads, insert_digests(destination.name, payloads))
 
 
 def _fitting(destination: Destination, id: str | None) -> str | None:

@@ -264,14 +264,7 @@ def read(db_bytes: int, wal_bytes: int, *, damage: str | None = None, quarantine
 
 async def take(reader: Reader, **beside: Any) -> Snapshot:
     """Return the snapshot by way of `reader`; `beside` as `read`. Raises StoreError, OutboxClosed."""
-    path = reader.path
-    reading = read(files.file_bytes(path), files.file_bytes(files.wal_path(path)), **beside)
-    rows = None
-    while True:
-        try:
-            rows = await reader.read(*reading.send(rows))
-        except StopIteration as end:
-            return cast("Snapshot", end.value)
+    return await reader.run(lambda connection: _read_at_once(connection, reader.path, **beside))
 
 
 def take_in_thread(path: Path, **beside: Any) -> Snapshot:
@@ -279,19 +272,27 @@ def take_in_thread(path: Path, **beside: Any) -> Snapshot:
 
     A connection of its own takes some hundred microseconds; in a WAL file a reader waits for nobody. Raises StoreError.
     """
-    reading = read(files.file_bytes(path), files.file_bytes(files.wal_path(path)), **beside)
-    rows = None
     uri = files.uri(path)
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
-            connection.execute("begin")  # one moment of the file's life
-            while True:
-                try:
-                    rows = connection.execute(*reading.send(rows)).fetchall()
-                except StopIteration as end:
-                    return cast("Snapshot", end.value)
+            return _read_at_once(connection, path, **beside)
     except database.SqliteError as error:
         raise database.named(error, path) from error
+
+
+def _read_at_once(connection: sqlite3.Connection, path: Path, **beside: Any) -> Snapshot:
+    reading, rows = read(files.file_bytes(path), files.file_bytes(files.wal_path(path)), **beside), None
+    begun = connection.in_transaction  # by an onlooker that reads more of the same moment
+    if not begun:
+        connection.execute("begin")
+    try:
+        while True:
+            rows = connection.execute(*reading.send(rows)).fetchall()
+    except StopIteration as end:
+        return cast("Snapshot", end.value)
+    finally:
+        if not begun:
+            connection.rollback()
 
 
 def said_of_loss(noted: str | None) -> str | None:

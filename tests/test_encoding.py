@@ -27,7 +27,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from outbox import encoding
-from outbox.encoding import MAX_DEPTH, Encoded, encode_row, encode_value, identifier
+from outbox.encoding import MAX_DEPTH, Encoded, encode_alike, encode_row, encode_value, identifier
 from outbox.errors import InvalidEntry
 
 ROOT = Path(encoding.__file__).parent.parent
@@ -579,6 +579,43 @@ ODD_ROWS = st.dictionaries(COLUMNS, _deep(ODD_LEAVES, ANY_TEXT | st.integers()),
 def test_both_roads_write_the_same_text(row: dict[str, object]) -> None:
     assert encoding._fast(row, row.values(), 1) is not None or "\\u0000" in careful(row).text
     assert encode_row(row, where="trades") == careful(row)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(st.lists(st.fixed_dictionaries({"b": SCALARS, "a_1": SCALARS, "C": SCALARS}), min_size=1, max_size=8))
+def test_rows_written_in_one_go_have_the_texts_of_each(rows: list[dict[str, object]]) -> None:
+    alone = [encode_row(row, where="trades", integers=("b",)) for row in rows]
+    alike = encode_alike(rows, integers=("b",))
+    if alike is not None:
+        assert alike == (alone[0].columns, [each.text for each in alone])
+        assert not any(each.repaired for each in alone)
+
+
+PLAIN = {"b": 'it says "x" \x1f', "a": 1.5, "c": None}
+
+
+@pytest.mark.parametrize(
+    ("other", "in_one_go"),
+    [
+        pytest.param(PLAIN, True, id="plain"),
+        pytest.param({"b": "é", "a": -(2**80), "c": True}, True, id="other scalars"),
+        pytest.param(PLAIN | {"b": "\0"}, False, id="NUL"),
+        pytest.param(PLAIN | {"b": "\ud800"}, False, id="surrogate"),
+        pytest.param(PLAIN | {"a": math.nan}, False, id="no number"),
+        pytest.param(PLAIN | {"a": 10**5000}, False, id="too many digits"),
+        pytest.param(PLAIN | {"a": Reason.TIMEOUT}, False, id="enum"),
+        pytest.param(PLAIN | {"a": [1]}, False, id="container"),
+        pytest.param(PLAIN | {"c": 1.0}, False, id="float in an integer column"),
+        pytest.param(PLAIN | {"d": 1}, False, id="another column"),
+        pytest.param({Column.B: 1, "a": 1.5, "c": None}, False, id="a key that is an enum"),
+        pytest.param({}, False, id="no column"),
+        pytest.param([("a", 1)], False, id="no mapping"),
+    ],
+)
+def test_only_plain_rows_of_the_same_columns_are_written_in_one_go(other: object, in_one_go: bool) -> None:
+    assert (encode_alike([PLAIN, other], integers=("c",)) is not None) is in_one_go
 
 
 @given(PLAIN_ROWS)

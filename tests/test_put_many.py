@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from outbox import BlockingOutbox, IdConflict, InvalidEntry, Outbox, OutboxFull, Settings, StoreError
+from outbox.encoding import Encoded, encode_row
 from outbox.testing import ScriptedTransport
 from tests.store.tools import count, raised, rows, shell
 from tests.support import run_async
@@ -49,6 +50,29 @@ async def test_many_rows_cost_one_hop(path: Path, monkeypatch: pytest.MonkeyPatc
         with counted_hops(monkeypatch) as hops:
             await outbox.put_many("fills", numbered(1024))
         assert len(hops) == 1, hops
+
+
+@run_async
+async def test_rows_written_in_one_go_are_stored_as_each_put_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {"n": {"nested": 1}}
+    many = [*numbered(200), odd, *numbered(200, start=200)]  # 128 rows are looked at at once
+    looked_at: list[object] = []
+
+    def looking(row: object, **known: Any) -> Encoded:
+        looked_at.append(row)
+        return encode_row(row, **known)
+
+    monkeypatch.setattr("outbox.prepare.encode_row", looking)
+    async with Outbox.open(settings(path)) as outbox:
+        await outbox.put_many("fills", numbered(300))
+        assert not looked_at
+        await outbox.put_many("fills", many)
+        assert looked_at == many[128:256]  # the control
+        for row in many:
+            await outbox.put("fills", row)
+
+    found = rows(path, "select payload, digest, operation, key, lane, state from outbox where seq > 300 order by seq")
+    assert found[: len(many)] == found[len(many) :]
 
 
 @run_async

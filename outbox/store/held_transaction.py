@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -110,7 +109,8 @@ class Block:
         if minted and self._next_seq is not None:
             receipt = Receipt(id=entry.id, seq=self._next_seq)
             self._gathered.append((entry, spec))
-            self._noted([receipt])
+            self._ids.append(entry.id)
+            self._last_seq, self._next_seq = self._next_seq, self._next_seq + 1
             if len(self._gathered) >= queries.STEP:
                 await self._run(_nothing)
             return receipt
@@ -256,7 +256,7 @@ class Block:
         gathered, self._gathered = self._gathered, []
         try:
             for part in many.parts(await many.placed(connection, gathered, self._lanes)):
-                cursor = await connection.execute(queries.insert(len(part)), list(itertools.chain.from_iterable(part)))
+                cursor = await connection.execute(*queries.insert(part))
                 self._check_stored(cursor.rowcount, len(part))
         except Exception as error:
             if isinstance(command, _Statement) and not command.done.done():

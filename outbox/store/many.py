@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from outbox.store.capacity import Capacity
 from outbox.store.receipts import Receipt, find_lane, receipt_of, stored
 from outbox.store.writer import Writer
 
-# Entries that share all but their id, key, payload, lane and digest, as those of one put_many do; each with its lane.
+# Entries, each with the spec of its lane.
 Placed = Sequence[tuple[Entry, LaneSpec]]
 
 
@@ -49,7 +48,7 @@ async def insert_all(
     ((before,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
     fresh = 0
     for part in parts(entries) if problem is None else ():
-        cursor = await connection.execute(queries.insert_alike(len(part), keep=True), _parameters(part))
+        cursor = await connection.execute(*queries.insert(part))
         fresh += cursor.rowcount
     ((after,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
     if fresh == len(entries) == after - before:
@@ -69,7 +68,7 @@ async def _at_once(connection: aiosqlite.Connection, entries: Sequence[Entry], w
     if not (one and writer.capacity.open and await writer.is_plain(connection)):
         return None
     try:
-        cursor = await connection.execute(queries.insert_alike(len(entries), keep=False), _parameters(entries))
+        cursor = await connection.execute(*queries.insert(entries, keep=False))
     except sqlite3.IntegrityError:  # one is stored already, or breaks a rule of the bot's own
         return None
     places = range(writer.last_seq + 1, writer.last_seq + 1 + len(entries))
@@ -99,10 +98,6 @@ def parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
         found.append(entries[start : start + size])
         start += size
     return found
-
-
-def _parameters(entries: Sequence[Entry]) -> list[object]:
-    return [*queries.shared_values(entries[0]), *itertools.chain.from_iterable(map(queries.own_values, entries))]
 
 
 @contextlib.asynccontextmanager

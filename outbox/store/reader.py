@@ -8,7 +8,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import aiosqlite
 
@@ -17,6 +17,8 @@ from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, files, queries
 from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredEntry, StoredPause
+
+T = TypeVar("T")
 
 _PAYLOAD = queries.SENT.index("payload")
 
@@ -38,6 +40,11 @@ class Reader:
         """Return the rows of a query on the reading connection. Raises StoreError, OutboxClosed."""
         async with self._using() as connection:
             return list(await connection.execute_fetchall(sql, parameters))
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on the reading connection, in its thread: one hop, whatever it asks. Errors as `read`."""
+        async with self._using() as connection:
+            return cast("T", await connection._execute(work, connection._conn))  # type: ignore[no-untyped-call]
 
     @contextlib.asynccontextmanager
     async def _using(self) -> AsyncIterator[aiosqlite.Connection]:
@@ -71,8 +78,7 @@ class Reader:
                     if left is not None and (left := left - utf8_bytes(row[_PAYLOAD])) < 0:
                         return
 
-        async with self._using() as connection:
-            await connection._execute(read, connection._conn)  # type: ignore[no-untyped-call]
+        await self.run(read)
         return found
 
     @contextlib.asynccontextmanager

@@ -47,7 +47,7 @@ async def find_lanes(connection: aiosqlite.Connection, specs: Sequence[LaneSpec]
 
 async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:
     """Store one entry inside an open transaction. Raises IdConflict."""
-    cursor = await connection.execute(queries.insert(1), entry)
+    cursor = await connection.execute(*queries.insert((entry,)))
     if cursor.rowcount == 1 and cursor.lastrowid is not None:
         return Receipt(id=entry.id, seq=cursor.lastrowid)
     return receipt_of(entry, (await stored(connection, [entry])).get(0), path)

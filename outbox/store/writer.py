@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -291,8 +290,7 @@ class Writer:
 
     async def _insert(self, entries: Sequence[Entry]) -> range | None:
         """Store `entries` and return their places; None: some were there already, or others came in between."""
-        parameters = list(itertools.chain.from_iterable(entries))
-        cursor = await self.commits.connection.execute(queries.insert(len(entries)), parameters)
+        cursor = await self.commits.connection.execute(*queries.insert(entries))
         places = range(self._last_seq + 1, self._last_seq + 1 + len(entries))
         return places if cursor.rowcount == len(entries) and cursor.lastrowid == places[-1] else None
 

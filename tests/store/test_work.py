@@ -92,7 +92,7 @@ def steps(db: sqlite3.Connection, work: Work) -> int:
 
 def put(db: sqlite3.Connection, key: str | None = None) -> None:
     made, _ = entry(1, id=mint_id(1, bytes(10)), key=key)
-    db.execute(queries.insert(1), made._replace(lane=2 if key else 1)).fetchall()
+    db.execute(*queries.insert([made._replace(lane=2 if key else 1)])).fetchall()
 
 
 def asks(query: queries.Query, *parameters: object) -> Work:
