@@ -1,7 +1,7 @@
 -- Optional: a role that may do what the outbox's own requests need, for the rows of one bot, and nothing else.
 --
 -- Needs:   the files of supabase_sql/; the owner of the tables, and CREATEROLE.
--- Applies: again and again; after partitions.sql once more, which makes the policies of its tables anew.
+-- Applies: again and again.
 -- Locks:   none where the policies are as wanted; else ACCESS EXCLUSIVE on the four tables for milliseconds.
 --
 -- A secret key is service_role: it passes row-level security and reaches every table of the project. A bot whose

@@ -16,9 +16,135 @@
 -- 100,000 of those falls into a given month by chance. Before you drop a month, look at its timestamps.
 --
 -- The partitions are in a schema of their own that PostgREST does not show: the table decides who may reach a row.
--- Grants and policies of your own on the two tables are to be made again afterwards.
 -- Once a month, or once a year: select outbox_partitions.add_months(12). Without that, rows go to the default
 -- partition, and move to their month when it is made.
+--
+-- Carried over: rows, indexes, constraints, defaults, triggers, statistics, owner, comments, policies and grants.
+-- What cannot be is refused by name, before anything is changed and without waiting for anybody, with what to type.
+
+do $$
+declare
+    wrong text;
+begin
+    with tables (oid, name, place, row_type) as (
+        select c.oid, c.relname, format('public.%I', c.relname), c.reltype from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relname in ('trades', 'events') and c.relkind <> 'p'
+    ), others as (
+        -- All that goes by the table or its row type, and is no part of it: it would go on with the old table.
+        select distinct t.place, t.oid, d.classid, d.objid, d.objsubid, o.type, o.identity
+        from tables t cross join lateral (values
+            ('pg_class'::regclass, t.oid), ('pg_type', row_type),
+            ('pg_type', (select typarray from pg_type where oid = row_type))
+        ) as it (class, oid)
+        join pg_depend d on d.refclassid = it.class and d.refobjid = it.oid
+        cross join pg_identify_object(d.classid, d.objid, d.objsubid) as o
+        where d.deptype <> 'i' and t.oid is distinct from case d.classid
+            when 'pg_class'::regclass then (select indrelid from pg_index where indexrelid = d.objid)
+            when 'pg_attrdef'::regclass then (select adrelid from pg_attrdef where oid = d.objid)
+            when 'pg_constraint'::regclass then (select conrelid from pg_constraint where oid = d.objid)
+            when 'pg_trigger'::regclass then (
+                select case when tgisinternal then t.oid else tgrelid end from pg_trigger where oid = d.objid
+            )
+            when 'pg_policy'::regclass then (select polrelid from pg_policy where oid = d.objid)
+            when 'pg_statistic_ext'::regclass then (select stxrelid from pg_statistic_ext where oid = d.objid)
+        end
+    ), found (what, command) as (
+        select coalesce('view ' || v.view, o.type || ' ' || o.identity), case
+            when v.view is not null then format('drop %s %s', v.kind, v.view)
+            when o.type = 'publication relation' then (
+                select format('alter publication %I drop table %s', p.pubname, o.place)
+                from pg_publication_rel r join pg_publication p on p.oid = r.prpubid where r.oid = o.objid
+            )
+            when o.type = 'sequence' then format('alter sequence %s owned by none', o.identity)
+            when o.type = 'table' then format('alter table %s no inherit %s', o.identity, o.place)
+            when o.type = 'table column' then (
+                select format('alter table %s drop column %I', attrelid::regclass, attname) from pg_attribute
+                where attrelid = o.objid and attnum = o.objsubid
+            )
+            when o.type = 'table constraint' then (
+                select format('alter table %s drop constraint %I', conrelid::regclass, conname) from pg_constraint
+                where oid = o.objid
+            )
+            else format('drop %s %s', o.type, o.identity)
+        end
+        from others o left join lateral (
+            select c.oid::regclass as view, case c.relkind when 'm' then 'materialized view' else 'view' end as kind
+            from pg_rewrite r join pg_class c on c.oid = r.ev_class
+            where o.classid = 'pg_rewrite'::regclass and r.oid = o.objid and c.oid <> o.oid
+        ) as v on true
+        union all
+        select format('%s column %s of %s', case attidentity when '' then 'generated' else 'identity' end,
+                attname, place),
+            format('alter table %s %s', place, case attgenerated
+                when '' then format('alter %1$I drop identity, alter %1$I drop not null', attname)
+                when 's' then format('alter %I drop expression', attname)
+                else format('drop column %I', attname)
+            end)
+        from tables t join pg_attribute on attrelid = t.oid where attidentity <> '' or attgenerated <> ''
+        union all
+        select format('trigger %s of %s, which is switched off or not like others', tgname, place),
+            format('alter table %s enable trigger %I', place, tgname)
+        from tables t join pg_trigger on tgrelid = t.oid where not tgisinternal and tgenabled <> 'O'
+        union all
+        select format('trigger %s of %s, which names the rows it changed', tgname, place),
+            format('drop trigger %I on %s', tgname, place)
+        from tables t join pg_trigger on tgrelid = t.oid
+        where tgtype & 1 = 1 and (tgoldtable is not null or tgnewtable is not null)
+        union all
+        select format('constraint %s of %s, which old rows need not meet', conname, place),
+            format('alter table %s validate constraint %I', place, conname)
+        from tables t join pg_constraint on conrelid = t.oid where not convalidated
+        union all
+        select format('index %s of %s, which holds over all months', indexrelid::regclass, place),
+            case when conname is null then format('drop index %s', indexrelid::regclass)
+                else format('alter table %s drop constraint %I', place, conname) end
+        from tables t join pg_index i on indrelid = t.oid
+        left join pg_constraint on conindid = indexrelid and conrelid = t.oid
+        where indisexclusion or indisunique and not exists (
+            select from pg_attribute where attrelid = t.oid and attname = 'id' and attnum = any (i.indkey)
+        )
+        union all
+        select format('storage parameters of %s', place), format('alter table %s reset (%s)', place, (
+            select string_agg(split_part(option, '=', 1), ', ') from unnest(reloptions) as option
+        ))
+        from tables t join pg_class c on c.oid = t.oid where reloptions is not null
+        union all
+        select format('forced row-level security of %s, which would hide rows from its owner', place),
+            format('alter table %s no force row level security', place)
+        from tables t join pg_class c on c.oid = t.oid where relforcerowsecurity
+        union all
+        select format('replica identity of %s', place), format('alter table %s replica identity default', place)
+        from tables t join pg_class c on c.oid = t.oid where relreplident <> 'd'
+        union all
+        select format('publication %s of all tables, or of all in the schema', pubname),
+            format('drop publication %I', pubname)
+        from pg_publication p where exists (
+            select from pg_publication_tables pt join tables t on pt.schemaname = 'public' and pt.tablename = t.name
+            where pt.pubname = p.pubname
+            and not exists (select from pg_publication_rel where prpubid = p.oid and prrelid = t.oid)
+        )
+        union all
+        select format('table %s, which has a name that is needed', c.oid::regclass),
+            format('alter table %s rename to %I', c.oid::regclass, 'old_' || c.relname)
+        from tables t join pg_class c on c.relname in (t.name || '_before', t.name || '_other')
+        where c.relnamespace = to_regnamespace('outbox_partitions')
+        union all
+        select format('table public.%I, which is in partitions of another kind', relname),
+            format('alter table public.%I rename to %I', relname, 'old_' || relname)
+        from pg_class c
+        where relnamespace = 'public'::regnamespace and relname in ('trades', 'events') and relkind = 'p'
+        and not exists (
+            select from pg_inherits
+            where inhparent = c.oid and inhrelid = to_regclass('outbox_partitions.' || relname || '_other')
+        )
+    )
+    select string_agg(format('%s (%s)', what, command), '; ' order by what) into wrong from found;
+    if wrong is not null then
+        raise exception 'nothing was changed: partitions would break or lose %. Type what stands in brackets,'
+            ' apply this file again, and make again what you took away', wrong
+            using errcode = 'object_not_in_prerequisite_state';
+    end if;
+end $$;
 
 set client_min_messages = warning; -- "if not exists" would say so
 create schema if not exists outbox_partitions;
@@ -103,9 +229,9 @@ do $$
 declare
     parent text;
     before text; -- the old table's name from now on
-    remake text[] := '{}'; -- what "like" leaves behind: keys, indexes, triggers
-    commands text[];
-    again text;
+    remake text[] := '{}'; -- what "like" leaves behind
+    steps text[];
+    step text;
     lacking text[]; -- tables that are not partitioned yet
     since timestamptz := now();
     oldest timestamptz;
@@ -115,54 +241,49 @@ begin
     if lacking is not null then
         perform public.outbox_lock(lacking, 'access exclusive');
     end if;
-    foreach parent in array coalesce(lacking, '{}') loop
-        -- These would go on speaking of the old table, and nobody would notice.
-        select string_agg(distinct dependent, ', ') into again from (
-            select conrelid::regclass::text from pg_constraint
-            where contype = 'f' and confrelid = to_regclass('public.' || parent)
-            union all
-            select r.ev_class::regclass::text from pg_depend d join pg_rewrite r on r.oid = d.objid
-            where d.classid = 'pg_rewrite'::regclass and d.refobjid = to_regclass('public.' || parent)
-        ) as found (dependent);
-        if again is not null then
-            raise exception 'nothing was changed: % refers to public.%; drop it, and make it again afterwards',
-                again, parent;
-        end if;
-
-        -- These would be lost in silence, or refuse every later row.
-        select string_agg(what, '; ' order by what) into again from (
-            select format('column %s is generated or an identity', attname) from pg_attribute
-            where attrelid = to_regclass('public.' || parent) and (attidentity <> '' or attgenerated <> '')
-            union all
-            select format('it is in publication %s', p.pubname) from pg_publication_rel r
-            join pg_publication p on p.oid = r.prpubid where r.prrelid = to_regclass('public.' || parent)
-            union all
-            select format('trigger %s is not in its ordinary state', tgname) from pg_trigger
-            where tgrelid = to_regclass('public.' || parent) and not tgisinternal and tgenabled <> 'O'
-            union all
-            select distinct format('function %s speaks of it', d.objid::regprocedure) from pg_depend d
-            where d.classid = 'pg_proc'::regclass and d.refclassid = 'pg_class'::regclass
-            and d.refobjid = to_regclass('public.' || parent)
-        ) as found (what);
-        if again is not null then
-            raise exception 'nothing was changed: public.% would lose this: %; undo it, and make it again afterwards',
-                parent, again;
-        end if;
-    end loop;
 
     foreach parent in array coalesce(lacking, '{}') loop
         before := parent || '_before';
-        select array_agg(command) into commands from (
-            select format('alter table public.%I add constraint %I %s', parent, conname, pg_get_constraintdef(oid))
-            from pg_constraint where conrelid = to_regclass('public.' || parent) and contype in ('p', 'u', 'f')
+        with old as (
+            select c.oid, c.relacl, c.relowner from pg_class c where c.oid = to_regclass('public.' || parent)
+        ), granted (what, grantee, grantable) as (
+            select privilege_type, grantee, is_grantable from old cross join aclexplode(relacl)
+            where grantee <> relowner
             union all
-            select pg_get_indexdef(indexrelid) from pg_index i where indrelid = to_regclass('public.' || parent)
-            and not exists (select from pg_constraint c where c.conindid = i.indexrelid)
+            select format('%s (%I)', privilege_type, attname), grantee, is_grantable
+            from old join pg_attribute on attrelid = old.oid cross join aclexplode(attacl) where not attisdropped
+        )
+        select array_agg(sql order by turn) into steps from (
+            select 1, format('grant %s on table public.%I to %s%s', what, parent,
+                case grantee when 0 then 'public' else grantee::regrole::text end,
+                case when grantable then ' with grant option' else '' end)
+            from granted
             union all
-            select pg_get_triggerdef(oid) from pg_trigger
-            where tgrelid = to_regclass('public.' || parent) and not tgisinternal
-        ) as found (command);
-        remake := remake || commands;
+            select 2, format('create policy %I on public.%I as %s for %s to %s%s%s', policyname, parent,
+                permissive, cmd, (
+                    select string_agg(case role when 'public' then 'public' else quote_ident(role) end, ', ')
+                    from unnest(roles) as role
+                ),
+                ' using (' || qual || ')', ' with check (' || with_check || ')')
+            from pg_policies where schemaname = 'public' and tablename = parent
+            union all
+            select case contype when 'f' then 4 else 3 end,
+                format('alter table public.%I add constraint %I %s', parent, conname, pg_get_constraintdef(c.oid))
+            from old join pg_constraint c on conrelid = old.oid where contype in ('p', 'u', 'f')
+            union all
+            select 5, pg_get_indexdef(indexrelid) from old join pg_index i on indrelid = old.oid
+            where not exists (select from pg_constraint c where c.conindid = i.indexrelid and c.conrelid = old.oid)
+            union all
+            select 6, pg_get_triggerdef(t.oid) from old join pg_trigger t on tgrelid = old.oid where not tgisinternal
+            union all
+            select 7, format('comment on table public.%I is %L', parent, obj_description(oid, 'pg_class')) from old
+            union all
+            select 8, format('alter table public.%I alter %I set statistics %s', parent, attname, attstattarget)
+            from old join pg_attribute on attrelid = old.oid where attstattarget >= 0 and attnum > 0
+            union all
+            select 9, format('alter table public.%I owner to %s', parent, relowner::regrole) from old
+        ) as found (turn, sql);
+        remake := remake || steps;
 
         execute format(
             'select to_timestamp((''x'' || left(replace(id::text, ''-'', ''''), 12))::bit(48)::bigint / 1000.0)
@@ -173,16 +294,19 @@ begin
         execute format('alter table public.%I set schema outbox_partitions', before);
         execute format(
             'create table public.%I (like outbox_partitions.%I including defaults including constraints
-                including comments including storage) partition by range (id)', parent, before
+                including comments including storage including compression including statistics)
+            partition by range (id)', parent, before
         );
         execute format('create table outbox_partitions.%I partition of public.%I default', parent || '_other', parent);
         execute format('alter table public.%I enable row level security', parent);
-        execute format(
-            'create policy %I on public.%I for all to service_role using (true) with check (true)',
-            parent || '_service', parent
-        );
-        execute format('revoke all on table public.%I from public, anon, authenticated, service_role', parent);
-        execute format('grant select, insert, update on table public.%I to service_role', parent);
+        -- What the project gives to everybody on each new table.
+        for step in
+            select distinct case grantee when 0 then 'public' else grantee::regrole::text end
+            from pg_class cross join aclexplode(relacl)
+            where oid = to_regclass('public.' || parent) and grantee <> relowner
+        loop
+            execute format('revoke all on table public.%I from %s', parent, step);
+        end loop;
     end loop;
 
     -- At the most ten years back: what is older is in the default partition.
@@ -191,8 +315,8 @@ begin
         execute format('insert into public.%I select * from outbox_partitions.%I', parent, parent || '_before');
     end loop;
     -- Last: an index is built faster than it is filled.
-    foreach again in array remake loop
-        execute again;
+    foreach step in array remake loop
+        execute step;
     end loop;
 end $$;
 

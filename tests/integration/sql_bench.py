@@ -60,6 +60,9 @@ INSERTS = {
     " values (gen_random_uuid()::text, 0, 0, 60)",
 }
 
+# The files as the three ways run them: statement by statement, or each file as one transaction.
+HOW = ["statement by statement", "in one transaction"]
+
 Connection = psycopg.Connection[TupleRow]
 
 _numbers = itertools.count(1)
@@ -96,6 +99,28 @@ class PsqlRunner:
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
+
+
+def run_files(connection: Connection, how: str, files: list[Path] = FILES) -> None:
+    for file in files:
+        if how == "in one transaction":
+            with connection.transaction():
+                connection.execute(file.read_bytes(), prepare=False)
+        else:
+            for statement in statements(file):
+                connection.execute(statement.encode(), prepare=False)
+
+
+def statements(file: Path) -> list[str]:
+    """Each ends with a semicolon at a line's end that no $$ encloses."""
+    found, begun, within = [], "", False
+    for line in file.read_text("utf-8").splitlines(keepends=True):
+        begun += line
+        within ^= line.count("$$") % 2 == 1
+        if line.split("--")[0].rstrip().endswith(";") and not within:
+            found.append(begun)
+            begun = ""
+    return found
 
 
 def like_hosted(connection: Connection) -> None:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,6 +17,7 @@ from typer.testing import CliRunner
 from outbox.cli.app import app
 from tests.integration.sql_bench import (
     FILES,
+    HOW,
     INSERTS,
     OLD,
     OLD_ROWS,
@@ -27,32 +27,8 @@ from tests.integration.sql_bench import (
     PsqlRunner,
     column,
     new_database,
+    run_files,
 )
-
-# The files as the three ways run them: statement by statement, or each file as one transaction.
-HOW = ["statement by statement", "in one transaction"]
-
-
-def run_files(connection: Connection, how: str, files: list[Path] = FILES) -> None:
-    for file in files:
-        if how == "in one transaction":
-            with connection.transaction():
-                connection.execute(file.read_bytes(), prepare=False)
-        else:
-            for statement in statements(file):
-                connection.execute(statement.encode(), prepare=False)
-
-
-def statements(file: Path) -> list[str]:
-    """Each ends with a semicolon at a line's end that no $$ encloses."""
-    found, begun, within = [], "", False
-    for line in file.read_text("utf-8").splitlines(keepends=True):
-        begun += line
-        within ^= line.count("$$") % 2 == 1
-        if line.split("--")[0].rstrip().endswith(";") and not within:
-            found.append(begun)
-            begun = ""
-    return found
 
 
 @pytest.fixture(scope="module")
