@@ -18,9 +18,10 @@ from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
 from outbox.forensics.entries import Told, last_refusal
 from outbox.forensics.outages import Outage
+from outbox.recovery.clean_close import loss_at_opening
 from outbox.recovery.quarantine import found_beside
 from outbox.stats import MOST_POSTPONED, Health, Snapshot, take
-from outbox.store import database, lock as lock_file
+from outbox.store import database, lock as lock_file, queries
 from outbox.store.files import real_path
 from outbox.store.lock import Holder
 from outbox.store.read_only import ReadOnlyStore, look
@@ -73,11 +74,14 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
 
     async def work(observer: ReadOnlyStore) -> Status:
         holder = await in_thread(holder_of, path)
+        written = await in_thread(_written, path)  # before the snapshot, which then has what was acknowledged
         quarantined = await in_thread(found_beside, real_path(path))
-        written = await in_thread(_written, path)
         found = await take(observer, damage=written.damage, quarantined=quarantined)
         if not holder.running:  # who held a checkpoint back held this writer's
             found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
+        if holder.running is False and found.loss is None:
+            ((seq,),) = await observer.read(queries.LAST_SEQ.sql)
+            found = replace(found, loss=await in_thread(loss_at_opening, path, written, seq))
         flushing = _flushing(written, holder)
         return Status(
             path=path,

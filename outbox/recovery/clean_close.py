@@ -16,8 +16,8 @@ import aiosqlite
 
 from outbox import logs
 from outbox.recovery import probe
-from outbox.recovery.judge import Wal, judge_loss
-from outbox.store import database, queries
+from outbox.recovery.judge import Wal, judge_loss, judge_wal
+from outbox.store import database, files, queries
 from outbox.store.sidecar import Facts, Written
 from outbox.threads import in_thread
 
@@ -27,6 +27,25 @@ logger: logs.Logger = logs.named("outbox.store")
 # A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than
 # this: a group commit holds 1,024, the rest is for a shell's.
 GAP = 10_000
+
+
+def loss_at_opening(path: Path, before: Written, seq: int) -> str | None:
+    """Return what the next opening of `path`, which nobody has open, will say is missing; None: nothing.
+
+    before: what the lock's sidecar says. seq: its last number. A -wal that opening would first try on a copy counts
+    as its own. Raises StoreError.
+    """
+    main = probe.main_file(path)
+    mark = before.mark_of(main.file)
+    loss = judge_loss(seq=seq, mark=mark, wal=how_wal_goes(path, main, mark))
+    return loss and loss.words
+
+
+def how_wal_goes(path: Path, main: probe.Main, mark: int | None) -> Wal:
+    """Return how the -wal goes with the file. mark: the highest number acknowledged in it. Raises StoreError."""
+    whole = main.file is None or (mark is not None and main.seq >= mark)
+    exists = files.wal_path(path).exists()
+    return judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=probe.wal_salt(path))
 
 
 async def begin(

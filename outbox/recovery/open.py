@@ -15,7 +15,7 @@ from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError, StoreInUse
 from outbox.recovery import clean_close, probe, quarantine
-from outbox.recovery.judge import Wal, judge_wal
+from outbox.recovery.judge import Wal
 from outbox.recovery.rescue import rescue
 from outbox.store import database, files, queries
 from outbox.store.capacity import Bounds, Capacity
@@ -121,17 +121,15 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
             raise StoreCorrupt(f"{path} is damaged: {said}", path=path)
         told = {"path": str(path), "error": facts.damage}
         logger.warning("damage reported in the last run is gone", extra=told)
-    salt = probe.wal_salt(path)
-    exists = files.wal_path(path).exists()
     mark = before.mark_of(main.file)
-    whole = main.file is None or (mark is not None and main.seq >= mark)
-    wal = judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=salt)
+    wal = clean_close.how_wal_goes(path, main, mark)
     if wal is Wal.STRANGE and not probe.wal_belongs(path, main):
         return wal
     error = probe.first_look(path, (*_LOOKED_AT, _NEWEST))
     if error is not None:
         raise error
-    if mark is not None and not whole and salt is not None and probe.seq_with_wal(path) < mark:
+    short = mark is not None and main.seq < mark and probe.wal_salt(path) is not None
+    if mark is not None and short and probe.seq_with_wal(path) < mark:
         quarantine.keep_wal(path, now_ms=now_ms)
     return Wal.FITS if wal is Wal.STRANGE else wal
 

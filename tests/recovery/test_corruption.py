@@ -573,7 +573,7 @@ async def test_a_backup_put_beside_a_dead_bots_wal_is_not_overlaid_with_it(
     killed(path, 1200)
     shutil.copyfile(copy, path)
     if not known:
-        monkeypatch.setattr(recovery_open, "judge_wal", lambda **_: Wal.FITS)
+        monkeypatch.setattr(clean_close, "judge_wal", lambda **_: Wal.FITS)
 
     if not known:
         caught = await raised(_counted(path))
