@@ -5,33 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
-import json
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe
-from outbox.cli.entries import row_json
 from outbox.cli.filters import Chosen, DryRun, OfState, selecting
 from outbox.errors import InvalidRequest, StoreError
-from outbox.forensics import entries
-from outbox.forensics.entries import Full
+from outbox.forensics import entries, export as export_of
 from outbox.store import parts
 from outbox.store.read_only import look
 from outbox.store.selection import Selection
 
 # A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
-_PAGE_ROWS = 2000
-_COLUMNS = (
-    "seq", "id", "destination", "operation", "state", "key", "source", "created_at", "settled_at", "next_attempt_at",
-    "waits", "attempts", "error_status", "error_code", "error_message", "error_details", "error_hint", "on_conflict",
-    "match", "payload",
-)  # fmt: skip
+_PAGE_ROWS = 5000
 
 
 class Format(StrEnum):
@@ -94,10 +87,10 @@ def export(
         newest = asyncio.run(look(where, entries.newest_seq))
         written = 0  # stays so if whoever reads stdout has seen enough
         if dry_run:
-            written = asyncio.run(_written(where, which, after, newest, lambda _: None))
+            written = asyncio.run(_written(where, which, after, newest, export_of.COUNTED, lambda _: None))
         else:
             with _out(output) as out:
-                written = asyncio.run(_written(where, which, after, newest, _writer(form, out)))
+                written = asyncio.run(_written(where, which, after, newest, *_writer(form, out)))
         facts = {"entries": written, "newest": max(after, newest)}
         if as_object:
             print_json({"path": str(where), "exit_code": 0, "output": None if output is None else str(output), **facts})
@@ -108,56 +101,33 @@ def export(
             formatting.console().print(told, soft_wrap=True)
 
 
-async def _written(where: Path, which: Selection, after: int, newest: int, write: Callable[[Full], object]) -> int:
+async def _written(
+    where: Path, which: Selection, after: int, newest: int, selected: str, write: Callable[[list[Any]], object]
+) -> int:
     written = 0
-    async for page in _pages(where, which, after, newest):
-        for full in page:
-            write(full)
-        written += len(page)
+    behind: int | None = after
+    while behind is not None:
+        work = partial(export_of.page, wanted=which, selected=selected, after_seq=behind, until_seq=newest)
+        found, behind = await look(where, partial(work, rows=_PAGE_ROWS))
+        write(found)
+        written += len(found)
     return written
 
 
-async def _pages(where: Path, which: Selection, after: int, newest: int) -> AsyncIterator[list[Full]]:
-    behind: int | None = after
-    while behind is not None:
-        start = behind
-        found, behind = await look(
-            where,
-            lambda observer, start=start: entries.page(  # type: ignore[misc]
-                observer, which, after_seq=start, until_seq=newest, rows=_PAGE_ROWS
-            ),
-        )
-        yield found
-
-
-def _writer(form: Format, out: TextIO) -> Callable[[Full], object]:
+def _writer(form: Format, out: TextIO) -> tuple[str, Callable[[list[Any]], object]]:
+    """Return what is selected for a form, and how a page of it is written."""
     match form:
         case Format.NDJSON:
-            return lambda full: out.write(f"{_line(full)}\n")
+            return export_of.LINE, lambda page: out.writelines(f"{_on_one_line(line)}\n" for (line,) in page)
         case Format.CSV:
             table = csv.writer(out, lineterminator="\n")
-            table.writerow(_COLUMNS)
-            return lambda full: table.writerow(_cells(full))
-
-
-def _line(full: Full) -> str:
-    """Return an entry as one line of NDJSON. What is sent stands there as it is: a Decimal keeps its digits."""
-    facts = json.dumps({**row_json(full.row), "on_conflict": full.on_conflict})
-    # Line ends stand only between the parts of a JSON text, never inside one.
-    return f'{facts[:-1]}, "match": {_on_one_line(full.match or "null")}, "payload": {_on_one_line(full.payload)}}}'
+            table.writerow(export_of.COLUMNS)
+            return export_of.CELLS, table.writerows
 
 
 def _on_one_line(text: str) -> str:
-    # No other line end: a string may hold U+2028 as it is.
+    # Line ends stand only between the parts of a JSON text, never inside one. No other end: a string may hold U+2028.
     return text.replace("\n", " ").replace("\r", " ")
-
-
-def _cells(full: Full) -> list[object]:
-    facts = row_json(full.row)
-    said = facts.pop("error") or {}
-    facts |= {f"error_{name}": value for name, value in said.items()}
-    facts |= {"on_conflict": full.on_conflict, "match": full.match, "payload": full.payload}
-    return [facts.get(name) for name in _COLUMNS]
 
 
 @contextlib.contextmanager

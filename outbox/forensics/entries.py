@@ -161,36 +161,6 @@ async def sessions(reader: Reader) -> list[str]:
     return [str(session) for (session,) in await reader.read(sql)] if await reader.knows("outbox_sessions") else []
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
-    """An entry with all that is sent. payload, match: JSON."""
-
-    row: Row
-    payload: str
-    match: str | None
-    on_conflict: str | None
-
-
-async def page(
-    reader: Reader, wanted: Selection, *, after_seq: int, until_seq: int, rows: int
-) -> tuple[list[Full], int | None]:
-    """Look at the next `rows` entries behind `after_seq`; return those wanted, and where to go on (None: the end)."""
-    bounds = (after_seq, until_seq)
-    last = await reader.read(
-        "select max(seq) from (select seq from outbox where seq > ? and seq <= ? order by seq limit ?)", (*bounds, rows)
-    )
-    if last[0][0] is None:
-        return [], None
-    state = None if wanted.state is None else wanted.state.value
-    # "not indexed": through the index of a state it would read all that are in it, at each page.
-    sql = (
-        f"select payload, match, on_conflict, {_LISTED} from outbox not indexed"  # noqa: S608 - constants
-        f" where seq > ? and seq <= ? and (? is null or state = ?) and {_MATCHES} order by seq"
-    )
-    found = await reader.read(sql, (after_seq, last[0][0], state, state, *wanted.parameters()))
-    return [Full(_row(columns), payload, match, on) for payload, match, on, *columns in found], int(last[0][0])
-
-
 async def newest_seq(reader: Reader) -> int:
     """Return the number of the newest entry; 0: there is none."""
     return int((await reader.read("select coalesce(max(seq), 0) from outbox"))[0][0])

@@ -38,7 +38,7 @@ def loss_at_opening(path: Path, before: Written, seq: int) -> str | None:
     main = probe.main_file(path)
     mark = before.mark_of(main.file)
     loss = judge_loss(seq=seq, mark=mark, wal=how_wal_goes(path, main, mark))
-    return loss and loss.words
+    return None if loss is None else loss.words
 
 
 def how_wal_goes(path: Path, main: probe.Main, mark: int | None) -> Wal:

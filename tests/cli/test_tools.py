@@ -1,9 +1,7 @@
-"""`tail`, `status --watch`, `edit`, `prune`, `export` and the filters: beside a bot, and without one."""
+"""`tail`, `status --watch`, `edit`, `prune` and the filters: beside a bot, and without one."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -335,7 +333,7 @@ def test_without_a_terminal_and_an_editor_edit_says_what_to_do(
     assert "--from FILE" in found["error"]
 
 
-# ------------------------------------------------------------------------------------------ prune, export
+# ------------------------------------------------------------------------------------------ prune
 
 
 def settled(path: Path) -> None:
@@ -362,86 +360,6 @@ def test_prune_beside_a_bot_is_done_by_the_bot(tmp_path: Path) -> None:
         code, found = as_json("prune", "--path", path, "--older-than", "0d", "--yes")
         assert (code, found["by"], found["pruned"]) == (0, "the running bot", 1)
     assert states(path) == {"dead": 2}
-
-
-def test_export_writes_what_the_filters_mean_as_ndjson_and_csv(dead: Path) -> None:
-    execute(dead, 'update outbox set payload = \'{"id":"t0",\n"n":1.10}\' where id = \'t0\'')
-    lines = call("export", "--path", dead).stdout.splitlines()
-    assert [json.loads(line)["id"] for line in lines] == ["t0", "t1", "t2"]
-    assert '"n":1.10}' in lines[0]  # the digits that were put
-    assert json.loads(lines[1])["error"]["code"] == "22P02"
-    assert call("export", "--path", dead, "--state", "pending").stdout == ""
-
-    rows = list(csv.DictReader(io.StringIO(call("export", "--path", dead, "--format", "csv").stdout)))
-    assert [(row["id"], row["error_status"], json.loads(row["payload"])["n"]) for row in rows] == [
-        ("t0", "400", 1.1), ("t1", "400", 1), ("t2", "400", 2),
-    ]  # fmt: skip
-
-
-def test_export_to_a_file_overwrites_nothing(dead: Path) -> None:
-    code, found = as_json("export", "--path", dead, "--output", "out.ndjson", "--destination", "fills")
-    assert (code, found["entries"]) == (0, 3)
-    assert len(Path("out.ndjson").read_text(encoding="utf-8").splitlines()) == 3
-    if os.name != "nt":
-        assert stat.S_IMODE(Path("out.ndjson").stat().st_mode) == 0o600
-    assert as_json("export", "--path", dead, "--output", "out.ndjson")[0] == 3
-    assert as_json("export", "--path", dead)[0] == 3  # stdout has the entries
-
-
-def test_export_goes_on_behind_a_number_and_publishes_only_what_is_whole(dead: Path) -> None:
-    folder = dead.parent / "exports"
-    folder.mkdir()
-    assert call("export", "--path", dead, "--output", folder / "1", "--code", "none").exit_code == 0
-    code, found = as_json("export", "--path", dead, "--output", folder / "2")
-    execute(dead, "insert into outbox (destination, payload) values ('events', json_object('x', char(8232)))")
-    code, more = as_json("export", "--path", dead, "--output", folder / "3", "--after", found["newest"])
-    assert (code, found["entries"], more["entries"], more["newest"]) == (0, 3, 1, found["newest"] + 1)
-    (line,) = (folder / "3").read_text(encoding="utf-8").split("\n")[:-1]
-    assert json.loads(line)["payload"] == {"x": "\u2028"}  # a line end for Python, none for JSON
-    code, none = as_json("export", "--path", dead, "--output", folder / "4", "--after", more["newest"] + 5)
-    assert (code, none["entries"], none["newest"]) == (0, 0, more["newest"] + 5)
-    assert sorted(file.name for file in folder.iterdir()) == ["1", "2", "3", "4"]
-    assert (folder / "1").read_bytes() == b""
-
-
-@posix
-def test_an_export_that_is_killed_leaves_nothing_under_its_name_and_the_next_one_takes_it_away(dead: Path) -> None:
-    execute(dead, *["insert into outbox (destination, payload) values ('events', '{}')"] * 2000)
-    folder = dead.parent / "exports"
-    folder.mkdir()
-    code = (
-        "import outbox.cli.export as export, os, signal, outbox.cli as c; line = export._line; seen = []\n"
-        "def killed(full):\n"
-        "    seen.append(full)\n"
-        "    if len(seen) == 1000: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return line(full)\n"
-        "export._line = killed; c.main()"
-    )
-    command = [sys.executable, "-c", code, "export", "--path", str(dead), "--output", str(folder / "all")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200)
-    assert done.returncode == -signal.SIGKILL
-    assert [file.suffix for file in sorted(folder.iterdir())] == [".part", ".lock"]
-    assert as_json("export", "--path", dead, "--output", folder / "all")[1]["entries"] == 2003
-    assert [file.name for file in folder.iterdir()] == ["all"]
-
-
-def test_export_goes_through_the_file_page_by_page(dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.cli.export._PAGE_ROWS", 2)
-    assert len(call("export", "--path", dead, "--code", "22P02").stdout.splitlines()) == 3
-
-
-@posix
-def test_a_reader_that_has_seen_enough_ends_an_export_quietly(tmp_path: Path) -> None:
-    path = tmp_path / "bot.db"
-    with bot(path):
-        put = "insert into outbox (destination, payload) values ('events', json_object('x', hex(zeroblob(2000))))"
-        execute(path, *[put] * 300)
-    command = f"{sys.executable} -m outbox export --path {path} | head -1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True, timeout=200,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
 
 
 # ------------------------------------------------------------------------------------------ tail, watch

@@ -18,7 +18,7 @@ import pytest
 from outbox.clock import SystemClock
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.forensics.backup import back_up
-from outbox.recovery import clean_close, open as recovery_open, probe, quarantine
+from outbox.recovery import clean_close, probe, quarantine
 from outbox.recovery.judge import Wal
 from outbox.recovery.open import open_store
 from outbox.recovery.quarantine import found_beside
