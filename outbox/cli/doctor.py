@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -23,17 +23,16 @@ from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
 from outbox.destinations import DECLARED
 from outbox.doctor import findings, remote_findings
-from outbox.doctor.complaints import Complaint, complaint, complaint_of
+from outbox.doctor.complaints import Complaint, Outcome, complaint, complaint_of, mend
 from outbox.doctor.findings import Finding, Severity
-from outbox.doctor.fixes import mend
 from outbox.doctor.local import Content, Local, examine_file
-from outbox.doctor.remote import First, Questions, obstacle, silent
+from outbox.doctor.remote import Questions, obstacle, silent
 from outbox.doctor.remote_findings import Target, targets, time_limit
 from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry, SchemaError
 from outbox.postgrest.client import PostgrestTransport
 from outbox.postgrest.project import read_key
-from outbox.postgrest.verdicts import Failure, read_refusal
+from outbox.postgrest.verdicts import Failure, Reply, read_refusal
 from outbox.settings import Settings, load
 from outbox.sql_files import folder as sql_folder
 from outbox.threads import in_thread
@@ -135,22 +134,22 @@ async def _findings(
     if path is None:  # OUTBOX_PATH is a setting too, and they cannot be used
         return said_of_settings
     local = await examine_file(path, clock, thorough=thorough)
-    asked = _Asked((), None)
+    asked, ahead_s = list[Finding](), None
     if settings is not None and not offline and settings.rest_url is not None and settings.supabase_key is not None:
         named = [replace(target, role=_role(settings)) for target in _targets(local, only)]
-        asked = await _ask(settings, named, local.content, timeout_s)
+        asked, ahead_s = await _ask(settings, named, local.content, timeout_s)
     found = findings.clock(
         now_ms=clock.now_ms(),
         newest_put_ms=local.content.newest_put_ms if local.content else None,
-        ahead_s=asked.ahead_s,
+        ahead_s=ahead_s,
         platform=sys.platform,
     )
     return [
         *local.findings,
         *said_of_settings,
         found,
-        *_pauses(local.content, asked.findings, _role(settings)),
-        *asked.findings,
+        *_pauses(local.content, asked, _role(settings)),
+        *asked,
         *([] if offline else await _time_limit(_role(settings))),
     ]
 
@@ -173,14 +172,10 @@ def _targets(local: Local, only: Sequence[str]) -> list[Target]:
     return targets(DECLARED, found.shapes, newest, found.used, only)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    findings: tuple[Finding, ...]
-    ahead_s: float | None
-
-
-async def _ask(settings: Settings, asked: Sequence[Target], content: Content | None, timeout_s: float) -> _Asked:
-    """Return what the remote end's answers mean."""
+async def _ask(
+    settings: Settings, asked: Sequence[Target], content: Content | None, timeout_s: float
+) -> tuple[list[Finding], float | None]:
+    """Return what the remote end's answers mean, and how far this machine's clock is ahead."""
     assert settings.rest_url is not None and settings.supabase_key is not None
     token = None if settings.access_token is None else settings.access_token.get_secret_value()
     transport = PostgrestTransport(
@@ -191,28 +186,26 @@ async def _ask(settings: Settings, asked: Sequence[Target], content: Content | N
     )
     try:
         questions = Questions(transport, SystemClock(), deadline_s=timeout_s)
-        first = await questions.first(asked[0])
-        findings = [*await _project(settings, first, timeout_s)]
-        for target in () if silent(first.outcome) else asked:
+        first, ahead_s = await questions.first(asked[0])
+        findings = await _project(settings, first, timeout_s)
+        for target in () if silent(first) else asked:
             delivered = content.delivered.get(target.name) if content else None
             findings += remote_findings.table(await questions.table(target, delivered), sql=_sql_folder())
     finally:
         await transport.aclose()
-    return _Asked(tuple(findings), first.ahead_s)
+    return findings, ahead_s
 
 
-async def _project(settings: Settings, first: First, timeout_s: float) -> list[Finding]:
+async def _project(settings: Settings, first: Outcome, timeout_s: float) -> list[Finding]:
     # Beside a token the key only opens the gateway: the token says who may write.
     url, secret = settings.supabase_url, settings.access_token or settings.supabase_key
     assert url is not None and secret is not None
     host = urlsplit(url).hostname or ""
-    failed = isinstance(first.outcome, Failure)
+    failed = isinstance(first, Failure)
     met = await obstacle(url, deadline_s=timeout_s) if failed else None
-    refused = None
-    if not isinstance(first.outcome, Failure) and complaint(first.outcome) is Complaint.KEY:
-        refused = read_refusal(first.outcome)
+    refused = read_refusal(first) if isinstance(first, Reply) and complaint(first) is Complaint.KEY else None
     return [
-        remote_findings.reach(url, first.outcome, met),
+        remote_findings.reach(url, first, met),
         remote_findings.tls(url, in_the_clear=settings.in_the_clear, connected=not failed),
         remote_findings.key_place(settings.key_places),
         remote_findings.key(
@@ -247,7 +240,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding], role: str) -> lis
                 fixed=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )
-    return found or [findings.no_pauses()]
+    return found or [Finding("pauses", Severity.OK, "none")]
 
 
 def _deciding(content: Content, name: str) -> Sequence[str]:

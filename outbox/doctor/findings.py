@@ -82,17 +82,6 @@ def typed(path: Path) -> str:
 # ------------------------------------------------------------------------------------------ the file
 
 
-def missing(path: Path) -> Finding:
-    """Return the finding for a file that is not there."""
-    says = f"{path} does not exist; nothing was created"
-    return Finding("file", _UNREADABLE, says, "start the bot once, which makes it, or name the right one with --path")
-
-
-def unreadable(error: str) -> Finding:
-    """Return the finding for a file that holds no outbox, or none that can be read."""
-    return Finding("file", _UNREADABLE, error)
-
-
 def permissions(path: Path, modes: Mapping[Path, int] | None, *, writable: bool) -> Finding:
     """Judge who may read the file and those beside it. modes: permission bits; None: the system has none."""
     if not writable:
@@ -138,10 +127,6 @@ def durability(path: Path, wal_mode: bool | None, filesystem: str | None, trial:
     if filesystem in _MEMORY:
         says = f"the file is in memory ({filesystem}) and is gone after a power loss"
         return Finding("durability", _FAULT, says, "move it to a disk, and set OUTBOX_PATH")
-    return _trial(trial)
-
-
-def _trial(trial: Trial) -> Finding:
     if trial.seconds is None:
         says = f"WAL and synchronous=FULL could not be tried in the file's folder: {trial.error}"
         return Finding("durability", _WARNING, says, "run this as the bot's user")
@@ -240,11 +225,6 @@ def pause(subject: str, reason: str, said: str, *, fix: str | None, fixed: bool)
     if fixed:
         return Finding("pauses", _WARNING, f"{says}; that is over now, the next try will find out", _RELOAD)
     return Finding("pauses", _FAULT, says, f"{fix}; then: {_RELOAD}" if fix and _RELOAD not in fix else fix or _RELOAD)
-
-
-def no_pauses() -> Finding:
-    """Tell that nothing is paused."""
-    return Finding("pauses", _OK, "none")
 
 
 _RELOAD = "outbox reload"

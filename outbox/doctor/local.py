@@ -1,30 +1,56 @@
-"""What the machine and the file say. For a process of its own, not for the bot that writes."""
+"""What the machine and the file say, what stands beside it as bytes, and a commit that is tried there.
+
+Nothing is written to the file, and no lock is taken. For a process of its own, not for the bot that writes: closing any
+descriptor of a file drops that process's locks on it. SQLite's formats: sqlite.org/fileformat2.html and walformat.html.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
 import stat
+import struct
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from outbox.clock import Clock
-from outbox.doctor import file_checks, findings
-from outbox.doctor.findings import Finding, WalFacts
-from outbox.doctor.wal import is_wal, read_wal
-from outbox.entry import LaneSpec, State
-from outbox.errors import StoreCorrupt, StoreError
-from outbox.store import database, files, lock as lock_file
+from outbox.doctor import findings
+from outbox.doctor.findings import Finding, Severity, Trial, WalFacts
+from outbox.encoding import identifier
+from outbox.entry import Destination, LaneSpec, Operation, State
+from outbox.errors import InvalidEntry, OutboxError, StoreCorrupt, StoreError
+from outbox.store import database, files, lock
 from outbox.store.lock import Holder
 from outbox.store.read_only import ReadOnlyStore, is_file, look
+from outbox.store.reader import Reader
 from outbox.store.rows import StoredPause
 from outbox.threads import in_thread
 
 _BESIDE = ("", "-wal", "-shm", ".lock")
+# SQLite goes on after the first complaint; a person needs the kind of damage, not its whole extent.
+_MOST_COMPLAINTS = 20
+# Entries from a shell that nobody has read yet: while a bot runs, none is older than a second.
+_MOST_UNREAD = 1000
+# Where the newest delivered insert is looked for: that many entries back, so that a large file costs no more.
+_BACK = 10_000
+
+_PENDING_LANES = "select distinct lane from outbox where state = 'pending' and lane is not null"
+_NEWEST_DELIVERED = (
+    "select id, payload from outbox where seq > (select max(seq) from outbox) - ? and destination = ?"
+    " and operation = 'insert' and state = 'delivered' order by seq desc limit 1"
+)
+_MAGIC = b"SQLite format 3\0"
+# Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.
+_WAL_FORMAT = b"\x02\x02"
+# In the WAL-index: mxFrame stands at 16; nBackfill at 96, then five read marks, then the bytes that are locked.
+_INDEX = struct.Struct("=16xI76xI5I")
+_READ_LOCKS = 120 + 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,51 +80,77 @@ async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     try:
         path = await in_thread(files.real_path, path)
         if not await in_thread(is_file, path):
-            return Local((findings.missing(path), *await _machine(path.parent)), None)
+            says = f"{path} does not exist; nothing was created"
+            fix = "start the bot once, which makes it, or name the right one with --path"
+            missing = Finding("file", Severity.UNREADABLE, says, fix)
+            return Local((missing, *await _machine(path.parent)), None)
     except StoreError as error:
-        return Local((findings.unreadable(str(error)),), None)
+        return Local((Finding("file", Severity.UNREADABLE, str(error)),), None)
     # Before SQLite opens the file here: closing a descriptor of it would drop SQLite's own locks.
-    before = await in_thread(_beside, path)
-    trial = await file_checks.try_commit(path.parent, clock)
+    writable, wal_mode, permissions, beside = await in_thread(_beside, path)
+    trial = await try_commit(path.parent, clock)
     content = await _content(path, thorough=thorough)
     filesystem = await in_thread(filesystem_of, path)
-    permissions = findings.permissions(path, before.modes, writable=before.writable)
     # Another program's file: whoever else reads it does so for a reason. Whether this user may is worth a line.
-    foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and before.writable
+    foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and writable
     found = [
         *(() if foreign else (permissions,)),
-        findings.durability(path, before.wal_mode, filesystem, trial),
-        findings.wal(before.wal),
-        findings.writer(before.holder.pid, running=before.holder.running),
+        findings.durability(path, wal_mode, filesystem, trial),
+        *beside,
         *await _machine(path.parent),
     ]
-    if isinstance(content, StoreCorrupt):
-        return Local((findings.integrity(path, [str(content)], thorough=thorough), *found), None)
+    if isinstance(content, StoreError) and not isinstance(content, StoreCorrupt):
+        return Local((Finding("file", Severity.UNREADABLE, str(content)), *found), None)
+    complaints = [str(content)] if isinstance(content, StoreError) else content.damage
+    integrity = findings.integrity(path, complaints, thorough=thorough)
     if isinstance(content, StoreError):
-        return Local((findings.unreadable(str(content)), *found), None)
-    integrity = findings.integrity(path, content.damage, thorough=thorough)
+        return Local((integrity, *found), None)
     return Local((integrity, *found, findings.dead_letters(content.dead)), content)
+
+
+def is_wal(path: Path) -> bool | None:
+    """Return whether the file is in WAL mode; None: it is empty, no database, or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(20)
+    except OSError:
+        return None
+    return header[18:20] == _WAL_FORMAT if len(header) == 20 and header.startswith(_MAGIC) else None
+
+
+def read_wal(path: Path) -> WalFacts:
+    """Return how the WAL of `path` stands. Raises OSError: another user's file."""
+    size = files.file_bytes(files.wal_path(path))
+    if size == 0 or lock.is_mine(path):
+        return WalFacts(size)
+    try:
+        descriptor = os.open(files.shm_path(path), os.O_RDONLY)
+    except FileNotFoundError:
+        return WalFacts(size)
+    try:
+        index = os.read(descriptor, _INDEX.size)
+        if len(index) < _INDEX.size:
+            return WalFacts(size)
+        frames, copied, *marks = _INDEX.unpack(index)
+        old = [number for number, mark in enumerate(marks) if number and mark < frames]
+        holders = (lock.byte_holder(descriptor, _READ_LOCKS + number) for number in old)
+        return WalFacts(size, frames, copied, tuple(sorted({pid for pid in holders if pid})))
+    finally:
+        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------ beside the file
 
 
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    modes: Mapping[Path, int] | None
-    writable: bool
-    wal_mode: bool | None
-    wal: WalFacts
-    holder: Holder
-
-
-def _beside(path: Path) -> _Beside:
+def _beside(path: Path) -> tuple[bool, bool | None, Finding, list[Finding]]:
+    """Return whether this user may write, whether it is in WAL mode, and what permissions, WAL and lock mean."""
     try:
-        holder, wal = lock_file.look(path), read_wal(path)
+        holder, wal = lock.look(path), read_wal(path)
     except OSError:  # another user's: the other checks are worth more
         holder, wal = Holder(None, None, running=None), WalFacts(files.file_bytes(files.wal_path(path)))
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    return _Beside(None if os.name == "nt" else _modes(path), writable, is_wal(path), wal, holder)
+    permissions = findings.permissions(path, None if os.name == "nt" else _modes(path), writable=writable)
+    return writable, is_wal(path), permissions, [findings.wal(wal), findings.writer(holder.pid, running=holder.running)]
 
 
 def _modes(path: Path) -> dict[Path, int]:
@@ -154,16 +206,16 @@ def _mount(line: str) -> tuple[Path, str] | None:
 
 async def _content(path: Path, *, thorough: bool) -> Content | StoreError:
     async def work(observer: ReadOnlyStore) -> Content:
-        damage = tuple(await file_checks.damage(observer, thorough=thorough))
-        if damage:  # what else it says may be wrong, or fail
-            return Content(damage, frozenset(), 0, (), (), {}, None, {})
+        found_damage = tuple(await damage(observer, thorough=thorough))
+        if found_damage:  # what else it says may be wrong, or fail
+            return Content(found_damage, frozenset(), 0, (), (), {}, None, {})
         counts = await observer.counts()
-        found = {name: await file_checks.newest_delivered(observer, name) for name in counts}
+        found = {name: await newest_delivered(observer, name) for name in counts}
         return Content(
-            damage=damage,
+            damage=found_damage,
             used=frozenset(counts),
             dead=sum(states.get(State.DEAD, 0) for states in counts.values()),
-            shapes=tuple(await file_checks.pending_shapes(observer)),
+            shapes=tuple(await pending_shapes(observer)),
             pauses=tuple(await observer.pauses()),
             lanes=await observer.lanes(),
             newest_put_ms=await observer.newest_put_ms(),
@@ -174,3 +226,78 @@ async def _content(path: Path, *, thorough: bool) -> Content | StoreError:
         return await look(path, work)
     except StoreError as error:
         return error
+
+
+async def damage(observer: ReadOnlyStore, *, thorough: bool) -> list[str]:
+    """Return SQLite's complaints about the file. Reads all of it; thorough: compares the indexes with their tables."""
+    name = "integrity_check" if thorough else "quick_check"
+    try:
+        rows = await observer.read(f"pragma {name}({_MOST_COMPLAINTS})")
+    except StoreCorrupt as error:
+        return [str(error)]
+    # One row may hold several lines: "*** in database main ***" and what follows it.
+    lines = [line.strip() for (text,) in rows for line in str(text).splitlines()]
+    return [line for line in lines if line and line != "ok" and not line.startswith("***")]
+
+
+async def pending_shapes(reader: Reader) -> list[LaneSpec]:
+    """Return the kinds of request that pending entries need, those a shell has put in included. Reads the backlog."""
+    lanes = await reader.lanes()
+    shapes = [lanes[number] for (number,) in await reader.read(_PENDING_LANES) if number in lanes]
+    for entry in await reader.unread(_MOST_UNREAD):
+        columns = _columns(entry.payload)
+        deciding = entry.on_conflict.split(",") if entry.on_conflict else []
+        if entry.operation is Operation.INSERT:
+            columns.add(Destination(entry.destination).key)
+        if columns and _are_names([*columns, *deciding]):  # else it will be dead, and need no column
+            named = ",".join(sorted(columns))
+            shapes.append(LaneSpec(entry.destination, entry.operation, entry.on_conflict or "", named, ordered=False))
+    return shapes
+
+
+def _columns(payload: str) -> set[str]:
+    try:
+        return set(json.loads(payload))
+    except (ValueError, RecursionError):  # Python reads less of JSON than SQLite does
+        return set()
+
+
+def _are_names(columns: Iterable[str]) -> bool:
+    try:
+        return all(identifier(column, field="column") for column in columns)
+    except InvalidEntry:
+        return False
+
+
+async def newest_delivered(reader: Reader, destination: str) -> tuple[str, str] | None:
+    """Return id and payload of the newest insert that was delivered to `destination`, if there is a recent one."""
+    rows = await reader.read(_NEWEST_DELIVERED, (_BACK, destination))
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
+
+
+async def try_commit(folder: Path, clock: Clock) -> Trial:
+    """Open a new file in `folder` as a writer would, commit once, and remove it again."""
+    try:
+        place = Path(await in_thread(tempfile.mkdtemp, prefix=".outbox-doctor-", dir=folder))
+    except OSError as error:
+        return Trial(None, error.strerror or type(error).__name__)
+    try:
+        return Trial(await _commit_s(place / "trial.db", clock))
+    except (OutboxError, OSError) as error:
+        return Trial(None, str(error))
+    except database.SqliteError as error:
+        return Trial(None, str(error))
+    finally:
+        await in_thread(shutil.rmtree, place, ignore_errors=True)
+
+
+async def _commit_s(path: Path, clock: Clock) -> float:
+    """Return the seconds that one small commit takes, with WAL and synchronous=FULL."""
+    connection = await database.open_writer(path, busy_timeout_s=1.0)
+    try:
+        await connection.execute("create table trial (n integer)")
+        started_s = clock.monotonic_s()
+        await connection.execute("insert into trial values (1)")
+        return clock.monotonic_s() - started_s
+    finally:
+        await connection.close()

@@ -12,27 +12,18 @@ import json
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
 from outbox.clock import Clock
-from outbox.doctor.complaints import Complaint, Outcome, complaint
-from outbox.doctor.remote_findings import EVERYWHERE, Obstacle, TableFacts, Target, meant
+from outbox.doctor.complaints import EVERYWHERE, Complaint, Outcome, complaint
+from outbox.doctor.remote_findings import Obstacle, TableFacts, Target, meant
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.network import Misconfigured, addresses, tls_context
 from outbox.postgrest.verdicts import Reply
 from outbox.threads import in_thread
 
 _JSON = ("content-type", "application/json")
-
-
-@dataclass(frozen=True, slots=True)
-class First:
-    """The first answer. ahead_s: how far this machine's clock is ahead of its Date; None: it names none."""
-
-    outcome: Outcome
-    ahead_s: float | None
 
 
 class Questions:
@@ -43,12 +34,15 @@ class Questions:
         self._clock = clock
         self._deadline_s = deadline_s
 
-    async def first(self, target: Target) -> First:
-        """Ask for no rows of one table; whether it is there does not matter yet."""
+    async def first(self, target: Target) -> tuple[Outcome, float | None]:
+        """Ask for no rows of one table; whether it is there does not matter yet.
+
+        Returns the answer, and how far this machine's clock is ahead of its Date; None: it names none.
+        """
         before_ms = self._clock.now_ms()
         outcome = await self._read(target.name, ())
         middle_ms = (before_ms + self._clock.now_ms()) / 2
-        return First(outcome, _ahead_s(outcome, middle_ms))
+        return outcome, _ahead_s(outcome, middle_ms)
 
     async def table(self, target: Target, delivered: tuple[str, str] | None) -> TableFacts:
         """Ask everything about one table. delivered: id and payload of an insert that should be there."""

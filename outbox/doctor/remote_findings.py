@@ -13,9 +13,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from outbox.doctor.complaints import Complaint, Outcome, complaint, said
+from outbox.doctor.complaints import (
+    EVERYWHERE,
+    KEY_FIX,
+    SERVICE,
+    SQL,
+    Complaint,
+    Outcome,
+    complaint,
+    limit_time,
+    mend,
+    said,
+)  # fmt: skip
 from outbox.doctor.findings import Finding, Severity
-from outbox.doctor.fixes import KEY_FIX, SERVICE, SQL, limit_time, mend
 from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.project import KeyFacts, KeyKind
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
@@ -98,15 +108,6 @@ class TableFacts:
     inserts: Mapping[str, Outcome] | None = None
     update: Outcome | None = None
     sighted: tuple[str, Outcome] | None = None
-
-
-# ------------------------------------------------------------------------------------------ what an answer means
-
-
-# These hold for every table alike: no table is asked any more.
-EVERYWHERE = frozenset(
-    {Complaint.KEY, Complaint.SUSPENDED, Complaint.WRONG_URL, Complaint.NOT_POSTGREST, Complaint.DOWN}
-)
 
 
 # ------------------------------------------------------------------------------------------ the project
@@ -213,24 +214,19 @@ def table(facts: TableFacts, *, sql: Path = SQL) -> list[Finding]:
     """
     target, what = facts.target, complaint(facts.read)
     if what is Complaint.TABLE:
-        return [_no_table(target, facts.read, mend(what, target.name, role=target.role, sql=sql))]
+        # The bot may have no use for it: it would be a fault only once something is put for it.
+        severity, unused = (_FAULT, "") if target.used else (_WARNING, "; nothing was put for it")
+        says = f"it is not there, or not exposed ({said(facts.read)}){unused}"
+        return [Finding(f"{target.name}: table", severity, says, mend(what, target.name, role=target.role, sql=sql))]
     if what not in (Complaint.NOTHING, Complaint.COLUMN):
         return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
     return [
         Finding(f"{target.name}: table", _OK, "it is there"),
         _columns(facts, sql),
         _grants(facts),
-        *_indexes(facts),
+        *(_index(target, columns, outcome) for columns, outcome in sorted((facts.inserts or {}).items())),
         *_rows(facts),
     ]
-
-
-def _no_table(target: Target, outcome: Outcome, fix: str | None) -> Finding:
-    says = f"it is not there, or not exposed ({said(outcome)})"
-    if not target.used:
-        # The bot may have no use for it: it would be a fault only once something is put for it.
-        return Finding(f"{target.name}: table", _WARNING, f"{says}; nothing was put for it", fix)
-    return Finding(f"{target.name}: table", _FAULT, says, fix)
 
 
 def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
@@ -269,13 +265,9 @@ def _grants(facts: TableFacts) -> Finding:
     for outcome in asked:
         if complaint(outcome) is Complaint.GRANT:
             return _refused(target, "grants", outcome)
-    if all(map(_in_vain, (facts.inserts or {}).values())):
-        return Finding(f"{target.name}: grants", _OK, f"it may be read{_and_updated(facts)}")
-    return Finding(f"{target.name}: grants", _OK, f"it may be read and inserted into{_and_updated(facts)}")
-
-
-def _and_updated(facts: TableFacts) -> str:
-    return ", and updated" if facts.update is not None and complaint(facts.update) is Complaint.NOTHING else ""
+    inserted = "" if all(map(_in_vain, (facts.inserts or {}).values())) else " and inserted into"
+    updated = ", and updated" if facts.update is not None and complaint(facts.update) is Complaint.NOTHING else ""
+    return Finding(f"{target.name}: grants", _OK, f"it may be read{inserted}{updated}")
 
 
 _NOT_ASKED = "for an insert of no rows the server did not ask its database, so that was not looked at"
@@ -284,10 +276,6 @@ _NOT_ASKED = "for an insert of no rows the server did not ask its database, so t
 def _in_vain(outcome: Outcome) -> bool:
     """Whether an insert of no rows was answered without asking PostgreSQL: PostgREST says 201, Supabase Lite 200."""
     return isinstance(outcome, Reply) and outcome.status == 200
-
-
-def _indexes(facts: TableFacts) -> list[Finding]:
-    return [_index(facts.target, columns, outcome) for columns, outcome in sorted((facts.inserts or {}).items())]
 
 
 def _index(target: Target, columns: str, outcome: Outcome) -> Finding:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.doctor.complaints import Complaint
-from outbox.doctor.fixes import mend
+from outbox.doctor.complaints import Complaint, mend
 
 
 @pytest.mark.parametrize(

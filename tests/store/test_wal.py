@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from outbox.doctor.findings import WalFacts
-from outbox.doctor.wal import is_wal, read_wal
+from outbox.doctor.local import is_wal, read_wal
 from tests.store.tools import ROOT
 
 WRITER = """
