@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import aiosqlite
 
@@ -76,17 +77,41 @@ def summary(handled: Iterable[Handled]) -> dict[str, int]:
 
 async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Handled]:
     handled: list[Handled] = []
-    if which.ids is None:
-        async for page in _pages(transact, which, work):
-            handled += page
+    if which.ids is None:  # `STEP` dead ones a step: one that matches few reads no more at once
+        for destination in [which.destination] if which.destination else await transact(_destinations):
+            after_seq, full = 0, True
+            while full:
+                step = _Step(which, queries.DEAD.sql, (destination, after_seq, STEP), work)
+                entries, done = await transact(step)
+                handled += done
+                full, after_seq = len(entries) == STEP, entries[-1].seq if entries else 0
         return handled
     # All are found before the first is changed: an entry of a key must not go before an older one of it.
     found, unknown = await _named(transact, which.ids)
     for start in range(0, len(found), STEP):
-        handled += await transact(_named_step(which, found[start : start + STEP], work))
+        step = _Step(which, queries.SELECTED.sql, (json.dumps(found[start : start + STEP]),), work)
+        entries, done = await transact(step)
+        refused = [(entry, why) for entry in entries if (why := which.refuses(entry)) is not None]
+        handled += done + [Handled(id=each.id, destination=each.destination, outcome=why) for each, why in refused]
     return _without_namesakes(which, handled) + [
         Handled(id=each, destination=None, outcome=Outcome.UNKNOWN_ID) for each in unknown
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One transaction: finds entries, and does the work on those of them that are meant."""
+
+    which: Selection
+    sql: str
+    parameters: tuple[Any, ...]  # behind those of the selection
+    work: Work
+
+    async def __call__(self, connection: aiosqlite.Connection) -> tuple[list[Selected], list[Handled]]:
+        rows = await connection.execute_fetchall(self.sql, (*self.which.parameters(), *self.parameters))
+        entries = [Selected.of(row) for row in rows]
+        meant = [entry for entry in entries if self.which.refuses(entry) is None]
+        return entries, await self.work(connection, meant) if meant else []
 
 
 def _without_namesakes(which: Selection, handled: list[Handled]) -> list[Handled]:
@@ -94,53 +119,6 @@ def _without_namesakes(which: Selection, handled: list[Handled]) -> list[Handled
     meant = {each.id for each in handled if each.destination == which.destination}
     return [each for each in handled if each.outcome is not Outcome.NOT_SELECTED or each.id not in meant
             or each.destination == which.destination]  # fmt: skip
-
-
-async def _pages(transact: Transact, which: Selection, work: Work) -> AsyncIterator[list[Handled]]:
-    """Change the dead entries that match, `STEP` dead ones a step: one that matches few reads no more at once."""
-    for destination in [which.destination] if which.destination else await transact(_destinations):
-        after_seq = 0
-        while True:
-            page, last_seq, full = await transact(_page(which, destination, after_seq, work))
-            yield page
-            if not full:
-                break
-            after_seq = last_seq
-
-
-def _page(
-    which: Selection, destination: str, after_seq: int, work: Work
-) -> Callable[[aiosqlite.Connection], Awaitable[tuple[list[Handled], int, bool]]]:
-    async def step(connection: aiosqlite.Connection) -> tuple[list[Handled], int, bool]:
-        rows = list(
-            await connection.execute_fetchall(queries.DEAD.sql, (*which.parameters(), destination, after_seq, STEP))
-        )
-        entries = [Selected.of(row) for row in rows]
-        meant = [entry for entry in entries if which.refuses(entry) is None]
-        handled = await work(connection, meant) if meant else []
-        return handled, entries[-1].seq if entries else 0, len(entries) == STEP
-
-    return step
-
-
-def _named_step(
-    which: Selection, seqs: Sequence[int], work: Work
-) -> Callable[[aiosqlite.Connection], Awaitable[list[Handled]]]:
-    async def step(connection: aiosqlite.Connection) -> list[Handled]:
-        rows = await connection.execute_fetchall(
-            queries.SELECTED.sql,
-            (
-                *which.parameters(),
-                json.dumps(list(seqs)),
-            ),
-        )
-        entries = [Selected.of(row) for row in rows]
-        refused = [(entry, why) for entry in entries if (why := which.refuses(entry)) is not None]
-        meant = [entry for entry in entries if which.refuses(entry) is None]
-        handled = await work(connection, meant) if meant else []
-        return handled + [Handled(id=entry.id, destination=entry.destination, outcome=why) for entry, why in refused]
-
-    return step
 
 
 async def _named(transact: Transact, ids: Sequence[str]) -> tuple[list[int], list[str]]:

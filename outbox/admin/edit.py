@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiosqlite
@@ -82,10 +83,25 @@ async def rename(
     In steps, in the order of the puts; nothing is under way meanwhile. An entry that has the new name too is left.
     """
     handled: list[Handled] = []
+    how = _How(now_ms, force=force, pending=True, sending=False)
+
+    async def step(connection: aiosqlite.Connection, after_seq: int) -> list[Handled]:
+        lanes = {number: LaneSpec.of(spec) for number, *spec in await connection.execute_fetchall(queries.LANES.sql)}
+        bounds = (after_seq, after_seq + STEP, destination, destination, json.dumps(list(names)))
+        rows = list(await connection.execute_fetchall(queries.MENDABLE_NEXT.sql, bounds))
+        done = []
+        for found in _candidates(rows, lanes, None):
+            try:
+                text = renamed(found.entry.payload, names)
+                outcome = Outcome.UNCHANGED if text is None else await _edited(connection, found, text, how)
+            except InvalidEntry:  # before anything of it was written
+                outcome = Outcome.UNFIT
+            done.append(Handled(id=found.entry.id, destination=found.entry.destination, outcome=outcome))
+        return done
+
     until = await transact(_newest)
-    for after in range(0, until, STEP):
-        how = _How(now_ms, force=force, pending=True, sending=False)
-        handled += await transact(_Renaming(names, destination, after, how))
+    for after_seq in range(0, until, STEP):
+        handled += await transact(partial(step, after_seq=after_seq))
     return handled
 
 
@@ -107,30 +123,6 @@ class _How:
     force: bool
     pending: bool
     sending: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Renaming:
-    """One transaction: looks at the `STEP` entries behind `after`."""
-
-    names: Mapping[str, str]
-    destination: str | None
-    after: int
-    how: _How
-
-    async def __call__(self, connection: aiosqlite.Connection) -> list[Handled]:
-        lanes = {number: LaneSpec.of(spec) for number, *spec in await connection.execute_fetchall(queries.LANES.sql)}
-        bounds = (self.after, self.after + STEP, self.destination, self.destination, json.dumps(list(self.names)))
-        rows = list(await connection.execute_fetchall(queries.MENDABLE_NEXT.sql, bounds))
-        handled = []
-        for found in _candidates(rows, lanes, None):
-            try:
-                text = renamed(found.entry.payload, self.names)
-                outcome = Outcome.UNCHANGED if text is None else await _edited(connection, found, text, self.how)
-            except InvalidEntry:  # before anything of it was written
-                outcome = Outcome.UNFIT
-            handled.append(Handled(id=found.entry.id, destination=found.entry.destination, outcome=outcome))
-        return handled
 
 
 async def _edited(connection: aiosqlite.Connection, found: Candidate, text: str, how: _How) -> Outcome:

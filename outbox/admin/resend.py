@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiosqlite
@@ -48,31 +49,12 @@ async def resend(store: Store, which: Selection, *, now_ms: int, dry_run: bool =
     until_ms = now_ms + 1 if which.until_ms is None else which.until_ms
     parameters = (which.since_ms or 0, until_ms, *which.parameters())
     found = sorted([int(row[0]) for row in await store.read(queries.DELIVERED.sql, parameters)])
-    counts: Counter[str] = Counter()
-    for start in range(0, len(found), STEP):
-        counts += await store.transact(_Step(found[start : start + STEP], now_ms, dry_run=dry_run))
-    destinations = {name: number for name, number in sorted(counts.items()) if not name.startswith("-")}
-    return ResendReport(
-        resent=sum(destinations.values()),
-        superseded=counts["-superseded"],
-        updates=counts["-updates"],
-        destinations=destinations,
-        dry_run=dry_run,
-    )
 
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One transaction: judges some entries and revives them; counts by destination, or by why they are left out."""
-
-    seqs: list[int]
-    now_ms: int
-    dry_run: bool
-
-    async def __call__(self, connection: aiosqlite.Connection) -> Counter[str]:
+    async def step(connection: aiosqlite.Connection, seqs: list[int]) -> Counter[str]:
+        """Judge some entries and revive them; count by destination, or by why they are left out."""
         counts: Counter[str] = Counter()
         again = []
-        rows = await connection.execute_fetchall(queries.RESENDABLE.sql, (json.dumps(self.seqs),))
+        rows = await connection.execute_fetchall(queries.RESENDABLE.sql, (json.dumps(seqs),))
         for seq, destination, operation, superseded in rows:
             if operation == Operation.UPDATE:
                 counts["-updates"] += 1
@@ -81,7 +63,19 @@ class _Step:
             else:
                 counts[str(destination)] += 1
                 again.append(int(seq))
-        if again and not self.dry_run:
+        if again and not dry_run:
             await connection.execute(queries.RESEND.sql, (json.dumps(again),))
-            await note(connection, again, now_ms=self.now_ms, event="resent")
+            await note(connection, again, now_ms=now_ms, event="resent")
         return counts
+
+    counts: Counter[str] = Counter()
+    for start in range(0, len(found), STEP):
+        counts += await store.transact(partial(step, seqs=found[start : start + STEP]))
+    destinations = {name: number for name, number in sorted(counts.items()) if not name.startswith("-")}
+    return ResendReport(
+        resent=sum(destinations.values()),
+        superseded=counts["-superseded"],
+        updates=counts["-updates"],
+        destinations=destinations,
+        dry_run=dry_run,
+    )

@@ -119,12 +119,9 @@ def figure(value: object, field: str) -> float | None:
 
 def names(symbols: Iterable[str]) -> tuple[str, ...]:
     """Return the symbols. Raises InvalidEntry: one text would be taken for a list of letters."""
-    known = () if isinstance(symbols, str) or not isinstance(symbols, Iterable) else tuple(symbols)
-    if (
-        isinstance(symbols, str)
-        or not isinstance(symbols, Iterable)
-        or not all(isinstance(name, str) for name in known)
-    ):
+    one = isinstance(symbols, str) or not isinstance(symbols, Iterable)
+    known = () if one else tuple(symbols)
+    if one or not all(isinstance(name, str) for name in known):
         raise InvalidEntry("must be a list of strings", field="symbols")
     return known
 

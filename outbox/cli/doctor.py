@@ -23,10 +23,10 @@ from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
 from outbox.destinations import DECLARED
 from outbox.doctor import findings, remote_findings
-from outbox.doctor.complaints import Complaint, Outcome, complaint, complaint_of, mend
+from outbox.doctor.complaints import EVERYWHERE, Complaint, Outcome, complaint, complaint_of, mend
 from outbox.doctor.findings import Finding, Severity
 from outbox.doctor.local import Content, Local, examine_file
-from outbox.doctor.remote import Questions, obstacle, silent
+from outbox.doctor.remote import Questions, obstacle
 from outbox.doctor.remote_findings import Target, targets, time_limit
 from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry, SchemaError
@@ -188,7 +188,7 @@ async def _ask(
         questions = Questions(transport, SystemClock(), deadline_s=timeout_s)
         first, ahead_s = await questions.first(asked[0])
         findings = await _project(settings, first, timeout_s)
-        for target in () if silent(first) else asked:
+        for target in () if complaint(first) in EVERYWHERE else asked:
             delivered = content.delivered.get(target.name) if content else None
             findings += remote_findings.table(await questions.table(target, delivered), sql=_sql_folder())
     finally:

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
 from outbox.clock import Clock
-from outbox.doctor.complaints import EVERYWHERE, Complaint, Outcome, complaint
+from outbox.doctor.complaints import Complaint, Outcome, complaint
 from outbox.doctor.remote_findings import Obstacle, TableFacts, Target, meant
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.network import Misconfigured, addresses, tls_context
@@ -102,11 +102,6 @@ class Questions:
 
     async def _ask(self, method: str, path: str, body: bytes = b"", *headers: tuple[str, str]) -> Outcome:
         return await self._transport.send(Request(method, path, headers, body), deadline_s=self._deadline_s)
-
-
-def silent(outcome: Outcome) -> bool:
-    """Return whether an answer holds for the whole project, so that there is no use in asking for its tables."""
-    return complaint(outcome) in EVERYWHERE
 
 
 def _ahead_s(outcome: Outcome, now_ms: float) -> float | None:

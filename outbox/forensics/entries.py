@@ -200,16 +200,6 @@ async def last_refusal(reader: Reader) -> Told | None:
     return next((told for told in newest if told.line.event in ("refused", "postponed", "stuck")), None)
 
 
-async def history_after(reader: Reader, number: int, *, limit: int) -> list[Told]:
-    """Return the oldest `limit` lines of all entries' history behind line `number`, oldest first."""
-    if not await reader.knows("outbox_history"):
-        return []
-    return [
-        _told(row)
-        for row in await reader.read(f"{_TOLD} where h.number > ? order by h.number limit ?", (number, limit))
-    ]
-
-
 async def newest_line(reader: Reader) -> int:
     """Return the number of the newest line of history; 0: there is none."""
     if not await reader.knows("outbox_history"):

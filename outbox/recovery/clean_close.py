@@ -62,8 +62,7 @@ async def begin(
     # No number is used twice, so that a receipt means one entry for ever.
     seq = max(seq or start_after, (loss.last or 0) if loss else 0)
     opened = {"at_ms": now_ms, "pid": os.getpid(), "program": Path(sys.argv[0]).name}
-    try:
-        await connection.execute("begin immediate")
+    async with database.transaction(connection):
         await connection.execute(queries.STATE_FACT.sql, ("file", file))
         await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened)))
         await _start_numbers(connection, seq)
@@ -76,10 +75,6 @@ async def begin(
             await connection.execute(
                 queries.STATE_FACT.sql, ("loss", json.dumps({"at_ms": now_ms, "what": loss.words}))
             )
-        await connection.execute("commit")
-    except BaseException:
-        await database.roll_back(connection)
-        raise
     salt = await in_thread(probe.wal_salt, path)
     await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened | {"salt": salt})))
     # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.

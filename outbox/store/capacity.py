@@ -53,6 +53,7 @@ class Capacity:
         self._bounds = bounds
         self._bounded = (bounds.max_pending_rows, bounds.max_pending_bytes) != (None, None)
         self._reserve = Reserve(path, bounds.reserve_bytes) if bounds.reserve_bytes else None
+        self._facts = {"path": str(path), "reserve_bytes": bounds.reserve_bytes}
         self.short: bool = False  # True: the disk was found full, and the reserve is not whole again yet
         self.changed: asyncio.Event = asyncio.Event()  # set when the housekeeper should look before its minute is over
 
@@ -77,8 +78,7 @@ class Capacity:
             self._reserve.release()
             self.short = True
         if self.short:
-            facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
-            logger.warning("disk almost full, puts are refused", extra=facts)
+            logger.warning("disk almost full, puts are refused", extra=self._facts)
 
     async def release(self) -> bool:
         """Give the reserve up: a write found the disk full. Return whether that made room."""
@@ -88,8 +88,7 @@ class Capacity:
         self.short = True
         self.changed.set()
         if held:
-            facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
-            logger.error("disk full, the reserve is released and puts are refused", extra=facts)
+            logger.error("disk full, the reserve is released and puts are refused", extra=self._facts)
             await self._guarded(self._reserve.release)
         return held
 
@@ -119,8 +118,7 @@ class Capacity:
         assert self._reserve is not None
         if self._reserve.make():
             self.short = False
-            facts = {"path": str(self._path), "reserve_bytes": self._bounds.reserve_bytes}
-            logger.warning("disk has room again, puts are accepted", extra=facts)
+            logger.warning("disk has room again, puts are accepted", extra=self._facts)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         """Do `work` in a thread. A folder that allows no reserve must not keep anybody from putting."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -206,6 +206,18 @@ async def roll_back(connection: aiosqlite.Connection) -> None:
     except _NO_ROLLBACK as error:
         if (news := _repeating.news("rollback failed", str(error))) is not None:
             logger.warning("rollback failed", extra={"error": str(error), **news})
+
+
+@contextlib.asynccontextmanager
+async def transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+    """Commit what the block does, or roll all of it back if it raises."""
+    try:
+        await connection.execute("begin immediate")
+        yield
+        await connection.execute("commit")
+    except BaseException:
+        await roll_back(connection)
+        raise
 
 
 async def checkpoint(connection: aiosqlite.Connection, mode: Literal["passive", "full", "truncate"]) -> Checkpoint:

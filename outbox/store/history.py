@@ -17,37 +17,14 @@ async def note(
     *,
     now_ms: int,
     event: str,
-    status: int | None = None,
-    code: str | None = None,
     message: str | None = None,
+    refusal: Refusal | None = None,
     batch_rows: int | None = None,
-    request_id: str | None = None,
 ) -> None:
-    """Write one line of history for each entry of `seqs`."""
-    words = (now_ms, event, status, code, message, batch_rows, request_id)
-    await connection.execute(queries.NOTE.sql, (*words, json.dumps(list(seqs))))
-
-
-async def note_refusal(
-    connection: aiosqlite.Connection,
-    seqs: Sequence[int],
-    event: str,
-    refusal: Refusal,
-    *,
-    now_ms: int,
-    batch_rows: int | None,
-) -> None:
-    await note(
-        connection,
-        seqs,
-        now_ms=now_ms,
-        event=event,
-        status=refusal.status,
-        code=refusal.code,
-        message=refusal.message,
-        batch_rows=batch_rows,
-        request_id=refusal.request_id,
-    )
+    """Write one line of history for each entry of `seqs`: with a message of ours, or what the server said."""
+    said = refusal and (refusal.status, refusal.code, refusal.message, batch_rows, refusal.request_id)
+    words = said or (None, None, message, batch_rows, None)
+    await connection.execute(queries.NOTE.sql, (now_ms, event, *words, json.dumps(list(seqs))))
 
 
 def refusal_words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:

@@ -31,7 +31,7 @@ async def put_many(writer: Writer, path: Path, ready: Placed) -> list[Receipt]:
         entries = await placed(connection, ready, writer.lanes)  # what is made here is committed at once
         receipts = await _at_once(connection, entries, writer)
         if receipts is None:
-            async with _transaction(connection):
+            async with database.transaction(connection):
                 receipts = await insert_all(connection, entries, path, capacity=writer.capacity)
         writer.note_stored(max(receipt.seq for receipt in receipts))
         return receipts
@@ -98,17 +98,6 @@ def parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
         found.append(entries[start : start + size])
         start += size
     return found
-
-
-@contextlib.asynccontextmanager
-async def _transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
-    await connection.execute("begin immediate")
-    try:
-        yield
-        await connection.execute("commit")
-    except BaseException:
-        await database.roll_back(connection)
-        raise
 
 
 @contextlib.asynccontextmanager

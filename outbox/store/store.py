@@ -19,7 +19,7 @@ from outbox.store import database, many, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits, Guard
 from outbox.store.held_transaction import Block
-from outbox.store.history import note, note_refusal, refusal_words
+from outbox.store.history import note, refusal_words
 from outbox.store.reader import Reader
 from outbox.store.receipts import Receipt, find_lane
 from outbox.store.rows import Adopted, StoredPause
@@ -168,7 +168,7 @@ class Store(Reader):
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.SETTLE.sql, parameters)
             if refusal is not None:
-                await note_refusal(connection, seqs, "refused", refusal, now_ms=now_ms, batch_rows=batch_rows)
+                await note(connection, seqs, now_ms=now_ms, event="refused", refusal=refusal, batch_rows=batch_rows)
             if run is not None:
                 await connection.execute(queries.END_OTHER_RUN.sql, run)
                 await connection.executemany(queries.JOIN_RUN.sql, [(seq, *run) for seq in seqs])
@@ -185,7 +185,7 @@ class Store(Reader):
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.POSTPONE.sql, parameters)
             await connection.execute(queries.FIRST_REFUSED.sql, (now_ms, _list(seqs)))
-            await note_refusal(connection, seqs, event, refusal, now_ms=now_ms, batch_rows=batch_rows)
+            await note(connection, seqs, now_ms=now_ms, event=event, refusal=refusal, batch_rows=batch_rows)
 
         await self.transact(work)
 
