@@ -328,7 +328,7 @@ def test_a_pause_is_told_with_what_mends_it_until_it_is_mended(
 ) -> None:
     put(bot_db, "orders", {"order_id": "o-1"}, operation="upsert", on_conflict=("order_id",))
     with orders(project, sql, "order_id text, lots int"):
-        assert CliRunner().invoke(app, ["drain", "--path", str(bot_db), "--timeout", "0.5"]).exit_code == 2
+        assert CliRunner().invoke(app, ["drain", "--path", str(bot_db), "--timeout", "60"]).exit_code == 2
         paused = Report(bot_db)
         offline = Report(bot_db, "--offline")
         sql.execute("create unique index on public.orders (order_id)")
