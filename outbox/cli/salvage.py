@@ -12,7 +12,7 @@ from outbox.cli import format as formatting, send_command
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.errors import StoreError
 from outbox.recovery.salvage import salvage_and_rename
-from outbox.store.files import real_path
+from outbox.store.files import real_path, wal_path
 from outbox.store.read_only import is_file
 
 _DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3
@@ -27,7 +27,8 @@ def salvage(
 ) -> None:
     """Bring over what waits in a damaged file.
 
-    Into the outbox, with its ids. Works while a bot runs.
+    Into the outbox, with its ids. Works while a bot runs. What no query
+    finds any more is looked for page by page, in FILE and its -wal.
 
     Nothing is sent twice. FILE is only read, then renamed from .corrupt-... to .salvaged-...
 
@@ -48,8 +49,10 @@ def salvage(
       path, exit_code
       pending, dead           entries brought over
       held                    brought over as dead letters: changed by the
-                              damage, overtaken by a later one of their key, or
-                              put for another project
+                              damage, overtaken by a later one of their key,
+                              put for another project, or an upsert or update
+                              that may have been delivered
+      carved                  how many of these three only their page knew of
       there                   the outbox had them already
       unreadable              [[first, last]]: numbers of entries in damage
       lost_ids                [id]: of entries of which only the id is left
@@ -61,7 +64,9 @@ def salvage(
     """
     with complaints(path, as_object=as_object):
         where, source = send_command.file_of(path), real_path(file)
-        if not is_file(source):
+        if source.name.endswith("-wal"):
+            source = source.with_name(source.name.removesuffix("-wal"))
+        if not is_file(source) and not is_file(wal_path(source)):
             raise StoreError(f"{source} does not exist; nothing was changed", path=source)
         if source == where:
             raise StoreError(f"{source} is the outbox itself; give another one with --path", path=source)
@@ -124,6 +129,8 @@ def _salvage_code(facts: Mapping[str, Any]) -> int:
 def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
     brought = f"{facts['pending']:,} pending and {facts['dead']:,} dead entries brought over"
     lines = [f"{brought}; {facts['there']:,} were here."]
+    if facts.get("carved"):
+        lines.append(f"{facts['carved']:,} of them were found page by page: no query finds them any more.")
     if facts["held"]:
         lines.append(formatting.typed(f"{facts['held']:,} are here as dead letters: outbox ls --state dead says why."))
     for first, last in facts["unreadable"]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from outbox.entry import State
+from outbox.entry import Destination, State, mint_id
 from outbox.errors import StoreError
-from outbox.recovery import salvage as module
+from outbox.prepare import written
+from outbox.recovery import damaged_file, pages
+from outbox.recovery.carve import CarvedFile
 from outbox.recovery.quarantine import found_beside
 from outbox.recovery.salvage import salvage, salvage_and_rename
 from outbox.store import meta
+from outbox.store.files import wal_path
 from tests.recovery.test_corruption import emptied, filled, flip, set_aside
 from tests.store.tools import count, entry, opened, raised, rows, shell
 from tests.support import run_async
@@ -66,7 +74,8 @@ async def test_a_damaged_page_that_is_not_read_around_costs_all_the_rest(
     old, new = tmp_path / "old.db", tmp_path / "bot.db"
     await filled(old, 1000)
     flip(old, leaves(old, "outbox")[3], 4096)
-    monkeypatch.setattr(module, "_MOST_FAILURES", 0)
+    monkeypatch.setattr(damaged_file, "_MOST_FAILURES", 0)
+    monkeypatch.setattr(CarvedFile, "rows", lambda *_, **__: iter(()))
 
     async with opened(new) as store:
         assert (await salvage(store, old)).pending < 900
@@ -166,7 +175,7 @@ async def test_salvage_ends_the_red_health_and_keeps_the_damaged_file(tmp_path: 
 async def test_a_file_in_which_nothing_can_be_read_is_a_typed_error(tmp_path: Path) -> None:
     old = tmp_path / "old.db"
     await filled(old, 100)
-    flip(old, 0, 4096)
+    flip(old, 0, old.stat().st_size)
     empty = tmp_path / "empty.db"
     empty.touch()
     emptied(empty)
@@ -325,3 +334,128 @@ async def test_one_payload_that_is_no_json_any_more_keeps_no_other_entry_behind(
         found = await salvage(store, old)
 
     assert (found.pending, found.unreadable) == (99, [(10, 10)])
+
+
+# ---------------------------------------------------------------------------------------------- page by page
+
+
+def root_of(path: Path, table: str = "outbox") -> int:
+    """Where the root page of a table begins."""
+    ((root,),) = rows(path, "select rootpage from sqlite_schema where name = '" + table + "'")
+    assert isinstance(root, int)
+    return (root - 1) * 4096
+
+
+async def wide(path: Path, puts: int = 1000, **more: Any) -> None:
+    """Fill `path` with rows that overflow to other pages now and then, and are put in more than one transaction."""
+    trades = Destination("trades", on_conflict=("symbol",))
+    async with opened(path) as store:
+        for start in range(0, puts, 50):
+            made = []
+            for number in range(start, start + 50):
+                row = {"symbol": f"S{number}", "said": "x" * (9000 if number == start else 300)}
+                ready = written(trades, row, **more)
+                one = ready.entry(mint_id(1, os.urandom(10)), created_at_ms=1, source="test", lane=None)
+                made.append(store.put(one, ready.intent.spec))
+            await asyncio.gather(*made)
+
+
+@run_async
+async def test_with_the_roots_of_the_table_gone_each_entry_is_found_on_its_page(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await wide(old)
+    with shell(old) as connection:
+        connection.execute("update outbox set state = 'dead' where seq % 10 = 0")
+        connection.execute("update outbox set state = 'delivered', settled_at_ms = 1 where seq % 10 = 1")
+    before = rows(old, "select seq, id, payload, digest, state from outbox where state <> 'delivered' order by seq")
+    flip(old, root_of(old), 4096)
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+        again = await salvage(store, old)
+
+    assert (found.pending, found.dead, found.held, found.carved, found.unreadable) == (800, 100, 0, 900, [])
+    assert rows(new, "select seq, id, payload, digest, state from outbox order by seq") == before
+    assert (again.pending, again.dead, again.carved, again.there) == (0, 0, 0, 900)
+
+
+@run_async
+async def test_control_queries_alone_find_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    await wide(old, 100)
+    flip(old, root_of(old), 4096)
+    monkeypatch.setattr(CarvedFile, "rows", lambda *_, **__: iter(()))
+    monkeypatch.setattr(CarvedFile, "seqs", lambda _: [])
+
+    async with opened(new) as store:
+        found = await salvage(store, old)
+
+    assert (found.pending, found.unreadable) == (0, [(1, 100)])
+
+
+@run_async
+async def test_with_the_first_page_gone_inserts_are_sent_and_upserts_are_held(tmp_path: Path) -> None:
+    """Nobody knows which pages are free: an upsert on one of them may have been delivered, and a later one, too."""
+    inserts, upserts, new = tmp_path / "inserts.db", tmp_path / "upserts.db", tmp_path / "bot.db"
+    await wide(inserts, 100)
+    await wide(upserts, 100, operation="upsert")
+    for path in (inserts, upserts):
+        flip(path, 0, 4096)
+
+    async with opened(new) as store:
+        found = [await salvage(store, path) for path in (inserts, upserts)]
+
+    assert [(each.pending, each.held, each.project_unreadable) for each in found] == [(100, 0, True), (0, 100, True)]
+    ((words,),) = rows(new, "select distinct error_message from outbox where state = 'dead'")
+    assert "may have been delivered" in str(words)
+
+
+@run_async
+async def test_of_two_copies_of_a_page_the_newer_counts_and_the_older_only_where_that_is_damaged(
+    tmp_path: Path,
+) -> None:
+    path, kept = tmp_path / "old.db", tmp_path / "kept.db"
+    async with opened(path) as store:
+        upsert = written(Destination("trades", on_conflict=("symbol",)), {"symbol": "EURUSD"}, operation="upsert")
+        puts = [entry() for _ in range(19)]
+        puts.append(
+            (upsert.entry(mint_id(1, os.urandom(10)), created_at_ms=1, source=None, lane=None), upsert.intent.spec)
+        )
+        receipts = [await store.put(*each) for each in puts]
+        await store.checkpoint()
+        await store.settle([each.seq for each in receipts[5:]], State.DELIVERED)
+        shutil.copyfile(path, kept)
+        shutil.copyfile(wal_path(path), wal_path(kept))  # as a kill leaves it
+
+    def carved() -> list[tuple[int, bool]]:
+        with contextlib.closing(CarvedFile(kept)) as found:
+            return [(row["seq"], words is not None) for row, words in found.rows(set(), doubtful=True)]
+
+    assert carved() == [(seq, False) for seq in range(1, 6)], "what is delivered is not brought"
+    number = root_of(path) // 4096 + 1
+    log = wal_path(kept).read_bytes()
+    frames = pages.frames(lambda at, count: log[at : at + count], 4096)
+    for frame in frames:
+        if frame.page == number:
+            flip(wal_path(kept), frame.at, 4096)
+    assert carved() == [*((seq, False) for seq in range(1, 20)), (20, True)], "the upsert alone must not go again"
+
+
+@run_async
+async def test_a_wal_without_its_database_gives_what_is_in_it_and_is_not_removed(tmp_path: Path) -> None:
+    """SQLite removes the -wal of an empty file, as soon as anybody looks at it."""
+    old, new = tmp_path / "old.db", tmp_path / "bot.db"
+    async with opened(old) as store:
+        await store.checkpoint()
+        for _ in range(50):
+            await store.put(*entry())
+        alone, empty = tmp_path / "alone.db", tmp_path / "empty.db"
+        empty.touch()
+        for path in (alone, empty):
+            shutil.copyfile(wal_path(old), wal_path(path))
+
+    for path, pending in ((alone, 50), (empty, 0)):
+        async with opened(new) as store:
+            found = await salvage(store, path)
+        assert (found.pending, found.pending + found.there) == (pending, 50)
+        assert wal_path(path).exists()

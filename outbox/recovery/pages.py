@@ -1,0 +1,297 @@
+"""What the pages of a SQLite file and its -wal say by themselves, without a b-tree that leads to them.
+
+Pure functions over bytes (sqlite.org/fileformat2.html). Damage raises nothing here: what cannot be is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from outbox.entry import Operation, State, digest
+from outbox.store.files import WAL_MAGIC
+
+WAL_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
+_MAGIC = b"SQLite format 3\0"
+_SIZES = tuple(1 << power for power in range(9, 17))
+_LEAF, _KINDS = 0x0D, {0x02: 12, 0x05: 12, 0x0A: 8, 0x0D: 8}  # b-tree pages, and how long their headers are
+_WORD = 0xFFFF_FFFF
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+
+# The columns of the table `outbox` in the order of its file; later migrations add behind.
+LAYOUT = (
+    "seq", "id", "destination", "operation", "state", "key", "payload", "on_conflict", "match", "lane", "waits",
+    "attempts", "next_attempt_at_ms", "refused_since_ms", "created_at_ms", "settled_at_ms", "error_status",
+    "error_code", "error_message", "error_details", "error_hint", "source", "digest", "if_exists",
+)  # fmt: skip
+_FIRST_LAYOUT = LAYOUT.index("digest") + 1
+_NUMBERS = {"lane", "attempts", *(name for name in LAYOUT if name.endswith(("_ms", "_status")))}
+_TEXTS = frozenset(LAYOUT) - _NUMBERS - {"seq"}
+_OPERATIONS, _STATES = frozenset(map(str, Operation)), frozenset(map(str, State))
+# Two neighbours in each row of the table and hardly anywhere else.
+_LANDMARK = re.compile(f"(?:{'|'.join(_OPERATIONS)})(?:{'|'.join(_STATES)})".encode())
+# What may stand in a cell before its operation: three varints, 25 types of at most 9 bytes, id and destination.
+_REACH = 4 * (200 + 63) + 9 * 28
+
+Page = Callable[[int], bytes]  # a page by its number; empty: there is none
+
+
+class Cell(NamedTuple):
+    """One row of the table, as far as its own page tells. body: where its values begin; kinds: their types."""
+
+    seq: int
+    state: str
+    kinds: tuple[int, ...]
+    start: int
+    body: int
+    size: int
+
+
+class Frame(NamedTuple):
+    """A page in the -wal. current: of the log's last round; sound: its checksum is right; ends: a transaction."""
+
+    page: int
+    at: int
+    current: bool
+    sound: bool
+    ends: bool
+
+
+def page_bytes(begin: bytes, wal_begin: bytes) -> int:
+    """Return how large a page is: as the file says, or its -wal, or else by which size they look like pages."""
+    if begin[:16] == _MAGIC and (size := _page_bytes(int.from_bytes(begin[16:18], "big"))):
+        return size
+    if wal_begin[:4] in WAL_MAGIC and (size := _page_bytes(int.from_bytes(wal_begin[8:12], "big"))):
+        return size
+
+    def likely(size: int) -> int:
+        frame = FRAME_HEADER_BYTES + size
+        there = [begin[at : at + size] for at in range(size, len(begin), size)]
+        there += [
+            wal_begin[at : at + frame][FRAME_HEADER_BYTES:] for at in range(WAL_HEADER_BYTES, len(wal_begin), frame)
+        ]
+        return size * sum(pointers(page) is not None for page in there)
+
+    # A larger one looks as likely, since each of its pages begins with a right one.
+    scores = {size: likely(size) for size in _SIZES}
+    return next(size for size in _SIZES if 10 * scores[size] >= 7 * max(scores.values()))
+
+
+def _page_bytes(said: int) -> int:
+    said = 1 << 16 if said == 1 else said
+    return said if said in _SIZES else 0
+
+
+# ----------------------------------------------------------------------------------------------------- the -wal
+
+
+def frames(read: Callable[[int, int], bytes], size: int) -> list[Frame]:
+    """Return the pages of a -wal in their order. read: from a place, a number of bytes; size: of a page.
+
+    A checksum goes on from the one before, so that one damaged frame does not cost what stands behind it.
+    """
+    header = read(0, WAL_HEADER_BYTES)
+    order = ">" if header[:4] == WAL_MAGIC[1] else "<"
+    salts = header[16:24] if header[:4] in WAL_MAGIC else None
+    before, at, found = header[24:], WAL_HEADER_BYTES, list[tuple[Frame, bytes]]()
+    while len(head := read(at, FRAME_HEADER_BYTES)) == FRAME_HEADER_BYTES:
+        at += FRAME_HEADER_BYTES
+        page = read(at, size)
+        sound = len(page) == size and head[16:] == checksum(before, head[:8] + page, order)
+        number, pages = struct.unpack(">II", head[:8])
+        found.append((Frame(number, at, current=True, sound=sound, ends=pages > 0), head[8:16]))
+        before, at = head[16:], at + size
+        if salts is None and sound:
+            salts = head[8:16]
+    # What an earlier round of the log has left stands behind the last frame of this one.
+    last = max((n for n, (_, its_own) in enumerate(found) if its_own == salts), default=-1)
+    return [frame._replace(current=n <= last) for n, (frame, _) in enumerate(found)]
+
+
+def checksum(before: bytes, data: bytes, order: str) -> bytes:
+    """Return the checksum of a frame whose predecessor has `before`; order: of the bytes in a word, as struct's."""
+    if len(before) != 8:
+        return b""
+    one, two = struct.unpack(">II", before)
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        one = (one + first + two) & _WORD
+        two = (two + second + one) & _WORD
+    return struct.pack(">II", one, two)
+
+
+# ------------------------------------------------------------------------------------------------ the free pages
+
+
+class FreeList(NamedTuple):
+    """How the first page says that the list of free pages begins, and how many pages are free."""
+
+    trunk: int
+    pages: int
+
+
+def free_list(first: bytes) -> FreeList | None:
+    """Return what the first page says of the free ones; None: it is damaged."""
+    whole = first[:16] == _MAGIC and pointers(first, 100) is not None
+    return FreeList(*struct.unpack(">II", first[32:40])) if whole else None
+
+
+def trunk(page: bytes, count: int) -> tuple[int, list[int]] | None:
+    """Return the next page of the list of free pages and the pages that `page` names; None: it is not of that list.
+
+    count: of the file's pages.
+    """
+    after, listed = struct.unpack(">II", page[:8]) if len(page) >= 512 else (count + 1, 0)
+    if after > count or listed > len(page) // 4 - 2:
+        return None
+    named = list(struct.unpack(f">{listed}I", page[8 : 8 + 4 * listed]))
+    return (after, named) if len(set(named)) == listed and all(1 < each <= count for each in named) else None
+
+
+# ------------------------------------------------------------------------------------------------- pages and cells
+
+
+def pointers(page: bytes, start: int = 0) -> list[int] | None:
+    """Return where the cells of a b-tree page are; None: it is no such page, or damaged."""
+    if len(page) < 512 or page[start] not in _KINDS:
+        return None
+    cells, content = struct.unpack(">HH", page[start + 3 : start + 7])
+    array = start + _KINDS[page[start]]
+    if array + 2 * cells > (content or 1 << 16) or (content or 1 << 16) > len(page):
+        return None
+    places = list(struct.unpack(f">{cells}H", page[array : array + 2 * cells]))
+    return places if all((content or 1 << 16) <= place <= len(page) - 4 for place in places) else None
+
+
+def cells(page: bytes) -> tuple[list[Cell], bool]:
+    """Return the table's rows on a page, and whether the page is sound; if not, rows whose pointers are lost, too."""
+    places = pointers(page)
+    if places is not None and page[0] != _LEAF:
+        return [], True
+    found, sound = {}, places is not None
+    for place in places or ():
+        sound = sound and _parts(page, place) is not None
+        if (cell := cell_at(page, place)) is not None:
+            found[place] = cell
+    if not sound:
+        for landmark in _LANDMARK.finditer(page):
+            for place in range(landmark.start() - 1, max(0, landmark.start() - _REACH), -1):
+                cell = cell_at(page, place)
+                if cell is not None and cell.body + sum(map(_width, cell.kinds[:3])) == landmark.start():
+                    found[place] = cell
+                    break
+    return list(found.values()), sound
+
+
+def cell_at(page: bytes, place: int) -> Cell | None:
+    """Return the table's row whose cell begins at `place`; None: none does."""
+    parts = _parts(page, place)
+    if parts is None:
+        return None
+    size, rowid, kinds, body = parts
+    if not _FIRST_LAYOUT <= len(kinds) <= len(LAYOUT) + 8 or kinds[0] != 0 or not 0 < rowid < 1 << 62:
+        return None
+    state_at = body + sum(map(_width, kinds[:4]))
+    state = page[state_at : state_at + _width(kinds[4])].decode("ascii", "replace")
+    return Cell(rowid, state, kinds, place, body, size) if state in _STATES else None
+
+
+def _parts(page: bytes, place: int) -> tuple[int, int, tuple[int, ...], int] | None:
+    """Return a leaf cell's size and rowid, its values' types, and where the first value begins; None: it is none."""
+    try:
+        size, at = _varint(page, place)
+        rowid, header = _varint(page, at)
+        length, at = _varint(page, header)
+        if not 0 < length <= size or header + length > len(page):
+            return None
+        kinds, body = [], header + length
+        while at < body:
+            kind, at = _varint(page, at)
+            kinds.append(kind)
+    except IndexError:
+        return None
+    if at != body or 10 in kinds or 11 in kinds or length + sum(map(_width, kinds)) != size:
+        return None
+    return size, rowid, tuple(kinds), body
+
+
+def _varint(page: bytes, at: int) -> tuple[int, int]:
+    """Return a variable-length integer and where it ends. Raises IndexError: the page ends first."""
+    value = 0
+    for place in range(at, at + 8):
+        byte = page[place]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, place + 1
+    return value << 8 | page[at + 8], at + 9
+
+
+def _width(kind: int) -> int:
+    return (kind - 12) // 2 if kind >= 12 else 8 if kind == 7 else _INTEGER_BYTES.get(kind, 0)
+
+
+# ------------------------------------------------------------------------------------------------------- the rows
+
+
+def row_of(cell: Cell, page: bytes, other: Page) -> dict[str, Any] | None:
+    """Return the row of a cell, by its columns, if it is what was put; other: pages that it overflows to."""
+    content = _content(cell, page, other)
+    values, at = [], 0
+    for kind in cell.kinds[: len(LAYOUT)]:
+        raw, at = content[at : at + _width(kind)], at + _width(kind)
+        try:
+            values.append(_value(kind, raw))
+        except (UnicodeDecodeError, struct.error):
+            return None
+    row = dict.fromkeys(LAYOUT) | dict(zip(LAYOUT, values, strict=False)) | {"seq": cell.seq}
+    needed = ("id", "destination", "operation", "state", "payload", "attempts", "created_at_ms")
+    typed = all(row[name] is None or isinstance(row[name], str) for name in _TEXTS) and all(
+        row[name] is None or isinstance(row[name], int) for name in _NUMBERS
+    )
+    if not typed or any(row[name] is None for name in needed) or row["operation"] not in _OPERATIONS:
+        return None
+    return row if row["digest"] is None or is_as_put(row) else None
+
+
+def is_as_put(row: dict[str, Any]) -> bool:
+    """Return whether the digest says that what is to be sent is what was put."""
+    columns = row["on_conflict"] if row["operation"] == Operation.UPSERT else None
+    said = digest(row["destination"], row["operation"], row["key"], row["payload"], columns, row["match"])
+    return bool(said == row["digest"])
+
+
+def _content(cell: Cell, page: bytes, other: Page) -> bytes:
+    """Return the values of a cell, with what overflows to other pages (section 1.6 of the format)."""
+    usable, size = len(page), cell.size
+    header, local = _header_bytes(cell, page), size
+    if size > usable - 35:
+        least = (usable - 12) * 32 // 255 - 23
+        local = least + (size - least) % (usable - 4)
+        local = local if local <= usable - 35 else least
+    begin = cell.body - header
+    parts, left = [page[begin : begin + local]], size - local
+    after = int.from_bytes(page[begin + local : begin + local + 4], "big") if left else 0
+    while left > 0 and (next_page := other(after)):
+        part = next_page[4 : 4 + min(left, usable - 4)]
+        parts.append(part)
+        left -= len(part)
+        after = int.from_bytes(next_page[:4], "big")
+    return b"".join(parts)[header:]
+
+
+def _header_bytes(cell: Cell, page: bytes) -> int:
+    _, at = _varint(page, cell.start)
+    _, header = _varint(page, at)
+    return cell.body - header
+
+
+def _value(kind: int, raw: bytes) -> Any:
+    if len(raw) != _width(kind):
+        raise struct.error
+    if kind in _INTEGER_BYTES:
+        return int.from_bytes(raw, "big", signed=True)
+    if kind >= 12:
+        return raw.decode() if kind & 1 else raw
+    return {0: None, 8: 0, 9: 1}.get(kind) if kind != 7 else struct.unpack(">d", raw)[0]
