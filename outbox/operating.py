@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,22 +56,33 @@ class Operates(Owned):
         ids: Sequence[str] | None = None,
         *,
         destination: str | None = None,
+        session: str | None = None,
         code: str | None = None,
+        said: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        where: Mapping[str, object] | None = None,
         everything: bool = False,
         force: bool = False,
+        dry_run: bool = False,
     ) -> list[Handled]:
         """Revive dead entries: they are pending again, their attempts forgotten, their history kept.
 
-        Those that match all that is given: ids (none: no entry), destination, code (the server's error code, or its
-        HTTP status where it gave none); `everything` must be said. Returns what became of each entry, and of each id
-        that no entry has. One that a later entry of its key has overtaken, or may be overtaking, would revert newer
-        state and is refused, unless forced. Done in steps, puts come in between.
+        Those that match all that is given: ids (none: no entry), destination, session (the row's session_id), code (the
+        server's error code, or its HTTP status where it gave none), said (a part of its message), since and until
+        (excluded): when they died, where: values of the row's columns; `everything` must be said. Returns what became
+        of each entry, and of each id that no entry has. One that a later entry of its key has overtaken, or may be
+        overtaking, would revert newer state and is refused, unless forced. dry_run: only return what would become of
+        them. Done in steps, puts come in between.
 
         Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
         """
         self._check_caller()
-        which = Selection.chosen(ids, destination, code, everything=everything)
-        return await self._commands.requeue(which, force=force)
+        which = Selection.chosen(
+            ids, since, until, destination=destination, session=session, code=code, said=said, where=where,
+            everything=everything,
+        )  # fmt: skip
+        return await self._commands.requeue(which, force=force, dry_run=dry_run)
 
     async def discard(
         self,
@@ -79,13 +90,25 @@ class Operates(Owned):
         *,
         reason: str,
         destination: str | None = None,
+        session: str | None = None,
         code: str | None = None,
+        said: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        where: Mapping[str, object] | None = None,
         everything: bool = False,
+        dry_run: bool = False,
     ) -> list[Handled]:
-        """Give dead entries up. The rows, and the reason, are kept until they are pruned. The rest as `requeue`."""
+        """Give dead entries up, of the ids those too that are pending.
+
+        The rows, and the reason, are kept until they are pruned. The rest as `requeue`.
+        """
         self._check_caller()
-        which = Selection.chosen(ids, destination, code, everything=everything)
-        return await self._commands.discard(which, reason=reason)
+        which = Selection.chosen(
+            ids, since, until, destination=destination, session=session, code=code, said=said, where=where,
+            everything=everything,
+        )  # fmt: skip
+        return await self._commands.discard(which, reason=reason, dry_run=dry_run)
 
     async def resend(
         self,
@@ -105,7 +128,8 @@ class Operates(Owned):
         Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do it again.
         """
         self._check_caller()
-        return await self._commands.resend(Selection.between(since, until, destination, session), dry_run=dry_run)
+        which = Selection.chosen(None, since, until, destination=destination, session=session)
+        return await self._commands.resend(which, dry_run=dry_run)
 
 
 # Payloads fetched in one step, so that the event loop goes on.

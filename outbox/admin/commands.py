@@ -81,23 +81,25 @@ class Commands:
         self._salvage = salvage
         self._destinations = destinations
 
-    async def requeue(self, which: Selection, *, force: bool) -> list[Handled]:
+    async def requeue(self, which: Selection, *, force: bool, dry_run: bool = False) -> list[Handled]:
         """Revive the dead entries that `which` means. Errors as `Store.transact`: what was done before stays done."""
         return await dead_letters.requeue(
-            self._store.transact, which.checked(), now_ms=self._clock.now_ms(), force=force, sending=self._sending
-        )
+            self._store.transact, which.checked(),
+            now_ms=self._clock.now_ms(), force=force, dry_run=dry_run, sending=self._sending,
+        )  # fmt: skip
 
-    async def discard(self, which: Selection, *, reason: object) -> list[Handled]:
+    async def discard(self, which: Selection, *, reason: object, dry_run: bool = False) -> list[Handled]:
         """Give them up, of the ids those too that are pending. Raises InvalidRequest: no reason."""
         checked, now_ms = checked_reason(reason), self._clock.now_ms()
         dead = which.checked().but(pending=False)
-        handled = await dead_letters.discard(self._store.transact, dead, now_ms=now_ms, reason=checked)
+        discard = partial(dead_letters.discard, self._store.transact, now_ms=now_ms, reason=checked, dry_run=dry_run)
+        handled = await discard(dead)
         waits = {(each.id, each.destination) for each in handled if each.outcome is Outcome.IS_PENDING}
         if not waits:
             return handled
         of_those = which.but(ids=[its_id for its_id, _ in waits], pending=True)
         async with self._at_rest():
-            again = await dead_letters.discard(self._store.transact, of_those, now_ms=now_ms, reason=checked)
+            again = await discard(of_those)
         rest = [each for each in handled if (each.id, each.destination) not in waits]
         return rest + [each for each in again if (each.id, each.destination) in waits]
 

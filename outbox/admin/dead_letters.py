@@ -32,19 +32,26 @@ Work = Callable[[aiosqlite.Connection, Sequence[Selected]], Awaitable[list[Handl
 
 
 async def requeue(
-    transact: Transact, which: Selection, *, now_ms: int, force: bool, sending: Callable[[], bool] = lambda: False
+    transact: Transact,
+    which: Selection,
+    *,
+    now_ms: int,
+    force: bool,
+    dry_run: bool = False,
+    sending: Callable[[], bool] = lambda: False,
 ) -> list[Handled]:
     """Revive dead entries: pending again, attempts forgotten, history kept. Returns each one's outcome.
 
     Refused to one that a later entry of its key has overtaken, or may be overtaking, whose state it would revert.
-    force: not refused. sending: whether entries may be on their way at this moment.
+    force: not refused. dry_run: nothing is changed. sending: whether entries may be on their way at this moment.
     """
 
     async def work(connection: aiosqlite.Connection, entries: Sequence[Selected]) -> list[Handled]:
         refused = {} if force else await overtaken(connection, entries, sending=sending())
         seqs = [entry.seq for entry in entries if entry.seq not in refused]
-        await connection.execute(queries.REVIVE.sql, (json.dumps(seqs),))
-        await note(connection, seqs, now_ms=now_ms, event="requeued", message="forced" if force else None)
+        if not dry_run:
+            await connection.execute(queries.REVIVE.sql, (json.dumps(seqs),))
+            await note(connection, seqs, now_ms=now_ms, event="requeued", message="forced" if force else None)
         return [
             Handled(id=entry.id, destination=entry.destination, outcome=refused.get(entry.seq, Outcome.REQUEUED))
             for entry in entries
@@ -53,14 +60,17 @@ async def requeue(
     return await _in_steps(transact, which, work)
 
 
-async def discard(transact: Transact, which: Selection, *, now_ms: int, reason: str) -> list[Handled]:
+async def discard(
+    transact: Transact, which: Selection, *, now_ms: int, reason: str, dry_run: bool = False
+) -> list[Handled]:
     """Give entries up; the rows and the reason are kept until they are pruned. Returns each one's outcome."""
 
     async def work(connection: aiosqlite.Connection, entries: Sequence[Selected]) -> list[Handled]:
         seqs = [entry.seq for entry in entries]
-        await connection.execute(queries.TAKE_OUT.sql, (now_ms, json.dumps(seqs)))
-        await connection.execute(queries.GIVE_UP.sql, (now_ms, json.dumps(seqs)))
-        await note(connection, seqs, now_ms=now_ms, event="discarded", message=reason)
+        if not dry_run:
+            await connection.execute(queries.TAKE_OUT.sql, (now_ms, json.dumps(seqs)))
+            await connection.execute(queries.GIVE_UP.sql, (now_ms, json.dumps(seqs)))
+            await note(connection, seqs, now_ms=now_ms, event="discarded", message=reason)
         return [Handled(id=entry.id, destination=entry.destination, outcome=Outcome.DISCARDED) for entry in entries]
 
     return await _in_steps(transact, which, work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -97,22 +97,14 @@ class Selection(Arguments):
         return self
 
     @classmethod
-    def chosen(
-        cls, ids: Sequence[str] | None, destination: str | None, code: str | None, *, everything: bool = False
-    ) -> Self:
+    def chosen(cls, ids: Sequence[str] | None, since: datetime | None, until: datetime | None, **choices: Any) -> Self:
         """Return the selection that a caller's arguments mean. Raises InvalidRequest."""
         if isinstance(ids, str):
             raise InvalidRequest("must be a sequence of ids, not one string", field="ids")
-        choices = {"ids": None if ids is None else list(ids), "destination": destination, "code": code}
-        return cls.of({**choices, "everything": everything}).checked()
-
-    @classmethod
-    def between(
-        cls, since: datetime | None, until: datetime | None, destination: str | None, session: str | None
-    ) -> Self:
-        """Return the selection that a caller's arguments mean. Raises InvalidRequest."""
+        if isinstance(choices.get("where"), Mapping):
+            choices["where"] = {column: str(value) for column, value in choices["where"].items()}
         times = {"since_ms": unix_ms(since, "since"), "until_ms": unix_ms(until, "until")}
-        return cls.of({**times, "destination": destination, "session": session})
+        return cls.of({"ids": None if ids is None else list(ids), **times, **choices})
 
     def parameters(self) -> tuple[Any, ...]:
         """Return the parameters of `queries.matches`."""

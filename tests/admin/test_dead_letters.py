@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,35 @@ async def test_filters_mean_what_matches_all_of_them(tmp_path: Path) -> None:
         assert [each.id for each in by_code] == ["b"]
         assert elsewhere == []
         assert [each.id for each in rest] == ["a"]
+
+
+@run_async
+async def test_the_selection_of_the_commands_is_there_in_python(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (outbox, remote):
+        remote.otherwise = BAD
+        for its_id in ("a", "b"):
+            await outbox.put("fills", {"id": its_id, "n": 1, "session_id": "night"})
+        await outbox.drain()
+        await die(outbox, remote, ["c"], CHECK)
+        now = datetime.fromtimestamp(outbox.clock.now_ms() / 1000, UTC)
+
+        for chosen, meant in (
+            (dict[str, Any](session="night"), ["a", "b"]),
+            ({"where": {"n": 1, "id": "b"}}, ["b"]),
+            ({"said": "bad text"}, ["a", "b"]),
+            ({"since": now - timedelta(hours=1), "until": now + timedelta(hours=1)}, ["a", "b", "c"]),
+            ({"since": now + timedelta(hours=1)}, []),
+        ):
+            would = await outbox.requeue(**chosen, dry_run=True)
+            given_up = await outbox.discard(**chosen, reason="a look", dry_run=True)
+            assert sorted(each.id for each in would) == sorted(each.id for each in given_up) == meant, chosen
+            assert {each.outcome for each in would} <= {Outcome.REQUEUED}
+        assert ((await outbox.stats()).dead, await history(outbox, "a")) == (3, [("refused", "bad text")])
+        with pytest.raises(InvalidRequest, match="since"):
+            await outbox.requeue(since=datetime(2026, 1, 1))
+
+        assert [each.id for each in await outbox.discard(session="night", where={"id": "a"}, reason="old")] == ["a"]
+        assert [each.id for each in await outbox.requeue(session="night")] == ["b"], "the control: not dry"
 
 
 @run_async
