@@ -43,8 +43,8 @@ def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, n
 
     name: what tells several outboxes apart, the attribute `outbox.name`; OUTBOX_SOURCE unless given, or the file's
     whole path if another outbox of the provider has that name.
-    Figures are read when they are collected, in the collector's thread: some 10 ms. A put costs some 25 µs more, nearly
-    all of it the SDK's.
+    Figures are read when they are collected, in the collector's thread, from one snapshot. A put costs some 25 µs
+    more, nearly all of it the SDK's.
     """
     names = (name, outbox.source, outbox.path.name)
     _instruments_of(meter_provider or get_meter_provider()).watch(outbox, next(each for each in names if each))
@@ -80,6 +80,7 @@ class _Instruments:
         for watched in list(self._watched):
             if watched.outbox.over:
                 continue
+            watched.begin(figure.name)
             try:
                 found = list(figure.read(watched))
             except OutboxError as error:  # the others are still told

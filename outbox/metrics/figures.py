@@ -27,16 +27,28 @@ class Kind(Enum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
 class Watched:
-    """What the figures of one outbox are read from, in any thread."""
+    """What the figures of one outbox are read from, in any thread. All that are read together share one snapshot."""
 
-    name: str
-    outbox: Monitor
+    def __init__(self, name: str, outbox: Monitor) -> None:
+        self.name = name
+        self.outbox = outbox
+        self._snapshot: Snapshot | None = None
+        self._read: set[str] = set()
+
+    def begin(self, figure: str) -> None:
+        """Note that `figure` is about to be read: a collection reads each once, so the second time is in the next."""
+        if figure in self._read:
+            self._snapshot = None
+            self._read.clear()
+        self._read.add(figure)
 
     def snapshot(self) -> Snapshot:
-        """Return how things stand now. Raises StoreError."""
-        return standing(self.outbox.path)
+        """Return how things stand in this collection. Raises StoreError."""
+        found = self._snapshot
+        if found is None:
+            found = self._snapshot = standing(self.outbox.path)
+        return found
 
     def health(self) -> Health:
         """Return what `outbox status` would say now. Raises StoreError."""

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from outbox import IdConflict, Outbox, Settings, StoreCorrupt
 from outbox.metrics import instrument
 from outbox.metrics.figures import FIGURES, Kind, Watched
-from outbox.stats import Snapshot
+from outbox.stats import Snapshot, take_in_thread
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from tests.store.tools import shell
 from tests.support import run_async
@@ -251,6 +251,37 @@ async def test_a_file_that_cannot_be_read_is_said_and_the_other_one_still_shows(
             await outbox.put("fills", {"volume": 1})
         assert names(reader) == {"other": 1}
     assert "metric cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["as it is", "control: each figure begins anew"])
+@run_async
+async def test_a_collection_takes_one_snapshot_and_the_next_one_another(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+
+    def counted(path: Path, **beside: Any) -> Snapshot:
+        taken.append(path)
+        return take_in_thread(path, **beside)
+
+    monkeypatch.setattr("outbox.outbox.take_in_thread", counted)
+    if not shared:
+        monkeypatch.setattr(Watched, "begin", lambda self, figure: setattr(self, "_snapshot", None))
+    meter_provider, reader = provider()
+    async with (
+        opened(tmp_path / "one.db", ManualClock(), FakeRemote()) as one,
+        opened(tmp_path / "other.db", ManualClock(), FakeRemote()) as other,
+    ):
+        for outbox in (one, other):
+            instrument(outbox, meter_provider)
+        pending = []
+        for entries in range(3):
+            await one.put("fills", {"volume": 1})
+            pending.append(Collected(reader).values("outbox.entries.pending"))
+            if shared:
+                assert sorted(path.name for path in taken) == sorted(["one.db", "other.db"] * (entries + 1))
+    assert pending == [{"fills": 1}, {"fills": 2}, {"fills": 3}]
+    assert shared or len(taken) > 3 * 2 * 8
 
 
 def test_the_library_itself_does_not_load_opentelemetry() -> None:
