@@ -74,7 +74,8 @@ async def _import(settings: Settings, folder: Path) -> LegacyReport:
         return LegacyReport()  # nothing is opened, or made, for nothing
     try:
         async with Outbox.open(settings) as outbox:
-            return await import_legacy(outbox, folder)
+            with formatting.progress("moving in") as told:
+                return await import_legacy(outbox, folder, progress=told)
     except StoreInUse as error:
         says = f"{error}. Stop that bot, or let it call outbox.legacy.import_legacy(outbox, folder) when it starts"
         raise StoreError(says, path=path) from error

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
@@ -145,8 +144,5 @@ def backup(
 
 def _watched(where: Path, target: Path) -> Copied:
     """Make the backup, with a progress bar on a terminal."""
-    console = formatting.console(stderr=True)
-    columns = (TextColumn("copying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        return back_up(where, target, progress=lambda done, pages: bar.update(task, completed=done, total=pages))
+    with formatting.progress("copying") as told:
+        return back_up(where, target, progress=told)

@@ -11,9 +11,11 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -24,11 +26,12 @@ from outbox.bot.session_state import Session, figure, midnight, names, stored
 from outbox.encoding import encode_value
 from outbox.entry import Operation
 from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
-from outbox.legacy.fragments import Text, members, pieces
-from outbox.legacy.report import Found, Left, LegacyReport, OldFile, places
+from outbox.legacy.fragments import EMPTY, NO_UTF8, NOT_UTF8, Piece, Window, members, pieces
+from outbox.legacy.old_text import OldText, Unreadable
+from outbox.legacy.report import Found, Left, LegacyReport, OldFile
 from outbox.outbox import Outbox
 from outbox.puts import Transaction
-from outbox.store.files import sync_folder
+from outbox.store.files import file_bytes
 from outbox.threads import in_thread
 
 __all__ = ["Left", "LegacyReport", "OldFile", "checked_folder", "import_legacy", "old_files"]
@@ -45,16 +48,28 @@ _LIMIT_S = 60.0
 _TRIES = 5
 
 
-async def import_legacy(outbox: Outbox, folder: str | os.PathLike[str], *, source: str | None = None) -> LegacyReport:
+Progress = Callable[[int, int], object]
+
+
+async def import_legacy(
+    outbox: Outbox, folder: str | os.PathLike[str], *, source: str | None = None, progress: Progress = lambda *_: None
+) -> LegacyReport:
     """Take what the old module left in `folder`, rename its files to `….imported`, and say what became of each.
 
     Call it once at a bot's start, before its session starts: again, it finds nothing. source: whose session it is; else
-    the settings' `source`. What is not taken is in `….unread` beside the file. Raises InvalidRequest: `folder` is none;
-    what `transaction()` raises: what was taken before stays, and calling again goes on from there.
+    the settings' `source`. progress: called with how many bytes of how many are done. What is not taken is in
+    `….unread` beside the file. Raises InvalidRequest: `folder` is none; what `transaction()` raises: what was taken
+    before stays, and calling again goes on from there.
     """
     home = await in_thread(checked_folder, folder)
     whose = (outbox.source or "") if source is None else source
-    files = [await _moved(outbox, path, whose) for path in await in_thread(old_files, home)]
+    paths = await in_thread(old_files, home)
+    sizes = await in_thread(lambda: [file_bytes(path) for path in paths])
+    files = []
+    for number, path in enumerate(paths):
+        before = sum(sizes[:number])
+        files.append(await _moved(outbox, path, whose, lambda done, before=before: progress(before + done, sum(sizes))))  # type: ignore[misc]
+        progress(sum(sizes[: number + 1]), sum(sizes))
     return LegacyReport(tuple(files))
 
 
@@ -72,25 +87,24 @@ def old_files(home: Path) -> list[Path]:
     return [path for path in there if path.is_file()]
 
 
-async def _moved(outbox: Outbox, path: Path, source: str) -> OldFile:
+async def _moved(outbox: Outbox, path: Path, source: str, progress: Callable[[int], object]) -> OldFile:
     """Take what one file holds, and rename it unless it has changed meanwhile."""
     taken = known = 0
-    left: tuple[Left, ...] = ()
+    left: list[Left] = []
     for _ in range(_TRIES):
+        found, text = Found(), OldText(path)
         try:
-            raw = await in_thread(path.read_bytes)
-        except OSError as error:
-            return OldFile(path, taken, known, (_whole(f"it cannot be read: {error.strerror}"),))
-        found = Found(Text(raw.decode("utf-8", "surrogateescape")))
-        await _take(outbox, path, found, source)
+            await _take(outbox, path, found, text, source, progress)
+        except Unreadable as error:
+            return OldFile(path, taken + found.taken, found.known, (_whole(f"it cannot be read: {error}"),))
         taken, known = taken + found.taken, max(0, found.known - taken)
-        left = await in_thread(places, found)
+        left = sorted(found.left, key=lambda each: each.byte)
         try:
-            moved = await in_thread(_rename, path, raw, left)
+            moved = await in_thread(text.rename, left)
         except OSError as error:
             return OldFile(path, taken, known, (*left, _whole(f"it cannot be renamed: {error.strerror}")))
         if moved is not None:
-            return OldFile(path, taken, known, left, *moved)
+            return OldFile(path, taken, known, tuple(left), *moved)
     return OldFile(path, taken, known, (*left, _whole("it was changed all the time: end the old bot first")))
 
 
@@ -98,15 +112,15 @@ def _whole(why: str) -> Left:
     return Left(0, 1, 0, f"{why}; it stays as it is, and can be taken again")
 
 
-async def _take(outbox: Outbox, path: Path, found: Found, source: str) -> None:
-    if not found.text.strip():
-        found.leave(0, len(found.text), "it is empty: the old module was cut off while it wrote")
-    elif path.name == PENDING:
-        await _take_pending(outbox, found)
+async def _take(
+    outbox: Outbox, path: Path, found: Found, text: OldText, source: str, progress: Callable[[int], object]
+) -> None:
+    if path.name == PENDING:
+        await _take_pending(outbox, found, Window(text), progress)
     elif path.name == STATE:
-        await _take_session(outbox, found, source)
+        await _take_session(outbox, found, await in_thread("".join, text), source)
     else:
-        await _take_bars(outbox, found, path.name.removesuffix(BARS))
+        await _take_bars(outbox, found, Window(text), path.name.removesuffix(BARS))
 
 
 # ------------------------------------------------------------------------------------------ pending_uploads.json
@@ -114,42 +128,46 @@ async def _take(outbox: Outbox, path: Path, found: Found, source: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    start: int
-    end: int
+    piece: Piece
     value: Mapping[str, Any]
     id: str
 
 
-async def _take_pending(outbox: Outbox, found: Found) -> None:
-    items = await in_thread(_items, found)  # some 20 µs each
-    for start in range(0, len(items), _CHUNK):
-        chunk = items[start : start + _CHUNK]
+async def _take_pending(outbox: Outbox, found: Found, text: Window, progress: Callable[[int], object]) -> None:
+    items = _items(found, text)
+    while chunk := await in_thread(lambda: list(islice(items, _CHUNK))):  # some 20 µs each
         async with outbox.transaction(limit_s=_LIMIT_S) as tx:
             results = [await _put(outbox, tx, item) for item in chunk]
         for item, result in zip(chunk, results, strict=True):
             if isinstance(result, str):
-                found.leave(item.start, item.end, result)
+                found.leave(item.piece.start, item.piece.end, result)
             else:
                 found.taken += result
                 found.known += not result
+        progress(chunk[-1].piece.end.byte)
 
 
-def _items(found: Found) -> list[_Item]:
-    """Return the items that can be read. Two that are equal were two writes: each has an id of its own."""
-    items: list[_Item] = []
-    seen: Counter[str] = Counter()
-    for piece in pieces(found.text, _is_item):
+def _items(found: Found, text: Window) -> Iterator[_Item]:
+    """Yield the items that can be read. Two that are equal were two writes: each has an id of its own."""
+    seen: Counter[bytes] = Counter()
+    for piece in _readable(found, text, _is_item):
+        assert piece.value is not None
+        try:
+            canonical = encode_value(piece.value, where="item")
+        except InvalidEntry as error:
+            found.leave(piece.start, piece.end, _reason(error))
+            continue
+        short = blake2b(canonical.encode(), digest_size=8).digest()  # a million of them are no more than 100 MB
+        yield _Item(piece, piece.value, str(uuid5(_IDS, f"{seen[short]} {canonical}")))
+        seen[short] += 1
+
+
+def _readable(found: Found, text: Window, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[Piece]:
+    for piece in pieces(text, wanted):
         if piece.value is None:
             found.leave(piece.start, piece.end, piece.problem)
-        elif found.is_text(piece.start, piece.end):
-            try:
-                canonical = encode_value(piece.value, where="item")
-            except InvalidEntry as error:
-                found.leave(piece.start, piece.end, _reason(error))
-                continue
-            items.append(_Item(piece.start, piece.end, piece.value, str(uuid5(_IDS, f"{seen[canonical]} {canonical}"))))
-            seen[canonical] += 1
-    return items
+        else:
+            yield piece
 
 
 def _is_item(value: Mapping[str, Any]) -> bool:
@@ -196,21 +214,28 @@ def _reason(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------ .session_state.json
 
 
-async def _take_session(outbox: Outbox, found: Found, source: str) -> None:
+async def _take_session(outbox: Outbox, found: Found, text: str, source: str) -> None:
     """Store the session that the old bot left running, so that `start_session` recovers it."""
-    state, end = members(found.text)
-    if not found.is_text(0, len(found.text)):
+    state, end = members(text)
+    window = Window([text])
+    window.grow()
+    start, stopped, over = (window.place(position) for position in (0, end, len(text)))
+    if not text.strip():
+        found.leave(start, over, EMPTY)
         return
-    if found.text[end:].strip():
+    if NOT_UTF8.search(text):
+        found.leave(start, over, NO_UTF8)
+        return
+    if text[end:].strip():
         taken = f"; taken before: {', '.join(state)}" if state else ""
-        found.leave(end, len(found.text), f"the state is cut short{taken}")
+        found.leave(stopped, over, f"the state is cut short{taken}")
     # The file is there only while a session runs; what is cut off behind it changes nothing.
     if state.get("status", "RUNNING") != "RUNNING":
         return
     try:
         session = _session(state)
     except (InvalidEntry, ValueError) as error:
-        found.leave(0, len(found.text), f"no session to recover: {_reason(error)}")
+        found.leave(start, over, f"no session to recover: {_reason(error)}")
         return
     async with outbox.transaction() as tx:
         known = await tx.execute(queries.KNOWN.sql, (source,))
@@ -224,7 +249,7 @@ async def _take_session(outbox: Outbox, found: Found, source: str) -> None:
         why = (
             f"source {source!r} has a session of its own already, {known[0][0]} ({known[0][1]}); this one was not taken"
         )
-        found.leave(0, len(found.text), why)
+        found.leave(start, over, why)
 
 
 def _session(state: Mapping[str, Any]) -> Session:
@@ -263,9 +288,9 @@ def _time(value: object, field: str) -> datetime | None:
 # ------------------------------------------------------------------------------------------ cache/*_bars.json
 
 
-async def _take_bars(outbox: Outbox, found: Found, symbol: str) -> None:
+async def _take_bars(outbox: Outbox, found: Found, text: Window, symbol: str) -> None:
     """Store the bars that are not there yet: what the bot has cached since is newer."""
-    rows = await in_thread(_bars, found)
+    rows = await in_thread(_bars, found, text)
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         async with outbox.transaction() as tx:
@@ -274,56 +299,15 @@ async def _take_bars(outbox: Outbox, found: Found, symbol: str) -> None:
         found.known += len(chunk) - new
 
 
-def _bars(found: Found) -> list[tuple[int, str]]:
+def _bars(found: Found, text: Window) -> list[tuple[int, str]]:
     """Return the bars that can be read, each with its time in Unix milliseconds."""
     bars: dict[int, str] = {}
-    for piece in pieces(found.text, lambda value: True):
-        if piece.value is None:
-            found.leave(piece.start, piece.end, piece.problem)
-        elif found.is_text(piece.start, piece.end):
-            try:
-                time, text = bar_time_ms(piece.value, "bar"), encoded(piece.value, "bar")
-            except InvalidEntry as error:
-                found.leave(piece.start, piece.end, _reason(error))
-                continue
-            found.known += time in bars  # the later one of two with one time is the one that counts
-            bars[time] = text
+    for piece in _readable(found, text, lambda value: True):
+        try:
+            time, bar = bar_time_ms(piece.value, "bar"), encoded(piece.value, "bar")
+        except InvalidEntry as error:
+            found.leave(piece.start, piece.end, _reason(error))
+            continue
+        found.known += time in bars  # the later one of two with one time is the one that counts
+        bars[time] = bar
     return list(bars.items())
-
-
-# ------------------------------------------------------------------------------------------ the file itself
-
-
-def _rename(path: Path, raw: bytes, left: Sequence[Left]) -> tuple[Path, Path | None] | None:
-    """Keep what was left in a file of its own, then rename `path`; None: it is not the one that was read any more."""
-    rest = b"".join(raw[each.byte : each.byte + each.bytes].strip() + b"\n" for each in left if each.bytes)
-    beside = _free(path, ".unread", rest) if rest.strip() else None
-    if beside is not None and not beside.exists():
-        _write(beside, rest)
-    if path.read_bytes() != raw:
-        return None
-    target = _free(path, ".imported", None)
-    path.rename(target)
-    sync_folder(path.parent)
-    return target, beside
-
-
-def _free(path: Path, suffix: str, content: bytes | None) -> Path:
-    """Return a name that nobody has, or that holds `content` since a try before this one."""
-    number = 1
-    while True:
-        name = path.with_name(f"{path.name}{suffix}{'' if number == 1 else f'-{number}'}")
-        if not name.exists() or (content is not None and name.read_bytes() == content):
-            return name
-        number += 1
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file, 0600, whole or not at all, and sync it."""
-    part = path.with_name(path.name + ".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    part.replace(path)

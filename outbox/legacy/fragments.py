@@ -1,37 +1,54 @@
 """What can be read of a broken JSON text: a list's whole objects, an object's whole members.
 
 A crash while it was written cuts a file short, leaves zeros in it, or two files in one; what is whole is still there.
+A list is read through a window that moves along it, so that a large one is never in memory as a whole.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _DECODER = json.JSONDecoder()
 _BETWEEN = re.compile(r"[\s,\ufeff]*")
 _KEY = re.compile(r"[\s,]*(?=\")")
 _COLON = re.compile(r"\s*:\s*")
 _END_OF_MEMBER = re.compile(r"\s*[,}]")
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+# A value that ends behind the window is looked for in one of twice the size, up to here: no row is larger.
+LONGEST = 1 << 24
+# The longest word of JSON, or escape in a string, that may have been cut: \ud83d\ude00.
+_WORD = 12
+
+
+class Place(NamedTuple):
+    """Where something begins or ends: in characters and bytes from 0, in lines from 1."""
+
+    character: int
+    byte: int
+    line: int
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a text, from `start` up to `end`. value: the object that it is; None: `problem` says what it is."""
+    """A part of a text. value: the object that it is; None: `problem` says what it is."""
 
-    start: int
-    end: int
+    start: Place
+    end: Place
     value: Mapping[str, Any] | None = None
     problem: str = ""
 
 
+EMPTY = "it is empty: the old module was cut off while it wrote"
 CUT_SHORT = "the list is not closed: what stood behind this was never written, or is lost"
 BEHIND = "it stands behind the end of the list"
 NOT_ONE = "it is not what this file should hold"
 BROKEN = "it is no JSON"
+NO_UTF8 = "it is no UTF-8"
 
 
 class Text(str):
@@ -49,60 +66,145 @@ class Text(str):
         return -1
 
 
-def pieces(text: str, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[Piece]:
-    """Yield the objects of the list that `text` should be, and between them what cannot be read, in order.
+class Window:
+    """A part of a text that comes in blocks. Positions are characters from the window's start.
+
+    Bytes that are no UTF-8 are surrogates in it, as Python's `surrogateescape` has them.
+    """
+
+    def __init__(self, blocks: Iterable[str]) -> None:
+        self.text = Text()
+        self._blocks = iter(blocks)
+        self._start = 0  # in characters of the whole text
+        self._known = Place(0, 0, 1)  # the last place that was asked for, or the window's start
+
+    def grow(self) -> bool:
+        """Make it twice as long; False: that was the end of the text."""
+        parts: list[str] = [self.text]
+        longer = 0
+        while longer < max(len(self.text), 1) and (block := next(self._blocks, None)) is not None:
+            parts.append(block)
+            longer += len(block)
+        if longer:
+            self.text = Text("".join(parts))
+        return longer > 0
+
+    def place(self, position: int) -> Place:
+        """Return the place of `position`, which is not before any that was asked for."""
+        between = self.text[self._known.character - self._start : position]
+        size = len(between) if between.isascii() else len(between.encode("utf-8", "surrogateescape"))
+        lines = self._known.line + str.count(between, "\n")
+        self._known = Place(self._start + position, self._known.byte + size, lines)
+        return self._known
+
+    def drop(self, position: int) -> int:
+        """Forget the half before `position`, if it is that far, and return its new one.
+
+        The last word before it stays, for who looks back.
+        """
+        if 2 * position < len(self.text):
+            return position
+        kept = len(self.text[:position].rstrip()) - 1
+        if kept <= 0:
+            return position
+        if self._start + kept > self._known.character:
+            self.place(kept)
+        self.text, self._start = Text(self.text[kept:]), self._start + kept
+        return position - kept
+
+
+Found = tuple[Any, int]
+
+
+def pieces(window: Window, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[Piece]:
+    """Yield the objects of the list that a text should be, and between them what cannot be read, in order.
 
     wanted: tells an object of the list from one inside of a broken one. Reading goes on at the next wanted object.
     """
-    text = text if isinstance(text, Text) else Text(text)
-    position = _BETWEEN.match(text).end()  # type: ignore[union-attr]
-    opened = text.startswith("[", position)
+    start = window.place(0)
+    position = _behind_blanks(window, 0)
+    if position == len(window.text):
+        yield Piece(start, window.place(position), problem=EMPTY)
+        return
+    opened = window.text[position] == "["
     position += opened
     while True:
-        position = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]
-        if position == len(text):
+        position = _behind_blanks(window, window.drop(position))
+        start = window.place(position)
+        if position == len(window.text):
             if opened:
-                yield Piece(position, position, problem=CUT_SHORT)
+                yield Piece(start, start, problem=CUT_SHORT)
             return
-        if opened and text[position] == "]":
-            yield from _behind(text, position + 1)
+        if opened and window.text[position] == "]":
+            yield from _rest(window, position + 1)
             return
-        piece = _one(text, position)
-        if piece is None:
-            piece = Piece(position, _next_wanted(text, position + 1, wanted), problem=BROKEN)
-        elif piece.value is None or not wanted(piece.value):
-            piece = Piece(piece.start, piece.end, problem=NOT_ONE)
-        yield piece
-        position = piece.end
+        value, problem = None, BROKEN
+        found = _value(window, position)
+        if found is None:
+            position = _next_wanted(window, position + 1, wanted)
+        else:
+            value, end = found
+            text = NOT_UTF8.search(window.text, position, end) is None
+            fits = isinstance(value, dict) and wanted(value)
+            value, problem = (value, "") if fits and text else (None, NO_UTF8 if fits else NOT_ONE)
+            position = end
+        yield Piece(start, window.place(position), value, problem)
 
 
-def _behind(text: str, position: int) -> Iterator[Piece]:
+def _rest(window: Window, position: int) -> Iterator[Piece]:
     # Not read: in a file that two have written, it is an older version of what stands before it.
-    start = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]
-    if start < len(text):
-        yield Piece(start, len(text), problem=BEHIND)
+    position = _behind_blanks(window, position)
+    start = window.place(position)
+    while position < len(window.text):
+        position = window.drop(len(window.text))
+        if not window.grow():
+            yield Piece(start, window.place(position), problem=BEHIND)
+            return
 
 
-def _one(text: str, position: int) -> Piece | None:
-    """Return the JSON value that begins at `position`, with `value` if it is an object; None: none does."""
+def _behind_blanks(window: Window, position: int) -> int:
+    while True:
+        position = _BETWEEN.match(window.text, position).end()  # type: ignore[union-attr]
+        if position < len(window.text) or not window.grow():
+            return position
+
+
+def _value(window: Window, position: int) -> Found | None:
+    """Return the JSON value that begins at `position`, and where it ends; None: none does."""
+    while True:
+        found, cut = _one(window.text, position)
+        if not cut or len(window.text) - position > LONGEST or not window.grow():
+            return found
+
+
+def _one(text: str, position: int) -> tuple[Found | None, bool]:
+    """Return the same for a text that may go on; and whether that may change it."""
     try:
         value, end = _DECODER.raw_decode(text, position)
+    except json.JSONDecodeError as error:
+        return None, error.pos >= len(text) - _WORD or error.msg.startswith("Unterminated")
     except (ValueError, RecursionError):  # too many digits are a ValueError, too many brackets the other
-        return None
-    # A number that the file's end has cut looks like a shorter one.
+        return None, False
+    # A number that the text's end has cut looks like a shorter one.
     cut = end == len(text) and not isinstance(value, dict | list | str)
-    return None if cut else Piece(position, end, value if isinstance(value, dict) else None)
+    return None if cut else (value, end), cut
 
 
-def _next_wanted(text: str, position: int, wanted: Callable[[Mapping[str, Any]], bool]) -> int:
+def _next_wanted(window: Window, position: int, wanted: Callable[[Mapping[str, Any]], bool]) -> int:
     """Return where the next wanted object begins; the text's length: there is none."""
-    while (position := text.find("{", position)) >= 0:
+    while True:
+        bracket = window.text.find("{", position)
+        if bracket < 0:
+            position = window.drop(len(window.text))
+            if not window.grow():
+                return position
+            continue
+        position = window.drop(bracket)
         # Behind a colon it is a value inside of the broken one.
-        piece = None if _is_value(text, position) else _one(text, position)
-        if piece is not None and piece.value is not None and wanted(piece.value):
+        found = None if _is_value(window.text, position) else _value(window, position)
+        if found is not None and wanted(found[0]):
             return position
-        position = position + 1 if piece is None else piece.end
-    return len(text)
+        position = position + 1 if found is None else found[1]
 
 
 def _is_value(text: str, position: int) -> bool:
@@ -117,12 +219,13 @@ def members(text: str) -> tuple[dict[str, Any], int]:
 
     A value counts only once what follows it is there: 100 may be the beginning of 10000.
     """
+    text = Text(text)
     start = text.find("{")
     if start < 0:
         return {}, 0
-    piece = _one(text, start)
-    if piece is not None and piece.value is not None:
-        return dict(piece.value), len(text.rstrip()) if not text[piece.end :].strip() else piece.end
+    whole, _ = _one(text, start)
+    if whole is not None:
+        return dict(whole[0]), len(text.rstrip()) if not text[whole[1] :].strip() else whole[1]
     found: dict[str, Any] = {}
     position = start + 1
     while (member := _member(text, position)) is not None:

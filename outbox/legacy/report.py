@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from outbox.legacy.fragments import Text
-
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+from outbox.legacy.fragments import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +54,10 @@ class LegacyReport:
 class Found:
     """What one reading of a file has come to so far."""
 
-    text: Text
     taken: int = 0
     known: int = 0
-    left: list[tuple[int, int, str]] = field(default_factory=list)  # from, to, why
+    left: list[Left] = field(default_factory=list)
 
-    def leave(self, start: int, end: int, why: str) -> None:
-        self.left.append((start, end, why))
-
-    def is_text(self, start: int, end: int) -> bool:
-        """Whether this part is UTF-8; if not, it is left."""
-        if _NOT_UTF8.search(self.text, start, end) is None:
-            return True
-        self.leave(start, end, "it is no UTF-8")
-        return False
-
-
-def places(found: Found) -> tuple[Left, ...]:
-    """Return what was left by its place in the file's bytes."""
-    told: list[Left] = []
-    seen = byte = 0
-    line = 1
-    for start, end, why in sorted(found.left):
-        if start > seen:
-            between = found.text[seen:start].encode("utf-8", "surrogateescape")
-            seen, byte, line = start, byte + len(between), line + between.count(b"\n")
-        told.append(Left(byte, line, len(found.text[start:end].encode("utf-8", "surrogateescape")), why))
-    return tuple(told)
+    def leave(self, start: Place, end: Place, why: str) -> None:
+        """Note that what stands between two places is not taken."""
+        self.left.append(Left(start.byte, start.line, end.byte - start.byte, why))

@@ -10,7 +10,18 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from outbox.legacy.fragments import BEHIND, BROKEN, CUT_SHORT, NOT_ONE, Piece, members, pieces
+from outbox.legacy.fragments import (
+    BEHIND,
+    BROKEN,
+    CUT_SHORT,
+    EMPTY,
+    NOT_ONE,
+    Piece,
+    Place,
+    Window,
+    members,
+    pieces,
+)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
 values = st.recursive(
@@ -28,13 +39,22 @@ def wanted(value: Mapping[str, Any]) -> bool:
     return isinstance(value.get("table"), str) and isinstance(value.get("data"), dict)
 
 
+def all_of(text: str, block: int = 1 << 16) -> list[Piece]:
+    """The pieces of a text that comes in blocks."""
+    return list(pieces(Window(text[start : start + block] for start in range(0, len(text), block)), wanted))
+
+
 def read(text: str) -> list[Any]:
-    return [piece.value for piece in pieces(text, wanted) if piece.value is not None]
+    return [piece.value for piece in all_of(text) if piece.value is not None]
 
 
 def problems(text: str) -> list[tuple[str, str]]:
     """What could not be read, and why."""
-    return [(text[piece.start : piece.end], piece.problem) for piece in pieces(text, wanted) if piece.value is None]
+    return [
+        (text[piece.start.character : piece.end.character], piece.problem)
+        for piece in all_of(text)
+        if piece.value is None
+    ]
 
 
 # Each example is read again for each of its bytes.
@@ -45,7 +65,7 @@ def test_of_a_file_that_is_cut_at_any_byte_every_whole_item_is_read_and_no_other
 ) -> None:
     raw = json.dumps(whole, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     text = raw.decode("utf-8", "surrogateescape")
-    ends = [piece.end for piece in pieces(text, wanted) if piece.value is not None]
+    ends = [piece.end.character for piece in all_of(text) if piece.value is not None]
     assert read(text) == whole
     for cut in range(len(raw) + 1):
         part = raw[:cut].decode("utf-8", "surrogateescape")
@@ -61,8 +81,8 @@ def test_a_file_that_is_spoilt_anywhere_costs_only_what_was_spoilt(whole: list[A
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(start + 8, len(text))))
     spoilt = text[:start] + "\0" * max(1, end - start) + text[end:]
-    spans = [piece for piece in pieces(text, wanted) if piece.value is not None]
-    untouched = [piece.value for piece in spans if not (piece.start < end + 1 and start < piece.end)]
+    spans = [piece for piece in all_of(text) if piece.value is not None]
+    untouched = [piece.value for piece in spans if not (piece.start[0] < end + 1 and start < piece.end[0])]
 
     found = read(spoilt)
 
@@ -72,14 +92,33 @@ def test_a_file_that_is_spoilt_anywhere_costs_only_what_was_spoilt(whole: list[A
 @settings(deadline=None)
 @given(st.text() | lists.map(json.dumps).flatmap(lambda text: st.permutations(list(text)).map("".join)))
 def test_nothing_is_read_twice_or_made_up_whatever_the_text_is(text: str) -> None:
-    found = list(pieces(text, wanted))
+    found = all_of(text)
     assert all(a.end <= b.start for a, b in itertools.pairwise(found))
     for piece in found:
         if piece.value is not None:
             assert wanted(piece.value)
-            assert repr(json.loads(text[piece.start : piece.end])) == repr(piece.value)
-    covered = {position for piece in found for position in range(piece.start, piece.end)}
+            assert repr(json.loads(text[piece.start.character : piece.end.character])) == repr(piece.value)
+    covered = {position for piece in found for position in range(piece.start.character, piece.end.character)}
     assert all(text[position] in ", []\ufeff" or text[position].isspace() for position in {*range(len(text))} - covered)
+
+
+spoilt = lists.map(lambda whole: json.dumps(whole, indent=1, ensure_ascii=False)).flatmap(
+    lambda text: st.tuples(
+        st.just(text), st.integers(0, len(text)), st.sampled_from(["", "\0", '"', "{", "]", "\n ", "\\"])
+    )
+)
+
+
+@settings(deadline=None)
+@given(
+    st.text() | spoilt.map(lambda drawn: drawn[0][: drawn[1]] + drawn[2] + drawn[0][drawn[1] + 1 :]), st.integers(1, 9)
+)
+def test_a_text_that_comes_bit_by_bit_reads_as_it_does_at_once(text: str, block: int) -> None:
+    whole = all_of(text)
+    assert all_of(text, block) == whole
+    for place in (place for piece in whole for place in (piece.start, piece.end)):
+        before = text[: place.character]
+        assert place == (len(before), len(before.encode()), before.count("\n") + 1)
 
 
 A, B = '{"table": "a", "data": {"n": 1}}', '{"table": "b", "data": {"n": 2}}'
@@ -90,7 +129,7 @@ A, B = '{"table": "a", "data": {"n": 1}}', '{"table": "b", "data": {"n": 2}}'
     [
         pytest.param(f"[{A}, {B}]", ["a", "b"], [], id="whole"),
         pytest.param(f"\ufeff [ {A} ,\n{B} ]\n", ["a", "b"], [], id="with a byte order mark"),
-        pytest.param("", [], [], id="empty"),
+        pytest.param("", [], [("", EMPTY)], id="empty"),
         pytest.param("[]", [], [], id="an empty list"),
         pytest.param(f"{A}", ["a"], [], id="no list, one item"),
         pytest.param(f"[{A}", ["a"], [("", CUT_SHORT)], id="cut behind an item"),
@@ -136,6 +175,58 @@ def test_a_broken_item_does_not_cost_the_length_of_the_whole_text(monkeypatch: p
     assert Counted.times == 1
 
 
+class Watched(Window):
+    """Counts the characters that it copies, and how many it has at the most."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text[start : start + 1000] for start in range(0, len(text), 1000))
+        self.copied = self.most = 0
+
+    def grow(self) -> bool:
+        more = super().grow()
+        self._count(more)
+        return more
+
+    def drop(self, position: int) -> int:
+        before = self.text
+        position = super().drop(position)
+        self._count(self.text is not before)
+        return position
+
+    def _count(self, changed: bool) -> None:
+        self.copied += len(self.text) * changed
+        self.most = max(self.most, len(self.text))
+
+
+GOOD = f"[{', '.join([A] * 10_000)}]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(GOOD, id="good"),
+        pytest.param(GOOD.replace('"data"', "data"), id="each item broken"),
+        pytest.param("[" + "\0" * len(GOOD), id="zeros"),
+        pytest.param(f"[{A}]{GOOD}", id="two files in one"),
+        pytest.param("[{" + GOOD, id="one item broken, the others whole"),
+        pytest.param("[" + ", ".join(["{"] * 100_000), id="brackets"),
+    ],
+)
+def test_a_large_text_is_read_in_a_small_window_and_copied_a_few_times(text: str) -> None:
+    window = Watched(text)
+    sum(1 for _ in pieces(window, wanted))
+    assert window.most < 10_000
+    assert window.copied < 4 * len(text)
+
+
+def test_a_window_that_does_not_move_holds_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control."""
+    monkeypatch.setattr(Window, "drop", lambda self, position: position)
+    window = Watched(GOOD)
+    assert sum(1 for _ in pieces(window, wanted)) == 10_000
+    assert window.most == len(GOOD)
+
+
 # ------------------------------------------------------------------------------------------ one object
 
 
@@ -159,4 +250,4 @@ def test_a_number_that_may_have_been_cut_is_not_read() -> None:
 
 
 def test_a_piece_says_what_it_is() -> None:
-    assert list(pieces(A, wanted)) == [Piece(0, len(A), {"table": "a", "data": {"n": 1}})]
+    assert all_of(A) == [Piece(Place(0, 0, 1), Place(len(A), len(A), 1), {"table": "a", "data": {"n": 1}})]

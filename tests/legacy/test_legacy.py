@@ -18,8 +18,9 @@ import pytest
 from pydantic import SecretStr
 from supabase_lite import SupabaseLite
 
-from outbox import InvalidRequest, LocalStorage, Outbox, SessionManager, Settings, legacy
+from outbox import InvalidRequest, LocalStorage, Outbox, SessionManager, Settings
 from outbox.legacy import LegacyReport, OldFile, import_legacy
+from outbox.legacy.old_text import OldText
 from outbox.testing import ManualClock
 from tests.bot.home import ROOT, opened, puts, rows
 from tests.support import run_async
@@ -217,12 +218,14 @@ def test_ids_that_are_not_made_of_what_an_item_holds_would_double_it(
 
 # The process kills itself at the n-th call of one function.
 KILLED = """
-import asyncio, os, signal, sys
+import asyncio, functools, os, signal, sys
 from outbox import Outbox, Settings, legacy
 
 path, folder, name, calls = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 legacy._CHUNK = 2
-there = getattr(legacy, name)
+*owner, name = name.split(".")
+owner = functools.reduce(getattr, owner, legacy)
+there = getattr(owner, name)
 
 def dies(*arguments):
     global calls
@@ -231,7 +234,7 @@ def dies(*arguments):
         os.kill(os.getpid(), signal.SIGKILL) if os.name != "nt" else os._exit(9)
     return there(*arguments)
 
-setattr(legacy, name, dies)
+setattr(owner, name, dies)
 
 async def main():
     async with Outbox.open(Settings(path=path, source="bot-a")) as outbox:
@@ -246,10 +249,10 @@ asyncio.run(main())
     [
         pytest.param("_put", 1, 0, id="inside the first transaction"),
         pytest.param("_put", 3, 2, id="inside the second one"),
-        pytest.param("_rename", 0, 5, id="between the commit and the renaming"),
-        pytest.param("sync_folder", 0, 5, id="after the renaming"),
-        pytest.param("_rename", 1, 5, id="between the session's commit and its renaming"),
-        pytest.param("_rename", 2, 5, id="between the bars' commit and their renaming"),
+        pytest.param("old_text.OldText.rename", 0, 5, id="between the commit and the renaming"),
+        pytest.param("old_text.sync_folder", 0, 5, id="after the renaming"),
+        pytest.param("old_text.OldText.rename", 1, 5, id="between the session's commit and its renaming"),
+        pytest.param("old_text.OldText.rename", 2, 5, id="between the bars' commit and their renaming"),
     ],
 )
 def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
@@ -435,15 +438,15 @@ async def test_a_bar_without_a_time_is_left_and_the_others_are_taken(tmp_path: P
 @run_async
 async def test_what_the_old_bot_writes_meanwhile_is_taken_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = leave(tmp_path, [item("trades", TRADE)])
-    rename, late = legacy._rename, [item("trades", TRADE), item("trades", {**TRADE, "n": 2})]
+    rename, late = OldText.rename, [item("trades", TRADE), item("trades", {**TRADE, "n": 2})]
 
-    def meanwhile(path: Path, *arguments: Any) -> Any:
+    def meanwhile(*arguments: Any) -> Any:
         if late:
-            path.write_text(json.dumps(late))
+            (old / PENDING_NAME).write_text(json.dumps(late))
             late.clear()
-        return rename(path, *arguments)
+        return rename(*arguments)
 
-    monkeypatch.setattr(legacy, "_rename", meanwhile)
+    monkeypatch.setattr(OldText, "rename", meanwhile)
     file = only(await moved(tmp_path))
 
     assert (file.taken, file.known) == (2, 0)
@@ -453,7 +456,7 @@ async def test_what_the_old_bot_writes_meanwhile_is_taken_too(tmp_path: Path, mo
 
 @run_async
 async def test_a_file_that_never_stands_still_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outbox.legacy._rename", lambda *_: None)
+    monkeypatch.setattr(OldText, "rename", lambda *_: None)
     old = leave(tmp_path, [item("trades", TRADE)])
 
     file = only(await moved(tmp_path))
@@ -472,7 +475,7 @@ async def test_a_file_that_cannot_be_renamed_is_told_and_taken_once(
 
     leave(tmp_path, [item("trades", TRADE)])
     with monkeypatch.context() as patched:
-        patched.setattr("outbox.legacy._rename", refused)
+        patched.setattr(OldText, "rename", refused)
         file = only(await moved(tmp_path))
     assert "cannot be renamed: Permission denied" in file.left[0].why
 
