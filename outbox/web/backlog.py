@@ -9,14 +9,31 @@ from itertools import accumulate
 # How many moments one drawing shows; the drawing is 720 units wide, so that each has three.
 STEPS = 240
 
-# One pass over the entries, none of which is sorted: those put or settled before the first step count as step -1.
+# How many entries are looked at, before the plot's first moment and behind it, however many there are.
+LOOKED_AT = 20_000
+
+# From each `every` numbers from `low` to `high` one entry, somewhere among them: a bot that puts by turns must not show
+# one of two tables alone. Those put or settled before the first step count as step -1.
 GROUPS = """
+with recursive strata (first) as (
+    select :low union all select first + :every from strata where first + :every <= :high
+)
 select max(-1, min(:steps - 1, (created_at_ms - :start + :width) / :width - 1)) as put,
        max(-1, min(:steps - 1, (settled_at_ms - :start + :width) / :width - 1)) as settled,
-       count(*)
-  from outbox
+       count(*) * :every
+  from strata
+  join outbox on seq = first + ((first * 2654435761) >> 12 & 0xffff) % :every
  group by put, settled
 """
+
+FIRST = "select seq, created_at_ms from outbox where seq >= ? order by seq limit 1"
+LAST = "select max(seq) from outbox"
+
+
+def every(low: int, high: int) -> int:
+    """Return how many numbers one entry stands for, so that no more than LOOKED_AT are looked at."""
+    return max(1, -(-(high - low + 1) // LOOKED_AT))
+
 
 _WIDTH, _HEIGHT = 720, 200
 _LEFT, _TOP, _RIGHT, _BOTTOM = 64, 12, 16, 28

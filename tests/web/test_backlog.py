@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
 
-from outbox.web.backlog import backlog, drawing, ticks
+from outbox.web.backlog import GROUPS, backlog, drawing, every, ticks
+from tests.store.test_work import steps
+from tests.store.tools import schema
 
 HOUR_MS = 3_600_000
 
@@ -46,3 +50,44 @@ def test_the_drawing_is_well_formed_and_says_its_figures() -> None:
 @pytest.mark.parametrize("counts", [[], [0]])
 def test_an_empty_outbox_has_a_drawing_too(counts: list[int]) -> None:
     ElementTree.fromstring(drawing(counts, 0, 1000))
+
+
+# ------------------------------------------------------------------------------------------ from how many entries
+
+MANY = (
+    "with recursive series (n) as (select 1 union all select n + 1 from series where n < ?)"
+    " insert into outbox (destination, payload, lane, state, created_at_ms, settled_at_ms)"
+    " select iif(n % 2, 'trades', 'events'), '{}', 1, iif(n % 2 and n > 5000, 'pending', 'delivered'), n * 1000,"
+    " iif(n % 2 and n > 5000, null, n * 1000 + 200) from series"
+)
+
+
+@pytest.fixture
+def large() -> Iterator[sqlite3.Connection]:
+    """20,000 entries a second apart; every second one of those behind the first 5,000 waits."""
+    with schema() as db:
+        db.execute("insert into outbox_lanes (destination, operation, columns, ordered) values ('x', 'insert', 'n', 0)")
+        db.execute(MANY, (20_000,))
+        yield db
+
+
+def asked(db: sqlite3.Connection, each: int) -> list[int]:
+    values = {"steps": 10, "start": 0, "width": 2_000_000, "low": 1, "high": 20_000, "every": each}
+    return backlog(db.execute(GROUPS, values).fetchall(), steps=10)
+
+
+def test_one_of_every_few_entries_draws_what_all_of_them_do(large: sqlite3.Connection) -> None:
+    exact = asked(large, 1)
+    assert exact[-1] == 7500
+    for each in (7, 20, 100):
+        assert asked(large, each) == pytest.approx(exact, rel=0.15, abs=each * 5)
+
+
+def test_a_drawing_reads_no_more_entries_than_its_limit(
+    large: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = steps(large, lambda db: asked(db, every(1, 20_000)))
+    monkeypatch.setattr("outbox.web.backlog.LOOKED_AT", 500)
+    assert every(1, 20_000) == 40
+    assert 25 * steps(large, lambda db: asked(db, every(1, 20_000))) < few  # the control: as many as there are
+    assert every(1, 500) == every(500, 500) == 1
