@@ -36,12 +36,15 @@ class SystemClock:
     """The machine's own clocks."""
 
     def now_ms(self) -> int:
+        """Return Unix time in milliseconds."""
         return time.time_ns() // 1_000_000
 
     def monotonic_s(self) -> float:
+        """Return seconds that never jump."""
         return time.monotonic()
 
     async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
+        """Wait for `event`; return whether it came within `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 await event.wait()

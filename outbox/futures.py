@@ -32,6 +32,7 @@ class PutFuture(asyncio.Future[Receipt]):
         return super().__await__()
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Any = None) -> None:
+        """Call `fn` with this future once it is done; its failure is then no longer logged."""
         self._watched = True
         super().add_done_callback(fn, context=context)
 
@@ -75,6 +76,7 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
         return super().exception(timeout)
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Receipt]], object]) -> None:
+        """Call `fn` with this future once it is done; its failure is then no longer logged."""
         self._watched = True
         super().add_done_callback(fn)
 

@@ -132,7 +132,6 @@ class Outbox(Puts, Looks, Operates):
             StoreInUse: Another process has the file open for writing; nothing was opened.
             StoreError: The file cannot be used; the error says why, and what became of it.
         """
-
         declared = tuple(destinations)
 
         async def start() -> Outbox:

@@ -37,7 +37,9 @@ class AnyTransaction(Protocol):
     """What takes `tx` commits with it: a `Transaction`, or the one that a thread stands in."""
 
     @property
-    def transaction(self) -> Transaction: ...
+    def transaction(self) -> Transaction:
+        """The transaction itself."""
+        ...
 
 
 class Transaction:
@@ -84,7 +86,9 @@ class Transaction:
     async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement of the bot's own in the same file and return its rows.
 
-        Raises InvalidEntry: BEGIN, COMMIT, ATTACH, PRAGMA and their like; StoreError: SQLite refused it.
+        Raises:
+            InvalidEntry: It is BEGIN, COMMIT, ATTACH, PRAGMA or the like, which a block may not run.
+            StoreError: SQLite refused it.
         """
         refuse_control(sql)
 
@@ -201,15 +205,27 @@ class Puts(Owned):
     async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
         """Store one row for `destination` and return once it is on disk, safe from a crash and a power loss.
 
-        row: a mapping, dataclass or pydantic model; it is encoded before this returns to the event loop, so the
-        caller may change it at once. operation: "insert" (the default of most destinations), "upsert" (decided by
-        `on_conflict` or the destination's) or "update" (of the rows that `match` says). key: entries with the same
-        destination and key arrive in the order of their puts; an upsert or update has one by itself. id: the
-        idempotency key, minted unless given; the same id again stores one row. if_exists="keep": if that id is
-        stored already, with whatever data, that stays (the receipt says `duplicate`); else other data is an error.
+        Args:
+            destination: The remote table.
+            row: A mapping, dataclass or pydantic model. It is encoded at once; the caller may change it afterwards.
 
-        Raises InvalidEntry, IdConflict: nothing was written, the message names the field. StoreBusy, DiskFull,
-        OutboxFull, OutcomeUnknown, StoreError: what became of it. UsageError: called from where it cannot work.
+        Keyword Args:
+            operation: "insert" (the default of most destinations), "upsert" or "update".
+            on_conflict: The columns that decide an upsert, unless the destination declares them.
+            match: The columns and values of the rows to update.
+            key: Entries with the same destination and key arrive in the order of their puts. An upsert or update has
+                one by itself.
+            id: The idempotency key, minted unless given. The same id again stores one row.
+            if_exists: "keep": an entry that has this id already stays, whatever its data, and the receipt says
+                `duplicate`. Without it, other data is an error.
+
+        Raises:
+            InvalidEntry: A value, a name or an option cannot be stored; `field` names it. Nothing was written.
+            IdConflict: The id is stored already, with other data. Nothing was written.
+            OutboxFull: A configured limit is reached. Nothing was written.
+            StoreError: The file cannot be written; the message says what became of the row.
+            OutcomeUnknown: The row may be stored. Put the same id again.
+            UsageError: The call was made where it cannot work, such as on another event loop. Nothing was written.
         """
         self._check_caller()
         entry, spec, _ = self._destinations.entry(destination, row, options)
@@ -225,10 +241,12 @@ class Puts(Owned):
     ) -> list[Receipt]:
         """Store all of `rows` in one commit, or none of them; their receipts in order, once they are on disk.
 
-        ids: an idempotency key for each row, where its key column does not hold one. The other options count for each
-        row. The rows are encoded before this returns to the event loop, at some 3 µs each if plain and alike, so that
-        the caller may change them at once. Errors as `put`, each about all of them; InvalidEntry names the row, such as
-        `rows[3].trades.pnl`.
+        Other options and errors as `put`. An error is about all rows; InvalidEntry names the row: `rows[3].trades.pnl`.
+
+        Args:
+            destination: The remote table.
+            rows: They are encoded at once, at some 3 µs each if plain and alike; the caller may change them afterwards.
+            ids: An idempotency key for each row, where its key column does not hold one.
         """
         self._check_caller()
         return await self._store.put_many(self._destinations.entries(destination, rows, ids, options))
@@ -236,9 +254,12 @@ class Puts(Owned):
     def put_nowait(self, destination: str, row: object, **options: Unpack[PutOptions]) -> PutFuture:
         """Line one row up and return at once. NOT durable before the returned future is done: await it to know.
 
-        At most `max_waiting` of them, and `max_waiting_bytes` of payload, may wait for their commit, those of
-        `put_threadsafe` included; one more raises OutboxFull. Other errors as `put`: what is wrong with the row is
-        raised here, what is wrong with the disk by the future.
+        Arguments and errors as `put`: what is wrong with the row is raised here, what is wrong with the disk by the
+        future.
+
+        Raises:
+            OutboxFull: `max_waiting` rows, or `max_waiting_bytes` of payload, wait for their commit already, those of
+                `put_threadsafe` included. Nothing was written.
         """
         self._check_caller()
         entry, spec, _ = self._destinations.entry(destination, row, options)
@@ -251,8 +272,8 @@ class Puts(Owned):
     def put_threadsafe(self, destination: str, row: object, **options: Unpack[PutOptions]) -> ThreadFuture:
         """The same from another thread: `put_threadsafe(…).result()` returns once the row is on disk.
 
-        The row is encoded in the calling thread. Waiting for the result on the event loop's own thread raises
-        UsageError, since it would wait for ever. Bounded as `put_nowait`.
+        Arguments and limits as `put_nowait`. The row is encoded in the calling thread. Waiting for the result on the
+        event loop's own thread raises UsageError, since it would wait for ever.
         """
         self._check_process()
         check_outside(self._store)  # asyncio.to_thread takes the block along
@@ -280,8 +301,18 @@ class Puts(Owned):
     async def transaction(self, *, limit_s: float | None = None) -> AsyncIterator[Transaction]:
         """All or nothing, one commit: entries, session state and the bot's own SQL in the same file.
 
-        Every other put waits meanwhile: `limit_s` (the settings' `transaction_limit_s`, 2 s) bounds it, after which
-        all is rolled back. Raises TransactionExpired, StoreBusy, DiskFull, OutcomeUnknown, and what the block raises.
+        Every other put waits meanwhile. What the block raises rolls everything back.
+
+        Args:
+            limit_s: The block's time limit; the settings' `transaction_limit_s` (2 s) unless given.
+
+        Yields:
+            What puts, and runs SQL, inside the transaction.
+
+        Raises:
+            TransactionExpired: The block took longer; everything was rolled back.
+            StoreError: The file cannot be written; the message says what became of the block.
+            OutcomeUnknown: The block may be committed.
         """
         self._check_caller()
         bound_s = self._settings.transaction_limit_s if limit_s is None else limit_s
@@ -298,12 +329,21 @@ class Puts(Owned):
         integers: Sequence[str] = (),
         columns: Mapping[str, object] | Sequence[str] = (),
     ) -> Destination:
-        """Declare a destination. key: the column that an insert fills with the entry's id; the rest as `put`.
+        """Declare a destination. What is known of a shipped table (trades, events, sessions) stays known.
 
-        integers: columns that PostgreSQL holds as integers, where 1.0 must be sent as 1. columns: names, or each name
-        with its `Kind`, such as {"ticket": "integer", "note": "text"}: an id that the key's kind cannot hold is refused
-        at `put`, and `TradeLogger` sends columns of your own `trades` instead of keeping them in `extra`.
-        What is known of a shipped table (trades, events, sessions) stays known. Raises InvalidEntry, InvalidQuery.
+        Args:
+            name: The remote table.
+            key: The column that an insert fills with the entry's id.
+            on_conflict: The columns that decide an upsert.
+            operation: What `put` does unless told otherwise.
+            integers: Columns that PostgreSQL holds as integers, where 1.0 must be sent as 1.
+            columns: Names, or each name with its `Kind`, such as {"ticket": "integer", "note": "text"}. An id that the
+                key's kind cannot hold is then refused at `put`, and `TradeLogger` sends columns of your own `trades`
+                instead of keeping them in `extra`.
+
+        Raises:
+            InvalidEntry: A name is no identifier. Nothing was declared.
+            InvalidQuery: A kind does not exist. Nothing was declared.
         """
         return self._destinations.register(
             name, key=key, on_conflict=on_conflict, operation=operation, integers=integers, columns=columns
@@ -313,10 +353,17 @@ class Puts(Owned):
         """Store values of `kind`, and of its subclasses, as what `convert` makes of them: `register_type(Price, str)`.
 
         It counts for all outboxes of the process, for keys of mappings too, and goes before what is known of the type
-        otherwise. Raises ConfigError: JSON has such values of its own, say `float`.
+        otherwise.
+
+        Raises:
+            ConfigError: JSON has such values of its own, say `float`. Nothing was registered.
         """
         register_type(kind, convert)
 
     def destination(self, name: str) -> Destination:
-        """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
+        """Return what is declared of `name`, or the defaults.
+
+        Raises:
+            InvalidEntry: It is no identifier.
+        """
         return self._destinations.destination(name)

@@ -1,5 +1,4 @@
-"""How things stand: what `drain` and `stats` return, and the one snapshot of which stats, status, metrics and fleet row
-are made.
+"""How things stand: what `drain` and `stats` return, and the one snapshot that stats, status and metrics are made of.
 
 Taking it asks counters and indexes, never the backlog. `read` says what it asks and takes the answers: whoever drives
 it does so on the connection that he has, on the event loop or in a thread.
@@ -155,6 +154,7 @@ class Health(IntEnum):
 
     @property
     def words(self) -> str:
+        """The name as people write it."""
         return self.name.lower().replace("_", " ")
 
 

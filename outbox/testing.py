@@ -53,10 +53,12 @@ class ManualClock:
         self._alarms: list[tuple[float, asyncio.Event]] = []
 
     def now_ms(self) -> int:
+        """Return Unix time in milliseconds, as far as the test has let it pass."""
         # Not added up call by call: a thousand advances by half a millisecond are half a second.
         return self._start_ms + round((self._monotonic_s - 1000.0) * 1000)
 
     def monotonic_s(self) -> float:
+        """Return seconds that `step_wall_clock` does not move."""
         return self._monotonic_s
 
     def step_wall_clock(self, seconds: float) -> None:
@@ -119,6 +121,7 @@ class ScriptedTransport:
         self.gate.set()
 
     async def send(self, request: Request, *, deadline_s: float) -> Answer:
+        """Take `request` down and answer it."""
         self.requests.append(request)
         await self.gate.wait()
         answer = self.answers.popleft() if self.answers else self.otherwise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from tests.doc_blocks import blocks_of
 
 ROOT = Path(__file__).parents[1]
+PYRIGHT = Path(sys.executable).with_name("basedpyright")
 (RECIPE,) = [block.text for block in blocks_of(ROOT / "docs" / "durability.md") if "stop_on_signals" in block.text]
 
 RIGHT = """
@@ -100,6 +103,39 @@ def complaints(folder: Path, code: str) -> list[str]:
 )
 def test_a_bot_that_is_right_passes_with_everything_on(code: str, tmp_path: Path) -> None:
     assert complaints(tmp_path, code) == []
+
+
+def completeness(package: str, folder: Path) -> tuple[float, list[str]]:
+    """Return how many of a package's public symbols have a known type, and which have not: what editors go by."""
+    command = [
+        str(PYRIGHT),
+        "--pythonpath",
+        sys.executable,
+        "--verifytypes",
+        package,
+        "--ignoreexternal",
+        "--outputjson",
+    ]
+    path = f"{PYRIGHT.parent}{os.pathsep}{folder}"  # it asks the first Python on PATH where packages are
+    there = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False, env=there)
+    report = json.loads(done.stdout)["typeCompleteness"]
+    unknown = [each["name"] for each in report["symbols"] if each["isExported"] and not each["isTypeKnown"]]
+    return report["completenessScore"], unknown
+
+
+@pytest.mark.slow
+def test_every_public_symbol_has_a_type_that_all_checkers_read_alike(tmp_path: Path) -> None:
+    assert completeness("outbox", tmp_path) == (1.0, [])
+
+
+def test_a_symbol_without_an_annotation_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "partly").mkdir()
+    (tmp_path / "partly" / "py.typed").touch()
+    (tmp_path / "partly" / "__init__.py").write_text("import json\n\nfound = json.loads('1')\n", encoding="utf-8")
+    score, unknown = completeness("partly", tmp_path)
+    assert unknown == ["partly.found"]
+    assert score < 1.0
 
 
 def test_each_mistake_is_seen(tmp_path: Path) -> None:

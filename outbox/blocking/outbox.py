@@ -90,7 +90,7 @@ class BlockingOutbox(Twin[Outbox]):
     An outbox belongs to its process: open one in the worker.
 
     Args:
-        settings, path, destinations, wait_s, clock, transport: As `Outbox.open`.
+        settings: As this, `path`, `destinations`, `wait_s`, `clock` and `transport` in `Outbox.open`.
         call_timeout_s: Seconds that each call may take, unless `with outbox.deadline(…)` says otherwise. A call that
             put something raises OutcomeUnknown then, with the ids, which may be put again; any other DeadlinePassed.
     """

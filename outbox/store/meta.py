@@ -51,8 +51,10 @@ async def forget_project(store: Store) -> str | None:
 
 
 async def keep_source(store: Store, settings: Settings) -> str | None:
-    """Return which bot this is: as it is set, else as the file was first told, so that a container's new host name is
-    no new bot; else by the names of the file and of this host, which the file keeps from here on.
+    """Return which bot this is, and keep it in the file.
+
+    As it is set, else as the file was first told, so that a container's new host name is no new bot; else by the names
+    of the file and of this host.
     """
     kept = await store.fact("source")
     source = settings.source if kept is None or "source" in settings.model_fields_set else kept

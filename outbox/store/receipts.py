@@ -89,6 +89,8 @@ def receipt_of(
 
 @dataclass(slots=True)
 class Put:
+    """An entry on its way to the writer."""
+
     entry: Entry
     spec: LaneSpec
     done: asyncio.Future[Receipt]
@@ -117,6 +119,7 @@ class Bare:
 
 
 def is_put(item: Put | Job | Bare) -> bool:
+    """Return whether `item` stores entries."""
     return isinstance(item, Put) or (isinstance(item, Bare) and item.puts)
 
 

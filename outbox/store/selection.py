@@ -138,6 +138,7 @@ class Selected(NamedTuple):
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
+        """Return what the query's `row` says."""
         matches, seq, its_id, destination, state, code, status, settled_at_ms = row
         said = code if code is not None else None if status is None else str(status)
         return cls(seq, its_id, destination, State(state), said, settled_at_ms, bool(matches))
