@@ -30,7 +30,7 @@ def _advice_for_dead(story: Story) -> list[str]:
     if story.overtaken:
         return ["A later entry of its key was delivered: sent now, it would revert that one.", give_up]
     return [
-        f"Mend what the server complains of, then: outbox requeue {name}",
+        f"Fix what the server complains about, then: outbox requeue {name}",
         f"Is the row itself wrong? outbox edit {name}",
         give_up,
     ]
@@ -56,7 +56,7 @@ def _advice_for_pending(story: Story) -> list[str]:
     told = [f"A pause holds it, of {what}: {_why(pause)}." for what, pause in story.pauses]
     if any(pause.code in ("PGRST204", "42703") for _, pause in story.pauses):
         own.insert(0, "A column misspelt in many rows? outbox edit --rename-column OLD=NEW --all-matching")
-    return [*told, "What mends it: outbox doctor", "Once it is mended: outbox reload", *own]
+    return [*told, "How to fix it: outbox doctor", "Once it is fixed: outbox reload", *own]
 
 
 def _why(pause: StoredPause) -> str:

@@ -97,9 +97,10 @@ def status(
     path: FilePath = None,
     as_object: AsJson = False,
     stalled_after: Annotated[
-        float, typer.Option("--stalled-after", metavar="MINUTES", min=0, help="From which age pending is stalled.")
+        float,
+        typer.Option("--stalled-after", metavar="MINUTES", min=0, help="Pending for longer than this is stalled."),
     ] = _STALLED_AFTER_MIN,
-    again: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, with rates, until Ctrl-C.")] = False,
+    again: Annotated[bool, typer.Option("--watch", "-w", help="Repeat, with rates, until Ctrl-C.")] = False,
     every: Annotated[
         float, typer.Option("--every", metavar="SECONDS", min=0.1, help="How often, with --watch.")
     ] = _WATCH_EVERY_S,
@@ -136,15 +137,15 @@ def status(
       pauses                  [{scope, subject, reason, status, code, message,
                               failures, since, next_try}]
       last_refusal            {at, event, destination, id, status, code,
-                              message}: the last thing that the server had
-                              against an entry, or null
+                              message}: the server's latest refusal of an
+                              entry, or null
       writer                  {pid, since, running}; not running: the last one;
                               null: not known, the lock file is another user's
       flusher                 {started, running, since, last_look, last_delivery,
-                              last_error, last_error_at}: the writer's, that
-                              sends; last_look is a minute old at the most
-                              unless it rests after errors; last_error: not the server's
-                              words but the bot's own trouble; null: not known
+                              last_error, last_error_at}: of the writer, which
+                              sends; last_look is at most a minute old unless
+                              it rests after errors; last_error: the bot's own,
+                              not the server's words; null: not known
       tasks                   {name: {running, failures, last_error}}: the writer's
                               other background tasks; {}: none runs, or not known
       sqlite                  {version, exposed_to_wal_reset_bug}, this command's
@@ -215,7 +216,7 @@ def drain(
       seconds                 how long it took
       timed_out               whether the time was up
       held_by                 why it ended before that: what somebody has to
-                              mend first, a sentence, or null
+                              fix first, a sentence, or null
       quarantined             [path]: damaged files that were set aside
       warnings                [sentence]: what keeps entries from arriving
       error                   only with exit code 3, beside path, health, exit_code
@@ -293,7 +294,7 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
         console.print(formatting.typed(words), soft_wrap=True)
     if report.held_by and report.held_by not in settings.warnings:
         console.print(f"Held back: {formatting.quoted(report.held_by)}", soft_wrap=True)
-        console.print(formatting.typed("What is pending stays pending. What mends it: outbox doctor"), soft_wrap=True)
+        console.print(formatting.typed("What is pending stays pending. How to fix it: outbox doctor"), soft_wrap=True)
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")
 

@@ -37,7 +37,7 @@ _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
 
 
 def dead(path: FilePath = None, as_object: AsJson = False) -> None:
-    """Show what dead entries died of, and what to type.
+    """Show why entries are dead, and what to type.
 
     Those of one table, code and cause are one line, the most frequent first.
     Works while a bot runs; changes nothing.
@@ -57,7 +57,7 @@ def dead(path: FilePath = None, as_object: AsJson = False) -> None:
 
     \b
     Exit codes:
-      0  shown, be it nothing
+      0  shown, even if there is none
       3  the file is missing, unreadable or no outbox
     """
     with complaints(path, as_object=as_object):
@@ -74,7 +74,7 @@ def dead(path: FilePath = None, as_object: AsJson = False) -> None:
             console.print(Padding(words or "no words", (0, 0, 0, 2)))
             console.print(f"  {first} to {last[11:] if last[:10] == first[:10] else last} UTC", soft_wrap=True)
             console.print(f"  such as: {formatting.typed('outbox show ' + typed_id(each.example))}", soft_wrap=True)
-            console.print(f"  mended?  {_requeue(each)}", soft_wrap=True)
+            console.print(f"  fixed?  {_requeue(each)}", soft_wrap=True)
         console.print("Not needed any more? discard instead of requeue." if found else "No entry is dead.")
 
 
@@ -97,7 +97,7 @@ def requeue(
     ids: _Ids = None,
     everything: _All = False,
     dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Also what would revert a later, delivered entry.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")] = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,
@@ -105,7 +105,7 @@ def requeue(
 ) -> None:
     """Send dead entries again.
 
-    Those that match all that is given; --since and --until: when they died.
+    Selects those that match every option; --since and --until refer to when they died.
     Works while a bot runs. --dry-run only says which.
 
     \b
@@ -120,7 +120,7 @@ def requeue(
       1  some are not, or none matches (each one's outcome says why), or you
          said no
       2  a bot runs and has not answered in time; it will do it
-      3  the file is missing or unreadable, or the request makes no sense
+      3  the file is missing or unreadable, or the request is invalid
 
     \b
     --json prints these fields:
@@ -155,10 +155,10 @@ def discard(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Give dead or pending entries up, with a reason.
+    """Give up dead or pending entries, with a reason.
 
-    The dead ones that match all that is given; those named by their ids may be
-    pending, too. They are kept until they are
+    Selects dead entries that match every option. Pending ones must be named by
+    their ids. They are kept until they are
     pruned. What an earlier try may have stored at the remote end stays there.
 
     \b
@@ -181,10 +181,10 @@ def reload(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Let a bot read its settings again, and end every pause.
+    """Make the bot re-read its settings, and end every pause.
 
-    It reads its .env again, too: a new key counts from then on. If none runs,
-    the pauses in the file end.
+    A new key in .env counts from then on. If no bot runs, this ends the pauses
+    in the file.
 
     \b
     Example:
@@ -211,12 +211,12 @@ def adopt(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Let what is pending go to another project than before.
+    """Send what is pending to another project than before.
 
     A file belongs to the first project that has answered for one of its rows.
     When SUPABASE_URL names another one, everything is paused: it may be a
-    mistake. This command says that it is none: the file belongs to the project
-    that answers next. What was delivered before is not sent again.
+    mistake. This command confirms the change: the file then belongs to the
+    project that answers next. What was delivered before is not sent again.
 
     \b
     Example:

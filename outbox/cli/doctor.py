@@ -55,14 +55,13 @@ def doctor(
     ] = _TIMEOUT_S,
     as_object: AsJson = False,
 ) -> None:
-    """Check machine, file and remote end.
+    """Check the machine, the file and the remote end.
 
-    And say what mends each finding. Works while a bot runs.
+    Each finding says how to fix it. Works while a bot runs.
 
-    Of the remote end it asks only questions that no row can come of: reads of
-    no rows, inserts of none, updates that match none. Nothing stays there.
-    The key is never shown. The file is read through once, so a large one takes
-    its time; one commit is tried in a folder of its own beside it.
+    It leaves nothing at the remote end: it reads, inserts and updates no rows
+    there. It never prints the key. It reads the whole file once, so a large
+    one takes a while, and tries one commit in a folder of its own beside it.
 
     \b
     Examples:

@@ -56,7 +56,7 @@ def edit(
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="Take the row from this file (-: stdin), no editor.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also if it would revert a later, delivered entry.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")] = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,
@@ -64,7 +64,7 @@ def edit(
 ) -> None:
     """Correct the row of a dead or pending entry, then send it.
 
-    Works while a bot runs, which holds its requests back for the moment.
+    Works while a bot runs; the bot sends nothing for that moment.
 
     The editor is $VISUAL or $EDITOR. The row must stay a JSON object; its id,
     table and operation stay. What it was is kept: outbox show ID. The text of

@@ -28,10 +28,8 @@ from outbox.store.read_only import look
 from outbox.store.selection import Selection
 
 _LIMIT = 20
-Limit = Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")]
-Columns = Annotated[
-    str | None, typer.Option("--columns", metavar="A,B", help="What to show of each row, instead of a few columns.")
-]
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
+Columns = Annotated[str | None, typer.Option("--columns", metavar="A,B", help="The columns of the row to show.")]
 # Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
 _STEP = 20_000
 _SESSIONS = 5
@@ -49,9 +47,9 @@ def ls(
 ) -> None:
     """List entries, the newest first. Works while a bot runs; changes nothing.
 
-    Looks from the newest back until it has found enough. What few or none
-    match takes a look at all of them; Ctrl-C then lists what was found so far.
-    --since and --until are about the put.
+    Searches from the newest back until it has found enough. If few match, that
+    is the whole file; Ctrl-C lists what it has found so far. --since and
+    --until refer to the put.
 
     \b
     Examples:
@@ -72,8 +70,8 @@ def ls(
 
     \b
     Exit codes:
-      0  listed, be it nothing
-      3  the file is missing, unreadable or no outbox, or a time makes no sense
+      0  listed, even if none matches
+      3  the file is missing, unreadable or no outbox, or a time is invalid
     """
     with complaints(path, as_object=as_object):
         _list(path, chosen(state=state), limit, columns, as_object=as_object)
@@ -91,8 +89,9 @@ def find(
 ) -> None:
     """Find entries by what their rows say.
 
-    The newest first; changes nothing. TEXT stands in a value of the row or in its id, in whatever case.
-    Looks from the newest back; Ctrl-C lists what was found so far.
+    The newest first; changes nothing. TEXT may be part of any value of the
+    row, or of its id, in upper or lower case. Searches from the newest back;
+    Ctrl-C lists what it has found so far.
 
     \b
     Examples:
@@ -144,7 +143,7 @@ def show(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Show one entry, its story, and what to do next. Changes nothing.
+    """Show one entry, its history, and what to do next. Changes nothing.
 
     Its payload, its state, the server's own words, and its history.
 

@@ -76,7 +76,7 @@ def export(
 
     \b
     Exit codes:
-      0  written, be it nothing
+      0  written, even if none matches
       3  the file is missing, unreadable or no outbox, or --output exists
     """
     with complaints(path, as_object=as_object):

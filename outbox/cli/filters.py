@@ -26,16 +26,16 @@ OfSession = Annotated[
 _OfCode = Annotated[
     str | None, typer.Option("--code", metavar="CODE", help="Only those last refused with this code, or HTTP status.")
 ]
-_Said = Annotated[str | None, typer.Option("--said", metavar="TEXT", help="Only those whose last refusal says this.")]
+_Said = Annotated[
+    str | None, typer.Option("--said", metavar="TEXT", help="Only those whose last refusal contains this.")
+]
 Since = Annotated[
-    str | None, typer.Option("--since", metavar="WHEN", help="Only those since: 90s, 30min, 2h, 3d, or ISO 8601.")
+    str | None, typer.Option("--since", metavar="WHEN", help="Since then: 90s, 30min, 2h, 3d, or ISO 8601.")
 ]
-Until = Annotated[
-    str | None, typer.Option("--until", metavar="WHEN", help="Only those before: as --since; both are UTC.")
-]
+Until = Annotated[str | None, typer.Option("--until", metavar="WHEN", help="Until then, as --since. Both are UTC.")]
 _Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="COLUMN=VALUE", help="Only those whose row says so; may be given again."),
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only those whose row has this value; repeatable."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
 

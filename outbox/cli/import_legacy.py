@@ -25,11 +25,11 @@ def import_old(
     folder: Annotated[Path, typer.Argument(readable=False, metavar="DIR", help="The old module's base_dir.")],
     path: FilePath = None,
     source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose session it is, else OUTBOX_SOURCE, else the host's name.")
+        str | None, typer.Option(metavar="NAME", help="Whose session it is; else OUTBOX_SOURCE, else the file's.")
     ] = None,
     as_object: AsJson = False,
 ) -> None:
-    """Move in what the old persistence module left in DIR. Running it again changes nothing.
+    """Import what the old persistence module left in DIR. Running it again changes nothing.
 
     pending_uploads.json becomes entries, .session_state.json the session that
     the bot recovers when it starts, cache/*_bars.json cached bars. Each file is

@@ -25,8 +25,8 @@ def inspect(
 
     Ready questions, the backlog over time. Works while a bot runs.
 
-    Datasette, read-only, at 127.0.0.1 alone: nobody on another machine reaches it. It shows payloads. Needs the
-    extra `inspect`, no network. Ctrl-C ends it.
+    Runs Datasette, read-only, on 127.0.0.1: no other machine can reach it. It
+    shows payloads. Needs the extra `inspect`, and no network. Ctrl-C stops it.
 
     \b
     Example:
@@ -34,7 +34,7 @@ def inspect(
 
     \b
     Exit codes:
-      0  it was ended
+      0  stopped
       3  the file is missing, unreadable or no outbox; the port is taken; the
          extra is not installed
     """

@@ -20,7 +20,7 @@ from outbox.forensics.outages import Life, Outage, lives as find_lives, outages 
 from outbox.store.read_only import ReadOnlyStore, look
 
 _LIMIT = 20
-_Limit = Annotated[int, typer.Option(min=1, metavar="N", help="How many at the most.")]
+_Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
 
 
 def outages(
@@ -28,8 +28,9 @@ def outages(
 ) -> None:
     """Show when nothing was sent, for how long, and why.
 
-    The newest first. What still stands, and what is over: the file keeps the newest 1,000.
-    --since and --until: those that stood then. Changes nothing.
+    The newest first. Those that last, and the newest 1,000 that are over.
+    --since and --until select those that lasted into that time. Changes
+    nothing.
 
     \b
     Example:
@@ -39,15 +40,15 @@ def outages(
     --json prints {path, outages: [...]}, each with these fields:
       what                    everything, a table, or a kind of request
       reason, status, code, message    the last failure
-      since, until            UTC; until: null while it stands
+      since, until            UTC; until: null while it lasts
       lasted_s, failures
       refused                 entries that were refused for good meanwhile
       backlog                 entries that were pending at its end, or null
 
     \b
     Exit codes:
-      0  shown, be it nothing
-      3  the file is missing, unreadable or no outbox, or a time makes no sense
+      0  shown, even if there is none
+      3  the file is missing, unreadable or no outbox, or a time is invalid
     """
     with complaints(path, as_object=as_object):
         where, bounds, now_ms = _asked(path, since, until)
@@ -84,8 +85,8 @@ def lives(
     """Show who had the file open for writing, and when.
 
     The newest first. When the bot started, ended or was killed, and since when it sent.
-    Commands that change something stand there too, as the program outbox.
-    --since and --until: those that opened it then. Changes nothing.
+    Commands that change something are listed too, as the program outbox.
+    --since and --until refer to the opening. Changes nothing.
 
     \b
     Example:
@@ -99,8 +100,8 @@ def lives(
 
     \b
     Exit codes:
-      0  shown, be it nothing
-      3  the file is missing, unreadable or no outbox, or a time makes no sense
+      0  shown, even if there is none
+      3  the file is missing, unreadable or no outbox, or a time is invalid
     """
     with complaints(path, as_object=as_object):
         where, bounds, _ = _asked(path, since, until)

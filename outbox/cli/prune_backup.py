@@ -34,11 +34,11 @@ def prune(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Remove what was delivered or discarded long ago, now. Works while a bot runs.
+    """Remove old delivered and discarded entries, now. Works while a bot runs.
 
-    A bot does this by itself each minute. Pending and dead entries never go;
-    what goes stays counted, and a row for each day stays in outbox_daily. The
-    room goes back to the disk, all but 4 MiB.
+    A bot does this by itself each minute. Pending and dead entries stay.
+    Removed ones stay counted, by day in outbox_daily. All but 4 MiB of the
+    space goes back to the disk.
 
     \b
     Example:
@@ -46,10 +46,10 @@ def prune(
 
     \b
     Exit codes:
-      0  pruned, be it nothing
+      0  pruned, even if none was old enough
       1  you said no
       2  a bot runs and has not answered in time; it will do it
-      3  the file is missing or unreadable, or the age makes no sense
+      3  the file is missing or unreadable, or the age is invalid
 
     \b
     --json prints these fields:
@@ -91,13 +91,14 @@ def backup(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Copy the file as it is now, whole and checked. Works while a bot runs.
+    """Make a checked copy of the file. Works while a bot runs.
 
-    `cp` would lose what is only in the WAL. The copy is read back: SQLite's
-    integrity_check, and as many entries as the file says. It is yours alone
-    (0600), and is there only if all of that went well. In a folder its name is
-    the file's with the time in UTC, bot-20260102T030405.678Z.db. What a killed
-    backup left in DEST's folder is removed.
+    `cp` would lose what is only in the WAL. This copy is read back: SQLite's
+    integrity_check must pass, and it must hold as many entries as the file
+    says. Only you can read it (0600). If a check fails, there is no copy. In a
+    folder it is named after the file and the time in UTC,
+    bot-20260102T030405.678Z.db. What a killed backup left in DEST's folder is
+    removed.
 
     \b
     Examples:
@@ -116,7 +117,7 @@ def backup(
       bytes, entries          of the copy
       seconds                 how long it took
       destinations            {name: {state: entries}}, counted in the copy
-      removed                 the copies that were too many for --keep
+      removed                 the copies that --keep removed
       error                   only with exit code 3
     """
     with complaints(path, as_object=as_object):

@@ -39,22 +39,25 @@ def put(
         str | None, typer.Option("--operation", metavar="WORD", help="insert, upsert or update; else the table's.")
     ] = None,
     on_conflict: Annotated[
-        str | None, typer.Option("--on-conflict", metavar="COLUMNS", help="What decides an upsert, with commas.")
+        str | None,
+        typer.Option("--on-conflict", metavar="COLUMNS", help="The columns that decide an upsert, with commas."),
     ] = None,
     match: Annotated[str | None, typer.Option("--match", metavar="JSON", help="Which rows an update changes.")] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Rows of one key arrive in order.")] = None,
-    its_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Told twice, it is stored once.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Of one id the first row stays, whatever it says.")] = False,
+    its_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="The idempotency key: the same id is stored once.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="If the id is stored already, keep that row.")] = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
     """Put rows from a shell, cron or another language. They are on disk when it returns.
 
-    While a bot runs they go through its inbox: it looks once a second
-    (OUTBOX_POLL_S) and takes all that is there. Else they go into the file,
-    which is made if need be. From a pipe, lines that are there together are
-    one commit: all of them, or none.
+    While a bot runs they go through its inbox, which it reads once a second
+    (OUTBOX_POLL_S). Otherwise they go straight into the file, which is created
+    if missing. Lines that arrive together on a pipe are one commit: all of
+    them, or none.
 
     \b
     Examples:

@@ -20,11 +20,11 @@ def resend(
 ) -> None:
     """Send again what was delivered, after a restore.
 
-    Supabase was restored from a backup, or a table was emptied.
-    What is still here (OUTBOX_RETENTION_DAYS) becomes pending under its old
-    id, so that an insert which is there already stays one row. Of upserts the
-    newest of each key is sent. Updates are left out and counted. --since and
-    --until: when it was delivered. Works while a bot runs.
+    For when Supabase was restored from a backup, or a table was emptied.
+    Delivered entries that the file still holds (OUTBOX_RETENTION_DAYS) become
+    pending with their old ids, so an insert that is there already stays one
+    row. Only the newest upsert of each key is sent. Updates are left out and
+    counted. --since and --until refer to the delivery. Works while a bot runs.
 
     \b
     Examples:
@@ -33,10 +33,10 @@ def resend(
 
     \b
     Exit codes:
-      0  done, be it nothing
+      0  done, even if none matches
       1  you said no
       2  a bot runs and has not answered in time; it will do it
-      3  the file is missing or unreadable, or the request makes no sense
+      3  the file is missing or unreadable, or the request is invalid
 
     \b
     --json prints these fields:

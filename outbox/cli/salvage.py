@@ -25,12 +25,12 @@ def salvage(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Bring over what waits in a damaged file.
+    """Recover entries from a damaged file.
 
-    Into the outbox, with its ids. Works while a bot runs. What no query
+    They keep their ids. Works while a bot runs. What no query
     finds any more is looked for page by page, in FILE and its -wal.
 
-    Nothing is sent twice. FILE is only read, then renamed from .corrupt-... to .salvaged-...
+    Nothing is sent twice. FILE is only read, and renamed from .corrupt-... to .salvaged-... at the end.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def salvage(
 
 
 def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJson = False) -> None:
-    """Say that you know which entries were lost.
+    """Confirm that you know which entries were lost.
 
     `outbox status` is healthy again. Nothing else changes.
 

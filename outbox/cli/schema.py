@@ -38,7 +38,7 @@ def apply(
     ] = None,
     lock_timeout: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=0.001, help="How long to try to lock a table; bots wait a second."),
+        typer.Option(metavar="SECONDS", min=0.001, help="How long to keep trying to lock a table."),
     ] = _LOCK_S,
     as_object: AsJson = False,
 ) -> None:

@@ -381,5 +381,5 @@ def _pause(pause: StoredPause, status: Status) -> str:
     why = pause.reason.replace("_", " ")
     first = f"{formatting.quoted(what)}: {why}, for {lasts} ({failures})"
     return formatting.typed(
-        f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says what mends it"
+        f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says how to fix it"
     )

@@ -48,7 +48,7 @@ class Seen:
 
 def tail(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many at first.")] = _LINES,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many to start with.")] = _LINES,
     destination: OfDestination = None,
     session: OfSession = None,
     columns: Columns = None,
@@ -58,9 +58,9 @@ def tail(
     path: FilePath = None,
     as_object: AsJson = False,
 ) -> None:
-    """Show what happened last: puts, deliveries, refusals, hands. With -f: as it happens.
+    """Show the latest puts, deliveries, refusals and commands.
 
-    Works while a bot runs, and goes on when it ends or starts; changes nothing.
+    With -f it goes on, live. Works while a bot runs, and across its restarts; changes nothing.
     Times are UTC. With -f also: pauses that begin and end, and who has the file
     open. More than 50 changes at one look are counted, not shown.
 
