@@ -18,6 +18,8 @@ from outbox.store import maintenance, writer
 from outbox.store.queries import Query
 from outbox.store.reader import Reader
 from outbox.testing import ManualClock, ScriptedTransport
+from tests.flusher.bench import flushing
+from tests.store.tools import shell
 from tests.support import run_async
 
 ROWS = 2_000
@@ -178,6 +180,25 @@ async def test_a_request_reads_no_more_payloads_than_it_can_carry(
             await outbox.put_many("trades", [{"n": number + n, "x": "x" * 100_000} for n in range(25)])
         assert (await outbox.drain(timeout=30)).delivered == rows + 1
     assert (sum(read) <= 210_000 * len(transport.requests)) is bounded
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["", "control: another process commits before each look"])
+@run_async
+async def test_an_idle_flusher_asks_sqlite_once_a_poll(
+    others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = 30
+    async with flushing(tmp_path) as bench:
+        await bench.put_many(1)
+        await bench.settled()
+        await bench.live(2)  # what it looks at once after a delivery
+        with counted_hops(monkeypatch) as hops:
+            for number in range(polls):
+                if others:
+                    with shell(bench.path) as connection:
+                        connection.execute("insert into outbox_meta values (?, '')", (f"note {number}",))
+                await bench.advance(1)
+        assert (len(hops) > polls) is others, len(hops)
 
 
 @contextmanager

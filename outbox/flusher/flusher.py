@@ -316,13 +316,13 @@ class Flusher:
         if transport is None:
             return self._poll_s
         if await self._is_away(transport):
-            return await self._next_look_s()
-        change = await self._store.changes()
+            return self._next_look_s()
+        change, due_ms = await self._store.changes_and_due()
         if change != self._seen_change:
             self._idle_since_change = False
             self._seen_change = change
         await self._context.unmatched.hurry(self._context.steady_ms())
-        await self._wake_due()
+        await self._wake_due(due_ms)
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
             read, self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
@@ -334,7 +334,7 @@ class Flusher:
             if none_started or self._lanes.unread_from is not None:
                 self._idle_since_change = False
                 return 0.0
-        return await self._next_look_s()
+        return self._next_look_s(due_ms)
 
     async def _is_away(self, transport: Transport) -> bool:
         """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""
@@ -346,12 +346,11 @@ class Flusher:
         self._requests.tell()
         return True
 
-    async def _wake_due(self) -> None:
-        """Make ready what has waited long enough for something of its own."""
-        now_ms = self._context.steady_ms()
-        due_ms = await self._store.next_due_ms()
+    async def _wake_due(self, due_ms: int | None) -> None:
+        """Make ready what has waited long enough for something of its own. due_ms: when the first of them is due."""
         if due_ms is None:
             return
+        now_ms = self._context.steady_ms()
         if due_ms > now_ms + self._context.limits.longest_wait_s * 1000:  # written by a clock that was set back since
             now_ms = due_ms
         if due_ms <= now_ms:
@@ -387,8 +386,8 @@ class Flusher:
         """Whether nothing has changed while the store was read: an end, or a salvage that has brought a project."""
         return not self._requests.stopping and not self.is_away(transport)
 
-    async def _next_look_s(self) -> float:
+    def _next_look_s(self, due_ms: int | None = None) -> float:
         waits_s = [self._poll_s, *self._pauses.waits_s()]
-        if (due_ms := await self._store.next_due_ms()) is not None:
+        if due_ms is not None:  # an earlier one that came meanwhile was a commit, which wakes us
             waits_s.append(max(due_ms - self._context.steady_ms(), 0) / 1000)
         return min(waits_s)
