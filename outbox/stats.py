@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from outbox.background import TaskState
 from outbox.entry import LaneSpec, State
 from outbox.flusher.context import FlusherState
 from outbox.store import database, files, queries
 from outbox.store.reader import Reader
-from outbox.store.rows import Notices, StoredPause
+from outbox.store.rows import Notices, StoredPause, by_state
 from outbox.store.sidecar import Flushing
 
 
@@ -138,9 +138,6 @@ STALLED_AFTER_S = 300.0
 # An entry in one of these says that a flusher has run.
 _SETTLED = ("delivered", "dead", "discarded", "pruned")
 
-Question = tuple[str, Sequence[Any]]
-Reading = Generator[Question, Any, "Snapshot"]
-
 
 class Health(IntEnum):
     """What a monitor is told; each is an exit code of `outbox status`."""
@@ -181,7 +178,7 @@ class Snapshot:
 
     def total(self, state: str) -> int:
         """Return how many entries of all destinations are in `state`."""
-        return sum(states.get(state, 0) for states in self.destinations.values())
+        return total(self.destinations, state)
 
     def by_destination(self, state: str) -> dict[str, int]:
         """Return how many entries of each destination are in `state`, where there ever were any."""
@@ -233,38 +230,9 @@ class Snapshot:
         return Health.DEAD_LETTERS if self.total("dead") else Health.HEALTHY
 
 
-def read(db_bytes: int, wal_bytes: int, *, damage: str | None = None, quarantined: Sequence[Path] = ()) -> Reading:
-    """Yield each query with its parameters, take its rows, and return the snapshot.
-
-    The arguments are what stands beside the file and not in it.
-    """
-    destinations: dict[str, dict[str, int]] = {}
-    for destination, state, entries in (yield queries.COUNTS.sql, ()):
-        destinations.setdefault(destination, {})[state] = entries
-    oldest = yield queries.OLDEST_PENDING.sql, ()
-    ((_, backlog),) = yield queries.BACKLOG.sql, ()
-    ((postponed,),) = yield queries.POSTPONED.sql, (MOST_POSTPONED,)
-    meta = dict((yield queries.META.sql, ()))
-    return Snapshot(
-        destinations=destinations,
-        oldest_pending_ms=oldest[0][1] if oldest else None,
-        pending_bytes=backlog,
-        postponed=postponed,
-        strict_order=meta.get("strict_order") == "1",
-        pauses=tuple(StoredPause(*row) for row in (yield queries.PAUSES.sql, ())),
-        lanes={number: LaneSpec.of(spec) for number, *spec in (yield queries.LANES.sql, ())},
-        notices=Notices.of(meta),
-        db_bytes=db_bytes,
-        wal_bytes=wal_bytes,
-        loss=said_of_loss(meta.get("loss")),
-        damage=damage,
-        quarantined=tuple(quarantined),
-    )
-
-
 async def take(reader: Reader, **beside: Any) -> Snapshot:
     """Return the snapshot by way of `reader`; `beside` as `read`. Raises StoreError, OutboxClosed."""
-    return await reader.run(lambda connection: _read_at_once(connection, reader.path, **beside))
+    return await reader.run(lambda connection: read(connection, reader.path, **beside))
 
 
 def take_in_thread(path: Path, **beside: Any) -> Snapshot:
@@ -272,24 +240,43 @@ def take_in_thread(path: Path, **beside: Any) -> Snapshot:
 
     A connection of its own takes some hundred microseconds; in a WAL file a reader waits for nobody. Raises StoreError.
     """
-    uri = files.uri(path)
     try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0)) as connection:
-            return _read_at_once(connection, path, **beside)
+        with contextlib.closing(database.plain_connection(path)) as connection:
+            return read(connection, path, **beside)
     except database.SqliteError as error:
         raise database.named(error, path) from error
 
 
-def _read_at_once(connection: sqlite3.Connection, path: Path, **beside: Any) -> Snapshot:
-    reading, rows = read(files.file_bytes(path), files.file_bytes(files.wal_path(path)), **beside), None
+def read(
+    connection: sqlite3.Connection, path: Path, *, damage: str | None = None, quarantined: Sequence[Path] = ()
+) -> Snapshot:
+    """Return the snapshot, of one moment. damage, quarantined: what stands beside the file and not in it."""
+
+    def asked(sql: str, *parameters: object) -> list[Any]:
+        return connection.execute(sql, parameters).fetchall()
+
     begun = connection.in_transaction  # by an onlooker that reads more of the same moment
     if not begun:
         connection.execute("begin")
     try:
-        while True:
-            rows = connection.execute(*reading.send(rows)).fetchall()
-    except StopIteration as end:
-        return cast("Snapshot", end.value)
+        oldest, ((_, backlog),) = asked(queries.OLDEST_PENDING.sql), asked(queries.BACKLOG.sql)
+        ((postponed,),) = asked(queries.POSTPONED.sql, MOST_POSTPONED)
+        meta = dict(asked(queries.META.sql))
+        return Snapshot(
+            destinations=by_state(asked(queries.COUNTS.sql)),
+            oldest_pending_ms=oldest[0][1] if oldest else None,
+            pending_bytes=backlog,
+            postponed=postponed,
+            strict_order=meta.get("strict_order") == "1",
+            pauses=tuple(StoredPause(*row) for row in asked(queries.PAUSES.sql)),
+            lanes={number: LaneSpec.of(spec) for number, *spec in asked(queries.LANES.sql)},
+            notices=Notices.of(meta),
+            db_bytes=files.file_bytes(path),
+            wal_bytes=files.file_bytes(files.wal_path(path)),
+            loss=said_of_loss(meta.get("loss")),
+            damage=damage,
+            quarantined=tuple(quarantined),
+        )
     finally:
         if not begun:
             connection.rollback()

@@ -10,14 +10,14 @@ import contextlib
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from outbox.errors import StoreError
 from outbox.store import database, files, lock, parts
+from outbox.store.rows import by_state
 
 # Between two portions of 4 MB the caller hears how far it is.
 _PAGES = 1000
@@ -121,12 +121,12 @@ def _marks(source: Path) -> tuple[int | None, int, int]:
 def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: bool) -> dict[str, dict[str, int]]:
     os.truncate(part, 0)  # of what a look without the WAL may have copied
     with (
-        _connected(files.uri(source, immutable=immutable)) as original,
-        _connected(files.uri(part, "rw")) as copy,
+        contextlib.closing(database.plain_connection(source, immutable=immutable, timeout_s=5.0)) as original,
+        contextlib.closing(database.plain_connection(part, "rw")) as copy,
     ):
         # One snapshot for the counters and all portions: a bot's commits meanwhile would begin the copy anew.
         original.execute("begin")
-        told = _nested(original.execute("select destination, state, entries from outbox_counts").fetchall())
+        told = by_state(original.execute("select destination, state, entries from outbox_counts").fetchall())
         copy.execute("pragma synchronous = off")  # synced once, at the end
         original.backup(copy, pages=_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
         original.execute("rollback")
@@ -140,7 +140,7 @@ def _checked(copy: sqlite3.Connection, told: dict[str, dict[str, int]], part: Pa
     complaints = [str(row[0]) for row in copy.execute("pragma integrity_check(3)")]
     if complaints != ["ok"]:
         raise StoreError(f"the copy is damaged ({'; '.join(complaints)}); no backup was made", path=part)
-    found = _nested(copy.execute("select destination, state, count(*) from outbox group by 1, 2").fetchall())
+    found = by_state(copy.execute("select destination, state, count(*) from outbox group by 1, 2").fetchall())
     here = {name: {state: n for state, n in states.items() if state in _HERE} for name, states in told.items()}
     if _without_nothing(found) != _without_nothing(here):
         raise StoreError(f"the copy holds {found}, the file says {here}; no backup was made", path=part)
@@ -150,18 +150,5 @@ def _checked(copy: sqlite3.Connection, told: dict[str, dict[str, int]], part: Pa
 _HERE = ("pending", "delivered", "dead", "discarded")
 
 
-def _nested(rows: list[Any]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for destination, state, entries in rows:
-        found.setdefault(destination, {})[state] = entries
-    return found
-
-
 def _without_nothing(counts: dict[str, dict[str, int]]) -> dict[tuple[str, str], int]:
     return {(name, state): n for name, states in counts.items() for state, n in states.items() if n}
-
-
-@contextlib.contextmanager
-def _connected(uri: str) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as connection:
-        yield connection

@@ -5,20 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from outbox.store.reader import Reader
+from outbox.store.rows import PauseFacts
 
 
 @dataclass(frozen=True, slots=True)
-class Outage:
+class Outage(PauseFacts):
     """One pause, over or not. Times: Unix milliseconds. refused: entries that died meanwhile; backlog: at its end."""
 
-    scope: str
-    subject: str
-    reason: str
-    status: int | None
-    code: str | None
-    message: str | None
-    failures: int
-    since_ms: int
     ended_ms: int | None
     refused: int
     backlog: int | None

@@ -12,7 +12,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,15 +103,9 @@ def _salt_of(value: object) -> int | None:
     return salt if isinstance(salt, int) else None
 
 
-@contextlib.contextmanager
-def reading(path: Path, *, immutable: bool = False) -> Iterator[Any]:
+def reading(path: Path, *, immutable: bool = False) -> contextlib.closing[sqlite3.Connection]:
     """A connection that cannot write. immutable: without the -wal, and without locks."""
-    uri = files.uri(path, immutable=immutable)
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1.0, check_same_thread=False)
-    try:
-        yield connection
-    finally:
-        connection.close()
+    return contextlib.closing(database.plain_connection(path, immutable=immutable, timeout_s=1.0))
 
 
 def refuse_foreign_journal(path: Path) -> None:
@@ -152,7 +146,7 @@ def undo_half(path: Path) -> None:
     Raises StoreError: it cannot; nobody knows what the file holds.
     """
     try:
-        with contextlib.closing(sqlite3.connect(files.uri(path, "rw"), uri=True, timeout=1.0)) as connection:
+        with contextlib.closing(database.plain_connection(path, "rw", timeout_s=1.0)) as connection:
             connection.execute("select 1 from sqlite_schema").fetchall()
     except database.SqliteError as error:
         if database.classify_error(error) not in database.DAMAGE:  # what is damaged is looked at closely afterwards
@@ -251,12 +245,8 @@ def wal_belongs(path: Path, main: Main) -> bool:
 def _copy(path: Path, to: Path) -> None:
     """Copy the database without its -wal. Through SQLite: a descriptor of ours would drop its locks when closed."""
     files.create_file(to)
-    target = sqlite3.connect(str(to), isolation_level=None)
-    try:
-        with reading(path, immutable=True) as source:
-            source.backup(target)
-    finally:
-        target.close()
+    with contextlib.closing(database.plain_connection(to, "rw")) as target, reading(path, immutable=True) as source:
+        source.backup(target)
 
 
 def _is_later(copy: Path, main: Main) -> bool:

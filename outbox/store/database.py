@@ -183,6 +183,17 @@ async def connect(
         raise
 
 
+def plain_connection(
+    path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False, timeout_s: float = 0.0
+) -> sqlite3.Connection:
+    """Return a connection in autocommit mode for who works in a thread of his own. immutable: as `open_reader`.
+
+    Raises the engine's own errors.
+    """
+    uri = files.uri(path, mode, immutable=immutable)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+
+
 async def pragma(connection: aiosqlite.Connection, text: str) -> object:
     """Run `pragma {text}` and return the first value of its answer, or None."""
     rows = list(await connection.execute_fetchall(f"pragma {text}"))

@@ -15,8 +15,8 @@ import aiosqlite
 from outbox.entry import LaneSpec
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
-from outbox.store import database, files, queries
-from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredEntry, StoredPause
+from outbox.store import database, queries
+from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredEntry, StoredPause, by_state
 
 T = TypeVar("T")
 
@@ -213,10 +213,7 @@ class Reader:
 
     async def counts(self) -> dict[str, dict[str, int]]:
         """Return the number of entries by destination and state."""
-        counts: dict[str, dict[str, int]] = {}
-        for destination, state, entries in await self.read(queries.COUNTS.sql):
-            counts.setdefault(destination, {})[state] = entries
-        return counts
+        return by_state(await self.read(queries.COUNTS.sql))
 
     async def oldest_pending_seq(self) -> int | None:
         """Return the number of the oldest pending entry; None: nothing is pending."""
@@ -291,18 +288,14 @@ class PendingCounter:
             return self._last
         try:
             if self._connection is None:
-                self._connection = self._connect()
+                # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
+                # No time to wait: this is the event loop.
+                self._connection = database.plain_connection(self._path)
             # All rows are fetched: a statement left open would hold its snapshot, and the WAL would grow.
             self._last = int(self._connection.execute(queries.PENDING_NOW.sql).fetchall()[0][0])
         except database.SqliteError as error:
             raise database.named(error, self._path) from error
         return self._last
-
-    def _connect(self) -> Any:
-        uri = files.uri(self._path)
-        # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
-        # timeout=0: the event loop must not wait.
-        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0, check_same_thread=False)
 
     def admit(self, readers: bool) -> None:
         """Close the connection and keep to the last answer until readers are admitted again."""

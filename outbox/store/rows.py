@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
@@ -73,8 +73,8 @@ class StoredEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredPause:
-    """One row of `outbox_pauses`."""
+class PauseFacts:
+    """Why something is not sent, since when, and how often it was tried meanwhile."""
 
     scope: str
     subject: str
@@ -84,7 +84,21 @@ class StoredPause:
     message: str | None
     failures: int
     since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPause(PauseFacts):
+    """One row of `outbox_pauses`."""
+
     next_try_at_ms: int
+
+
+def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
+    """Return the counts in rows of destination, state and number."""
+    counts: dict[str, dict[str, int]] = {}
+    for destination, state, entries in rows:
+        counts.setdefault(destination, {})[state] = entries
+    return counts
 
 
 @dataclass(frozen=True, slots=True)

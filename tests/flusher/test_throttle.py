@@ -50,7 +50,7 @@ async def test_while_puts_fail_without_a_pause_it_goes_on_after_half_a_second(
 ) -> None:
     """As on a full disk, where only what is sent makes room for them."""
     async with flushing(tmp_path, batch_rows=BATCH, requests_in_flight=1) as bench:
-        monkeypatch.setattr(type(bench.store), "putting", True)
+        monkeypatch.setattr(type(bench.store.writer), "putting", True)
         await bench.put_many(4 * BATCH)
         await bench.idle()
         before = sum(bench.remote.sizes)
