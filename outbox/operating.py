@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from outbox.flusher.flusher import Flusher
 
 
-class Operates(Owned):
-    """The part of `Outbox` that an operator calls."""
+# Payloads fetched in one step, so that the event loop goes on.
+_PAGE_ROWS = 200
 
+
+class Operates(Owned):
+    """The part of `Outbox` that looks, and that an operator calls."""
+
+    _settings: Settings
+    _clock: Clock
     _remote: Remote
+    _pending_counter: PendingCounter
     _flusher: Flusher
     _reporter: Reporter
     _commands: Commands
@@ -131,18 +138,7 @@ class Operates(Owned):
         which = Selection.chosen(None, since, until, destination=destination, session=session)
         return await self._commands.resend(which, dry_run=dry_run)
 
-
-# Payloads fetched in one step, so that the event loop goes on.
-_PAGE_ROWS = 200
-
-
-class Looks(Owned):
-    """The part of `Outbox` that reads."""
-
-    _settings: Settings
-    _clock: Clock
-    _remote: Remote
-    _pending_counter: PendingCounter
+    # ------------------------------------------------------------------------------------------ looking
 
     async def fetch(self, path: str) -> list[dict[str, Any]]:
         """GET `path`, such as `trades?select=*&limit=10`, below the REST endpoint and return the rows.

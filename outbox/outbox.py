@@ -25,7 +25,7 @@ from outbox.errors import ConfigError
 from outbox.flusher.context import FlusherState, Tally
 from outbox.futures import Waiting
 from outbox.opening import Opening, bounds, by_request, limits, log_opened
-from outbox.operating import Looks, Operates
+from outbox.operating import Operates
 from outbox.postgrest.client import Transport
 from outbox.puts import Puts, refuse_copy
 from outbox.remote import Remote
@@ -49,7 +49,7 @@ _GRACE_S = 5.0
 _REQUEST_GRACE_S = 2.0
 
 
-class Outbox(Puts, Looks, Operates):
+class Outbox(Puts, Operates):
     """The durable outbox: `put` returns once the row is on disk; the flusher brings it to Supabase.
 
     Belongs to the event loop that opened it. Make one with `Outbox.open`.

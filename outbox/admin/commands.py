@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from outbox.admin import dead_letters, edit as editing, puts as putting, resend as resending
+from outbox.admin import dead_letters, edit as editing, resend as resending
 from outbox.admin.command_server import Action
-from outbox.admin.puts import Put
 from outbox.admin.resend import ResendReport
 from outbox.arguments import Arguments
 from outbox.clock import Clock
 from outbox.destinations import Destinations
+from outbox.entry import SharedOptions
 from outbox.errors import InvalidRequest
 from outbox.store import maintenance, meta
 from outbox.store.selection import Handled, Outcome, Selection, checked_reason
@@ -54,6 +54,22 @@ class Salvage(Arguments):
     """file: the damaged one."""
 
     file: str
+
+
+class Put(Arguments):
+    """Rows for one destination, all or none. ids: one for each row whose key column is empty; the rest as `put_many`.
+
+    The ids are minted by whoever asks: a request that is carried out twice stores its rows once.
+    """
+
+    destination: str
+    rows: list[dict[str, Any]]
+    ids: list[str] | None = None
+    operation: Literal["insert", "upsert", "update"] | None = None
+    key: str | None = None
+    on_conflict: list[str] | None = None
+    match: dict[str, Any] | None = None
+    if_exists: Literal["keep"] | None = None
 
 
 class Commands:
@@ -167,8 +183,25 @@ class Commands:
         return {"was": await meta.forget_project(self._store)}
 
     async def _put(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Store rows in one commit, from a shell, cron or another language. Raises what `Outbox.put_many` raises."""
+        asked = Put.of(arguments)
         assert self._destinations is not None
-        return await putting.put(self._store, self._destinations, Put.of(arguments))
+        key = self._destinations.destination(asked.destination).key
+        ids: list[str | None] | None = None
+        if asked.ids is not None:
+            if len(asked.ids) != len(asked.rows):
+                raise InvalidRequest(f"{len(asked.ids)} ids for {len(asked.rows)} rows", field="ids")
+            ids = [None if row.get(key) is not None else each for row, each in zip(asked.rows, asked.ids, strict=True)]
+        options: SharedOptions = {
+            "operation": asked.operation, "key": asked.key, "on_conflict": asked.on_conflict, "match": asked.match,
+            "if_exists": asked.if_exists,
+        }  # fmt: skip
+        receipts = await self._store.put_many(self._destinations.entries(asked.destination, asked.rows, ids, options))
+        return {
+            "put": len(receipts),
+            "duplicates": sum(receipt.duplicate for receipt in receipts),
+            "ids": [receipt.id for receipt in receipts],
+        }
 
     async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         assert self._salvage is not None

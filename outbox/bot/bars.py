@@ -17,7 +17,6 @@ from itertools import chain, islice
 from typing import Any, Literal, NoReturn, overload
 
 from outbox.bot import queries
-from outbox.bot.bar_frames import Framed
 from outbox.bot.bar_text import FOREVER_MS, bar_time_ms, decoded, encoded, time_ms
 from outbox.bot.records import check_outbox, moment
 from outbox.entry import Operation
@@ -37,6 +36,8 @@ _REST_S = 0.001
 # A put that waits behind one chunk waits some 5 ms and a sync.
 WRITE_BARS = 1000
 READ_BARS = 500
+# What becomes one frame at a time: some 15 ms of a thread, and small beside what it makes.
+_FRAME_BARS = 10_000
 # `save_pending` commits all or nothing, so its transaction gets this much more time for each item.
 _LIMIT_S, _ITEM_S = 2.0, 0.005
 
@@ -112,11 +113,11 @@ class LocalStorage:
         """
         if not as_frame:
             return await self._read_bars(_Listed(), symbol, timeframe, start, end, last)
-        return await self._read_bars(Framed(), symbol, timeframe, start, end, last)
+        return await self._read_bars(_Framed(), symbol, timeframe, start, end, last)
 
     async def _read_bars(
         self,
-        into: _Listed | Framed,
+        into: _Listed | _Framed,
         symbol: str,
         timeframe: str,
         start: Time | None,
@@ -257,6 +258,49 @@ class _Listed:
         if newest_first:
             self._bars.reverse()
         return self._bars
+
+
+class _Framed:
+    """Bars as a DataFrame: a million are never a million dicts. Raises UsageError: there is no pandas."""
+
+    def __init__(self) -> None:
+        try:
+            import pandas  # type: ignore[import-untyped]
+        except ImportError:
+            problem = "as_frame needs pandas: python3 -m pip install pandas; nothing was read"
+            raise UsageError(problem) from None
+        self._pandas: Any = pandas
+        self._bars: list[dict[str, Any]] = []
+        self._frames: list[Any] = []
+
+    async def add(self, page: list[dict[str, Any]]) -> None:
+        """Add a page of bars."""
+        self._bars += page
+        if len(self._bars) >= _FRAME_BARS:
+            await self._pack()
+
+    async def all(self, *, newest_first: bool) -> Any:
+        """Return all of them, oldest first; newest_first: so they came."""
+        await self._pack()
+        return await in_thread(self._whole, newest_first)
+
+    async def _pack(self) -> None:
+        bars, self._bars = self._bars, []
+        if bars:
+            self._frames.append(await in_thread(self._pandas.DataFrame, bars))
+
+    def _whole(self, newest_first: bool) -> Any:
+        names = dict.fromkeys(name for frame in self._frames for name in frame)
+        whole = self._pandas.DataFrame({name: self._column(name) for name in names})
+        return whole.iloc[::-1].reset_index(drop=True) if newest_first else whole
+
+    def _column(self, name: str) -> Any:
+        """Join one column, and let its parts go: what is all null or missing in one frame takes the others' kind."""
+        parts = [frame.pop(name) if name in frame else self._pandas.Series(index=frame.index) for frame in self._frames]
+        empty = [bool(part.isna().all()) for part in parts]
+        if not all(empty):
+            parts = [part.astype("float64") if void else part for part, void in zip(parts, empty, strict=True)]
+        return self._pandas.concat(parts, ignore_index=True)
 
 
 def _unpacked(packed: bytes) -> list[str]:

@@ -12,8 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from outbox.admin import puts
-from outbox.admin.puts import Put
+from outbox.admin.commands import Commands, Put
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Timeout, done
@@ -91,23 +90,20 @@ def put(
             "if_exists": "keep" if keep else None,
         }
         told = _Told(where, timeout)
+
+        async def local(store: Store) -> Mapping[str, Any]:
+            known = Destinations(store, clock=SystemClock(), source=load(path=path).source)
+            return await Commands(store, clock=SystemClock(), destinations=known).actions["put"](asked)
+
         for rows in _batches(row):
             if its_id is not None and (len(rows) != 1 or told.put):
                 raise InvalidRequest("belongs to one row", field="id")
             minted = None if keep else mint_ids(SystemClock().now_ms(), os.urandom(10 * len(rows)))
             ids = minted if its_id is None else [its_id]
-            asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options})
-            if not told.add(*done(where, "put", asked.as_json(), timeout, _local(asked, path))):
+            asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options}).as_json()
+            if not told.add(*done(where, "put", asked, timeout, local)):
                 break
         _finish(told, as_object=as_object)
-
-
-def _local(asked: Put, path: Path | None) -> Any:
-    async def local(store: Store) -> dict[str, Any]:
-        destinations = Destinations(store, clock=SystemClock(), source=load(path=path).source)
-        return dict(await puts.put(store, destinations, asked))
-
-    return local
 
 
 class _Told:

@@ -10,22 +10,16 @@ from itertools import takewhile
 from typing import Protocol, TypeVar
 
 from outbox.entry import LaneSpec, Operation, digest
-from outbox.postgrest.stored import remote_id
+from outbox.postgrest.stored import Sent, remote_id
 
 
-class Ready(Protocol):
-    """What is asked of an entry here; the fields are columns of the same names."""
+class Ready(Sent, Protocol):
+    """What decides beside that whether it travels now."""
 
     @property
     def seq(self) -> int: ...
     @property
-    def id(self) -> str: ...
-    @property
     def key(self) -> str | None: ...
-    @property
-    def payload(self) -> str: ...
-    @property
-    def match(self) -> str | None: ...
     @property
     def attempts(self) -> int: ...
 

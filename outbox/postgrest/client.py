@@ -23,6 +23,7 @@ from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
 from outbox.postgrest.network import Backend
 from outbox.postgrest.scrub import Scrubber, be_discreet, ours
+from outbox.postgrest.stored import Sent
 from outbox.postgrest.verdicts import Failure, Reply, Silence
 from outbox.threads import in_thread
 
@@ -75,18 +76,7 @@ def project_of(transport: Transport) -> str | None:
     return transport.project if isinstance(transport, Placed) else None
 
 
-class Sendable(Protocol):
-    """What a request needs to know of an entry."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def payload(self) -> str: ...
-    @property
-    def match(self) -> str | None: ...
-
-
-def build(spec: LaneSpec, entries: Sequence[Sendable]) -> Request:
+def build(spec: LaneSpec, entries: Sequence[Sent]) -> Request:
     """Return the one request that carries `entries`, all of `spec`. An update carries one entry."""
     match spec.operation:
         case Operation.INSERT:
@@ -107,7 +97,7 @@ def _post(spec: LaneSpec, rows: Sequence[str], resolution: str, more: str = "") 
     return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
 
 
-def _patch(spec: LaneSpec, entry: Sendable) -> Request:
+def _patch(spec: LaneSpec, entry: Sent) -> Request:
     # Numbers stay the texts they are: a float would change a Decimal's digits.
     wanted = json.loads(entry.match or "{}", parse_float=str, parse_int=str)
     filters = "&".join(f"{column}={_filter(value)}" for column, value in sorted(wanted.items()))

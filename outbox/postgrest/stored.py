@@ -39,12 +39,14 @@ _ZONE = re.compile(r"(?<=:[0-9]{2})(?:\.[0-9]+)?(?P<zone>[+-][0-9:]+|Z)$")
 
 
 class Sent(Protocol):
-    """What is asked of an entry here."""
+    """What is asked of an entry that travels; the fields are columns of the same names."""
 
     @property
     def id(self) -> str: ...
     @property
     def payload(self) -> str: ...
+    @property
+    def match(self) -> str | None: ...
 
 
 def remote_id(spec: LaneSpec, entry: Sent) -> str:

@@ -349,7 +349,7 @@ def given(path: Path) -> str:
 
 def test_a_pause_for_a_column_leaves_the_column_to_the_servers_words(bot_db: Path, project: SupabaseLite) -> None:
     put(bot_db, "trades", {**TRADE, "symboll": "EURUSD"})
-    assert CliRunner().invoke(app, ["drain", "--path", str(bot_db), "--timeout", "0.5"]).exit_code == 2
+    assert CliRunner().invoke(app, ["drain", "--path", str(bot_db), "--timeout", "60"]).exit_code == 2
 
     report = Report(bot_db, "--offline")
 

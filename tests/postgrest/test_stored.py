@@ -29,6 +29,7 @@ SPEC = LaneSpec("orders", Operation.INSERT, "ticket", "qty,ticket", ordered=True
 class Sent:
     id: str
     payload: str
+    match: str | None = None
 
 
 @pytest.mark.parametrize(
