@@ -1,4 +1,4 @@
-"""What `Outbox.open` returns, a coroutine that can be entered as well; and what it hands to the parts that it opens."""
+"""What `Outbox.open` returns, a coroutine that can be entered as well; what it logs, and what may be asked of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from outbox import logs
 from outbox.errors import OutboxClosed
-from outbox.flusher.context import Limits
-from outbox.settings import Settings
 from outbox.store import database
-from outbox.store.capacity import Bounds
 from outbox.store.store import Store
 
 if TYPE_CHECKING:
@@ -111,24 +108,3 @@ def by_request(outbox: Outbox) -> dict[str, Callable[[Mapping[str, Any]], Awaita
         return {"was": await found().adopt()}
 
     return {"reload": reload, "adopt": adopt}
-
-
-def bounds(settings: Settings) -> Bounds:
-    """Return how much may be stored."""
-    return Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes)
-
-
-def limits(settings: Settings) -> Limits:
-    """Return what the flusher needs of the settings."""
-    return Limits(
-        batch_rows=settings.batch_rows,
-        batch_bytes=settings.batch_bytes,
-        backoff_base_s=settings.backoff_base_s,
-        backoff_cap_s=settings.backoff_cap_s,
-        pause_probe_s=settings.pause_probe_s,
-        request_deadline_s=settings.request_deadline_s,
-        requests_in_flight=settings.requests_in_flight,
-        poll_s=settings.poll_s,
-        orphan_attempts=settings.orphan_attempts,
-        orphan_after_s=settings.orphan_after_s,
-    )

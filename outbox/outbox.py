@@ -24,7 +24,7 @@ from outbox.entry import Destination
 from outbox.errors import ConfigError
 from outbox.flusher.context import FlusherState, Tally
 from outbox.futures import Waiting
-from outbox.opening import Opening, bounds, by_request, limits, log_opened
+from outbox.opening import Opening, by_request, log_opened
 from outbox.operating import Operates
 from outbox.postgrest.client import Transport
 from outbox.puts import Puts, refuse_copy
@@ -32,6 +32,7 @@ from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport, Snapshot, Stats, take as take_snapshot, take_in_thread
 from outbox.store import lock, meta
+from outbox.store.capacity import Bounds
 from outbox.store.reader import PendingCounter
 from outbox.store.store import Store
 from outbox.store.writer import PutWatcher
@@ -80,7 +81,7 @@ class Outbox(Puts, Operates):
             self._destinations.destination,
             clock=clock,
             draw=random.random,
-            limits=limits(settings),
+            limits=settings,
         )
         self._drains = Drains(store, self._flusher, self._remote, clock=clock, poll_s=settings.poll_s)
         flusher = self._flusher.state
@@ -169,7 +170,7 @@ class Outbox(Puts, Operates):
             clock=clock,
             busy_timeout_s=settings.busy_timeout_s,
             wait_s=wait_s,
-            bounds=bounds(settings),
+            bounds=Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes),
         )
         try:
             settings = settings.model_copy(update={"source": await meta.keep_source(store, settings)})

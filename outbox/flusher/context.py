@@ -19,6 +19,7 @@ from outbox.flusher.window import Window
 from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
+from outbox.settings import Settings
 from outbox.store import meta, queries
 from outbox.store.rows import Lane, Outgoing
 from outbox.store.sidecar import Flushing
@@ -30,27 +31,6 @@ logger: logs.Logger = logs.named("outbox.flusher")
 _IDLE_S, _BUSY_S = 60.0, 1.0
 # Updates that matched nothing; more of them wait for their own next try, as after a restart.
 _MOST = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The settings that the flusher needs; units as in `Settings`."""
-
-    batch_rows: int = 500
-    batch_bytes: int = 1_000_000
-    backoff_base_s: float = 0.5
-    backoff_cap_s: float = 300.0
-    pause_probe_s: float = 60.0
-    request_deadline_s: float = 30.0
-    requests_in_flight: int = 4
-    poll_s: float = 1.0
-    orphan_attempts: int = 10
-    orphan_after_s: float = 86_400.0
-
-    @property
-    def longest_wait_s(self) -> float:
-        """The longest that anything was ever made to wait: a tenth and a half are the jitter of a pause."""
-        return max(self.backoff_cap_s * 1.1, self.pause_probe_s * 1.5)
 
 
 @dataclass(slots=True)
@@ -83,7 +63,7 @@ class FlusherContext:
     store: Store
     clock: Clock
     draw: Callable[[], float]
-    limits: Limits
+    limits: Settings
     destinations: Callable[[str], Destination] = Destination
     state: FlusherState = field(default_factory=FlusherState)
     tally: Tally = field(default_factory=Tally)

@@ -27,9 +27,9 @@ from pathlib import Path
 
 from outbox.entry import Operation
 from outbox.flusher import backoff
-from outbox.flusher.context import Limits
 from outbox.postgrest import batch as batching
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reply, judge
+from outbox.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, PLOT = ROOT / "docs" / "scale.md", ROOT / "docs" / "herd.svg"
@@ -51,7 +51,7 @@ class World:
     request_s: float = 0.004  # what a request costs a connection, whatever it carries
     row_s: float = 0.0006  # and each of its rows
     acquire_s: float = 10.0  # how long PostgREST lets a request wait for a connection
-    limits: Limits = field(default_factory=Limits)
+    limits: Settings = field(default_factory=lambda: Settings(_env_file=None))
 
     @property
     def rows_per_s(self) -> float:
