@@ -1,7 +1,6 @@
 """How things stand: what `drain` and `stats` return, and the one snapshot that stats, status and metrics are made of.
 
-Taking it asks counters and indexes, never the backlog. `read` says what it asks and takes the answers: whoever drives
-it does so on the connection that he has, on the event loop or in a thread.
+Taking it asks counters and indexes, never the backlog, on whatever connection there is, in that one's thread.
 """
 
 from __future__ import annotations
