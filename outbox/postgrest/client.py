@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 from urllib.parse import quote
 
 import httpx
@@ -62,18 +62,10 @@ class Transport(Protocol):
         """Close what is open."""
 
 
-@runtime_checkable
-class Placed(Protocol):
-    """A transport that knows which project it leads to; one that does not is never checked."""
-
-    @property
-    def project(self) -> str | None:
-        """As `project.identity`."""
-
-
 def project_of(transport: Transport) -> str | None:
     """Return the project that `transport` leads to; None: it does not say, or it is this machine's own."""
-    return transport.project if isinstance(transport, Placed) else None
+    named: str | None = getattr(transport, "project", None)
+    return named
 
 
 def build(spec: LaneSpec, entries: Sequence[Sent]) -> Request:

@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 from outbox.errors import InvalidQuery, Undecidable
 from outbox.prepare import RESERVED
-from outbox.reads.filters import encoded, quoted
-from outbox.reads.query import Query, Term
+from outbox.reads.query import Query, Term, encoded, quoted
 
 Texts: TypeAlias = "Mapping[str, str | None]"
 

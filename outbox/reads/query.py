@@ -1,11 +1,13 @@
-"""What a read asks for, as a path, and what its answer means; no I/O, no clock, no dice.
+"""What a read asks for, as a path and as a question to one row, and what its answer means; no I/O, no clock, no dice.
 
-Nothing that a caller passes can change a query's spec: see `conditions`. The few names that PostgREST keeps for
-itself are refused.
+Nothing that a caller passes can change a query's spec: names are checked against a pattern, values are
+percent-encoded and, where PostgREST has a syntax of its own inside of them, quoted. The few names that PostgREST keeps
+for itself are refused.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +15,13 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
 
-from outbox.encoding import NAME, identifier
+from outbox.columns import ORDERED, Columns, Comparable, Kind, comparable, known
+from outbox.encoding import NAME, encode_value, identifier
 from outbox.errors import InvalidEntry, InvalidQuery, OutboxError, RemoteError, Undecidable, Unreachable
-from outbox.reads.filters import COLUMN, Condition, column_name, conditions, encoded
+from outbox.prepare import RESERVED
+
+COLUMN = rf"{NAME}(?:->>?(?:{NAME}|[0-9]{{1,9}}))*"  # pnl, data->>reason, data->legs->0
+_COLUMN_RE = re.compile(COLUMN)
 
 # What Supabase gives at most in one answer, unless the project says otherwise.
 PAGE_ROWS = 1000
@@ -180,3 +186,186 @@ class Rows(list[dict[str, Any]]):
         self.source: ReadSource = source
         self.complete: bool = source is not ReadSource.LOCAL
         self.error: OutboxError | None = error
+
+
+# ------------------------------------------------------------------------------------------ filters
+
+
+class Operator(StrEnum):
+    """How a column is compared; the members are PostgREST's own words."""
+
+    EQ = "eq"
+    NEQ = "neq"
+    GT = "gt"
+    GTE = "gte"
+    LT = "lt"
+    LTE = "lte"
+    IN = "in"
+    IS = "is"
+    LIKE = "like"
+    ILIKE = "ilike"
+
+
+OPERATORS = frozenset(Operator)
+_BY_ORDER = frozenset({Operator.GT, Operator.GTE, Operator.LT, Operator.LTE})
+_PATTERNS = frozenset({Operator.LIKE, Operator.ILIKE})
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One filter. values: texts as PostgreSQL reads them, one unless the operator is `in`. negated: not that."""
+
+    column: str
+    operator: Operator
+    values: tuple[str, ...]
+    negated: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """What stands in the URL."""
+        not_ = "not." if self.negated else ""
+        if self.operator is Operator.IN:
+            listed = quote(",".join(map(quoted, self.values)), safe="")
+            return f"{encoded(self.column)}={not_}in.({listed})"
+        return f"{encoded(self.column)}={not_}{self.operator}.{quote(self.values[0], safe='')}"
+
+    @property
+    def field(self) -> str:
+        """What an error names."""
+        return f"filters.{self.column}"
+
+    def check(self, columns: Columns) -> None:
+        """Raise Undecidable if this cannot be decided here as PostgreSQL would, whatever the row."""
+        kind = known(columns, self.column, self.field).kind
+        if self.operator in _PATTERNS:
+            raise Undecidable(f"{self.operator} is the server's to decide", field=self.field)
+        if self.operator in _BY_ORDER and kind not in ORDERED:
+            raise Undecidable("the order of texts is a matter of the server's collation", field=self.field)
+        if self.operator is Operator.IS:
+            if self.values[0] != "null" and kind is not Kind.BOOLEAN:
+                raise Undecidable(f"a {kind} is never {self.values[0]}", field=self.field)
+            return
+        for value in self.values:
+            _compared_as(kind, value, self.field)
+
+    def holds(self, columns: Columns, text: str | None) -> bool:
+        """Return whether a row holds it that has `text` in the column (None: null). Raises Undecidable."""
+        if self.operator is Operator.IS:
+            found = text is None if self.values[0] == "null" else text == self.values[0]
+            return found is not self.negated
+        if text is None:
+            return False  # SQL's unknown
+        kind = columns[self.column].kind
+        mine = _compared_as(kind, text, self.field)
+        return _decide(self.operator, mine, [_compared_as(kind, value, self.field) for value in self.values])
+
+
+def conditions(filters: Mapping[str, object] | None) -> tuple[Condition, ...]:
+    """Return what `filters` ask; all of it must hold. Raises InvalidQuery, which names the column."""
+    return tuple(found for column, wanted in (filters or {}).items() for found in _of_column(column, wanted))
+
+
+def column_name(name: object, field: str) -> str:
+    """Return `name` if it is a column or a path into a JSON column. Raises InvalidQuery."""
+    if not isinstance(name, str) or not _COLUMN_RE.fullmatch(name):
+        raise InvalidQuery('must be a column such as "pnl" or "data->>reason"', field=field)
+    return name
+
+
+def encoded(column: str) -> str:
+    """Return a column's name as it stands in a URL."""
+    return quote(column, safe="-")
+
+
+_BARE_RE = re.compile(r"(?!null\Z)[A-Za-z0-9_-]+", re.IGNORECASE)
+
+
+def quoted(value: str) -> str:
+    """Return `value` so that none of PostgREST's commas, parentheses and dots can be read in it."""
+    if _BARE_RE.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+# ------------------------------------------------------------------------------------------ what is asked
+
+
+def _of_column(column: str, wanted: object) -> Iterable[Condition]:
+    name = column_name(column, "filters")
+    if name in RESERVED:
+        raise InvalidQuery("PostgREST has another meaning for a parameter of this name", field=f"filters.{name}")
+    several = isinstance(wanted, list) and bool(wanted) and all(isinstance(each, tuple) for each in wanted)
+    for each in wanted if several and isinstance(wanted, list) else [wanted]:
+        yield _condition(name, each, f"filters.{name}")
+
+
+def _condition(column: str, wanted: object, field: str) -> Condition:
+    if not isinstance(wanted, tuple):
+        return _single(column, Operator.EQ, wanted, field)
+    if len(wanted) != 2 or not isinstance(wanted[0], str) or wanted[0] not in OPERATORS:
+        listed = ", ".join(sorted(OPERATORS))
+        raise InvalidQuery(f"must be a value or (operator, value) with one of {listed}", field=field)
+    operator, value = Operator(wanted[0]), wanted[1]
+    if operator is not Operator.IN:
+        return _single(column, operator, value, field)
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise InvalidQuery("in takes a list of values", field=field)
+    texts = [_text(each, field) for each in value]
+    if any(text is None for text in texts):
+        raise InvalidQuery('null is in no list; ("is", None) finds it', field=field)
+    return Condition(column, operator, tuple(text for text in texts if text is not None))
+
+
+def _single(column: str, operator: Operator, value: object, field: str) -> Condition:
+    if operator is Operator.IS and not (value is None or isinstance(value, bool)):
+        raise InvalidQuery("is takes None, True or False", field=field)
+    text = _text(value, field)
+    if text is None:
+        if operator not in (Operator.EQ, Operator.NEQ, Operator.IS):
+            raise InvalidQuery(f"nothing is {operator} null; only eq, neq and is find it", field=field)
+        return Condition(column, Operator.IS, ("null",), negated=operator is Operator.NEQ)
+    if operator in _PATTERNS and "*" in text:
+        # PostgREST makes a wildcard of each, and knows no way to say that one is meant as itself.
+        raise InvalidQuery('PostgREST reads "*" as "%"; write "%" for any characters', field=field)
+    return Condition(column, operator, (text,))
+
+
+def _text(value: object, field: str) -> str | None:
+    """Return a value as PostgreSQL reads it from a URL; None: null."""
+    try:
+        # Numbers stay the texts they are: a float would change a Decimal's digits.
+        plain = json.loads(encode_value(value, where=field), parse_float=str, parse_int=str)
+    except InvalidEntry as error:
+        raise InvalidQuery(f"{type(value).__name__} cannot be compared", field=error.field) from None
+    if isinstance(plain, dict | list):
+        raise InvalidQuery("must be a single value", field=field)
+    return json.dumps(plain) if isinstance(plain, bool) else plain
+
+
+# ------------------------------------------------------------------------------------------ what is answered
+
+
+def _compared_as(kind: Kind, text: str, field: str) -> Comparable:
+    try:
+        return comparable(kind, text)
+    except ValueError:
+        raise Undecidable(f"a value that PostgreSQL may read otherwise as {kind}", field=field) from None
+
+
+def _decide(operator: Operator, mine: Comparable, theirs: list[Comparable]) -> bool:
+    match operator:
+        case Operator.EQ | Operator.IN:
+            return mine in theirs
+        case Operator.NEQ:
+            return bool(mine != theirs[0])
+        case Operator.GT:
+            return bool(mine > theirs[0])
+        case Operator.GTE:
+            return bool(mine >= theirs[0])
+        case Operator.LT:
+            return bool(mine < theirs[0])
+        case Operator.LTE:
+            return bool(mine <= theirs[0])
+        case _:
+            raise AssertionError(operator)  # `check` has refused it

@@ -11,9 +11,8 @@ from hypothesis import example, given, settings, strategies as st
 
 from outbox.errors import InvalidQuery
 from outbox.prepare import RESERVED
-from outbox.reads.filters import OPERATORS
 from outbox.reads.keyset import walk
-from outbox.reads.query import Query, asked, check_numbers
+from outbox.reads.query import OPERATORS, Query, asked, check_numbers
 from outbox.remote import checked_path
 
 
