@@ -125,65 +125,54 @@ def holder_of(path: Path) -> Holder:
 
 def as_json(status: Status) -> dict[str, Any]:
     """Return the object that `--json` prints; its names are promised, and described in the command's help."""
+    file, told = status.file, status.last_refusal
     return {
         "path": str(status.path),
         "health": status.health.words,
         "exit_code": int(status.health),
-        **{state: status.file.total(state) for state in _STATES},
-        "oldest_pending_age_s": status.file.oldest_age_s(status.now_ms),
-        "postponed": status.file.postponed,
+        **{state: file.total(state) for state in _STATES},
+        "oldest_pending_age_s": file.oldest_age_s(status.now_ms),
+        "postponed": file.postponed,
         "unsent": status.unsent,
-        "strict_order": status.file.strict_order,
+        "strict_order": file.strict_order,
         "destinations": {
             name: {state: states.get(state, 0) for state in _STATES}
-            for name, states in sorted(status.file.destinations.items())
+            for name, states in sorted(file.destinations.items())
         },
         "pauses": [
-            {
-                "scope": pause.scope,
-                "subject": subject(pause, status.file.lanes),
-                "reason": pause.reason,
-                "status": pause.status,
-                "code": pause.code,
-                "message": pause.message,
-                "failures": pause.failures,
-                "since": formatting.moment(pause.since_ms),
-                "next_try": formatting.moment(pause.next_try_at_ms),
-            }
-            for pause in status.file.pauses
+            {"scope": pause.scope, "subject": subject(pause, file.lanes)}
+            | _fields(pause, "reason", "status", "code", "message", "failures", "since_ms")
+            | {"next_try": formatting.moment(pause.next_try_at_ms)}
+            for pause in file.pauses
         ],
-        "last_refusal": None if status.last_refusal is None else _refusal_json(status.last_refusal),
-        "writer": {"pid": status.holder.pid, "since": status.holder.since, "running": status.holder.running},
+        "last_refusal": None
+        if told is None
+        else _fields(told.line, "at_ms", "event")
+        | {"destination": told.destination, "id": told.id}
+        | _fields(told.line, "status", "code", "message"),
+        "writer": status.holder._asdict(),
         "flusher": None if status.flushing is None else _flusher_json(status.flushing),
         "tasks": dict(status.tasks),
         "sqlite": {
             "version": sqlite3.sqlite_version,
             "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
         },
-        "db_bytes": status.file.db_bytes,
-        "wal_bytes": status.file.wal_bytes,
-        "quarantined": [str(each) for each in status.file.quarantined],
-        "damage": status.file.damage,
-        "loss": status.file.loss,
-        "pending_bytes": status.file.pending_bytes,
-        "reserve_released": _since(status.file.notices.reserve_released_ms),
-        "checkpoint_held": _since(status.file.notices.checkpoint_held_ms),
-        "files_lost": _since(status.file.notices.files_lost_ms),
-        "second_name": _since(status.file.notices.second_name_ms),
+        "db_bytes": file.db_bytes,
+        "wal_bytes": file.wal_bytes,
+        "quarantined": [str(each) for each in file.quarantined],
+        "damage": file.damage,
+        "loss": file.loss,
+        "pending_bytes": file.pending_bytes,
+        **_fields(file.notices, "reserve_released_ms", "checkpoint_held_ms", "files_lost_ms", "second_name_ms"),
         "warnings": list(status.warnings),
     }
 
 
-def _refusal_json(told: Told) -> dict[str, Any]:
-    line = told.line
+def _fields(found: object, *names: str) -> dict[str, Any]:
+    """Return some fields by their names; a time, whose name ends with _ms, as a moment without that ending."""
+    values = {name: getattr(found, name) for name in names}
     return {
-        "at": formatting.moment(line.at_ms),
-        "event": line.event,
-        "destination": told.destination,
-        "id": told.id,
-        "status": line.status,
-        "code": line.code,
-        "message": line.message,
+        name.removesuffix("_ms"): _since(value) if name.endswith("_ms") else value for name, value in values.items()
     }
 
 
