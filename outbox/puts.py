@@ -229,7 +229,7 @@ class Puts(Owned):
         """
         self._check_caller()
         entry, spec, _ = self._destinations.entry(destination, row, options)
-        return await self._store.writer.put(entry, spec)
+        return await self._store.put(entry, spec)
 
     async def put_many(
         self,
@@ -286,7 +286,7 @@ class Puts(Owned):
             if future.cancelled():
                 return
             try:
-                future.follow(self._store.writer.put(entry, spec))
+                future.follow(self._store.put(entry, spec))
             except OutboxClosed as error:
                 future.fail(error)
 

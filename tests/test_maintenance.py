@@ -101,7 +101,7 @@ async def test_a_step_gives_back_as_many_pages_as_it_is_told_and_lets_puts_in_be
         assert free > 900
         assert await maintenance.shrink_step(store, 64, keep=100)
         assert await maintenance.free_pages(store) == free - 64
-        put, step = store.writer.put(*entry()), asyncio.create_task(maintenance.shrink(store))
+        put, step = store.put(*entry()), asyncio.create_task(maintenance.shrink(store))
         assert (await put).seq == 1
         await step
         while await maintenance.shrink_step(store, 64, keep=100):

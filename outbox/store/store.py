@@ -13,7 +13,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.entry import State
+from outbox.entry import Entry, LaneSpec, State
 from outbox.postgrest.verdicts import Refusal
 from outbox.store import database, many, queries
 from outbox.store.capacity import Capacity
@@ -131,6 +131,10 @@ class Store(Reader):
             return None
 
         await self.writer.run_exclusive(nothing)
+
+    def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
+        """Return a future that resolves once `entry` is on disk."""
+        return self.writer.put(entry, spec)
 
     async def put_many(self, ready: many.Placed) -> list[Receipt]:
         """Store all of `ready` in one commit, or none; receipts in order."""

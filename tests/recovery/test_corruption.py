@@ -41,7 +41,7 @@ from tests.store.tools import entry
 async def main():
     store = await open_store(Path(sys.argv[1]), clock=SystemClock())
     for _ in range(int(sys.argv[2])):
-        await store.writer.put(*entry())
+        await store.put(*entry())
     os.kill(os.getpid(), 9)
 
 asyncio.run(main())
@@ -58,7 +58,7 @@ def killed(path: Path, puts: int = 5) -> None:
 async def filled(path: Path, puts: int = 300) -> None:
     async with opened(path) as store:
         for _ in range(puts // 100):
-            for waiting in [store.writer.put(*entry()) for _ in range(100)]:
+            for waiting in [store.put(*entry()) for _ in range(100)]:
                 await waiting
 
 
@@ -115,7 +115,7 @@ async def test_a_damaged_outbox_is_set_aside_and_the_bot_goes_on(
     content = path.read_bytes()
 
     async with opened(path) as store:
-        receipt = await store.writer.put(*entry())
+        receipt = await store.put(*entry())
         (aside,) = found_beside(store.path)
 
     assert aside.name.startswith("bot.db.corrupt-")
@@ -230,7 +230,7 @@ async def test_damage_met_while_the_bot_runs_is_told_and_set_aside_at_the_next_o
         caught = await raised(store.read("select * from outbox_sessions"))
         assert isinstance(caught, StoreCorrupt)
         assert store.damage is not None
-        await store.writer.put(*entry())  # what is sound still works
+        await store.put(*entry())  # what is sound still works
         assert set_aside(path) == []
     told = [vars(each).get("path") for each in caplog.records if each.levelno == logging.ERROR]
     assert told == [str(path)]
@@ -245,7 +245,7 @@ async def test_damage_that_is_gone_at_the_next_opening_sets_nothing_aside(tmp_pa
     """A flipped bit in memory is no damage of the file."""
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         store.on_corrupt(sqlite3.DatabaseError("database disk image is malformed"))
 
     async with opened(path) as store:
@@ -280,7 +280,7 @@ async def test_a_lost_wal_is_found_and_says_which_entries_are_missing(
 
     async with opened(path) as store:
         assert "entries 101 to 107" in str((await take(store)).loss)
-        receipt = await store.writer.put(*entry())
+        receipt = await store.put(*entry())
 
     assert receipt.seq == 108, "a number would have been used twice"
     assert [each for each in caplog.records if each.levelno == logging.ERROR]
@@ -319,13 +319,13 @@ async def test_a_copy_without_its_wal_may_have_lost_something(tmp_path: Path) ->
 async def test_a_copy_made_while_the_bot_runs_says_that_later_entries_may_be_missing(tmp_path: Path) -> None:
     path, copy = tmp_path / "bot.db", tmp_path / "copy.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         with shell(path) as connection:
             connection.execute("vacuum into ?", (str(copy),))
 
     async with opened(copy) as store:
         assert "from 2 on may be missing" in str((await take(store)).loss)
-        await store.writer.put(*entry())
+        await store.put(*entry())
     assert count(copy) == 2
 
 
@@ -368,7 +368,7 @@ async def test_another_databases_wal_is_set_aside_and_not_used(tmp_path: Path) -
 
     async with opened(path) as store:
         assert [each.name[-4:] for each in found_beside(store.path)] == ["-wal"]
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
     assert rows(path, "pragma integrity_check") == [("ok",)]
     assert count(path) == 301
@@ -427,7 +427,7 @@ async def test_a_wal_without_its_database_is_kept(how: Callable[[Path], None], t
     how(path)
 
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
     (aside,) = set_aside(path)
     kept = aside if aside.name.endswith("-wal") else files.wal_path(aside)
@@ -477,7 +477,7 @@ async def test_a_file_that_lost_its_power_while_it_was_made_is_made_anew(tmp_pat
     with pytest.raises(StoreError, match="cut off in a change"):
         await look(path, ReadOnlyStore.counts)
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
     assert count(path) == 1
     assert set_aside(path) == []
@@ -505,7 +505,7 @@ async def test_a_copy_cut_off_while_it_became_an_outbox_again_keeps_its_rows(tmp
     files.journal_path(copy).write_bytes(rollback_journal(len(whole) // 4096, whole[:4096]))
 
     async with opened(copy) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
     assert count(copy) == 101
     assert set_aside(copy) == []
@@ -535,7 +535,7 @@ async def test_an_empty_file_that_was_just_made_anew_is_no_outbox_that_lost_all(
     assert path.stat().st_size == 0
 
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         assert found_beside(store.path) == ()
 
 
@@ -597,7 +597,7 @@ async def test_a_wal_of_which_only_the_beginning_is_read_is_kept(tmp_path: Path)
     files.wal_path(path).write_bytes(wal)
 
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         assert "were acknowledged and are not in the file" in str((await take(store)).loss)
 
     (kept,) = set_aside(path)
@@ -648,7 +648,7 @@ async def test_a_new_files_numbers_begin_behind_those_set_aside_also_if_its_firs
         patch.setattr(clean_close, "begin", cut_off)
         assert isinstance(await raised(open_store(path, clock=SystemClock())), OSError)
     async with opened(path) as store:
-        assert (await store.writer.put(*entry())).seq > 100 + clean_close.GAP - 1
+        assert (await store.put(*entry())).seq > 100 + clean_close.GAP - 1
 
 
 @run_async

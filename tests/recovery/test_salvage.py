@@ -114,13 +114,13 @@ async def test_an_entry_that_was_overtaken_meanwhile_is_held_and_one_that_was_no
     old, new = tmp_path / "bot.db", tmp_path / "bot.db"
     async with opened(old) as store:
         for key in ("sent", "waits"):
-            await store.writer.put(*entry(key=key))
+            await store.put(*entry(key=key))
     emptied_pages(old)
 
     async with opened(new) as store:
         (aside,) = found_beside(store.path)
-        sent = await store.writer.put(*entry(key="sent"))
-        later = await store.writer.put(*entry(key="waits"))
+        sent = await store.put(*entry(key="sent"))
+        later = await store.put(*entry(key="waits"))
         await store.settle([sent.seq], State.DELIVERED)
         found = await salvage(store, aside)
 

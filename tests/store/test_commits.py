@@ -65,7 +65,7 @@ async def held(store: Store) -> AsyncIterator[None]:
 async def test_a_put_is_on_disk_when_it_returns(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        receipt = await store.writer.put(*entry())
+        receipt = await store.put(*entry())
         assert rows(path, "select id, seq from outbox") == [(receipt.id, receipt.seq)]
         assert not receipt.duplicate
 
@@ -75,10 +75,10 @@ async def test_a_put_is_on_disk_when_it_returns(tmp_path: Path) -> None:
 async def test_puts_that_wait_share_a_commit_and_keep_their_order(puts: int, tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())  # makes the lane
+        await store.put(*entry())  # makes the lane
         async with held(store):
             before = commits(path)
-            waiting = [store.writer.put(*entry()) for _ in range(puts)]
+            waiting = [store.put(*entry()) for _ in range(puts)]
         receipts = await asyncio.gather(*waiting)
         # 1,024 is the largest group, and above 128 it is a multiple of that: the rest is a group of its own.
         assert commits(path) - before <= -(-puts // 1024) + 1 + (1 if puts > 128 else 0)
@@ -91,10 +91,10 @@ async def test_puts_one_after_the_other_have_a_commit_each(tmp_path: Path) -> No
     """The control of the test above: it is the waiting together that saves commits."""
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         before = commits(path)
         for _ in range(10):
-            await store.writer.put(*entry())
+            await store.put(*entry())
         assert commits(path) - before == 10
 
 
@@ -105,9 +105,9 @@ async def test_one_rows_violation_fails_only_its_own_caller(tmp_path: Path) -> N
         with shell(path) as connection:
             connection.execute(UNLUCKY)
         async with held(store):
-            waiting = [store.writer.put(*entry(n)) for n in range(10, 20)]
+            waiting = [store.put(*entry(n)) for n in range(10, 20)]
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        again = await store.writer.put(*entry(20))
+        again = await store.put(*entry(20))
 
     problem = results.pop(3)
     assert isinstance(problem, StoreError)
@@ -140,7 +140,7 @@ async def test_whatever_a_bots_trigger_does_the_caller_gets_a_typed_error(action
         with shell(path) as connection:
             connection.execute(UNLUCKY.replace("abort, 'no thirteen'", action))
         async with held(store):
-            waiting = [store.writer.put(*entry(n)) for n in (12, 13, 14)]
+            waiting = [store.put(*entry(n)) for n in (12, 13, 14)]
         first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
     assert isinstance(first, Receipt)
     assert isinstance(third, Receipt)
@@ -153,13 +153,13 @@ async def test_whatever_a_bots_trigger_does_the_caller_gets_a_typed_error(action
 async def test_a_bots_trigger_that_refuses_a_verdict_is_a_typed_error(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        receipt = await store.writer.put(*entry())
+        receipt = await store.put(*entry())
         with shell(path) as connection:
             connection.execute("create trigger no before update on outbox begin select raise(abort, 'frozen'); end")
         error = await raised(store.settle([receipt.seq], State.DELIVERED))
         assert type(error) is StoreError
         assert "frozen" in str(error)
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
 
 @run_async
@@ -167,9 +167,9 @@ async def test_the_same_id_and_data_at_once_are_one_row(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         async with held(store):
-            waiting = [store.writer.put(*entry(1, id="same")) for _ in range(5)]
+            waiting = [store.put(*entry(1, id="same")) for _ in range(5)]
         receipts = await asyncio.gather(*waiting)
-        later = await store.writer.put(*entry(1, id="same"))
+        later = await store.put(*entry(1, id="same"))
 
     assert receipts == [Receipt(id="same", seq=1), *[Receipt(id="same", seq=1, duplicate=True)] * 4]
     assert later == Receipt(id="same", seq=1, duplicate=True)
@@ -181,7 +181,7 @@ async def test_the_same_id_with_other_data_fails_only_its_own_caller(tmp_path: P
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         async with held(store):
-            waiting = [store.writer.put(*entry(n, id=name)) for n, name in ((1, "a"), (2, "a"), (3, "b"))]
+            waiting = [store.put(*entry(n, id=name)) for n, name in ((1, "a"), (2, "a"), (3, "b"))]
         first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
 
     assert isinstance(first, Receipt)
@@ -198,8 +198,8 @@ async def test_a_put_repeated_after_a_shell_put_it_is_known(tmp_path: Path) -> N
     async with opened(path) as store:
         with shell(path) as connection:
             connection.execute("""insert into outbox (id, destination, payload) values ('a', 'trades', '{"n":1}')""")
-        assert await store.writer.put(*entry(1, id="a")) == Receipt(id="a", seq=1, duplicate=True)
-        assert isinstance(await raised(store.writer.put(*entry(2, id="a"))), IdConflict)
+        assert await store.put(*entry(1, id="a")) == Receipt(id="a", seq=1, duplicate=True)
+        assert isinstance(await raised(store.put(*entry(2, id="a"))), IdConflict)
 
 
 # ---------------------------------------------------------------------------------------------- cancelling
@@ -212,16 +212,16 @@ async def test_receipts_name_their_own_rows_whoever_else_puts_rows_in_between(tm
     async with opened(path) as store:
         with shell(path) as db:
             db.execute("insert into outbox (destination, payload) values ('events', '{\"shell\": 1}')")
-        receipts = [await store.writer.put(*entry(1))]
+        receipts = [await store.put(*entry(1))]
         await store.transact(lambda connection: insert_one(connection, entry(2)[0], path))
-        receipts += await asyncio.gather(*(store.writer.put(*entry(n)) for n in range(3, 6)))
+        receipts += await asyncio.gather(*(store.put(*entry(n)) for n in range(3, 6)))
         with shell(path) as db:
             db.execute(
                 "create trigger echo after insert on outbox when new.destination = 'trades' begin"
                 " insert into outbox (destination, payload) values ('events', '{\"echo\": 1}'); end"
             )
-        receipts += await asyncio.gather(*(store.writer.put(*entry(n)) for n in range(6, 70)))
-        receipts.append(await store.writer.put(*entry(70)))
+        receipts += await asyncio.gather(*(store.put(*entry(n)) for n in range(6, 70)))
+        receipts.append(await store.put(*entry(70)))
     with shell(path) as db:
         there = dict(db.execute("select id, seq from outbox where destination = 'trades'").fetchall())
         assert db.execute("select count(*) from outbox where destination = 'events'").fetchone() == (66,)
@@ -234,7 +234,7 @@ async def test_a_put_cancelled_in_line_is_not_stored(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         async with held(store):
-            first, second, third = (store.writer.put(*entry(n)) for n in (1, 2, 3))
+            first, second, third = (store.put(*entry(n)) for n in (1, 2, 3))
             second.cancel()
         await asyncio.gather(first, third)
     assert rows(path, "select payload from outbox order by seq") == [('{"n":1}',), ('{"n":3}',)]
@@ -246,7 +246,7 @@ async def test_a_put_cancelled_during_its_commit_disturbs_nobody(tmp_path: Path)
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         for steps in range(30):
-            waiting = [store.writer.put(*entry()) for _ in range(3)]
+            waiting = [store.put(*entry()) for _ in range(3)]
             for _ in range(steps):
                 await asyncio.sleep(0)
             waiting[1].cancel()
@@ -261,14 +261,14 @@ async def test_a_put_cancelled_during_its_commit_disturbs_nobody(tmp_path: Path)
 async def test_cancelled_jobs_leave_no_transaction_open(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        receipt = await store.writer.put(*entry())
+        receipt = await store.put(*entry())
         for steps in range(20):
             job = asyncio.create_task(store.settle([receipt.seq], State.DELIVERED))
             for _ in range(steps):
                 await asyncio.sleep(0)
             job.cancel()
             await asyncio.wait({job})
-            await store.writer.put(*entry())
+            await store.put(*entry())
             assert not store.writer.commits.connection.in_transaction
 
 
@@ -284,7 +284,7 @@ async def test_a_cancelled_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
 
     job = asyncio.create_task(raised(store.transact(work)))
     await until(lambda: store.writer.commits.connection.in_transaction)
-    waiting = [store.writer.put(*entry()) for _ in range(3)]
+    waiting = [store.put(*entry()) for _ in range(3)]
 
     store.writer._task.cancel()
 
@@ -292,10 +292,10 @@ async def test_a_cancelled_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
     assert [type(each) for each in results] == [OutboxClosed] * 3
     assert isinstance(await job, OutcomeUnknown)
     with pytest.raises(OutboxClosed):
-        store.writer.put(*entry())
+        store.put(*entry())
     await store.close()
     async with opened(path) as again:  # closed for good, and the lock is free
-        await again.writer.put(*entry())
+        await again.put(*entry())
     assert count(path) == 1
 
 
@@ -306,7 +306,7 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
         with shell(path) as other:
             other.execute("begin immediate")
             made, spec = entry()
-            waiting = store.writer.put(made, spec)
+            waiting = store.put(made, spec)
             await until(lambda: store.writer.waiting == 0)
             store.writer._task.cancel()
             error = await raised(waiting)
@@ -322,13 +322,13 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
 async def test_closing_commits_what_stands_in_line(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     store = await open_store(path, clock=SystemClock())
-    waiting = [store.writer.put(*entry()) for _ in range(200)]
+    waiting = [store.put(*entry()) for _ in range(200)]
     await store.close()
     assert all(put.done() for put in waiting)
     assert count(path) == 200
     assert not path.with_name("bot.db-wal").exists()
     with pytest.raises(OutboxClosed):
-        store.writer.put(*entry())
+        store.put(*entry())
     with pytest.raises(OutboxClosed):
         await store.counts()
 
@@ -342,14 +342,14 @@ async def test_a_file_that_stays_locked_is_said_to_be_and_the_loop_goes_on(tmp_p
     async with opened(path, busy_timeout_s=0.3) as store:
         with shell(path) as other:
             other.execute("begin immediate")
-            waiting = asyncio.gather(*(store.writer.put(*entry()) for _ in range(3)), return_exceptions=True)
+            waiting = asyncio.gather(*(store.put(*entry()) for _ in range(3)), return_exceptions=True)
             ticks = 0
             while not waiting.done():
                 await asyncio.sleep(0.005)
                 ticks += 1
             errors = await waiting
             other.execute("rollback")
-        receipt = await store.writer.put(*entry())
+        receipt = await store.put(*entry())
 
     assert [type(error) for error in errors] == [StoreBusy] * 3
     assert all("nothing was written" in str(error) for error in errors)
@@ -364,7 +364,7 @@ async def test_a_file_that_is_locked_for_a_moment_only_delays(tmp_path: Path) ->
     async with opened(path) as store:
         with shell(path) as other:
             other.execute("begin immediate")
-            waiting = store.writer.put(*entry())
+            waiting = store.put(*entry())
             await until(lambda: store.writer.waiting == 0)
             assert not waiting.done()
             other.execute("rollback")
@@ -376,14 +376,14 @@ async def test_a_file_that_is_locked_for_a_moment_only_delays(tmp_path: Path) ->
 async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heals_it(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         connection = store.writer.commits.connection
         rows_ = list(await connection.execute_fetchall("pragma page_count"))
         await connection.execute(f"pragma max_page_count = {rows_[0][0]}")
         made = [entry(n) for n in range(400)]
 
         async with held(store):
-            waiting = [store.writer.put(*each) for each in made]
+            waiting = [store.put(*each) for each in made]
         errors = await asyncio.gather(*waiting, return_exceptions=True)
         full = [(each[0].id, error) for each, error in zip(made, errors, strict=True) if isinstance(error, DiskFull)]
         assert full
@@ -391,7 +391,7 @@ async def test_a_full_disk_is_said_to_each_caller_with_its_own_id_and_space_heal
         assert count(path) == 1 + sum(isinstance(each, Receipt) for each in errors)
 
         await connection.execute("pragma max_page_count = 1000000")
-        receipts = await asyncio.gather(*(store.writer.put(*each) for each in made))
+        receipts = await asyncio.gather(*(store.put(*each) for each in made))
 
     assert count(path) == 401
     assert len({receipt.seq for receipt in receipts}) == 400
@@ -417,7 +417,7 @@ def entry(n):
 async def main():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     store = await open_store(path, clock=SystemClock(), busy_timeout_s=0.3)
-    await store.writer.put(*entry(0))
+    await store.put(*entry(0))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("pragma synchronous = off")
     wal = path.with_name(path.name + "-wal")
@@ -427,11 +427,11 @@ async def main():
     if readers:  # an old snapshot: the checkpoint that must come first cannot finish
         other.execute("begin")
         other.execute("select count(*) from outbox").fetchone()
-    await store.writer.put(*entry(1))
+    await store.put(*entry(1))
     # From here on the system refuses to let the WAL grow: EFBIG, which is SQLITE_IOERR_WRITE.
     limit = path.with_name(path.name + "-wal").stat().st_size + 100
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    results = await asyncio.gather(*(store.writer.put(*entry(n)) for n in range(2, 6)), return_exceptions=True)
+    results = await asyncio.gather(*(store.put(*entry(n)) for n in range(2, 6)), return_exceptions=True)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     for n, error in enumerate(results, 2):
         if heals:
@@ -444,7 +444,7 @@ async def main():
     if readers:
         other.execute("rollback")
     for n in range(0, 6):
-        await store.writer.put(*entry(n))
+        await store.put(*entry(n))
     await store.close()
     print(sqlite3.connect(path).execute("select count(*), count(distinct id) from outbox").fetchone())
     print(sqlite3.connect(path).execute("pragma integrity_check").fetchone())
@@ -481,7 +481,7 @@ async def test_what_is_logged_about_a_failed_commit_holds_no_payload(
     async with opened(path) as store:
         with shell(path) as connection:
             connection.execute(UNLUCKY)
-        assert isinstance(await raised(store.writer.put(*entry(13))), StoreError)
+        assert isinstance(await raised(store.put(*entry(13))), StoreError)
     assert not [
         record for record in caplog.records if record.name.startswith("outbox") and '"n"' in record.getMessage()
     ]

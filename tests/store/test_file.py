@@ -38,7 +38,7 @@ async def test_the_file_and_what_stands_beside_it_are_for_the_owner_only(tmp_pat
     before = os.umask(0)  # the most open that a machine can be
     try:
         async with opened(path) as store:
-            await store.writer.put(*entry())
+            await store.put(*entry())
             found = modes(tmp_path)
     finally:
         os.umask(before)
@@ -63,7 +63,7 @@ def test_a_file_that_sqlite_makes_itself_is_open_to_others(tmp_path: Path) -> No
 async def test_missing_folders_are_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
     assert count(path) == 1
 
 
@@ -72,7 +72,7 @@ async def test_an_empty_file_becomes_an_outbox(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     path.touch()
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
     assert count(path) == 1
 
 
@@ -81,7 +81,7 @@ async def test_a_name_that_is_no_utf8_and_full_of_signs_of_a_uri_is_a_file_name(
     odd = "a?b=c#d%20 é" if sys.platform == "win32" else os.fsdecode(b"a?b=c#d%20 \xe9")
     path = tmp_path / (odd.replace("?", "") if sys.platform == "win32" else odd)
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
     assert path.stat().st_size > 0
 
 
@@ -172,7 +172,7 @@ async def test_the_outbox_moves_into_a_bots_own_wal_database(tmp_path: Path) -> 
     bots_database(path, mode="wal")
 
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
     assert rows(path, "select * from positions") == [("EURUSD", 1.5)]
     assert count(path) == 1
@@ -235,7 +235,7 @@ async def test_a_link_and_the_file_it_points_to_are_one_store(tmp_path: Path) ->
     link.symlink_to(path)  # it dangles: the file is made behind it
 
     async with opened(link) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         assert store.path == path
         for name in (path, link):
             error = await raised(open_store(name, clock=SystemClock()))
@@ -283,7 +283,7 @@ async def test_a_reopened_connection_is_as_durable_as_the_first(tmp_path: Path) 
     async with opened(tmp_path / "bot.db") as store:
         first = await pragmas(store.writer.commits.connection)
         store.writer.commits.suspect = True  # as after a failed sync
-        await store.writer.put(*entry())
+        await store.put(*entry())
         assert not store.writer.commits.suspect
         assert await pragmas(store.writer.commits.connection) == first
 
@@ -311,7 +311,7 @@ async def test_a_damaged_file_with_tables_of_the_bots_own_is_named_as_such(tmp_p
     bots_database(path, mode="wal")
     async with opened(path) as store:
         for _ in range(200):
-            await store.writer.put(*entry())
+            await store.put(*entry())
     content = bytearray(path.read_bytes())
     content[4096 : 4096 * 12] = b"\xa5" * (4096 * 11)
     path.write_bytes(content)
@@ -324,7 +324,7 @@ async def test_a_damaged_file_with_tables_of_the_bots_own_is_named_as_such(tmp_p
 
 async def _use(path: Path) -> None:
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
 
 @run_async
@@ -345,7 +345,7 @@ async def test_an_opening_that_is_cancelled_at_any_moment_leaves_nothing_behind(
             finished += 1
             await store.close()
         async with opened(path, wait_s=5) as after:
-            await after.writer.put(*entry())
+            await after.put(*entry())
     assert finished < 120
 
 

@@ -107,7 +107,7 @@ def test_without_the_lock_two_processes_would_both_get_in(tmp_path: Path, monkey
 
 async def _put_one(path: Path) -> None:
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
 
 @run_async

@@ -147,7 +147,7 @@ async def test_a_file_of_another_history_is_refused_and_not_touched(
 ) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
     with shell(path) as connection:
         connection.execute(change)
     before = path.read_bytes()

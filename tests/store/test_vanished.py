@@ -378,9 +378,9 @@ async def test_the_error_says_whether_the_row_itself_is_stored(first: bool, tmp_
     path = tmp_path / "bot.db"
     async with opened(path) as store:
         if not first:
-            await store.writer.put(*entry())
+            await store.put(*entry())
         path.unlink()
-        error = await raised(store.writer.put(*entry()))
+        error = await raised(store.put(*entry()))
         assert isinstance(error, StoreVanished)
         assert error.goes_on
         assert error.stored is not first
@@ -391,10 +391,10 @@ async def test_the_error_says_whether_the_row_itself_is_stored(first: bool, tmp_
 async def test_what_cannot_be_brought_back_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "data" / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         shutil.rmtree(path.parent)
         path.parent.write_text("not a folder any more")
-        error = await raised(store.writer.put(*entry()))
+        error = await raised(store.put(*entry()))
         assert isinstance(error, StoreVanished)
         assert error.kept is None
         assert "could not be brought back" in str(error)
@@ -405,11 +405,11 @@ async def test_what_cannot_be_brought_back_is_said(tmp_path: Path, monkeypatch: 
 async def test_a_connection_of_the_bots_own_keeps_the_outbox_from_going_on(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
         own = sqlite3.connect(path)
         own.execute("select count(*) from outbox").fetchall()
         path.with_name("bot.db-shm").unlink()
-        error = await raised(store.writer.put(*entry()))
+        error = await raised(store.put(*entry()))
         assert isinstance(error, StoreVanished)
         assert "have the file open elsewhere" in str(error)
         assert error.kept == path
@@ -421,13 +421,13 @@ async def test_a_connection_of_the_bots_own_keeps_the_outbox_from_going_on(tmp_p
 async def test_a_file_with_a_second_name_is_not_opened(tmp_path: Path) -> None:
     path, second = tmp_path / "bot.db", tmp_path / "second.db"
     async with opened(path) as store:
-        await store.writer.put(*entry())
+        await store.put(*entry())
     second.hardlink_to(path)
     for name in (path, second):
         assert isinstance(await raised(_once(name)), UnsafePath)
     second.unlink()
     async with opened(path) as store:  # the control: with one name it opens
-        await store.writer.put(*entry())
+        await store.put(*entry())
 
 
 async def _once(path: Path) -> None:
