@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/proof.md from docs/proof.json.
+"""Write docs/proof.md from docs/proof.json, and the lifecycle of an entry, as the library has it, into its page.
 
 usage: scripts/proof.py           the page from the counts that are kept
        scripts/proof.py FOLDER    first take over what runs have left in this folder, if it is more than was known
@@ -15,6 +15,7 @@ environment.enter(__doc__)
 import json
 import os
 import platform
+import re
 import sqlite3
 import sys
 from datetime import UTC, datetime
@@ -23,7 +24,21 @@ from typing import Any
 
 from environment import ROOT
 
+from outbox.entry import MOVES
+
 COUNTS, PAGE = ROOT / "docs" / "proof.json", ROOT / "docs" / "proof.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+# What makes each move; an entry that waits for a parent stays pending.
+WORDS = {
+    ("(none)", "pending"): "put",
+    ("pending", "delivered"): "the remote end holds it",
+    ("pending", "dead"): "the server refused this very row",
+    ("pending", "discarded"): "discard",
+    ("delivered", "pending"): "resend",
+    ("delivered", "(none)"): "prune",
+    ("dead", "pending"): "requeue",
+    ("dead", "discarded"): "discard",
+}
 
 
 def taken(claims: dict[str, Any], folder: Path) -> None:
@@ -70,13 +85,27 @@ def page(claims: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *claims["notes"], ""])
 
 
+def lifecycle() -> str:
+    """Return the drawing of the moves that the library allows, and of the two that begin and end a row."""
+    allowed = {(str(before), str(after)) for before, moves in MOVES.items() for after in moves}
+    assert allowed == {move for move in WORDS if "(none)" not in move}, "a move without words, or words without a move"
+    lines = (f"{before:9} ── {words} {'─' * (33 - len(words))}▶ {after}" for (before, after), words in WORDS.items())
+    return "\n".join([*lines, ""])
+
+
+def drawn(text: str) -> str:
+    """Return the page `text` with the drawing as it is now."""
+    return re.sub(r"(?<=```text\n).*?(?=```)", lifecycle(), text, count=1, flags=re.DOTALL)
+
+
 def main() -> int:
-    """Write the page and return the exit code."""
+    """Write the pages and return the exit code."""
     claims = json.loads(COUNTS.read_text(encoding="utf-8"))
     if sys.argv[1:]:
         taken(claims, Path(sys.argv[1]))
         COUNTS.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(claims), encoding="utf-8")
+    ARCHITECTURE.write_text(drawn(ARCHITECTURE.read_text(encoding="utf-8")), encoding="utf-8")
     return 0
 
 

@@ -488,6 +488,7 @@ kept = asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dropped", "kept", "flushing"])
 def test_a_program_that_forgets_to_close_ends_and_loses_nothing(how: str, path: Path) -> None:
     result = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from outbox.testing import Answer, refused
 from tests.flusher.bench import DOWN, Bench, Clock, Remote, flushing, rows, table
 from tests.support import run_async
 
+# A third of a CPU second each. The simulation plays hundreds more in each run; EXAMPLES=1000 plays as many here.
+EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
 KEYS = "abc"
 BAD = refused(400, "23514", "check violated")
 ORPHAN = refused(409, "23503", "no parent")
@@ -135,7 +138,7 @@ def model(program: list[Put]) -> tuple[dict[str, dict[str, object]], list[int]]:
     restarts=st.sets(st.integers(0, 25), max_size=2),
     batch_rows=st.sampled_from([1, 2, 5, 500]),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_fails_everything_arrives_once_and_in_the_order_of_its_key(
     program: list[Put], troubles: list[str], rests: set[int], restarts: set[int], batch_rows: int
 ) -> None:

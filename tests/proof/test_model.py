@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import pytest
-from environment import ROOT
 
-from outbox.entry import MOVES, State
 from tests.proof.counts import reached
 from tests.proof.model import FAULTS, Model, items
 
@@ -60,45 +56,3 @@ def test_control_a_planted_fault_is_found_by_the_shortest_way(
 
 def test_every_fault_is_planted() -> None:
     assert set(FOUND) == set(FAULTS)
-
-
-# ------------------------------------------------------------------------------------------ the drawing
-
-
-def drawn(text: str) -> set[tuple[str, str]]:
-    """Return the moves between states that the first drawing of a page shows."""
-    drawing = text.split("```text\n")[1].split("```")[0]
-    lines = drawing.splitlines()
-    states = "|".join(State)
-    moves = set[tuple[str, str]]()
-    for line in lines:  # along the line
-        names = list(re.finditer(rf"\b({states})\b", line))
-        for one, other in pairwise(names):
-            between = line[one.end() : other.start()]
-            moves |= {(one[0], other[0])} if "▶" in between else set()
-            moves |= {(other[0], one[0])} if "◀" in between else set()
-    return moves | _upright(lines, states)
-
-
-def _upright(lines: Sequence[str], states: str) -> set[tuple[str, str]]:
-    """Return the moves along vertical arrows: each column of them, between the states above and below its ends."""
-    moves = set[tuple[str, str]]()
-    for at in range(max(map(len, lines))):
-        column = [line[at] if at < len(line) else " " for line in lines]
-        rows = [row for row, sign in enumerate(column) if sign in "│▲▼"]
-        if not rows:
-            continue
-        above, below = _near(reversed(lines[: rows[0]]), at, states), _near(lines[rows[-1] + 1 :], at, states)
-        moves.add((below, above) if "▲" in (column[row] for row in rows) else (above, below))
-    return moves
-
-
-def _near(lines: Iterable[str], at: int, states: str) -> str:
-    """Return the state whose name stands nearest to column `at`, in the first of `lines` that has one."""
-    named = (list(re.finditer(rf"\b({states})\b", line)) for line in lines)
-    return min(next(filter(None, named)), key=lambda name: max(name.start() - at, at - name.end(), 0))[0]
-
-
-def test_the_drawing_of_the_lifecycle_shows_every_move_and_no_other() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert drawn(text) == {(str(one), str(other)) for one, after in MOVES.items() for other in after}

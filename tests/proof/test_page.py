@@ -8,14 +8,26 @@ import runpy
 import pytest
 from environment import ROOT
 
+from outbox.entry import MOVES, State
 from tests.proof.counts import claims
 
 ROWS = claims()["rows"]
 
 
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "proof.py"), run_name="proof")
+
+
 def test_the_page_is_written_from_the_counts() -> None:
-    page = runpy.run_path(str(ROOT / "scripts" / "proof.py"), run_name="proof")["page"]
-    assert (ROOT / "docs" / "proof.md").read_text(encoding="utf-8") == page(claims())
+    assert (ROOT / "docs" / "proof.md").read_text(encoding="utf-8") == SCRIPT["page"](claims())
+
+
+def test_the_drawing_of_the_lifecycle_shows_every_move_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert SCRIPT["drawn"](text) == text, "scripts/proof.py draws it"
+    # The control: with one move more, the drawing is another one.
+    monkeypatch.setitem(MOVES, State.DISCARDED, frozenset({State.PENDING}))
+    with pytest.raises(AssertionError, match="a move without words"):
+        SCRIPT["drawn"](text)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["name"] for row in ROWS])

@@ -1,6 +1,6 @@
 """Every way into an outbox survives a storm of kills, with all fills told again at each start; counted in PostgreSQL.
 
-KILLS=2000 kills that often, instead of 25 times for each entrance.
+KILLS=2000 kills that often, instead of 12 times for each entrance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.proof.crash.nursery import AVAILABLE, Nursery
 from tests.proof.crash.test_kill import arrived, await_the_moment, drain, look, surroundings
 from tests.support import run_async
 
-KILLS = int(os.environ.get("KILLS", "25" if AVAILABLE else "20"))
+KILLS = int(os.environ.get("KILLS", "12"))
 CONTROL_KILLS = 10
 _VICTIM = str(ROOT / "tests" / "proof" / "crash" / "entrances.py")
 

@@ -1,6 +1,6 @@
 """Writing and flushing processes are killed again and again; what their pipes acknowledged is counted in PostgreSQL.
 
-KILLS=2000 kills that often, instead of 80 times. The simulation kills at every step; these kills are real.
+KILLS=2000 kills that often, instead of 40 times. The simulation kills at every step; these kills are real.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.proof.crash.nursery import AVAILABLE, Nursery
 from tests.support import run_async
 
 # Where processes cannot be forked, each costs half a second before it does anything.
-KILLS = int(os.environ.get("KILLS", "80" if AVAILABLE else "40"))
+KILLS = int(os.environ.get("KILLS", "40" if AVAILABLE else "30"))
 CONTROL_KILLS = 20
 SESSION_KILLS = 20
 LIVES_PER_FILE = 20  # the first of them leaves a file of the library's first version

@@ -38,7 +38,7 @@ PLACES = (
     (Call.SYNC | Call.OPEN, File.WAL | File.DATABASE),  # it cannot be opened again either
 )
 # Of one kind of call; beyond, CI takes as many, evenly spread.
-CI_CALLS = 12
+CI_CALLS = 6
 
 
 @dataclass(frozen=True, slots=True)

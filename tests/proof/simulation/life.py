@@ -11,7 +11,7 @@ from pathlib import Path
 from outbox import Outbox, OutboxError, Settings
 from outbox.errors import InvalidEntry, OutboxClosed
 from tests.proof.simulation.actions import Actions
-from tests.proof.simulation.loop import Loop, LoopClock
+from tests.proof.simulation.loop import Loop, set_clocks
 from tests.proof.simulation.network import Transport
 from tests.proof.simulation.program import Life as Plan
 from tests.proof.simulation.world import BOUND_S, LIMITS, Action, World
@@ -54,9 +54,9 @@ class Life:
         settings = Settings(
             path=self._path, source="bot@simulation", reserve_bytes=0, _env_file=None, **LIMITS, **self._plan.settings
         )
-        clock = LoopClock(loop, lambda: world.stepped_s)
+        set_clocks(loop, lambda: world.stepped_s)
         try:
-            outbox = await Outbox.open(settings, clock=clock, transport=transport)
+            outbox = await Outbox.open(settings, transport=transport)
         except OutboxError as error:
             if not world.damaged:
                 raise

@@ -20,8 +20,8 @@ from typing import Any
 
 import aiosqlite.core
 
-from outbox import threads
-from outbox.clock import SystemClock
+from outbox import clock, threads
+from outbox.admin import inbox
 
 Work = tuple["asyncio.Future[Any] | None", Callable[[], Any]]
 
@@ -208,15 +208,10 @@ def _name(handle: asyncio.Handle) -> str:
     return owner.get_name() if isinstance(owner, asyncio.Task) else getattr(callback, "__qualname__", "callback")
 
 
-class LoopClock(SystemClock):
-    """The loop's time; the wall clock may have been stepped."""
+def set_clocks(loop: Loop, stepped_s: Callable[[], float]) -> None:
+    """Let every clock of the library show the loop's time; the wall clock may have been stepped."""
 
-    def __init__(self, loop: Loop, stepped_s: Callable[[], float]) -> None:
-        self._loop = loop
-        self._stepped_s = stepped_s
+    def time_ns() -> int:
+        return START_MS * 1_000_000 + int((loop.time() + stepped_s()) * 1_000_000_000)
 
-    def now_ms(self) -> int:
-        return START_MS + int((self._loop.time() + self._stepped_s()) * 1000)
-
-    def monotonic_s(self) -> float:
-        return self._loop.time()
+    vars(clock)["time"] = vars(inbox)["time"] = SimpleNamespace(monotonic=loop.time, time_ns=time_ns)

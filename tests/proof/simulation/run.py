@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import json
 import os
 import pickle
@@ -35,27 +34,20 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 @cache
-def load_all() -> None:
-    """Import here what the library imports when it is first used: else each life, a fork, would do so anew."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        known = set(sys.modules)
-        with tempfile.TemporaryDirectory() as folder:
-            _lived(World(0, random.Random(0)), _sound(), Path(folder) / "bot.db", None, last=True)
-        os.write(writing, "\n".join(sorted(sys.modules.keys() - known)).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        names = pipe.read().split()
-    os.waitpid(child, 0)
-    for name in names:
-        importlib.import_module(name)
+def warm_up() -> None:
+    """Live an empty life here: else each life, a fork, would import and compile anew what the library needs."""
+    urandom = os.urandom
+    with tempfile.TemporaryDirectory() as folder:
+        _lived(World(0, random.Random(0)), _sound(), Path(folder) / "bot.db", None, last=True)
+    os.urandom = urandom
+    random.seed()
+    gc.enable()
+    gc.collect()
 
 
 def play(program: Program, control: str | None = None) -> World:
     """Run `program` and return the world that it has left."""
-    load_all()
+    warm_up()
     world = World(program.seed, random.Random(f"world {program.seed}"))
     place = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None  # a sync costs nothing there
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=place) as folder:
