@@ -32,7 +32,7 @@ begin
     loop
         perform public.outbox_lock(array[changes.table_name], 'access exclusive');
         -- PostgreSQL changes no column that one of these uses; it names one of them, and only in a second line.
-        select string_agg(distinct pg_describe_object(d.classid, d.objid, 0), ', ') into again
+        select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), ', ') into again
         from pg_depend d left join pg_attrdef e on d.classid = 'pg_attrdef'::regclass and e.oid = d.objid
         where d.refclassid = 'pg_class'::regclass and d.refobjid = to_regclass('public.' || changes.table_name)
         and d.refobjsubid in (
@@ -40,8 +40,16 @@ begin
             where attrelid = d.refobjid and attname = any (changes.columns)
         )
         and (
-            d.classid in ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass)
+            d.classid in (
+                'pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass,
+                'pg_publication_rel'::regclass
+            )
             or e.adnum <> d.refobjsubid
+        )
+        -- A column of another table that holds whole rows.
+        or d.classid = 'pg_class'::regclass and d.objsubid > 0 and d.refclassid = 'pg_type'::regclass and d.refobjid in (
+            select unnest(array[oid, typarray]) from pg_type
+            where typrelid = to_regclass('public.' || changes.table_name)
         );
         if again is not null then
             raise exception 'nothing was changed: % uses a column of public.%; drop it, and make it again afterwards',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 
@@ -190,6 +191,41 @@ def test_what_a_role_may_do_found_by_doing_it(fresh: Connection, psql: PsqlRunne
     psql.apply(fresh, [SMALL_ROLE, SMALL_ROLE])
     claim(fresh, "trend@desk")
     assert {table: allowed(fresh, role, table) for table in TABLES} == MATRIX[role]
+
+
+# What else there is to be tried, and who may.
+ELSE = {
+    "select * from public.outbox_fleet": {"service_role"},
+    "update public.outbox_fleet set pending = 0": set(),
+    "delete from public.outbox_fleet": set(),
+    "insert into public.outbox_fleet (source, pending, dead) values ('x', 0, 0)": set(),
+    "select public.outbox_lock('{trades}', 'share')": set(),
+    "select outbox_partitions.add_months(1)": set(),
+    "select outbox_partitions.first_id(now())": set(),
+    "select * from outbox_partitions.trades_other": set(),
+    "insert into outbox_partitions.trades_other select * from public.trades": set(),
+    "select * from outbox_partitions.trades_before": set(),
+    "create table public.of_mine ()": set(),
+    "alter table public.trades disable row level security": set(),
+    "alter table public.sessions disable trigger outbox_keep_newer": set(),
+    "create policy more on public.trades using (true)": set(),
+    "drop trigger outbox_source on public.trades": set(),
+    "truncate public.sessions, public.trades": set(),
+}
+
+
+def test_what_else_a_role_may_do_found_by_doing_it(fresh: Connection, psql: PsqlRunner) -> None:
+    psql.apply(fresh, [*FILES, SMALL_ROLE, PARTITIONS])
+    claim(fresh, "trend@desk")
+    done: dict[str, set[str]] = {statement: set() for statement in ELSE}
+    for role in MATRIX:
+        for statement in ELSE:
+            with fresh.transaction(force_rollback=True):
+                fresh.execute(f"set local role {role}")
+                with contextlib.suppress(errors.InsufficientPrivilege), fresh.transaction():
+                    fresh.execute(statement)
+                    done[statement].add(role)
+    assert done == ELSE
 
 
 def test_the_small_role_reaches_nothing_else(fresh: Connection, psql: PsqlRunner) -> None:

@@ -79,6 +79,8 @@ def test_months_are_not_made_behind_a_long_transaction(partitioned: Connection, 
             "create function best() returns float begin atomic select max(pnl) from trades; end",
             r"function best\(\)",
         ),
+        ("create publication live for table trades (id, pnl)", "table trades in publication live"),
+        ("create table archive (n int, was trades)", "column was of table archive"),
     ],
 )
 def test_money_that_others_use_is_refused_by_their_names(
