@@ -93,6 +93,11 @@ class LaneSpec(NamedTuple):
         destination, operation, on_conflict, columns, ordered = row
         return cls(destination, Operation(operation), on_conflict, columns, bool(ordered))
 
+    @property
+    def kind(self) -> LaneSpec:
+        """What all have in common that differ in their columns only."""
+        return self._replace(columns="", ordered=False)
+
     def words(self) -> str:
         """Return what travels in such a request, for people: a lane's number means nothing to them."""
         deciding = f" on ({self.on_conflict.replace(',', ', ')})" if self.operation is Operation.UPSERT else ""

@@ -15,7 +15,7 @@ from outbox.flusher.pauses import Pauses
 from outbox.flusher.read_back import conflicts, is_applied
 from outbox.flusher.refusal_runs import cause_of
 from outbox.flusher.scheduler import Lanes
-from outbox.flusher.scopes import key_of, keys_of, wider_than
+from outbox.flusher.scopes import key_of, wider_than
 from outbox.flusher.settlement import Settlement
 from outbox.flusher.shared_requests import DIVISOR, MOST_LANES, columns_of, is_table
 from outbox.postgrest import batch as batching
@@ -332,7 +332,7 @@ class Delivery:
 
     def _is_the_tables(self, entry: Outgoing, refusal: Refusal) -> bool:
         """Return whether this refusal is one too many of its cause."""
-        if self._pauses.is_refused(keys_of(self._lane)):
+        if self._pauses.is_refused(self._pauses.over(self._lane)):
             return True
         return self._may_be_the_tables(entry) and self._traffic.is_run_full(cause_of(refusal))
 
@@ -343,7 +343,9 @@ class Delivery:
     def _refused_run(self, refusal: Refusal) -> Pause:
         """Pause the lane; or the table, where no one lane was refused so often, but many of them together."""
         cause, spec = cause_of(refusal), self._lane.spec
-        wide = self._pauses.is_refused([key_of(self._lane, Scope.DESTINATION)]) or not self._traffic.run.is_full(cause)
+        over = self._pauses.over(self._lane)
+        alike = [key for key in over if key[0] is Scope.DESTINATION]
+        wide = self._pauses.is_refused(alike) or not self._traffic.run.is_full(cause)
         wide = wide and not self._pauses.is_refused([key_of(self._lane, Scope.LANE)])
         count = len((self._traffic.run_of_all if wide else self._traffic.run).seqs)
         command = f"outbox requeue --destination {spec.destination}"

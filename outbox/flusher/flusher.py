@@ -72,7 +72,7 @@ from outbox.flusher.in_flight import Requests
 from outbox.flusher.orphans import PATIENCE_S
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Lanes
-from outbox.flusher.scopes import EVERYTHING, held_words, keys_of, sentence
+from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
 from outbox.settings import Settings
@@ -250,7 +250,7 @@ class Flusher:
             return sentence("everything", over_all)
         if ways.lanes and not found:
             return None
-        held = [(lane, next((key for key in keys_of(lane) if key in found), None)) for lane in ways.lanes]
+        held = [(lane, next((key for key in self._pauses.over(lane) if key in found), None)) for lane in ways.lanes]
         if ways.others or any(key is None for _, key in held):
             return None
         if not held:  # of what is pending, each stands behind another one of its key, and none of these is pending

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from outbox import logs
-from outbox.entry import State
+from outbox.entry import Operation, State
 from outbox.flusher import backoff
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.scopes import EVERYTHING, Paused, PauseKey, held_words, key_of, keys_of, wider_than
@@ -63,11 +63,21 @@ class Pauses:
         """Return the pauses that hold `lane` back, the widest first."""
         if not self._paused:  # asked of thousands of lanes
             return {}
-        return {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
+        found = {key: self._paused[key] for key in keys_of(lane) if key in self._paused}
+        return {key: pause for key, pause in found.items() if pause.holds(lane)}
 
     def holds_lane(self, number: int) -> bool:
         """Return whether this lane is paused by itself."""
         return (Scope.LANE, str(number)) in self._paused
+
+    def refuses_inserts(self, destination: str) -> bool:
+        """Return whether the table refuses all inserts, whatever their columns."""
+        pause = self._paused.get((Scope.DESTINATION, destination))
+        return (
+            pause is not None
+            and pause.stored.reason == Reason.REFUSED
+            and any(lane.spec.operation is Operation.INSERT for lane in pause.met.values())
+        )
 
     def ended_by(self, lane: Lane, turn: int, *, accepted: bool) -> list[PauseKey]:
         """Return the pauses over `lane` that an answer to a request from turn `turn` may end.
@@ -357,7 +367,7 @@ class Pauses:
     async def end_idle(self, lanes: Sequence[Lane]) -> None:
         """End each pause that is due and holds back none of `lanes`: no probe would ever end it."""
         due = [key for key, pause in self._paused.items() if self._is_due(pause) and not pause.probing]
-        held = {key for lane in lanes for key in keys_of(lane)} if due else ()
+        held = {key for lane in lanes for key in self.over(lane)} if due else ()
         await self.end([key for key in due if key not in held])
 
     async def forget(self) -> None:

@@ -138,7 +138,7 @@ class Traffic:
 
     def accepted(self, seqs: Sequence[int]) -> None:
         """Look next at the parts on both sides of `seqs`, which were accepted."""
-        self.sweep.after = 0  # what was refused waits for its next try, not for a whole backlog
+        self.sweep.restart()
         parts = [*self.parts, *self.sent_parts.values()]
         if not parts:
             return
@@ -184,8 +184,10 @@ class Lanes:
         """Return what is under way in `lane`."""
         found = self._traffic.get(lane.number)
         if found is None:
-            most, kind = self._context.limits.batch_bytes, lane.spec._replace(columns="", ordered=False)
-            found = Traffic(lane, limit=Limit(most, most), run_of_all=self._runs.setdefault(kind, RefusalRun()))
+            most = self._context.limits.batch_bytes
+            found = Traffic(
+                lane, limit=Limit(most, most), run_of_all=self._runs.setdefault(lane.spec.kind, RefusalRun())
+            )
             self._traffic[lane.number] = found
         return found
 
@@ -340,7 +342,7 @@ class Lanes:
             before += await self._inserts_ahead(lane)
         free = [entry for entry in found if entry.seq < min(before)] if before else found
         if lane.spec.ordered and source is Source.NEW and traffic.sweep.is_over(free):
-            traffic.sweep.after = 0
+            traffic.sweep.restart()
             return await self._ready(lane, traffic, source, limit, max_bytes, from_the_end=from_the_end)
         return free
 
@@ -350,6 +352,8 @@ class Lanes:
         Without a key of its own it stands in no line. The upsert must come after it: the insert that finds its row
         there is ignored, or refused, and what it says beyond the upsert is lost.
         """
+        if self._pauses.refuses_inserts(lane.spec.destination):
+            return []
         ahead = await self._store.inserts_ahead(lane.spec.destination, lane.spec.on_conflict.split(","))
         return [seq for number, seq in ahead if not self._pauses.holds_lane(number)]
 

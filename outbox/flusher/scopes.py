@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from outbox.postgrest.verdicts import Scope
+from outbox.postgrest.verdicts import Reason, Scope
 from outbox.store.rows import Lane, StoredPause
 
 # A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
@@ -60,6 +60,11 @@ class Paused:
     probing: bool = False
     reread: bool = False  # the settings were read again since it is due
     met: dict[int, Lane] = field(default_factory=dict)  # the lanes whose requests met it, by number
+
+    def holds(self, lane: Lane) -> bool:
+        """Return whether it holds `lane` back, over which it stands: a table that refuses inserts may take upserts."""
+        refused = self.stored.reason == Reason.REFUSED and self.met
+        return not refused or any(each.spec.kind == lane.spec.kind for each in self.met.values())
 
     def was_met_by(self, destination: str) -> bool:
         """Return whether a request to `destination` met it."""

@@ -24,6 +24,10 @@ class Sweep:
             self.until = last_seq
         self.after = max(self.after, seq)
 
+    def restart(self) -> None:
+        """Begin at the oldest: what was refused waits for its next try, not for a whole backlog."""
+        self.after = 0
+
     def is_over(self, found: Sequence[Outgoing]) -> bool:
         """Return whether nothing of it is among `found`: what comes behind waits, and the oldest have their turn."""
         return self.after > 0 and not (found and found[0].seq <= self.until)

@@ -10,6 +10,7 @@ import pytest
 from outbox.flusher import refusal_runs
 from outbox.flusher.batch import Source
 from outbox.flusher.scheduler import Traffic
+from outbox.flusher.scopes import Paused
 from outbox.postgrest.verdicts import Refusal, Reply
 from outbox.testing import refused
 from tests.flusher.bench import Bench, Clock, Remote, Row, flushing, opened, rows
@@ -262,3 +263,51 @@ async def test_control_counted_by_lane_alone_one_row_dies_for_each_set(
             await bench.outbox.put("events", {"n": number, f"c{number}": 1})
         await bench.live(60)
         assert (await bench.stats()).dead == 40
+
+
+OF_INSERTS = {
+    "alike": lambda number: {"n": number},
+    "ever other columns": lambda number: {"n": number, f"c{number}": 1},
+    "the upserts' own rows": lambda number: {"k": number % 7, f"c{number}": 1},
+}
+
+
+@pytest.mark.parametrize("columns", OF_INSERTS)
+@run_async
+async def test_upserts_of_a_table_go_on_whose_inserts_are_all_refused(columns: str, tmp_path: Path) -> None:
+    """A NOT NULL column that only the upserts bring, say: the fault is the inserts', and so is the pause."""
+    async with flushing(tmp_path, remote=Remote(rule=lambda _, row: None if "new" in row else NOT_NULL)) as bench:
+        late = await late_upserts(bench, columns)
+        assert late == 0
+        await bench.live(600)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.pending) == (40, 10, 30)
+        scope = "lane" if columns == "alike" else "destination"
+        assert [(pause.scope, pause.reason) for pause in stats.pauses] == [(scope, "refused")]
+        bench.remote.rule = lambda _, __: None
+        await bench.live(600)
+        stats = await bench.stats()
+        assert (stats.delivered, stats.dead, stats.pending, stats.paused) == (80, 0, 0, None)
+
+
+@pytest.mark.parametrize("columns", ["ever other columns", "the upserts' own rows"])
+@run_async
+async def test_control_held_with_the_inserts_they_would_have_waited(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Paused, "holds", lambda self, lane: True)
+    async with flushing(tmp_path, remote=Remote(rule=lambda _, row: None if "new" in row else NOT_NULL)) as bench:
+        assert await late_upserts(bench, columns) > 10
+
+
+async def late_upserts(bench: Bench, columns: str) -> int:
+    """Put inserts and upserts in turns; return how many of the upserts in all were not there half a minute later."""
+    late = 0
+    for number in range(40):
+        await bench.outbox.put("events", OF_INSERTS[columns](number))
+        upsert = {"k": number % 7, "n": number, "new": 1}
+        await bench.outbox.put("events", upsert, operation="upsert", on_conflict=("k",))
+        if number % 8 == 7:
+            await bench.live(30)
+            late += number + 1 - (await bench.stats()).delivered
+    return late
