@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
-            raise ValueError("has characters that no key has")
+            raise ValueError("has characters that cannot be part of a key")
         return key
 
     @model_validator(mode="after")
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
                 for name, value in (("SUPABASE_URL", self.supabase_url), ("SUPABASE_SECRET_KEY", self.supabase_key))
                 if value is None
             )
-            return (f"{missing} not set: rows are kept in the file until then",)
+            return (f"{missing} not set: rows are kept in the file until they are",)
         if self.key_kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON) and self.access_token is None:
             return (f"the key is a {self.key_kind} key, which may not write: use the project's secret key",)
         return ()

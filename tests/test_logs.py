@@ -25,7 +25,7 @@ Line = tuple[str, str, str, frozenset[str]]
 
 # `outbox.flusher.means.facts` gives these with every line that is about a refusal.
 REFUSAL = frozenset({"destination", "status", "code"})
-PLAIN = re.compile(r"^logger = logging", re.MULTILINE)
+PLAIN = re.compile(r"^logger\b.* = logging", re.MULTILINE)
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 
@@ -39,22 +39,22 @@ def calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.FunctionDef | ast.As
                 yield node, inside[-1] if inside else tree
 
 
-def line_of(call: ast.Call, scope: ast.AST, logger: str) -> Line:
+def line_of(call: ast.Call, scope: ast.AST, tree: ast.Module, logger: str) -> Line:
     """Return what `call` logs. Raises AssertionError: it is no fixed phrase, or its facts cannot be told."""
     match call:
         case ast.Call(func=ast.Attribute(attr=level), args=[ast.Constant(value=str(phrase))]):
             extra = next((each.value for each in call.keywords if each.arg == "extra"), None)
             level = "error" if level == "exception" else level  # that one adds a traceback
-            return level, logger, phrase, frozenset() if extra is None else keys(extra, scope)
+            return level, logger, phrase, frozenset() if extra is None else keys(extra, scope, tree)
         case _:
             raise AssertionError(f"no fixed phrase: {ast.unparse(call)}")
 
 
-def keys(extra: ast.expr, scope: ast.AST) -> frozenset[str]:
+def keys(extra: ast.expr, scope: ast.AST, tree: ast.Module) -> frozenset[str]:
     match extra:
         case ast.Dict():
             parts = [
-                keys(value, scope) if key is None else frozenset({ast.literal_eval(key)})
+                keys(value, scope, tree) if key is None else frozenset({ast.literal_eval(key)})
                 for key, value in zip(extra.keys, extra.values, strict=True)
             ]
             return frozenset().union(*parts)
@@ -66,14 +66,19 @@ def keys(extra: ast.expr, scope: ast.AST) -> frozenset[str]:
             for node in ast.walk(scope):
                 match node:
                     case ast.Assign(targets=[ast.Name(id=its)]) if its == name:
-                        return keys(node.value, scope)
+                        return keys(node.value, scope, tree)
+        case ast.Attribute(attr=name):  # an object's own, which its module sets
+            for node in ast.walk(tree):
+                match node:
+                    case ast.Assign(targets=[ast.Attribute(attr=its)]) if its == name:
+                        return keys(node.value, scope, tree)
     raise AssertionError(f"these facts cannot be told from the code: {ast.unparse(extra)}")
 
 
 def logger_of(tree: ast.Module) -> str:
     for node in tree.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id="logger")], value=ast.Call(args=[ast.Constant(value=str(name))])):
+            case ast.AnnAssign(target=ast.Name(id="logger"), value=ast.Call(args=[ast.Constant(value=str(name))])):
                 return name
     raise AssertionError("it logs without a logger of its own")
 
@@ -85,7 +90,7 @@ def logged() -> dict[Line, str]:
     for path in sorted((ROOT / "outbox").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for call, scope in calls(tree):
-            found[line_of(call, scope, logger_of(tree))] = path.name
+            found[line_of(call, scope, tree, logger_of(tree))] = path.name
     return found
 
 
@@ -130,7 +135,7 @@ def test_a_line_of_another_kind_would_be_found(code: str) -> None:
     tree = ast.parse(f"def function():\n    {code}\n")
     with pytest.raises(AssertionError):
         for call, scope in calls(tree):
-            line_of(call, scope, "outbox")
+            line_of(call, scope, tree, "outbox")
 
 
 # ------------------------------------------------------------------------------------------------ how they read

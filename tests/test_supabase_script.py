@@ -1,4 +1,4 @@
-"""scripts/supabase: what it prints is all that a bot needs, and Ctrl-C ends it without a trace."""
+"""scripts/supabase: what it prints is all that a bot needs, and Ctrl-C stops it without a trace."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def fingerprint(payload: str) -> str:
 def revised(entry: Unrevised, text: str) -> Revised:
     """Return `entry` with the JSON object `text` as its payload; its id, table and operation stay.
 
-    Raises InvalidEntry, which names the field: it is no JSON object, or cannot be sent as this entry.
+    Raises InvalidEntry, which names the field: it is not JSON object, or cannot be sent as this entry.
     """
     encoded = encode_row(_object(text), where=entry.destination)
     values = json.loads(encoded.text, parse_float=Decimal)

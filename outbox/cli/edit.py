@@ -265,4 +265,4 @@ def _editor() -> list[str]:
     try:
         return shlex.split(chosen or _DEFAULT_EDITOR, posix=os.name != "nt") or [_DEFAULT_EDITOR]
     except ValueError as error:  # a quotation that does not end
-        raise InvalidRequest(f"{chosen} is no command: {error}", field="EDITOR") from error
+        raise InvalidRequest(f"{chosen} is not a command: {error}", field="EDITOR") from error

@@ -93,7 +93,7 @@ def _selection(
 def _told(text: str) -> tuple[str, str]:
     column, equals, value = text.partition("=")
     if not (column.strip() and equals):
-        raise InvalidRequest(f"{text!r} is no COLUMN=VALUE such as symbol=EURUSD", field="where")
+        raise InvalidRequest(f"{text!r} is not COLUMN=VALUE, such as symbol=EURUSD", field="where")
     return column.strip(), value.strip()
 
 
@@ -119,7 +119,7 @@ def age_ms(text: str, *, field: str) -> int:
     """Return the milliseconds that an age such as `7d` means. Raises InvalidRequest."""
     found = _age_ms(text.strip())
     if found is None:
-        raise InvalidRequest(f"{text!r} is no age such as 30min, 2h or 7d", field=field)
+        raise InvalidRequest(f"{text!r} is not an age, such as 30min, 2h or 7d", field=field)
     return found
 
 

@@ -53,7 +53,7 @@ def _serve(where: Path, port: int, *, browser: bool) -> None:
     console = formatting.console()
 
     def ready(address: str) -> None:
-        console.print(f"{where} is at {address} for this machine alone. Ctrl-C ends it.", soft_wrap=True)
+        console.print(f"{where} is at {address} for this machine alone. Ctrl-C stops it.", soft_wrap=True)
         if browser:
             webbrowser.open(address)
 

@@ -76,7 +76,7 @@ def outages(
             counts += [] if each.backlog is None else [f"{each.backlog:,} pending at its end"]
             console.print(Padding("; ".join(counts), (0, 0, 0, 2)))
         if not found:
-            console.print("No outage is known.")
+            console.print("No outage is recorded.")
 
 
 def lives(
@@ -119,7 +119,7 @@ def lives(
             console.print(Text(f"{_moment(each.opened_ms)} UTC: {who}", style="bold"))
             console.print(Padding(f"{until_words}{sends}", (0, 0, 0, 2)))
         if not found:
-            console.print("Nobody has opened it since it keeps that.")
+            console.print("No opening is recorded yet.")
 
 
 _ENDS = {"open": "has it open", "killed": "killed, or the machine stopped"}

@@ -51,5 +51,5 @@ def _pages() -> dict[str, Traversable]:
 def _page(topic: str) -> str:
     pages = _pages()
     if topic not in pages:
-        raise InvalidRequest(f"{topic!r} is no command, and none of the pages {', '.join(pages)}", field="topic")
+        raise InvalidRequest(f"{topic!r} is neither a command nor one of the pages {', '.join(pages)}", field="topic")
     return pages[topic].read_text(encoding="utf-8")

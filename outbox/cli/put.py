@@ -143,7 +143,7 @@ def _finish(told: _Told, *, as_object: bool) -> NoReturn:
         print_json(facts | ({} if told.error is None else {"error": told.error}))
     else:
         console = formatting.console()
-        there = f", {told.duplicates:,} of them there already" if told.duplicates else ""
+        there = f", {told.duplicates:,} of them already stored" if told.duplicates else ""
         whose = "" if told.by == "this command" else " by the running bot"
         console.print(f"{told.put:,} put{whose}{there}.")
         if told.requests:

@@ -179,7 +179,9 @@ def _show_outcomes(by: str, facts: Mapping[str, Any]) -> None:
     if not facts["outcomes"]:
         console.print("No entry matches; nothing was changed.")
     for outcome, number in facts["outcomes"].items():
-        console.print(f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} left: {outcome}")
+        console.print(
+            f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} not changed: {outcome}"
+        )
     other = [each for each in facts["entries"] if each["outcome"] not in _CHANGED]
     for each in other[:SHOWN]:
         console.print(f"  {formatting.quoted(each['id'])}: {each['outcome']}")

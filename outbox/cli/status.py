@@ -247,7 +247,7 @@ def _warnings(status: Status) -> list[Text]:
 def set_aside(quarantined: Path, path: Path) -> str:
     """Return what to tell of a file that was set aside: what to type, for the outbox at `path`."""
     if quarantined.name.endswith("-wal"):
-        return f"set aside: {quarantined}, which goes with no file; once you have looked, move it away"
+        return f"set aside: {quarantined}, which belongs to no file; look at it, then move it away"
     command = formatting.typed(f"outbox salvage {quote(quarantined)}", path)
     return f"set aside: {quarantined}\n  bring its entries over: {command}"
 

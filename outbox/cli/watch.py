@@ -98,7 +98,7 @@ def _on_the_screen(looks: _Looks, console: Console, every_s: float) -> None:
 
 def _screen(looks: _Looks, every_s: float, trouble: str | None) -> Group:
     # At the top: what a small terminal cuts off is the end.
-    head = [Text(f"{formatting.moment(looks.found.now_ms)}, every {every_s:g} s; Ctrl-C ends it", style="dim")]
+    head = [Text(f"{formatting.moment(looks.found.now_ms)}, every {every_s:g} s; Ctrl-C stops it", style="dim")]
     if trouble is not None:
         head.append(Text(f"cannot be read now: {formatting.quoted(trouble)}", style="red"))
     return Group(*head, rendered(looks.found, looks.rates))

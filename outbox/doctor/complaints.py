@@ -134,7 +134,7 @@ def mend(
             return _all_files(sql) if table in _SHIPPED else _or_the_shipped(table, own)
         case Complaint.COLUMN:
             adds = ", ".join(f"add column {column} <type>" for column in named) or "add column <name> <type>"
-            own = f"mend the name in the bot, or: alter table public.{name} {adds}"
+            own = f"fix the name in the bot, or: alter table public.{name} {adds}"
             ours = f'psql "$SUPABASE_DB_URL" -f {typed(sql / "0001_tables.sql")}'
             return f"{ours} brings back a shipped column; one of your own: {own}" if table in _SHIPPED else own
         case Complaint.INDEX:
@@ -173,7 +173,7 @@ def _policy(table: str, role: str) -> str:
 def _or_the_shipped(table: str, own: str) -> str:
     """PostgREST tells `Trades` from `trades`."""
     meant = table.lower()
-    return f"did you mean {meant}? Mend the name in the bot, or: {own}" if meant in _SHIPPED else own
+    return f"did you mean {meant}? Fix the name in the bot, or: {own}" if meant in _SHIPPED else own
 
 
 def _sql_name(name: str) -> str:

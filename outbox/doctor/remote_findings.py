@@ -131,7 +131,7 @@ _OBSTACLE_FIXES = {
 }
 
 
-_NETWORK_FIX = "mend or unset the variable where the bot is started, or list the host in NO_PROXY"
+_NETWORK_FIX = "fix or unset the variable where the bot is started, or list the host in NO_PROXY"
 
 
 def reach(url: str, first: Outcome, obstacle: tuple[Obstacle, str] | None) -> Finding:
@@ -158,7 +158,7 @@ def tls(url: str, *, in_the_clear: bool, connected: bool) -> Finding:
         return Finding("tls", _OK, "https, and the certificate is valid")
     if not in_the_clear:
         return Finding("tls", _OK, "none, and none is needed: the address is this machine's own")
-    fix = "use https:// in SUPABASE_URL and take OUTBOX_ALLOW_INSECURE away"
+    fix = "use https:// in SUPABASE_URL and remove OUTBOX_ALLOW_INSECURE"
     return Finding("tls", _WARNING, "none: the key and every row travel in the clear", fix)
 
 
@@ -197,7 +197,7 @@ def key_place(places: Sequence[str]) -> Finding:
         return Finding("key source", _OK, f"the key in use is {used}")
     rule = "the environment comes before .env, and SUPABASE_SECRET_KEY before _SERVICE_ROLE_KEY before SUPABASE_KEY"
     says = f"the key in use is {used}; another one, {', '.join(others)}, is not used: {rule}"
-    return Finding("key source", _WARNING, says, "take away the one that is not meant, then: outbox reload")
+    return Finding("key source", _WARNING, says, "remove the one that you do not mean, then: outbox reload")
 
 
 def _day(unix_s: float) -> str:
@@ -256,7 +256,7 @@ def _columns(facts: TableFacts, sql: Path) -> Finding:
         says += f": did you mean {', '.join(known.values())}?"
         renames = " ".join(f"--rename-column {old}={new}" for old, new in known.items())
         table = f" --destination {facts.target.name}"
-        fix = f"mend the bot, then what waits: outbox edit {renames} --all-matching{table}; else {fix}"
+        fix = f"fix the bot, then what waits: outbox edit {renames} --all-matching{table}; else {fix}"
     return Finding(check, _FAULT, says, fix)
 
 

@@ -266,10 +266,10 @@ class Delivery:
         waited_s = 0.0 if since_ms is None else (self._context.steady_ms() - since_ms) / 1000
         passes = lets_pass(behind=behind, bringer=bringer, waited_s=waited_s)
         if passes and not await self._store.may_come(spec.destination, entry.seq):
-            gone = replace(refusal, message=f"{refusal.message} (what stands behind it in its line goes on: gave up)")
+            gone = replace(refusal, message=f"{refusal.message} (gave up: later entries of its key go on)")
             await self._settlement.refused(entry, gone)
         elif self._context.is_orphaned(entry, await self._store.oldest_pending_seq()):
-            await self._make_dead(entry, replace(refusal, message=f"{refusal.message} (it never came: gave up)"))
+            await self._make_dead(entry, replace(refusal, message=f"{refusal.message} (gave up: its row never came)"))
         else:
             self._traffic.refusals += 1
             most_s = max(PATIENCE_S - waited_s, 1.0) if behind and not passes else None
@@ -283,7 +283,7 @@ class Delivery:
         oldest = await self._store.oldest_pending_seq()
         lost = [entry for entry in heads(entries) if self._context.is_orphaned(entry, oldest)]
         for entry in lost:
-            gone = f"{refusal.message} (its parent never came: gave up)"
+            gone = f"{refusal.message} (gave up: its parent never came)"
             await self._make_dead(entry, replace(refusal, message=gone))
         if not lost:
             await self._settlement.postponed(entries, refusal, event="postponed")

@@ -105,7 +105,7 @@ async def _moved(outbox: Outbox, path: Path, source: str, progress: Callable[[in
             return OldFile(path, taken, known, (*left, _whole(f"it cannot be renamed: {error.strerror}")))
         if moved is not None:
             return OldFile(path, taken, known, tuple(left), *moved)
-    return OldFile(path, taken, known, (*left, _whole("it was changed all the time: end the old bot first")))
+    return OldFile(path, taken, known, (*left, _whole("it keeps changing: stop the old bot first")))
 
 
 def _whole(why: str) -> Left:

@@ -47,8 +47,8 @@ EMPTY = "it is empty: the old module was cut off while it wrote"
 CUT_SHORT = "the list is not closed: what stood behind this was never written, or is lost"
 BEHIND = "it stands behind the end of the list"
 NOT_ONE = "it is not what this file should hold"
-BROKEN = "it is no JSON"
-NO_UTF8 = "it is no UTF-8"
+BROKEN = "it is not JSON"
+NO_UTF8 = "it is not UTF-8"
 
 
 class Text(str):

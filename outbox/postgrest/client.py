@@ -352,5 +352,5 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
         if len(body) > limit:
             return bytes(body)
     if unpack is not None and body and not unpack.eof:
-        raise zlib.error("the reply breaks off")
+        raise zlib.error("the reply was cut off")
     return bytes(body)

@@ -63,7 +63,7 @@ _WORDS = {
     Reason.SUSPENDED: "the project is paused, over its quota or read-only",
     Reason.MISCONFIGURED: "the URL or the key cannot be used",
     Reason.SCHEMA: "a table, a column or a unique index is missing",
-    Reason.NOT_POSTGREST: "something else than PostgREST answers",
+    Reason.NOT_POSTGREST: "something other than PostgREST answers",
     Reason.REFUSED: "row after row is refused with one cause",
     Reason.OTHER_PROJECT: "the URL names another project",
     Reason.UNKNOWN: "the server's answer is unknown",

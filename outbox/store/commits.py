@@ -288,7 +288,7 @@ class Commits:
             self._watch.remember()
         except OSError as error:
             # SQLite shares a removed -shm with any connection that is still open, and makes no new one.
-            return f"{error.filename} is still not there: does this process have the file open elsewhere?"
+            return f"{error.filename} is still missing: does this process have the file open elsewhere?"
         return ""
 
 

@@ -89,7 +89,7 @@ async def look(path: Path, work: Callable[[ReadOnlyStore], Awaitable[T]], *, bus
                 return found
         finally:
             await observer.close()
-    raise StoreError(f"{path} was opened and closed by other processes all the time; try again", path=path)
+    raise StoreError(f"{path} was opened and closed by other processes again and again; try again", path=path)
 
 
 def is_file(path: Path) -> bool:
@@ -102,7 +102,7 @@ def is_file(path: Path) -> bool:
     except OSError as error:  # a folder above it may not be entered
         raise StoreError(f"{path} cannot be read: {error.strerror}", path=path) from error
     if there and not file:
-        raise StoreError(f"{path} is a folder or a device, no file; it was not touched", path=path)
+        raise StoreError(f"{path} is a folder or a device, not a file; it was not touched", path=path)
     return there
 
 

@@ -26,15 +26,15 @@ class Outcome(StrEnum):
 
     REQUEUED = "requeued"
     DISCARDED = "discarded"
-    IS_PENDING = "pending already"
-    IS_DELIVERED = "delivered already"
-    IS_DISCARDED = "discarded before"
+    IS_PENDING = "already pending"
+    IS_DELIVERED = "already delivered"
+    IS_DISCARDED = "already discarded"
     UNKNOWN_ID = "unknown id"
-    NOT_SELECTED = "not of that selection"
-    DIED_SINCE = "died again after the request"
-    CHANGED_SINCE = "changed after it was looked at"
-    UNCHANGED = "as it was"
-    UNFIT = "cannot be changed like that"  # it has a column of the new name, or is none of the table's
+    NOT_SELECTED = "outside the selection"
+    DIED_SINCE = "died again since the request"
+    CHANGED_SINCE = "changed meanwhile"
+    UNCHANGED = "unchanged"
+    UNFIT = "cannot be edited that way"  # it has a column of the new name, or is none of the table's
     LATER_DELIVERED = "a later entry of its key was delivered"  # it would revert newer state
     LATER_UNDER_WAY = "a later entry of its key may be on its way"  # and would arrive before it
 

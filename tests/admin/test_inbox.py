@@ -162,7 +162,7 @@ def test_a_writer_killed_before_it_answers_lets_the_next_one_do_it_once(tmp_path
     assert open_and_look(path) == ["refused", "discarded"]
     repeated = inbox.answer_to(path, request)
     assert repeated is not None
-    assert repeated["outcomes"] == {"discarded before": 1}
+    assert repeated["outcomes"] == {"already discarded": 1}
 
 
 @pytest.mark.parametrize(

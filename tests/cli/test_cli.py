@@ -538,7 +538,7 @@ def test_a_size_is_told_in_the_unit_that_suits_it() -> None:
 
 def test_status_warns_when_there_is_no_url_and_no_key(bot_db: Path) -> None:
     assert status(bot_db)[1]["warnings"] == [
-        "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file until then"
+        "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file until they are"
     ]
 
 

@@ -75,7 +75,7 @@ def test_nobody_waits_at_a_named_pipe(words: str, tmp_path: Path) -> None:
     code, told, complaints = said(*words.split(), "--path", path)
 
     assert code == 3
-    assert "is a folder or a device, no file" in told + complaints
+    assert "is a folder or a device, not a file" in told + complaints
 
 
 def test_a_text_is_not_to_be_put_into_wal_mode(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
 def test_what_was_left_as_it_is_is_no_deed_of_the_bot(dead: Path) -> None:
     code, told, _ = said("requeue", "nope", "--yes", "--path", dead)
 
-    assert (code, told) == (1, "1 left: unknown id nope: unknown id")
+    assert (code, told) == (1, "1 not changed: unknown id nope: unknown id")
 
 
 # ------------------------------------------------------------------------------------------ editors
@@ -192,7 +192,9 @@ def test_what_was_left_as_it_is_is_no_deed_of_the_bot(dead: Path) -> None:
 @pytest.mark.parametrize(
     ("editor", "sentence"),
     [
-        pytest.param("vi 'unfinished", "EDITOR: vi 'unfinished is no command: No closing quotation", id="no command"),
+        pytest.param(
+            "vi 'unfinished", "EDITOR: vi 'unfinished is not a command: No closing quotation", id="no command"
+        ),
         pytest.param("no-such-editor", "EDITOR: no-such-editor cannot be started", id="not installed"),
         pytest.param(shlex.join([sys.executable, "-c", "raise SystemExit(7)"]), "ended with code 7", id="failed"),
     ],

@@ -69,7 +69,7 @@ def test_the_text_names_line_byte_and_the_file_that_keeps_the_rest(old: Path) ->
     lines = call(old, "--path", "bot.db").stdout.splitlines()
 
     assert lines[1].startswith("  line 18, byte ")
-    assert lines[1].endswith("bytes: it is no JSON")
+    assert lines[1].endswith("bytes: it is not JSON")
     assert "kept in" in lines[-2] and lines[-2].endswith("pending_uploads.json.unread")
 
 

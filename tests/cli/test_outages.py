@@ -57,7 +57,7 @@ def test_outages_says_when_for_how_long_and_why(night: Path) -> None:
     assert 600 <= outage["lasted_s"] < 1200
     assert outage["failures"] > 3
     assert outage["until"] is not None
-    assert call("outages", "--path", night, "--until", outage["since"]).stdout == "No outage is known.\n"
+    assert call("outages", "--path", night, "--until", outage["since"]).stdout == "No outage is recorded.\n"
     assert as_json("outages", "--path", night, "--since", outage["since"])[1]["outages"] == [outage]
     shown = call("outages", "--path", night).stdout
     assert "everything" in shown
@@ -117,7 +117,7 @@ def test_lives_says_who_was_killed_and_who_closed(tmp_path: Path) -> None:
     command, before = as_json("lives", "--path", path)[1]["lives"]
     assert (command["ended"], command["sends_since"], before["ended"]) == ("closed", None, "killed")
     assert command["closed"] >= command["opened"]
-    assert call("lives", "--path", path, "--until", "2020-01-01").stdout.startswith("Nobody has opened it")
+    assert call("lives", "--path", path, "--until", "2020-01-01").stdout.startswith("No opening is recorded yet.")
     assert rows(path, "select ended from v_lives") == [("closed",), ("killed, or the machine stopped",)]
 
 
@@ -130,5 +130,5 @@ def test_a_file_of_an_older_version_has_no_history(tmp_path: Path) -> None:
             connection.execute(f"drop view {view}")
         for table in ("outbox_pause_history", "outbox_lives"):
             connection.execute(f"drop table {table}")
-    assert call("outages", "--path", path).stdout == "No outage is known.\n"
+    assert call("outages", "--path", path).stdout == "No outage is recorded.\n"
     assert call("lives", "--path", path).exit_code == 0

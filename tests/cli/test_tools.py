@@ -292,7 +292,7 @@ def test_an_edit_without_a_change_an_unknown_id_and_a_living_entry_are_exit_code
     assert (code, found["by"], found["done"]) == (1, None, 0)
     assert as_json("edit", "nobody", "--path", dead, "--yes")[1]["outcomes"] == {"unknown id": 1}
     call("discard", "t0", "--reason", "x", "--path", dead, "--yes")
-    assert as_json("edit", "t0", "--path", dead, "--yes")[1]["outcomes"] == {"discarded before": 1}
+    assert as_json("edit", "t0", "--path", dead, "--yes")[1]["outcomes"] == {"already discarded": 1}
 
 
 def test_a_misspelt_column_is_renamed_in_one_row_or_in_all_that_have_it(dead: Path) -> None:
@@ -500,7 +500,7 @@ def test_a_namesake_in_another_table_is_no_failure(dead: Path) -> None:
     code, found = as_json("requeue", "t0", "--destination", "fills", "--path", dead, "--yes")
     assert (code, found["outcomes"]) == (0, {"requeued": 1})
     code, found = as_json("requeue", "t1", "--destination", "orders", "--path", dead, "--yes")  # the control
-    assert (code, found["outcomes"]) == (1, {"not of that selection": 1})
+    assert (code, found["outcomes"]) == (1, {"outside the selection": 1})
 
 
 @posix

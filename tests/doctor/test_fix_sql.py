@@ -20,7 +20,7 @@ from outbox.doctor.complaints import Complaint, mend
         ),
         pytest.param(Complaint.TABLE, "fills", (), "create table public.fills (...); grant", id="a table"),
         pytest.param(
-            Complaint.TABLE, "Trades", (), "did you mean trades? Mend the name in the bot, or: create", id="ours"
+            Complaint.TABLE, "Trades", (), "did you mean trades? Fix the name in the bot, or: create", id="ours"
         ),
     ],
 )

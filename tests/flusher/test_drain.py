@@ -183,7 +183,7 @@ async def test_without_a_url_a_drain_says_so_and_with_nothing_pending_it_says_no
         await outbox.put("events", {"n": 1})
         report = await outbox.drain(timeout=HOUR_S)
     assert (report.pending, report.timed_out) == (1, False)
-    assert report.held_by == "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file until then"
+    assert report.held_by == "SUPABASE_URL and SUPABASE_SECRET_KEY not set: rows are kept in the file until they are"
 
 
 @run_async

@@ -34,7 +34,7 @@ async def test_an_orphan_dies_only_after_many_refusals_over_a_long_time(tmp_path
         ((code, message, attempts),) = await table(
             bench, "select error_code, error_message, attempts from outbox where state = 'dead'"
         )
-        assert (code, message) == ("23503", "no parent (its parent never came: gave up)")
+        assert (code, message) == ("23503", "no parent (gave up: its parent never came)")
         assert isinstance(attempts, int)
         assert attempts > 3
 

@@ -343,7 +343,7 @@ async def test_bytes_that_are_no_utf8_are_left_and_not_guessed(tmp_path: Path) -
 
     file = only(await moved(tmp_path))
 
-    assert (file.taken, [left.why for left in file.left]) == (1, ["it is no UTF-8"])
+    assert (file.taken, [left.why for left in file.left]) == (1, ["it is not UTF-8"])
     assert file.rest is not None
     assert b"caf\xe9" in file.rest.read_bytes()
 
@@ -462,7 +462,7 @@ async def test_a_file_that_never_stands_still_stays(tmp_path: Path, monkeypatch:
     file = only(await moved(tmp_path))
 
     assert (file.taken, file.renamed) == (1, None)
-    assert "end the old bot first; it stays as it is" in file.left[0].why
+    assert "stop the old bot first; it stays as it is" in file.left[0].why
     assert names(old) == [PENDING_NAME]
 
 
