@@ -207,11 +207,6 @@ class Settings(BaseSettings):
         return type(self)(**self._given)
 
     @property
-    def longest_wait_s(self) -> float:
-        """The longest that anything was ever made to wait: a tenth and a half are the jitter of a pause."""
-        return max(self.backoff_cap_s * 1.1, self.pause_probe_s * 1.5)
-
-    @property
     def rest_url(self) -> str | None:
         """Return the REST endpoint without a slash at its end, or None."""
         if self.supabase_url is None:

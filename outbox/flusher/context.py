@@ -90,6 +90,11 @@ class FlusherContext:
         self.refusals = FirstRefusals()
         self._steady = SteadyClock(self.clock)
 
+    @property
+    def longest_wait_s(self) -> float:
+        """The longest that anything was ever made to wait: a tenth and a half are the jitter of a pause."""
+        return max(self.limits.backoff_cap_s * 1.1, self.limits.pause_probe_s * 1.5)
+
     def steady_ms(self) -> int:
         """Unix time that never jumps: what an entry waits by, whatever the clock is set to."""
         return self._steady.now_ms()

@@ -352,7 +352,7 @@ class Flusher:
         if due_ms is None:
             return
         now_ms = self._context.steady_ms()
-        if due_ms > now_ms + self._context.limits.longest_wait_s * 1000:  # written by a clock that was set back since
+        if due_ms > now_ms + self._context.longest_wait_s * 1000:  # written by a clock that was set back since
             now_ms = due_ms
         if due_ms <= now_ms:
             await self._store.wake_due(now_ms, _STEP)

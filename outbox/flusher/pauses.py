@@ -48,9 +48,7 @@ class Pauses:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         now_ms, now_s = self._clock.now_ms(), self._clock.monotonic_s()
         for stored in await self._store.pauses():
-            wait_s = backoff.remaining_s(
-                stored.next_try_at_ms, now_ms=now_ms, cap_s=self._context.limits.longest_wait_s
-            )
+            wait_s = backoff.remaining_s(stored.next_try_at_ms, now_ms=now_ms, cap_s=self._context.longest_wait_s)
             self._paused[Scope(stored.scope), stored.subject] = Paused(stored, self.turn(), now_s + wait_s)
 
     def turn(self) -> int:
