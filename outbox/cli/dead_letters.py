@@ -74,7 +74,7 @@ def dead(path: FilePath = None, as_object: AsJson = False) -> None:
             console.print(Padding(words or "no words", (0, 0, 0, 2)))
             console.print(f"  {first} to {last[11:] if last[:10] == first[:10] else last} UTC", soft_wrap=True)
             console.print(f"  such as: {formatting.typed('outbox show ' + typed_id(each.example))}", soft_wrap=True)
-            console.print(f"  fixed?  {_requeue(each)}", soft_wrap=True)
+            console.print(f"  fixed?  {requeue_command(each)}", soft_wrap=True)
         console.print("Not needed any more? discard instead of requeue." if found else "No entry is dead.")
 
 
@@ -82,10 +82,11 @@ def _cause_json(cause: Cause) -> dict[str, Any]:
     facts = asdict(cause)
     times = {name: formatting.moment(facts[f"{name}_ms"]) for name in ("first", "last")}
     names = ("destination", "status", "code", "message", "entries", "example")
-    return {name: facts[name] for name in names} | times | {"requeue": _requeue(cause)}
+    return {name: facts[name] for name in names} | times | {"requeue": requeue_command(cause)}
 
 
-def _requeue(cause: Cause) -> str:
+def requeue_command(cause: Cause) -> str:
+    """Return the command that sends the entries of `cause` again."""
     choice = [("destination", cause.destination), ("code", cause.told), ("said", cause.said)]
     options = " ".join(f"--{name} {shlex.quote(value)}" for name, value in choice if value)
     return formatting.typed(f"outbox requeue {options}")

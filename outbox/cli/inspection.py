@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import secrets
 import webbrowser
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from outbox.cli import format as formatting
+from outbox.cli.advice import said
 from outbox.cli.common import FilePath, complaints, file_and_warnings
-from outbox.errors import ConfigError
+from outbox.cli.dead_letters import requeue_command
+from outbox.cli.send_command import TIMEOUT_S, done, outcome_lines
+from outbox.cli.status import read_status, show
+from outbox.errors import ConfigError, InvalidRequest, StoreError
+from outbox.forensics import causes as forensics
+from outbox.forensics.causes import causes
+from outbox.forensics.entries import full_id
+from outbox.stats import STALLED_AFTER_S, Health
 from outbox.store.files import real_path
 from outbox.store.read_only import look
+from outbox.store.selection import Selection, checked_reason
+from outbox.threads import in_thread
+
+if TYPE_CHECKING:
+    from outbox.web.desk import Cause, Desk
 
 
 def inspect(
     path: FilePath = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser there.")] = True,
+    allow_actions: Annotated[
+        bool, typer.Option("--allow-actions", help="Let who has the printed address requeue and discard.")
+    ] = False,
 ) -> None:
     """Look at the file in a browser.
 
-    Ready questions, the backlog over time. Works while a bot runs.
+    What outbox status says, outages, the backlog over time, ready questions.
+    Works while a bot runs.
 
     Runs Datasette, read-only, on 127.0.0.1: no other machine can reach it. It
-    shows payloads. Needs the extra `inspect`, and no network. Ctrl-C stops it.
+    shows payloads. With --allow-actions, whoever opens the printed address can
+    requeue and discard dead entries there, as the commands do; its key is new
+    in each run. Needs the extra `inspect`, and no network. Ctrl-C stops it.
 
     \b
     Example:
@@ -39,22 +62,77 @@ def inspect(
          extra is not installed
     """
     with complaints(path, as_object=False):
-        where = real_path(file_and_warnings(path)[0])
+        given, warnings = file_and_warnings(path)
+        where = real_path(given)
         asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
-        _serve(where, port, browser=browser)
+        _serve(where, port, lambda: desk_of(where, warnings, allow_actions=allow_actions), browser=browser)
 
 
-def _serve(where: Path, port: int, *, browser: bool) -> None:
+def _serve(where: Path, port: int, desk: Callable[[], Desk], *, browser: bool) -> None:
     try:
         from outbox.web.server import serve
+
+        made = desk()
     except ModuleNotFoundError as error:
         hint = "python3 -m pip install 'datasette<0.66'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
     console = formatting.console()
 
     def ready(address: str) -> None:
-        console.print(f"{where} is at {address} for this machine alone. Ctrl-C stops it.", soft_wrap=True)
+        whose = "; who has this address may requeue and discard" if made.key else ""
+        console.print(f"{where} is at {address} for this machine alone{whose}. Ctrl-C stops it.", soft_wrap=True)
         if browser:
             webbrowser.open(address)
 
-    serve(where, port, ready)
+    serve(where, port, made, ready)
+
+
+def desk_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool) -> Desk:
+    """Return what the page shows and may do: what the commands show and do."""
+    from outbox.web.desk import Desk, Standing
+
+    async def standing() -> Standing:
+        try:
+            found = await read_status(where, warnings=warnings, stalled_after_s=STALLED_AFTER_S)
+        except StoreError as error:
+            return Standing("unreadable", False, str(error))
+        out = io.StringIO()
+        show(found, Console(file=out, width=92, markup=False, highlight=False, emoji=False))
+        return Standing(found.health.words, found.health is Health.HEALTHY, out.getvalue())
+
+    async def dead() -> list[Cause]:
+        return [_cause(each) for each in await look(where, causes)]
+
+    async def act(form: Mapping[str, str]) -> list[str]:
+        action, arguments = await _asked(where, form)
+        by, facts = await in_thread(done, where, action, arguments, TIMEOUT_S)
+        return outcome_lines(action, by, facts, TIMEOUT_S)
+
+    return Desk(standing, dead, act, secrets.token_urlsafe(32) if allow_actions else None)
+
+
+def _cause(found: forensics.Cause) -> Cause:
+    from outbox.web.desk import Cause
+
+    chosen = {"destination": found.destination, "code": found.told, "said": found.said}
+    chosen["died_until_ms"] = str(found.last_ms)  # what dies after the page was made is not meant
+    first, last = (formatting.moment(at_ms)[:19] for at_ms in (found.first_ms, found.last_ms))
+    return Cause(
+        found.entries, found.destination, said(found.status, found.code, found.message), f"{first} to {last} UTC",
+        found.example, {name: value for name, value in chosen.items() if value}, requeue_command(found),
+    )  # fmt: skip
+
+
+async def _asked(where: Path, form: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Return the action that a form asks for, with its arguments. Raises InvalidRequest, StoreError."""
+    action = form.get("action", "")
+    if action not in ("requeue", "discard"):
+        raise InvalidRequest("must be requeue or discard", field="action")
+    died = form.get("died_until_ms")
+    choices = {name: form.get(name) for name in ("destination", "code", "said")}
+    ids = [await look(where, lambda observer: full_id(observer, form["ids"]))] if "ids" in form else None
+    until_ms = int(died) if died and died.isdecimal() else None
+    which = Selection.of({**choices, "ids": ids, "died_until_ms": until_ms}).checked()
+    if action == "requeue":
+        return action, {**which.as_json(), "force": False}
+    return action, {**which.as_json(), "reason": checked_reason(form.get("reason"))}

@@ -143,47 +143,46 @@ def _exit_code(facts: Mapping[str, Any]) -> int:
 
 def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> None:
     console = formatting.console()
+    for line in outcome_lines(action, by, facts, timeout_s):
+        console.print(line)
+
+
+def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> list[str]:
+    """Return what came of a change, for a person."""
     if "request" in facts:
-        console.print(
-            f"The running bot has not answered within {timeout_s:g} s. The request is still there"
-            f" ({facts['request']}) and will be carried out by it, or by the next one that opens the file."
-        )
-    elif "error" in facts:
-        console.print(f"The running bot refused: {formatting.quoted(str(facts['error']))}")
-    elif action == "reload":
+        waits = f"The running bot has not answered within {timeout_s:g} s. The request is still there"
+        return [f"{waits} ({facts['request']}) and will be carried out by it, or by the next one that opens the file."]
+    if "error" in facts:
+        return [f"The running bot refused: {formatting.quoted(str(facts['error']))}"]
+    if action == "reload":
         ended = facts.get("pauses_ended")
         did = "The running bot has read its settings again and ended every pause."
-        console.print(did if ended is None else f"No bot runs; {ended:,} pauses ended in the file.")
-    elif action == "adopt":
+        return [did if ended is None else f"No bot runs; {ended:,} pauses ended in the file."]
+    if action == "adopt":
         was = facts["was"]
-        console.print("It belongs to no project yet." if was is None else f"It belonged to the project {was}.")
-        console.print("It will belong to the one that answers next.")
-    elif action == "resend":
+        before = "It belongs to no project yet." if was is None else f"It belonged to the project {was}."
+        return [before, "It will belong to the one that answers next."]
+    if action == "resend":
         verb = "would be sent again" if facts["dry_run"] else "will be sent again"
-        console.print(f"{facts['resent']:,} {verb}{_whose(by)}.")
-        for why, left in (("superseded by later ones of their keys", "superseded"), ("updates", "updates")):
-            if facts[left]:
-                console.print(f"{facts[left]:,} left out: {why}.")
-    elif action == "prune":
-        console.print(f"{facts['pruned']:,} pruned{_whose(by)}; they stay counted.")
-    else:
-        _show_outcomes(by, facts)
+        left = {"superseded by later ones of their keys": facts["superseded"], "updates": facts["updates"]}
+        skipped = [f"{number:,} left out: {why}." for why, number in left.items() if number]
+        return [f"{facts['resent']:,} {verb}{_whose(by)}.", *skipped]
+    if action == "prune":
+        return [f"{facts['pruned']:,} pruned{_whose(by)}; they stay counted."]
+    return _outcomes(by, facts)
 
 
 def _whose(by: str) -> str:
     return " by the running bot" if by != "this command" else ""
 
 
-def _show_outcomes(by: str, facts: Mapping[str, Any]) -> None:
-    console = formatting.console()
-    if not facts["outcomes"]:
-        console.print("No entry matches; nothing was changed.")
-    for outcome, number in facts["outcomes"].items():
-        console.print(
-            f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} not changed: {outcome}"
-        )
+def _outcomes(by: str, facts: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"{number:,} {outcome}{_whose(by)}" if outcome in _CHANGED else f"{number:,} not changed: {outcome}"
+        for outcome, number in facts["outcomes"].items()
+    ]
     other = [each for each in facts["entries"] if each["outcome"] not in _CHANGED]
-    for each in other[:SHOWN]:
-        console.print(f"  {formatting.quoted(each['id'])}: {each['outcome']}")
+    lines += [f"  {formatting.quoted(each['id'])}: {each['outcome']}" for each in other[:SHOWN]]
     if len(other) > SHOWN:
-        console.print("  --json lists them all")
+        lines.append("  --json lists them all")
+    return lines or ["No entry matches; nothing was changed."]

@@ -3,8 +3,11 @@
     questions   what people ask of an outbox, as SQL
     backlog     how many entries waited, over time, as a drawing
     site        Datasette, told what an outbox is
+    desk        how things stand, and what may be changed: the command line fills it in
+    actions     the pages that ask for a change
     server      the site on a port of this machine
 
-Needs the extra `inspect`; only `outbox inspect` imports it. Nothing here can write: every connection is opened with
-`mode=ro`, which neither checkpoints nor removes the WAL when it is closed, and is told `query_only` besides.
+Needs the extra `inspect`; only `outbox inspect` imports it. No connection here can write: each is opened with
+`mode=ro`, which neither checkpoints nor removes the WAL when it is closed, and is told `query_only` besides. A change
+goes the way of the commands: through the bot's inbox, or with its lock where no bot runs.
 """

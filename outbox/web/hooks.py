@@ -10,9 +10,12 @@ from datasette import hookimpl
 from datasette.app import Datasette
 from datasette.utils.asgi import Response
 
+from outbox.web.actions import DEAD, ROUTES, desk_of
 from outbox.web.picture import SPANS, picture
 from outbox.web.questions import QUESTIONS
 
+# How often the first page may load itself anew, in seconds, and in words.
+REFRESH = {"0": "off", "5": "5 s", "60": "1 min"}
 # The end of the year 9999; what is larger is no time.
 _LAST_MS = 253_402_300_799_999
 
@@ -33,7 +36,12 @@ def extra_template_vars(template: str, request: Any, datasette: Datasette) -> An
     async def variables() -> dict[str, Any]:
         asked = request.args.get("hours") or "0"
         hours = int(asked) if asked.isdecimal() and int(asked) in SPANS else 0
-        return {"outbox": await picture(datasette, hours), "spans": SPANS, "questions": QUESTIONS}
+        every_s = request.args.get("refresh")
+        return {
+            "outbox": await picture(datasette, hours), "spans": SPANS, "questions": QUESTIONS,
+            "standing": await desk_of(datasette).standing(), "dead_page": DEAD,
+            "refresh": every_s if every_s in REFRESH else "0", "paces": REFRESH,
+        }  # fmt: skip
 
     return variables
 
@@ -51,7 +59,7 @@ _POLICY = (
 )
 _HEADERS = (
     (b"content-security-policy", _POLICY),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # "no-referrer" would hide from this site, too, whose form it is
     (b"x-content-type-options", b"nosniff"),
 )
 _DARK = """@media (prefers-color-scheme: dark) {
@@ -67,11 +75,12 @@ _DARK = """@media (prefers-color-scheme: dark) {
 
 
 @hookimpl
-def register_routes() -> list[tuple[str, Callable[..., Response]]]:
+def register_routes() -> list[tuple[str, Callable[..., Any]]]:
     """No robot reads payloads, should somebody publish the page after all; and colours for a dark screen."""
     return [
         (r"^/robots\.txt$", lambda: Response.text("User-agent: *\nDisallow: /\n")),
         (r"^/-/outbox-dark\.css$", lambda: Response(_DARK, content_type="text/css; charset=utf-8")),
+        *ROUTES,
     ]
 
 

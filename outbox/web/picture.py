@@ -19,6 +19,7 @@ SPANS = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days", 0: "all"}
 
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 _HOUR_MS = 3_600_000
+_OUTAGES = "select since_utc, lasted || iif(until_utc is null, ', and still', ''), what, why from v_outages limit 5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Picture:
 
     path: str
     counts: tuple[tuple[str, int], ...]  # entries by state
-    pauses: int
+    outages: tuple[tuple[str, ...], ...]  # since, for how long, what, why
     hours: int
     plot: str
     every: int
@@ -39,8 +40,9 @@ async def picture(site: Datasette, hours: int) -> Picture:
     rows = await file.execute("select state, sum(entries) from outbox_counts group by state")
     found = dict(tuple(row) for row in rows.rows)
     counts = tuple((state, found.get(state, 0)) for state in _STATES if state != "removed" or found.get(state))
-    pauses = (await file.execute("select count(*) from outbox_pauses")).first()[0]
-    return Picture(file.path, counts, pauses, hours, *await _plot(file, hours))
+    newest = await file.execute(_OUTAGES) if "v_outages" in await file.view_names() else None  # an older file has none
+    outages = tuple(tuple(str(cell) for cell in row) for row in newest.rows) if newest else ()
+    return Picture(file.path, counts, outages, hours, *await _plot(file, hours))
 
 
 async def _plot(file: Database, hours: int) -> tuple[str, int]:

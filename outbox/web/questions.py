@@ -56,6 +56,18 @@ select p.scope,
         "An outage is one row here and touches no entry. Empty: nothing is paused.",
     ),
     Question(
+        "outages",
+        "When was nothing sent, for how long, and why?",
+        "select * from v_outages",
+        "The newest first; until_utc: empty, it still stands.",
+    ),
+    Question(
+        "lives",
+        "When did the bot start, and how did it end?",
+        "select * from v_lives",
+        "Who had the file open for writing, the newest first; commands that change something, too.",
+    ),
+    Question(
         "refusals",
         "What did the server refuse, and in which words?",
         """

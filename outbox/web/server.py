@@ -11,20 +11,26 @@ from pathlib import Path
 import uvicorn
 
 from outbox.errors import ConfigError
+from outbox.web.actions import ENTER
+from outbox.web.desk import Desk
 from outbox.web.site import make_site
 
 _HOST = "127.0.0.1"
 
 
-def serve(path: Path, port: int, ready: Callable[[str], None]) -> None:
+def serve(path: Path, port: int, desk: Desk, ready: Callable[[str], None]) -> None:
     """Serve `path` until Ctrl-C. port: 0 is any that is free. ready: called with the address once it answers.
 
     Raises ConfigError: the port is taken.
     """
     with listening(port) as listener:
-        address = f"http://{_HOST}:{listener.getsockname()[1]}/"
+        address = f"http://{_HOST}:{listener.getsockname()[1]}{f'{ENTER}?key={desk.key}' if desk.key else '/'}"
         config = uvicorn.Config(
-            make_site(path).app(), lifespan="on", log_level="warning", access_log=False, timeout_graceful_shutdown=1
+            make_site(path, desk).app(),
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order, then raises it again
             _Server(config, lambda: ready(address)).run([listener])

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from outbox import ConfigError
-from outbox.cli.inspection import _serve
+from outbox.cli.inspection import _serve, desk_of
 from outbox.web.server import listening
 from tests.support import run_async
 from tests.web.home import busy_bot
@@ -84,7 +85,43 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "outbox.web.server", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'datasette<0\.66'"):
-        _serve(tmp_path / "bot.db", 0, browser=False)
+        _serve(tmp_path / "bot.db", 0, lambda: desk_of(tmp_path / "bot.db", (), allow_actions=False), browser=False)
+
+
+async def answered(body: str, route: Any) -> None:
+    await route.fulfill(body=body, content_type="text/html")
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="no chromium on this machine")
+@run_async
+async def test_in_a_browser_an_entry_is_requeued_and_another_sites_page_can_do_nothing(tmp_path: Path) -> None:
+    from playwright.async_api import async_playwright
+
+    path = tmp_path / "bot.db"
+    async with busy_bot(path) as outbox, async_playwright() as playwright:
+        with inspecting(path, "--allow-actions") as (_, address):
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            page = await browser.new_page(viewport={"width": 1000, "height": 860})
+            await page.goto(address)
+            root = page.url
+            assert "key=" not in root  # it is in a cookie by now
+            assert "stalled" in await page.locator("pre.outbox-standing").inner_text()
+
+            for stranger in ("http://stranger.example/", "http://127.0.0.1:1/"):  # ports share their cookies
+                form = f'<form action="{root}-/outbox-act" method="post"><input name="action" value="requeue">'
+                hostile = f'{form}<input name="destination" value="trades"><button>Win</button></form>'
+                await page.route(stranger, partial(answered, hostile))
+                await page.goto(stranger)
+                await page.get_by_role("button", name="Win").click()
+                await page.wait_for_url(f"{root}-/outbox-act")
+                assert (await outbox.stats()).dead == 2
+            assert not await page.get_by_text("requeued").count()
+
+            await page.goto(f"{root}-/outbox-dead")
+            await page.get_by_role("button", name="Requeue").first.click()
+            await page.get_by_text("2 requeued by the running bot").wait_for()
+            await browser.close()
+        assert (await outbox.stats()).dead == 0
 
 
 async def background(page: Any, scheme: str) -> str:

@@ -60,7 +60,7 @@ async def test_the_first_page_shows_the_counts_the_pause_and_the_backlog(tmp_pat
             pages = {hours: (await site.client.get(f"/?hours={hours}")).text for hours in ("0", "6", "x", "99")}
 
     found = {name: number for number, name in re.findall(r"<strong>([\d,]+)</strong>\s*<a [^>]*>(\w+)</a>", pages["0"])}
-    assert found == {"pending": "4", "delivered": "4", "dead": "2", "discarded": "0", "paused": "1"}
+    assert found == {"pending": "4", "delivered": "4", "dead": "2", "discarded": "0"}
     assert "Backlog over time: at most 4, now 4" in pages["0"]
     assert "<strong>6 hours</strong>" in pages["6"]
     assert all("<strong>all</strong>" in pages[unknown] for unknown in ("x", "99"))

@@ -1,0 +1,75 @@
+"""What the site shows of a running bot and what may be changed from it: `outbox inspect` fills it in."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How things stand. health: in words. text: what `outbox status` prints."""
+
+    health: str
+    well: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Dead entries that died of one thing. chosen: the fields of a form that mean them; command: what requeues them."""
+
+    entries: int
+    destination: str
+    words: str
+    period: str
+    example: str
+    chosen: Mapping[str, str]
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """act: does what a form asks for, and says what became of it; raises OutboxError.
+
+    key: who has it may change entries; None: nobody may.
+    """
+
+    standing: Callable[[], Awaitable[Standing]]
+    causes: Callable[[], Awaitable[Sequence[Cause]]]
+    act: Callable[[Mapping[str, str]], Awaitable[Sequence[str]]]
+    key: str | None = None
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie that holds the key: of each run another, since ports share their cookies."""
+        return f"outbox-{sha256((self.key or '').encode()).hexdigest()[:12]}"
+
+    def admits(self, told: str | None) -> bool:
+        """Return whether `told` is the key."""
+        return self.key is not None and hmac.compare_digest((told or "").encode(), self.key.encode())
+
+
+# What a proxy adds: behind one, nobody knows who sits at the other end.
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+def refusal(
+    desk: Desk, headers: Mapping[str, str], client: str, cookies: Mapping[str, str], *, posts: bool
+) -> str | None:
+    """Return why a request may not change anything, in a sentence; None: it may.
+
+    headers: in lower case. client: the address that it came from. posts: it is a form that was sent, which only a page
+    of this site may do.
+    """
+    if desk.key is None:
+        return "Nothing can be changed here. Start it as: outbox inspect --allow-actions"
+    if client != "127.0.0.1" or any(name in headers for name in _FORWARDED):
+        return "Nothing can be changed from another machine, nor through a proxy. Use the command line on this one."
+    if not desk.admits(cookies.get(desk.cookie)):
+        return "Open the address that outbox inspect has printed: it has the key of this run."
+    if posts and headers.get("origin") != f"http://{headers.get('host')}":
+        return "This form was sent by another page; nothing was changed."
+    return None
