@@ -19,8 +19,9 @@ _COLON = re.compile(r"\s*:\s*")
 _END_OF_MEMBER = re.compile(r"\s*[,}]")
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
-# A value that ends behind the window is looked for in one of twice the size, up to here: no row is larger.
-LONGEST = 1 << 24
+# A value that ends behind the window is looked for in one of twice the size, up to here: no row is larger. It bounds
+# what brackets that are never closed cost, each of which is tried.
+LONGEST = 1 << 20
 # The longest word of JSON, or escape in a string, that may have been cut: \ud83d\ude00.
 _WORD = 12
 

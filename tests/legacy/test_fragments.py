@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from outbox.legacy import fragments
 from outbox.legacy.fragments import (
     BEHIND,
     BROKEN,
@@ -225,6 +226,34 @@ def test_a_window_that_does_not_move_holds_it_all(monkeypatch: pytest.MonkeyPatc
     window = Watched(GOOD)
     assert sum(1 for _ in pieces(window, wanted)) == 10_000
     assert window.most == len(GOOD)
+
+
+def decoded(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many characters the decoder has gone through."""
+    total = 0
+    plain = fragments._one
+
+    def counted(part: str, position: int) -> Any:
+        nonlocal total
+        found, cut = plain(part, position)
+        total += (len(part) if cut else found[1] if found else position) - position
+        return found, cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fragments, "_one", counted)
+        sum(1 for _ in pieces(Watched(text), wanted))
+    return total
+
+
+def test_brackets_that_are_never_closed_do_not_cost_the_length_of_the_whole_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nested = '[{"x":[' * 50
+    monkeypatch.setattr(fragments, "LONGEST", 2000)
+    little, much = (decoded(nested + GOOD[: len(GOOD) // part], monkeypatch) for part in (10, 1))
+    assert much < little + 2 * len(GOOD)
+    monkeypatch.setattr(fragments, "LONGEST", 1 << 30)  # the control: each of them reads to the end
+    assert decoded(nested + GOOD, monkeypatch) > 20 * len(GOOD)
 
 
 # ------------------------------------------------------------------------------------------ one object

@@ -511,6 +511,19 @@ async def test_a_bots_puts_pass_between_the_pieces_of_a_large_file(tmp_path: Pat
     assert any(1 < seq < 1000 for seq in between)
 
 
+@run_async
+async def test_how_far_it_is_is_told_in_bytes_of_all_files(tmp_path: Path) -> None:
+    old = leave(tmp_path, [item("trades", {**TRADE, "n": n}) for n in range(1000)], STATE, EURUSD=BARS)
+    total = sum(path.stat().st_size for path in [old / PENDING_NAME, old / STATE_NAME, *(old / "cache").iterdir()])
+    told: list[tuple[int, int]] = []
+    async with opened(tmp_path, ManualClock()) as outbox:
+        await import_legacy(outbox, old, progress=lambda *how_far: told.append(how_far))
+    assert len(told) == 5 + 3  # each chunk of the entries, and each file
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {of for _, of in told} == {total}
+    assert told[-1] == (total, total)
+
+
 # ------------------------------------------------------------------------------------------ on to the remote end
 
 
