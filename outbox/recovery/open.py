@@ -137,7 +137,7 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
 async def _opened_file(
     path: Path, sidecar: Sidecar, watch: FileWatch, before: Written, wal: Wal, clock: Clock, busy_timeout_s: float
 ) -> OpenedFile:
-    writer = await database.open_writer(path, busy_timeout_s=busy_timeout_s, look=watch.look)
+    writer = await database.open_writer(path, busy_timeout_s=busy_timeout_s, watch=watch)
     try:
         await migrate(writer, path, now_ms=clock.now_ms())
         lanes = list(await writer.execute_fetchall(queries.LANES.sql))

@@ -200,7 +200,7 @@ class Commits:
                 logger.warning("close after a failed sync failed", extra={"error": str(error), **news})
         self._watch.forget()
         self.connection = await database.connect(
-            self._path, readonly=False, busy_timeout_s=self._busy_timeout_s, look=self._watch.look
+            self._path, readonly=False, busy_timeout_s=self._busy_timeout_s, watch=self._watch
         )
         await database.make_durable(self.connection, self._path)
         await self._checkpoint()
@@ -305,7 +305,7 @@ def _words(*, lost: bool, foreign: bool, cut: bool, unlocked: StoreError | None,
     elif unlocked is not None:
         what = f"lost its lock, which cannot be taken again: {unlocked}"
     elif cut:
-        what = "lost what stood in its -wal, which was emptied or written over while this process had it open"
+        what = "lost what stood in its -wal, which was emptied, cut or written over while this process had it open"
     elif foreign:
         what = "is in use by another process with a -wal of its own, since the -wal of this one was removed"
     elif lost:

@@ -25,6 +25,7 @@ from outbox.errors import (
     WrongJournalMode,
 )
 from outbox.store import files
+from outbox.store.file_watch import FileWatch
 from outbox.threads import in_thread
 
 logger: logs.Logger = logs.named("outbox.store")
@@ -123,14 +124,16 @@ def readable(raw: bytes) -> str:
 
 
 class _Watched(sqlite3.Connection):
-    """Calls `look` after each statement that leaves no transaction open: so after each commit, in SQLite's thread."""
+    """Looks at the files after each statement that leaves no transaction open: so after each commit."""
 
-    look: Callable[[], None] | None = None
+    watch: FileWatch | None = None
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if self.watch is not None and not self.in_transaction:
+            self.watch.look_for_cut()
         cursor = super().execute(sql, parameters)
-        if self.look is not None and not self.in_transaction:
-            self.look()
+        if self.watch is not None and not self.in_transaction:
+            self.watch.look()
         return cursor
 
 
@@ -150,11 +153,11 @@ async def connect(
     readonly: bool,
     busy_timeout_s: float,
     immutable: bool = False,
-    look: Callable[[], None] | None = None,
+    watch: FileWatch | None = None,
 ) -> aiosqlite.Connection:
     """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them.
 
-    look: called after each commit, in SQLite's thread, before whoever waits for it goes on.
+    watch: looks after each commit, in SQLite's thread, before whoever waits for it goes on.
     """
 
     def connector() -> sqlite3.Connection:
@@ -167,7 +170,7 @@ async def connect(
             cached_statements=_CACHED_STATEMENTS,
             check_same_thread=False,
         )
-        connection.look = look
+        connection.watch = watch
         return connection
 
     connection = _Connection(connector, iter_chunk_size=64)
@@ -254,10 +257,8 @@ async def empty_wal(connection: aiosqlite.Connection) -> Checkpoint:
         await pragma(connection, f"busy_timeout = {waits_ms}")
 
 
-async def open_writer(
-    path: Path, *, busy_timeout_s: float, look: Callable[[], None] | None = None
-) -> aiosqlite.Connection:
-    """Return the read-write connection: WAL, synchronous=FULL, set and read back. look: as of `connect`.
+async def open_writer(path: Path, *, busy_timeout_s: float, watch: FileWatch | None = None) -> aiosqlite.Connection:
+    """Return the read-write connection: WAL, synchronous=FULL, set and read back. watch: as of `connect`.
 
     Creates the file (0600) where it is missing; its folder must be there.
     Raises NotADatabase, WrongJournalMode, NotDurable, StoreBusy, StoreError; each says what became of the file.
@@ -270,7 +271,7 @@ async def open_writer(
         await make_durable(connection, path)
         await _settle_wal(connection)
 
-    return await _opened(path, prepare, readonly=False, busy_timeout_s=busy_timeout_s, look=look)
+    return await _opened(path, prepare, readonly=False, busy_timeout_s=busy_timeout_s, watch=watch)
 
 
 async def open_reader(path: Path, *, busy_timeout_s: float, immutable: bool = False) -> aiosqlite.Connection:

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from outbox.store.files import CAREFUL, WAL_MAGIC
 
+# Magic number, version, page size, checkpoint number, two salts (sqlite.org/fileformat2.html#walformat).
+_HEAD_BYTES = 24
+
 
 class Part(Enum):
     """What stands beside the database, by the end of its name."""
@@ -27,9 +30,9 @@ class Part(Enum):
 class FileWatch:
     """gone: what is not at its place, as of the last look. replaced: of this, where another file stands now.
 
-    wal_cut: the -wal is in its place, and somebody has emptied it or written over its head: SQLite goes on behind the
-    hole, and no opening will read beyond it. names: how many names the database file has; more than one: another
-    process may open it beside another lock.
+    wal_cut: the -wal is in its place, and somebody has cut it, emptied it or written over its head: SQLite goes on
+    behind the hole, and no opening will read beyond it. names: how many names the database file has; more than one:
+    another process may open it beside another lock.
     """
 
     def __init__(self, path: Path, holds_lock: Callable[[], bool]) -> None:
@@ -39,6 +42,7 @@ class FileWatch:
         self.gone: frozenset[Part] = frozenset()
         self.replaced: frozenset[Part] = frozenset()
         self.wal_cut: bool = False
+        self._wal = (0, b"")  # its size and head as of the last look
         self.names: int = 1
 
     def remember(self) -> None:
@@ -59,9 +63,22 @@ class FileWatch:
     def forget(self) -> None:
         """Look at nothing: the files are about to be opened anew."""
         self._known, self.gone, self.replaced, self.wal_cut = (), frozenset(), frozenset(), False
+        self._wal = (0, b"")
+
+    def look_for_cut(self) -> None:
+        """Note that the -wal has become shorter, before SQLite writes behind the hole; one `stat`, some 2 µs.
+
+        SQLite itself begins another one, with another head, before it makes it shorter.
+        """
+        size, head = self._wal
+        place = self._places[Part.WAL]
+        try:
+            self.wal_cut |= os.lstat(place).st_size < size and _head(place) == head
+        except OSError:  # the next look says what is wrong
+            return
 
     def look(self) -> None:
-        """Note what is gone. Four `lstat`, four bytes and one lock that is taken already: some 15 µs.
+        """Note what is gone. Four `lstat`, 24 bytes and one lock that is taken already: some 15 µs.
 
         Called in SQLite's thread.
         """
@@ -80,9 +97,12 @@ class FileWatch:
                 replaced.append(part)
             elif part is Part.DATABASE:
                 self.names = facts.st_nlink
-            elif part is Part.WAL and facts.st_size and not _begins_as_wal(place):
-                gone.append(part)
-                self.wal_cut = True
+            elif part is Part.WAL:
+                head = _head(place) if facts.st_size else b""
+                self._wal = facts.st_size, head or b""
+                if self.wal_cut or (head and not head.startswith(WAL_MAGIC)):
+                    gone.append(part)
+                    self.wal_cut = True
         if self._known and Part.LOCK not in gone and not self._holds_lock():
             gone.append(Part.LOCK)
         if gone or self.gone:
@@ -93,14 +113,15 @@ class FileWatch:
         return None if part in self.gone else Path(self._places[part])
 
 
-def _begins_as_wal(place: str) -> bool:
+def _head(place: str) -> bytes | None:
+    """Return what a -wal begins with, down to the numbers that each new one has; None: nothing is known."""
     try:
         descriptor = os.open(place, os.O_RDONLY | CAREFUL)  # SQLite has no lock on a -wal that closing it would drop
-    except OSError:  # nothing is known
-        return True
-    try:
-        return os.read(descriptor, len(WAL_MAGIC[0])) in WAL_MAGIC
     except OSError:
-        return True
+        return None
+    try:
+        return os.read(descriptor, _HEAD_BYTES)
+    except OSError:
+        return None
     finally:
         os.close(descriptor)

@@ -244,11 +244,56 @@ def test_a_wal_that_is_emptied_raises_before_another_row_is_acknowledged(
     assert [(kind, stored) for kind, _, _, stored in errors] == [
         ("StoreVanished", True), ("StoreVanished", False), ("StoreVanished", False),
     ]  # fmt: skip
-    assert "its -wal, which was emptied" in errors[0][1]
+    assert "its -wal, which was emptied, cut or" in errors[0][1]
     assert ": lost. Put the same id again" in errors[0][1]
     assert "ERROR database file vanished" in bot.lines
     assert "ERROR acknowledged entries are missing" in said
     assert rows(path, "pragma integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("words", [(), ("blind",)], ids=["", "control: without the look puts go on behind the hole"])
+def test_a_wal_that_is_cut_in_the_middle_raises_before_another_row_is_acknowledged(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "bot.db"
+    with victim(path, *words) as bot:
+        assert bot.put(20) == []
+        before = set(bot.acknowledged)
+        os.truncate(f"{path}-wal", Path(f"{path}-wal").stat().st_size // 2)
+        errors = bot.put(3)
+        bot.kill()
+    with victim(path) as again:
+        said = again.tell("stats")["warnings"] + again.kill().splitlines()
+    assert rows(path, "pragma integrity_check") == [("ok",)]
+    if words:
+        assert errors == []
+        assert bot.acknowledged - before - ids(path)
+        return
+    assert [(kind, stored) for kind, _, _, stored in errors] == [
+        ("StoreVanished", True), ("StoreVanished", False), ("StoreVanished", False),
+    ]  # fmt: skip
+    assert "its -wal, which was emptied, cut or" in errors[0][1]
+    assert "ERROR database file vanished" in bot.lines
+    assert "ERROR acknowledged entries are missing" in said
+
+
+@pytest.mark.parametrize("limit", [None, 0, 20_000])
+def test_a_shell_that_makes_the_wal_shorter_is_no_cut(limit: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    with victim(path) as bot:
+        assert bot.put(20) == []
+        long = Path(f"{path}-wal").stat().st_size
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+            if limit is None:
+                shell.execute("pragma wal_checkpoint(truncate)")
+            else:
+                shell.execute(f"pragma journal_size_limit = {limit}")
+                shell.execute("pragma wal_checkpoint(restart)")
+            shell.execute("create table of_mine (n int)")
+        assert Path(f"{path}-wal").stat().st_size < long
+        assert bot.put(20) == []
+        bot.kill()
+    assert bot.acknowledged == ids(path)
 
 
 def test_a_link_to_the_moved_file_at_its_place_is_another_file(tmp_path: Path) -> None:
