@@ -14,7 +14,7 @@ from uuid import UUID
 
 from outbox.columns import Kind
 from outbox.encoding import encode_alike, encode_row, identifier
-from outbox.entry import Destination, Entry, IfExists, LaneSpec, Operation, OperationName, digest, insert_digests
+from outbox.entry import Destination, Entry, IfExists, LaneSpec, Operation, OperationName, digest, digests
 from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row, ordering_key
 
@@ -129,7 +129,8 @@ def written_alike(destination: Destination, rows: Sequence[object]) -> Alike | N
         return None
     columns, payloads = encoded
     intent = _plain_insert(destination, columns)
-    return Alike(intent, payloads, insert_digests(destination.name, payloads))
+    marks = digests(destination.name, Operation.INSERT, None, ((None, None, payload) for payload in payloads))
+    return Alike(intent, payloads, marks)
 
 
 def _fitting(destination: Destination, id: str | None) -> str | None:

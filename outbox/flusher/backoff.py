@@ -48,7 +48,7 @@ def remaining_s(next_try_at_ms: int, *, now_ms: int, cap_s: float) -> float:
     return min(max((next_try_at_ms - now_ms) / 1000, 0.0), cap_s)
 
 
-# A row that is sent takes half as much of the interpreter as one that is put (docs/performance.md, row 11): one for two
+# A row that is sent takes half as much of the interpreter as one that is put (docs/performance.md, row 7): one for two
 # leaves four fifths of their rate to the puts.
 PUTS_FOR_A_ROW = 2
 # On a full disk puts fail without a pause, and only what is sent makes room for them.

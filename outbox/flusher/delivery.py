@@ -19,7 +19,7 @@ from outbox.flusher.scopes import key_of, wider_than
 from outbox.flusher.settlement import Settlement
 from outbox.flusher.shared_requests import DIVISOR, MOST_LANES, columns_of, is_table
 from outbox.postgrest import batch as batching
-from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digest, without_parent
+from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digests, without_parent
 from outbox.postgrest.client import Transport, build
 from outbox.postgrest.verdicts import (
     Delivered,
@@ -68,8 +68,8 @@ class Delivery:
 
     async def _intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return the entries that are still what was put; a changed one is refused here, and kept."""
-        spec = self._lane.spec
-        changed = [entry for entry in batch if entry.digest != sent_digest(spec, entry)]
+        digests = sent_digests(self._lane.spec, batch)
+        changed = [entry for entry, digest in zip(batch, digests, strict=True) if entry.digest != digest]
         if not changed:
             return batch
         refusal = Refusal(None, "DIGEST", "the stored entry is not what was put; it was not sent")

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from json.encoder import encode_basestring_ascii
 from typing import Protocol, TypeVar
 
-from outbox.entry import LaneSpec, Operation, digest
+from outbox.entry import LaneSpec, Operation, digests
 from outbox.postgrest.stored import Sent, remote_id
 
 
@@ -29,10 +30,11 @@ E = TypeVar("E", bound=Ready)
 # ------------------------------------------------------------------------------------------ one entry
 
 
-def sent_digest(spec: LaneSpec, entry: Ready) -> str:
-    """Return the digest that `entry` must have if nobody has changed it since its put."""
+def sent_digests(spec: LaneSpec, entries: Iterable[Ready]) -> list[str]:
+    """Return the digest that each of `entries` must have if nobody has changed it since its put."""
     on_conflict = spec.on_conflict if spec.operation is Operation.UPSERT else None
-    return digest(spec.destination, spec.operation, entry.key, entry.payload, on_conflict, entry.match)
+    told = ((entry.key, entry.match, entry.payload) for entry in entries)
+    return digests(spec.destination, spec.operation, on_conflict, told)
 
 
 def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
@@ -40,7 +42,7 @@ def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
     payload = utf8_bytes(entry.payload) + len(",")
     if spec.operation is not Operation.INSERT:
         return payload
-    return payload + len(spec.on_conflict) + len(_quoted(entry.id)) + len('"":,')
+    return payload + len(spec.on_conflict) + len(encode_basestring_ascii(entry.id)) + len('"":,')
 
 
 def utf8_bytes(text: str) -> int:
@@ -53,13 +55,7 @@ def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:
     column = spec.on_conflict
     if f'"{column}"' in payload and column in json.loads(payload):  # reads the object only if it may be there
         return payload
-    return f'{{"{column}":{_quoted(entry_id)},{payload.lstrip()[1:]}'
-
-
-def _quoted(entry_id: str) -> str:
-    """Return an id as JSON; a UUID needs no look at each of its characters."""
-    plain = entry_id.isascii() and entry_id.isprintable() and '"' not in entry_id and "\\" not in entry_id
-    return f'"{entry_id}"' if plain else json.dumps(entry_id)
+    return f'{{"{column}":{encode_basestring_ascii(entry_id)},{payload.lstrip()[1:]}'
 
 
 def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:

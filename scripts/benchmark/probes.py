@@ -11,17 +11,19 @@ import json
 import logging
 import math
 import os
+import random
 import sqlite3
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
+from benchmark import costs
 from benchmark.peers import peer
 from benchmark.trades import trades
 
@@ -92,41 +94,52 @@ async def _opened(path: Path) -> AsyncIterator[Any]:
 
     async with Outbox.open(Settings(path=path, retention_days=100_000)) as outbox:
         yield outbox
-        writer: Any = outbox._store.writer
-        # --against may name a revision from before commits.py and before a lane had a spec.
+        store: Any = outbox._store
+        writer: Any = store.writer if hasattr(store, "writer") else store._writer
+        # --against may name a revision from before them.
         connection = writer.commits.connection if hasattr(writer, "commits") else writer._connection
         for pragma, wanted in (("journal_mode", "wal"), ("synchronous", 2)):
             rows = list(await connection.execute_fetchall(f"pragma {pragma}"))
             _require(pragma, rows[0][0], wanted)
 
 
-def put(folder: Path, *, rows: int, tasks: int, ticker: bool = False) -> Facts:
-    """`Outbox.put` by `tasks` tasks that do nothing else; with a ticker, how late one of 1 ms fires meanwhile."""
-    return asyncio.run(_put(folder / "outbox.db", rows, tasks, ticker))
+def put(folder: Path, *, rows: int, tasks: int, ticker: bool = False, busy: bool = False) -> Facts:
+    """`Outbox.put` by `tasks` tasks; with a ticker, how late one of 1 ms fires meanwhile.
+
+    busy: as bots do, they have other work between two puts, of random length, and come and go.
+    """
+    return asyncio.run(_put(folder / "outbox.db", rows, tasks, ticker, busy))
 
 
-async def _put(path: Path, rows: int, tasks: int, ticker: bool) -> Facts:
+async def _put(path: Path, rows: int, tasks: int, ticker: bool, busy: bool = False) -> Facts:
     latencies: list[float] = []
     late: list[float] = []
     ready = trades(rows)  # held: an exhausted iterator would free them all in the last beat, 60,000 of them for 14 ms
-    todo = iter(ready)
+    todo, dice = iter(ready), random.Random(1)
 
     async with _opened(path) as outbox:
         await outbox.put("trades", trades(1)[0])  # the lane's first entry makes the lane
 
         async def work() -> None:
-            for row in todo:
+            lives = dice.randrange(1, 40) if busy else rows  # puts of one task; another comes in its stead
+            for row in itertools.islice(todo, lives):
                 before = time.perf_counter()
                 await outbox.put("trades", row)
                 latencies.append(time.perf_counter() - before)
+                for _ in range(dice.randrange(4) if busy else 0):
+                    await asyncio.sleep(0)
+
+        async def workplace() -> None:
+            while length_hint(todo):
+                await asyncio.create_task(work())
 
         with _ticking(late if ticker else None):
-            started = time.perf_counter()
-            await asyncio.gather(*(work() for _ in range(tasks)))
-            wall_s = time.perf_counter() - started
+            started, cpu_s = time.perf_counter(), time.process_time()
+            await asyncio.gather(*(workplace() for _ in range(tasks)))
+            wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_s
         stats = await outbox.stats()
         _require("rows stored", stats.pending, rows + 1)
-    found = _speed(latencies, wall_s)
+    found = _speed(latencies, wall_s) | {"cpu_us": cpu_s / rows * 1e6}
     if ticker:
         found |= {"late_p99_ms": _quantile(late, 0.99) * 1e3, "late_max_ms": max(late) * 1e3, "ticks": len(late)}
     return found
@@ -351,16 +364,6 @@ async def _costs(
     return {f"{scenario}_{name}_ms": statistics.median(taken) * 1e3 for scenario, taken in costs.items()}
 
 
-# ------------------------------------------------------------------------------------------ imports
-
-
-def imports(folder: Path, *, modules: str) -> Facts:
-    """How long a fresh interpreter takes to import `modules`, in ms; the byte code is there already."""
-    code = f"import time; before = time.perf_counter()\nimport {modules}\nprint(time.perf_counter() - before)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ, capture_output=True, check=True)
-    return {"import_ms": float(done.stdout) * 1e3}
-
-
 def _remote(name: str) -> Callable[..., Facts]:
     """Return a probe of `benchmark.remote`, which imports what the others must not pay for."""
 
@@ -378,9 +381,9 @@ PROBES: dict[str, Callable[..., Facts]] = {
     "put": put,
     "fill": fill,
     "backlog": backlog,
-    "imports": imports,
     "written": written,
     "peer": peer,
+    **{name: getattr(costs, name) for name in ("many", "lone", "sent", "idle", "arrivals", "imports")},
     "drain": _remote("drain"),
     "far": _remote("far"),
     "visible": _remote("visible"),

@@ -67,10 +67,10 @@ class Row:
 
 PROBES: dict[str, Probe] = {
     "floor": Probe("floor", {"rows": 5_000}, {"rows": 2_000}),
-    "put 64": Probe("put", {"rows": 30_000, "tasks": 64}, {"rows": 10_000}),
+    "put 64": Probe("put", {"rows": 30_000, "tasks": 64, "busy": True}, {"rows": 10_000}),
     "put 1": Probe("put", {"rows": 3_000, "tasks": 1}, {"rows": 1_000}),
     "floor, slow sync": Probe("floor", {"rows": 300}, {"rows": 100}, slow_sync=True),
-    "put 64, slow sync": Probe("put", {"rows": 6_400, "tasks": 64}, {"rows": 3_200}, slow_sync=True),
+    "put 64, slow sync": Probe("put", {"rows": 6_400, "tasks": 64, "busy": True}, {"rows": 3_200}, slow_sync=True),
     "put 64, ticker": Probe("put", {"rows": 60_000, "tasks": 64, "ticker": True}, {"rows": 20_000}),
     "backlog": Probe(
         "backlog", {"scenarios": list(SCENARIOS), "puts": 500, "batches": 25}, {"batches": 10}, shared=True
@@ -88,6 +88,11 @@ PROBES: dict[str, Probe] = {
     "recover": Probe("recover", {"rows": 100_000, "outage_s": 20.0}, {"rows": 10_000, "outage_s": 5.0}),
     "poison": Probe("poison", {"rows": 10_000, "bad": [1, 5, 50]}, {"rows": 5_000}),
     **{f"peer {name}": Probe("peer", {"name": name, "rows": 2_000, "tasks": 64}, {"rows": 1_000}) for name in PEERS},
+    "many": Probe("many", {"rows": 1_024, "puts": 400}),
+    "lone": Probe("lone", {"puts": 100}, {"puts": 30}),
+    "sent": Probe("sent", {"rows": 5_000}, {"rows": 2_000}),
+    "idle": Probe("idle", {"seconds": 30.0}, {"seconds": 5.0}),
+    "arrivals": Probe("arrivals", {"rows": 10_000, "per_s": 1_000.0}, {"rows": 2_000, "per_s": 500.0}),
     "import outbox": Probe("imports", {"modules": "outbox"}, times=3),
     "import libraries": Probe("imports", {"modules": LIBRARIES}, times=3),
 }
@@ -225,6 +230,32 @@ def _poison(samples: Samples) -> Figure:
     return Figure(f"{text} (clean: {clean:.0f})", None, None, {"requests_0": clean, **extra})
 
 
+def _micros(probe: str, **told: str) -> Callable[[Samples], Figure]:
+    """Return how to report processor time: of each field (without `_us`) in its words, the median and the least."""
+
+    def judge(samples: Samples) -> Figure:
+        facts, texts = dict[str, float](), []
+        for name, words in told.items():
+            typical = middle(samples, probe, f"{name}_us")
+            least = min(each[f"{name}_least_us"] for each in samples[probe])
+            facts |= {f"{name}_us": typical, f"{name}_least_us": least}
+            texts.append(f"{words} {typical:.1f} µs (least {least:.1f})")
+        return Figure(", ".join(texts), None, None, facts)
+
+    return judge
+
+
+def _idle(samples: Samples) -> Figure:
+    wakes, percent = middle(samples, "idle", "wakes_per_s"), middle(samples, "idle", "cpu_percent")
+    facts = {"wakes_per_s": wakes, "cpu_percent": percent}
+    return Figure(f"{wakes:.1f} a second, {percent:.2f} % of a processor", wakes <= 2, None, facts)
+
+
+def _arrivals(samples: Samples) -> Figure:
+    facts = {name: middle(samples, "arrivals", name) for name in ("cpu_us", "p50_ms", "p99_ms")}
+    return Figure("{cpu_us:.0f} µs a row, p50 {p50_ms:.2f} ms, p99 {p99_ms:.2f} ms".format(**facts), None, None, facts)
+
+
 def _peers(samples: Samples) -> Figure:
     facts = {
         name: statistics.median(ratios(samples, f"peer {name}", "floor", "rows_per_s"))
@@ -263,5 +294,31 @@ ROWS: tuple[Row, ...] = (
     Row(13, "bytes to the disk for each put, 64 tasks", "report", "<= 3 x the payload", ("written",), _written),
     Row(14, "recovery of the remote end to an empty backlog", "report", "", ("recover",), _recover),
     Row(15, "extra requests to isolate refused rows", "report", "", ("poison",), _poison),
+    Row(
+        16,
+        "processor time a row: put_many, transaction()",
+        "report",
+        "",
+        ("many",),
+        _micros("many", many="put_many", transaction="transaction()", alone="json and executemany alone"),
+    ),
+    Row(
+        17,
+        "processor time: a put that is alone, stats()",
+        "report",
+        "",
+        ("lone",),
+        _micros("lone", put="put", stats="stats()"),
+    ),
+    Row(
+        18,
+        "processor time of a row sent, without HTTP",
+        "report",
+        "",
+        ("sent",),
+        _micros("sent", sent="all of it", sent_loop="on the loop"),
+    ),
+    Row(19, "a bot at rest wakes", "<= 2 a second", "", ("idle",), _idle),
+    Row(21, "put, arriving as a Poisson process", "report", "", ("arrivals",), _arrivals),
     Row(20, "put, 64 tasks, by others", "report", "", ("floor", *(f"peer {name}" for name in PEERS)), _peers),
 )

@@ -9,7 +9,7 @@ import pytest
 from outbox.admin.revision import Revised, Unrevised, differences, laid_out, revised
 from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
-from outbox.postgrest.batch import sent_digest
+from outbox.postgrest.batch import sent_digests
 from outbox.prepare import written
 from outbox.store.rows import Outgoing
 
@@ -34,7 +34,7 @@ def is_what_would_be_sent(entry: Unrevised, new: Revised) -> bool:
     assert new.spec is not None
     assert new.digest is not None
     outgoing = Outgoing(1, entry.id, new.key, new.payload, entry.match, new.digest, 0)
-    return sent_digest(new.spec, outgoing) == new.digest
+    return sent_digests(new.spec, [outgoing]) == [new.digest]
 
 
 @pytest.mark.parametrize(

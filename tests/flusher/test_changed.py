@@ -36,7 +36,7 @@ async def test_a_changed_payload_is_caught_by_its_digest_and_not_sent(tmp_path: 
 async def test_without_the_digest_the_changed_payload_would_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "sent_digest", lambda _, entry: entry.digest)
+    monkeypatch.setattr(delivery, "sent_digests", lambda _, entries: [entry.digest for entry in entries])
     remote, dead = await delivered(tmp_path / "bot.db")
     assert sorted(row["n"] for row in remote.rows("trades")) == [1, 3, 9]
     assert dead == 0
