@@ -150,7 +150,7 @@ def as_json(status: Status) -> dict[str, Any]:
         else _fields(told.line, "at_ms", "event")
         | {"destination": told.destination, "id": told.id}
         | _fields(told.line, "status", "code", "message"),
-        "writer": status.holder._asdict(),
+        "writer": _fields(status.holder, "pid", "since", "running"),
         "flusher": None if status.flushing is None else _flusher_json(status.flushing),
         "tasks": dict(status.tasks),
         "sqlite": {
