@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Coroutine, Generator
+import sys
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, ParamSpec, TypeVar
+
+import pytest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,6 +29,22 @@ def run_async(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         return asyncio.run(bounded())
 
     return run
+
+
+@contextlib.contextmanager
+def in_zone(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the machine stand in the time zone `name`; on Windows, which has no such switch, where it stands."""
+    if sys.platform == "win32":
+        yield
+        return
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", name)
+        time.tzset()
+        try:
+            yield
+        finally:
+            patch.undo()
+            time.tzset()
 
 
 class CancelledAt:

@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from outbox.entry import Destination
 from outbox.ordering import ordering_key
 from outbox.prepare import written
+from tests.support import in_zone
 
 POSITIONS = Destination("positions", on_conflict=("venue", "ticket"))
 
@@ -32,10 +33,23 @@ POSITIONS = Destination("positions", on_conflict=("venue", "ticket"))
         pytest.param({"b": 1, "a": 2}, '{"a":2,"b":1}', id="a mapping, sorted"),
         pytest.param(UUID(int=1), str(UUID(int=1)), id="a UUID"),
         pytest.param("1E9999", "1E+9999", id="a number that nobody writes out"),
+        pytest.param("1e99", "1" + "0" * 99, id="a number of a hundred digits"),
+        pytest.param("1e100", "1E+100", id="one of a digit more"),
+        pytest.param(1234567, "1234567", id="a whole number keeps its digits"),
+        pytest.param(0.1234567, "0.123457", id="a fraction keeps six"),
+        pytest.param(100, "100", id="noughts at the end"),
+        pytest.param(2.5, "2.5", id="a half"),
+        pytest.param(["é", "b"], '["b","é"]', id="letters of any script"),
+        pytest.param("2026-01-01 00:00:00.999999+00", "2026-01-01T00:00:00.999999Z", id="the last microsecond"),
     ],
 )
 def test_a_key_is_a_text(key: object, expected: str | None) -> None:
     assert ordering_key(key) == expected
+
+
+def test_a_time_without_a_zone_is_utc_wherever_the_bot_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_zone("Pacific/Kiritimati", monkeypatch):
+        assert ordering_key("2026-01-01T10:20:30") == "2026-01-01T10:20:30Z"
 
 
 SAME: list[list[object]] = [

@@ -265,7 +265,7 @@ async def test_an_edited_insert_that_an_earlier_try_has_stored_is_found_out(tmp_
     remote = ScriptedTransport(otherwise=server)
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), transport=remote) as outbox:
         receipt = await outbox.put("fills", {"n": 1})
-        await outbox.drain(timeout=0.2)
+        await outbox.drain(timeout=3)  # all of it: nobody answers
         assert stored
         assert await edit(outbox, receipt.id, {"n": 2}) is Outcome.REQUEUED
         answers = True

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from outbox.flusher.backoff import delay_s, remaining_s, retry_after_s
+from tests.support import in_zone
 
 NOW_MS = 1_767_225_600_000
 ALMOST_ONE = 1 - 2**-53
@@ -70,6 +71,12 @@ def date(offset_s: int) -> str:
 )
 def test_retry_after_is_read_and_capped(header: str | None, expected: float | None) -> None:
     assert retry_after_s(header, now_ms=NOW_MS, cap_s=300) == expected
+
+
+def test_a_date_means_the_same_wherever_the_bot_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with in_zone("Pacific/Kiritimati", monkeypatch):
+        for text in ("Thu, 01 Jan 2026 00:00:30 -0000", "Thu, 01 Jan 2026 01:00:30 +0100"):
+            assert retry_after_s(text, now_ms=NOW_MS, cap_s=300) == 30.0
 
 
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"\w{3}, \d+ Jan \d+ \d+:\d+:\d+ [-+]?\d+", fullmatch=True)))

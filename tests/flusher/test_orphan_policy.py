@@ -26,6 +26,10 @@ def test_an_orphan_is_given_up(change: dict[str, int | bool | None], gone: bool)
     assert gives_up(**{**ENOUGH, **change}, limit=10, after_s=86_400.0) is gone  # type: ignore[arg-type]
 
 
+def test_who_is_refused_for_the_first_time_has_not_waited_at_all() -> None:
+    assert not gives_up(10, since_ms=None, now_ms=DAY_MS, earlier_pending=False, limit=10, after_s=0.5)
+
+
 @pytest.mark.parametrize(
     ("behind", "bringer", "waited_s", "passes"),
     [

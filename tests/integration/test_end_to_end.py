@@ -152,7 +152,7 @@ async def test_a_publishable_key_pauses_everything_and_loses_nothing(
 ) -> None:
     async with opened(tmp_path, clean_remote, supabase_key=clean_remote.publishable_key) as outbox:
         await outbox.put("trades", trade(1))
-        report = await outbox.drain(timeout=1)
+        report = await outbox.drain(timeout=5)  # all of it, as nothing can be sent: the answer has to come in it
         stats = await outbox.stats()
 
         assert (report.pending, report.dead) == (1, 0)
@@ -174,7 +174,7 @@ async def test_a_missing_table_holds_back_its_own_rows_only(
         await outbox.put("no_such_table", {"a": 1})
         await outbox.put("trades", trade(1) | {"misspelt": 1})
         await outbox.put("trades", trade(2))
-        report = await outbox.drain(timeout=2)
+        report = await outbox.drain(timeout=6)
         pauses = {(pause.scope, pause.code) for pause in (await outbox.stats()).pauses}
 
     assert (report.pending, report.dead) == (2, 0)
@@ -222,7 +222,7 @@ async def test_the_status_and_the_history_explain_the_fate_of_every_row(
             await outbox.put("no_such_table", {"a": 1})
             await outbox.put("trades", trade(2) | {"misspelt": 1})
             good = await outbox.put("trades", trade(3))
-            await outbox.drain(timeout=2)
+            await outbox.drain(timeout=6)
 
             rows = await outbox._store.read("select id, state, waits, error_code from outbox order by seq")
             fates = {row[0]: tuple(row[1:]) for row in rows}

@@ -129,7 +129,7 @@ async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_d
         assert len(await outbox.fetch("trades?select=id")) == 1
 
         await outbox.put("orders", {"order_id": "o"}, operation="upsert", on_conflict=("order_id",))
-        refused = await outbox.drain(timeout=1)
+        refused = await outbox.drain(timeout=5)
         (pause,) = (await outbox.stats()).pauses
         assert (refused.pending, pause.reason, pause.code) == (1, "forbidden", "42501")
     assert own_sql.execute("select status from sessions").fetchall() == [("STOPPED",)]

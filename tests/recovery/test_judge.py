@@ -36,6 +36,8 @@ def test_only_what_is_known_to_be_the_outboxs_own_is_ever_moved(
         pytest.param(False, 5, True, 5, Wal.FITS, id="the very one"),
         pytest.param(False, 5, True, 900, Wal.FITS, id="begun anew some times since"),
         pytest.param(False, 2**32 - 1, True, 3, Wal.FITS, id="the salt wraps around"),
+        pytest.param(False, 5, True, 5 + 2**20 - 1, Wal.FITS, id="begun anew as often as a bot can"),
+        pytest.param(False, 5, True, 5 + 2**20, Wal.STRANGE, id="once more than that"),
         pytest.param(False, 5, True, 4, Wal.STRANGE, id="an older one"),
         pytest.param(True, 5, True, 2**31, Wal.STRANGE, id="another database's"),
     ],

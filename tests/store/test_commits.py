@@ -339,7 +339,7 @@ async def test_closing_commits_what_stands_in_line(tmp_path: Path) -> None:
 @run_async
 async def test_a_file_that_stays_locked_is_said_to_be_and_the_loop_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
-    async with opened(path, busy_timeout_s=0.3) as store:
+    async with opened(path, busy_timeout_s=1.0) as store:
         with shell(path) as other:
             other.execute("begin immediate")
             waiting = asyncio.gather(*(store.put(*entry()) for _ in range(3)), return_exceptions=True)
