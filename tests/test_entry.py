@@ -1,4 +1,4 @@
-"""The idempotency key is a UUIDv7 as RFC 9562 has it."""
+"""The idempotency key is a UUIDv7 as RFC 9562 has it; a digest, and what an entry is told as, are what they were."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from outbox.entry import mint_id
+from outbox.entry import Destination, LaneSpec, Operation, digest, digests, mint_id, mint_ids
 
 NOW_MS = 1_767_350_400_123
+# No two neighbouring digits are the same, so that none can stand in another's place.
+DICE = bytes.fromhex("0123456789abcdef2e4d"), bytes.fromhex("fedcba98765432109a7e")
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,44 @@ def test_74_of_the_80_bits_of_the_dice_decide() -> None:
     ids = {mint_id(NOW_MS, (1 << bit).to_bytes(10, "big")) for bit in range(80)}
 
     assert len(ids - {mint_id(NOW_MS, bytes(10))}) == 74
+
+
+def test_each_digit_of_an_id_has_its_place() -> None:
+    one, other = (mint_id(NOW_MS, dice) for dice in DICE)
+
+    assert one == "019b7e4a-f47b-7012-9345-6789abcdef2e"
+    assert other == "019b7e4a-f47b-7fed-acba-98765432109a"
+    assert mint_ids(NOW_MS, b"".join(DICE)) == [one, other]
+    # What no longer fits into 48 bits, in the year 10889, is left away.
+    assert mint_id(2**48 + NOW_MS, DICE[0]) == one
+    assert mint_ids(2**48 + NOW_MS, DICE[0]) == [one]
+
+
+def test_a_digest_is_for_ever_what_it_was() -> None:
+    """Files hold it: another one would accuse every entry of having been changed."""
+    insert = digest("trades", "insert", None, '{"n":1}', None, None)
+    update = digest("sessions", "update", "s1", '{"n":1}', None, '{"session_id":"s1"}')
+
+    assert insert == "a8b639ee379948c227e5d68d437fcbcd"
+    assert update == "5a94126d834461c33df7fdbf02f07c0f"
+    assert digests("trades", "insert", None, [(None, None, '{"n":1}')]) == [insert]
+    assert digests("sessions", "update", None, [("s1", '{"session_id":"s1"}', '{"n":1}')]) == [update]
+    upsert = digest("sessions", "upsert", "s1", '{"n":1}', "session_id", None)
+    assert digests("sessions", "upsert", "session_id", [("s1", None, '{"n":1}')]) == [upsert]
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (Operation.INSERT, "trades: insert of a,b"),
+        (Operation.UPDATE, "trades: update of a,b"),
+        (Operation.UPSERT, "trades: upsert on (x, y) of a,b"),
+    ],
+)
+def test_a_lane_is_told_in_words(operation: Operation, words: str) -> None:
+    assert LaneSpec("trades", operation, "x,y", "a,b", ordered=True).words() == words
+
+
+def test_rows_are_told_apart_by_what_decides_an_upsert_else_by_their_key() -> None:
+    assert Destination("orders", key="order_id").unique == ("order_id",)
+    assert Destination("orders", key="order_id", on_conflict=("venue", "ticket")).unique == ("venue", "ticket")
