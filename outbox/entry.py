@@ -101,7 +101,7 @@ class LaneSpec(NamedTuple):
     def words(self) -> str:
         """Return what travels in such a request, for people: a lane's number means nothing to them."""
         deciding = f" on ({self.on_conflict.replace(',', ', ')})" if self.operation is Operation.UPSERT else ""
-        return f"{self.destination}: {self.operation}{deciding} of {self.columns}"
+        return f"{self.destination}: {self.operation}{deciding} of {self.columns.replace(',', ', ')}"
 
 
 class Entry(NamedTuple):

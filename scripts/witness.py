@@ -112,6 +112,11 @@ class Witness:
         process.wait()
         reader.join()
 
+    def end(self) -> None:
+        """Kill it if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
     def ended(self) -> bool:
         """Whether the process has ended by itself. Raises RuntimeError: it failed."""
         process, reader = self._started()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -27,8 +29,26 @@ def test_two_kills_and_an_outage_lose_nothing_and_double_nothing() -> None:
     ]
     found = {name: [int(number) for number in numbers] for name, *numbers in rows}
     assert set(found) == {"sessions", "events", "trades"}
-    assert all(numbers[2:] == [0, 0] for numbers in found.values())
-    assert found["events"][1] == 5000
+    assert all(numbers[3:] == [0, 0] for numbers in found.values())
+    assert found["events"][2] == 5000
+    assert all(numbers[0] + numbers[1] == numbers[2] for numbers in found.values())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process")
+def test_ctrl_c_ends_it_with_its_bot_and_its_remote_end() -> None:
+    with subprocess.Popen(
+        [sys.executable, str(DEMO)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if "kill -9" in line:
+                break
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
+        rest, complaints = process.stdout.read(), process.stderr.read()
+
+    assert (process.returncode, "stopped" in rest, "Traceback" in complaints) == (130, True, False), complaints
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def load() -> ModuleType:

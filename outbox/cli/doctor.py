@@ -80,7 +80,8 @@ def doctor(
     --json prints these fields:
       path, health, exit_code    health: ok, warning, fault or unreadable
       findings                [{check, severity, says, fix}]; severity: as
-                              health; fix: a command, a sentence, or null
+                              health, or skipped: nobody could look; fix: a
+                              command, a sentence, or null
     """
     settings, error = _settings(path)
     where = path if settings is None else settings.path
@@ -160,7 +161,7 @@ async def _time_limit(role: str) -> list[Finding]:
     try:
         return [time_limit(role, await in_thread(remote_schema.statement_timeout, dsn, role))]
     except SchemaError as error:
-        return [Finding("statement_timeout", Severity.OK, f"not looked at: {error}")]
+        return [findings.skipped("statement_timeout", str(error))]
 
 
 def _targets(local: Local, only: Sequence[str]) -> list[Target]:
@@ -261,7 +262,7 @@ def as_json(path: Path | None, findings: Sequence[Finding]) -> dict[str, Any]:
         "findings": [
             {
                 "check": finding.check,
-                "severity": finding.severity.words,
+                "severity": finding.word,
                 "says": formatting.quoted(finding.says),
                 "fix": None if finding.fix is None else formatting.typed(finding.fix),
             }
@@ -289,7 +290,7 @@ def show(path: Path | None, findings: Sequence[Finding], console: Console) -> No
         grid.add_column(width=_WORD)
         grid.add_column(width=width)
         grid.add_column(overflow="fold")
-        severity = Text(finding.severity.words, style=_COLOURS[finding.severity])
+        severity = Text(finding.word, style="dim" if finding.skipped else _COLOURS[finding.severity])
         grid.add_row(severity, finding.check, formatting.quoted(finding.says))
         console.print(grid)
         if finding.fix:

@@ -295,10 +295,13 @@ def _show_sessions(where: Path, console: Console) -> None:
 
 def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Console) -> None:
     now_ms, rows = SystemClock().now_ms(), [row for row, _ in found]
+    ages = [f"{formatting.age((now_ms - row.created_at_ms) / 1000)} ago" for row in rows]
     width = max((len(row.id) for row in rows), default=0)
-    for row, told in found:
-        age = formatting.age((now_ms - row.created_at_ms) / 1000)
-        line = f"{formatting.quoted(row.id):<{width}}  {row.state:<9}  {row.destination}  {age} ago"
+    needed = max((len(f"{row.destination}  {age}") for row, age in zip(rows, ages, strict=True)), default=0)
+    if width + 2 + 9 + 2 + needed > console.width:  # one long id must not push all the others over the edge
+        width = 0
+    for (row, told), age in zip(found, ages, strict=True):
+        line = f"{formatting.quoted(row.id):<{width}}  {row.state:<9}  {row.destination}  {age}"
         console.print(line, no_wrap=len(line) <= console.width, soft_wrap=not console.is_terminal)
         for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
             if words:
@@ -333,7 +336,11 @@ def _show_story(story: Story, console: Console) -> None:
         console.print(Padding(f"{formatting.moment(each.at_ms)[:19]}  {_told(each)}", (0, 0, 0, 2)))
     console.print(Text("what next", style="bold"))
     for sentence in advice(story):
-        console.print(f"  {formatting.quoted(sentence)}", soft_wrap=True)
+        words = formatting.quoted(sentence)
+        if "outbox " in words:  # it is there to be copied
+            console.print(f"  {words}", soft_wrap=True)
+        else:
+            console.print(Padding(words, (0, 0, 0, 2)))
 
 
 def _facts(story: Story) -> list[tuple[str, str]]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +31,7 @@ from outbox.store.rows import StoredPause
 from outbox.store.sidecar import Flushing, Written
 from outbox.threads import in_thread
 
+_WIDEST = 1000
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
 
@@ -225,7 +228,7 @@ def rendered(status: Status, rates: Rates | None) -> RenderableType:
 def _figures(status: Status, rates: Rates | None) -> RenderableType:
     parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
     if status.file.destinations:
-        parts.append(_table(status))
+        parts.append(_Counts(status))
     return Group(*parts)
 
 
@@ -345,19 +348,38 @@ def _flusher(flushing: Flushing, status: Status) -> str:
     return f"{words}\nlast error {ago(flushing.error_ms)}: {formatting.quoted(flushing.error)}"
 
 
-def _table(status: Status) -> RenderableType:
-    # Entries that somebody deleted before they were settled: shown when there are any, for they are a loss.
-    states = [state for state in _STATES if state != "removed" or status.file.total(state)]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("destination", overflow="fold", max_width=24)
-    for state in states:
-        table.add_column(state, justify="right")
-    for name, counts in sorted(status.file.destinations.items()):
-        style = "red" if counts.get("dead") else ""
-        table.add_row(name, *(f"{counts.get(state, 0):,}" for state in states), style=style)
-    if len(status.file.destinations) > 1:
-        table.add_row("all", *(f"{status.file.total(state):,}" for state in states), style="bold")
-    return Group(Text(), table)
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """The entries of each destination: a table, or a line of what there is where that does not fit."""
+
+    status: Status
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text()
+        table = self._table()
+        if Measurement.get(console, options.update(max_width=_WIDEST), table).maximum <= options.max_width:
+            yield table
+            return
+        for name, counts in sorted(self.status.file.destinations.items()):
+            yield Text(name, style="red" if counts.get("dead") else "")
+            yield Padding(
+                ", ".join(f"{counts[state]:,} {state}" for state in _STATES if counts.get(state)), (0, 0, 0, 2)
+            )
+
+    def _table(self) -> Table:
+        file = self.status.file
+        # Entries that somebody deleted before they were settled: shown when there are any, for they are a loss.
+        states = [state for state in _STATES if state != "removed" or file.total(state)]
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("destination", overflow="fold", max_width=24)
+        for state in states:
+            table.add_column(state, justify="right")
+        for name, counts in sorted(file.destinations.items()):
+            style = "red" if counts.get("dead") else ""
+            table.add_row(name, *(f"{counts.get(state, 0):,}" for state in states), style=style)
+        if len(file.destinations) > 1:
+            table.add_row("all", *(f"{file.total(state):,}" for state in states), style="bold")
+        return table
 
 
 def _pause(pause: StoredPause, status: Status) -> str:

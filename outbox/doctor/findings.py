@@ -27,12 +27,26 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """check: what was looked at. says: what was found, a sentence. fix: the command that mends it, or what to do."""
+    """check: what was looked at. says: what was found, a sentence. fix: the command that mends it, or what to do.
+
+    skipped: nobody could look, so that it says nothing of how things are.
+    """
 
     check: str
     severity: Severity
     says: str
     fix: str | None = None
+    skipped: bool = False
+
+    @property
+    def word(self) -> str:
+        """How bad it is, in one word."""
+        return "skipped" if self.skipped else self.severity.words
+
+
+def skipped(check: str, why: str) -> Finding:
+    """Return the finding for what nobody could look at."""
+    return Finding(check, Severity.OK, f"not looked at: {why}", skipped=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,7 @@ def permissions(path: Path, modes: Mapping[Path, int] | None, *, writable: bool)
             "permissions", _WARNING, "this user may not write to the file or its folder; the bot's user must"
         )
     if modes is None:
-        return Finding("permissions", _OK, "not looked at: this system keeps them in access lists")
+        return skipped("permissions", "this system keeps them in access lists")
     open_ones = [each for each, mode in modes.items() if mode & 0o077]
     if open_ones:
         names = ", ".join(each.name for each in open_ones)

@@ -25,7 +25,7 @@ from outbox.doctor.complaints import (
     mend,
     said,
 )  # fmt: skip
-from outbox.doctor.findings import Finding, Severity
+from outbox.doctor.findings import Finding, Severity, skipped
 from outbox.entry import Destination, LaneSpec, Operation
 from outbox.postgrest.project import KeyFacts, KeyKind
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
@@ -270,7 +270,7 @@ def _grants(facts: TableFacts) -> Finding:
     return Finding(f"{target.name}: grants", _OK, f"it may be read{inserted}{updated}")
 
 
-_NOT_ASKED = "for an insert of no rows the server did not ask its database, so that was not looked at"
+_NOT_ASKED = "for an insert of no rows the server did not ask its database"
 
 
 def _in_vain(outcome: Outcome) -> bool:
@@ -285,11 +285,11 @@ def _index(target: Target, columns: str, outcome: Outcome) -> Finding:
             says = f"none on ({', '.join(names)}), which decides what is a duplicate"
             return Finding(check, _FAULT, says, mend(Complaint.INDEX, target.name, names))
         case Complaint.NOTHING if _in_vain(outcome):
-            return Finding(check, _OK, _NOT_ASKED)
+            return skipped(check, _NOT_ASKED)
         case Complaint.NOTHING:
             return Finding(check, _OK, f"there is one on ({', '.join(names)})")
         case Complaint.GRANT:
-            return Finding(check, _OK, "not looked at: the grants come first")
+            return skipped(check, "the grants come first")
         case _:
             return _refused(target, "unique index", outcome)
 

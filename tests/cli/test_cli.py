@@ -469,7 +469,7 @@ def test_a_paused_lane_is_shown_by_what_it_sends_and_not_by_its_number(bot_db: P
         ((lane,),) = connection.execute("select lane from outbox_lanes where destination = 'trades'").fetchall()
     pause(bot_db, "lane", str(lane), message="column pnll does not exist")
 
-    assert status(bot_db)[1]["pauses"][0]["subject"] == "trades: insert of id,pnl,symbol"
+    assert status(bot_db)[1]["pauses"][0]["subject"] == "trades: insert of id, pnl, symbol"
 
 
 def test_a_servers_words_cannot_steer_the_terminal(bot_db: Path) -> None:
@@ -743,6 +743,7 @@ def test_the_file_may_be_named_alone_as_an_argument_or_with_p(bot_db: Path) -> N
         else:
             assert result.exit_code == 2 and (f'"pending": {told}' in result.stdout or "Pending  4" in result.stdout)
     assert "No such command" in call("statuss").stderr
+    assert re.fullmatch(r"outbox \S+, SQLite \S+, Python \S+\n", call("--version").stdout)
 
 
 def test_errors_speak_of_flags(bot_db: Path) -> None:

@@ -51,8 +51,8 @@ async def ended(bench: Bench, drain: asyncio.Task[DrainReport]) -> DrainReport:
         pytest.param(Reply(540, {}, b""), "everything is paused (suspended): 540", id="a paused project"),
         pytest.param(Reply(404, {}, b"<html>"), "everything is paused (misconfigured): 404", id="a wrong URL"),
         pytest.param(NO_TABLE, "events is paused (schema): 404 PGRST205 Could not find the table", id="no table"),
-        pytest.param(GRANT, "events: insert of id,n is paused (forbidden): 403 42501 ", id="a missing GRANT"),
-        pytest.param(NO_COLUMN, "events: insert of id,n is paused (schema): 400 PGRST204", id="no column"),
+        pytest.param(GRANT, "events: insert of id, n is paused (forbidden): 403 42501 ", id="a missing GRANT"),
+        pytest.param(NO_COLUMN, "events: insert of id, n is paused (schema): 400 PGRST204", id="no column"),
     ],
 )
 @pytest.mark.parametrize("joins", [pytest.param(True, id="with a flusher"), pytest.param(False, id="alone")])

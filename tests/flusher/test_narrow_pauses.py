@@ -224,7 +224,7 @@ async def test_what_only_the_merge_lacks_holds_back_no_insert_of_the_table_and_i
         await bench.live(1)
         assert arrived(bench, "orders") == 100
         report = await bench.outbox.drain()
-        assert (report.held_by or "").startswith("orders: upsert on (a, b) of a,b is paused")
+        assert (report.held_by or "").startswith("orders: upsert on (a, b) of a, b is paused")
 
 
 @dataclass

@@ -77,7 +77,7 @@ async def test_a_drain_says_what_holds_it(tmp_path: Path) -> None:
         await bench.put_many(40)
         report = await bench.outbox.drain()
         assert (report.dead, report.pending) == (10, 30)
-        assert (report.held_by or "").startswith("events: insert of id,n is paused (refused): 400 23502 null value in")
+        assert (report.held_by or "").startswith("events: insert of id, n is paused (refused): 400 23502 null value in")
 
 
 @run_async
