@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,9 @@ def test_ctrl_c_ends_it_with_its_bot_and_its_remote_end() -> None:
 
     assert (process.returncode, "stopped" in rest, "Traceback" in complaints) == (130, True, False), complaints
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+        while True:  # what has ended goes with its last parent; the test's own time limit bounds it
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
 
 
 def load() -> ModuleType:

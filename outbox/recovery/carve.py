@@ -54,6 +54,7 @@ class _Place(NamedTuple):
 class CarvedFile:
     """The pages of a damaged file. Synchronous: run it in a thread. An error of the disk is damage, too.
 
+    damaged: whether a page of the table is damaged, be it that queries pass over it without an error.
     Raises UnsafePath: it is no plain file.
     """
 
@@ -65,6 +66,7 @@ class CarvedFile:
         self._size = pages.page_bytes(_read(self._main, 0, _SAMPLE_BYTES), _read(self._wal, 0, _SAMPLE_BYTES))
         self._copies = self._all_copies()
         self._newest = lru_cache(_KEPT_PAGES)(self._newest_of)
+        self.damaged = False
         self._places: dict[int, _Place] = {}
         self._settled: set[int] = set()
         self._maybe_settled: dict[int, tuple[int, _Copy]] = {}
@@ -146,6 +148,7 @@ class CarvedFile:
             for copy in self._copies[number]:
                 page = self._bytes(copy)
                 cells, sound = pages.cells(page)
+                self.damaged = self.damaged or (bool(cells) and not sound and pages.is_leaf(page))
                 sound = sound and copy.sound and copy.settled
                 for cell in cells:
                     self._take(number, page, cell, _Place(copy, cell.start, certain and sound))

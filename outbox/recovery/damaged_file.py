@@ -130,7 +130,7 @@ class DamagedFile:
             seen.update(entry.row["seq"] for entry in page)
             yield page
         # Without damage, what looks like an old copy of an entry is one.
-        carved = self._carved.rows(seen, doubtful=bool(unreadable) or not self._last)
+        carved = self._carved.rows(seen, doubtful=self._carved.damaged or bool(unreadable) or not self._last)
         known_last = max(self._last, *seqs[-1:], 0)
         unreadable[:] = without([*unreadable, (self._last + 1, known_last)], seqs)
         while page := [self._found_entry(row, carved=True, doubt=doubt) for row, doubt in islice(carved, _PAGE)]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from outbox.entry import Operation, State, digest
@@ -39,14 +39,30 @@ Page = Callable[[int], bytes]  # a page by its number; empty: there is none
 
 
 class Cell(NamedTuple):
-    """One row of the table, as far as its own page tells. body: where its values begin; kinds: their types."""
+    """One row of the table, as far as its own page tells. start: of it; record: its content, in all its parts."""
 
     seq: int
     state: str
-    kinds: tuple[int, ...]
+    start: int
+    record: _Record
+
+
+class _Record(NamedTuple):
+    """A row's content. start, body: where it and its first value begin; size: with what overflows; kinds: of values."""
+
+    rowid: int
     start: int
     body: int
     size: int
+    kinds: tuple[int, ...]
+
+    def local(self, usable: int) -> int:
+        """Return how much of it stands on its own page, of which `usable` bytes are (section 1.6 of the format)."""
+        if self.size <= usable - 35:
+            return self.size
+        least = (usable - 12) * 32 // 255 - 23
+        local = least + (self.size - least) % (usable - 4)
+        return local if local <= usable - 35 else least
 
 
 class Frame(NamedTuple):
@@ -168,45 +184,64 @@ def pointers(page: bytes, start: int = 0) -> list[int] | None:
 def cells(page: bytes) -> tuple[list[Cell], bool]:
     """Return the table's rows on a page, and whether the page is sound; if not, rows whose pointers are lost, too."""
     places = pointers(page)
-    if places is not None and page[0] != _LEAF:
+    if places is not None and page[0] != _LEAF and not _LANDMARK.search(page):
         return [], True
-    found, sound = {}, places is not None
-    for place in places or ():
-        sound = sound and _parts(page, place) is not None
-        if (cell := cell_at(page, place)) is not None:
-            found[place] = cell
-    if not sound:
-        for landmark in _LANDMARK.finditer(page):
-            for place in range(landmark.start() - 1, max(0, landmark.start() - _REACH), -1):
-                cell = cell_at(page, place)
-                if cell is not None and cell.body + sum(map(_width, cell.kinds[:3])) == landmark.start():
-                    found[place] = cell
-                    break
+    here = {place: _record(page, place) for place in places or ()}
+    sound = places is not None and page[0] == _LEAF and _is_whole(page, here)
+    found = {place: cell for place, record in here.items() if (cell := _cell(page, place, record)) is not None}
+    for landmark in () if sound else _LANDMARK.finditer(page):
+        for place in range(landmark.start() - 1, max(0, landmark.start() - _REACH), -1):
+            cell = cell_at(page, place)
+            if cell is not None and cell.record.body + sum(map(_width, cell.record.kinds[:3])) == landmark.start():
+                found[place] = cell
+                break
     return list(found.values()), sound
+
+
+def is_leaf(page: bytes) -> bool:
+    """Return whether rows of a table stand on a page, or stood before it was damaged."""
+    return page[:1] == bytes([_LEAF])
 
 
 def cell_at(page: bytes, place: int) -> Cell | None:
     """Return the table's row whose cell begins at `place`; None: none does."""
-    parts = _parts(page, place)
-    if parts is None:
-        return None
-    size, rowid, kinds, body = parts
-    if not _FIRST_LAYOUT <= len(kinds) <= len(LAYOUT) + 8 or kinds[0] != 0 or not 0 < rowid < 1 << 62:
-        return None
-    state_at = body + sum(map(_width, kinds[:4]))
-    state = page[state_at : state_at + _width(kinds[4])].decode("ascii", "replace")
-    return Cell(rowid, state, kinds, place, body, size) if state in _STATES else None
+    return _cell(page, place, _record(page, place))
 
 
-def _parts(page: bytes, place: int) -> tuple[int, int, tuple[int, ...], int] | None:
-    """Return a leaf cell's size and rowid, its values' types, and where the first value begins; None: it is none."""
+def _is_whole(page: bytes, records: Mapping[int, _Record | None]) -> bool:
+    """Return whether cells, free blocks and fragments fill a leaf page, so that no pointer is missing."""
+    at, _, content = struct.unpack(">HHH", page[1:7])
+    used = page[7]
+    for place, record in records.items():
+        if record is None:
+            return False
+        local = record.local(len(page))
+        used += max(4, record.start - place + local + (4 if local < record.size else 0))
+    while 0 < at <= len(page) - 4 and used <= len(page):
+        after, size = struct.unpack(">HH", page[at : at + 4])
+        used, at = used + max(4, size), after
+    return bool(used == len(page) - (content or 1 << 16))
+
+
+def _cell(page: bytes, place: int, record: _Record | None) -> Cell | None:
+    if record is None or not _FIRST_LAYOUT <= len(record.kinds) <= len(LAYOUT) + 8:
+        return None
+    if record.kinds[0] != 0 or not 0 < record.rowid < 1 << 62:
+        return None
+    state_at = record.body + sum(map(_width, record.kinds[:4]))
+    state = page[state_at : state_at + _width(record.kinds[4])].decode("ascii", "replace")
+    return Cell(record.rowid, state, place, record) if state in _STATES else None
+
+
+def _record(page: bytes, place: int) -> _Record | None:
+    """Return what a leaf cell at `place` says of its content; None: none is there."""
     try:
         size, at = _varint(page, place)
-        rowid, header = _varint(page, at)
-        length, at = _varint(page, header)
-        if not 0 < length <= size or header + length > len(page):
+        rowid, start = _varint(page, at)
+        length, at = _varint(page, start)
+        if not 0 < length <= size or start + length > len(page):
             return None
-        kinds, body = [], header + length
+        kinds, body = [], start + length
         while at < body:
             kind, at = _varint(page, at)
             kinds.append(kind)
@@ -214,7 +249,7 @@ def _parts(page: bytes, place: int) -> tuple[int, int, tuple[int, ...], int] | N
         return None
     if at != body or 10 in kinds or 11 in kinds or length + sum(map(_width, kinds)) != size:
         return None
-    return size, rowid, tuple(kinds), body
+    return _Record(rowid, start, body, size, tuple(kinds))
 
 
 def _varint(page: bytes, at: int) -> tuple[int, int]:
@@ -237,9 +272,9 @@ def _width(kind: int) -> int:
 
 def row_of(cell: Cell, page: bytes, other: Page) -> dict[str, Any] | None:
     """Return the row of a cell, by its columns, if it is what was put; other: pages that it overflows to."""
-    content = _content(cell, page, other)
+    content = _content(cell.record, page, other)
     values, at = [], 0
-    for kind in cell.kinds[: len(LAYOUT)]:
+    for kind in cell.record.kinds[: len(LAYOUT)]:
         raw, at = content[at : at + _width(kind)], at + _width(kind)
         try:
             values.append(_value(kind, raw))
@@ -262,29 +297,16 @@ def is_as_put(row: dict[str, Any]) -> bool:
     return bool(said == row["digest"])
 
 
-def _content(cell: Cell, page: bytes, other: Page) -> bytes:
-    """Return the values of a cell, with what overflows to other pages (section 1.6 of the format)."""
-    usable, size = len(page), cell.size
-    header, local = _header_bytes(cell, page), size
-    if size > usable - 35:
-        least = (usable - 12) * 32 // 255 - 23
-        local = least + (size - least) % (usable - 4)
-        local = local if local <= usable - 35 else least
-    begin = cell.body - header
-    parts, left = [page[begin : begin + local]], size - local
-    after = int.from_bytes(page[begin + local : begin + local + 4], "big") if left else 0
+def _content(record: _Record, page: bytes, other: Page) -> bytes:
+    """Return the values of a row, with what overflows to other pages."""
+    local = record.local(len(page))
+    end, left = record.start + local, record.size - local
+    parts, after = [page[record.body : end]], int.from_bytes(page[end : end + 4], "big")
     while left > 0 and (next_page := other(after)):
-        part = next_page[4 : 4 + min(left, usable - 4)]
-        parts.append(part)
-        left -= len(part)
+        parts.append(next_page[4 : 4 + min(left, len(page) - 4)])
+        left -= len(parts[-1])
         after = int.from_bytes(next_page[:4], "big")
-    return b"".join(parts)[header:]
-
-
-def _header_bytes(cell: Cell, page: bytes) -> int:
-    _, at = _varint(page, cell.start)
-    _, header = _varint(page, at)
-    return cell.body - header
+    return b"".join(parts)
 
 
 def _value(kind: int, raw: bytes) -> Any:

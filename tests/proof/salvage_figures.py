@@ -103,7 +103,7 @@ def _extents(main: bytes, wal: bytes) -> dict[str, list[tuple[bool, int, int]]]:
             used: list[int] = []
             row = pages.row_of(cell, page(number), lambda n, used=used: (used.append(n), page(n))[1])  # type: ignore[misc]
             if row is not None and row["state"] in ("pending", "dead"):
-                local = min(cell.size + 12, PAGE - cell.start)
+                local = min(cell.record.size + 12, PAGE - cell.start)
                 found[row["id"]] = [(in_wal, at + cell.start, local), *[(*newest[n], PAGE) for n in used]]
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from outbox.recovery import pages
-from tests.proof.salvage_figures import DAMAGES, Base, Figures, make_base, measure
+from tests.proof.salvage_figures import DAMAGES, PAGE, Base, Figures, make_base, measure
 from tests.store.tools import rows, schema
 
 
@@ -55,6 +55,19 @@ def test_the_size_of_a_page_is_known_without_the_header(size: int, tmp_path: Pat
 
     assert pages.page_bytes(content, b"") == size
     assert pages.page_bytes(b"\xff" * 100 + content[100:], b"") == size
+
+
+def test_a_page_with_a_lost_pointer_or_another_type_is_not_taken_for_a_sound_one(base: Base) -> None:
+    starts = range(PAGE, len(base.main), PAGE)
+    leaf = next(page for at in starts if len(pages.cells(page := base.main[at : at + PAGE])[0]) > 2)
+    whole, sound = pages.cells(leaf)
+    assert sound, "the control"
+
+    one_less = leaf[:4] + bytes([len(whole) - 1]) + leaf[5:]
+    interior = b"\x05" + leaf[1:]
+    for damaged in (one_less, interior):
+        found, sound = pages.cells(damaged)
+        assert ({cell.seq for cell in found}, sound) == ({cell.seq for cell in whole}, False)
 
 
 def test_noise_is_no_entry() -> None:
