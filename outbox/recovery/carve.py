@@ -143,12 +143,15 @@ class CarvedFile:
 
     def _look(self) -> None:
         free, all_known = self._free()
+        count = max(self._copies, default=0)
         for number in self._copies.keys() - free - {1}:
             certain = all_known
             for copy in self._copies[number]:
                 page = self._bytes(copy)
                 cells, sound = pages.cells(page)
-                self.damaged = self.damaged or (bool(cells) and not sound and pages.is_leaf(page))
+                # Not one that begins with another's number, as what overflows from a row: it may end in old bytes.
+                odd = bool(cells) and not sound and int.from_bytes(page[:4], "big") > count
+                self.damaged = self.damaged or odd
                 sound = sound and copy.sound and copy.settled
                 for cell in cells:
                     self._take(number, page, cell, _Place(copy, cell.start, certain and sound))

@@ -198,11 +198,6 @@ def cells(page: bytes) -> tuple[list[Cell], bool]:
     return list(found.values()), sound
 
 
-def is_leaf(page: bytes) -> bool:
-    """Return whether rows of a table stand on a page, or stood before it was damaged."""
-    return page[:1] == bytes([_LEAF])
-
-
 def cell_at(page: bytes, place: int) -> Cell | None:
     """Return the table's row whose cell begins at `place`; None: none does."""
     return _cell(page, place, _record(page, place))
