@@ -74,7 +74,7 @@ class Window:
     """
 
     def __init__(self, blocks: Iterable[str]) -> None:
-        self.text = Text()
+        self.text: Text = Text()
         self._blocks = iter(blocks)
         self._start = 0  # in characters of the whole text
         self._known = Place(0, 0, 1)  # the last place that was asked for, or the window's start
