@@ -1,4 +1,4 @@
-"""`outbox doctor`: looks at machine, file and remote end, and says what mends each finding."""
+"""`outbox doctor`: looks at machine, file and remote end, and says how to fix each finding."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ _COLOURS = {
 
 
 def show(path: Path | None, findings: Sequence[Finding], console: Console) -> None:
-    """Print the findings for a person, one after the other, each with what mends it."""
+    """Print the findings for a person, one after the other, each with its fix."""
     worst = max(finding.severity for finding in findings)
     console.print(Text.assemble((worst.words, f"bold {_COLOURS[worst]}"), f"  {path or ''}"), soft_wrap=True)
     width = max(len(finding.check) for finding in findings)

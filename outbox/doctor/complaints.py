@@ -85,7 +85,7 @@ def said(outcome: Outcome) -> str:
     return " ".join(str(part) for part in (refusal.status, refusal.code, refusal.message) if part is not None)
 
 
-# ------------------------------------------------------------------------------------------ what mends it
+# ------------------------------------------------------------------------------------------ the fixes
 
 SERVICE, SMALL_ROLE = "service_role", "outbox_bot"
 KEY_FIX = (
@@ -120,7 +120,7 @@ _ANYWHERE = {
 def mend(
     what: Complaint, table: str = "", columns: Sequence[str] = (), *, role: str = SERVICE, sql: Path = SQL
 ) -> str | None:
-    """Return what mends a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
+    """Return how to fix a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
 
     role: who is to be let in. sql: where the shipped SQL files are.
     """

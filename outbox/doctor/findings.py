@@ -1,4 +1,4 @@
-"""What the state of the machine and of the file means, and the command that mends it; no I/O.
+"""What the state of the machine and of the file means, and the command that fixes it; no I/O.
 
 Facts go in, findings come out: one for each thing that was looked at, also for what is in order.
 """
@@ -27,7 +27,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """check: what was looked at. says: what was found, a sentence. fix: the command that mends it, or what to do.
+    """check: what was looked at. says: what was found, a sentence. fix: the command that fixes it, or what to do.
 
     skipped: nobody could look, so that it says nothing of how things are.
     """

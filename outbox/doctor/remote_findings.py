@@ -1,4 +1,4 @@
-"""What the remote end's answers to harmless questions mean, and the SQL or command that mends it.
+"""What the remote end's answers to harmless questions mean, and the SQL or command that fixes it.
 
 A question is harmless if no row can come of it: a read of no rows, an insert of none, an update of those whose column
 is null and not null. PostgreSQL still looks at table, columns, unique index and privileges before it finds out.

@@ -66,7 +66,7 @@ class CarvedFile:
         self._size = pages.page_bytes(_read(self._main, 0, _SAMPLE_BYTES), _read(self._wal, 0, _SAMPLE_BYTES))
         self._copies = self._all_copies()
         self._newest = lru_cache(_KEPT_PAGES)(self._newest_of)
-        self.damaged = False
+        self.damaged: bool = False
         self._places: dict[int, _Place] = {}
         self._settled: set[int] = set()
         self._maybe_settled: dict[int, tuple[int, _Copy]] = {}
