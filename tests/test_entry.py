@@ -65,13 +65,19 @@ def test_a_digest_is_for_ever_what_it_was() -> None:
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
-        (Operation.INSERT, "trades: insert of a,b"),
-        (Operation.UPDATE, "trades: update of a,b"),
-        (Operation.UPSERT, "trades: upsert on (x, y) of a,b"),
+        (Operation.INSERT, "trades: insert of a, b"),
+        (Operation.UPDATE, "trades: update of a, b"),
+        (Operation.UPSERT, "trades: upsert on (x, y) of a, b"),
     ],
 )
 def test_a_lane_is_told_in_words(operation: Operation, words: str) -> None:
     assert LaneSpec("trades", operation, "x,y", "a,b", ordered=True).words() == words
+
+
+def test_the_kind_of_a_lane_is_what_it_shares_with_those_of_other_columns() -> None:
+    spec = LaneSpec("trades", Operation.UPSERT, "x,y", "a,b", ordered=True)
+    assert spec.kind == LaneSpec("trades", Operation.UPSERT, "x,y", "", ordered=False)
+    assert spec.kind == spec._replace(columns="c").kind
 
 
 def test_rows_are_told_apart_by_what_decides_an_upsert_else_by_their_key() -> None:

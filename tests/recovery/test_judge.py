@@ -64,3 +64,14 @@ def test_a_loss_is_told_by_the_highest_acknowledged_number(
     seq: int, mark: int | None, wal: Wal, loss: Loss | None
 ) -> None:
     assert judge_loss(seq=seq, mark=mark, wal=wal) == loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (Loss(11, 17, certain=True), "entries 11 to 17 were acknowledged and are not in the file"),
+        (Loss(11, None, certain=False), "entries from 11 on may be missing"),
+    ],
+)
+def test_a_loss_says_what_is_gone_or_may_be(loss: Loss, words: str) -> None:
+    assert words in loss.words
