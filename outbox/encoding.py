@@ -83,12 +83,7 @@ def encode_alike(rows: Sequence[object], *, integers: Collection[str] = ()) -> t
     if layout is None or any(float in map(type, map(itemgetter(name), plain)) for name in integers if name in names):
         return None
     values = list(chain.from_iterable(map(layout.values, plain)))
-    if not _SCALARS.issuperset(map(type, values)):
-        return None
-    try:
-        text = _unless_unsound(_VALUES.encode(values))
-    except ValueError:  # NaN, an infinity, an integer of too many digits
-        return None
+    text = _encoded(_VALUES, values) if _SCALARS.issuperset(map(type, values)) else None
     if text is None:
         return None
     filled = _BETWEEN.join([layout.template] * len(rows)) % tuple(text[1:-1].split(_BETWEEN))
@@ -203,10 +198,12 @@ def _flat(row: Mapping[str, object], layout: _Layout) -> str | None:
 
 def _fast(value: object, values: Collection[object], level: int) -> str | None:
     """Return `value` written by the C encoder, or None where that text would not be ours. `values` are its parts."""
-    if not _is_plain(values, level):
-        return None
+    return _encoded(_C_ENCODER, value) if _is_plain(values, level) else None
+
+
+def _encoded(encoder: json.JSONEncoder, value: object) -> str | None:
     try:
-        return _unless_unsound(_C_ENCODER.encode(value))
+        return _unless_unsound(encoder.encode(value))
     except ValueError:  # NaN, an infinity, an integer of too many digits
         return None
 
@@ -266,12 +263,6 @@ class _Writer:
         if (container := _CONTAINER_WRITERS.get(kind)) is not None:
             return container(self, value, trail, level + 1)
         return self.value(_simplify(value, trail), trail, level + 1)
-
-    def _null(self, value: None, trail: _Trail) -> str:
-        return "null"
-
-    def _bool(self, value: bool, trail: _Trail) -> str:
-        return "true" if value else "false"
 
     def _str(self, value: str, trail: _Trail) -> str:
         if "\0" in value or not value.isascii():
@@ -340,8 +331,8 @@ _SCALAR_WRITERS: dict[type, Callable[[_Writer, Any, _Trail], str]] = {
     str: _Writer._str,
     float: _Writer._float,
     int: _Writer._int,
-    bool: _Writer._bool,
-    type(None): _Writer._null,
+    bool: lambda _writer, value, _trail: "true" if value else "false",
+    type(None): lambda _writer, _value, _trail: "null",
     Decimal: _Writer._decimal,
 }
 _CONTAINER_WRITERS: dict[type, Callable[[_Writer, Any, _Trail, int], str]] = {

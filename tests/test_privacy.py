@@ -1,4 +1,4 @@
-"""No module touches what is private to another one, so that each can be changed by itself."""
+"""No module touches what is private to another one, and none is too long to be read at once."""
 
 from __future__ import annotations
 
@@ -35,3 +35,15 @@ def test_no_module_touches_what_is_private_to_another() -> None:
 def test_control_a_touch_is_found() -> None:
     assert list(touched("def path(outbox):\n    return outbox._store.path")) == ["outbox._store"]
     assert not list(touched("class A:\n    def __init__(self): self._a = 1\n    def of(self, other): return other._a"))
+
+
+def longer_than(lines: int) -> list[str]:
+    return [path.name for path in PACKAGE.rglob("*.py") if len(path.read_text("utf-8").splitlines()) > lines]
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    assert longer_than(400) == []
+
+
+def test_control_a_long_module_is_found() -> None:
+    assert "encoding.py" in longer_than(300)

@@ -184,10 +184,8 @@ class Lanes:
         """Return what is under way in `lane`."""
         found = self._traffic.get(lane.number)
         if found is None:
-            most = self._context.limits.batch_bytes
-            found = Traffic(
-                lane, limit=Limit(most, most), run_of_all=self._runs.setdefault(lane.spec.kind, RefusalRun())
-            )
+            most, run = self._context.limits.batch_bytes, self._runs.setdefault(lane.spec.kind, RefusalRun())
+            found = Traffic(lane, limit=Limit(most, most), run_of_all=run)
             self._traffic[lane.number] = found
         return found
 
