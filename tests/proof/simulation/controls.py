@@ -66,8 +66,8 @@ NAMES = {
     "counting before return": 0,
     "no fairness": 53,
     "no word of a loss": 0,
-    "no way past": 0,
-    "no keep-newer": 0,
+    "no way past": 7,
+    "no keep-newer": 6,
 }
 
 
