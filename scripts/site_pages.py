@@ -108,7 +108,7 @@ def _commands() -> Iterator[str]:
 
 def _exit_codes() -> Iterator[str]:
     yield "# Exit codes\n"
-    yield "A command that is typed wrongly exits with 2 as well, and says so on stderr; Ctrl-C exits with 130.\n"
+    yield "A mistyped command exits with 2 as well, and says so on stderr; Ctrl-C exits with 130.\n"
     for name, text in _helps():
         found = re.search(r"^( *)Exit codes[^\n]*\n(?:\1 +[^\n]+\n?|\s*\n)*", text, re.MULTILINE)
         if found:

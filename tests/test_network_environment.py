@@ -1,4 +1,4 @@
-"""Whatever the network's settings say: the outbox opens, rows are kept, sending pauses and names what to mend."""
+"""Whatever the network's settings say: the outbox opens, rows are kept, sending pauses and names what to fix."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_no_proxy_lists_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert bot.stdout.startswith("1 unreachable ")
 
 
-# ---------------------------------------------------------------------------------------------- mended while it runs
+# ----------------------------------------------------------------------------------------------- fixed while it runs
 
 
 def fast(**more: Any) -> Settings:

@@ -263,7 +263,7 @@ class PostgrestTransport:
         """Return what `error` of a request means; None: it is none of the network's."""
         said = self._scrub.text(network.words(error, self._proxy))
         if client is not None and (
-            # Cancelled requests can leak places in the pool: a new client has them all again. And whoever mends a
+            # Cancelled requests can leak places in the pool: a new client has them all again. And whoever fixes a
             # proxy or a certificate need not restart the bot.
             isinstance(error, httpx.PoolTimeout | httpx.ProxyError)
             or network.is_tls(error)

@@ -190,7 +190,7 @@ async def test_a_lane_with_a_misspelt_column_is_mended_at_once_and_all_of_it_arr
         await outbox.put("fills", {"symbl": "a", "symbol": "b"}, id="both")
         await outbox.put("other", {"symbl": "a"}, id="elsewhere")
         await outbox.drain(timeout=0.2)
-        assert (await outbox.stats()).pending == 7  # the control: nothing mends itself
+        assert (await outbox.stats()).pending == 7  # the control: nothing fixes itself
         async with outbox.flushing():
             names = {"names": {"symbl": "symbol"}, "destination": "fills"}
             answer = await outbox._commands.actions["rename"](names)

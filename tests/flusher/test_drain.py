@@ -1,4 +1,4 @@
-"""`drain` waits for what time can mend, and for nothing else: then it returns at once and says who must act.
+"""`drain` waits for what time can fix, and for nothing else: then it returns at once and says who must act.
 
 Time is moved by hand here: a drain that waits for its hour does not end.
 """
