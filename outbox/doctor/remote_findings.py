@@ -285,7 +285,7 @@ def _index(target: Target, columns: str, outcome: Outcome) -> Finding:
             says = f"none on ({', '.join(names)}), which decides what is a duplicate"
             return Finding(check, _FAULT, says, mend(Complaint.INDEX, target.name, names))
         case Complaint.NOTHING if _in_vain(outcome):
-            return skipped(check, _NOT_ASKED)
+            return skipped(check, f"({', '.join(names)}): {_NOT_ASKED}")
         case Complaint.NOTHING:
             return Finding(check, _OK, f"there is one on ({', '.join(names)})")
         case Complaint.GRANT:

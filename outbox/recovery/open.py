@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -81,10 +82,15 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
     try:
         wal = await in_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
-            is_new = not files.file_bytes(path)
+            is_new, is_there = not files.file_bytes(path), await in_thread(path.exists)
             if is_new:  # cut off while it is made, it must not look like one that lost all
                 await in_thread(_written_down, sidecar.forget)
-            opened = await _opened_file(path, sidecar, watch, before, wal, clock, busy_timeout_s)
+            try:
+                opened = await _opened_file(path, sidecar, watch, before, wal, clock, busy_timeout_s)
+            except BaseException:
+                if not is_there:
+                    await in_thread(_remove_unfinished, path)
+                raise
             return replace(opened, is_new=is_new)
     except (StoreCorrupt, NotADatabase) as error:
         await in_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
@@ -92,6 +98,20 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
         return await _opened_file(path, sidecar, watch, Written(mark=before.mark), Wal.FITS, clock, busy_timeout_s)
     await in_thread(quarantine.set_wal_aside, path, before.facts, now_ms=now_ms)
     return await _opened_file(path, sidecar, watch, before, Wal.MISSING, clock, busy_timeout_s)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete the file that an opening has made and could not finish, as on a full disk, while no table is in it."""
+    try:
+        with contextlib.closing(database.plain_connection(path)) as connection:
+            tables = connection.execute("select 1 from sqlite_schema limit 1").fetchall()
+    except database.SqliteError:  # it says nothing of what is in it: the next opening judges it
+        return
+    if not tables:
+        beside = files.wal_path(path), files.shm_path(path), files.journal_path(path)
+        with contextlib.suppress(OSError):
+            for each in (*beside, path):  # the last one alone is an empty file
+                each.unlink(missing_ok=True)
 
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
