@@ -1,10 +1,31 @@
 """The durable outbox for Python bots.
 
-async with Outbox.open(path="bot.db") as outbox, outbox.flushing():
-    await outbox.put("trades", {"symbol": "EURUSD", ...})    # on disk when it returns, in Supabase soon after
+Every row that a bot writes is in a local SQLite file, synced, before the call returns. A background task, the flusher,
+brings it to Supabase exactly once, through kill -9, power loss and outages. The bot never waits on the network.
 
-What most bots need stands here; `outbox.errors` has every error, drawn as a tree. The bot's vocabulary, the reads and
-`BlockingOutbox` are loaded when they are used.
+    import asyncio
+    from outbox import Outbox
+
+    async def main():
+        async with Outbox.open(path="bot.db") as outbox, outbox.flushing():
+            trade = {"session_id": "s-1", "symbol": "EURUSD", "timestamp": "2026-01-02T10:00:00Z", "direction": 1}
+            await outbox.put("trades", trade)  # on disk when it returns, in Supabase soon after
+            print(await outbox.drain(timeout=30))  # send now, and say what is left
+
+    asyncio.run(main())
+
+It needs SUPABASE_URL and SUPABASE_SECRET_KEY in the environment or in `.env`; without them rows are kept and wait.
+
+Where to go on:
+
+    help(outbox.Outbox)          put, put_many, transaction, drain, stats, and what an operator calls
+    help(outbox.BlockingOutbox)  the same for programs without asyncio
+    help(outbox.TradeLogger)     a bot's trades; SessionManager, SupabaseClient and LocalStorage beside it
+    help(outbox.Settings)        everything that can be set
+    help("outbox.errors")        every error, drawn as a tree
+    help("outbox.testing")       a clock and a remote end for the tests of a bot
+
+In a shell: `outbox --help` shows the commands, `outbox help` the pages of the documentation.
 """
 
 from importlib import import_module

@@ -45,9 +45,14 @@ UNKNOWN: Final = Default.UNKNOWN
 
 @dataclass(frozen=True, slots=True, init=False)
 class Column:
-    """A column of a remote table. kind: a `Kind` or its name.
+    """A column of a remote table.
 
-    default: the value that the table fills in; None: null; UNKNOWN: not known here. Raises InvalidQuery.
+    Args:
+        kind: A `Kind` or its name.
+        default: The value that the table fills in; None: null; UNKNOWN: not known here.
+
+    Raises:
+        InvalidQuery: The kind does not exist.
     """
 
     kind: Kind

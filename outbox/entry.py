@@ -58,10 +58,14 @@ class State(StrEnum):
 class Destination:
     """A remote table.
 
-    name: its identifier. key: the column that an insert fills with the entry's id.
-    on_conflict: the columns that decide an upsert. operation: the default of `put`.
-    integers: columns whose integral floats are sent as integers (PostgreSQL refuses 1.0 for an INT: 22P02).
-    key_kind: what the key column holds; None: not known. columns: those that were declared beyond the shipped ones.
+    Attributes:
+        name: Its identifier.
+        key: The column that an insert fills with the entry's id.
+        on_conflict: The columns that decide an upsert.
+        operation: The default of `put`.
+        integers: Columns whose integral floats are sent as integers (PostgreSQL refuses 1.0 for an INT: 22P02).
+        key_kind: What the key column holds; None: not known.
+        columns: Those that were declared beyond the shipped ones.
     """
 
     name: str

@@ -66,12 +66,20 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
         self._watched = False
 
     def result(self, timeout: float | None = None) -> Receipt:
-        """Return the receipt. Raises what `put` raises; UsageError: this is the outbox's own loop."""
+        """Return the receipt; other errors as `Outbox.put`.
+
+        Raises:
+            UsageError: This is the outbox's own loop.
+        """
         self._look()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what `result` would raise. Raises UsageError: as `result`."""
+        """Return what `result` would raise.
+
+        Raises:
+            UsageError: This is the outbox's own loop.
+        """
         self._look()
         return super().exception(timeout)
 

@@ -41,7 +41,10 @@ class Operates(Owned):
     async def reload(self) -> None:
         """Read environment and `.env` again, send with the URL and key that are there now, and end every pause.
 
-        Other settings count from the next open. Raises ConfigError: the old URL and key stay.
+        Other settings count from the next open.
+
+        Raises:
+            ConfigError: A setting cannot be used. The old URL and key stay.
         """
         self._check_caller()
         await self._remote.refresh()
@@ -52,8 +55,13 @@ class Operates(Owned):
         """Let this file's entries go to the project that the settings name, from the next answer on.
 
         A file belongs to the first project that has answered for one of its rows; while the URL names another one,
-        everything is paused (`other_project`). What was delivered before stays where it is. Returns the project that
-        it belonged to, None: to none yet. Raises StoreError: nothing was changed.
+        everything is paused (`other_project`). What was delivered before stays where it is.
+
+        Returns:
+            The project that it belonged to, or None if it belonged to none yet.
+
+        Raises:
+            StoreError: The file cannot be written. Nothing was changed.
         """
         self._check_caller()
         return await self._flusher.adopt()
@@ -75,14 +83,28 @@ class Operates(Owned):
     ) -> list[Handled]:
         """Revive dead entries: they are pending again, their attempts forgotten, their history kept.
 
-        Those that match all that is given: ids (none: no entry), destination, session (the row's session_id), code (the
-        server's error code, or its HTTP status where it gave none), said (a part of its message), since and until
-        (excluded): when they died, where: values of the row's columns; `everything` must be said. Returns what became
-        of each entry, and of each id that no entry has. One that a later entry of its key has overtaken, or may be
-        overtaking, would revert newer state and is refused, unless forced. dry_run: only return what would become of
-        them. Done in steps, puts come in between.
+        Those that match all that is given. Done in steps, puts come in between.
 
-        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do the rest again.
+        Args:
+            ids: These entries; if it is empty, none.
+            destination: The remote table.
+            session: The row's session_id.
+            code: The server's error code, or its HTTP status where it gave none.
+            said: A part of the server's message.
+            since: When they died, at the earliest.
+            until: When they died; excluded.
+            where: Values of the row's columns.
+            everything: All dead entries; has to be said, and excludes the other choices.
+            force: Also those that a later entry of their key has overtaken, or may be overtaking. They would revert
+                newer state, and are refused otherwise.
+            dry_run: Only return what would become of them.
+
+        Returns:
+            What became of each entry, and of each id that no entry has.
+
+        Raises:
+            InvalidRequest: Nothing was changed.
+            StoreError: What was done before stays; do the rest again.
         """
         self._check_caller()
         which = Selection.chosen(
@@ -91,7 +113,7 @@ class Operates(Owned):
         )  # fmt: skip
         return await self._commands.requeue(which, force=force, dry_run=dry_run)
 
-    async def discard(
+    async def discard(  # noqa: D417 - the others are those of `requeue`
         self,
         ids: Sequence[str] | None = None,
         *,
@@ -106,9 +128,14 @@ class Operates(Owned):
         everything: bool = False,
         dry_run: bool = False,
     ) -> list[Handled]:
-        """Give dead entries up, of the ids those too that are pending.
+        """Give dead entries up. The rows are kept until they are pruned. Other arguments and errors as `requeue`.
 
-        The rows, and the reason, are kept until they are pruned. The rest as `requeue`.
+        Args:
+            ids: These entries, those too that are pending.
+            reason: Why; kept as long as the rows.
+
+        Returns:
+            What became of each entry, and of each id that no entry has.
         """
         self._check_caller()
         which = Selection.chosen(
@@ -128,11 +155,22 @@ class Operates(Owned):
     ) -> ResendReport:
         """Make delivered entries pending again: the remote end was restored from a backup, or emptied.
 
-        Those that match all that is given, of what the retention has left: since, until (excluded): when they were
-        delivered; session: its session_id. Ids make an insert harmless; of upserts the newest of each key is sent,
-        updates are left out, both counted. dry_run: only count. Done in steps, puts come in between.
+        Those that match all that is given, of what the retention has left. Ids make an insert harmless; of upserts the
+        newest of each key is sent, updates are left out, both counted. Done in steps, puts come in between.
 
-        Raises InvalidRequest: nothing was changed; StoreError: what was done before stays, do it again.
+        Args:
+            since: When they were delivered, at the earliest.
+            until: When they were delivered; excluded.
+            destination: The remote table.
+            session: The row's session_id.
+            dry_run: Only count.
+
+        Returns:
+            How many entries are sent again, and how many are left out.
+
+        Raises:
+            InvalidRequest: Nothing was changed.
+            StoreError: What was done before stays; do it again.
         """
         self._check_caller()
         which = Selection.chosen(None, since, until, destination=destination, session=session)
@@ -141,11 +179,18 @@ class Operates(Owned):
     # ------------------------------------------------------------------------------------------ looking
 
     async def fetch(self, path: str) -> list[dict[str, Any]]:
-        """GET `path`, such as `trades?select=*&limit=10`, below the REST endpoint and return the rows.
+        """GET `path` below the REST endpoint and return the rows; never [] for a failure.
 
-        One request, bounded by the settings' `request_deadline_s`; the path goes as it is, so encode what is in it.
-        Raises Unreachable: no answer; RemoteError: another answer than rows; ConfigError: no URL or key is set;
-        InvalidQuery: it is no such path. Never [] for a failure.
+        One request, bounded by the settings' `request_deadline_s`.
+
+        Args:
+            path: Such as `trades?select=*&limit=10`. It goes as it is, so encode what is in it.
+
+        Raises:
+            Unreachable: No answer.
+            RemoteError: Another answer than rows.
+            ConfigError: No URL or key is set.
+            InvalidQuery: It is no such path.
         """
         self._check_process()
         self._loop_is_here()
@@ -156,7 +201,11 @@ class Operates(Owned):
 
         Runs on the connection that cannot write, so it waits for no writer and sees what was committed before; what
         an open `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep it short.
-        Raises InvalidEntry: BEGIN, ATTACH, PRAGMA and their like; StoreError: SQLite refused it; UsageError.
+
+        Raises:
+            InvalidEntry: It is BEGIN, ATTACH, PRAGMA or the like.
+            StoreError: SQLite refused it.
+            UsageError: The call was made where it cannot work, such as on another event loop.
         """
         self._check_process()
         self._loop_is_here()
@@ -204,7 +253,11 @@ class Operates(Owned):
     def pending_now(self) -> int:
         """Return how many entries are pending, without waiting: some ten microseconds in the caller's thread.
 
-        What `stats()` tells in full without holding up the event loop. Raises OutboxClosed, StoreError.
+        What `stats()` tells in full without holding up the event loop.
+
+        Raises:
+            OutboxClosed: It is closed.
+            StoreError: The file cannot be read.
         """
         self._check_process()
         return self._pending_counter.pending()

@@ -266,7 +266,8 @@ class Outbox(Puts, Operates):
     async def run_flusher(self) -> None:
         """Bring entries to Supabase until cancelled or closed. Run it once, as a background task.
 
-        Raises UsageError: it runs already.
+        Raises:
+            UsageError: It runs already.
         """
         self._check_caller()
         self._reporter.start()
@@ -274,7 +275,14 @@ class Outbox(Puts, Operates):
 
     @contextlib.asynccontextmanager
     async def flushing(self) -> AsyncIterator[Outbox]:
-        """Run the flusher for the length of the block."""
+        """Run the flusher for the length of the block.
+
+        Yields:
+            This outbox.
+
+        Raises:
+            UsageError: The flusher runs already; that one goes on.
+        """
         task = asyncio.create_task(self.run_flusher(), name="outbox-flusher")
         await asyncio.sleep(0)  # let it start, so that a drain in the block joins it
         if task.done():
@@ -292,8 +300,14 @@ class Outbox(Puts, Operates):
     async def drain(self, timeout: float = 30.0) -> DrainReport:
         """Send until nothing is pending or `timeout` seconds have passed. Joins a running flusher, else runs one.
 
-        Makes one immediate try, whatever the flusher waits for. Returns before the time is up, with `held_by`, when
-        all that is left waits for an operator: a wrong key, a missing table, another project, no URL.
+        Makes one immediate try, whatever the flusher waits for.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            What was sent and what is left; before the time is up, with `held_by`, when all that is left waits for an
+                operator: a wrong key, a missing table, another project, no URL.
         """
         self._check_caller()
         return await self._drains.drain(timeout)
@@ -306,7 +320,11 @@ class Outbox(Puts, Operates):
         return (self._store.writer.state, *(replace(each.state) for each in behind if each is not None))
 
     async def stats(self) -> Stats:
-        """Return how things stand. Reads counters, never the backlog."""
+        """Return how things stand. Reads counters, never the backlog.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
         self._check_process()
         return await self._stats()
 
@@ -334,7 +352,8 @@ class Outbox(Puts, Operates):
 def standing(path: Path) -> Snapshot:
     """Return how things stand in a file that is open here, with what stands beside it; in any thread.
 
-    Raises StoreError.
+    Raises:
+        StoreError: The file cannot be read.
     """
     from outbox.recovery.quarantine import found_beside
 

@@ -60,7 +60,8 @@ class SettingsOptions(TypedDict, total=False):
 class Settings(BaseSettings):
     """Everything that can be set. Arguments win over the environment (`OUTBOX_…`), that over `.env`.
 
-    Raises ConfigError: a value cannot be used; the message names the field and never shows the value.
+    Raises:
+        ConfigError: A value cannot be used; the message names the field and never shows the value.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -203,7 +204,11 @@ class Settings(BaseSettings):
         return self
 
     def reread(self) -> Self:
-        """Return the settings as environment and `.env` are now, under the same arguments. Raises ConfigError."""
+        """Return the settings as environment and `.env` are now, under the same arguments.
+
+        Raises:
+            ConfigError: A value cannot be used.
+        """
         return type(self)(**self._given)
 
     @property

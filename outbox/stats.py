@@ -25,10 +25,16 @@ from outbox.store.sidecar import Flushing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainReport:
-    """What `drain` did. delivered: entries in this drain. pending, dead: entries now. seconds: how long it took.
+    """What `drain` did.
 
-    timed_out: the deadline came while something was still pending. held_by: why it ended before that with something
-    pending: only an operator can let it go on, and this says of what and why.
+    Attributes:
+        delivered: Entries in this drain.
+        pending: Entries now.
+        dead: Entries now.
+        seconds: How long it took.
+        timed_out: The deadline came while something was still pending.
+        held_by: Why it ended before that with something pending: only an operator can let it go on, and this says of
+            what and why.
     """
 
     delivered: int

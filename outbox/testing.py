@@ -77,7 +77,8 @@ class ManualClock:
     ) -> float:
         """Let time pass in steps of `step_s` seconds until `condition()` holds, and return how many seconds passed.
 
-        Raises TimeoutError: it did not hold within `within_s` seconds of this clock.
+        Raises:
+            TimeoutError: It did not hold within `within_s` seconds of this clock.
         """
         started_s = self._monotonic_s
         while not condition():
@@ -106,10 +107,13 @@ class ManualClock:
 
 @dataclass
 class ScriptedTransport:
-    """Answers each request with the next of `answers`, else with `otherwise`; `requests` holds what was sent.
+    """Answers each request. An answer is a `Reply`, a `Failure`, or a function of the request that returns one.
 
-    An answer is a `Reply`, a `Failure`, or a function of the request that returns one.
-    gate: while it is not set, requests wait: a server that hangs.
+    Attributes:
+        answers: What the next requests are answered with, one each.
+        otherwise: The answer once these are used up.
+        requests: What was sent.
+        gate: While it is not set, requests wait: a server that hangs.
     """
 
     answers: deque[Answer | Script] = field(default_factory=deque)
@@ -139,7 +143,8 @@ def _commit_all(_table: str, _row: Row) -> None:
 class FakeRemote(ScriptedTransport):
     """A remote end with tables: what is accepted is stored, by the rules of PostgREST.
 
-    rule: what the database says of one row (table, row): None, or the answer that refuses the whole request.
+    Attributes:
+        rule: What the database says of one row (table, row): None, or the answer that refuses the whole request.
     """
 
     rule: Callable[[str, Row], Reply | None] = _commit_all

@@ -24,9 +24,13 @@ from outbox.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResendReport:
-    """What a resend came to. resent: pending again; after a dry run: would be. superseded, updates: left out, and why.
+    """What a resend came to.
 
-    destinations: how many of `resent` each has.
+    Attributes:
+        resent: Pending again; after a dry run: would be.
+        superseded: Upserts that are left out, for a newer one of their key.
+        updates: Updates, which are left out.
+        destinations: How many of `resent` each has.
     """
 
     resent: int

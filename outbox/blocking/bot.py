@@ -32,7 +32,12 @@ class _BotTwin(Twin[S]):
 
 
 class TradeLogger(_BotTwin[trades.TradeLogger]):
-    """`outbox.TradeLogger` for a `BlockingOutbox`, which is open. Raises UsageError."""
+    """`outbox.TradeLogger` for a `BlockingOutbox`, which is open.
+
+    Raises:
+        UsageError: `outbox` is no BlockingOutbox.
+        OutboxClosed: It is not open.
+    """
 
     def __init__(
         self, outbox: BlockingOutbox, session_id: str, *, round_pnl: int | None = None, round_pips: int | None = None
@@ -56,7 +61,12 @@ class TradeLogger(_BotTwin[trades.TradeLogger]):
 
 
 class SessionManager(_BotTwin[sessions.SessionManager]):
-    """`outbox.SessionManager` for a `BlockingOutbox`, which is open. Raises UsageError."""
+    """`outbox.SessionManager` for a `BlockingOutbox`, which is open.
+
+    Raises:
+        UsageError: `outbox` is no BlockingOutbox.
+        OutboxClosed: It is not open.
+    """
 
     def __init__(self, outbox: BlockingOutbox, *, source: str | None = None) -> None:
         super().__init__(outbox, lambda home: sessions.SessionManager(home, source=source))
@@ -76,7 +86,12 @@ class SessionManager(_BotTwin[sessions.SessionManager]):
 
 
 class SupabaseClient(_BotTwin[supabase.SupabaseClient]):
-    """`outbox.SupabaseClient` for a `BlockingOutbox`, which is open. Raises UsageError."""
+    """`outbox.SupabaseClient` for a `BlockingOutbox`, which is open.
+
+    Raises:
+        UsageError: `outbox` is no BlockingOutbox.
+        OutboxClosed: It is not open.
+    """
 
     def __init__(self, outbox: BlockingOutbox) -> None:
         super().__init__(outbox, supabase.SupabaseClient)
@@ -95,7 +110,12 @@ class SupabaseClient(_BotTwin[supabase.SupabaseClient]):
 
 
 class LocalStorage(_BotTwin[bars.LocalStorage]):
-    """`outbox.LocalStorage` for a `BlockingOutbox`, which is open. Raises UsageError."""
+    """`outbox.LocalStorage` for a `BlockingOutbox`, which is open.
+
+    Raises:
+        UsageError: `outbox` is no BlockingOutbox.
+        OutboxClosed: It is not open.
+    """
 
     def __init__(self, outbox: BlockingOutbox) -> None:
         super().__init__(outbox, bars.LocalStorage)

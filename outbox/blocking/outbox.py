@@ -136,7 +136,9 @@ class BlockingOutbox(Twin[Outbox]):
     def close(self) -> None:
         """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent.
 
-        Raises DeadlinePassed: it has not come to its end; UsageError: this is the outbox's own thread.
+        Raises:
+            DeadlinePassed: It has not come to its end.
+            UsageError: This is the outbox's own thread.
         """
         if os.getpid() != self._pid:
             return  # a fork has not the thread; file and connections are the parent's

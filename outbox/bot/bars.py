@@ -43,11 +43,14 @@ _LIMIT_S, _ITEM_S = 2.0, 0.005
 
 
 class LocalStorage:
-    """Caches price bars; shows what is pending. Raises UsageError: `outbox` is no Outbox.
+    """Caches price bars; shows what is pending.
 
     A bar is a mapping with its time under `time`, `timestamp`, `time_utc` or `datetime`, the first one that it has:
     an aware datetime, a text of ISO 8601 (without a zone: UTC), or Unix time in seconds (from 1e11 on: milliseconds).
-    timeframe: the caller's own word, such as "H1", for a bot that has more than one per symbol.
+    `timeframe` is the caller's own word, such as "H1", for a bot that has more than one per symbol.
+
+    Raises:
+        UsageError: `outbox` is no Outbox.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -59,8 +62,11 @@ class LocalStorage:
     async def cache_bars(self, symbol: str, bars: Iterable[Mapping[str, Any]], timeframe: str = "") -> int:
         """Store bars, each in the place of the one with the same symbol, timeframe and time; return how many.
 
-        Others stay until `prune_bars`. Leave `bars` alone until this returns. Raises InvalidEntry, which names the
-        bar: nothing was written; StoreError: earlier chunks may be stored, and caching all of it again is safe.
+        Others stay until `prune_bars`. Leave `bars` alone until this returns.
+
+        Raises:
+            InvalidEntry: A bar cannot be stored; the error names it. Nothing was written.
+            StoreError: Earlier chunks may be stored; caching all of it again is safe.
         """
         _check_series(symbol, timeframe)
         count = 0
@@ -105,11 +111,23 @@ class LocalStorage:
         last: int | None = None,
         as_frame: bool = False,
     ) -> Any:
-        """Return the bars from `start` up to but without `end`, or the `last` of those, oldest first; [] if none.
+        """Return the cached bars, oldest first; [] if there are none, never for a failure.
 
-        start, end: as a bar's time. Values come back as JSON has them: a datetime as its text. as_frame: as a pandas
-        DataFrame with a column for each field, some 8 bytes a number where a list of dicts takes a kilobyte a bar.
-        Raises InvalidEntry, StoreError: never [] for a failure; UsageError: there is no pandas.
+        Values come back as JSON has them: a datetime as its text.
+
+        Args:
+            symbol: Whose bars.
+            timeframe: As in `cache_bars`.
+            start: The first bar's time, at the earliest, as a bar has it.
+            end: The time before which they end.
+            last: Only so many of them, the newest.
+            as_frame: As a pandas DataFrame with a column for each field, some 8 bytes a number where a list of dicts
+                takes a kilobyte a bar.
+
+        Raises:
+            InvalidEntry: An argument cannot be used.
+            StoreError: The file cannot be read.
+            UsageError: There is no pandas.
         """
         if not as_frame:
             return await self._read_bars(_Listed(), symbol, timeframe, start, end, last)
@@ -149,8 +167,15 @@ class LocalStorage:
     ) -> int:
         """Remove cached bars by age, by count, or by both; return how many.
 
-        symbol, timeframe: only those; None: all. older_than: an age or a time; keep_last: so many of each series
-        stay, the newest. Raises InvalidEntry: neither is given; StoreError.
+        Args:
+            symbol: Only those of this symbol; None: of all.
+            timeframe: Only those of this timeframe; None: of all.
+            older_than: An age or a time.
+            keep_last: So many of each series stay, the newest.
+
+        Raises:
+            InvalidEntry: Neither `older_than` nor `keep_last` is given, or one cannot be used. Nothing was removed.
+            StoreError: What was removed before stays removed; do the rest again.
         """
         if older_than is None and keep_last is None:
             raise InvalidEntry("give older_than or keep_last", field="prune_bars")
@@ -190,11 +215,16 @@ class LocalStorage:
     # ------------------------------------------------------------------------------------------ the old pending file
 
     async def save_pending(self, data: Sequence[Mapping[str, Any]]) -> list[Receipt]:
-        """Put each item, {'table': …, 'data': …, 'operation': "insert" or "upsert"}: all of them, or none.
+        """Put each item: all of them, or none; other errors as `Outbox.transaction`.
 
-        Durable on return; the flusher sends them, so there is nothing to load and send again. An upsert into a table
-        without declared conflict columns is decided by its key column, or by the item's 'on_conflict'.
-        Raises InvalidEntry, which names the item; what `transaction()` raises.
+        Durable on return; the flusher sends them, so there is nothing to load and send again.
+
+        Args:
+            data: Each {'table': …, 'data': …, 'operation': "insert" or "upsert"}. An upsert into a table without
+                declared conflict columns is decided by its key column, or by the item's 'on_conflict'.
+
+        Raises:
+            InvalidEntry: An item cannot be stored; the error names it. Nothing was written.
         """
         puts = [self._as_put(item, f"data[{number}]") for number, item in enumerate(data)]
         async with self._outbox.transaction(limit_s=_LIMIT_S + _ITEM_S * len(puts)) as tx:
@@ -218,7 +248,10 @@ class LocalStorage:
         """Return what is pending, or the `limit` oldest of it, to look at: table, data, operation, id, timestamp.
 
         An insert's `data` holds its id, as it will be sent. Not to be put again: all of it is on its way, and an
-        insert that was put again would raise IdConflict. Reads the whole backlog. Raises StoreError.
+        insert that was put again would raise IdConflict. Reads the whole backlog.
+
+        Raises:
+            StoreError: The file cannot be read.
         """
         return [self._as_item(entry) for entry in await self._outbox.pending_entries(limit)]
 
@@ -238,7 +271,11 @@ class LocalStorage:
         return item
 
     def clear_pending(self) -> NoReturn:
-        """Raise UsageError: an entry leaves by being delivered, or by an operator's `outbox discard` with a reason."""
+        """Refuse: an entry leaves by being delivered, or by an operator's `outbox discard` with a reason.
+
+        Raises:
+            UsageError: Always. Nothing was removed.
+        """
         raise UsageError(
             "clear_pending does nothing: entries leave the outbox when they are delivered; nothing was removed."
             " Drop the call; to give up an entry that Supabase refuses, use `outbox discard`"

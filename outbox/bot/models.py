@@ -56,7 +56,11 @@ class Row(BaseModel):
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
-        """Return the row that a mapping describes. Raises InvalidEntry."""
+        """Return the row that a mapping describes.
+
+        Raises:
+            InvalidEntry: A field cannot be used; the error names it.
+        """
         # pydantic would wrap the error that __init__ raises in one of its own.
         return cls(**obj) if isinstance(obj, Mapping) else super().model_validate(obj, **options)
 
@@ -67,7 +71,12 @@ class Row(BaseModel):
 
 
 class Trade(Row):
-    """A row of `trades`. id: the idempotency key; minted by `put` unless set. trade_id: the bot's own name for it."""
+    """A row of `trades`.
+
+    Attributes:
+        id: The idempotency key; minted by `put` unless set.
+        trade_id: The bot's own name for it.
+    """
 
     id: Id | None = None
     session_id: str
@@ -90,7 +99,11 @@ class Trade(Row):
 
 
 class Event(Row):
-    """A row of `events`. data: a JSON object."""
+    """A row of `events`.
+
+    Attributes:
+        data: A JSON object.
+    """
 
     id: Id | None = None
     session_id: str | None = None
@@ -100,7 +113,11 @@ class Event(Row):
 
 
 class Session(Row):
-    """A row of `sessions`. version: grows with each put of the session, so that a late one never reverts it."""
+    """A row of `sessions`.
+
+    Attributes:
+        version: Grows with each put of the session, so that a late one never reverts it.
+    """
 
     id: Id | None = None
     session_id: str

@@ -50,11 +50,16 @@ _managers: WeakValueDictionary[tuple[int, str], SessionManager] = WeakValueDicti
 class SessionManager:
     """Starts, or recovers after a crash, and ends the session of one bot; keeps its heartbeat.
 
-    source: which bot, for two in one process; else the settings' `source`. A session is recovered only under the
-    source that started it. Raises UsageError: `outbox` is no Outbox.
-
     Each coroutine takes `tx`, an open `outbox.transaction()`, to commit with what else is in it; if that is rolled
     back, the session stands where it stood before.
+
+    Args:
+        outbox: Where the session is kept, and its rows are put.
+        source: Which bot, for two in one process; else the settings' `source`. A session is recovered only under the
+            source that started it.
+
+    Raises:
+        UsageError: `outbox` is no Outbox.
     """
 
     def __init__(self, outbox: Outbox, *, source: str | None = None) -> None:
@@ -109,11 +114,23 @@ class SessionManager:
     async def start_session(
         self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: AnyTransaction | None = None
     ) -> str:
-        """Begin a session, or go on with the one that a crash left running; return its id, a full UUID.
+        """Begin a session, or go on with the one that a crash left running. Durable on return.
 
         A recovered session keeps its start, day, balances and symbols; the arguments then only appear in the event
         SESSION_RECOVERED, beside the seconds since the last heartbeat (`gap_seconds`, never below 0).
-        Durable on return. Raises SessionRunning: it is started already; InvalidEntry; what `transaction()` raises.
+        Other errors as `Outbox.transaction`.
+
+        Args:
+            initial_balance: The balance that the session begins with.
+            symbols: What the session trades.
+            tx: As part of that transaction.
+
+        Returns:
+            The session's id, a full UUID.
+
+        Raises:
+            SessionRunning: It is started already. Nothing was written.
+            InvalidEntry: The balance is no number, or the symbols are no list of strings. Nothing was written.
         """
         balance, traded = figure(initial_balance, "initial_balance"), names(symbols)
         async with self._within(tx) as block:
@@ -133,12 +150,20 @@ class SessionManager:
         *,
         tx: AnyTransaction | None = None,
     ) -> None:
-        """End the session with what `stats` says: `balance`, `total_trades`, `total_pnl`.
+        """End the session. Durable on return. If it raises, the session goes on and can be ended again.
 
-        What is missing, None or not finite is unknown and becomes null, but for the balance: that is then the last
-        heartbeat's. Other figures have no column: a warning names them. Durable on return. If it raises, the session
-        goes on and can be ended again: SessionNotRunning: there is none; InvalidEntry: a figure is no number; what
-        `transaction()` raises.
+        Other errors as `Outbox.transaction`.
+
+        Args:
+            stats: `balance`, `total_trades`, `total_pnl`. What is missing, None or not finite is unknown and becomes
+                null, but for the balance: that is then the last heartbeat's. Other figures have no column: a warning
+                names them.
+            reason: Why it ends.
+            tx: As part of that transaction.
+
+        Raises:
+            SessionNotRunning: There is none. Nothing was written.
+            InvalidEntry: A figure is no number. Nothing was written.
         """
         why = member(SessionEndReason, reason, field="reason").value
         figures = end_figures(stats)
@@ -164,9 +189,16 @@ class SessionManager:
     ) -> None:
         """Store a sign of life, the day, and `balance` if it is given. One write to the file; nothing travels.
 
-        Without a running session it does nothing: a ticker may outlive the session. Raises SessionNotRunning: this
-        one runs, but not in the file, where somebody else has ended or removed it; InvalidEntry; what
-        `transaction()` raises.
+        Without a running session it does nothing: a ticker may outlive the session. Other errors as
+        `Outbox.transaction`.
+
+        Args:
+            balance: The balance as it is now.
+            tx: As part of that transaction.
+
+        Raises:
+            SessionNotRunning: This one runs, but not in the file, where somebody else has ended or removed it.
+            InvalidEntry: The balance is no number. Nothing was written.
         """
         given = figure(balance, "balance")
         if not self._session.running:

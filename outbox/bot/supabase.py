@@ -23,7 +23,8 @@ from outbox.store.receipts import Receipt
 class SupabaseClient:
     """Trades and events in, rows out. Writing needs no network; reading does, and says so when there is none.
 
-    Raises UsageError: `outbox` is no Outbox.
+    Raises:
+        UsageError: `outbox` is no Outbox.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -43,7 +44,7 @@ class SupabaseClient:
 
     # ------------------------------------------------------------------------------------------ writing
 
-    async def execute(
+    async def execute(  # noqa: D417 - the others are those of `Outbox.put`
         self,
         table: str,
         data: object,
@@ -56,10 +57,14 @@ class SupabaseClient:
         if_exists: IfExists | None = None,
         tx: AnyTransaction | None = None,
     ) -> Receipt:
-        """Put one row into `table` and return once it is on disk. Arguments and errors as `Outbox.put`.
+        """Put one row into `table` and return once it is on disk. Other arguments and errors as `Outbox.put`.
 
-        An upsert into a table that has no conflict columns declared is decided by the table's key column, as
-        Supabase does by its primary key. tx: as part of that transaction.
+        Args:
+            table: The remote table.
+            data: The row.
+            on_conflict: The columns that decide an upsert. Where the table has none declared either, its key column
+                does, as Supabase does by its primary key.
+            tx: As part of that transaction.
         """
         if operation == Operation.UPSERT and on_conflict is None:
             on_conflict = self.outbox.destination(table).unique
@@ -71,15 +76,18 @@ class SupabaseClient:
     async def log_trade(
         self, trade_data: Mapping[str, object], *, id: object = None, tx: AnyTransaction | None = None
     ) -> Receipt:
-        """Record one trade; `trade_data` is not changed.
+        """Record one trade; errors as `Outbox.put`.
 
-        Its `id` is stored as `trade_id`; without one that is the receipt's id. A missing timestamp is now. The rest
-        as the table's columns, and in `extra` what has none; see `docs/migrating.md`. id: the broker's own name for the
-        trade; told again, the first one stays. Raises what `Outbox.put` raises.
+        Args:
+            trade_data: It is not changed. Its `id` is stored as `trade_id`; without one that is the receipt's id. A
+                missing timestamp is now. The rest as the table's columns, and in `extra` what has none; see
+                `docs/migrating.md`.
+            id: The broker's own name for the trade; told again, the first one stays.
+            tx: As part of that transaction.
         """
         return await put_trade(self.outbox, trade_data, tx, id=id)
 
-    async def log_event(
+    async def log_event(  # noqa: D417 - the others are columns of `events`
         self,
         event_type: str,
         data: Mapping[str, object] | None = None,
@@ -87,9 +95,14 @@ class SupabaseClient:
         *,
         tx: AnyTransaction | None = None,
     ) -> Receipt:
-        """Record one event, now; `data` becomes a JSON object, None an empty one.
+        """Record one event, now; other errors as `Outbox.put`.
 
-        Raises InvalidEntry: `data` is none, for example a text that was encoded already; and what `Outbox.put` raises.
+        Args:
+            data: Becomes a JSON object, None an empty one.
+            tx: As part of that transaction.
+
+        Raises:
+            InvalidEntry: `data` is none, for example a text that was encoded already. Nothing was written.
         """
         row = event_row(event_type, data, session_id, now=moment(self.outbox.clock.now_ms()))
         return await (self.outbox if tx is None else tx.transaction).put("events", row, operation=Operation.INSERT)
@@ -97,9 +110,13 @@ class SupabaseClient:
     # ------------------------------------------------------------------------------------------ sending
 
     async def retry_pending(self, timeout: float = 10.0) -> int:
-        """Send what is pending now, for `timeout` seconds at the most, and return how many entries were delivered.
+        """Send what is pending now. With a running flusher there is no need to call this.
 
-        With a running flusher there is no need to call this. What is not delivered stays pending.
+        Args:
+            timeout: Seconds at the most.
+
+        Returns:
+            How many entries were delivered; what was not stays pending.
         """
         return (await self.outbox.drain(timeout=timeout)).delivered
 
@@ -119,9 +136,14 @@ class SupabaseClient:
         *,
         source: str | ReadSource = ReadSource.REMOTE,
     ) -> Rows:
-        """Return the newest trades, at most `limit` of them; None or "" is no filter.
+        """Return the newest trades; errors as `query`.
 
-        source: "merged" has those too that are still pending. Errors as `query`.
+        Args:
+            session_id: Only those of this session; None or "" is no filter.
+            is_paper: Only simulated ones, or only real ones; None is no filter.
+            symbol: Only those of this symbol; None or "" is no filter.
+            limit: How many at the most.
+            source: As `query`; "merged" has those too that are still pending.
         """
         filters: dict[str, object] = {}
         if session_id:
@@ -145,17 +167,27 @@ class SupabaseClient:
     ) -> Rows:
         """Return rows of a table: a list that knows where it is from (`Rows`).
 
-        select: columns, comma-separated. filters: column → value, column → (operator, value), or column → a list of
-        the latter, with the operators eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must hold, None finds null.
-        order: a column or several, "-column" for descending. limit: None returns all there are. More than 1,000 rows
-        are read page by page as `rows` does, in the order of the unique columns (`Outbox.register` tells which; "id"
-        unless it does) where `order` leaves it open. offset: rows to leave out first. source: "remote"; "local", what
-        this outbox has put and still holds; "merged", the remote rows as they will be once what is pending now has
-        arrived, and local ones, marked by `.complete` and `.error`, while the remote end is away.
+        More than 1,000 rows are read page by page as `rows` does, in the order of the unique columns (`Outbox.register`
+        tells which; "id" unless it does) where `order` leaves it open. Never [] for a failure, never part of the rows.
 
-        Raises Unreachable: no answer; RemoteError: the server refused; ConfigError: no URL or key is set;
-        InvalidQuery: an argument cannot be sent like that; Undecidable: a local or merged read would have to guess
-        (`docs/reading.md` lists when). Never [] for a failure, never part of the rows.
+        Args:
+            table: The remote table.
+            select: Columns, comma-separated.
+            filters: column → value, column → (operator, value), or column → a list of the latter, with the operators
+                eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must hold, None finds null.
+            order: A column or several, "-column" for descending.
+            limit: How many at the most; None returns all there are.
+            offset: Rows to leave out first.
+            source: "remote"; "local", what this outbox has put and still holds; "merged", the remote rows as they will
+                be once what is pending now has arrived, and local ones, marked by `.complete` and `.error`, while the
+                remote end is away.
+
+        Raises:
+            Unreachable: No answer.
+            RemoteError: The server refused.
+            ConfigError: No URL or key is set.
+            InvalidQuery: An argument cannot be sent like that.
+            Undecidable: A local or merged read would have to guess (`docs/reading.md` lists when).
         """
         query, place = asked(table, select, filters, order), chosen_source(source)
         check_numbers(limit=1 if limit is None else limit, offset=offset)
@@ -203,8 +235,15 @@ class SupabaseClient:
     def describe(self, table: str, columns: Mapping[str, str | Kind | Column]) -> None:
         """Tell what the columns of a table of your own hold, so that `source="merged"` and "local" can compare them.
 
-        column → "integer", "float", "numeric", "text", "timestamp", "boolean", "uuid" or "other", or a `Column` that
-        tells its default too. The shipped tables are known. Raises InvalidQuery.
+        The shipped tables are known.
+
+        Args:
+            table: The remote table.
+            columns: column → "integer", "float", "numeric", "text", "timestamp", "boolean", "uuid" or "other", or a
+                `Column` that tells its default too.
+
+        Raises:
+            InvalidQuery: A kind does not exist.
         """
         self._columns[table] = described(columns)
 

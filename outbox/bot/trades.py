@@ -48,9 +48,17 @@ _PAPER = tuple(name for name in SHIPPED["trades"] if name in vars(PaperTrade))
 class TradeLogger:
     """Records trades under one session. Every method returns the receipt once the trade is on disk.
 
-    round_pnl, round_pips: decimals that `log_trade` and `log_paper_trade` round to; None, the default: as given, so
-    that a gain below a cent stays visible (the old module rounded to 2 and 1). None, NaN and infinities are left
-    alone, a Decimal stays one. Raises UsageError: `outbox` is no Outbox.
+    Rounding leaves None, NaN and infinities alone, and a Decimal stays one.
+
+    Args:
+        outbox: Where the trades are put.
+        session_id: Whose trades these are.
+        round_pnl: Decimals that `log_trade` and `log_paper_trade` round to. None: as given, so that a gain below a cent
+            stays visible (the old module rounded to 2).
+        round_pips: The same for pips (the old module rounded to 1).
+
+    Raises:
+        UsageError: `outbox` is no Outbox.
     """
 
     def __init__(
@@ -62,7 +70,7 @@ class TradeLogger:
         self._round_pips = round_pips
         self.session_id = session_id
 
-    async def log_trade(
+    async def log_trade(  # noqa: D417 - the others are columns of `trades`
         self,
         symbol: str,
         direction: int | None,
@@ -81,10 +89,13 @@ class TradeLogger:
         id: object = None,
         tx: AnyTransaction | None = None,
     ) -> Receipt:
-        """Record one trade, now. is_paper: simulated. tx: as part of that transaction. Raises what `put` raises.
+        """Record one trade, now; errors as `Outbox.put`.
 
-        id: the broker's own name for it. Told again, after a restart say, it is the same trade: the first one stays,
-        whatever the second says, and the receipt says `duplicate`.
+        Args:
+            is_paper: Simulated.
+            id: The broker's own name for it. Told again, after a restart say, it is the same trade: the first one
+                stays, whatever the second says, and the receipt says `duplicate`.
+            tx: As part of that transaction.
         """
         trade = {
             "session_id": self.session_id,
@@ -107,9 +118,13 @@ class TradeLogger:
     async def log_real_trade(
         self, trade_data: Mapping[str, object], *, id: object = None, tx: AnyTransaction | None = None
     ) -> Receipt:
-        """Record a trade that was executed, as `SupabaseClient.log_trade` does; `trade_data` is not changed.
+        """Record a trade that was executed, as `SupabaseClient.log_trade` does; errors as `Outbox.put`.
 
-        It counts as real and as this session's, whatever it says itself. Nothing in it is rounded. id: as `log_trade`.
+        Args:
+            trade_data: It is not changed, and nothing in it is rounded. It counts as real and as this session's,
+                whatever it says itself.
+            id: As `log_trade`.
+            tx: As part of that transaction.
         """
         trade = {**trade_data, "is_paper": False, "session_id": self.session_id}
         return await put_trade(self._outbox, trade, tx, id=id)
@@ -117,7 +132,16 @@ class TradeLogger:
     async def log_paper_trade(
         self, paper_trade: PaperTrade, *, id: object = None, tx: AnyTransaction | None = None
     ) -> Receipt:
-        """Record a simulated trade that was closed. id: as `log_trade`. Raises InvalidEntry: it lacks an attribute."""
+        """Record a simulated trade that was closed; other errors as `Outbox.put`.
+
+        Args:
+            paper_trade: Any object with the attributes of `PaperTrade`.
+            id: As `log_trade`.
+            tx: As part of that transaction.
+
+        Raises:
+            InvalidEntry: It lacks an attribute. Nothing was written.
+        """
         values = {name: _attribute(paper_trade, name) for name in _PAPER}
         return await self.log_trade(**values, action="CLOSE", is_paper=True, id=id, tx=tx)
 

@@ -56,10 +56,18 @@ async def import_legacy(
 ) -> LegacyReport:
     """Take what the old module left in `folder`, rename its files to `….imported`, and say what became of each.
 
-    Call it once at a bot's start, before its session starts: again, it finds nothing. source: whose session it is; else
-    the settings' `source`. progress: called with how many bytes of how many are done. What is not taken is in
-    `….unread` beside the file. Raises InvalidRequest: `folder` is none; what `transaction()` raises: what was taken
-    before stays, and calling again goes on from there.
+    Call it once at a bot's start, before its session starts: again, it finds nothing. What is not taken is in
+    `….unread` beside the file. Other errors as `Outbox.transaction`: what was taken before stays, and calling again
+    goes on from there.
+
+    Args:
+        outbox: Where it is put.
+        folder: The old module's.
+        source: Whose session it is; else the settings' `source`.
+        progress: Called with how many bytes of how many are done.
+
+    Raises:
+        InvalidRequest: `folder` is none.
     """
     home = await in_thread(checked_folder, folder)
     whose = (outbox.source or "") if source is None else source

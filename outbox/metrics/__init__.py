@@ -41,10 +41,14 @@ _BOUNDARIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1
 def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, name: str | None = None) -> None:
     """Tell `meter_provider` (else the global one) how `outbox` does, until it is closed. Again: nothing changes.
 
-    name: what tells several outboxes apart, the attribute `outbox.name`; OUTBOX_SOURCE unless given, or the file's
-    whole path if another outbox of the provider has that name.
     Figures are read when they are collected, in the collector's thread, from one snapshot. A put costs some 25 µs
     more, nearly all of it the SDK's.
+
+    Args:
+        outbox: An open outbox.
+        meter_provider: Whom to tell; the global one unless given.
+        name: What tells several outboxes apart, the attribute `outbox.name`; OUTBOX_SOURCE unless given, or the file's
+            whole path if another outbox of the provider has that name.
     """
     names = (name, outbox.source, outbox.path.name)
     _instruments_of(meter_provider or get_meter_provider()).watch(outbox, next(each for each in names if each))

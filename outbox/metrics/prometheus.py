@@ -69,10 +69,17 @@ class Endpoint:
 def serve(*outboxes: Outbox, port: int = _PORT, host: str = "127.0.0.1", name: str | None = None) -> Endpoint:
     """Serve the figures of `outboxes` until the result is closed; its `url` says where.
 
-    name: the label `outbox_name` instead of OUTBOX_SOURCE, if there is one outbox; several have a source each.
-    port: 0 is any that is free. host: the loopback, so that nobody on another machine reads them; a Prometheus
-    elsewhere needs "0.0.0.0" here and a firewall. They name files and tables, and hold neither payloads nor keys.
-    Raises ConfigError: one name for several outboxes; the address is taken or no address of this machine.
+    They name files and tables, and hold neither payloads nor keys.
+
+    Args:
+        *outboxes: Open outboxes.
+        port: 0 is any that is free.
+        host: The loopback, so that nobody on another machine reads them; a Prometheus elsewhere needs "0.0.0.0" here
+            and a firewall.
+        name: The label `outbox_name` instead of OUTBOX_SOURCE, if there is one outbox; several have a source each.
+
+    Raises:
+        ConfigError: One name for several outboxes; the address is taken or no address of this machine.
     """
     if name is not None and len(outboxes) > 1:
         raise ConfigError("belongs to one outbox; give each of several its OUTBOX_SOURCE", field="name")

@@ -148,8 +148,10 @@ def _term(order: object) -> Term:
 class ReadSource(StrEnum):
     """Where rows are read.
 
-    remote: Supabase. local: what this outbox has put and still holds, delivered or pending. merged: Supabase, with
-    what is pending laid over it: a bot sees what it has just written.
+    Attributes:
+        REMOTE: Supabase.
+        LOCAL: What this outbox has put and still holds, delivered or pending.
+        MERGED: Supabase, with what is pending laid over it: a bot sees what it has just written.
     """
 
     REMOTE = "remote"
@@ -158,7 +160,11 @@ class ReadSource(StrEnum):
 
 
 def chosen_source(source: str | ReadSource) -> ReadSource:
-    """Return the member that `source` is or names. Raises InvalidQuery."""
+    """Return the member that `source` is or names.
+
+    Raises:
+        InvalidQuery: It names none.
+    """
     try:
         return ReadSource(source)
     except ValueError:
@@ -169,8 +175,10 @@ def chosen_source(source: str | ReadSource) -> ReadSource:
 class Rows(list[dict[str, Any]]):
     """The rows of a read, and what they are worth.
 
-    source: where they are from. complete: False if the remote end may have more of them. error: why a merged read
-    had to make do with local rows, or None.
+    Attributes:
+        source: Where they are from.
+        complete: False if the remote end may have more of them.
+        error: Why a merged read had to make do with local rows, or None.
     """
 
     __slots__ = ("complete", "error", "source")

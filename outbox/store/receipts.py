@@ -19,7 +19,13 @@ from outbox.store import queries
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a put returns. id: the idempotency key. seq: the place in the outbox. duplicate: it was there already."""
+    """What a put returns.
+
+    Attributes:
+        id: The idempotency key.
+        seq: The place in the outbox.
+        duplicate: It was there already.
+    """
 
     id: str
     seq: int

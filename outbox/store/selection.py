@@ -53,7 +53,11 @@ NOT_DEAD = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handled:
-    """An entry and what became of it. destination: None if nobody knows its id."""
+    """An entry and what became of it.
+
+    Attributes:
+        destination: None if nobody knows its id.
+    """
 
     id: str
     destination: str | None
