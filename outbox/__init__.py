@@ -31,79 +31,94 @@ In a shell: `outbox --help` shows the commands, `outbox help` the pages of the d
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from outbox.columns import Column, Kind
-from outbox.entry import Destination, Operation, State, uuid_of
-from outbox.errors import (
-    ConfigError as ConfigError,
-    DeadlinePassed as DeadlinePassed,
-    DiskFull as DiskFull,
-    EntryError as EntryError,
-    ForeignLoop as ForeignLoop,
-    ForkedProcess as ForkedProcess,
-    IdConflict as IdConflict,
-    InsideTransaction as InsideTransaction,
-    InvalidEntry as InvalidEntry,
-    InvalidQuery as InvalidQuery,
-    InvalidRequest as InvalidRequest,
-    MigrationChanged as MigrationChanged,
-    NotADatabase as NotADatabase,
-    NotDurable as NotDurable,
-    OutboxClosed as OutboxClosed,
-    OutboxError as OutboxError,
-    OutboxFull as OutboxFull,
-    OutcomeUnknown as OutcomeUnknown,
-    RemoteError as RemoteError,
-    SchemaError as SchemaError,
-    SessionError as SessionError,
-    SessionNotRunning as SessionNotRunning,
-    SessionRunning as SessionRunning,
-    StoreBusy as StoreBusy,
-    StoreCorrupt as StoreCorrupt,
-    StoreError as StoreError,
-    StoreInUse as StoreInUse,
-    StoreTooNew as StoreTooNew,
-    TransactionExpired as TransactionExpired,
-    Undecidable as Undecidable,
-    Unreachable as Unreachable,
-    UsageError as UsageError,
-    WrongJournalMode as WrongJournalMode,
-)
-from outbox.futures import PutFuture
-from outbox.outbox import Outbox
-from outbox.puts import Transaction
-from outbox.settings import Settings
-from outbox.stats import DrainReport, Stats
-from outbox.store.receipts import Receipt
-from outbox.store.selection import Handled, Outcome
-
 if TYPE_CHECKING:
+    from outbox import errors as errors
     from outbox.blocking import BlockingOutbox
     from outbox.bot.bars import LocalStorage
     from outbox.bot.models import Event, Session, Trade
     from outbox.bot.sessions import SessionEndReason, SessionManager
     from outbox.bot.supabase import SupabaseClient
     from outbox.bot.trades import PaperTrade, TradeLogger
+    from outbox.columns import Column, Kind
+    from outbox.entry import Destination, Operation, State, uuid_of
+    from outbox.errors import (
+        ConfigError as ConfigError,
+        DeadlinePassed as DeadlinePassed,
+        DiskFull as DiskFull,
+        EntryError as EntryError,
+        ForeignLoop as ForeignLoop,
+        ForkedProcess as ForkedProcess,
+        IdConflict as IdConflict,
+        InsideTransaction as InsideTransaction,
+        InvalidEntry as InvalidEntry,
+        InvalidQuery as InvalidQuery,
+        InvalidRequest as InvalidRequest,
+        MigrationChanged as MigrationChanged,
+        NotADatabase as NotADatabase,
+        NotDurable as NotDurable,
+        OutboxClosed as OutboxClosed,
+        OutboxError as OutboxError,
+        OutboxFull as OutboxFull,
+        OutcomeUnknown as OutcomeUnknown,
+        RemoteError as RemoteError,
+        SchemaError as SchemaError,
+        SessionError as SessionError,
+        SessionNotRunning as SessionNotRunning,
+        SessionRunning as SessionRunning,
+        StoreBusy as StoreBusy,
+        StoreCorrupt as StoreCorrupt,
+        StoreError as StoreError,
+        StoreInUse as StoreInUse,
+        StoreTooNew as StoreTooNew,
+        TransactionExpired as TransactionExpired,
+        Undecidable as Undecidable,
+        Unreachable as Unreachable,
+        UsageError as UsageError,
+        WrongJournalMode as WrongJournalMode,
+    )
     from outbox.flusher.context import FlusherState
+    from outbox.futures import PutFuture
+    from outbox.outbox import Outbox
+    from outbox.puts import Transaction
     from outbox.reads import ReadSource, Rows
+    from outbox.settings import Settings
+    from outbox.stats import DrainReport, Stats
+    from outbox.store.receipts import Receipt
     from outbox.store.rows import StoredPause
+    from outbox.store.selection import Handled, Outcome
 
 __version__ = "0.1.0"
 
 _WHEN_USED = {
-    "BlockingOutbox": "outbox.blocking",
-    "Event": "outbox.bot.models",
-    "FlusherState": "outbox.flusher.context",
-    "LocalStorage": "outbox.bot.bars",
-    "PaperTrade": "outbox.bot.trades",
-    "ReadSource": "outbox.reads",
-    "Rows": "outbox.reads",
-    "Session": "outbox.bot.models",
-    "SessionEndReason": "outbox.bot.sessions",
-    "SessionManager": "outbox.bot.sessions",
-    "StoredPause": "outbox.store.rows",
-    "SupabaseClient": "outbox.bot.supabase",
-    "Trade": "outbox.bot.models",
-    "TradeLogger": "outbox.bot.trades",
+    name: module
+    for module, names in {
+        "outbox.blocking": "BlockingOutbox",
+        "outbox.bot.bars": "LocalStorage",
+        "outbox.bot.models": "Event Session Trade",
+        "outbox.bot.sessions": "SessionEndReason SessionManager",
+        "outbox.bot.supabase": "SupabaseClient",
+        "outbox.bot.trades": "PaperTrade TradeLogger",
+        "outbox.columns": "Column Kind",
+        "outbox.entry": "Destination Operation State uuid_of",
+        "outbox.errors": (
+            "ConfigError DeadlinePassed DiskFull EntryError ForeignLoop ForkedProcess IdConflict "
+            "InsideTransaction InvalidEntry InvalidQuery InvalidRequest MigrationChanged NotADatabase NotDurable "
+            "OutboxClosed OutboxError OutboxFull OutcomeUnknown RemoteError SchemaError SessionError "
+            "SessionNotRunning SessionRunning StoreBusy StoreCorrupt StoreError StoreInUse StoreTooNew "
+            "TransactionExpired Undecidable Unreachable UsageError WrongJournalMode"
+        ),
+        "outbox.flusher.context": "FlusherState",
+        "outbox.futures": "PutFuture",
+        "outbox.outbox": "Outbox",
+        "outbox.puts": "Transaction",
+        "outbox.reads": "ReadSource Rows",
+        "outbox.settings": "Settings",
+        "outbox.stats": "DrainReport Stats",
+        "outbox.store.receipts": "Receipt",
+        "outbox.store.rows": "StoredPause",
+        "outbox.store.selection": "Handled Outcome",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [
@@ -140,12 +155,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHEN_USED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_WHEN_USED[name]), name)
-    return found
+if not TYPE_CHECKING:  # or a type checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name == "errors":
+            return import_module("outbox.errors")
+        if name not in _WHEN_USED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = globals()[name] = getattr(import_module(_WHEN_USED[name]), name)
+        return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHEN_USED})
+    return sorted({*globals(), *_WHEN_USED, "errors"})

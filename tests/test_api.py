@@ -949,7 +949,7 @@ async def test_the_key_is_in_no_text_that_the_outbox_makes(path: Path, caplog: p
 
 def test_the_library_loads_without_the_command_line() -> None:
     # httpx loads rich for a command line of its own wherever that is installed.
-    with python("import outbox, sys; print({'typer', 'outbox.cli'} & set(sys.modules))") as process:
+    with python("from outbox import Outbox; import sys; print({'typer', 'outbox.cli'} & set(sys.modules))") as process:
         out, _ = process.communicate()
     assert out == "set()\n"
 

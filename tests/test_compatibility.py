@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import errno
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +109,31 @@ async def test_what_is_no_destination_is_told_and_the_file_is_free_again(tmp_pat
             await Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), destinations=wrong)
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as opened:  # control: it can be opened
         assert (await opened.stats()).pending == 0
+
+
+def test_a_type_checker_and_a_program_find_each_name_in_the_same_module() -> None:
+    tree = ast.parse(Path(outbox.__file__).read_text(encoding="utf-8"))
+    (checked,) = [each for each in tree.body if isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING"]
+    imported = {
+        name.name: each.module for each in checked.body if isinstance(each, ast.ImportFrom) for name in each.names
+    }
+    assert imported.pop("errors") == "outbox"
+    assert imported == outbox._WHEN_USED
+    for name, module in imported.items():
+        assert getattr(outbox, name) is getattr(importlib.import_module(str(module)), name)
+    assert {"errors", *outbox.__all__, *imported} <= set(dir(outbox))
+
+
+def test_the_package_loads_each_name_when_it_is_used() -> None:
+    code = "import outbox, sys; print(sum(name.startswith('outbox.') for name in sys.modules)); {}"
+    tell = "print(*sorted({'outbox.errors', 'outbox.outbox', 'httpx'} & set(sys.modules)))"
+
+    def told(used: str) -> list[str]:
+        return subprocess.check_output([sys.executable, "-c", code.format(f"{used}; {tell}")], text=True).splitlines()
+
+    assert told("pass") == ["0", ""]
+    assert told("outbox.errors.OutboxError") == ["0", "outbox.errors"]
+    assert told("from outbox import *; Outbox")[0] == "0"
+    assert set(told("outbox.Outbox")[1].split()) == {"httpx", "outbox.errors", "outbox.outbox"}  # the control
+    with pytest.raises(AttributeError, match="module 'outbox' has no attribute 'Outbx'"):
+        outbox.__getattr__("Outbx")

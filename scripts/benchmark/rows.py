@@ -93,7 +93,7 @@ PROBES: dict[str, Probe] = {
     "sent": Probe("sent", {"rows": 5_000}, {"rows": 2_000}),
     "idle": Probe("idle", {"seconds": 30.0}, {"seconds": 5.0}),
     "arrivals": Probe("arrivals", {"rows": 10_000, "per_s": 1_000.0}, {"rows": 2_000, "per_s": 500.0}),
-    "import outbox": Probe("imports", {"modules": "outbox"}, times=3),
+    "import outbox": Probe("imports", {"modules": "outbox.outbox"}, times=3),
     "import libraries": Probe("imports", {"modules": LIBRARIES}, times=3),
 }
 

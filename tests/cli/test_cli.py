@@ -151,7 +151,7 @@ def test_the_library_loads_neither_typer_nor_rich_and_the_command_line_loads_bot
     def loaded_by(module: str, before: str = without_click) -> str:
         return subprocess.check_output([sys.executable, "-c", before + code.format(module)], text=True).strip()
 
-    assert loaded_by("outbox") == "[]"
+    assert loaded_by("outbox.outbox") == "[]"
     assert loaded_by("outbox.cli") == "[]"
     assert loaded_by("outbox.cli.app", before="") == "['rich', 'typer']"
 

@@ -112,7 +112,7 @@ def test_a_choice_that_makes_no_sense_names_its_option(dead: Path) -> None:
     for command in ("ls", "requeue", "resend", "export"):
         code, found = as_json(command, "--path", dead, "--where", "EURUSD", *(["--dry-run"] * (command != "ls")))
         assert code == 3
-        assert found["error"].startswith("--where: 'EURUSD' is no COLUMN=VALUE")
+        assert found["error"].startswith("--where: 'EURUSD' is not COLUMN=VALUE")
 
 
 def test_an_export_can_be_counted_first(dead: Path) -> None:

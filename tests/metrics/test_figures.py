@@ -285,7 +285,10 @@ async def test_a_collection_takes_one_snapshot_and_the_next_one_another(
 
 
 def test_the_library_itself_does_not_load_opentelemetry() -> None:
-    code = "import sys, outbox, outbox.cli.app; sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    code = (
+        "import sys, outbox.outbox, outbox.cli.app\n"
+        "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=200).returncode == 0
 
 
