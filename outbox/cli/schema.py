@@ -16,7 +16,7 @@ from outbox.remote_schema import Script
 _DONE, _REFUSED = 0, 3
 _LOCK_S = 10.0
 
-app: typer.Typer = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app: typer.Typer = typer.Typer(name="schema", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 @app.callback()  # without one, Typer makes a plain command of a group that has only one

@@ -23,7 +23,8 @@ from typer.testing import CliRunner, Result
 
 from outbox import Outbox, Settings
 from outbox.cli import format as formatting
-from outbox.cli.app import BAR, app
+from outbox.cli.app import app
+from outbox.cli.drain import BAR
 from outbox.cli.format import age, size
 from outbox.stats import take_in_thread
 from outbox.store.sidecar import Flushing

@@ -1,0 +1,49 @@
+"""What a command loads, counted in modules: what it does not load costs no time on any machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+
+from outbox.cli.app import app
+
+LOADED = """
+import json, sys
+from outbox.cli import main
+sys.argv = ["outbox", *sys.argv[1:]]
+try:
+    main()
+finally:
+    sys.stderr.write(json.dumps(sorted(sys.modules)))
+"""
+
+
+def loaded_by(*typed: object, folder: Path) -> set[str]:
+    """Return the modules that the command has loaded when it ends."""
+    command = [sys.executable, "-c", LOADED, *map(str, typed)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def commands(loaded: set[str]) -> set[str]:
+    return {name.removeprefix("outbox.cli.") for name in loaded if name.startswith("outbox.cli.")}
+
+
+def test_a_command_loads_its_own_module_and_what_that_names(tmp_path: Path) -> None:
+    assert commands(loaded_by("--version", folder=tmp_path)) == {"app", "format"}
+    found = commands(loaded_by("status", "--help", folder=tmp_path))
+    assert "status_command" in found
+    assert not {"drain", "doctor", "watch", "dead_letters", "schema"} & found
+    assert {"drain", "doctor", "dead_letters", "schema"} <= commands(loaded_by("--help", folder=tmp_path))
+
+
+def test_each_name_leads_to_the_command_of_that_name() -> None:
+    group = typer.main.get_command(app)
+    found = vars(group)["commands"]
+    assert len(found) == 26
+    assert [name for name, command in found.items() if command.name != name] == []
+    assert "statu" not in found
