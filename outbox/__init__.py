@@ -76,13 +76,12 @@ if TYPE_CHECKING:
         UsageError as UsageError,
         WrongJournalMode as WrongJournalMode,
     )
-    from outbox.flusher.context import FlusherState
     from outbox.futures import PutFuture
     from outbox.outbox import Outbox
     from outbox.puts import Transaction
     from outbox.reads import ReadSource, Rows
     from outbox.settings import Settings
-    from outbox.stats import DrainReport, Stats
+    from outbox.stats import DrainReport, FlusherState, Stats
     from outbox.store.receipts import Receipt
     from outbox.store.rows import StoredPause
     from outbox.store.selection import Handled, Outcome
@@ -107,13 +106,12 @@ _WHEN_USED = {
             "SessionNotRunning SessionRunning StoreBusy StoreCorrupt StoreError StoreInUse StoreTooNew "
             "TransactionExpired Undecidable Unreachable UsageError WrongJournalMode"
         ),
-        "outbox.flusher.context": "FlusherState",
         "outbox.futures": "PutFuture",
         "outbox.outbox": "Outbox",
         "outbox.puts": "Transaction",
         "outbox.reads": "ReadSource Rows",
         "outbox.settings": "Settings",
-        "outbox.stats": "DrainReport Stats",
+        "outbox.stats": "DrainReport FlusherState Stats",
         "outbox.store.receipts": "Receipt",
         "outbox.store.rows": "StoredPause",
         "outbox.store.selection": "Handled Outcome",

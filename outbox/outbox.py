@@ -22,7 +22,7 @@ from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.entry import Destination
 from outbox.errors import ConfigError
-from outbox.flusher.context import FlusherState, Tally
+from outbox.flusher.context import Tally
 from outbox.futures import Waiting
 from outbox.opening import Opening, by_request, log_opened
 from outbox.operating import Operates
@@ -30,7 +30,7 @@ from outbox.postgrest.client import Transport
 from outbox.puts import Puts, refuse_copy
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.stats import DrainReport, Snapshot, Stats, take as take_snapshot, take_in_thread
+from outbox.stats import DrainReport, FlusherState, Snapshot, Stats, take as take_snapshot, take_in_thread
 from outbox.store import lock, meta
 from outbox.store.capacity import Bounds
 from outbox.store.reader import PendingCounter

@@ -16,7 +16,6 @@ from typing import Any, Self
 
 from outbox.background import TaskState
 from outbox.entry import LaneSpec, State
-from outbox.flusher.context import FlusherState
 from outbox.store import database, files, queries
 from outbox.store.reader import Reader
 from outbox.store.rows import Notices, StoredPause, by_state
@@ -43,6 +42,16 @@ class DrainReport:
     seconds: float
     timed_out: bool
     held_by: str | None = None
+
+
+@dataclass(slots=True)
+class FlusherState:
+    """What `stats()` shows of the flusher."""
+
+    started: bool = False
+    running: bool = False
+    last_error: str | None = None
+    last_delivery_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

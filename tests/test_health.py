@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from outbox.fleet import Reporter
-from outbox.flusher.context import FlusherState
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure
 from outbox.recovery.open import open_store
-from outbox.stats import Stats, take
+from outbox.stats import FlusherState, Stats, take
 from outbox.store.rows import StoredPause
 from outbox.store.store import Store
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused

@@ -20,6 +20,7 @@ from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
 from outbox.settings import Settings
+from outbox.stats import FlusherState
 from outbox.store import meta, queries
 from outbox.store.rows import Lane, Outgoing
 from outbox.store.sidecar import Flushing
@@ -31,16 +32,6 @@ logger: logs.Logger = logs.named("outbox.flusher")
 _IDLE_S, _BUSY_S = 60.0, 1.0
 # Updates that matched nothing; more of them wait for their own next try, as after a restart.
 _MOST = 500
-
-
-@dataclass(slots=True)
-class FlusherState:
-    """What `stats()` shows of the flusher."""
-
-    started: bool = False
-    running: bool = False
-    last_error: str | None = None
-    last_delivery_ms: int | None = None
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ from outbox import background, logs
 from outbox.clock import Clock
 from outbox.entry import Destination
 from outbox.errors import OutboxError, UsageError
-from outbox.flusher.context import FlusherContext, FlusherState, Tally
+from outbox.flusher.context import FlusherContext, Tally
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
 from outbox.flusher.orphans import PATIENCE_S
@@ -76,6 +76,7 @@ from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
 from outbox.settings import Settings
+from outbox.stats import FlusherState
 from outbox.store.rows import Lane, Sendable
 from outbox.store.store import Store
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import typer
 
+from outbox import BlockingOutbox
 from outbox.cli.app import app
 
+# What sends loads these; what only reads the file does not need them.
+NETWORK = {"httpx", "httpcore", "h11", "anyio", "tenacity", "certifi", "outbox.postgrest.client", "outbox.store.store"}
+MODULES = 56
 LOADED = """
 import json, sys
 from outbox.cli import main
@@ -39,6 +43,18 @@ def test_a_command_loads_its_own_module_and_what_that_names(tmp_path: Path) -> N
     assert "status_command" in found
     assert not {"drain", "doctor", "watch", "dead_letters", "schema"} & found
     assert {"drain", "doctor", "dead_letters", "schema"} <= commands(loaded_by("--help", folder=tmp_path))
+
+
+def test_status_loads_nothing_of_the_network_and_no_more_than_it_shows(tmp_path: Path) -> None:
+    with BlockingOutbox.open(path=tmp_path / "bot.db") as outbox:
+        outbox.put("trades", {"n": 1})
+    found = loaded_by("status", "--path", "bot.db", folder=tmp_path)
+    assert {"outbox.stats", "outbox.store.read_only"} <= found
+    assert not NETWORK & found
+    assert sum(name.startswith("outbox.") for name in found) <= MODULES
+    control = loaded_by("drain", "--help", folder=tmp_path)
+    assert control >= NETWORK
+    assert sum(name.startswith("outbox.") for name in control) > MODULES
 
 
 def test_each_name_leads_to_the_command_of_that_name() -> None:
