@@ -213,6 +213,7 @@ def answer(pause: StoredPause) -> str:
 
 def show(status: Status, console: Console) -> None:
     """Print `status` for a person; what is to be typed stands in one piece, however long the path."""
+    console.print(_headline(status), soft_wrap=True)
     console.print(_figures(status, None))
     for words in _damages(status):
         console.print(words, soft_wrap=True)
@@ -222,11 +223,11 @@ def show(status: Status, console: Console) -> None:
 
 def rendered(status: Status, rates: Rates | None) -> RenderableType:
     """Return `status` as a person reads it who watches; rates: how fast it moves."""
-    return Group(_figures(status, rates), *_damages(status), *_warnings(status))
+    return Group(_headline(status), _figures(status, rates), *_damages(status), *_warnings(status))
 
 
 def _figures(status: Status, rates: Rates | None) -> RenderableType:
-    parts: list[RenderableType] = [_headline(status), _facts(status, rates)]
+    parts: list[RenderableType] = [_facts(status, rates)]
     if status.file.destinations:
         parts.append(_Counts(status))
     return Group(*parts)
@@ -264,7 +265,7 @@ _COLOURS = {
 }
 
 
-def _headline(status: Status) -> RenderableType:
+def _headline(status: Status) -> Text:
     return Text.assemble((status.health.words, f"bold {_COLOURS[status.health]}"), f"  {status.path}")
 
 

@@ -138,7 +138,7 @@ def test_dead_letters_stand_by_cause_each_with_the_command_for_just_these(dead: 
         assert as_json(*command, "--dry-run")[1]["would"] == each["entries"]
     shown = call("dead", "--path", dead).stdout
     assert shown.count("outbox requeue --path") == 3
-    assert max(map(len, shown.splitlines())) < 200
+    assert max(map(len, shown.replace(str(dead), "bot.db").splitlines())) < 200
     # The control: without the words the two causes of fills are one.
     assert as_json("requeue", "--path", dead, "--destination", "fills", "--code", "22P02", "--dry-run")[1]["would"] == 4
     execute(dead, "delete from outbox")
