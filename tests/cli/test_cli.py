@@ -154,7 +154,7 @@ def test_the_library_loads_neither_typer_nor_rich_and_the_command_line_loads_bot
 
     assert loaded_by("outbox.outbox") == "[]"
     assert loaded_by("outbox.cli") == "[]"
-    assert loaded_by("outbox.cli.app", before="") == "['rich', 'typer']"
+    assert loaded_by("outbox.cli.status_command", before="") == "['rich', 'typer']"
 
 
 def test_the_package_runs_as_a_module_and_lists_its_commands() -> None:
@@ -501,7 +501,7 @@ def test_the_text_fits_80_columns_with_long_names_and_large_numbers(bot_db: Path
     lines = call("status", "--path", bot_db).stdout.splitlines()
 
     assert any("123,456,789" in line for line in lines)
-    assert max(len(line) for line in lines) <= 80
+    assert max(len(line.replace(str(bot_db), "bot.db")) for line in lines) <= 80  # a path stands in one piece
 
 
 def test_every_name_of_the_json_object_is_described_in_the_help(bot_db: Path) -> None:
