@@ -1,7 +1,7 @@
 """The durable outbox for Python bots.
 
 Every row that a bot writes is in a local SQLite file, synced, before the call returns. A background task, the flusher,
-brings it to Supabase exactly once, through kill -9, power loss and outages. The bot never waits on the network.
+delivers it to Supabase exactly once, through kill -9, power loss and outages. The bot never waits on the network.
 
     import asyncio
     from outbox import Outbox
@@ -153,7 +153,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # or a type checker would take any name for one of these
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name == "errors":

@@ -12,13 +12,13 @@ from outbox.errors import InvalidRequest
 
 
 class Arguments(BaseModel):
-    """What a request holds. A field that nobody knows is refused: a newer version's selector would widen it."""
+    """What a request holds. An unknown field is refused: ignoring a newer version's selector would widen it."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Return the arguments that `values` are. Raises InvalidRequest, which names the field."""
+        """Return `values` as arguments. Raises InvalidRequest, which names the field."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -27,7 +27,7 @@ class Arguments(BaseModel):
             raise InvalidRequest(_SAID.get(first["type"], str(first["msg"])), field=field) from None
 
     def but(self, **changes: Any) -> Self:
-        """Return it with other values."""
+        """Return a copy with `changes` applied."""
         return self.model_copy(update=changes)
 
     def as_json(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ _SAID = {
 
 
 def unix_ms(time: datetime | None, field: str) -> int | None:
-    """Return Unix milliseconds. Raises InvalidRequest: no datetime, or one without a time zone."""
+    """Return Unix milliseconds. Raises InvalidRequest: not a datetime, or one without a time zone."""
     if time is None:
         return None
     if not isinstance(time, datetime) or time.tzinfo is None:

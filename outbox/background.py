@@ -1,4 +1,4 @@
-"""Tasks that go on whatever they meet, each error told and shown in `stats()`; and an end within its time."""
+"""Background tasks that survive errors, log them and show them in `stats()`; and a stop within a deadline."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from outbox.errors import OutboxClosed
 
 logger: logs.Logger = logs.named("outbox")
 
-# After an error that nobody foresaw.
+# The wait after an unexpected error.
 _REST_S = 1.0
-# All parts together, what a flusher's block has taken before them included; and what each has at least if those before
-# it have used it up: 5 other parts, and once more for the one that is given up. So 14 s end it, and a bot is given 15.
+# The time for all parts, including what a flusher's block has already taken; and the least that each part gets once
+# that is used up: 5 other parts, and once more for the one that is given up. So it ends in 14 s, below a bot's 15.
 _ALL_S, LEAST_S = 11.0, 0.5
 
 
 @dataclass(slots=True)
 class TaskState:
-    """A background task in `stats()`. failures: errors that it met and went on after; last_error: the last of them.
+    """A background task in `stats()`. failures: how many errors it survived; last_error: the last of them.
 
-    tell: called at each change, for those who look from outside.
+    tell: called at each change, for outside observers.
     """
 
     name: str
@@ -35,7 +35,7 @@ class TaskState:
     tell: Callable[[TaskState], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def failed(self, error: BaseException, repeating: logs.Repeating) -> None:
-        """Count and tell an error that it goes on after."""
+        """Count and log an error that the task survives."""
         self.failures += 1
         self.last_error = f"{type(error).__name__}: {error}"
         self.tell(self)
@@ -45,9 +45,9 @@ class TaskState:
 
 
 class Background:
-    """Takes one turn after the other in a task of its own until `stop` is set or the outbox is closed.
+    """Runs turn after turn in its own task until `stop` is set or the outbox is closed.
 
-    turn: looks, and waits for its next time. An error of it ends only that turn.
+    turn: does its work, then waits until the next is due. An error ends only that turn.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What has an end. give_up: lets `stop` come to its end at once, where there is a way."""
+    """Something to stop. give_up: makes `stop` finish at once, where that is possible."""
 
     name: str
     stop: Callable[[], Awaitable[None]]
@@ -96,9 +96,9 @@ class Part:
 
 
 async def stop_in_time(parts: Sequence[Part], *, spent_s: float = 0.0) -> None:
-    """Stop `parts`, one after the other. Each has its turn, also if one before it failed, was cancelled or hangs.
+    """Stop `parts` one after another. Each gets its turn even if an earlier one failed, was cancelled or hangs.
 
-    spent_s: what an earlier step of the end has taken.
+    spent_s: what an earlier step of the shutdown has taken.
     """
     until_s = asyncio.get_running_loop().time() + _ALL_S - spent_s
     async with contextlib.AsyncExitStack() as last_first:
@@ -107,7 +107,7 @@ async def stop_in_time(parts: Sequence[Part], *, spent_s: float = 0.0) -> None:
 
 
 async def ended(tasks: Iterable[asyncio.Future[Any]]) -> bool:
-    """Return whether all of `tasks`, which have been told to end, have done so. One that hangs is not waited for."""
+    """Return whether all of `tasks`, which were told to stop, have done so. Does not wait for one that hangs."""
     waiting = set(tasks)
     return not waiting or not (await asyncio.wait(waiting, timeout=LEAST_S))[1]
 
@@ -126,5 +126,5 @@ async def _stop(part: Part, until_s: float) -> None:
         await task
         return
     logger.error("stop deadline passed, a part still runs", extra={"part": part.name})
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else looks
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else retrieves its error
     task.cancel()

@@ -1,4 +1,4 @@
-"""The only source of time; nothing else in the package asks the machine what time it is."""
+"""The only source of time; nothing else in the package reads the machine's clocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the rooms above need of time. `outbox.testing.ManualClock` is the other implementation."""
+    """What other modules need of time. `outbox.testing.ManualClock` is the other implementation."""
 
     def now_ms(self) -> int:
         """Wall clock: Unix time in milliseconds. May jump."""
@@ -21,7 +21,7 @@ class Clock(Protocol):
 
 
 class SteadyClock:
-    """Wall time at its making, counted on by the monotonic clock: what decides by a duration, whatever is set since."""
+    """Wall time when it was made, advanced by the monotonic clock: for decisions by duration, unmoved if it is set."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -44,7 +44,7 @@ class SystemClock:
         return time.monotonic()
 
     async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
-        """Wait for `event`; return whether it came within `timeout_s` seconds."""
+        """Wait for `event`; return whether it was set within `timeout_s` seconds."""
         try:
             async with asyncio.timeout(timeout_s):
                 await event.wait()

@@ -1,8 +1,8 @@
-"""What a column holds, and how PostgreSQL compares it; no I/O, no clock, no dice.
+"""What a column holds, and how PostgreSQL compares it; no I/O, no clock, no randomness.
 
-A read that lays pending entries over remote rows has to decide here what the server decides there. Each kind below
-has one rule of comparison whatever the server's settings are. What has none, such as the order of two texts (its
-collation), is `Undecidable`: an error is better than a row too many or too few.
+A read that lays pending entries over remote rows must decide locally what the server decides remotely. Each kind below
+has one rule of comparison whatever the server's settings. Where there is none, such as the order of two texts (it
+depends on the collation), the read is `Undecidable`: an error is better than a row too many or too few.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from outbox.errors import InvalidQuery, Undecidable
 
 
 class Kind(StrEnum):
-    """What PostgreSQL holds in a column, as far as its comparison goes."""
+    """What PostgreSQL holds in a column, as far as comparison is concerned."""
 
     INTEGER = "integer"  # smallint, integer, bigint
     FLOAT = "float"  # double precision; not real, which rounds what is compared
     NUMERIC = "numeric"  # without a precision: numeric(10, 2) rounds what it stores
-    TEXT = "text"  # text, varchar: equal or not, but its order is the collation's
+    TEXT = "text"  # text, varchar: equal or not; their order depends on the collation
     TIMESTAMP = "timestamp"  # timestamptz
     BOOLEAN = "boolean"
     UUID = "uuid"
-    OTHER = "other"  # jsonb, arrays and all the rest: never compared here
+    OTHER = "other"  # jsonb, arrays and everything else: never compared here
 
 
 ORDERED: Final = frozenset(Kind) - {Kind.TEXT, Kind.OTHER}
 
 
 class Default(Enum):
-    """What an insert that leaves a column out finds there."""
+    """What a column holds after an insert that leaves it out."""
 
     UNKNOWN = "decided by the server, such as now()"
 
@@ -77,7 +77,7 @@ def _without_default(*names: str) -> dict[str, object]:
     return dict.fromkeys(names)
 
 
-# Read from a header of the request that brings the row.
+# The server reads it from a header of the request that carries the row.
 _SENDER: Final[dict[str, object]] = {"source": UNKNOWN}
 
 # The tables of supabase_sql/. A test compares them with PostgreSQL's own catalogue.
@@ -120,7 +120,7 @@ def integer_columns(table: str) -> frozenset[str]:
 
 
 def described(columns: Mapping[str, object]) -> dict[str, Column]:
-    """Return what a bot says of its own table's columns: each a `Column`, a `Kind`, or a kind's name.
+    """Return the columns that a bot declares of its own table: each a `Column`, a `Kind`, or a kind's name.
 
     Raises InvalidQuery, which names the column.
     """
@@ -137,7 +137,7 @@ def described(columns: Mapping[str, object]) -> dict[str, Column]:
 
 
 class Number(str):
-    """A JSON number as the text it is: a float would change a Decimal's digits."""
+    """A JSON number as its text: a float would change a Decimal's digits."""
 
     __slots__ = ()
 
@@ -150,17 +150,17 @@ _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _INFINITY = re.compile(r"([+-]?)(?:inf|infinity)", re.IGNORECASE)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-# No fraction beyond microseconds: PostgreSQL rounds it. No time without a zone: its session decides about that.
+# No fraction beyond microseconds: PostgreSQL rounds it. No time without a zone: the server's session decides its zone.
 _MOMENT = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?(?:\.([0-9]{1,6}))?"
     r"(?:([Zz])|([+-])([0-9]{2})(?::?([0-9]{2}))?)"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NAN = (1, 0)  # equal to itself and greater than every number, as PostgreSQL has it
+_NAN = (1, 0)  # equal to itself and greater than every number, as in PostgreSQL
 
 
 def comparable(kind: Kind, text: str) -> Comparable:
-    """Return what `text`, as PostgreSQL reads it, is compared as. Raises ValueError: that is not certain here."""
+    """Return the value as which PostgreSQL compares `text`. Raises ValueError: that is not certain here."""
     match kind:
         case Kind.INTEGER:
             return _integer(text)
@@ -190,14 +190,14 @@ def told(kind: Kind, value: object) -> str | None:
     if isinstance(value, bool):
         return ("true" if value else "false") if kind is Kind.BOOLEAN else _refuse()
     if isinstance(value, Number):
-        # A number becomes a text by way of PostgreSQL's own writing of it; whole ones have but one.
+        # A number becomes text in PostgreSQL's own notation; only whole ones have just one.
         written = kind in (Kind.INTEGER, Kind.FLOAT, Kind.NUMERIC)
         return str(value) if written or (kind is Kind.TEXT and _PLAIN_INTEGER.fullmatch(value)) else _refuse()
     return value if isinstance(value, str) else _refuse()
 
 
 def known(columns: Columns, name: str, field: str) -> Column:
-    """Return what is known of a column. Raises Undecidable: nothing."""
+    """Return what is known of a column. Raises Undecidable: it is unknown or never compared."""
     column = columns.get(name)
     if column is None or column.kind is Kind.OTHER:
         told_by = "its kind is not known here; SupabaseClient.describe tells it"

@@ -1,4 +1,4 @@
-"""From a caller's row to an entry: what each destination is, and what a put of it becomes."""
+"""From a caller's row to an entry: the declared destinations, and what a put becomes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ DECLARED = (
     Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions"), key_kind=Kind.UUID),
 )
 
-# So many rows of one put_many are written in one go, if they are alike: one that is not makes as many slow.
+# How many rows of one put_many are encoded in one go if they are alike: one that differs slows down this many.
 _ALIKE = 128
 
-# Whoever waits for a call with a deadline collects here the ids of what it puts.
+# A caller with a deadline collects here the ids of the entries that its call puts.
 put_ids: ContextVar[list[str] | None] = ContextVar("outbox_put_ids", default=None)
 
 
@@ -106,7 +106,7 @@ class Destinations:
                 self._destinations[each.name] = replace(known, key_kind=each.key_kind)
 
     def destination(self, name: str) -> Destination:
-        """Return what is declared of `name`, or the defaults. Raises InvalidEntry: it is no identifier."""
+        """Return what is declared for `name`, or the defaults. Raises InvalidEntry: it is not an identifier."""
         if not isinstance(name, str):
             raise InvalidEntry(
                 f'must be the name of a table, not a {type(name).__name__}; it comes first: put("trades", row)',
@@ -173,6 +173,6 @@ class Destinations:
         return ready
 
     def _tell_repaired(self, destination: str, fields: Sequence[str]) -> None:
-        """PostgreSQL stores neither NUL nor lone surrogates."""
+        """Log the repaired fields: PostgreSQL stores neither NUL nor lone surrogates."""
         if (news := self._repeating.news(destination, str(fields))) is not None:
             logger.warning("text repaired", extra={"destination": destination, "fields": fields, **news})

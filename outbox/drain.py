@@ -28,7 +28,7 @@ class Drains:
         self._closed = False
 
     async def run_flusher(self) -> None:
-        """Run the flusher as the bot's own. A drain that began before sends until it ends, then this goes on."""
+        """Run the flusher as the bot's own. A drain that began earlier sends until it ends; then this takes over."""
         stops = self._stops
         while self._running is not None:
             await asyncio.wait({self._running})
@@ -37,32 +37,32 @@ class Drains:
         await self._flusher.run()
 
     async def stop(self, grace_s: float) -> None:
-        """End the flusher, as `Flusher.shut_down`, and one that waits for its turn. A drain goes on by itself."""
+        """Stop the flusher, as `Flusher.shut_down`, and one that waits for its turn. A drain continues on its own."""
         self._stops += 1
         await self._flusher.shut_down(grace_s)
 
     async def close(self, grace_s: float) -> None:
-        """The same for good."""
+        """Stop for good."""
         self._closed = True
         await self.stop(grace_s)
 
     async def drain(self, timeout_s: float) -> DrainReport:
-        """Make one immediate try, whatever the flusher waits for, and go on from there as long as that can help."""
+        """Make one immediate try, whatever the flusher waits for, and continue as long as that can help."""
         started_s = self._clock.monotonic_s()
         before = self._flusher.tally.delivered.total()
-        await asyncio.sleep(0)  # a flusher whose task was created just now may start, and be joined
+        await asyncio.sleep(0)  # let a flusher whose task was just created start, so that this joins it
         self._callers += 1
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    await self._store.caught_up()  # what put_nowait has lined up is meant too
+                    await self._store.caught_up()  # includes what put_nowait has queued
             timed_out, held_by = await self._end(started_s + timeout_s)
         finally:
             self._callers -= 1
             if (task := self._running) is not None and not self._callers:  # the last of several ends what they share
                 await self._flusher.shut_down(0.0)
                 await task
-        await self._flusher.noted()  # or delivered and pending would not add up
+        await self._flusher.noted()  # else delivered and pending would not add up
         counts = await self._store.counts()
         pending = total(counts, State.PENDING)
         return DrainReport(
@@ -75,7 +75,7 @@ class Drains:
         )
 
     async def _keep_sending(self) -> None:
-        """Run a flusher for the drains where the bot runs none, or not any more."""
+        """Run a flusher for the drains if the bot runs none, or no longer does."""
         if self._running is None and not self._flusher.state.running and not self._closed:
             self._running = asyncio.create_task(self._flusher.run(), name="outbox-drain")
             self._running.add_done_callback(self._ended)
@@ -83,12 +83,12 @@ class Drains:
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         self._running = None
-        self._flusher.tell()  # another drain may have joined it, and sends by itself from here on
+        self._flusher.tell()  # another drain may have joined it, and now has to send by itself
 
     async def _end(self, until_s: float) -> tuple[bool, str | None]:
-        """Wait until nothing is pending, nothing goes on before an operator acts, or the time is up.
+        """Wait until nothing is pending, all that is left waits for an operator, or the time is up.
 
-        Returns whether the time was up, and what only an operator can end.
+        Returns whether the time was up, and what waits for an operator.
         """
         with self._flusher.watch() as progress:
             since = self._flusher.try_at_once()
@@ -96,7 +96,7 @@ class Drains:
                 progress.clear()
                 await self._keep_sending()
                 self._flusher.try_untried(since)
-                # While something is under way nobody can say what holds the rest: no need to read every lane.
+                # While a request is in flight, nothing can tell what holds the rest: no need to read every lane.
                 ways = None if self._flusher.busy else await self._store.sendable()
                 pending = ways.pending if ways else total(await self._store.counts(), State.PENDING)
                 if not pending:

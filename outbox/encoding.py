@@ -4,10 +4,10 @@ Canonical: keys sorted by code point, no spaces, real UTF-8 characters, one text
 refuse or misread is converted where nothing is lost, repaired where it can be seen (`Encoded.repaired`), and
 refused with its path everywhere else; an error names paths, keys and types, never a value.
 
-Three roads lead to the same text. `_flat` writes rows of exact str, int, float, bool and None, which most are, into a
-template of their columns, and `encode_alike` many such rows at once; `_fast` hands those with dicts, lists and tuples
-in them to the C encoder; `_Writer` takes everything else, knows where it is, and is the only one that refuses.
-Types that JSON does not know are made plainer by `foreign_types`, one step at a time.
+Three paths lead to the same text. `_flat` writes rows of exact str, int, float, bool and None, which most are, into a
+template of their columns, and `encode_alike` many such rows at once; `_fast` passes those that contain dicts, lists and
+tuples to the C encoder; `_Writer` takes everything else, tracks the path, and is the only one that refuses.
+`foreign_types` converts types that JSON does not know, one step at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from outbox.errors import InvalidEntry
 from outbox.foreign_types import RefusedError, is_registered, simplifier
 
 MAX_DEPTH = 100  # Levels of nesting, the row included; SQLite parses 1000, Python's stack takes some 300.
-_MAX_DIGITS = 4300  # Python's own limit for reading an integer back; Decimal alone has none.
+_MAX_DIGITS = 4300  # Python's own limit for parsing an integer; Decimal has none.
 _MAX_KEY_SHOWN = 40  # Characters of an odd key that a path shows.
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"  # a plain SQL identifier
@@ -40,7 +40,7 @@ _Trail: TypeAlias = "tuple[_Trail | None, str | int | None]"  # (the parent's, k
 
 
 class Encoded(NamedTuple):
-    """One row as it is stored and sent. A tuple: one is made for every put, in half the time of a frozen dataclass."""
+    """One row as it is stored and sent. A tuple: every put makes one, in half the time of a frozen dataclass."""
 
     text: str  # a canonical JSON object
     columns: tuple[str, ...]  # its top-level keys, sorted
@@ -68,10 +68,10 @@ def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> En
 
 
 def encode_alike(rows: Sequence[object], *, integers: Collection[str] = ()) -> tuple[tuple[str, ...], list[str]] | None:
-    """Return the columns and the texts of `rows`, as `encode_row` would each; None: it must look at each of them.
+    """Return the columns and the texts of `rows`, as `encode_row` would encode each; None: `encode_row` must do it.
 
-    All of them are dicts of the same columns in the same order, and hold plain scalars: their values are written in one
-    go and put into a template, for which a row takes less than half the time.
+    For dicts of plain scalars with the same columns in the same order: their values are encoded in one go and put into
+    a template, which takes less than half the time for a row.
     """
     if set(map(type, rows)) != {dict}:
         return None
@@ -112,7 +112,7 @@ def identifier(name: object, *, field: str) -> str:
     return plain
 
 
-# --- The fast roads: what they do not know is None, and the careful road decides. ------------------------------
+# --- The fast paths: None for what they do not know; the careful path decides. ------------------------------
 
 _TEXT = frozenset({str})
 _SCALAR_TEXTS: dict[type, Callable[[Any], str]] = {
@@ -123,11 +123,11 @@ _SCALAR_TEXTS: dict[type, Callable[[Any], str]] = {
     type(None): {None: "null"}.__getitem__,
 }
 _SCALARS = frozenset(_SCALAR_TEXTS)
-_NOT_FINITE = frozenset({"nan", "inf", "-inf"})  # as Python writes them; a text has quotes
+_NOT_FINITE = frozenset({"nan", "inf", "-inf"})  # as Python writes them; a string has quotes
 _C_ENCODER = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )
-_BETWEEN = "\x1f"  # in no text of JSON: a control character in a string is escaped
+_BETWEEN = "\x1f"  # in no JSON text: a control character in a string is escaped
 _VALUES = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(_BETWEEN, ":"))
 
 
@@ -141,7 +141,7 @@ class _Layout(NamedTuple):
 
 @lru_cache(maxsize=512)
 def _layout(names: tuple[str, ...]) -> _Layout | None:
-    """Return the layout of rows with these columns; None: there is none, or one is no identifier.
+    """Return the layout of rows with these columns; None: there are none, or one is not an identifier.
 
     A bot has few shapes of row: the cache is small.
     """
@@ -149,7 +149,7 @@ def _layout(names: tuple[str, ...]) -> _Layout | None:
         return None
     columns = tuple(sorted(names))
     members = ",".join(f'"{name}":%s' for name in columns)
-    # itemgetter gives one value alone without a tuple around it.
+    # itemgetter returns a single value without a tuple around it.
     values = itemgetter(*columns) if len(columns) > 1 else methodcaller("values")
     return _Layout(columns, f"{{{members}}}", values)
 
@@ -165,7 +165,7 @@ def _is_plain(values: Collection[object], level: int) -> bool:
     """Tell whether the C encoder would write `values` as `_Writer` does; containers in them are one level down.
 
     Exact types only: the C encoder writes an Enum's data, a namedtuple as an array and the key True as "true".
-    A circular reference ends at the depth limit.
+    The depth limit ends a circular reference.
     """
     if _SCALARS.issuperset(map(type, values)):
         return True
@@ -186,8 +186,8 @@ def _is_plain(values: Collection[object], level: int) -> bool:
 def _flat(row: Mapping[str, object], layout: _Layout) -> str | None:
     """Return `row` written value by value, or None where it holds more than scalars or needs a repair.
 
-    The C encoder would sort the names and write them anew for every row: with it 64 tasks put a tenth fewer rows a
-    second (5 to 13 % in five rounds).
+    The C encoder would sort and write the names anew for every row: with it 64 tasks put a tenth fewer rows a second
+    (5 to 13 % in five rounds).
     """
     try:
         texts = [_SCALAR_TEXTS[type(value)](value) for value in layout.values(row)]
@@ -197,7 +197,7 @@ def _flat(row: Mapping[str, object], layout: _Layout) -> str | None:
 
 
 def _fast(value: object, values: Collection[object], level: int) -> str | None:
-    """Return `value` written by the C encoder, or None where that text would not be ours. `values` are its parts."""
+    """Return `value` written by the C encoder, or None if the text would not be canonical. `values` are its parts."""
     return _encoded(_C_ENCODER, value) if _is_plain(values, level) else None
 
 
@@ -223,7 +223,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-# --- The careful road ------------------------------------------------------------------------------------------
+# --- The careful path ------------------------------------------------------------------------------------------
 
 
 class _Writer:
@@ -244,7 +244,7 @@ class _Writer:
             raise InvalidEntry("a row needs at least one column", field=where)
         items = self._sorted_items(fields, root)
         columns = tuple([name for name, _ in items])
-        if not _layout(columns):  # one of them is no identifier; find it
+        if not _layout(columns):  # one of them is not an identifier; find it
             for name in columns:
                 identifier(name, field=_path((root, name)))
         members = []
@@ -254,7 +254,7 @@ class _Writer:
         return Encoded(f"{{{','.join(members)}}}", columns, tuple(sorted(self.repaired)))
 
     def value(self, value: object, trail: _Trail, level: int) -> str:
-        """Return the JSON of `value`, which stands on `level` if it is a container."""
+        """Return the JSON of `value`; `level` is its depth if it is a container."""
         kind = type(value)
         if (scalar := _SCALAR_WRITERS.get(kind)) is not None:
             return scalar(self, value, trail)
@@ -345,14 +345,14 @@ _CONTAINER_WRITERS: dict[type, Callable[[_Writer, Any, _Trail, int], str]] = {
 
 
 def _not_finite(value: float | Decimal) -> str:
-    """Postgres reads these strings into float and numeric columns; bare, they are no JSON."""
-    # math.isnan refuses a signaling Decimal.
+    """Postgres reads these strings into float and numeric columns; without quotes they are not JSON."""
+    # math.isnan raises for a signaling Decimal.
     is_nan = value.is_nan() if isinstance(value, Decimal) else math.isnan(value)
     return '"NaN"' if is_nan else '"Infinity"' if value > 0 else '"-Infinity"'
 
 
 def _as_integer(text: str) -> str:
-    """Return a JSON number that is integral without point or exponent; any other JSON as it is."""
+    """Return an integral JSON number without point or exponent; any other JSON unchanged."""
     if text[0] not in "-0123456789" or text.lstrip("-").isdigit():
         return text
     number = Decimal(text)
@@ -365,7 +365,7 @@ def _repair(text: str) -> str:
 
 
 def _path(trail: _Trail) -> str:
-    """Return a trail in words: `trades.legs[2].price`, `trades.data["odd key"]`, `trades.tags[*]` in a set."""
+    """Return a trail as a path: `trades.legs[2].price`, `trades.data["odd key"]`, `trades.tags[*]` in a set."""
     parent, step = trail
     if parent is None:
         return str(step)
@@ -385,7 +385,7 @@ def _shown(name: str) -> str:
 
 
 def _simplify(value: object, trail: _Trail) -> object:
-    """Return `value` one step plainer. The one door through which foreign code is called."""
+    """Return `value` converted one step. The only place that calls foreign code."""
     kind: type = type(value)
     try:
         return simplifier(kind)(value)

@@ -1,4 +1,4 @@
-"""The stored unit: a write bound for a destination, its id, its digest, and which moves it can make."""
+"""The stored unit: a write bound for a destination, its id, its digest, and its possible moves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Operation(StrEnum):
 # What a put takes, so that a type checker sees a typo.
 OperationName = Literal["insert", "upsert", "update"]
 IfExists = Literal["keep"]
-# A name space of our own (RFC 9562, section 6.6): it must never change.
+# The namespace of this library (RFC 9562, section 6.6): it must never change.
 _NAMED = UUID("6f7b6f78-6f75-5462-8f78-6f7574626f78")
-# Of the digit behind the second dash the two highest bits are the variant's, the others are dice.
+# The digit after the third dash: its two highest bits are the variant, the others are random.
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
@@ -40,7 +40,7 @@ class SharedOptions(TypedDict, total=False):
 
 
 class PutOptions(SharedOptions, total=False):
-    """And what the put of one row takes beside them."""
+    """What a put of one row takes as well."""
 
     id: object
 
@@ -78,7 +78,7 @@ class Destination:
 
     @property
     def unique(self) -> tuple[str, ...]:
-        """The columns that tell its rows apart."""
+        """The columns that identify a row."""
         return self.on_conflict or (self.key,)
 
 
@@ -99,11 +99,11 @@ class LaneSpec(NamedTuple):
 
     @property
     def kind(self) -> LaneSpec:
-        """What all have in common that differ in their columns only."""
+        """What lanes share that differ only in their columns."""
         return self._replace(columns="", ordered=False)
 
     def words(self) -> str:
-        """Return what travels in such a request, for people: a lane's number means nothing to them."""
+        """Describe such a request for people: a lane's number means nothing to them."""
         deciding = f" on ({self.on_conflict.replace(',', ', ')})" if self.operation is Operation.UPSERT else ""
         return f"{self.destination}: {self.operation}{deciding} of {self.columns.replace(',', ', ')}"
 
@@ -133,7 +133,7 @@ def mint_id(now_ms: int, entropy: bytes) -> str:
 
 
 def uuid_of(text: str) -> str:
-    """Return the same UUID for the same `text`: an id for what has a name of its own, such as a broker's fill."""
+    """Return the same UUID for the same `text`: an id for what already has a name, such as a broker's fill."""
     return str(uuid5(_NAMED, text))
 
 
@@ -141,7 +141,7 @@ def mint_ids(now_ms: int, entropy: bytes) -> list[str]:
     """Return UUIDv7s for `now_ms` in ascending order; `entropy`: 10 random bytes for each."""
     time, dice, variants = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex(), _VARIANTS
     start = f"{time[:8]}-{time[8:]}-7"
-    # What all have in common is made once: half the time of so many single ones.
+    # The common part is made once: half the time of as many single ids.
     return sorted(
         [
             f"{start}{dice[at : at + 3]}-{variants[dice[at + 19]]}{dice[at + 3 : at + 6]}-{dice[at + 6 : at + 18]}"
@@ -158,7 +158,7 @@ def digest(
     on_conflict: str | None,
     match: str | None,
 ) -> str:
-    """Return the digest over all that decides what is sent: 32 hexadecimal digits of BLAKE2b."""
+    """Return the digest of everything that decides what is sent: 32 hexadecimal digits of BLAKE2b."""
     # The unit separator cannot stand in a name, and JSON escapes it: no two entries give one text.
     text = "\x1f".join((destination, operation, key or "", on_conflict or "", match or "", payload))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

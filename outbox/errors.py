@@ -49,11 +49,11 @@ from typing import Any
 class OutboxError(Exception):
     """The root of every error that this library raises on purpose. Each can be copied and pickled, its facts with it.
 
-    What caused it (`__cause__`) and where (its traceback) do not travel along, as Python has it for every exception.
+    Its cause (`__cause__`) and traceback are not copied, as for every Python exception.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own calls the class with the message alone, and most here take facts by keyword.
+        # Exception's own calls the class with only the message, but most classes here take facts by keyword.
         return _made_again, (type(self), *self.args), self.__dict__
 
 
@@ -106,7 +106,7 @@ class OutboxClosed(UsageError):
 
 
 class ForeignLoop(UsageError):
-    """The call came from another event loop or thread; nothing was written. There `put_threadsafe` works."""
+    """The call came from another event loop or thread; nothing was written. Use `put_threadsafe` there."""
 
 
 class ForkedProcess(UsageError):
@@ -146,9 +146,9 @@ class StoreError(OutboxError):
 
 
 class StoreInUse(StoreError):
-    """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) tell whose it is.
+    """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) identify it.
 
-    here: it is this process itself. A pid alone does not tell: each container has a process 1.
+    here: it is this very process. A pid alone does not tell: each container has a process 1.
     """
 
     def __init__(self, *, path: Path, pid: int | None, since: str | None, here: bool = False) -> None:
@@ -194,7 +194,7 @@ class StoreCorrupt(StoreError):
 
 
 class DiskFull(StoreError, OSError):
-    """No space left. Nothing was written, the entries `ids` neither; putting the same ids again is safe."""
+    """No space left. Nothing was written, nor were the entries `ids`; putting the same ids again is safe."""
 
     errno: int | None = errno.ENOSPC
 
@@ -220,8 +220,8 @@ class StoreVanished(StoreError):
     """The file was removed, moved or replaced under the running bot, or another process writes to it as well.
 
     kept: where all acknowledged rows are; None: nowhere, and the message says what is left. ids: the entries of this
-    call. stored: whether they are in `kept`; if not, nothing of them was written. state: what happened, without the
-    ids. goes_on: whether the next put works, because the file is back at its path.
+    call. stored: whether they are in `kept`; if not, none of them was written. state: what happened, without the
+    ids. goes_on: whether the next put works because the file is back at its path.
     """
 
     def __init__(
@@ -239,17 +239,17 @@ class StoreVanished(StoreError):
         self.goes_on = goes_on
 
     def of(self, ids: Sequence[str], *, stored: bool) -> StoreVanished:
-        """Return the same as it concerns the entries `ids`."""
+        """Return the same error for the entries `ids`."""
         return StoreVanished(
             path=self.path, what=self.what, kept=self.kept, ids=ids, stored=stored, goes_on=self.goes_on
         )
 
 
 class UnsafePath(StoreError):
-    """What stands at the path, or beside it, must not be opened. Nothing was.
+    """What is at the path, or beside it, must not be opened. Nothing was opened.
 
-    The file has a second path, beside which another lock and another -wal would stand: a hard link, or a mount of the
-    file alone. Or it is no plain file: a folder, a named pipe; for its -wal, -shm and -journal a symbolic link, too.
+    The file has a second path, which would have another lock and another -wal beside it: a hard link, or a mount of the
+    file alone. Or it is not a plain file: a folder, a named pipe; for its -wal, -shm and -journal also a symbolic link.
     """
 
 
@@ -280,7 +280,7 @@ class InvalidRequest(OutboxError, ValueError):
 
 
 class SchemaError(OutboxError):
-    """The remote tables could not be made or changed. `file` was rolled back, those before it stay; None: nothing was.
+    """The remote tables could not be made or changed. `file` was rolled back, those before it stay; None: none was run.
 
     `code`: PostgreSQL's error code, if it gave one.
     """
@@ -321,7 +321,7 @@ class Unreachable(RemoteError, ConnectionError):
 
 
 def _made_again(kind: type[OutboxError], *args: object) -> OutboxError:
-    """Return an error without a call of its `__init__`: its message is composed already."""
+    """Return an error without calling its `__init__`: its message is already complete."""
     error = kind.__new__(kind, *args)
     error.args = args  # an OSError takes them in its `__init__`
     return error

@@ -1,7 +1,7 @@
-"""Each flusher keeps its own row in the remote table `outbox_health`, decided by its source, so that the fleet is seen.
+"""Each flusher keeps its own row in the remote table `outbox_health`, keyed by its source, to make the fleet visible.
 
-A task of its own beside the flusher: the report is no entry, waits for nothing and holds nothing back. What fails is
-told once, and tried again with the next report; a table that is not there is not asked for again.
+A separate task beside the flusher: the report is not an entry, waits for nothing and holds nothing back. A failure is
+logged once and tried again with the next report; a missing table is not asked for again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from outbox.stats import Stats
 
 logger: logs.Logger = logs.named("outbox.health")
 
-# A report is small; what takes longer is an outage, and that is for the flusher to find out.
+# A report is small; if it takes longer, that is an outage, which the flusher detects.
 _DEADLINE_S = 10.0
-# How long closing may take for the one that says so.
+# How long the last report, which says that the bot stops, may hold up closing.
 _LAST_S = 1.5
 
 
@@ -36,13 +36,13 @@ _NO_COLUMN = ("PGRST204", "42703")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a bot stands; the fields are columns of the table. Counts are entries.
+    """The state of a bot; the fields are columns of the table. Counts are entries.
 
-    paused: why something is not sent; None: nothing is paused. stopped: it ends in good order.
+    paused: why something is not sent; None: nothing is paused. stopped: the bot stops cleanly.
     """
 
     source: str
-    health: str  # in the words of `outbox status`
+    health: str  # as `outbox status` names it
     pending: int
     dead: int
     oldest_pending_s: float | None
@@ -53,19 +53,19 @@ class Report:
     stopped: bool = False
 
     def request(self, *, with_health: bool) -> tuple[LaneSpec, str]:
-        """Return what the request is, and its row as a JSON object. with_health: the table has that column."""
+        """Return the request's lane, and its row as a JSON object. with_health: the table has that column."""
         row = {name: value for name, value in asdict(self).items() if with_health or name != "health"}
         spec = LaneSpec(TABLE, Operation.UPSERT, "source", ",".join(sorted(row)), True)
         return spec, json.dumps(row, separators=(",", ":"), ensure_ascii=False)
 
 
 class After(Enum):
-    """What follows upon an answer."""
+    """What to do after an answer."""
 
     GO_ON = auto()
-    TRY_LATER = auto()  # the failure is not the table's: the next report may pass
-    WITHOUT_HEALTH = auto()  # a column is missing: the table is of an older version
-    GIVE_UP = auto()  # no such table, or not for us: asking every minute would change nothing
+    TRY_LATER = auto()  # the table is not at fault: the next report may succeed
+    WITHOUT_HEALTH = auto()  # a column is missing: the table is an older version
+    GIVE_UP = auto()  # no such table, or no access: asking every minute would change nothing
 
 
 def after(outcome: Reply | Failure) -> After:
@@ -82,13 +82,13 @@ def after(outcome: Reply | Failure) -> After:
 
 
 def blocked(scopes: Sequence[str]) -> bool:
-    """Whether nothing at all is sent now: the flusher probes by itself, and a report would only be one more request."""
+    """Whether nothing at all is sent now: the flusher probes anyway, and a report would only add a request."""
     return Scope.EVERYTHING in scopes
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What a request is built of; a report has no id, and is no update."""
+    """What a request is built from; a report has no id and is not an update."""
 
     payload: str
     id: str = ""
@@ -98,8 +98,8 @@ class _Row:
 class Reporter:
     """Reports every `every_s` seconds from `start` on, as long as the flusher runs, and once more in `stop`.
 
-    every_s: 0: never. stats: how things stand. transport: what is sent through now; None: nothing is configured. tell:
-    as `Background` has it.
+    every_s: 0: never. stats: returns the current state. transport: the current one; None: nothing is configured. tell:
+    as in `Background`.
     """
 
     def __init__(
@@ -123,22 +123,22 @@ class Reporter:
         self._given_up = False
         self._with_health = True  # the table has the column
         self._told = False
-        self._reported = False  # there is a row that a last one must follow
+        self._reported = False  # there is a row, so a last report must follow
 
     def start(self) -> None:
-        """Begin, unless it has begun or is switched off."""
+        """Start, unless it is running or switched off."""
         if self.background is None and self._every_s > 0 and self._source:
             self.background = Background(
                 "health report", self._turn, clock=self._clock, stop=self._stop, tell=self._tell
             )
 
     def resume(self) -> None:
-        """Try again a table that was not there: somebody has reloaded the settings."""
+        """Try a missing table again: somebody has reloaded the settings."""
         self._given_up = self._told = False
         self._with_health = True
 
     async def stop(self) -> None:
-        """End, with a last report that says so: silence is no news from here on. Takes some seconds at the most."""
+        """Stop, with a last report that says so: silence is expected from here on. Takes a few seconds at most."""
         if self.background is None:
             return
         self._stop.set()
@@ -153,10 +153,10 @@ class Reporter:
         await self._clock.wait(self._stop, self._every_s)
 
     async def _safely(self, *, stopped: bool, deadline_s: float) -> None:
-        """Report; whatever goes wrong is told and ends here."""
+        """Report; log whatever goes wrong and raise nothing."""
         try:
             await self._report(stopped=stopped, deadline_s=deadline_s)
-        except OutboxError as error:  # the file is locked, or closed meanwhile
+        except OutboxError as error:  # the file is locked, or was closed meanwhile
             if self._is_news():
                 logger.warning("health cannot be read, retrying", extra={"error": str(error)})
         except Exception:
@@ -174,11 +174,11 @@ class Reporter:
             outcome = await transport.send(build(spec, [_Row(row)]), deadline_s=deadline_s)
             if not (self._with_health and after(outcome) is After.WITHOUT_HEALTH):
                 break
-            self._with_health = False  # a table of before 0010_fleet_health.sql
+            self._with_health = False  # a table older than 0010_fleet_health.sql
         self._learn(outcome)
 
     async def _taken(self, *, stopped: bool) -> Report | None:
-        """Return what is to be told; None: nothing is sent at all, or the flusher probes by itself."""
+        """Return the report; None: nothing is sent at all, or the flusher probes anyway."""
         found = await self._stats()
         if not (found.flusher.running or stopped) or blocked([pause.scope for pause in found.pauses]):
             return None
@@ -212,13 +212,13 @@ class Reporter:
                 logger.warning("health not reported: its table is missing or refuses the row", extra=facts)
 
     def _is_news(self) -> bool:
-        """Whether nobody was told yet, since a report has last passed."""
+        """Whether this is the first failure since the last successful report."""
         told, self._told = self._told, True
         return not told
 
 
 def _said(outcome: Reply | Failure) -> tuple[int | None, str | None]:
-    """Return the status and the code; without an answer its place is taken by why there is none."""
+    """Return the status and the code; without an answer the code is the reason why there is none."""
     if isinstance(outcome, Failure):
         return None, outcome.value
     refusal = read_refusal(outcome)

@@ -1,6 +1,6 @@
-"""One step from a foreign type towards those that JSON knows: how rows may hold more than texts and numbers.
+"""One step from a foreign type towards those that JSON knows, so that rows may hold more than texts and numbers.
 
-It imports the standard library and `outbox.errors` alone: numpy, pandas, pydantic, attrs and msgspec are known by name.
+It imports only the standard library and `outbox.errors`: numpy, pandas, pydantic, attrs and msgspec are known by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uuid import UUID
 from outbox.errors import ConfigError
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-# Types that are written as they are: what is registered for them would never be asked.
+# Types that are written as they are: a converter registered for them would never be called.
 _WRITTEN = _PLAIN | {Decimal, dict, list, tuple, set, frozenset}
 
 _registered: dict[type, Callable[[Any], object]] = {}
@@ -31,8 +31,8 @@ class RefusedError(Exception):
 def register_type(kind: type, convert: Callable[[Any], object]) -> None:
     """Write each value of `kind`, and of its subclasses, as what `convert` makes of it.
 
-    Goes before what is known of the type otherwise; of several bases the nearest decides, of two calls the later one.
-    Raises ConfigError: it is no type, `convert` cannot be called, or JSON has such values of its own.
+    Overrides what is built in for the type; of several bases the nearest decides, of two calls the later one.
+    Raises ConfigError: `kind` is not a type or is one that JSON knows itself, or `convert` cannot be called.
     """
     given: object = kind
     if not isinstance(given, type) or not callable(convert):
@@ -44,19 +44,19 @@ def register_type(kind: type, convert: Callable[[Any], object]) -> None:
 
 
 def is_registered(kind: type) -> bool:
-    """Whether somebody has said what values of `kind` are written as."""
+    """Whether a converter is registered for `kind`."""
     return any(base in _registered for base in kind.__mro__)
 
 
 def is_row(value: object) -> bool:
-    """Whether `value` has named members: a mapping, a dataclass or its like, a pydantic model."""
+    """Whether `value` has named members: a mapping, a dataclass or similar, a pydantic model."""
     kind = type(value)
     return isinstance(value, Mapping) or _field_names(kind) is not None or hasattr(kind, "model_dump")
 
 
 @lru_cache(maxsize=512)
 def simplifier(kind: type) -> Callable[[Any], object]:
-    """Return what makes a value of type `kind` plainer. The first that fits decides, so Enum stands before str."""
+    """Return what converts a value of type `kind` one step. The first match decides, so Enum precedes str."""
     for base in kind.__mro__:
         if base in _registered:
             return _registered[base]
@@ -73,7 +73,7 @@ def simplifier(kind: type) -> Callable[[Any], object]:
 
 
 def _scientific(kind: type) -> Callable[[Any], object] | None:
-    """Return what to do with a type of numpy or pandas, found by its bases' names; None for any other type."""
+    """Return the converter of a numpy or pandas type, found by its bases' names; None for any other type."""
     names = {base.__name__ for base in kind.__mro__ if str(base.__module__).startswith(("numpy", "pandas"))}
     for name, simplify in _SCIENTIFIC.items():
         if name in names:
@@ -117,8 +117,8 @@ def _sequence(value: Any) -> object:
 
 
 def _field_names(kind: type) -> tuple[str, ...] | None:
-    """Return the fields of a dataclass, an attrs class or a msgspec struct; None: it is none of them."""
-    # Not asdict(): that copies everything below and has no end in a circle.
+    """Return the fields of a dataclass, an attrs class or a msgspec struct; None: any other type."""
+    # Not asdict(): that copies everything below and never ends in a cycle.
     if dataclasses.is_dataclass(kind):
         return tuple(field.name for field in dataclasses.fields(kind))
     if isinstance(attributes := getattr(kind, "__attrs_attrs__", None), tuple):
@@ -146,7 +146,7 @@ def _refuse(value: object) -> object:
 
 _SIMPLIFIERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (
     (Enum, lambda value: value.value),
-    # Subclasses, by the base's own methods: theirs may return anything.
+    # Subclasses, by the base's own methods: overridden ones may return anything.
     (str, str.__str__),
     (int, int.__int__),
     (float, float.__float__),

@@ -18,7 +18,7 @@ logger: logs.Logger = logs.named("outbox")
 
 
 class PutFuture(asyncio.Future[Receipt]):
-    """What `put_nowait` returns. Await it or not: a failure that nobody looks at is logged."""
+    """What `put_nowait` returns. Await it or not: a failure that nobody retrieves is logged."""
 
     def __init__(
         self, destination: str, id: str, *, loop: asyncio.AbstractEventLoop, repeating: logs.Repeating
@@ -52,7 +52,7 @@ def _log_unwatched(destination: str, id: str, repeating: logs.Repeating) -> Call
 class ThreadFuture(concurrent.futures.Future[Receipt]):
     """What `put_threadsafe` returns: `result()` waits until the row is on disk. `id`: the entry's.
 
-    A failure that nobody looks at is logged. Cancelled before its commit has begun, the row is not written.
+    A failure that nobody retrieves is logged. If this is cancelled before its commit begins, the row is not written.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
         super().add_done_callback(fn)
 
     def when_done(self, fn: Callable[[object], object]) -> None:
-        """Call `fn` at the end, as `add_done_callback`, without counting as somebody who looks."""
+        """Call `fn` at the end, as `add_done_callback`, without counting as a retrieval."""
         super().add_done_callback(fn)
 
     def _look(self) -> None:
@@ -101,7 +101,7 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
             )
 
     def follow(self, put: asyncio.Future[Receipt]) -> None:
-        """Become what `put` becomes, and cancel it if this is cancelled. To be called on the loop."""
+        """Take over the result of `put`, and cancel it if this is cancelled. Call it on the loop."""
         put.add_done_callback(self._take)
 
         def pass_on(_: object) -> None:
@@ -111,7 +111,7 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
         super().add_done_callback(pass_on)
 
     def fail(self, error: BaseException) -> None:
-        """End with `error`; log it if nobody looks."""
+        """End with `error`; log it if nobody retrieves it."""
         if self.set_running_or_notify_cancel():
             news = None if self._watched else self._repeating.news("put_threadsafe", type(error).__name__)
             if news is not None:
@@ -129,7 +129,7 @@ class ThreadFuture(concurrent.futures.Future[Receipt]):
 
 
 class Waiting:
-    """Counts the puts that wait for their commit while their callers go on, and the bytes of their payloads.
+    """Counts the puts that wait for their commit while their callers continue, and the bytes of their payloads.
 
     Safe from any thread.
     """
@@ -142,9 +142,9 @@ class Waiting:
         self._counting = threading.Lock()
 
     def enter(self, entry: Entry) -> Callable[[object], None]:
-        """Count `entry`; return what to call once it has left the line. Raises OutboxFull.
+        """Count `entry`; return what to call once it no longer waits. Raises OutboxFull.
 
-        One row alone may be larger than the bound on bytes.
+        A single row may exceed the bound on bytes.
         """
         size = len(entry.payload) if entry.payload.isascii() else len(entry.payload.encode())
         with self._counting:

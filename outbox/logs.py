@@ -1,8 +1,8 @@
-"""How this library's log lines read: a fixed phrase, then its facts.
+"""The form of this library's log lines: a fixed phrase, then its facts.
 
-Each line is a fixed phrase (`record.msg`), to search and to alert on; what it is about stands in the record's `extra`.
-The common `logging.Formatter` leaves an `extra` out, and whoever reads the log at night needs it: so the facts also
-stand behind the phrase, whatever formatter is used. docs/logs.md lists all lines.
+Each line is a fixed phrase (`record.msg`), to search and to alert on; the record's `extra` holds its facts. The common
+`logging.Formatter` omits an `extra`, which whoever reads the log at night needs: so the facts also follow the phrase,
+whatever formatter is used. docs/logs.md lists all lines.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from logging import Logger as Logger
 
 from outbox.clock import Clock
 
-# What every record has, whatever was given as `extra`.
+# What every record has, whatever its `extra`.
 _COMMON = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-# Errors of so many kinds of one condition are told in one minute.
+# How many different errors of one condition are logged in one minute.
 _DETAILS = 8
 
 
@@ -35,7 +35,7 @@ class _Told:
 
 
 class Repeating:
-    """What of a condition that goes on is news: that it began, that it changed, and once a minute how often it was met.
+    """Decides when to log a lasting condition: when it begins, when it changes, and once a minute how often it was met.
 
     A failing disk would otherwise write a hundred thousand lines an hour.
     """
@@ -46,13 +46,13 @@ class Repeating:
         self._told: dict[str, dict[str, _Told]] = {}
 
     def news(self, condition: str, detail: str = "") -> dict[str, int] | None:
-        """Return facts for the line about `condition`, which is now as `detail` says; None: it is not to be logged.
+        """Return facts for the line about `condition`, of which `detail` is the current state; None: do not log it.
 
-        repeated: how often it was met since the last line. Beyond a few different details a minute they count as one.
+        repeated: how often it was met since the last line. More than a few different details a minute count as one.
         """
         now_s, told = self._clock.monotonic_s(), self._told.setdefault(condition, {})
         if detail not in told and len(told) >= _DETAILS:
-            detail = next(iter(told))  # the one whose line is the oldest stands for all others
+            detail = next(iter(told))  # the one with the oldest line stands for all others
         before = told.get(detail)
         if before is not None and now_s - before.at_s < self._every_s:
             before.left_out += 1
@@ -62,7 +62,7 @@ class Repeating:
         return {"repeated": before.left_out} if before is not None and before.left_out else {}
 
     def over(self, condition: str) -> None:
-        """It has ended: the next time it is news again."""
+        """The condition has ended: log it the next time it begins."""
         self._told.pop(condition, None)
 
 
@@ -77,10 +77,10 @@ class _Line(logging.LogRecord):
 
 
 class _Facts(logging.Filter):
-    """Makes every record of a logger one of these."""
+    """Makes every record of a logger a `_Line`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if type(record) is logging.LogRecord:  # a class of the bot's own knows what it shows
+        if type(record) is logging.LogRecord:  # the bot's own record class decides for itself
             record.__class__ = _Line
         return True
 

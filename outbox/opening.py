@@ -1,4 +1,4 @@
-"""What `Outbox.open` returns, a coroutine that can be entered as well; what it logs, and what may be asked of it."""
+"""What `Outbox.open` returns, an awaitable and async context manager; what it logs, and which requests it answers."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ logger: logs.Logger = logs.named("outbox")
 class Opening(Coroutine[Any, Any, "Outbox"]):
     """`await Outbox.open(…)` gives an outbox to close; `async with Outbox.open(…) as outbox` closes it.
 
-    As any coroutine it can be given to `asyncio.create_task`, `asyncio.run` and `asyncio.run_coroutine_threadsafe`.
+    Like any coroutine it can be passed to `asyncio.create_task`, `asyncio.run` and `asyncio.run_coroutine_threadsafe`.
     """
 
     def __init__(self, start: Callable[[], Coroutine[Any, Any, Outbox]]) -> None:
         self._start = start
-        self._coroutine: Coroutine[Any, Any, Outbox] | None = None  # made when it begins: an unused one need not warn
+        self._coroutine: Coroutine[Any, Any, Outbox] | None = None  # made when it starts: an unused one need not warn
         self._outbox: Outbox | None = None
 
     def send(self, value: Any, /) -> Any:
-        """Go on, as every coroutine does."""
+        """Resume it, as any coroutine."""
         return self._begun().send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise in it, as in every coroutine."""
+        """Raise in it, as in any coroutine."""
         return self._begun().throw(*error)
 
     def close(self) -> None:
-        """Give it up, as every coroutine."""
+        """Close it, as any coroutine."""
         if self._coroutine is not None:
             self._coroutine.close()
 
@@ -73,9 +73,9 @@ class Opening(Coroutine[Any, Any, "Outbox"]):
 
 
 def log_opened(store: Store, path: Path) -> None:
-    """Say which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in.
+    """Log which SQLite runs. The WAL-reset bug takes two writers at once, and this library lets only one in.
 
-    path: as the settings have it. A new file at a relative one is news: the bot may have been started elsewhere before.
+    path: as in the settings. A new file at a relative path is logged: the bot may have been started elsewhere before.
     """
     facts = {
         "path": str(store.path),
@@ -89,9 +89,9 @@ def log_opened(store: Store, path: Path) -> None:
 
 
 def by_request(outbox: Outbox) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
-    """What only the whole outbox can be asked for: to reload, to adopt.
+    """The requests that need the whole outbox: reload and adopt.
 
-    The task that asks must not keep an outbox alive that nobody has closed.
+    The task that calls them must not keep alive an outbox that nobody has closed.
     """
     itself = weakref.ref(outbox)
 

@@ -1,4 +1,4 @@
-"""The calls of an `Outbox` beside putting and sending: those that look, and those that an operator needs."""
+"""The calls of an `Outbox` besides putting and sending: reading, and what an operator needs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from outbox.flusher.flusher import Flusher
 
 
-# Payloads fetched in one step, so that the event loop goes on.
+# Payloads fetched in one step, so that the event loop keeps running.
 _PAGE_ROWS = 200
 
 
 class Operates(Owned):
-    """The part of `Outbox` that looks, and that an operator calls."""
+    """The part of `Outbox` that reads, and that an operator calls."""
 
     _settings: Settings
     _clock: Clock
@@ -41,7 +41,7 @@ class Operates(Owned):
     async def reload(self) -> None:
         """Read environment and `.env` again, send with the URL and key that are there now, and end every pause.
 
-        Other settings count from the next open.
+        Other settings take effect at the next open.
 
         Raises:
             ConfigError: A setting cannot be used. The old URL and key stay.
@@ -55,10 +55,10 @@ class Operates(Owned):
         """Let this file's entries go to the project that the settings name, from the next answer on.
 
         A file belongs to the first project that has answered for one of its rows; while the URL names another one,
-        everything is paused (`other_project`). What was delivered before stays where it is.
+        everything is paused (`other_project`). What was already delivered stays where it is.
 
         Returns:
-            The project that it belonged to, or None if it belonged to none yet.
+            The project that the file belonged to, or None if it belonged to none yet.
 
         Raises:
             StoreError: The file cannot be written. Nothing was changed.
@@ -83,10 +83,10 @@ class Operates(Owned):
     ) -> list[Handled]:
         """Revive dead entries: they are pending again, their attempts forgotten, their history kept.
 
-        Those that match all that is given. Done in steps, puts come in between.
+        Applies to entries that match all arguments. Works in steps, so that puts can run in between.
 
         Args:
-            ids: These entries; if it is empty, none.
+            ids: These entries; none if it is empty.
             destination: The remote table.
             session: The row's session_id.
             code: The server's error code, or its HTTP status where it gave none.
@@ -94,10 +94,10 @@ class Operates(Owned):
             since: When they died, at the earliest.
             until: When they died; excluded.
             where: Values of the row's columns.
-            everything: All dead entries; has to be said, and excludes the other choices.
+            everything: All dead entries; must be given explicitly, and excludes the other choices.
             force: Also those that a later entry of their key has overtaken, or may be overtaking. They would revert
                 newer state, and are refused otherwise.
-            dry_run: Only return what would become of them.
+            dry_run: Only return what would happen to them.
 
         Returns:
             What became of each entry, and of each id that no entry has.
@@ -128,10 +128,10 @@ class Operates(Owned):
         everything: bool = False,
         dry_run: bool = False,
     ) -> list[Handled]:
-        """Give dead entries up. The rows are kept until they are pruned. Other arguments and errors as `requeue`.
+        """Give up dead entries. The rows are kept until they are pruned. Other arguments and errors as `requeue`.
 
         Args:
-            ids: These entries, those too that are pending.
+            ids: These entries, including pending ones.
             reason: Why; kept as long as the rows.
 
         Returns:
@@ -155,8 +155,8 @@ class Operates(Owned):
     ) -> ResendReport:
         """Make delivered entries pending again: the remote end was restored from a backup, or emptied.
 
-        Those that match all that is given, of what the retention has left. Ids make an insert harmless; of upserts the
-        newest of each key is sent, updates are left out, both counted. Done in steps, puts come in between.
+        Applies to entries that match all arguments and are still within the retention. Ids make an insert harmless; of
+        upserts the newest of each key is sent, updates are left out, both counted. Works in steps, puts run between.
 
         Args:
             since: When they were delivered, at the earliest.
@@ -179,28 +179,28 @@ class Operates(Owned):
     # ------------------------------------------------------------------------------------------ looking
 
     async def fetch(self, path: str) -> list[dict[str, Any]]:
-        """GET `path` below the REST endpoint and return the rows; never [] for a failure.
+        """GET `path` below the REST endpoint and return the rows; never [] on failure.
 
         One request, bounded by the settings' `request_deadline_s`.
 
         Args:
-            path: Such as `trades?select=*&limit=10`. It goes as it is, so encode what is in it.
+            path: Such as `trades?select=*&limit=10`. It is sent unchanged, so encode its values.
 
         Raises:
             Unreachable: No answer.
-            RemoteError: Another answer than rows.
+            RemoteError: An answer other than rows.
             ConfigError: No URL or key is set.
-            InvalidQuery: It is no such path.
+            InvalidQuery: It is not such a path.
         """
         self._check_process()
         self._loop_is_here()
         return await self._remote.fetch(path)
 
     async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Return the rows of a query of the bot's own on its own tables in the same file.
+        """Run the bot's own query on its own tables in the same file and return the rows.
 
-        Runs on the connection that cannot write, so it waits for no writer and sees what was committed before; what
-        an open `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep it short.
+        Runs on the read-only connection, so it waits for no writer and sees what is committed; what an open
+        `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep the query short.
 
         Raises:
             InvalidEntry: It is BEGIN, ATTACH, PRAGMA or the like.
@@ -215,7 +215,7 @@ class Operates(Owned):
     async def pending_entries(self, limit: int | None = None) -> list[StoredEntry]:
         """Return what is pending, or the `limit` oldest of it, oldest first: to look at, not to put again.
 
-        Reads the whole backlog, in pages: what is delivered meanwhile is left out. `stats()` counts without that.
+        Reads the whole backlog, in pages: what is delivered meanwhile is left out. `stats()` counts without reading it.
         """
         self._check_process()
         self._loop_is_here()
@@ -232,7 +232,7 @@ class Operates(Owned):
 
     @property
     def source(self) -> str | None:
-        """Who puts here, as the settings say: kept with each row, and what tells the sessions of two bots apart."""
+        """The bot's name in the settings: kept with each row, and distinguishes the sessions of two bots."""
         return self._settings.source
 
     @property
@@ -247,13 +247,13 @@ class Operates(Owned):
 
     @property
     def has_remote(self) -> bool:
-        """Whether there is somewhere to send to and read from. Without it rows are kept all the same."""
+        """Whether there is somewhere to send to and read from. Rows are kept even if there is not."""
         return self._remote.transport is not None
 
     def pending_now(self) -> int:
         """Return how many entries are pending, without waiting: some ten microseconds in the caller's thread.
 
-        What `stats()` tells in full without holding up the event loop.
+        `stats()` tells more, without holding up the event loop.
 
         Raises:
             OutboxClosed: It is closed.

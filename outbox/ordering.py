@@ -1,10 +1,10 @@
-"""Which line an entry stands in: one ordering key for one remote row, however its values are written; no I/O.
+"""An entry's place in line: one ordering key for one remote row, however its values are written; no I/O.
 
-The columns' types are not known here, so what PostgreSQL may hold equal under one of its own types is one key: 2 and
-"2", both cases of a UUID, two spellings of an instant, two columns in either order. Two rows that share a key merely
-travel in one line; one row with two keys would lose its order. Two keys it still has where a column makes equal what
-is neither: texts in `citext`, values that `numeric(10, 2)` or `real` round across the sixth digit, and times in a
-`timestamp` without a zone, whose offset PostgreSQL drops.
+The columns' types are not known here, so values that PostgreSQL may hold equal under one of its types share a key: 2
+and "2", both cases of a UUID, two spellings of an instant, two columns in either order. Two rows that share a key
+merely travel one after the other; one row with two keys would lose its order. A row still has two keys where only its
+column makes two values equal: texts in `citext`, values that `numeric(10, 2)` or `real` round across the sixth digit,
+and times in a `timestamp` without a zone, whose offset PostgreSQL drops.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WORDS = {word: word for word in ("true", "false", "nan", "infinity", "-infinity
 
 
 def ordering_key(key: object) -> str | None:
-    """Return the text under which `key`, one value or several, stands in line; None: no key.
+    """Return the ordering key of `key`, one value or several, as text; None: no key.
 
     Applied to its own result it changes nothing. Raises InvalidEntry: empty, or without a JSON form.
     """
@@ -38,13 +38,13 @@ def ordering_key(key: object) -> str | None:
     if isinstance(key, str) and not key:
         raise InvalidEntry("must not be empty", field="key")
     plain = json.loads(encode_value(key, where="key"), parse_float=Decimal)
-    # Sorted: whatever the order in which the columns are named.
+    # Sorted: the order in which the columns are named does not matter.
     texts = sorted(_canonical(_text(each)) for each in (plain if isinstance(plain, list) else [plain]))
     return (texts[0] or '""') if len(texts) == 1 else json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
 
 
 def key_of_row(values: Sequence[object]) -> str:
-    """Return the ordering key of the row that has `values` in the columns which decide."""
+    """Return the ordering key of the row that has `values` in its conflict or match columns."""
     key = ordering_key(list(values))
     assert key is not None
     return key
@@ -56,7 +56,7 @@ def _text(value: object) -> str:
 
 @lru_cache(maxsize=4096)
 def _canonical(text: str) -> str:
-    """Return the one text of all that PostgreSQL may hold equal to `text` under some type."""
+    """Return one text for all values that PostgreSQL may hold equal to `text` under some type."""
     folded = text.strip().casefold()
     if _UUID.fullmatch(folded):
         return str(UUID(folded))

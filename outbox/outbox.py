@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 logger: logs.Logger = logs.named("outbox")
 
-# How long a stopping flusher may finish what is under way; after that it stays pending.
+# How long a stopping flusher may take to finish what is in flight; what is not done stays pending.
 _GRACE_S = 5.0
 # The same for an operator's request.
 _REQUEST_GRACE_S = 2.0
@@ -57,7 +57,7 @@ class Outbox(Puts, Operates):
     """
 
     def __init__(self, store: Store, remote: Remote, settings: Settings, *, clock: Clock) -> None:
-        # What runs an open file is loaded with the first one: not by `import outbox`.
+        # The modules that run an open file are loaded with the first one, not by `import outbox`.
         from outbox.admin.commands import Commands
         from outbox.drain import Drains
         from outbox.fleet import Reporter
@@ -68,7 +68,7 @@ class Outbox(Puts, Operates):
         self._clock = clock
         self._belongs_here()
         self._closing: asyncio.Task[None] | None = None
-        self._spent_s = 0.0  # by the last block of `flushing()`, to end
+        self._spent_s = 0.0  # by the last block of `flushing()`, to stop
         self._destinations = Destinations(store, clock=clock, source=settings.source)
         self._remote = remote
         self._repeating = logs.Repeating(clock)
@@ -120,13 +120,13 @@ class Outbox(Puts, Operates):
         Args:
             settings: Where the file and the project are; read from the environment and `.env` unless given.
             path: The file, in place of the settings' own.
-            destinations: Tables of yours, declared as by `register` before anything can be put.
+            destinations: Your own tables, declared as by `register` before anything can be put.
             wait_s: Seconds to wait for another process that has the file open.
-            clock: In place of the machine's, for tests (`outbox.testing`).
-            transport: In place of the connection to Supabase, for tests.
+            clock: Replaces the machine's, for tests (`outbox.testing`).
+            transport: Replaces the connection to Supabase, for tests.
 
         Returns:
-            What `await` and `async with` turn into the open outbox.
+            What `await` or `async with` turns into the open outbox.
 
         Raises:
             ConfigError: A setting or a destination cannot be used; nothing was opened.
@@ -182,7 +182,7 @@ class Outbox(Puts, Operates):
             outbox._destinations.declare(declared)
             await meta.keep_strict_order(store, settings.strict_order)
             await outbox._flusher.load()
-            # The machine's own clock: other processes, which leave the requests, have no other.
+            # The machine's own clock: the other processes that leave requests have no other.
             actions = outbox._commands.actions | by_request(outbox)
             outbox._maintenance = Maintenance(store, clock=clock, retention_days=settings.retention_days)
             outbox._command_server = CommandServer(
@@ -205,12 +205,12 @@ class Outbox(Puts, Operates):
         await self.close()
 
     async def close(self) -> None:
-        """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent.
+        """Stop the flusher, commit the queued puts, close the file. What is pending stays pending. Idempotent.
 
-        A caller that is cancelled waits for it all the same, some 5 s if the server hangs; cancelled again, it goes.
+        A cancelled caller still waits for it, some 5 s if the server hangs; a second cancellation returns at once.
         """
         if os.getpid() != self._pid:
-            return  # a fork has neither the threads nor the locks; file and connections are the parent's
+            return  # a forked child has neither threads nor locks; file and connections are the parent's
         if self._closing is None:
             self._loop_is_here()
             self._closed = True
@@ -219,7 +219,7 @@ class Outbox(Puts, Operates):
         try:
             await asyncio.shield(self._closing)
         except asyncio.CancelledError:
-            await asyncio.wait({self._closing})  # so that the next one may open it; a second cancellation goes at once
+            await asyncio.wait({self._closing})  # so that the next outbox may open it; a second cancellation returns
             if not self._closing.cancelled() and (error := self._closing.exception()) is not None:
                 logger.error("closing failed", exc_info=error)  # noqa: TRY400 - not the CancelledError's traceback
             raise
@@ -264,7 +264,7 @@ class Outbox(Puts, Operates):
     # ------------------------------------------------------------------------------------------ sending
 
     async def run_flusher(self) -> None:
-        """Bring entries to Supabase until cancelled or closed. Run it once, as a background task.
+        """Deliver entries to Supabase until cancelled or closed. Run it once, as a background task.
 
         Raises:
             UsageError: It runs already.
@@ -281,12 +281,12 @@ class Outbox(Puts, Operates):
             This outbox.
 
         Raises:
-            UsageError: The flusher runs already; that one goes on.
+            UsageError: The flusher runs already; it keeps running.
         """
         task = asyncio.create_task(self.run_flusher(), name="outbox-flusher")
         await asyncio.sleep(0)  # let it start, so that a drain in the block joins it
         if task.done():
-            await task  # it runs already: neither this block nor its end may touch that one
+            await task  # one runs already: neither this block nor its end may touch it
         try:
             yield self
         finally:
@@ -306,8 +306,8 @@ class Outbox(Puts, Operates):
             timeout: Seconds.
 
         Returns:
-            What was sent and what is left; before the time is up, with `held_by`, when all that is left waits for an
-                operator: a wrong key, a missing table, another project, no URL.
+            What was sent and what is left. Ends early, with `held_by`, when all that is left waits for an operator:
+                a wrong key, a missing table, another project, no URL.
         """
         self._check_caller()
         return await self._drains.drain(timeout)
@@ -320,7 +320,7 @@ class Outbox(Puts, Operates):
         return (self._store.writer.state, *(replace(each.state) for each in behind if each is not None))
 
     async def stats(self) -> Stats:
-        """Return how things stand. Reads counters, never the backlog.
+        """Return the outbox's state. Reads counters, never the backlog.
 
         Raises:
             StoreError: The file cannot be read.
@@ -334,7 +334,7 @@ class Outbox(Puts, Operates):
         path = self._store.path
         quarantined = await in_thread(found_beside, path)
         found = await take_snapshot(self._store, damage=self._store.damage, quarantined=quarantined)
-        if self._maintenance is not None:  # what it knows is newer than what the file says
+        if self._maintenance is not None:  # it knows more recent values than the file
             found = replace(found, notices=self._maintenance.notices)
         found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.writer.commits.files_lost_ms))
         vanished = () if self._store.writer.commits.vanished is None else (self._store.writer.commits.vanished.state,)
@@ -350,7 +350,7 @@ class Outbox(Puts, Operates):
 
 
 def standing(path: Path) -> Snapshot:
-    """Return how things stand in a file that is open here, with what stands beside it; in any thread.
+    """Return a snapshot of a file that is open here, and of the files beside it; in any thread.
 
     Raises:
         StoreError: The file cannot be read.
@@ -361,7 +361,7 @@ def standing(path: Path) -> Snapshot:
 
 
 class Monitor:
-    """What may be read of an open outbox in any thread. Keeps it from nothing, not even from being forgotten."""
+    """What any thread may read of an open outbox. Holds up nothing, not even its garbage collection."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = weakref.ref(outbox)
@@ -376,11 +376,11 @@ class Monitor:
 
     @property
     def over(self) -> bool:
-        """Whether it is closed, or forgotten."""
+        """Whether the outbox is closed, or was garbage-collected."""
         return (outbox := self._outbox()) is None or outbox._closed
 
     def tasks(self) -> tuple[TaskState, ...]:
-        """Return how its background tasks do."""
+        """Return the state of its background tasks."""
         return () if (outbox := self._outbox()) is None else outbox._tasks()
 
     def settings(self) -> Sequence[str]:
@@ -388,9 +388,9 @@ class Monitor:
         return () if (outbox := self._outbox()) is None else outbox._remote.warnings
 
     def watch_puts(self, watcher: PutWatcher) -> None:
-        """Call `watcher` for each put from here on: when it gets in line, with the future that says what became of it.
+        """Call `watcher` for each put from here on: when it is queued, with the future of its outcome.
 
-        It must neither raise nor wait.
+        `watcher` must neither raise nor wait.
         """
         if (outbox := self._outbox()) is not None:
             outbox._store.writer.watchers += (watcher,)

@@ -1,4 +1,4 @@
-"""What a put becomes: its spec, its ordering key, its digest; no I/O, no clock, no dice."""
+"""What a put becomes: its spec, its ordering key, its digest; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from outbox.ordering import key_of_row, ordering_key
 
 _LONGEST_ID = 200
 _NO_ID = (bool, float, bytes, bytearray, dict, list, tuple, set)
-# Bytes of the columns' names, which stand in the URL: PostgREST reads 51,200 of a request's head, and a gateway less.
+# Bytes of the columns' names, which are in the URL: PostgREST reads 51,200 of a request's head, a gateway fewer.
 _LONGEST_COLUMNS = 48_000
 # Bytes of an update's filters in the URL; Supabase's gateway takes 16 kB of URL and headers together.
 _LONGEST_MATCH = 8000
@@ -78,7 +78,7 @@ def written(
     own = None
     if chosen is Operation.INSERT and destination.key in encoded.columns:
         own = as_id(json.loads(encoded.text)[destination.key], f"{name}.{destination.key}")
-        if own is None:  # a model's field that nobody has filled: the id that is minted goes there
+        if own is None:  # an unset field of a model: the minted id goes there
             values = json.loads(encoded.text, parse_float=Decimal)
             del values[destination.key]
             encoded = encode_row(values, where=name)._replace(repaired=encoded.repaired)
@@ -104,7 +104,7 @@ def written(
 
 
 class Alike(NamedTuple):
-    """Rows that mean the same and are ready for the store, but for their times and ids."""
+    """Rows with the same intent, ready for the store but for their times and ids."""
 
     intent: Intent
     payloads: list[str]
@@ -120,12 +120,12 @@ class Alike(NamedTuple):
 
 
 def written_alike(destination: Destination, rows: Sequence[object]) -> Alike | None:
-    """Return what to store for plain inserts of `rows`, as `written` would each; None: it must look at each of them."""
+    """Return what to store for plain inserts of `rows`, as `written` for each; None: `written` must do it."""
     plain = destination.operation is Operation.INSERT and not destination.on_conflict
     if not plain or destination.key_kind is Kind.INTEGER:
         return None
     encoded = encode_alike(rows, integers=destination.integers)
-    if encoded is None or destination.key in encoded[0]:  # an id of each row's own
+    if encoded is None or destination.key in encoded[0]:  # each row has its own id
         return None
     columns, payloads = encoded
     intent = _plain_insert(destination, columns)
@@ -189,11 +189,11 @@ def intend(
 
 
 def _plain_insert(destination: Destination, columns: tuple[str, ...]) -> Intent:
-    """The common case, cached: nothing about it hangs on the row's values."""
-    which = destination.name, destination.key, columns  # all that decides; quicker to hash than the dataclass
+    """The common case, cached: it does not depend on the row's values."""
+    which = destination.name, destination.key, columns  # everything it depends on; quicker to hash than the dataclass
     known = _plain.get(which)
     if known is None:
-        if len(_plain) >= 1000:  # a bot that makes up column sets must not make this grow for ever
+        if len(_plain) >= 1000:  # a bot that invents column sets must not make this grow for ever
             _plain.clear()
         known = _plain[which] = _insert(destination, columns, None)
     return known
@@ -219,9 +219,9 @@ def _sendable(spec: LaneSpec) -> LaneSpec:
 
 
 def _line_of(destination: Destination, values: Mapping[str, object], id: str | None) -> str | None:
-    """Return the line of an insert whose row is named, so that an upsert or update of the row comes after it.
+    """Return the ordering key of an insert whose caller names the row, so that its upserts and updates come later.
 
-    Having a line is also what tells the flusher, across restarts too, that another row may be stored under its id.
+    The key also tells the flusher, even after a restart, that another row may be stored under the id.
     """
     if destination.on_conflict and all(values.get(column) is not None for column in destination.on_conflict):
         return key_of_row([values[column] for column in destination.on_conflict])
@@ -259,7 +259,7 @@ def _update(
     for column in match:
         identifier(column, field="match")
         if column in columns:
-            # Sent a second time it would find nothing: its own first sending has changed what it looks for.
+            # Sent twice it would match nothing: the first sending has changed the values that it matches.
             raise InvalidEntry("is both matched and set; its replay would match nothing", field=f"match.{column}")
         if column in RESERVED:
             raise InvalidEntry("is a reserved word of PostgREST and cannot be matched", field=f"match.{column}")
@@ -272,7 +272,7 @@ def _update(
         raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
     spec = _sendable(LaneSpec(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True))
     unique = destination.on_conflict or (destination.key,)
-    # {"id": …, "version": …} means the row of that id, in whose line its upserts stand.
+    # {"id": …, "version": …} means the row of that id, and has the ordering key of its upserts.
     deciding = unique if values.keys() >= set(unique) else tuple(values)
     return Intent(spec, key or key_of_row([values[column] for column in deciding]), None, text)
 

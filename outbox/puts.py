@@ -1,4 +1,4 @@
-"""The calls of an `Outbox` that put rows, its transactions, and from where it may be called.
+"""The calls of an `Outbox` that put rows, its transactions, and the check of where a call comes from.
 
 An outbox belongs to the process and the event loop that opened it; inside a block of `outbox.transaction()` only the
 block may put, since any other put would wait for its end.
@@ -29,12 +29,12 @@ from outbox.store.store import Store
 V = TypeVar("V")
 
 
-# Which blocks the current task stands in, so that a put that would wait for itself is told so.
+# The blocks that the current task is inside, so that a put that would wait for itself raises.
 _inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transactions", default=())
 
 
 class AnyTransaction(Protocol):
-    """What takes `tx` commits with it: a `Transaction`, or the one that a thread stands in."""
+    """What an argument `tx` may be: a `Transaction`, or the blocking one of a thread."""
 
     @property
     def transaction(self) -> Transaction:
@@ -53,18 +53,18 @@ class Transaction:
 
     @property
     def transaction(self) -> Transaction:
-        """Itself: what `AnyTransaction` asks for."""
+        """The transaction itself, as `AnyTransaction` requires."""
         return self
 
     def when_over(self, watcher: Callable[[bool], object]) -> None:
-        """Call `watcher` once the block has ended: with True if it was committed, else (or if unknown) with False.
+        """Call `watcher` once the block has ended: with True if it was committed, with False if not or if unknown.
 
-        For objects that follow the transaction in memory, such as `SessionManager`. It must neither raise nor wait.
+        For objects with state in memory, such as `SessionManager`. `watcher` must neither raise nor wait.
         """
         self._watchers.append(watcher)
 
     def _over(self, committed: bool) -> None:
-        for watcher in reversed(self._watchers):  # as what they undo was done: the last one first
+        for watcher in reversed(self._watchers):  # they undo in reverse order: the last one first
             watcher(committed)
 
     async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
@@ -84,7 +84,7 @@ class Transaction:
         return await self._block.put_many(self._destinations.entries(destination, rows, ids, options))
 
     async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement of the bot's own in the same file and return its rows.
+        """Run one of the bot's own statements in the same file and return its rows.
 
         Raises:
             InvalidEntry: It is BEGIN, COMMIT, ATTACH, PRAGMA or the like, which a block may not run.
@@ -101,9 +101,9 @@ class Transaction:
         return await self._block.run(work)
 
     async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement for each of `rows`; errors as `execute`. One that fails leaves those before it done.
+        """Run one statement for each of `rows`; errors as `execute`. If one fails, those before it stay done.
 
-        The transaction's time limit counts: split what is large into several transactions.
+        The transaction's time limit applies: split large work into several transactions.
         """
         refuse_control(sql)
 
@@ -115,7 +115,7 @@ class Transaction:
 
 @contextlib.asynccontextmanager
 async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIterator[Transaction]:
-    """Hold the writer for the length of the block, `limit_s` seconds at the most; commit what is left of it."""
+    """Hold the writer for the length of the block, `limit_s` seconds at most; then commit."""
     block = store.block(limit_s)
     await block.begin()
     token = _inside.set((*_inside.get(), (store, block)))
@@ -123,7 +123,7 @@ async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIt
     try:
         yield tx
     except BaseException:
-        # What the block raised is what its caller must hear, above all a cancellation; nothing was written.
+        # The caller must get what the block raised, above all a cancellation; nothing was written.
         with contextlib.suppress(OutboxError):
             await block.end(commit=False)
         raise
@@ -131,7 +131,7 @@ async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIt
         ended = True
         try:
             await block.end(commit=True)
-        except OutboxError:  # not committed, or nobody knows
+        except OutboxError:  # not committed, or unknown
             ended = False
             raise
     finally:
@@ -143,7 +143,7 @@ async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIt
 
 
 def check_outside(store: Store) -> None:
-    """Raises InsideTransaction: the caller stands in a block of this store, for which its put would wait."""
+    """Raise InsideTransaction if the caller is inside a block of this store, for which its put would wait."""
     if any(held is store and block.open for held, block in _inside.get()):
         raise InsideTransaction("use the block's own put: this one would wait for the block; nothing was written")
 
@@ -158,12 +158,12 @@ def check_process(pid: int) -> None:
 
 
 def refuse_copy(outbox: object) -> NoReturn:
-    """Raise UsageError: what `__reduce__` does, for pickle and copy alike."""
+    """Raise UsageError: `__reduce__` for pickle and copy."""
     raise UsageError(f"a {type(outbox).__name__} can be neither pickled nor copied: {_RULE}")
 
 
 class Owned:
-    """What asks each call where it comes from."""
+    """Checks the process, loop and thread of each call."""
 
     _store: Store
 
@@ -216,7 +216,7 @@ class Puts(Owned):
             key: Entries with the same destination and key arrive in the order of their puts. An upsert or update has
                 one by itself.
             id: The idempotency key, minted unless given. The same id again stores one row.
-            if_exists: "keep": an entry that has this id already stays, whatever its data, and the receipt says
+            if_exists: "keep": an entry that already has this id stays, whatever its data, and the receipt says
                 `duplicate`. Without it, other data is an error.
 
         Raises:
@@ -254,12 +254,11 @@ class Puts(Owned):
     def put_nowait(self, destination: str, row: object, **options: Unpack[PutOptions]) -> PutFuture:
         """Line one row up and return at once. NOT durable before the returned future is done: await it to know.
 
-        Arguments and errors as `put`: what is wrong with the row is raised here, what is wrong with the disk by the
-        future.
+        Arguments and errors as `put`: an invalid row raises here, a disk error is raised by the future.
 
         Raises:
-            OutboxFull: `max_waiting` rows, or `max_waiting_bytes` of payload, wait for their commit already, those of
-                `put_threadsafe` included. Nothing was written.
+            OutboxFull: `max_waiting` rows, or `max_waiting_bytes` of payload, already wait for their commit, including
+                those of `put_threadsafe`. Nothing was written.
         """
         self._check_caller()
         entry, spec, _ = self._destinations.entry(destination, row, options)
@@ -276,7 +275,7 @@ class Puts(Owned):
         event loop's own thread raises UsageError, since it would wait for ever.
         """
         self._check_process()
-        check_outside(self._store)  # asyncio.to_thread takes the block along
+        check_outside(self._store)  # asyncio.to_thread copies the context, and with it the block
         entry, spec, _ = self._destinations.entry(destination, row, options)
         left = self._waiting.enter(entry)
         future = ThreadFuture(destination, entry.id, loop=self._loop, repeating=self._repeating)
@@ -301,13 +300,13 @@ class Puts(Owned):
     async def transaction(self, *, limit_s: float | None = None) -> AsyncIterator[Transaction]:
         """All or nothing, one commit: entries, session state and the bot's own SQL in the same file.
 
-        Every other put waits meanwhile. What the block raises rolls everything back.
+        Every other put waits meanwhile. An exception in the block rolls everything back.
 
         Args:
             limit_s: The block's time limit; the settings' `transaction_limit_s` (2 s) unless given.
 
         Yields:
-            What puts, and runs SQL, inside the transaction.
+            The transaction, which puts entries and runs SQL.
 
         Raises:
             TransactionExpired: The block took longer; everything was rolled back.
@@ -352,18 +351,17 @@ class Puts(Owned):
     def register_type(self, kind: type[V], convert: Callable[[V], object]) -> None:
         """Store values of `kind`, and of its subclasses, as what `convert` makes of them: `register_type(Price, str)`.
 
-        It counts for all outboxes of the process, for keys of mappings too, and goes before what is known of the type
-        otherwise.
+        Applies to all outboxes of the process, also to keys of mappings, and overrides what is built in for the type.
 
         Raises:
-            ConfigError: JSON has such values of its own, say `float`. Nothing was registered.
+            ConfigError: JSON knows the type itself, for example `float`. Nothing was registered.
         """
         register_type(kind, convert)
 
     def destination(self, name: str) -> Destination:
-        """Return what is declared of `name`, or the defaults.
+        """Return what is declared for `name`, or the defaults.
 
         Raises:
-            InvalidEntry: It is no identifier.
+            InvalidEntry: It is not an identifier.
         """
         return self._destinations.destination(name)

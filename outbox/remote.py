@@ -1,4 +1,4 @@
-"""The remote end as the settings name it now: what is sent through, and what may have replaced it."""
+"""The remote end that the settings name now: its transport, and how new settings replace it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from outbox.threads import in_thread
 
 logger: logs.Logger = logs.named("outbox")
 
-# A page of 1,000 rows has some hundred kilobytes; this is what one answer to a read may take in memory.
+# What one answer to a read may take in memory; a page of 1,000 rows has some hundred kilobytes.
 _LONGEST_READ = 64 * 1024 * 1024
 
 
 class Remote:
-    """Owns the transport. transport: None while no URL and key are set; rows stay pending then.
+    """Owns the transport. transport: None while no URL and key are set; rows then stay pending.
 
-    fixed: a transport of the caller's own, for tests; no setting replaces it.
+    fixed: the caller's own transport, for tests; no setting replaces it.
     """
 
     def __init__(self, settings: Settings, fixed: Transport | None, clock: Clock) -> None:
@@ -37,7 +37,7 @@ class Remote:
 
     @property
     def fixed(self) -> bool:
-        """Whether a caller has brought the transport: a script, which requests that it does not know would upset."""
+        """Whether the caller passed the transport: a test's script, which unexpected requests would break."""
         return self._fixed
 
     @property
@@ -51,9 +51,9 @@ class Remote:
         return () if self._fixed else self._settings.warnings
 
     async def current(self, probing: bool) -> Transport | None:
-        """What the flusher sends through; a pause that is about to be probed may have new settings to try.
+        """The transport for the flusher; before a pause is probed, new settings are tried.
 
-        So may an outbox without a URL or a key: the file that had them may come back.
+        So they are without a URL or a key: the file that had them may come back.
         """
         if not self._fixed and (probing or (self.transport is None and self._clock.monotonic_s() >= self._reread_s)):
             self._reread_s = self._clock.monotonic_s() + self._settings.pause_probe_s
@@ -68,7 +68,7 @@ class Remote:
     async def refresh(self) -> None:
         """Read environment and `.env` again. Raises ConfigError: the old URL and key stay.
 
-        Nothing else can fail: what the environment says of proxies and certificates counts at the next request.
+        Nothing else can fail: the next request reads the environment's proxies and certificates.
         """
         fresh = await in_thread(self._settings.reread)
         changed = _access(fresh) != _access(self._settings)
@@ -120,7 +120,7 @@ def checked_path(path: str) -> str:
 
 
 def rows_of(path: str, outcome: Reply | Failure) -> list[dict[str, Any]]:
-    """Return the rows that the answer to `path` holds. Raises Unreachable, RemoteError: never [] for a failure."""
+    """Return the rows that the answer to `path` holds. Raises Unreachable, RemoteError: never [] on failure."""
     table = path.partition("?")[0]
     if isinstance(outcome, Failure):
         raise Unreachable(f"{table}: no answer ({outcome.said}); nothing was read")

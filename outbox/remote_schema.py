@@ -1,4 +1,4 @@
-"""The files of supabase_sql/, and how they reach a PostgreSQL. Needs the extra `schema`."""
+"""The files of supabase_sql/, and how they are applied to a PostgreSQL. Needs the extra `schema`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from outbox.sql_files import folder, sql_files
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# A name server, a TLS handshake and a pooler's queue; a machine that answers no packet would take minutes.
+# For a name server, a TLS handshake and a pooler's queue; a machine that never answers would take minutes.
 _CONNECT_S = 10
-# Shorter pieces of a DSN stand in many a message by chance, and are no password.
+# Shorter pieces of a DSN appear in messages by chance, and are not passwords.
 _SECRET_CHARS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One file. text: what it says, with Unix line ends."""
+    """One file. text: its content, with Unix line ends."""
 
     name: str
     text: str
@@ -42,9 +42,9 @@ def scripts(optional: Sequence[str] = ()) -> tuple[Script, ...]:
 
 
 def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Callable[[Script, float], None]) -> None:
-    """Apply `files`, each in a transaction of its own. told: called with each one that is in, and its seconds.
+    """Apply `files`, each in its own transaction. told: called with each one applied, and its seconds.
 
-    lock_timeout_s: how long a file goes on trying to lock a table; bots wait behind it for a second at the most
+    lock_timeout_s: how long a file keeps trying to lock a table; bots wait behind it for a second at the most
     (0001_tables.sql, outbox_lock). Raises SchemaError: no connection, or a file was refused and is rolled back; those
     before it stay.
     """
@@ -52,18 +52,18 @@ def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Cal
         for script in files:
             started_s = time.monotonic()
             with _explained(dsn, script.name), connection.transaction():
-                # A project's own limit (Supabase: 2 minutes) would end a long rewrite in the middle.
+                # A project's own limit (Supabase: 2 minutes) would abort a long rewrite.
                 connection.execute("set local statement_timeout = 0")
                 connection.execute(f"set local outbox.lock_wait_s = {lock_timeout_s:f}")
-                connection.execute("set local lock_timeout = '1s'")  # for whatever else a file has to wait for
+                connection.execute("set local lock_timeout = '1s'")  # for any other lock that a file waits for
                 connection.execute(script.text.encode(), prepare=False)
             told(script, time.monotonic() - started_s)
 
 
 def statement_timeout(dsn: str, role: str) -> str | None:
-    """Return how long a statement of a request as `role` may take, as its role says; None: as long as it likes.
+    """Return the statement timeout of a request as `role`; None: no limit.
 
-    PostgREST signs in as `authenticator` and takes the role's own setting on. Raises SchemaError: no connection.
+    PostgREST signs in as `authenticator` and applies the role's own setting. Raises SchemaError: no connection.
     """
     with _connected(dsn) as connection, _explained(dsn, "statement_timeout"):
         found = connection.execute(
@@ -92,7 +92,7 @@ def _connected(dsn: str) -> Iterator[Connection[Any]]:
 
 @contextmanager
 def _explained(dsn: str, file: str | None) -> Iterator[None]:
-    """Rename psycopg's errors. Without their cause: libpq quotes a DSN that it cannot read."""
+    """Translate psycopg's errors. Without their cause: libpq quotes a DSN that it cannot read."""
     import psycopg
 
     try:
@@ -107,19 +107,19 @@ def _explained(dsn: str, file: str | None) -> Iterator[None]:
 
 
 def without_secrets(message: str, dsn: str) -> str:
-    """Return `message` with every piece of `dsn` that may be a password blotted out, in each form that it has."""
+    """Return `message` with every piece of `dsn` that may be a password redacted, in each of its forms."""
     for piece in sorted(_secrets(dsn), key=len, reverse=True):
         message = message.replace(piece, "***")
     return message
 
 
 def _secrets(dsn: str) -> set[str]:
-    """All that could be a password, also where a forgotten percent sign makes libpq read it as something else."""
+    """All that could be a password, even where a missing percent-encoding makes libpq read it as something else."""
     found = set(re.findall(r"password\s*=\s*'?([^'&]*)", dsn, re.IGNORECASE))
     if "://" in dsn:
         user_info = dsn.split("://", 1)[1].rpartition("@")[0]
         found.add(user_info.partition(":")[2])
     elif "=" not in dsn:
-        found.add(dsn)  # no DSN at all: perhaps the password alone
+        found.add(dsn)  # not a DSN: perhaps just the password
     pieces = {piece for whole in found for piece in (whole, unquote(whole), *re.split(r"[\s@:/?#]", whole))}
     return {piece for piece in pieces if len(piece) >= _SECRET_CHARS}

@@ -54,11 +54,11 @@ class SettingsOptions(TypedDict, total=False):
     source: str | None
     health_s: float
     access_token: str | SecretStr | None
-    _env_file: str | os.PathLike[str] | None  # None: read no `.env`
+    _env_file: str | os.PathLike[str] | None  # None: do not read a `.env`
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Arguments win over the environment (`OUTBOX_…`), that over `.env`.
+    """Everything that can be set. Arguments override the environment (`OUTBOX_…`), which overrides `.env`.
 
     Raises:
         ConfigError: A value cannot be used; the message names the field and never shows the value.
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     @field_validator("source")
     @classmethod
     def _can_be_stored(cls, source: str | None) -> str | None:
-        # A variable of the environment need not be UTF-8; SQLite would refuse it at every put.
+        # An environment variable need not be UTF-8; SQLite would refuse it at every put.
         if source is not None and (source.encode(errors="replace").decode() != source or "\0" in source):
             raise ValueError("holds characters that cannot be stored")
         if source is not None and len(source) > _LONGEST_SOURCE:  # it travels in a header of each request
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        # A key from a file ends with its line.
+        # A key from a file ends with a newline.
         return (text.strip() or None) if isinstance(text, str) else value
 
     @field_validator("supabase_key", "access_token")
@@ -190,8 +190,8 @@ class Settings(BaseSettings):
             return self
         try:
             parts = urlsplit(self.supabase_url)
-            _ = parts.port  # raises for one that is no number or too large
-        except ValueError:  # whose message quotes the URL, with the password that may stand in it
+            _ = parts.port  # raises if it is not a number or is too large
+        except ValueError:  # whose message quotes the URL, which may hold a password
             raise ValueError("supabase_url: is not a URL") from None
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ValueError("supabase_url: must be like https://<project>.supabase.co")
@@ -204,7 +204,7 @@ class Settings(BaseSettings):
         return self
 
     def reread(self) -> Self:
-        """Return the settings as environment and `.env` are now, under the same arguments.
+        """Return the settings read again from the environment and `.env`, with the same arguments.
 
         Raises:
             ConfigError: A value cannot be used.
@@ -213,7 +213,7 @@ class Settings(BaseSettings):
 
     @property
     def rest_url(self) -> str | None:
-        """Return the REST endpoint without a slash at its end, or None."""
+        """Return the REST endpoint without a trailing slash, or None."""
         if self.supabase_url is None:
             return None
         base = self.supabase_url.rstrip("/")
@@ -227,14 +227,14 @@ class Settings(BaseSettings):
 
     @property
     def key_kind(self) -> KeyKind | None:
-        """Return what kind of key is set; None: none is."""
+        """Return the kind of the key; None: no key is set."""
         return None if self.supabase_key is None else read_key(self.supabase_key.get_secret_value()).kind
 
     @property
     def key_places(self) -> tuple[str, ...]:
         """Return where a key is set, the one in use first, such as "SUPABASE_KEY in the environment"; never its value.
 
-        A second one of the same value is left out.
+        A second one with the same value is left out.
         """
         if any(self._given.get(name) for name in ("supabase_key", *_KEYS)):
             return ("an argument",)
@@ -249,7 +249,7 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return what is wrong with the settings, a sentence each: rows are kept, but will not arrive."""
+        """Return what is wrong with the settings, in one sentence each: rows are kept, but will not arrive."""
         if self.supabase_url is None or self.supabase_key is None:
             missing = " and ".join(
                 name
@@ -276,7 +276,7 @@ class Settings(BaseSettings):
 
 
 def _source_of(path: Path) -> str:
-    """Return what a bot is called that nobody has named. A file's name may be no UTF-8, and longer than a source."""
+    """Return the name of a bot that nobody has named. A file's name may be invalid UTF-8, or too long for a source."""
     name = f"{path.stem}@{socket.gethostname()}".encode(errors="backslashreplace").decode()
     return name[-_LONGEST_SOURCE:]
 
@@ -296,7 +296,7 @@ def _config_error(error: ValidationError) -> ConfigError:
 
 
 def _hide(values: dict[str, Any]) -> None:
-    """Let no frame above an error of ours hold a bare key: crash reporters show each frame's variables."""
+    """Keep bare keys out of every frame above our errors: crash reporters show each frame's variables."""
     for name in _SECRETS & values.keys():
         if isinstance(values[name], str):
             values[name] = SecretStr(values[name])
@@ -317,7 +317,7 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
 
 
 def _warn_about_unknown_names(env_file: Any) -> None:
-    """A misspelt setting would otherwise be ignored in silence. Names only: the values are not ours to read."""
+    """A misspelt setting would otherwise be ignored in silence. Only names: values may be other programs' secrets."""
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
     in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
     for name in sorted({*os.environ, *(name.upper() for name in in_file)}):

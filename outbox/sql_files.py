@@ -1,4 +1,4 @@
-"""The SQL that travels with the library: beside the package in a checkout, else inside it, in a wheel or an archive."""
+"""The SQL that ships with the library: beside the package in a checkout, else inside it, in a wheel or an archive."""
 
 from __future__ import annotations
 

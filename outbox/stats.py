@@ -1,6 +1,6 @@
-"""How things stand: what `drain` and `stats` return, and the one snapshot that stats, status and metrics are made of.
+"""What `drain` and `stats` return, and the one snapshot that stats, status and metrics are made from.
 
-Taking it asks counters and indexes, never the backlog, on whatever connection there is, in that one's thread.
+Taking it reads counters and indexes, never the backlog, on any connection, in that connection's thread.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class DrainReport:
         dead: Entries now.
         seconds: How long it took.
         timed_out: The deadline came while something was still pending.
-        held_by: Why it ended before that with something pending: only an operator can let it go on, and this says of
-            what and why.
+        held_by: Why it ended earlier with something pending: what waits for an operator, and why.
     """
 
     delivered: int
@@ -59,7 +58,7 @@ class Stats:
     """The outbox at a glance. Counts are entries; ages are seconds; sizes are bytes."""
 
     path: Path
-    health: Health  # the worst that holds, as `outbox status` has it
+    health: Health  # the worst that applies, as in `outbox status`
     pending: int
     delivered: int
     dead: int
@@ -82,10 +81,10 @@ class Stats:
     files_lost_ms: int | None  # since when files are known to be removed or replaced in this run, in Unix milliseconds
     second_name_ms: int | None  # since when the file has a hard link, in Unix milliseconds
     warnings: tuple[str, ...] = field(default=())
-    quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and not dealt with yet
-    damage: str | None = None  # SQLite met a damaged page in this run: the next opening sets the file aside
+    quarantined: tuple[Path, ...] = ()  # damaged files that were set aside and still need attention
+    damage: str | None = None  # SQLite found a damaged page in this run: the next open sets the file aside
     loss: str | None = None  # entries that were acknowledged and are missing, until `outbox acknowledge`
-    tasks: tuple[TaskState, ...] = ()  # what runs in the background beside the flusher, and the errors that it met
+    tasks: tuple[TaskState, ...] = ()  # the background tasks beside the flusher, and their errors
 
     @classmethod
     def of(
@@ -99,7 +98,7 @@ class Stats:
         warnings: tuple[str, ...] = (),
         tasks: tuple[TaskState, ...] = (),
     ) -> Self:
-        """Return what a bot is told of the snapshot `found`. settings: what in them keeps entries from arriving."""
+        """Return the stats in the snapshot `found`. settings: what in them keeps entries from arriving."""
         return cls(
             path=path,
             health=health_of(found, now_ms=now_ms, flusher=flusher, settings=settings),
@@ -143,18 +142,18 @@ def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
     return sum(states.get(state, 0) for states in counts.values())
 
 
-# Counting what waits for something of its own stops here; this number stands for that many or more.
+# Counting postponed entries stops here; this number means that many or more.
 MOST_POSTPONED = 1000
 
-# How long an entry may be pending before that is called stalled, unless somebody says otherwise.
+# How long an entry may be pending before that counts as stalled, by default.
 STALLED_AFTER_S = 300.0
 
-# An entry in one of these says that a flusher has run.
+# An entry in one of these shows that a flusher has run.
 _SETTLED = ("delivered", "dead", "discarded", "pruned")
 
 
 class Health(IntEnum):
-    """What a monitor is told; each is an exit code of `outbox status`."""
+    """The health as a monitor sees it; each is an exit code of `outbox status`."""
 
     HEALTHY = 0
     DEAD_LETTERS = 1
@@ -165,7 +164,7 @@ class Health(IntEnum):
 
     @property
     def words(self) -> str:
-        """The name as people write it."""
+        """The name in plain words."""
         return self.name.lower().replace("_", " ")
 
 
@@ -173,13 +172,13 @@ class Health(IntEnum):
 class Snapshot:
     """What the file says. Counts are entries; times are Unix milliseconds; sizes are bytes.
 
-    quarantined: damaged files beside it that nobody has dealt with yet. damage, loss: sentences.
+    quarantined: damaged files beside it that still need attention. damage, loss: sentences.
     """
 
     destinations: Mapping[str, Mapping[str, int]]
     oldest_pending_ms: int | None
     pending_bytes: int  # of the payloads
-    postponed: int  # pending entries that wait for something of their own; at most MOST_POSTPONED
+    postponed: int  # pending entries that wait for a row of their own or are stuck; at most MOST_POSTPONED
     strict_order: bool
     pauses: tuple[StoredPause, ...]  # the longest one first
     lanes: Mapping[int, LaneSpec]
@@ -195,7 +194,7 @@ class Snapshot:
         return total(self.destinations, state)
 
     def by_destination(self, state: str) -> dict[str, int]:
-        """Return how many entries of each destination are in `state`, where there ever were any."""
+        """Return how many entries of each destination are in `state`; only destinations that ever had any."""
         return {name: states[state] for name, states in self.destinations.items() if state in states}
 
     def oldest_age_s(self, now_ms: int) -> float | None:
@@ -203,10 +202,10 @@ class Snapshot:
         return None if self.oldest_pending_ms is None else max(0.0, (now_ms - self.oldest_pending_ms) / 1000)
 
     def unsent(self, *, bot_runs: bool | None, flushing: Flushing | None, settings: Sequence[str]) -> str | None:
-        """Return why nobody sends what waits, though nothing is paused; None: nothing waits, or somebody does.
+        """Return why nobody sends what waits, though nothing is paused; None: nothing waits, or somebody sends it.
 
-        bot_runs, flushing: of whoever has the file open, or had it last; None: not known. settings: what in them keeps
-        entries from arriving; they may not be the bot's, so what it delivers in this run counts for more.
+        bot_runs, flushing: of the process that has the file open, or had it last; None: not known. settings: what in
+        them keeps entries from arriving; they may not be the bot's, so deliveries in this run count for more.
         """
         if not self.total("pending"):
             return None
@@ -221,7 +220,7 @@ class Snapshot:
         return None
 
     def causes(self) -> dict[str, bool]:
-        """Return what an operator is to be told of the file itself, by name, and whether it holds."""
+        """Return the conditions of the file that an operator must know, by name, and whether each holds."""
         return {
             "damage": self.damage is not None,
             "quarantine": bool(self.quarantined),
@@ -231,9 +230,9 @@ class Snapshot:
         }
 
     def health(self, *, now_ms: int, unsent: str | None, stalled_after_s: float = STALLED_AFTER_S) -> Health:
-        """Return the worst that holds: what `stats`, `outbox status`, the metrics and the fleet's row say alike.
+        """Return the worst that applies: `stats`, `outbox status`, the metrics and the fleet's row all show this.
 
-        unsent: why nobody sends what waits. The view v_health says the same as far as the file itself knows.
+        unsent: why nobody sends what waits. The view v_health says the same, as far as the file alone can tell.
         """
         if self.quarantined or self.damage or self.loss:
             return Health.DAMAGED
@@ -245,14 +244,14 @@ class Snapshot:
 
 
 async def take(reader: Reader, **beside: Any) -> Snapshot:
-    """Return the snapshot by way of `reader`; `beside` as `read`. Raises StoreError, OutboxClosed."""
+    """Return the snapshot, taken through `reader`; `beside` as `read`. Raises StoreError, OutboxClosed."""
     return await reader.run(lambda connection: read(connection, reader.path, **beside))
 
 
 def take_in_thread(path: Path, **beside: Any) -> Snapshot:
-    """The same in any thread, for a monitor's scrape: neither the event loop nor the writer is asked.
+    """The same in any thread, for a monitor's scrape: it uses neither the event loop nor the writer.
 
-    A connection of its own takes some hundred microseconds; in a WAL file a reader waits for nobody. Raises StoreError.
+    Its own connection takes some hundred microseconds; in a WAL file a reader waits for nobody. Raises StoreError.
     """
     try:
         with contextlib.closing(database.plain_connection(path)) as connection:
@@ -264,12 +263,12 @@ def take_in_thread(path: Path, **beside: Any) -> Snapshot:
 def read(
     connection: sqlite3.Connection, path: Path, *, damage: str | None = None, quarantined: Sequence[Path] = ()
 ) -> Snapshot:
-    """Return the snapshot, of one moment. damage, quarantined: what stands beside the file and not in it."""
+    """Return a consistent snapshot. damage, quarantined: known from beside the file, not from inside it."""
 
     def asked(sql: str, *parameters: object) -> list[Any]:
         return connection.execute(sql, parameters).fetchall()
 
-    begun = connection.in_transaction  # by an onlooker that reads more of the same moment
+    begun = connection.in_transaction  # by a caller that reads more in the same transaction
     if not begun:
         connection.execute("begin")
     try:
@@ -297,5 +296,5 @@ def read(
 
 
 def said_of_loss(noted: str | None) -> str | None:
-    """Return the sentence in what `outbox_meta` calls loss: acknowledged entries that are missing."""
+    """Return the sentence in the `loss` of `outbox_meta`: acknowledged entries that are missing."""
     return None if noted is None else str(json.loads(noted)["what"])

@@ -1,10 +1,10 @@
-"""A clock that stands still and a remote end of your own making; production never imports it.
+"""A clock that stands still and a fake remote end; production never imports it.
 
 clock, remote = ManualClock(), FakeRemote()
 async with Outbox.open(path="test.db", clock=clock, transport=remote) as outbox:
     remote.down()           # an outage, until remote.up()
 
-docs/testing.md shows how a bot is tested against outages, refusals, lost and late replies.
+docs/testing.md shows how to test a bot against outages, refusals, and lost or late replies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Answer = Reply | Failure
 Script = Callable[[Request], Answer]
 Row = dict[str, Any]
 
-# Between two steps of the clock everybody else gets this long, in real seconds: SQLite works in a thread of its own.
+# Real seconds for everything else between two steps of the clock: SQLite works in its own thread.
 _BREATH_S = 0.001
 
 
@@ -53,8 +53,8 @@ class ManualClock:
         self._alarms: list[tuple[float, asyncio.Event]] = []
 
     def now_ms(self) -> int:
-        """Return Unix time in milliseconds, as far as the test has let it pass."""
-        # Not added up call by call: a thousand advances by half a millisecond are half a second.
+        """Return Unix time in milliseconds, as the test has advanced it."""
+        # Not rounded call by call: a thousand advances by half a millisecond are half a second.
         return self._start_ms + round((self._monotonic_s - 1000.0) * 1000)
 
     def monotonic_s(self) -> float:
@@ -110,10 +110,10 @@ class ScriptedTransport:
     """Answers each request. An answer is a `Reply`, a `Failure`, or a function of the request that returns one.
 
     Attributes:
-        answers: What the next requests are answered with, one each.
-        otherwise: The answer once these are used up.
+        answers: The answers to the next requests, one each.
+        otherwise: The answer once those are used up.
         requests: What was sent.
-        gate: While it is not set, requests wait: a server that hangs.
+        gate: While it is not set, requests wait, as for a server that hangs.
     """
 
     answers: deque[Answer | Script] = field(default_factory=deque)
@@ -125,7 +125,7 @@ class ScriptedTransport:
         self.gate.set()
 
     async def send(self, request: Request, *, deadline_s: float) -> Answer:
-        """Take `request` down and answer it."""
+        """Record `request` and answer it."""
         self.requests.append(request)
         await self.gate.wait()
         answer = self.answers.popleft() if self.answers else self.otherwise
@@ -141,7 +141,7 @@ def _commit_all(_table: str, _row: Row) -> None:
 
 @dataclass
 class FakeRemote(ScriptedTransport):
-    """A remote end with tables: what is accepted is stored, by the rules of PostgREST.
+    """A remote end with tables: it stores what it accepts, by the rules of PostgREST.
 
     Attributes:
         rule: What the database says of one row (table, row): None, or the answer that refuses the whole request.
@@ -158,7 +158,7 @@ class FakeRemote(ScriptedTransport):
     # ------------------------------------------------------------------------------------------ what a test says
 
     def down(self) -> None:
-        """Let nobody reach it: an outage."""
+        """Make it unreachable: an outage."""
         self.otherwise = Failure.UNREACHABLE
 
     def up(self) -> None:
@@ -166,7 +166,7 @@ class FakeRemote(ScriptedTransport):
         self.otherwise = self.commit
 
     def lose_reply(self) -> None:
-        """Carry the next request out and lose the reply: the sender cannot know."""
+        """Carry out the next request and lose the reply: the sender cannot know."""
         self.answers.append(self._commit_in_silence)
 
     def hold(self) -> None:
@@ -174,19 +174,19 @@ class FakeRemote(ScriptedTransport):
         self.gate.clear()
 
     def release(self) -> None:
-        """Answer what was held, and what comes."""
+        """Answer what was held, and all that follows."""
         self.gate.set()
 
     def rows(self, table: str) -> list[Row]:
-        """Return the rows of `table`, in the order of their first arrival; those inserted come first."""
+        """Return the rows of `table`, in the order of their first arrival; inserted rows come first."""
         return [row for stored in (self.inserted, self.merged) for (name, _), row in stored.items() if name == table]
 
     # ------------------------------------------------------------------------------------------ what it does
 
     def commit(self, request: Request) -> Reply:
-        """Do what the request says, all of it or nothing. It has no functions, and gives rows by their keys only.
+        """Do what the request says, all or nothing. It has no functions, and returns rows only by their keys.
 
-        Other reads: put a Reply with the rows into `answers`.
+        For other reads put a Reply with the rows into `answers`.
         """
         if request.method == "GET":
             return self._read_back(request)
@@ -215,7 +215,7 @@ class FakeRemote(ScriptedTransport):
         name, _, query = request.path.partition("?")
         if query == "select=tableoid&limit=0" or query.startswith("and="):  # all are tables; no text has two spellings
             return Reply(200, {"content-range": "*/*"}, b"[]")
-        if re.fullmatch(r"select=\w+&limit=100", query):  # what others have in a column
+        if re.fullmatch(r"select=\w+&limit=100", query):  # the values of other rows in a column
             return Reply(200, {"content-range": "*/*"}, json.dumps(self.rows(name)[:100], default=str).encode())
         filters = [(key, value) for key, value in parse_qsl(query) if key != "select"]
         if not filters or not all(value.startswith(('in.("', "eq.")) for _, value in filters):

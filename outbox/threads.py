@@ -1,7 +1,7 @@
-"""Blocking work beside the event loop, in daemon threads of our own.
+"""Blocking work beside the event loop, in our own daemon threads.
 
-asyncio's default executor is shared with the bot: threads of its own that hang there would hold up ours, and at the end
-asyncio and Python wait for every one of its threads, be it a name server that has died. Nobody waits for these.
+asyncio's default executor is shared with the bot: its calls that hang there would hold up ours, and at exit asyncio
+and Python wait for every one of its threads, even one that waits for a dead name server. Nobody waits for these.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[P, T], /, *args: P.args, **named: P.kwargs) -> T:
-    """Run `work` in a thread and return its result. Cancelled, it returns at once; the thread goes on to its end.
+    """Run `work` in a thread and return its result. If cancelled it returns at once; the thread runs to its end.
 
-    A thread of its own each time takes some 50 µs. Raises what `work` raises; RuntimeError: no thread can be started.
+    A new thread each time takes some 50 µs. Raises what `work` raises; RuntimeError: no thread can be started.
     """
     loop, context = asyncio.get_running_loop(), contextvars.copy_context()
     done: asyncio.Future[T] = loop.create_future()
 
     def settle(outcome: Callable[[], object]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
             loop.call_soon_threadsafe(lambda: None if done.done() else outcome())
 
     def run() -> None:

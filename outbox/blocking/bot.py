@@ -1,4 +1,4 @@
-"""The bot's classes for a `BlockingOutbox`: the same names and arguments as in `outbox.bot`, and their calls wait."""
+"""The bot's classes for a `BlockingOutbox`: the same names and arguments as in `outbox.bot`, but their calls block."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TradeLogger(_BotTwin[trades.TradeLogger]):
     """`outbox.TradeLogger` for a `BlockingOutbox`, which is open.
 
     Raises:
-        UsageError: `outbox` is no BlockingOutbox.
+        UsageError: `outbox` is not a BlockingOutbox.
         OutboxClosed: It is not open.
     """
 
@@ -48,7 +48,7 @@ class TradeLogger(_BotTwin[trades.TradeLogger]):
 
     @property
     def session_id(self) -> str:
-        """Whose trades these are; may be set to another."""
+        """Whose trades these are; can be set."""
         return self._made.session_id
 
     @session_id.setter
@@ -64,7 +64,7 @@ class SessionManager(_BotTwin[sessions.SessionManager]):
     """`outbox.SessionManager` for a `BlockingOutbox`, which is open.
 
     Raises:
-        UsageError: `outbox` is no BlockingOutbox.
+        UsageError: `outbox` is not a BlockingOutbox.
         OutboxClosed: It is not open.
     """
 
@@ -89,7 +89,7 @@ class SupabaseClient(_BotTwin[supabase.SupabaseClient]):
     """`outbox.SupabaseClient` for a `BlockingOutbox`, which is open.
 
     Raises:
-        UsageError: `outbox` is no BlockingOutbox.
+        UsageError: `outbox` is not a BlockingOutbox.
         OutboxClosed: It is not open.
     """
 
@@ -113,7 +113,7 @@ class LocalStorage(_BotTwin[bars.LocalStorage]):
     """`outbox.LocalStorage` for a `BlockingOutbox`, which is open.
 
     Raises:
-        UsageError: `outbox` is no BlockingOutbox.
+        UsageError: `outbox` is not a BlockingOutbox.
         OutboxClosed: It is not open.
     """
 

@@ -1,7 +1,7 @@
 """Calls from any thread into the one thread that runs an event loop: each waits, within a deadline.
 
-A call that is given up is cancelled, and says what became of the data: the ids of what it put are collected while it
-runs, so that a deadline that passes can name them.
+A call that exceeds it is cancelled, and its error says what became of the data: the ids of what it put are collected
+while it runs, so that the error can name them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 C = TypeVar("C", covariant=True)
 
-# What an interrupted call still gets to find out what became of its data.
+# The time that an interrupted call gets to find out what became of its data.
 _INTERRUPTED_S = 5.0
 _SLICE_S = 0.5
 _HUNDRED = 100
@@ -35,7 +35,7 @@ _deadline: ContextVar[float | None] = ContextVar("outbox_deadline", default=None
 
 
 class Held:
-    """The transaction that a thread stands in: the context its calls run in, and the ids that were put in it."""
+    """The transaction that a thread is inside: the context its calls run in, and the ids that were put in it."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -47,7 +47,7 @@ _held: ContextVar[Held | None] = ContextVar("outbox_held", default=None)
 
 @contextlib.contextmanager
 def standing_in(held: Held) -> Iterator[None]:
-    """Let the calls that this thread makes in the block be calls inside that transaction."""
+    """Run the calls that this thread makes in the block inside that transaction."""
     token = _held.set(held)
     try:
         yield
@@ -66,13 +66,13 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def calling_context() -> Context:
-    """Return a context for one call: the calling thread's own, or that of the transaction that it stands in."""
+    """Return a context for one call: the calling thread's own, or that of the transaction it is inside."""
     held = _held.get()
     return copy_context() if held is None else held.context.copy()
 
 
 class Calls:
-    """The way into one running event loop. `timeout_s`: what each call may take, unless `deadline` says otherwise."""
+    """The way into one running event loop. `timeout_s`: how long a call may take, unless `deadline` says otherwise."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread, path: Path, timeout_s: float) -> None:
         self._loop = loop
@@ -81,7 +81,7 @@ class Calls:
         self._timeout_s = timeout_s
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]], *, more_s: float = 0.0) -> T:
-        """Run `work()` on the loop and return its result. more_s: what it may take beyond the deadline.
+        """Run `work()` on the loop and return its result. more_s: how long it may take beyond the deadline.
 
         Raises OutcomeUnknown: the deadline passed, and these entries may be stored; DeadlinePassed: it put nothing;
         UsageError: this is the loop's own thread.
@@ -93,7 +93,7 @@ class Calls:
         return self.wait(done, [] if held is not None else ids, more_s=more_s)
 
     def check_thread(self) -> None:
-        """Raise UsageError in the loop's own thread, where waiting would be for ever."""
+        """Raise UsageError in the loop's own thread, where a call would wait for ever."""
         if threading.current_thread() is self._thread:
             raise UsageError(
                 "this is the outbox's own thread, which would wait for itself; nothing was written."
@@ -116,10 +116,10 @@ class Calls:
     def wait(
         self, done: concurrent.futures.Future[T], ids: list[str], *, commits: bool = False, more_s: float = 0.0
     ) -> T:
-        """Return what `done` gives. `ids`: what it may have put; `commits`: it may have stored more than these.
+        """Return the result of `done`. `ids`: what it may have put; `commits`: it may have stored more than these.
 
-        An interrupt (Ctrl-C) waits until it is decided what became of it, up to 5 s, and says so in a note; a call
-        that stores nothing is cancelled. Errors as `run`.
+        An interrupt (Ctrl-C) waits up to 5 s for the outcome of the call, and adds it as a note; a call that stores
+        nothing is cancelled. Errors as `run`.
         """
         given = _deadline.get()
         limit_s = (self._timeout_s if given is None else given) + more_s
@@ -151,7 +151,7 @@ class Calls:
 def wait_for(done: concurrent.futures.Future[Any], limit_s: float) -> None:
     """Return once `done` is done, or after `limit_s` seconds.
 
-    In slices: a signal that another thread was given, as any on Windows, interrupts no lock of Python's.
+    In slices: a signal delivered to another thread, as any on Windows, does not interrupt a Python lock.
     """
     end_s = time.monotonic() + limit_s
     while not done.done() and (left_s := end_s - time.monotonic()) > 0:
@@ -176,12 +176,12 @@ class Twin(Generic[C]):
     """A class whose methods call those of an async object, on that object's loop."""
 
     def _target(self) -> tuple[C, Calls]:
-        """Return the async object and the way to it. Raises OutboxClosed, ForkedProcess."""
+        """Return the async object and its loop's `Calls`. Raises OutboxClosed, ForkedProcess."""
         raise NotImplementedError
 
 
 def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Twin[S], P], T]:
-    """Return the method that calls a coroutine function and waits. A `timeout` that this takes adds to the deadline."""
+    """Return the method that calls a coroutine function and waits. Its argument `timeout` adds to the deadline."""
     signature = inspect.signature(method)
 
     @wraps(method)
@@ -198,7 +198,7 @@ def blocking(method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]]) -> Cal
 
 
 def passed(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[Twin[S], P], T]:
-    """Return the method that calls a plain function, which waits for nothing, in the caller's thread."""
+    """Return the method that calls a plain, non-blocking function in the caller's thread."""
 
     @wraps(method)
     def call(twin: Twin[S], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -225,7 +225,7 @@ def passed_there(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate
 def iterated(
     method: Callable[Concatenate[S, P], AsyncGenerator[T, None]],
 ) -> Callable[Concatenate[Twin[S], P], Iterator[T]]:
-    """Return the method that gives what an async generator gives; fetched by the hundred, each within the deadline."""
+    """Return the method that yields what an async generator does, fetched by the hundred, each within the deadline."""
 
     @wraps(method)
     def call(twin: Twin[S], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -257,7 +257,7 @@ def iterated(
 
 
 def target_of(twin: Twin[S]) -> tuple[S, Calls]:
-    """Return the async object behind `twin`, and the way to it. Raises OutboxClosed, ForkedProcess."""
+    """Return the async object behind `twin`, and its loop's `Calls`. Raises OutboxClosed, ForkedProcess."""
     return twin._target()
 
 

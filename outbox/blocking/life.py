@@ -13,7 +13,7 @@ from outbox.errors import DeadlinePassed
 from outbox.opening import Opening
 from outbox.outbox import Outbox
 
-# What an opening that is given up gets to undo what it has done.
+# The time that an abandoned open gets to undo what it has done.
 _GRACE_S = 5.0
 
 
@@ -28,7 +28,7 @@ class Life:
         self._task: asyncio.Task[None] | None = None
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        # A daemon: Python joins the others at exit before atexit closes this one.
+        # A daemon: Python joins other threads at exit, before atexit closes this one.
         self.thread: threading.Thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     @property
@@ -37,7 +37,7 @@ class Life:
         return self._over.done()
 
     def start(self, limit_s: float) -> Outbox:
-        """Return the outbox once it is open. Raises what keeps it from that; DeadlinePassed: nothing was written."""
+        """Return the outbox once it is open. Raises whatever prevents that; DeadlinePassed: nothing was written."""
         try:
             self.thread.start()
         except RuntimeError:
@@ -55,7 +55,7 @@ class Life:
             raise
 
     def end(self, limit_s: float) -> None:
-        """Close the outbox and return once the thread has ended. Raises DeadlinePassed, and what broke the flusher."""
+        """Close the outbox and return once the thread has ended. Raises DeadlinePassed, and the flusher's error."""
         self._wake(self._stop.set)
         wait_for(self._over, limit_s)
         if not self.over:

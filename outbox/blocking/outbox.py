@@ -33,7 +33,7 @@ B = TypeVar("B")
 
 
 class BlockingTransaction(Twin[Transaction]):
-    """What `BlockingOutbox.transaction()` gives: `Transaction`'s methods, which wait."""
+    """What `BlockingOutbox.transaction()` gives: `Transaction`'s methods, which block."""
 
     def __init__(self, transaction: Transaction, calls: Calls) -> None:
         self._transaction = transaction
@@ -41,7 +41,7 @@ class BlockingTransaction(Twin[Transaction]):
 
     @property
     def transaction(self) -> Transaction:
-        """What takes `tx` works with this one, on the outbox's own loop."""
+        """The async transaction, for calls that take `tx`, on the outbox's own loop."""
         return self._transaction
 
     def _target(self) -> tuple[Transaction, Calls]:
@@ -55,7 +55,7 @@ class BlockingTransaction(Twin[Transaction]):
 
 
 class _Open(Generic[P, B]):
-    """`BlockingOutbox.open(…)` makes one and opens it; `outbox.open()` opens the one that is there."""
+    """`BlockingOutbox.open(…)` makes an outbox and opens it; `outbox.open()` opens an existing one."""
 
     def __init__(self, make: Callable[Concatenate[B, P], None], open_it: Callable[[B], B]) -> None:
         self._make = make
@@ -90,9 +90,10 @@ class BlockingOutbox(Twin[Outbox]):
     An outbox belongs to its process: open one in the worker.
 
     Args:
-        settings: As this, `path`, `destinations`, `wait_s`, `clock` and `transport` in `Outbox.open`.
+        settings: This, `path`, `destinations`, `wait_s`, `clock` and `transport` are as in `Outbox.open`.
         call_timeout_s: Seconds that each call may take, unless `with outbox.deadline(…)` says otherwise. A call that
-            put something raises OutcomeUnknown then, with the ids, which may be put again; any other DeadlinePassed.
+            exceeds it raises OutcomeUnknown with the ids that it put, which may be put again; if it put nothing,
+            DeadlinePassed.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class BlockingOutbox(Twin[Outbox]):
     # ------------------------------------------------------------------------------------------ opening, closing
 
     def _open(self) -> BlockingOutbox:
-        """Open the file, start the flusher, return this outbox; it may be open already. Errors as `Outbox.open`."""
+        """Open the file, start the flusher, return this outbox; it may already be open. Errors as `Outbox.open`."""
         check_process(self._pid)
         with self._turn:
             if self._life is None:
@@ -134,14 +135,14 @@ class BlockingOutbox(Twin[Outbox]):
     open: Final = _Open(__init__, _open)
 
     def close(self) -> None:
-        """Stop the flusher, commit what stands in line, close the file. What is pending stays pending. Idempotent.
+        """Stop the flusher, commit the queued puts, close the file. What is pending stays pending. Idempotent.
 
         Raises:
-            DeadlinePassed: It has not come to its end.
+            DeadlinePassed: It did not finish in time.
             UsageError: This is the outbox's own thread.
         """
         if os.getpid() != self._pid:
-            return  # a fork has not the thread; file and connections are the parent's
+            return  # a forked child has no thread; file and connections are the parent's
         if self._open_now is not None:
             self._open_now[1].check_thread()
         with self._turn:
@@ -208,7 +209,7 @@ class BlockingOutbox(Twin[Outbox]):
             with standing_in(block.held):
                 yield BlockingTransaction(block.tx, calls)
         except BaseException:
-            with contextlib.suppress(OutboxError):  # what the block raised is what its caller must hear
+            with contextlib.suppress(OutboxError):  # the caller must get what the block raised
                 calls.wait(calls.start(partial(block.end, commit=False)), [], commits=True)
             raise
         calls.wait(calls.start(partial(block.end, commit=True)), block.held.ids, commits=True)
@@ -241,18 +242,18 @@ class BlockingOutbox(Twin[Outbox]):
 
 
 class _Undone(Exception):
-    """What ends a block that is not to be committed."""
+    """Ends a block that must not be committed."""
 
 
 class _Block:
-    """A transaction that one call enters and another leaves: a task of its own stands in it meanwhile."""
+    """A transaction that one call enters and another leaves: its own task stays inside it meanwhile."""
 
     def __init__(self, outbox: Outbox, limit_s: float | None) -> None:
         self._outbox = outbox
         self._limit_s = limit_s
 
     async def begin(self) -> None:
-        """Wait for the writer's turn. Sets `tx`, and `held` for the calls of the thread that stands in it."""
+        """Wait for the writer's turn. Sets `tx`, and `held` for the calls of the thread inside it."""
         loop = asyncio.get_running_loop()
         self._begun, self._end = asyncio.Event(), loop.create_future()
         self._task = loop.create_task(self._stand(), name="outbox-blocking-transaction")

@@ -1,4 +1,4 @@
-"""A price bar as text, and when it began; no I/O, no clock, no dice."""
+"""A price bar as text, and when it began; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 from outbox.encoding import encode_value
 from outbox.errors import InvalidEntry
 
-# Where a bar's time may stand; the first of these that the bar has.
+# Where a bar may hold its time; the first one present counts.
 TIME_FIELDS = ("time", "timestamp", "time_utc", "datetime")
-# The end of the year 9999, and further than any bar on the other side.
+# The end of the year 9999; negated, earlier than any bar.
 FOREVER_MS = 253_402_300_800_000
-# As seconds that is the year 5138, as milliseconds March 1973: no market's bar is on the wrong side.
+# The year 5138 in seconds, March 1973 in milliseconds: no market's bar falls on the wrong side.
 _MILLISECONDS_FROM = 100_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-# What the encoder writes for the numbers that JSON lacks: texts. A bar's own text of that kind is stored with its first
-# character escaped, so that the two differ for us and are equal for SQLite. A backslash in front of the first quote
-# would make it part of a longer text, a colon behind the last one a name.
+# The encoder writes the numbers that JSON lacks as texts. A bar's own text of that kind is stored with its first
+# character escaped, so that the two differ for us and are equal for SQLite. A backslash before the first quote would
+# make it part of a longer text, a colon after the last one a name.
 _ODD = re.compile(r'(?<!\\)"(NaN|-?Infinity)"(?!\s*:)')
 _WORDS = frozenset({"NaN", "Infinity", "-Infinity"})
 _MARK = "\uf8ff\ue3a1\uf6c2"  # private characters; gone before anything is stored
 
 
 def bar_time_ms(bar: object, where: str) -> int:
-    """Return when `bar` began, in Unix milliseconds. Raises InvalidEntry: it is no mapping, or does not say."""
+    """Return when `bar` began, in Unix milliseconds. Raises InvalidEntry: it is not a mapping, or has no time."""
     if not isinstance(bar, Mapping):
         raise InvalidEntry(f"a bar is a mapping, not {type(bar).__name__}", field=where)
     for name in TIME_FIELDS:
@@ -39,9 +39,9 @@ def bar_time_ms(bar: object, where: str) -> int:
 
 
 def time_ms(value: object, field: str) -> int:
-    """Return a time in Unix milliseconds, what is below that cut off. Raises InvalidEntry.
+    """Return a time in whole Unix milliseconds, rounded down. Raises InvalidEntry.
 
-    An aware datetime; a text of ISO 8601, without a zone in UTC; a number of seconds, from 1e11 on of milliseconds.
+    Takes an aware datetime; an ISO 8601 text, UTC without a zone; a number of seconds, from 1e11 on milliseconds.
     """
     if isinstance(value, datetime):
         return _moment_ms(value, field)
@@ -58,7 +58,7 @@ def time_ms(value: object, field: str) -> int:
 
 
 def _parsed(text: str, field: str) -> datetime:
-    # fromisoformat takes thirteen digits, which are milliseconds, for a date and a time of day.
+    # fromisoformat mistakes thirteen digits, which are milliseconds, for a date and a time of day.
     if text.strip().isdigit():
         raise InvalidEntry("digits alone are ambiguous; give a number, or 2026-01-31T12:00", field=field)
     try:
@@ -77,7 +77,7 @@ def _moment_ms(moment: datetime, field: str) -> int:
 
 
 def encoded(bar: object, where: str) -> str:
-    """Return `bar` as the JSON text to store. Raises InvalidEntry, whose `field` is the path of what has no JSON."""
+    """Return `bar` as the JSON text to store. Raises InvalidEntry, whose `field` is the offending path."""
     text = encode_value(bar, where=where)
     if not _ODD.search(text):
         return text
@@ -94,7 +94,7 @@ def _marked(value: Any) -> Any:
 
 
 def decoded(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the bars that `texts` are, with their NaN and infinities."""
+    """Return the bars in `texts`, with their NaN and infinities."""
     array = _ODD.sub(r"\1", f"[{','.join(texts)}]")
     bars: list[dict[str, Any]] = json.loads(array)
     return bars

@@ -1,7 +1,7 @@
 """`LocalStorage`: the bot's cached price bars in the same file, and the old pending-file methods.
 
-Bars are rows of `outbox_bars`, one per symbol, timeframe and time; they do not travel. Reading and writing go in
-small chunks, each a transaction or a query of its own: 100,000 bars hold up neither the event loop nor a put.
+Bars are rows of `outbox_bars`, one per symbol, timeframe and time; they are never sent. Reads and writes run in small
+chunks, each its own transaction or query: 100,000 bars hold up neither the event loop nor a put.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from outbox.threads import in_thread
 
 Time = datetime | str | float
 
-# A bar that takes the careful road of the encoder costs some 20 µs: 2 ms at once.
+# A bar on the encoder's careful path costs some 20 µs: 2 ms at once.
 ENCODE_BARS = 100
-# Giving way to the event loop alone keeps the interpreter busy, and the writer's thread must then fight for each step
-# with Python's switch interval of 5 ms: with sleep(0) a put took up to 320 ms, with a real pause under 10 ms.
+# Merely yielding to the event loop keeps the interpreter busy, and the writer's thread must wait for Python's switch
+# interval of 5 ms at each step: with sleep(0) a put took up to 320 ms, with a real pause under 10 ms.
 _REST_S = 0.001
 # A put that waits behind one chunk waits some 5 ms and a sync.
 WRITE_BARS = 1000
 READ_BARS = 500
-# What becomes one frame at a time: some 15 ms of a thread, and small beside what it makes.
+# How many bars become one frame at a time: some 15 ms of a thread, and small beside the result.
 _FRAME_BARS = 10_000
 # `save_pending` commits all or nothing, so its transaction gets this much more time for each item.
 _LIMIT_S, _ITEM_S = 2.0, 0.005
@@ -45,12 +45,12 @@ _LIMIT_S, _ITEM_S = 2.0, 0.005
 class LocalStorage:
     """Caches price bars; shows what is pending.
 
-    A bar is a mapping with its time under `time`, `timestamp`, `time_utc` or `datetime`, the first one that it has:
-    an aware datetime, a text of ISO 8601 (without a zone: UTC), or Unix time in seconds (from 1e11 on: milliseconds).
-    `timeframe` is the caller's own word, such as "H1", for a bot that has more than one per symbol.
+    A bar is a mapping with its time under `time`, `timestamp`, `time_utc` or `datetime`, the first one present: an
+    aware datetime, an ISO 8601 text (without a zone: UTC), or Unix time in seconds (from 1e11 on: milliseconds).
+    `timeframe` is the caller's own name, such as "H1", for a bot that has more than one per symbol.
 
     Raises:
-        UsageError: `outbox` is no Outbox.
+        UsageError: `outbox` is not an Outbox.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -60,13 +60,13 @@ class LocalStorage:
     # ------------------------------------------------------------------------------------------ bars
 
     async def cache_bars(self, symbol: str, bars: Iterable[Mapping[str, Any]], timeframe: str = "") -> int:
-        """Store bars, each in the place of the one with the same symbol, timeframe and time; return how many.
+        """Store bars, each replacing the one with the same symbol, timeframe and time; return how many.
 
-        Others stay until `prune_bars`. Leave `bars` alone until this returns.
+        Others stay until `prune_bars`. Do not change `bars` until this returns.
 
         Raises:
             InvalidEntry: A bar cannot be stored; the error names it. Nothing was written.
-            StoreError: Earlier chunks may be stored; caching all of it again is safe.
+            StoreError: Earlier chunks may be stored; caching all bars again is safe.
         """
         _check_series(symbol, timeframe)
         count = 0
@@ -111,23 +111,23 @@ class LocalStorage:
         last: int | None = None,
         as_frame: bool = False,
     ) -> Any:
-        """Return the cached bars, oldest first; [] if there are none, never for a failure.
+        """Return the cached bars, oldest first; [] if there are none, never on failure.
 
-        Values come back as JSON has them: a datetime as its text.
+        Values come back in their JSON form: a datetime as text.
 
         Args:
             symbol: Whose bars.
             timeframe: As in `cache_bars`.
-            start: The first bar's time, at the earliest, as a bar has it.
-            end: The time before which they end.
-            last: Only so many of them, the newest.
+            start: Only bars from this time on, given as in a bar.
+            end: Only bars before this time.
+            last: Only this many, the newest.
             as_frame: As a pandas DataFrame with a column for each field, some 8 bytes a number where a list of dicts
                 takes a kilobyte a bar.
 
         Raises:
             InvalidEntry: An argument cannot be used.
             StoreError: The file cannot be read.
-            UsageError: There is no pandas.
+            UsageError: pandas is not installed.
         """
         if not as_frame:
             return await self._read_bars(_Listed(), symbol, timeframe, start, end, last)
@@ -168,10 +168,10 @@ class LocalStorage:
         """Remove cached bars by age, by count, or by both; return how many.
 
         Args:
-            symbol: Only those of this symbol; None: of all.
-            timeframe: Only those of this timeframe; None: of all.
+            symbol: Only bars of this symbol; None: of all.
+            timeframe: Only bars of this timeframe; None: of all.
             older_than: An age or a time.
-            keep_last: So many of each series stay, the newest.
+            keep_last: This many of each series stay, the newest.
 
         Raises:
             InvalidEntry: Neither `older_than` nor `keep_last` is given, or one cannot be used. Nothing was removed.
@@ -195,7 +195,7 @@ class LocalStorage:
         return time_ms(older_than, "older_than")
 
     async def _nth_newest_ms(self, series: tuple[Any, ...], number: int | None) -> int:
-        """Return the time of the bar before which all may go."""
+        """Return the time of the bar before which all may be removed."""
         if number is None:
             return -FOREVER_MS
         if number == 0:
@@ -215,13 +215,13 @@ class LocalStorage:
     # ------------------------------------------------------------------------------------------ the old pending file
 
     async def save_pending(self, data: Sequence[Mapping[str, Any]]) -> list[Receipt]:
-        """Put each item: all of them, or none; other errors as `Outbox.transaction`.
+        """Put all items or none; other errors as `Outbox.transaction`.
 
-        Durable on return; the flusher sends them, so there is nothing to load and send again.
+        Durable on return; the flusher sends them, so there is nothing to load and resend.
 
         Args:
-            data: Each {'table': …, 'data': …, 'operation': "insert" or "upsert"}. An upsert into a table without
-                declared conflict columns is decided by its key column, or by the item's 'on_conflict'.
+            data: Each {'table': …, 'data': …, 'operation': "insert" or "upsert"}. Without declared conflict
+                columns an upsert is decided by the table's key column, or by the item's 'on_conflict'.
 
         Raises:
             InvalidEntry: An item cannot be stored; the error names it. Nothing was written.
@@ -247,8 +247,8 @@ class LocalStorage:
     async def load_pending(self, limit: int | None = None) -> list[dict[str, Any]]:
         """Return what is pending, or the `limit` oldest of it, to look at: table, data, operation, id, timestamp.
 
-        An insert's `data` holds its id, as it will be sent. Not to be put again: all of it is on its way, and an
-        insert that was put again would raise IdConflict. Reads the whole backlog.
+        An insert's `data` holds its id, as it will be sent. Do not put it again: the flusher sends it, and an
+        insert put again would raise IdConflict. Reads the whole backlog.
 
         Raises:
             StoreError: The file cannot be read.
@@ -271,7 +271,7 @@ class LocalStorage:
         return item
 
     def clear_pending(self) -> NoReturn:
-        """Refuse: an entry leaves by being delivered, or by an operator's `outbox discard` with a reason.
+        """Refuse: an entry leaves when it is delivered, or by an operator's `outbox discard` with a reason.
 
         Raises:
             UsageError: Always. Nothing was removed.
@@ -298,7 +298,7 @@ class _Listed:
 
 
 class _Framed:
-    """Bars as a DataFrame: a million are never a million dicts. Raises UsageError: there is no pandas."""
+    """Bars as a DataFrame: a million are never a million dicts. Raises UsageError: pandas is not installed."""
 
     def __init__(self) -> None:
         try:
@@ -317,7 +317,7 @@ class _Framed:
             await self._pack()
 
     async def all(self, *, newest_first: bool) -> Any:
-        """Return all of them, oldest first; newest_first: so they came."""
+        """Return all of them, oldest first; newest_first: the order in which they were added."""
         await self._pack()
         return await in_thread(self._whole, newest_first)
 
@@ -332,7 +332,7 @@ class _Framed:
         return whole.iloc[::-1].reset_index(drop=True) if newest_first else whole
 
     def _column(self, name: str) -> Any:
-        """Join one column, and let its parts go: what is all null or missing in one frame takes the others' kind."""
+        """Join one column, and release its parts: a part that is all null or missing takes the kind of the others."""
         parts = [frame.pop(name) if name in frame else self._pandas.Series(index=frame.index) for frame in self._frames]
         empty = [bool(part.isna().all()) for part in parts]
         if not all(empty):
@@ -345,10 +345,10 @@ def _unpacked(packed: bytes) -> list[str]:
 
 
 async def _as_texts(bars: Iterable[Mapping[str, Any]]) -> list[tuple[Sequence[int], bytes]]:
-    """Return the bars in chunks of `WRITE_BARS`: their times, and their texts in a line each, compressed.
+    """Return the bars in chunks of `WRITE_BARS`: their times, and their texts, one a line, compressed.
 
-    All of them, before the first is written: one that is wrong must leave nothing behind. A million bars are 150 MB of
-    text and 40 MB compressed. Gives way to the event loop every `ENCODE_BARS` bars. Raises InvalidEntry.
+    Encodes all before the first is written: an invalid one must leave nothing behind. A million bars are 150 MB of text
+    and 40 MB compressed. Yields to the event loop every `ENCODE_BARS` bars. Raises InvalidEntry.
     """
     if isinstance(bars, Mapping | str) or hasattr(bars, "iterrows"):  # a pandas table: its .to_dict("records") is one
         raise InvalidEntry(f"must be a list of mappings, not a {type(bars).__name__}", field="bars")

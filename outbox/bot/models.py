@@ -2,7 +2,7 @@
 
 await outbox.put("trades", Trade(session_id="s-1", timestamp=now, symbol="EURUSD", pnl=Decimal("1.25")))
 
-A wrong type or a misspelt name is refused where the object is made, by the name of the field and without its value.
+A wrong type or a misspelt name is refused when the object is made; the error names the field but not its value.
 A field that nobody set is not sent: an insert leaves it to the table's default, an upsert leaves it alone.
 Columns of your own: subclass the model.
 """
@@ -30,7 +30,7 @@ from outbox.errors import InvalidEntry
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of numpy's as Python's own, which the strict types below insist on."""
+    """Return a numpy number as a Python one, which the strict types below require."""
     if isinstance(value, bool | int | float | Decimal):
         return value
     if isinstance(value, numbers.Integral):
@@ -44,7 +44,7 @@ Number = Annotated[float | Decimal, BeforeValidator(_plain)]
 
 
 class Row(BaseModel):
-    """What the three have in common. Raises InvalidEntry where pydantic would raise its own error."""
+    """The base of the three. Raises InvalidEntry where pydantic would raise its own error."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -61,7 +61,7 @@ class Row(BaseModel):
         Raises:
             InvalidEntry: A field cannot be used; the error names it.
         """
-        # pydantic would wrap the error that __init__ raises in one of its own.
+        # pydantic would wrap the error that __init__ raises in its own.
         return cls(**obj) if isinstance(obj, Mapping) else super().model_validate(obj, **options)
 
     @model_serializer(mode="wrap")

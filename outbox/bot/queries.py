@@ -1,4 +1,4 @@
-"""What the bot's own tables are asked: its session, and its bars. The plan test reads all of them."""
+"""The queries on the bot's own tables: its session, and its bars. The plan test reads all of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The rows of the bot's vocabulary, and what its classes need of an outbox.
 
-`TradeLogger` and `SupabaseClient` write the same trades: how one is made stands here once.
+`TradeLogger` and `SupabaseClient` write the same trades, so both make them here.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _TRADE_DEFAULTS: Mapping[str, object] = {
     if name not in {"id", "trade_id", "timestamp", "created_at", "source", "extra"}
 }
 _TRADE_KEYS = frozenset({*_TRADE_DEFAULTS, "id", "trade_id", "timestamp", "extra"})
-# NOT NULL in the remote table: None there would be a refusal, so it counts as missing.
+# NOT NULL in the remote table: None would be refused, so it counts as missing.
 _NEVER_NULL = frozenset({"session_id", "symbol"})
 
 
 def check_outbox(outbox: object, taker: str) -> None:
-    """Raise UsageError if `outbox` cannot be one: at the construction, not at the first trade."""
+    """Raise UsageError if `outbox` is not an outbox: at construction, not at the first trade."""
     if not isinstance(outbox, Outbox):
         raise UsageError(
             f"{taker} takes the Outbox, not a {type(outbox).__name__}; nothing was written."
@@ -56,7 +56,7 @@ async def put_trade(
 ) -> Receipt:
     """Put one trade; `tx`: as part of that transaction. Raises what `put` raises.
 
-    id: the broker's name for it, or None. Told again under the same one, the first stays: `Receipt.duplicate`.
+    id: the broker's name for it, or None. If the same id is put again, the first stays: `Receipt.duplicate`.
     """
     now_ms = outbox.clock.now_ms()
     declared = outbox.destination("trades")
@@ -76,9 +76,9 @@ def trade_row(
 ) -> dict[str, object]:
     """Return the row of `trades` for a bot's own trade, which is not changed. Raises InvalidEntry.
 
-    own_id: the trade_id of a trade that brings neither `id` nor `trade_id`. now: the timestamp of one without.
-    None is null, except where the table has no null. columns: of the bot's own. What has no column is kept in `extra`
-    and named once in a warning; a figure that one of them may have meant is left out instead of being 0.
+    own_id: the trade_id of a trade that has neither `id` nor `trade_id`. now: the timestamp of one without.
+    None is null, except where the table allows no null. columns: the bot's own. A key without a column is kept in
+    `extra` and named once in a warning; a column that it may be a misspelling of is left out instead of being 0.
     """
     if not isinstance(trade, Mapping):
         raise InvalidEntry(f"a trade must be a mapping, not {type(trade).__name__}", field="trades")
@@ -94,7 +94,7 @@ def trade_row(
 
 
 def event_row(event_type: str, data: object, session_id: str | None, *, now: datetime) -> dict[str, object]:
-    """Return the row of `events`. Raises InvalidEntry: `data` is no JSON object, such as an encoded text."""
+    """Return the row of `events`. Raises InvalidEntry: `data` is not a JSON object, but for example an encoded text."""
     content = {} if data is None else data
     if not is_row(content):
         raise InvalidEntry(f"must be a mapping, not {type(data).__name__}", field="events.data")
@@ -107,7 +107,7 @@ def _value(trade: Mapping[str, object], column: str, default: object) -> object:
 
 
 def _is_null(value: object, column: str) -> bool:
-    """Whether `value` would be sent as null: None, and what pandas has for it, NaT and NA."""
+    """Whether `value` would be sent as null: None, and pandas' NaT and NA."""
     return value is None or encode_value(value, where=f"trades.{column}") == "null"
 
 
@@ -117,7 +117,7 @@ def _given(trade: Mapping[str, object], name: str) -> str:
 
 
 def with_extra(said: Mapping[str, object], beyond: Mapping[str, object]) -> dict[str, object]:
-    """Return the column `extra`, if anything is in it: what `said` has there, and what is `beyond` the columns."""
+    """Return the column `extra`, if not empty: what `said` has there, and `beyond`: keys without a column."""
     own = said.get("extra")
     if not beyond:
         return {} if own is None else {"extra": own}
@@ -125,10 +125,10 @@ def with_extra(said: Mapping[str, object], beyond: Mapping[str, object]) -> dict
 
 
 def unknown_to(table: str, said: Mapping[str, object], columns: frozenset[str]) -> dict[str, object]:
-    """Return what `said` has that `columns` have not, by name, and warn of each name once."""
+    """Return the items of `said` that have no column in `columns`, and warn of each name once."""
     beyond = {str(name): value for name, value in said.items() if name not in columns}
     new = {(table, name) for name in beyond} - _warned
-    if new and len(_warned) < 1000:  # a bot that makes up keys must not make this grow for ever
+    if new and len(_warned) < 1000:  # a bot that invents keys must not make this grow for ever
         _warned.update(new)
         keys = sorted(name for _, name in new)
         hints = [f"{key}: did you mean {guess}?" for key in keys if (guess := meant_by(key, columns))]

@@ -1,4 +1,4 @@
-"""A session as it is kept in `outbox_sessions` and as it is sent; no decisions."""
+"""A session as `outbox_sessions` holds it and as it is sent; no decisions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SessionEndReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a crash must not take. Times are UTC; a balance that is None is unknown."""
+    """The state that must survive a crash. Times are UTC; a balance of None is unknown."""
 
     session_id: str = ""
     start_time: datetime | None = None
@@ -42,10 +42,10 @@ class Session:
     current_balance: float | None = None
     symbols: tuple[str, ...] = ()
     version: int = 0
-    # Not stored: where it stands in this process.
+    # Not stored: its state in this process.
     running: bool = False
     recovered: bool = False
-    ending: bool = False  # an end was tried, and may have been stored
+    ending: bool = False  # an end was tried and may be stored
 
 
 def stored(session: Session) -> tuple[Any, ...]:
@@ -89,7 +89,7 @@ def remote_row(session: Session) -> dict[str, Any]:
 
 
 def end_figures(stats: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the remote columns that the bot's `stats` fill; what is unknown is None. Raises InvalidEntry."""
+    """Return the remote columns that the bot's `stats` fill; unknown ones are None. Raises InvalidEntry."""
     if not isinstance(stats, Mapping):
         raise InvalidEntry(f"must be a mapping, not {type(stats).__name__}", field="stats")
     beyond = unknown_to("sessions", stats, _FIGURES | {"extra"})
@@ -105,20 +105,20 @@ def end_figures(stats: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def figure(value: object, field: str) -> float | None:
-    """Return a number as the float that the remote column is; None, NaN and infinities are unknown: None."""
+    """Return a number as a float, like the remote column; None, NaN and infinities are unknown: None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise InvalidEntry(f"must be a number or None, not {type(value).__name__}", field=field)
     try:
         number = float(value)
-    except (OverflowError, ValueError):  # an integer beyond every float; a signaling NaN
+    except (OverflowError, ValueError):  # an integer too large for a float; a signaling NaN
         return None
     return number if math.isfinite(number) else None
 
 
 def names(symbols: Iterable[str]) -> tuple[str, ...]:
-    """Return the symbols. Raises InvalidEntry: one text would be taken for a list of letters."""
+    """Return the symbols. Raises InvalidEntry for a single text: it would count as a list of letters."""
     one = isinstance(symbols, str) or not isinstance(symbols, Iterable)
     known = () if one else tuple(symbols)
     if one or not all(isinstance(name, str) for name in known):
@@ -132,5 +132,5 @@ def midnight(time: datetime) -> datetime:
 
 
 def text(time: datetime | None) -> str | None:
-    """Return ISO 8601 with milliseconds, so that the texts of two UTC times sort as they do."""
+    """Return ISO 8601 with milliseconds, so that the texts of UTC times sort like the times."""
     return None if time is None else time.isoformat(timespec="milliseconds")

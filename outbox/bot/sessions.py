@@ -1,8 +1,8 @@
 """`SessionManager`: the life of a bot's session, from start or recovery to its end.
 
-The state is one row of `outbox_sessions` per source, written together with the entries that speak of it: after any
-crash either both are there or neither. Remotely a session is an insert at its start and an upsert at its end; both
-carry a version that grows, so that with the trigger of `supabase_sql/` an older one that arrives late reverts nothing.
+The state is one row of `outbox_sessions` per source, committed together with its entries: after any crash either both
+are there or neither. Remotely a session is an insert at its start and an upsert at its end; both carry a version that
+grows, so that with the trigger of `supabase_sql/` an older one that arrives late reverts nothing.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ __all__ = ["SessionEndReason", "SessionManager"]
 
 logger: logs.Logger = logs.named("outbox.sessions")
 
-# A clock that is set back by less over a midnight has been set right: the day that was told has only just begun.
+# A clock that is set back across midnight by less than this was corrected: the reported day has only just begun.
 _SET_RIGHT = timedelta(hours=12)
-# Whoever is alive holds its outbox, so the address stays the outbox's own for as long as the entry is here.
+# A live manager holds its outbox, so the outbox's address stays its own as long as the entry is here.
 _managers: WeakValueDictionary[tuple[int, str], SessionManager] = WeakValueDictionary()
 
 
 class SessionManager:
     """Starts, or recovers after a crash, and ends the session of one bot; keeps its heartbeat.
 
-    Each coroutine takes `tx`, an open `outbox.transaction()`, to commit with what else is in it; if that is rolled
-    back, the session stands where it stood before.
+    Each coroutine takes `tx`, an open `outbox.transaction()`, to commit with everything else in it; if that is rolled
+    back, the session returns to its previous state.
 
     Args:
         outbox: Where the session is kept, and its rows are put.
@@ -59,7 +59,7 @@ class SessionManager:
             source that started it.
 
     Raises:
-        UsageError: `outbox` is no Outbox.
+        UsageError: `outbox` is not an Outbox.
     """
 
     def __init__(self, outbox: Outbox, *, source: str | None = None) -> None:
@@ -76,22 +76,22 @@ class SessionManager:
 
     @property
     def start_time(self) -> datetime | None:
-        """When the session began, also if an earlier process began it."""
+        """When the session began, even if in an earlier process."""
         return self._session.start_time
 
     @property
     def day_start(self) -> datetime | None:
-        """The UTC midnight that began the day of the last `check_day_boundary`, at first that of the start."""
+        """The UTC midnight before the last `check_day_boundary`, at first the one before the start."""
         return self._session.day_start
 
     @property
     def last_heartbeat(self) -> datetime | None:
-        """The last sign of life that was stored, or stands in a block that is not over."""
+        """The last heartbeat that was stored, or written in a block that has not ended."""
         return self._session.last_heartbeat
 
     @property
     def is_recovered(self) -> bool:
-        """Whether the session was begun by an earlier process that did not end it."""
+        """Whether an earlier process began the session and did not end it."""
         return self._session.recovered
 
     @property
@@ -101,7 +101,7 @@ class SessionManager:
 
     @property
     def current_balance(self) -> float | None:
-        """The balance of the last heartbeat that said one."""
+        """The balance of the last heartbeat that gave one."""
         return self._session.current_balance
 
     @property
@@ -114,7 +114,7 @@ class SessionManager:
     async def start_session(
         self, initial_balance: float | Decimal | None, symbols: Iterable[str], *, tx: AnyTransaction | None = None
     ) -> str:
-        """Begin a session, or go on with the one that a crash left running. Durable on return.
+        """Begin a session, or continue the one that a crash left running. Durable on return.
 
         A recovered session keeps its start, day, balances and symbols; the arguments then only appear in the event
         SESSION_RECOVERED, beside the seconds since the last heartbeat (`gap_seconds`, never below 0).
@@ -129,8 +129,8 @@ class SessionManager:
             The session's id, a full UUID.
 
         Raises:
-            SessionRunning: It is started already. Nothing was written.
-            InvalidEntry: The balance is no number, or the symbols are no list of strings. Nothing was written.
+            SessionRunning: The session is already started. Nothing was written.
+            InvalidEntry: The balance is not a number, or the symbols are not a list of strings. Nothing was written.
         """
         balance, traded = figure(initial_balance, "initial_balance"), names(symbols)
         async with self._within(tx) as block:
@@ -150,20 +150,20 @@ class SessionManager:
         *,
         tx: AnyTransaction | None = None,
     ) -> None:
-        """End the session. Durable on return. If it raises, the session goes on and can be ended again.
+        """End the session. Durable on return. If it raises, the session still runs and can be ended again.
 
         Other errors as `Outbox.transaction`.
 
         Args:
-            stats: `balance`, `total_trades`, `total_pnl`. What is missing, None or not finite is unknown and becomes
-                null, but for the balance: that is then the last heartbeat's. Other figures have no column: a warning
-                names them.
+            stats: `balance`, `total_trades`, `total_pnl`. A figure that is missing, None or not finite is
+                unknown and becomes null, except the balance, which is then the last heartbeat's. Other figures have
+                no column: a warning names them.
             reason: Why it ends.
             tx: As part of that transaction.
 
         Raises:
-            SessionNotRunning: There is none. Nothing was written.
-            InvalidEntry: A figure is no number. Nothing was written.
+            SessionNotRunning: No session runs. Nothing was written.
+            InvalidEntry: A figure is not a number. Nothing was written.
         """
         why = member(SessionEndReason, reason, field="reason").value
         figures = end_figures(stats)
@@ -187,18 +187,18 @@ class SessionManager:
     async def update_heartbeat(
         self, balance: float | Decimal | None = None, *, tx: AnyTransaction | None = None
     ) -> None:
-        """Store a sign of life, the day, and `balance` if it is given. One write to the file; nothing travels.
+        """Store a heartbeat, the day, and `balance` if given. One write to the file; nothing is sent.
 
         Without a running session it does nothing: a ticker may outlive the session. Other errors as
         `Outbox.transaction`.
 
         Args:
-            balance: The balance as it is now.
+            balance: The current balance.
             tx: As part of that transaction.
 
         Raises:
-            SessionNotRunning: This one runs, but not in the file, where somebody else has ended or removed it.
-            InvalidEntry: The balance is no number. Nothing was written.
+            SessionNotRunning: It runs here, but somebody else has ended or removed it in the file.
+            InvalidEntry: The balance is not a number. Nothing was written.
         """
         given = figure(balance, "balance")
         if not self._session.running:
@@ -206,7 +206,7 @@ class SessionManager:
         async with self._within(tx) as block:
             before = self._session
             if not before.running:
-                return  # it ended while this stood in line
+                return  # it ended while this call waited
             now, current = self._now(), before.current_balance if given is None else given
             values = (text(now), text(before.day_start), current, self._source, before.session_id)
             if not await block.execute(queries.BEAT.sql, values):
@@ -221,12 +221,12 @@ class SessionManager:
             block.when_over(lambda committed: self._after_beat(before, committed, shared=tx is not None))
 
     def check_day_boundary(self) -> bool:
-        """Return True once for each new UTC day, or once for several that passed unseen; the first call tells nothing.
+        """Return True once for each new UTC day, or once for several that passed unseen; False at the first call.
 
-        Touches no file: the next heartbeat stores the day. A crash between the two makes the recovered session say
+        Touches no file: the next heartbeat stores the day. After a crash between the two, the recovered session returns
         True again, so what the bot does on a new day may be repeated. To do it exactly once, commit it together with
-        `update_heartbeat(tx=tx)`. A clock that was days ahead and is set right is followed at once:
-        a day may be told twice, none is missed. One set back by less than half a day over midnight changes nothing.
+        `update_heartbeat(tx=tx)`. A clock that was days ahead and is corrected is followed at once: a day may be
+        reported twice, none is missed. One set back by less than half a day across midnight changes nothing.
         """
         now, before = self._now(), self._session.day_start
         today = midnight(now)
@@ -246,7 +246,7 @@ class SessionManager:
                 yield block
 
     def _claim(self, block: Transaction) -> None:
-        """Let no other manager of this process start the same session; given back if the block is rolled back."""
+        """Let no other manager of this process start the same session; undone if the block is rolled back."""
         other, before = _managers.get(self._place), self._session
         if other is not None and other._session.running:
             whose = "this SessionManager" if other is self else "another SessionManager of this process"
@@ -264,7 +264,7 @@ class SessionManager:
 
     def _after_end(self, committed: bool) -> None:
         if not committed:
-            # The version stays: if it was committed after all, the next end must be the newer one.
+            # Keep the version: if it was committed after all, the next end must be newer.
             self._session = replace(self._session, running=True, ending=True)
             _managers.setdefault(self._place, self)
         elif not self._session.running:  # else the same transaction has started the next one
@@ -274,7 +274,7 @@ class SessionManager:
         if committed:
             self._day_in_file = before.day_start
         elif self._session.session_id == before.session_id:
-            # With a block of the bot's own the day's work went too: `check_day_boundary` tells of the day again.
+            # The bot's own block also rolled back the day's work: `check_day_boundary` reports the day again.
             day = self._day_in_file if shared else self._session.day_start
             last, balance = before.last_heartbeat, before.current_balance
             self._session = replace(self._session, last_heartbeat=last, current_balance=balance, day_start=day)
@@ -304,7 +304,7 @@ class SessionManager:
         await self._run(block, session)
 
     async def _warn_of_others(self, block: Transaction) -> None:
-        """Say that the file holds running sessions of other sources, which this process does not run."""
+        """Warn that the file holds running sessions of other sources, which this process does not run."""
         for source, session_id, last in await block.execute(queries.FIND_OTHERS.sql, (self._source,)):
             if (id(self._outbox), source) not in _managers:
                 facts = {"source": self._source, "other": source, "session_id": session_id, "last_heartbeat": last}

@@ -21,10 +21,10 @@ from outbox.store.receipts import Receipt
 
 
 class SupabaseClient:
-    """Trades and events in, rows out. Writing needs no network; reading does, and says so when there is none.
+    """Trades and events in, rows out. Writing needs no network; reading does, and raises if there is none.
 
     Raises:
-        UsageError: `outbox` is no Outbox.
+        UsageError: `outbox` is not an Outbox.
     """
 
     def __init__(self, outbox: Outbox) -> None:
@@ -62,8 +62,8 @@ class SupabaseClient:
         Args:
             table: The remote table.
             data: The row.
-            on_conflict: The columns that decide an upsert. Where the table has none declared either, its key column
-                does, as Supabase does by its primary key.
+            on_conflict: The columns that decide an upsert. If the table declares none either, its key column decides,
+                as the primary key does in Supabase.
             tx: As part of that transaction.
         """
         if operation == Operation.UPSERT and on_conflict is None:
@@ -80,9 +80,9 @@ class SupabaseClient:
 
         Args:
             trade_data: It is not changed. Its `id` is stored as `trade_id`; without one that is the receipt's id. A
-                missing timestamp is now. The rest as the table's columns, and in `extra` what has none; see
+                missing timestamp is now. The rest goes into the table's columns, without one into `extra`; see
                 `docs/migrating.md`.
-            id: The broker's own name for the trade; told again, the first one stays.
+            id: The broker's own name for the trade; if it is logged again, the first one stays.
             tx: As part of that transaction.
         """
         return await put_trade(self.outbox, trade_data, tx, id=id)
@@ -102,7 +102,7 @@ class SupabaseClient:
             tx: As part of that transaction.
 
         Raises:
-            InvalidEntry: `data` is none, for example a text that was encoded already. Nothing was written.
+            InvalidEntry: `data` is not an object, for example an already encoded text. Nothing was written.
         """
         row = event_row(event_type, data, session_id, now=moment(self.outbox.clock.now_ms()))
         return await (self.outbox if tx is None else tx.transaction).put("events", row, operation=Operation.INSERT)
@@ -113,10 +113,10 @@ class SupabaseClient:
         """Send what is pending now. With a running flusher there is no need to call this.
 
         Args:
-            timeout: Seconds at the most.
+            timeout: Seconds at most.
 
         Returns:
-            How many entries were delivered; what was not stays pending.
+            How many entries were delivered; the others stay pending.
         """
         return (await self.outbox.drain(timeout=timeout)).delivered
 
@@ -142,8 +142,8 @@ class SupabaseClient:
             session_id: Only those of this session; None or "" is no filter.
             is_paper: Only simulated ones, or only real ones; None is no filter.
             symbol: Only those of this symbol; None or "" is no filter.
-            limit: How many at the most.
-            source: As `query`; "merged" has those too that are still pending.
+            limit: How many at most.
+            source: As `query`; "merged" includes trades that are still pending.
         """
         filters: dict[str, object] = {}
         if session_id:
@@ -165,7 +165,7 @@ class SupabaseClient:
         offset: int = 0,
         source: str | ReadSource = ReadSource.REMOTE,
     ) -> Rows:
-        """Return rows of a table: a list that knows where it is from (`Rows`).
+        """Return rows of a table: a list that knows its source (`Rows`).
 
         More than 1,000 rows are read page by page as `rows` does, in the order of the unique columns (`Outbox.register`
         tells which; "id" unless it does) where `order` leaves it open. Never [] for a failure, never part of the rows.
@@ -174,19 +174,19 @@ class SupabaseClient:
             table: The remote table.
             select: Columns, comma-separated.
             filters: column → value, column → (operator, value), or column → a list of the latter, with the operators
-                eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must hold, None finds null.
-            order: A column or several, "-column" for descending.
-            limit: How many at the most; None returns all there are.
-            offset: Rows to leave out first.
+                eq, neq, gt, gte, lt, lte, in, is, like, ilike; all must match, None matches null.
+            order: One or more columns, "-column" for descending.
+            limit: How many at most; None returns all.
+            offset: How many rows to skip.
             source: "remote"; "local", what this outbox has put and still holds; "merged", the remote rows as they will
-                be once what is pending now has arrived, and local ones, marked by `.complete` and `.error`, while the
-                remote end is away.
+                be once what is pending now has arrived, or local ones, marked by `.complete` and `.error`, while the
+                remote end is unreachable.
 
         Raises:
             Unreachable: No answer.
             RemoteError: The server refused.
             ConfigError: No URL or key is set.
-            InvalidQuery: An argument cannot be sent like that.
+            InvalidQuery: An argument cannot be sent.
             Undecidable: A local or merged read would have to guess (`docs/reading.md` lists when).
         """
         query, place = asked(table, select, filters, order), chosen_source(source)
@@ -211,12 +211,12 @@ class SupabaseClient:
         page: int = PAGE_ROWS,
         source: str | ReadSource = ReadSource.REMOTE,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Give the rows of a table one by one, fetched in pages of `page`: `async for row in client.rows("trades")`.
+        """Yield the rows of a table one by one, fetched in pages of `page`: `async for row in client.rows("trades")`.
 
-        Each page begins behind the last row of the one before, however many rows come and go meanwhile, and an index
-        on the first column of `order` finds it at once. Memory is one page's. Arguments and errors as `query`; an
-        error in the middle is raised, the rows before it were right. While the remote end is away a merged read
-        raises too: what was given cannot be taken back.
+        Each page begins after the last row of the one before, however many rows come and go meanwhile, and an index
+        on the first column of `order` finds it at once. Memory holds one page. Arguments and errors as `query`; an
+        error in the middle is raised, the rows before it were right. While the remote end is unreachable a merged
+        read raises too: rows already yielded cannot be taken back.
         """
         query, place = asked(table, select, filters, order), chosen_source(source)
         check_numbers(page=page)
@@ -233,14 +233,14 @@ class SupabaseClient:
                     yield row
 
     def describe(self, table: str, columns: Mapping[str, str | Kind | Column]) -> None:
-        """Tell what the columns of a table of your own hold, so that `source="merged"` and "local" can compare them.
+        """Declare what the columns of your own table hold, so that `source="merged"` and "local" can compare them.
 
         The shipped tables are known.
 
         Args:
             table: The remote table.
             columns: column → "integer", "float", "numeric", "text", "timestamp", "boolean", "uuid" or "other", or a
-                `Column` that tells its default too.
+                `Column` that also gives its default.
 
         Raises:
             InvalidQuery: A kind does not exist.
@@ -274,15 +274,15 @@ class SupabaseClient:
     async def _remote_rows(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
         if limit is not None and limit <= PAGE_ROWS:
             rows = await self.outbox.fetch(query.path(limit=limit, offset=offset))
-            # Fewer than were asked for are all there are, or the server's own cap has cut them.
+            # Fewer than requested: that is all there are, or the server's own limit cut them.
             if len(rows) in (0, limit) or not await self.outbox.fetch(query.path(limit=1, offset=offset + len(rows))):
                 return rows
         return await self._all_pages(query, limit, offset)
 
     async def _all_pages(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
-        """Read page after page until `limit` or the end, each behind the last row of the one before.
+        """Read page after page until `limit` or the end, each after the last row of the one before.
 
-        Rows equal in the caller's order stand in the key's. `offset` counts for the first page alone.
+        Rows equal in the caller's order are ordered by the key. `offset` applies only to the first page.
         """
         unique = self.outbox.destination(query.table).unique
         if obstacle(query, unique) is not None:
@@ -293,7 +293,7 @@ class SupabaseClient:
     async def _counted_pages(
         self, query: Query, unique: Sequence[str], limit: int | None, offset: int
     ) -> list[dict[str, Any]]:
-        """The same in an order that no page can begin behind, a path into JSON say: each counts the rows before it."""
+        """The same for an order that has no cursor, such as a path into JSON: each page counts the rows before it."""
         shown = all(query.shows(column) for column in unique)
         rows: list[dict[str, Any]] = []
         seen: set[tuple[str, ...]] = set()
@@ -303,7 +303,7 @@ class SupabaseClient:
             if not page:
                 break
             offset += len(page)
-            # A row that was inserted meanwhile pushes the last one of this page onto the next.
+            # A row inserted meanwhile pushes the last one of this page onto the next.
             rows += [row for row in page if _is_new(row, unique, seen)] if shown else page
         return rows
 

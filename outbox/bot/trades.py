@@ -17,7 +17,7 @@ Number = float | Decimal
 
 
 class PaperTrade(Protocol):
-    """What `log_paper_trade` reads of a simulated trade; any object with these attributes will do."""
+    """What `log_paper_trade` reads from a simulated trade; any object with these attributes will do."""
 
     @property
     def symbol(self) -> str: ...
@@ -41,14 +41,14 @@ class PaperTrade(Protocol):
     def commission(self) -> Number | None: ...
 
 
-# A property there is a column here.
+# Each property of `PaperTrade` is a column of `trades`.
 _PAPER = tuple(name for name in SHIPPED["trades"] if name in vars(PaperTrade))
 
 
 class TradeLogger:
     """Records trades under one session. Every method returns the receipt once the trade is on disk.
 
-    Rounding leaves None, NaN and infinities alone, and a Decimal stays one.
+    Rounding leaves None, NaN and infinities alone, and a Decimal stays a Decimal.
 
     Args:
         outbox: Where the trades are put.
@@ -58,7 +58,7 @@ class TradeLogger:
         round_pips: The same for pips (the old module rounded to 1).
 
     Raises:
-        UsageError: `outbox` is no Outbox.
+        UsageError: `outbox` is not an Outbox.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class TradeLogger:
 
         Args:
             is_paper: Simulated.
-            id: The broker's own name for it. Told again, after a restart say, it is the same trade: the first one
-                stays, whatever the second says, and the receipt says `duplicate`.
+            id: The broker's own name for it. Logged again, for example after a restart, it is the same trade: the
+                first one stays, whatever the second says, and the receipt says `duplicate`.
             tx: As part of that transaction.
         """
         trade = {
@@ -122,7 +122,7 @@ class TradeLogger:
 
         Args:
             trade_data: It is not changed, and nothing in it is rounded. It counts as real and as this session's,
-                whatever it says itself.
+                whatever it contains.
             id: As `log_trade`.
             tx: As part of that transaction.
         """
@@ -140,14 +140,14 @@ class TradeLogger:
             tx: As part of that transaction.
 
         Raises:
-            InvalidEntry: It lacks an attribute. Nothing was written.
+            InvalidEntry: `paper_trade` lacks an attribute. Nothing was written.
         """
         values = {name: _attribute(paper_trade, name) for name in _PAPER}
         return await self.log_trade(**values, action="CLOSE", is_paper=True, id=id, tx=tx)
 
 
 def rounded(value: Any, digits: int | None) -> Any:
-    """Return `value` rounded to `digits` decimals; what cannot be rounded as it is."""
+    """Return `value` rounded to `digits` decimals; unchanged if it cannot be rounded."""
     if digits is None or value is None:
         return value
     try:

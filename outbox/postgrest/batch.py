@@ -1,4 +1,4 @@
-"""What of a lane's ready entries travels in the next request; no I/O, no clock, no dice."""
+"""Which of a lane's ready entries travel in the next request; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from outbox.postgrest.stored import Sent, remote_id
 
 
 class Ready(Sent, Protocol):
-    """What decides beside that whether it travels now."""
+    """What else decides whether it travels now."""
 
     @property
     def seq(self) -> int: ...
@@ -31,14 +31,14 @@ E = TypeVar("E", bound=Ready)
 
 
 def sent_digests(spec: LaneSpec, entries: Iterable[Ready]) -> list[str]:
-    """Return the digest that each of `entries` must have if nobody has changed it since its put."""
+    """Return the digest that each of `entries` must have unless somebody has changed it since its put."""
     on_conflict = spec.on_conflict if spec.operation is Operation.UPSERT else None
     told = ((entry.key, entry.match, entry.payload) for entry in entries)
     return digests(spec.destination, spec.operation, on_conflict, told)
 
 
 def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
-    """Return the bytes that `entry` adds to a request, at the most: an insert's id may come on top of its payload."""
+    """Return the bytes that `entry` adds to a request at most: an insert's id may be added to its payload."""
     payload = utf8_bytes(entry.payload) + len(",")
     if spec.operation is not Operation.INSERT:
         return payload
@@ -53,13 +53,13 @@ def utf8_bytes(text: str) -> int:
 def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:
     """Return the row to insert: the payload, with the id in the key column unless the caller filled that."""
     column = spec.on_conflict
-    if f'"{column}"' in payload and column in json.loads(payload):  # reads the object only if it may be there
+    if f'"{column}"' in payload and column in json.loads(payload):  # parses the object only if it may be there
         return payload
     return f'{{"{column}":{encode_basestring_ascii(entry_id)},{payload.lstrip()[1:]}'
 
 
 def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:
-    """Return what PostgreSQL says of a duplicate that is the entry's own row, where one travels alone."""
+    """Return what PostgreSQL says of a duplicate that is the entry's own row, if the entry travels alone."""
     if spec.operation is Operation.UPDATE or len(entries) != 1:
         return None
     columns = f"({spec.on_conflict.replace(',', ', ')})="
@@ -68,7 +68,7 @@ def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:
 
 def conflict_values(payload: str, columns: Sequence[str]) -> str:
     """Return the canonical text of the payload's values in `columns`."""
-    # Numbers stay the texts they are: two decimals that are one float are two rows.
+    # Numbers stay text: two decimals that are one float are two rows.
     row = json.loads(payload, parse_float=str, parse_int=str)
     return json.dumps([row.get(column) for column in columns])
 
@@ -77,7 +77,7 @@ def conflict_values(payload: str, columns: Sequence[str]) -> str:
 
 
 def last_of_each_row(spec: LaneSpec, entries: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
-    """Return (sent, superseded): of the upserts that decide by the same values only the last one travels."""
+    """Return (sent, superseded): of the upserts with the same conflict values only the last one travels."""
     if spec.operation is not Operation.UPSERT:
         return entries, ()
     columns = spec.on_conflict.split(",")
@@ -85,7 +85,7 @@ def last_of_each_row(spec: LaneSpec, entries: Sequence[E]) -> tuple[Sequence[E],
 
 
 def unsuspected(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
-    """Return what a pause is probed with: not what may be its cause, nor what must wait for that; else that itself.
+    """Return what to probe a pause with: no entry that may be its cause or must wait for one; all if no other is left.
 
     suspects: the `seq` of entries that failed alone.
     """
@@ -94,7 +94,7 @@ def unsuspected(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
 
 
 def like_the_first(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
-    """Return the first entries of one sort: a suspect alone, and what was refused before apart from what was not."""
+    """Return the first entries of one kind: a suspect alone; those refused before apart from the others."""
     if ready and ready[0].seq in suspects:
         return ready[:1]
     return list(
@@ -103,12 +103,12 @@ def like_the_first(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]
 
 
 def heads(entries: Sequence[E]) -> list[E]:
-    """Return the first entry of each ordering key, behind which the others of the key stand in line."""
+    """Return the first entry of each ordering key; the others of the key wait behind it."""
     return list({entry.key or entry.id: entry for entry in reversed(entries)}.values())
 
 
 def ahead_of_their_keys(waiting: Sequence[tuple[E, str | None]]) -> list[E]:
-    """Return which of some pending entries may travel: those without a key that are ready, and the runs of ready keys.
+    """Return which pending entries may travel: ready ones without a key, and all of each key whose first is ready.
 
     waiting: each with what it waits for; None: it is ready.
     """
@@ -123,7 +123,7 @@ def ahead_of_their_keys(waiting: Sequence[tuple[E, str | None]]) -> list[E]:
 def without_parent(entries: Sequence[E], details: str | None) -> Sequence[E]:
     """Return which of the refused `entries` refer to the missing row that `details` name.
 
-    `Key (order_id)=(7) is not present in table "orders".` Empty where they do not tell, or name several columns.
+    `Key (order_id)=(7) is not present in table "orders".` Empty if they do not tell, or name several columns.
     """
     told = _MISSING.match(details or "")
     if told is None:
@@ -151,7 +151,7 @@ T = TypeVar("T")
 def take(entries: Iterable[T], *, size: Callable[[T], int], max_rows: int, max_bytes: int) -> list[T]:
     """Return the longest prefix of `entries` within both bounds; never empty unless `entries` is.
 
-    One entry larger than `max_bytes` travels alone: the server, not this bound, decides about it.
+    An entry larger than `max_bytes` travels alone: the server, not this bound, decides about it.
     """
     batch: list[T] = []
     total = 0
@@ -164,7 +164,7 @@ def take(entries: Iterable[T], *, size: Callable[[T], int], max_rows: int, max_b
 
 
 def halves(batch: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
-    """Return the two halves of a batch of two or more, in order; the first is never the larger one."""
+    """Return the two halves of a batch of two or more, in order; the first is never the larger."""
     if len(batch) < 2:
         raise ValueError("a batch of one cannot be halved")
     middle = len(batch) // 2
@@ -174,7 +174,7 @@ def halves(batch: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
 def last_wins(batch: Sequence[T], *, target: Callable[[T], Hashable]) -> tuple[list[T], list[T]]:
     """Return (winners, superseded): of the entries with the same `target` the last one is sent.
 
-    PostgreSQL refuses a merge that touches one row twice (21000), so that only one may travel.
+    PostgreSQL refuses a merge that touches one row twice (21000), so only one may travel.
     """
     latest = {target(entry): index for index, entry in enumerate(batch)}
     keep = set(latest.values())
@@ -185,7 +185,7 @@ def last_wins(batch: Sequence[T], *, target: Callable[[T], Hashable]) -> tuple[l
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many bytes may travel. threshold: up to here they double with each answer, beyond they grow by an eighth."""
+    """How many bytes may travel. threshold: up to it they double with each answer, beyond it they grow by an eighth."""
 
     bytes: int
     threshold: int
@@ -194,9 +194,9 @@ class Limit:
 def next_limit(limit: Limit, *, sent: int, took_s: float | None, deadline_s: float, most: int, least: int = 1) -> Limit:
     """Return the limit after `sent` bytes were answered in `took_s` seconds; None: they were too many.
 
-    Multiplicative decrease, to half of what failed, but not below `least`: such a failure says nothing about size.
-    Increase up to `most`: only if half of the limit was in use, and by no more than surely fits. An answer within an
-    eighth of the deadline may double (twice as many take a quarter), one within a third adds an eighth.
+    Multiplicative decrease, to half of what failed, but not below `least`: a failure there says nothing about size.
+    Increase up to `most`: only if half of the limit was in use, and by no more than is sure to fit. An answer within an
+    eighth of the deadline may double it (twice as many take a quarter), one within a third adds an eighth.
     """
     if took_s is None:
         half = min(limit.bytes, sent) // 2

@@ -27,14 +27,14 @@ from outbox.postgrest.stored import Sent
 from outbox.postgrest.verdicts import Failure, Reply, Silence
 from outbox.threads import in_thread
 
-# Of the flusher's requests and the bot's reads; above requests_in_flight, or cancelled requests can starve the pool.
+# For the flusher's requests and the bot's reads; above requests_in_flight: cancelled requests can starve the pool.
 _POOL = 64
-# What is read of a reply at the most; PostgREST's errors have a few hundred bytes, a hostile page may have no end.
+# The most that is read of a reply; PostgREST's errors have a few hundred bytes, a hostile page may be endless.
 _LONGEST_REPLY = 256 * 1024
 # httpx refuses a URL of more than 65,536 characters; the rest is for the host.
 _LONGEST_PATH = 65_000
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-# A percent sign too: what a person has written stays as it is.
+# Includes the percent sign: what a person has written stays as it is.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
@@ -42,7 +42,7 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 class Request:
     """An HTTP request without the key. path: below the REST endpoint, with its query.
 
-    reply_bytes: how much of the reply is read at the most; a read needs room for its rows.
+    reply_bytes: how much of the reply is read at most; a read needs room for its rows.
     """
 
     method: str
@@ -56,14 +56,14 @@ class Transport(Protocol):
     """The one seam to the network."""
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
-        """Send `request` and return the reply, or why there is none. Never raises for what the network does."""
+        """Send `request` and return the reply, or why there is none. Never raises a network error."""
 
     async def aclose(self) -> None:
         """Close what is open."""
 
 
 def project_of(transport: Transport) -> str | None:
-    """Return the project that `transport` leads to; None: it does not say, or it is this machine's own."""
+    """Return the project that `transport` leads to; None: not known, or this machine's own."""
     named: str | None = getattr(transport, "project", None)
     return named
 
@@ -73,7 +73,7 @@ def build(spec: LaneSpec, entries: Sequence[Sent]) -> Request:
     match spec.operation:
         case Operation.INSERT:
             rows = [insert_body(spec, entry.id, entry.payload) for entry in entries]
-            # What has a line may have an id of its caller's: how many of them were stored tells whether to look.
+            # An insert with an ordering key may have its caller's id: the count of stored rows tells whether to check.
             return _post(spec, rows, "ignore-duplicates", ",count=exact" if spec.ordered else "")
         case Operation.UPSERT:
             return _post(spec, [entry.payload for entry in entries], "merge-duplicates")
@@ -84,13 +84,13 @@ def build(spec: LaneSpec, entries: Sequence[Sent]) -> Request:
 
 def _post(spec: LaneSpec, rows: Sequence[str], resolution: str, more: str = "") -> Request:
     path = f"{spec.destination}?on_conflict={spec.on_conflict}&columns={spec.columns}"
-    # PostgREST fills a column that a row does not have with its default instead of NULL (missing=default).
+    # missing=default: PostgREST fills a column that a row lacks with its default instead of NULL.
     prefer = f"return=minimal,resolution={resolution},missing=default{more}"
     return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
 
 
 def _patch(spec: LaneSpec, entry: Sent) -> Request:
-    # Numbers stay the texts they are: a float would change a Decimal's digits.
+    # Numbers stay text: a float would change a Decimal's digits.
     wanted = json.loads(entry.match or "{}", parse_float=str, parse_int=str)
     filters = "&".join(f"{column}={_filter(value)}" for column, value in sorted(wanted.items()))
     path = f"{spec.destination}?{filters}&columns={spec.columns}"
@@ -108,11 +108,11 @@ def _headers(prefer: str) -> tuple[tuple[str, str], ...]:
 
 
 class _KeyAuth(httpx.Auth):
-    """Adds the key at the last moment, so that no client, request or header list of ours holds it before."""
+    """Adds the key at the last moment, so that none of our clients, requests or header lists holds it before."""
 
     def __init__(self, key: str, token: str | None) -> None:
         self._key = key
-        # A legacy key is a JWT and must stand in both headers; an sb_secret_ key as a bearer token is refused.
+        # A legacy key is a JWT and must be in both headers; an sb_secret_ key as a bearer token is refused.
         self._token = token or (key if key.startswith("eyJ") else None)
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -126,7 +126,7 @@ class _KeyAuth(httpx.Auth):
 
 
 def user_agent() -> str:
-    """Return our own name: Supabase refuses secret keys from what looks like a browser."""
+    """Return the library's name: Supabase refuses secret keys from what looks like a browser."""
     try:
         return f"durable-outbox/{version('durable-outbox')}"
     except PackageNotFoundError:
@@ -134,20 +134,20 @@ def user_agent() -> str:
 
 
 def source_header(source: str | None) -> dict[str, str]:
-    """Return the header that names the bot. PostgREST shows it to SQL: the default of the column `source` reads it.
+    """Return the header that names the bot. PostgREST exposes it to SQL: the default of the column `source` reads it.
 
-    What is not printable ASCII goes percent-encoded: no two servers read other bytes of a header alike.
+    All but printable ASCII is percent-encoded: servers disagree about other bytes in a header.
     """
     name = quote((source or "").strip(), safe=_PRINTABLE)
     return {"x-outbox-source": name} if name else {}
 
 
 class _Stale(Exception):
-    """A connection that was kept open broke before an answer: most likely the other side had closed it meanwhile."""
+    """A kept-alive connection broke before an answer: most likely the other side had closed it."""
 
 
 class _Trace:
-    """What httpcore tells of one request: whether its connection is a new one, and whether an answer has begun."""
+    """What httpcore reports of one request: whether its connection is new, and whether an answer has begun."""
 
     def __init__(self) -> None:
         self.reused, self.answered = True, False
@@ -162,9 +162,9 @@ class _Trace:
 class PostgrestTransport:
     """PostgREST behind `rest_url`, for example https://<project>.supabase.co/rest/v1.
 
-    token: a JWT whose role the server is to take, beside a key that only opens the gateway. source: which bot this is.
-    Making one never fails: what the environment says of proxies and certificates counts from the first request on, and
-    again after each that met trouble with them.
+    token: a JWT whose role the server uses, beside a key that only opens the gateway. source: which bot this is.
+    The constructor never fails: proxies and certificates are read from the environment at the first request, and again
+    after each request that failed because of them.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class PostgrestTransport:
         self._closed = False
         be_discreet()
         self._connect = AsyncRetrying(
-            # Nothing was sent yet: once more at once often saves a whole pause (a listener that restarts).
+            # Nothing was sent yet: an immediate retry often saves a whole pause (a listener that restarts).
             retry=retry_if_exception_type(httpx.ConnectError),
             stop=stop_after_attempt(2),
             wait=wait_random_exponential(multiplier=0.02, max=0.1),
@@ -196,7 +196,7 @@ class PostgrestTransport:
         )
 
     async def _connected(self) -> httpx.AsyncClient:
-        """Return the client, made as the environment is now if there is none. Raises Misconfigured."""
+        """Return the client; if there is none, make one from the current environment. Raises Misconfigured."""
         async with self._making:
             if self._client is None:
                 self._proxy = network.proxy_for(self._rest_url, os.environ, allow_insecure=self._allow_insecure)
@@ -214,13 +214,13 @@ class PostgrestTransport:
             verify=trusted,
             proxy=None if self._proxy is None else self._proxy.as_httpx(trusted),
         )
-        network_transport._pool._network_backend = Backend()  # httpcore takes one, httpx passes none on
+        network_transport._pool._network_backend = Backend()  # httpcore takes one, but httpx passes none on
         return httpx.AsyncClient(
             transport=network_transport,
             timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
             follow_redirects=False,  # a POST must not wander
             trust_env=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # it keeps none
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # no cookie is kept
             headers={
                 "user-agent": user_agent(),
                 "accept": "application/json",
@@ -230,15 +230,15 @@ class PostgrestTransport:
         )
 
     async def _drop(self, client: httpx.AsyncClient) -> None:
-        """Let the next request make a client anew."""
-        if self._client is client:  # the first of them
+        """Let the next request make a new client."""
+        if self._client is client:  # only the first to fail
             self._client = None
             await client.aclose()
 
     async def send(self, request: Request, *, deadline_s: float) -> Reply | Failure:
-        """Send `request`; `deadline_s` bounds all of it, also a reply that drips."""
+        """Send `request`; `deadline_s` bounds all of it, even a reply that trickles in."""
         if len(request.path) > _LONGEST_PATH:
-            return Reply(414, {}, b"")  # as a server would say: it is about this request, and no outage
+            return Reply(414, {}, b"")  # as a server would answer: this request is at fault, not the connection
         client = None
         within = ours.set(True)
         try:
@@ -260,11 +260,11 @@ class PostgrestTransport:
             ours.reset(within)
 
     async def _failed(self, error: Exception, client: httpx.AsyncClient | None) -> Failure | None:
-        """Return what `error` of a request means; None: it is none of the network's."""
+        """Return what a request's `error` means; None: it is not a network error."""
         said = self._scrub.text(network.words(error, self._proxy))
         if client is not None and (
-            # Cancelled requests can leak places in the pool: a new client has them all again. And whoever fixes a
-            # proxy or a certificate need not restart the bot.
+            # Cancelled requests can leak slots of the pool: a new client has them all again. And after a proxy or
+            # a certificate is fixed, the bot need not be restarted.
             isinstance(error, httpx.PoolTimeout | httpx.ProxyError)
             or network.is_tls(error)
             or (self._proxy is not None and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
@@ -294,8 +294,8 @@ class PostgrestTransport:
                 return None
 
     async def _through(self, client: httpx.AsyncClient, request: Request) -> Reply:
-        """Send it again at once when a connection turns out to be stale; the ids make that harmless in any case."""
-        for _ in range(_POOL):  # each time one of those that were kept open is gone
+        """Send `request`, again at once if a connection turns out to be stale: the ids make that harmless."""
+        for _ in range(_POOL):  # each time one kept-alive connection is gone
             with contextlib.suppress(_Stale):
                 return await self._connect(self._once, client, request)
         raise httpx.ReadError("no connection lasts")
@@ -332,14 +332,14 @@ class PostgrestTransport:
 
 
 def _refuses(error: httpx.ProxyError) -> bool:
-    """Whether a proxy's own answer is one that waiting does not change: 403, 407."""
+    """Whether a proxy's own answer is one that waiting will not change: 403, 407."""
     return str(error).startswith("4")
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes:
-    """Return what `response` holds, a little more than `limit` bytes of it at the most, also of what is compressed.
+    """Return the body of `response`, at most a little more than `limit` bytes, decompressed if need be.
 
-    It was asked not to be. Nothing for what is compressed twice, or in another way than gzip's.
+    The request asked for no compression. Empty if compressed twice, or other than by gzip.
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     pieces: AsyncIterator[bytes] = response.aiter_raw()

@@ -1,7 +1,7 @@
-"""How a request gets out, as the environment says now: through which proxy, whose certificates count, to which address.
+"""How a request gets out in the current environment: through which proxy, with which certificates, to which address.
 
-httpx would read the environment by itself, once, and raise whatever it meets there. Here each try reads it again, and
-what cannot be used is one typed error that names the variable.
+httpx would read the environment itself, once, and raise whatever goes wrong. Here each try reads it again, and an
+unusable value is one typed error that names the variable.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Proxy:
     place: str
 
     def as_httpx(self, trusted: ssl.SSLContext) -> httpx.Proxy:
-        """Return it as httpx takes it. trusted: for one that speaks TLS itself."""
+        """Return httpx's form of it. trusted: for a proxy that speaks TLS itself."""
         return httpx.Proxy(self.url, ssl_context=trusted if self.url.startswith("https:") else None)
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What of the credentials in its URL a reply must not bring anywhere. A short password may be any word."""
+        """The credentials in its URL to remove from replies. A short password may be any word."""
         parts = urlsplit(self.url)
         if parts.password is None:
             return ()
@@ -67,9 +67,9 @@ class Proxy:
 
 
 def proxy_for(url: str, environ: Mapping[str, str], *, allow_insecure: bool) -> Proxy | None:
-    """Return the proxy that requests to `url` go through; None: they go straight.
+    """Return the proxy that requests to `url` go through; None: no proxy.
 
-    This machine itself is never asked for through a proxy: the key would leave it. Raises Misconfigured.
+    Requests to this machine itself never use a proxy: the key would leave the machine. Raises Misconfigured.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -86,10 +86,10 @@ def proxy_for(url: str, environ: Mapping[str, str], *, allow_insecure: bool) -> 
 
 
 def _named(scheme: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the variable that is in force and its value; the small letters win, as everywhere."""
+    """Return the variable in force and its value; lower case wins, as elsewhere."""
     for name in (f"{scheme}_proxy", "all_proxy"):
         for variable in (name, name.upper()):
-            # A web server hands a header "Proxy: …" of anybody to its CGI programs as HTTP_PROXY.
+            # A web server passes anybody's header "Proxy: …" to its CGI programs as HTTP_PROXY.
             if variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ:
                 continue
             if value := environ.get(variable, "").strip():
@@ -102,7 +102,7 @@ def _named(scheme: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _checked(variable: str, value: str) -> Proxy:
-    """Raises Misconfigured, which never shows the value: a password may stand in it."""
+    """Return the proxy. Raises Misconfigured, which never shows the value: it may hold a password."""
     url = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(url)
@@ -114,7 +114,7 @@ def _checked(variable: str, value: str) -> Proxy:
         if not host or not url.isascii() or not url.isprintable() or " " in url:
             raise Misconfigured(f"{variable}: is not the URL of a proxy, such as http://proxy.example:3128")
         httpx.Proxy(url)
-    except (ValueError, httpx.InvalidURL):  # whose message may quote it
+    except (ValueError, httpx.InvalidURL):  # whose message may quote the value
         raise Misconfigured(f"{variable}: is not the URL of a proxy, such as http://proxy.example:3128") from None
     if parts.scheme.startswith("socks"):
         try:
@@ -125,7 +125,7 @@ def _checked(variable: str, value: str) -> Proxy:
 
 
 def _is_excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    """Whether NO_PROXY names `host`: itself, a domain above it, a network, or `*`. What makes no sense names nobody."""
+    """Whether NO_PROXY names `host`: itself, a parent domain, a network, or `*`. Invalid items match nothing."""
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return any(_means(entry.strip().lower(), host.lower(), port) for entry in listed.replace(" ", ",").split(","))
 
@@ -151,7 +151,7 @@ def _means(entry: str, host: str, port: int) -> bool:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return what TLS trusts: the system's certificates and certifi's, or only what SSL_CERT_FILE or _DIR name.
+    """Return what TLS trusts: the system's certificates and certifi's, or only those that SSL_CERT_FILE or _DIR name.
 
     Reads some hundred kilobytes: call it in a thread. Raises Misconfigured.
     """
@@ -193,7 +193,7 @@ def _reason(error: Exception) -> str:
 
 
 def words(error: BaseException, proxy: Proxy | None) -> str:
-    """Return why a request did not get out, in httpx's or the system's words; through whom, if a proxy was meant to."""
+    """Return why a request did not get out, in httpx's or the system's words; and the proxy, if there is one."""
     root = error if isinstance(error, httpx.ProxyError) else _root(error)
     if isinstance(root, ssl.SSLCertVerificationError):
         said = f"TLS: the certificate is not trusted ({root.verify_message})"
@@ -202,7 +202,7 @@ def words(error: BaseException, proxy: Proxy | None) -> str:
     elif isinstance(root, OSError) and root.strerror:
         said = root.strerror
     elif isinstance(error, httpx.LocalProtocolError):
-        said = "the request cannot be sent"  # its own words quote the header
+        said = "the request cannot be sent"  # the error's own text quotes the header
     else:
         said = str(error) or type(error).__name__
     if proxy is None:
@@ -225,7 +225,7 @@ def _root(error: BaseException) -> BaseException:
     while seen is not None:
         if isinstance(seen, OSError) and (seen.strerror or isinstance(seen, ssl.SSLError)):
             return seen
-        # Several addresses were tried: the first one's error stands for all.
+        # Several addresses were tried: report the first one's error.
         seen = seen.exceptions[0] if isinstance(seen, BaseExceptionGroup) else seen.__cause__ or seen.__context__
     return error
 
@@ -237,7 +237,7 @@ _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tupl
 
 
 async def addresses(host: str, port: int) -> list[str]:
-    """Return the addresses of `host`, IPv6 and IPv4 in turn. Raises OSError: socket.gaierror, mostly."""
+    """Return the addresses of `host`, alternating IPv6 and IPv4. Raises OSError: mostly socket.gaierror."""
     found = await in_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     kinds: dict[int, list[str]] = {}
     for family, _, _, _, place in found:
@@ -250,8 +250,8 @@ async def addresses(host: str, port: int) -> list[str]:
 class Backend(httpcore.AsyncNetworkBackend):
     """httpcore's own way to connect, with names resolved in threads that nobody waits for.
 
-    httpx asks by way of asyncio's default executor, whose threads asyncio and Python join at the end: a dead name
-    server would hold up the end of a process.
+    httpx resolves in asyncio's default executor, whose threads asyncio and Python join at exit: a dead name server
+    would hold up the exit of the process.
     """
 
     def __init__(self) -> None:
@@ -278,7 +278,7 @@ class Backend(httpcore.AsyncNetworkBackend):
         return await _first(attempt, places)
 
     async def _resolved(self, host: str, port: int) -> list[str]:
-        """Return the addresses; who asks while the same question is open shares its answer, and its thread."""
+        """Return the addresses; concurrent calls for the same host share one answer and one thread."""
         asked = self._asked.get((host, port))
         if asked is None:
             asked = self._asked[host, port] = asyncio.create_task(addresses(host, port), name="outbox-resolve")
@@ -288,15 +288,15 @@ class Backend(httpcore.AsyncNetworkBackend):
     def _forget(self, question: tuple[str, int], task: asyncio.Task[list[str]]) -> None:
         del self._asked[question]
         if not task.cancelled():
-            task.exception()  # whoever asked may have gone
+            task.exception()  # the caller may be gone
 
 
 async def _first(
     attempt: Callable[[str], Coroutine[Any, Any, httpcore.AsyncNetworkStream]], places: list[str]
 ) -> httpcore.AsyncNetworkStream:
-    """Return the first connection that is made; the next place is tried once one has failed or is late.
+    """Return the first connection that is made; try the next address once one has failed or is late.
 
-    Raises what the first of them raised, if all fail.
+    If all fail, raises the error of the first.
     """
     running: set[asyncio.Task[httpcore.AsyncNetworkStream]] = set()
     failed: list[BaseException] = []
@@ -321,6 +321,6 @@ async def _first(
 
 
 def _close_late(task: asyncio.Task[httpcore.AsyncNetworkStream]) -> None:
-    """Close a connection that came second."""
+    """Close a connection that lost the race."""
     if not task.cancelled() and task.exception() is None:
         asyncio.get_running_loop().create_task(task.result().aclose())

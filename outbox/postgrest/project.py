@@ -18,10 +18,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def identity(url: str) -> str | None:
-    """Return what tells the project behind `url` from another one; None: this machine's own, which is never checked.
+    """Return what identifies the project behind `url`; None: this machine's own, which is never checked.
 
-    A project on supabase.co is its ref, whatever the rest of the URL; any other is host:port. A key is no part of it.
-    Raises ValueError: the port is none.
+    A project on supabase.co is its ref, whatever the rest of the URL; any other is host:port. A key is not part of it.
+    Raises ValueError: the port is invalid.
     """
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
@@ -35,7 +35,7 @@ def identity(url: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is this machine by its name or number."""
+    """Return whether `host` is this machine, by name or address."""
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -48,12 +48,12 @@ def is_loopback(host: str) -> bool:
 
 
 def is_foreign(belongs_to: str | None, named: str | None) -> bool:
-    """Return whether `named` is another project than the file's own. None: the file has none yet; it is not checked."""
+    """Return whether `named` is not the file's own project. None: the file has none yet; that one is not checked."""
     return belongs_to is not None and named is not None and belongs_to != named
 
 
 def refusal(belongs_to: str, named: str) -> Refusal:
-    """Return what a pause says of it, with what to do."""
+    """Return what the pause says, and what to do."""
     words = (
         f"this file's entries belong to the project {belongs_to}, and the URL names {named}: "
         "set SUPABASE_URL back, or let them go there with: outbox adopt"
@@ -85,7 +85,7 @@ _ROLES = {"service_role": KeyKind.LEGACY_SERVICE_ROLE, "anon": KeyKind.LEGACY_AN
 
 
 def read_key(key: str) -> KeyFacts:
-    """Return what `key` says of itself. A JWT is decoded without looking at its signature: anybody could write it."""
+    """Return what `key` says about itself. A JWT is decoded without verifying its signature: anybody could write it."""
     if key.startswith("sb_secret_"):
         return KeyFacts(KeyKind.SECRET)
     if key.startswith("sb_publishable_"):
@@ -101,16 +101,16 @@ def read_key(key: str) -> KeyFacts:
 
 
 def _seconds(value: object) -> float | None:
-    # The year 9999: what is beyond it is no time, and need not fit a float.
+    # The year 9999: anything beyond is not a time, and need not fit a float.
     known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 253_402_300_800
     return float(value) if known and isinstance(value, int | float) else None
 
 
 def _claims(key: str) -> Mapping[str, Any]:
-    """Return what a JWT claims; nothing for anything else."""
+    """Return the claims of a JWT; empty for anything else."""
     try:
         text = key.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-    except (IndexError, ValueError, RecursionError):  # what is no base64, UTF-8 or JSON is a ValueError
+    except (IndexError, ValueError, RecursionError):  # invalid base64, UTF-8 or JSON is a ValueError
         return {}
     return claims if isinstance(claims, dict) else {}

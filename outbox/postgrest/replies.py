@@ -1,7 +1,7 @@
-"""What comes back from the server, and how PostgREST says that it refuses; no I/O, no clock, no dice.
+"""What comes back from the server, and how PostgREST refuses; no I/O, no clock, no randomness.
 
 Gateways and proxies have error codes of their own, some of which read like PostgreSQL's. A row dies only by an answer
-in PostgREST's form under the status that it gives to the code (`pgErrorStatus` in its `Error.hs`).
+in PostgREST's form, with the status that PostgREST gives to the code (`pgErrorStatus` in its `Error.hs`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Silence(StrEnum):
     UNREACHABLE = "unreachable"  # refused, no such host, TLS: nothing was sent
     TIMEOUT = "timeout"  # the deadline passed: may have been carried out
     CUT = "cut"  # the connection broke: may have been carried out
-    MISCONFIGURED = "misconfigured"  # a proxy's or certificate's setting cannot be used: nothing was sent
+    MISCONFIGURED = "misconfigured"  # a proxy or certificate setting cannot be used: nothing was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ Failure.MISCONFIGURED = Failure(Silence.MISCONFIGURED)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP reply. headers: names in lower case. via: the proxy it came through, which may have said it itself."""
+    """An HTTP reply. headers: names in lower case. via: the proxy it came through, which may have written it itself."""
 
     status: int
     headers: Mapping[str, str]
@@ -66,7 +66,7 @@ class Reply:
 class Refusal:
     """The server's own words about a request; what it did not say is None.
 
-    genuine: PostgREST's own words, and not a gateway's that read like them.
+    genuine: PostgREST's own words, not a gateway's that look like them.
     """
 
     status: int | None
@@ -74,7 +74,7 @@ class Refusal:
     message: str
     details: str | None = None
     hint: str | None = None
-    request_id: str | None = None  # the gateway's name for the request: what its support asks for
+    request_id: str | None = None  # the gateway's id of the request, which its support asks for
     genuine: bool = False
 
 
@@ -83,9 +83,9 @@ _REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
 
 
 def read_refusal(reply: Reply) -> Refusal:
-    """Return what the body says of the error; gateways send HTML, cut JSON or nothing at all.
+    """Return what the body says about the error; gateways send HTML, cut JSON or nothing at all.
 
-    code: empty, if the server gave an empty one: that is how PostgREST says that PostgreSQL died under it.
+    code: empty if the server gave an empty one: PostgREST's sign that PostgreSQL died during the request.
     """
     try:
         body = json.loads(reply.body)
@@ -120,7 +120,7 @@ STATUSES_OF: dict[str, frozenset[int]] = {
         "0L": {403},
         "0P": {403},
         "21000": {400, 500},  # 400 says pg-safeupdate
-        "22023": {400, 401},  # 401: the role that the token names is not there
+        "22023": {400, 401},  # 401: the role that the token names does not exist
         "23503": {409},
         "23505": {409},
         "25": {500},
@@ -151,7 +151,7 @@ STATUSES_OF: dict[str, frozenset[int]] = {
 }
 _ELSE = frozenset({400})
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
-_RAISED = re.compile(r"PT([1-9][0-9]{2})")  # RAISE … SQLSTATE 'PT402': the status that the database asks for
+_RAISED = re.compile(r"PT([1-9][0-9]{2})")  # RAISE … SQLSTATE 'PT402': the status that the database requests
 
 
 def is_postgrests(body: object, status: int) -> bool:

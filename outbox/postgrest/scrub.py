@@ -1,4 +1,4 @@
-"""What must not go further: the key in what comes from outside, a row's values in what httpx logs."""
+"""What must not leak: the key in replies, a row's values in what httpx logs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import httpx
 
 _LONGEST_WORDS = 2000
 _LONGEST_ERROR = 1 << 20
-# True in whatever a request of ours does.
+# True during our own requests.
 ours: ContextVar[bool] = ContextVar("outbox_request", default=False)
 
 
 class _Discreet(logging.Filter):
-    """What httpx and httpcore may log of our requests: a URL without its query, and no line that shows headers.
+    """Limits what httpx and httpcore log of our requests: a URL without its query, and no line that shows headers.
 
-    No line for each request either, unless somebody has set httpx's own level: a bot at INFO has other news. The
+    Nor a line for each request, unless somebody has set httpx's own level: it would flood a bot's log at INFO. The
     filters of an update are values of its row, and a reply's headers may repeat them; httpx logs each URL at INFO,
-    httpcore all headers at DEBUG. A bot's own requests are logged as ever.
+    httpcore all headers at DEBUG. A bot's own requests are logged as usual.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -36,18 +36,18 @@ class _Discreet(logging.Filter):
 
 
 _DISCREET = _Discreet()
-# A filter holds for one logger, not for those below it.
+# A filter applies to one logger, not to its children.
 _LOGGERS = ("httpx", *(f"httpcore.{name}" for name in ("connection", "http11", "http2", "proxy", "socks")))
 
 
 def be_discreet() -> None:
-    """Let httpx and httpcore log of our requests what any log may hold."""
+    """Install the filter on the loggers of httpx and httpcore."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_DISCREET)  # the same one is added once
+        logging.getLogger(name).addFilter(_DISCREET)  # added only once
 
 
 class Scrubber:
-    """Takes key and token out of what comes from outside: a gateway may quote them."""
+    """Removes key and token from replies: a gateway may quote them."""
 
     def __init__(self, *secrets: str | None) -> None:
         self._secrets = [secret for secret in secrets if secret]
@@ -55,12 +55,12 @@ class Scrubber:
         self._pattern = re.compile("|".join(map(re.escape, self._secrets)).encode() or b"(?!)", re.IGNORECASE)
 
     def also(self, *secrets: str) -> Scrubber:
-        """Return one that takes out these, too."""
+        """Return a Scrubber that also removes `secrets`."""
         return Scrubber(*self._secrets, *secrets)
 
     def body(self, raw: bytes, limit: int) -> bytes:
-        """Return what a reply says, cut to `limit` bytes; a key that the cut has parted is gone as well."""
-        if b"\\u" in raw and len(raw) < _LONGEST_ERROR:  # JSON may spell every letter as a number
+        """Return a reply's body, cut to `limit` bytes; a key that the cut splits is removed as well."""
+        if b"\\u" in raw and len(raw) < _LONGEST_ERROR:  # JSON may escape every letter
             with contextlib.suppress(ValueError, RecursionError):
                 raw = self._spelled_out(raw)
         clean = self._pattern.sub(b"<key>", raw) if self._quoted(raw) else raw
@@ -72,7 +72,7 @@ class Scrubber:
 
     def _spelled_out(self, raw: bytes) -> bytes:
         plain = json.dumps(json.loads(raw), ensure_ascii=False).encode()
-        return plain if self._quoted(plain) else raw  # else byte for byte as it came
+        return plain if self._quoted(plain) else raw  # else unchanged, byte for byte
 
     def _quoted(self, raw: bytes) -> bool:
         lowered = raw.lower()  # a hundred times faster than the pattern, and a read may have 64 MiB

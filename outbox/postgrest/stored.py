@@ -1,9 +1,9 @@
 """Whether the row that the remote end holds is the one that was sent: reading back and comparing; no I/O.
 
-An insert whose id the caller chose may meet another row under it, which the server keeps without a word. PostgreSQL
+An insert whose id the caller chose may meet another row with that id, which the server keeps silently. PostgreSQL
 writes values in its own way, so they are compared as it may have read them; columns that were not sent do not count.
 Where the texts do not tell, PostgreSQL is asked whether the column equals what was sent (an interval, money, bytes, an
-array), and what rounds is compared as finely as its column is: other rows show how many digits that keeps.
+array); a rounded value is compared to its column's precision: other rows show how many digits it keeps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from outbox.postgrest.replies import Failure, Refusal, Reply
 
 Row = dict[str, Any]
 
-# Of the list of ids in a URL; Supabase's gateway takes 16 kB of URL and headers together.
+# Bytes of the list of ids in a URL; Supabase's gateway takes 16 kB of URL and headers together.
 _LONGEST_LIST = 6000
 _TIMELIKE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.]+)?([+-][0-9:]+|Z)?")
 _CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9.]+)?([+-][0-9:]+|Z)?")
@@ -39,7 +39,7 @@ _ZONE = re.compile(r"(?<=:[0-9]{2})(?:\.[0-9]+)?(?P<zone>[+-][0-9:]+|Z)$")
 
 
 class Sent(Protocol):
-    """What is asked of an entry that travels; the fields are columns of the same names."""
+    """What is needed of an entry that travels; the fields are columns of the same names."""
 
     @property
     def id(self) -> str: ...
@@ -50,14 +50,14 @@ class Sent(Protocol):
 
 
 def remote_id(spec: LaneSpec, entry: Sent) -> str:
-    """Return what an insert's row has in its key column: the payload's own value, or the entry's id."""
+    """Return the value of an insert's key column: the payload's own value, or the entry's id."""
     if f'"{spec.on_conflict}"' not in entry.payload:
         return entry.id
     return str(_read(entry.payload).get(spec.on_conflict, entry.id))
 
 
 def read_back_path(spec: LaneSpec, ids: Sequence[str]) -> tuple[str, int]:
-    """Return the path that reads the rows of the first of `ids`, and how many these are: what a URL may hold."""
+    """Return the path that reads the rows of the first of `ids`, and how many of them fit into the URL."""
     texts, size = list[str](), 0
     for each in ids:
         text = quote(_quoted(each), safe="")
@@ -83,7 +83,7 @@ def updated_path(spec: LaneSpec, named: Mapping[str, str]) -> str:
 
 
 def rows_read(outcome: Reply | Failure) -> list[Row] | None:
-    """Return the rows of an answer, numbers with their digits; None: there are none to be had."""
+    """Return the rows of an answer, numbers with all their digits; None: not a list of rows."""
     if isinstance(outcome, Failure) or not 200 <= outcome.status < 300:
         return None
     try:
@@ -94,12 +94,12 @@ def rows_read(outcome: Reply | Failure) -> list[Row] | None:
 
 
 def differing(payload: str, held: Row) -> list[str]:
-    """Return the columns of which `held` does not show what was sent, as far as the texts tell."""
+    """Return the columns in which `held` differs from what was sent, as far as the texts tell."""
     return sorted(column for column, value in _read(payload).items() if not same(value, held.get(column)))
 
 
 def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int, columns: Sequence[str]) -> Refusal:
-    """Return why `entry` is not at its destination, which holds `held` under its id: another one in `columns`."""
+    """Return why `entry` is not at its destination, which holds `held` under its id: a row with other `columns`."""
     place = f"{spec.destination}.{spec.on_conflict} = {remote_id(spec, entry)}"
     sent = _read(entry.payload)
     if held is None:
@@ -111,9 +111,9 @@ def conflict(spec: LaneSpec, entry: Sent, held: Row | None, status: int, columns
 
 
 def equal_path(spec: LaneSpec, named: Mapping[str, str], column: str, payload: str, held: object) -> str | None:
-    """Return the path that reads the row with the values `named` if its `column` equals what was sent: PostgreSQL says.
+    """Return the path that reads the row `named` if its `column` equals what was sent: PostgreSQL decides.
 
-    It reads the value as the column's type, in any spelling. None: `held` is another value, or it cannot tell.
+    It reads the value as the column's type, in any spelling. None: `held` is another value, or PostgreSQL cannot tell.
     """
     sent = _read(payload)[column]
     literal = _literal(sent)
@@ -124,14 +124,14 @@ def equal_path(spec: LaneSpec, named: Mapping[str, str], column: str, payload: s
 
 
 def neighbours_path(spec: LaneSpec, column: str) -> str:
-    """Return the path that reads what some rows have in `column`."""
+    """Return the path that reads the `column` of some rows."""
     return f"{spec.destination}?select={column}&limit=100"
 
 
 def is_rounded(sent: object, held: object, others: Iterable[object] = ()) -> bool:
-    """Return whether `held` is `sent` as its column rounds it: to the digits that it and `others` of it show.
+    """Return whether `held` is `sent` as its column rounds it: to the digits that `held` and `others` show.
 
-    A `numeric(10, 2)` shows two of each number. A `timestamptz(3)` shows up to three, without zeros at the end.
+    A `numeric(10, 2)` shows two for each number. A `timestamptz(3)` shows up to three, without zeros at the end.
     """
     if sent is None or held is None:
         return False
@@ -144,7 +144,7 @@ def is_rounded(sent: object, held: object, others: Iterable[object] = ()) -> boo
         one, other = _number(_plain(sent)), _number(_plain(held))
         all_digits = {_decimals(each) for each in (held, *others) if each is not None}
         digits = all_digits.pop()
-        if all_digits or not digits:  # no fixed number of them
+        if all_digits or not digits:  # no fixed number of digits
             return False
     if one is None or other is None:
         return False
@@ -152,7 +152,7 @@ def is_rounded(sent: object, held: object, others: Iterable[object] = ()) -> boo
 
 
 def find(held: Mapping[str, Row], its_id: str) -> Row | None:
-    """Return the row of `its_id` among those that were read, by their ids' texts."""
+    """Return the row of `its_id` among the rows read, keyed by their ids as text."""
     if (row := held.get(its_id)) is not None:
         return row
     return next((row for text, row in held.items() if same(its_id, text)), None)
@@ -172,18 +172,18 @@ def same(sent: object, held: object) -> bool:
     one, other = _plain(sent), _plain(held)
     if isinstance(held, bool):
         return one.strip().casefold() in _BOOLEANS[held]
-    if one.rstrip() == other.rstrip():  # char(n) is filled with spaces
+    if one.rstrip() == other.rstrip():  # char(n) is padded with spaces
         return True
     numbers = _number(one), _number(other)
     if numbers[0] is not None and numbers[1] is not None:
-        # Two texts: what a text column holds is not read as a number, "007" and "7" are two.
+        # Two texts: a text column is not read as numbers, "007" and "7" differ.
         texts = isinstance(sent, str) and isinstance(held, str)
         return not texts and _same_number(numbers[0], numbers[1], other)
     return _same_time(one, other) or (numbers == (None, None) and ordering_key([one]) == ordering_key([other]))
 
 
 def _same_json(one: object, other: object) -> bool:
-    """JSON is kept as it is, but for the order of its keys and the spelling of its numbers."""
+    """JSON is stored unchanged but for the order of its keys and the spelling of its numbers."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same_json(value, other[name]) for name, value in one.items())
     if isinstance(one, list) and isinstance(other, list):
@@ -197,7 +197,7 @@ def _same_number(sent: Decimal, held: Decimal, text: str) -> bool:
     try:
         if struct.pack("f", sent) == struct.pack("f", held):  # a `real`
             return True
-        # A zero at the end shows that the column has a fixed number of decimals, to which PostgreSQL rounds.
+        # A trailing zero shows that the column has a fixed number of decimals, to which PostgreSQL rounds.
         fixed = "." in text and text.endswith("0")
         return fixed and sent.quantize(held, rounding=ROUND_HALF_UP) == held
     except (OverflowError, InvalidOperation):
@@ -223,7 +223,7 @@ def _decimals(value: object) -> int:
 
 
 def _fraction(value: object) -> int | None:
-    """Return how many digits a time shows of its second; None: it is no time."""
+    """Return how many fractional digits a time shows; None: it is not a time."""
     found = _SECOND.fullmatch(value) if isinstance(value, str) else None
     return None if found is None else len(found["fraction"] or "")
 
@@ -242,7 +242,7 @@ def _instant(text: str, *, zoned: bool) -> Decimal | None:
 
 
 def _literal(value: object) -> str | None:
-    """Return the text that PostgreSQL reads as `value`; None: there is none that it would compare."""
+    """Return the text that PostgreSQL reads as `value`; None: no text that it would compare."""
     if isinstance(value, list):
         return "{" + ",".join(map(_element, value)) + "}"
     return None if value is None or isinstance(value, Mapping) else _plain(value)

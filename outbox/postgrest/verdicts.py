@@ -1,6 +1,6 @@
-"""What a reply means for the entries of its batch; no I/O, no clock, no dice.
+"""What a reply means for the entries of its batch; no I/O, no clock, no randomness.
 
-The server's own code (SQLSTATE or PGRST…) decides first, the HTTP status second; what is unknown is tried again and
+The server's own code (SQLSTATE or PGRST…) decides first, the HTTP status second; unknown errors are retried and
 never given up. Only PostgREST's own words about a row end it (see `replies`). The rules follow PostgREST 13's
 documentation (errors) and its `Error.hs`, PostgreSQL's appendix A (error codes) and Supabase's list of status codes.
 """
@@ -26,7 +26,7 @@ class Scope(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why nothing is sent for now."""
+    """Why a pause sends nothing for now."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -38,18 +38,18 @@ class Reason(StrEnum):
     MISCONFIGURED = "misconfigured"
     SCHEMA = "schema"  # a table, column or unique index is missing
     NOT_POSTGREST = "not_postgrest"  # a captive portal or a proxy answered
-    REFUSED = "refused"  # row after row, with one cause: the table is at fault, not they
-    OTHER_PROJECT = "other_project"  # the URL names another project than the one that the file belongs to
+    REFUSED = "refused"  # row after row, with one cause: the table is at fault, not the rows
+    OTHER_PROJECT = "other_project"  # the URL names a project other than the file's own
     UNKNOWN = "unknown"
 
     @property
     def words(self) -> str:
-        """It as a sentence, for a log."""
+        """The reason as a sentence, for a log."""
         return _WORDS[self]
 
     @property
     def needs_operator(self) -> bool:
-        """Whether it stays until somebody changes a setting or the remote end: waiting alone does not help."""
+        """Whether the pause lasts until somebody changes a setting or the remote end: waiting does not help."""
         return self in _FOR_OPERATORS
 
 
@@ -90,9 +90,9 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One of several rows was refused and the statement rolled back: nobody was delivered; halve and send.
+    """One of several rows was refused and the statement rolled back: none was delivered; halve and send again.
 
-    shrink: not one of the rows, but their number was refused; the next batches had better be smaller too.
+    shrink: the number of rows was refused, not one of them; the next batches should be smaller too.
     """
 
     refusal: Refusal
@@ -127,7 +127,7 @@ Verdict = Delivered | Retry | Split | Reject | Pause
 
 
 class Cause(Enum):
-    """Whose failure it is when it is a row's."""
+    """The kind of a failure that is the row's own."""
 
     ROW = auto()
     PARENT = auto()  # a referenced row is not there yet
@@ -137,7 +137,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """A pause in the making: everything but the refusal. note: what we make of it, added to the server's words."""
+    """A pause without its refusal. note: our interpretation, added to the server's words."""
 
     scope: Scope
     reason: Reason
@@ -149,10 +149,10 @@ class _Rest:
 _ALL, _TABLE, _LANE = Scope.EVERYTHING, Scope.DESTINATION, Scope.LANE
 _DOWN = _Rest(_ALL, Reason.OVERLOADED)
 _TOO_MUCH = _Rest(_TABLE, Reason.TIMEOUT, shrink=True)
-# The server's or a gateway's own limit of time: a smaller batch may fit.
+# The server's or a gateway's own time limit: a smaller batch may fit.
 _TOO_SLOW = _Rest(_ALL, Reason.OVERLOADED, shrink=True)
 _CONTENDED = _Rest(_TABLE, Reason.OVERLOADED)
-# One row may be what breaks it (XX000 also stands for "invalid memory alloc request size"): others must pass.
+# One row may be the cause (XX000 also means "invalid memory alloc request size"): others must pass.
 _BROKEN = _Rest(_TABLE, Reason.OVERLOADED, shrink=True)
 _BAD_KEY = _Rest(_ALL, Reason.UNAUTHORIZED, slow=True)
 _BAD_SERVER = _Rest(_ALL, Reason.MISCONFIGURED, slow=True)
@@ -163,7 +163,7 @@ _NO_COLUMN = _Rest(_LANE, Reason.SCHEMA, slow=True)  # or what the operation nee
 _LONG_URL = _Rest(_LANE, Reason.MISCONFIGURED, slow=True)  # it holds the lane's columns
 _NO_GRANT = _Rest(_LANE, Reason.FORBIDDEN, slow=True)  # an insert may be granted where an upsert is not
 _UNKNOWN = _Rest(_TABLE, Reason.UNKNOWN, shrink=True)
-# What was sent is in order, and the server has seen something else, or not our row at all. A row may be the cause.
+# What was sent is valid; the server saw something else, or never saw the row. A row may still be the cause.
 _CHANGED_BODY = _Rest(
     _TABLE, Reason.NOT_POSTGREST, shrink=True, note="the row is valid JSON: a proxy on the way has changed the request"
 )
@@ -181,7 +181,7 @@ CODES: dict[str, Cause | _Rest] = {
     "PGRST00": _DOWN,  # no connection, schema cache not built yet
     "PGRST003": _TOO_SLOW,  # no pooled connection in time
     "PGRST1": _BAD_REQUEST,
-    "PGRST102": _CHANGED_BODY,  # the body is no JSON
+    "PGRST102": _CHANGED_BODY,  # the body is not JSON
     "PGRST106": _BAD_SERVER,  # schema not exposed
     "PGRST111": _BAD_SERVER,
     "PGRST112": _BAD_SERVER,
@@ -205,7 +205,7 @@ CODES: dict[str, Cause | _Rest] = {
     "23505": Cause.DUPLICATE,
     "25": _CONTENDED,
     "25006": _SUSPENDED,  # read-only: disk full, over quota, or a replica
-    "26": _CONTENDED,  # a prepared statement is not there: a pooler between PostgREST and PostgreSQL
+    "26": _CONTENDED,  # a prepared statement is missing: a pooler between PostgREST and PostgreSQL
     "28": _BAD_KEY,
     "2D": _CONTENDED,
     "38": Cause.ROW,
@@ -221,7 +221,7 @@ CODES: dict[str, Cause | _Rest] = {
     "42804": Cause.ROW,
     "42883": _NO_TABLE,
     "42P01": _NO_TABLE,
-    "42P05": _CONTENDED,  # a prepared statement is there already: see 26
+    "42P05": _CONTENDED,  # a prepared statement exists already: see 26
     "42P10": _NO_COLUMN,  # no unique index for on_conflict
     "42P17": _NO_TABLE,
     "53": _DOWN,
@@ -245,7 +245,7 @@ STATUSES: dict[int, Cause | _Rest] = {
     # A gateway's or firewall's own page; what trips a firewall may be one body.
     403: _Rest(_ALL, Reason.FORBIDDEN, slow=True, shrink=True),
     404: _BAD_SERVER,
-    407: _BAD_SERVER,  # a proxy's, which wants a password
+    407: _BAD_SERVER,  # a proxy that wants a password
     408: _Rest(_ALL, Reason.TIMEOUT, shrink=True),
     413: Cause.SIZE,
     414: _LONG_URL,
@@ -261,7 +261,7 @@ STATUSES: dict[int, Cause | _Rest] = {
     546: _DOWN,
 }
 
-# A smaller row was refused with 413 by something that refuses nearly all rows; nginx's limit is 1 MB, others' 100 kB.
+# What refuses a smaller row with 413 refuses nearly all rows; nginx's limit is 1 MB, others' 100 kB.
 SMALL_BYTES = 65_536
 # PostgREST's form; a file server says "bytes 0-99/100".
 _RANGE = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/(\*|[0-9]{1,18})")
@@ -272,8 +272,8 @@ def judge(
 ) -> Verdict:
     """Return what `outcome` means for a batch of `rows` entries, whose request had a body of `sent_bytes`.
 
-    own: what a duplicate's details begin with if it is the entry itself that is there: `(column)=(id)` of an insert
-    that travelled alone, `(column, column)=` of an upsert. Raises ValueError: `rows` below 1.
+    own: how a duplicate's details begin if the entry itself is already stored: `(column)=(id)` for an insert that
+    travelled alone, `(column, column)=` for an upsert. Raises ValueError: `rows` below 1.
     """
     if rows < 1:
         raise ValueError(f"rows is {rows}, must be 1 or more")
@@ -341,7 +341,7 @@ def _refused(operation: Operation, rows: int, reply: Reply, own: str | None, sen
 
 
 def _noted(refusal: Refusal, note: str) -> Refusal:
-    """Add what we make of the server's words."""
+    """Add our interpretation to the server's words."""
     if not note and refusal.code is not None and not refusal.genuine:
         note = "not PostgREST's own words: a gateway or a proxy on the way said so"
     return replace(refusal, message=f"{refusal.message} ({note})") if note else refusal
@@ -371,7 +371,7 @@ def _rule_of_code(refusal: Refusal, status: int) -> Cause | _Rest | None:
 
 
 def _special(refusal: Refusal, status: int) -> Cause | _Rest | None:
-    """The codes whose meaning hangs on the status or the message."""
+    """The codes whose meaning depends on the status or the message."""
     match refusal.code:
         case "42501" if status == 401:
             return _BAD_KEY  # a publishable key
@@ -382,16 +382,16 @@ def _special(refusal: Refusal, status: int) -> Cause | _Rest | None:
         case "21000" if status == 400:
             return _BAD_REQUEST
         case "22P02" if refusal.message == "invalid input syntax for type json":
-            return _CHANGED_BODY  # the request's own body: PostgREST hands it to PostgreSQL as it came
+            return _CHANGED_BODY  # the request's own body: PostgREST passes it to PostgreSQL unchanged
         case "PGRST102" if "Content-Type" in refusal.message:
-            return _BAD_REQUEST  # something on the way has changed our headers
+            return _BAD_REQUEST  # something in between has changed our headers
         case _:
             return None
 
 
 def _is_ours(refusal: Refusal, own: str | None) -> bool:
-    """Whether the duplicate is the entry itself, there since an earlier sending: `Key (id)=(…) already exists`."""
-    # The first parenthesis names the columns; a value behind it may hold any text. A uuid is told in lower case.
+    """Whether the duplicate is the entry itself, stored by an earlier sending: `Key (id)=(…) already exists`."""
+    # The first parenthesis names the columns; a value after it may hold any text. A uuid is shown in lower case.
     details = (refusal.details or "").casefold()
     names, _, values = details[details.find("(") :].partition("=")
     told = names.replace('"', "") + "=" + values  # PostgreSQL quotes a name with capitals
