@@ -1,8 +1,8 @@
-"""Batch, send, judge, settle: the background coroutine that empties the outbox. `flusher.py` opens with its theory.
+"""Batch, send, judge, settle: the background coroutine that empties the outbox. `flusher.py` explains how it works.
 
 flusher           when to look, and what may start
 scheduler         which entries travel next, and which lane has its turn
-in_flight         what is under way, and the rest after an error of ours
+in_flight         the requests in flight, and the rest after an error of our own
 delivery          one request, from its batch to its settled verdict
 pauses            what is not sent for a while, and until when
 scopes            how far a pause reaches

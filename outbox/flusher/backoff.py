@@ -48,15 +48,15 @@ def remaining_s(next_try_at_ms: int, *, now_ms: int, cap_s: float) -> float:
     return min(max((next_try_at_ms - now_ms) / 1000, 0.0), cap_s)
 
 
-# A row that is sent takes half as much of the interpreter as one that is put (docs/performance.md, row 7): one for two
-# leaves four fifths of their rate to the puts.
+# Sending a row takes half the interpreter time of putting one (docs/performance.md, row 7): one sent for every two put
+# leaves the puts four fifths of their rate.
 PUTS_FOR_A_ROW = 2
-# On a full disk puts fail without a pause, and only what is sent makes room for them.
+# On a full disk puts fail one after another, and only sending makes room for them.
 LONGEST_THROTTLE_S = 0.5
 
 
 def throttle_s(*, putting: bool, put: int, sent: int, since_s: float) -> float:
-    """Return the seconds that the next request must wait at the most; 0: it may begin.
+    """Return the seconds that the next request must wait at most; 0: it may begin.
 
     putting: whether a put waits for its commit at this moment. put: entries put since the last request began, which
     carried `sent` rows, `since_s` seconds ago.

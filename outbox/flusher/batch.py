@@ -20,9 +20,9 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a lane sends in one request of so many bytes. probe: it looks whether a pause is over.
+    """What a lane sends in one request of `bytes` bytes. probe: it tests whether a pause is over.
 
-    others: what further lanes send in the same request.
+    others: what other lanes send in the same request.
     """
 
     source: Source

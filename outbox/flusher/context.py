@@ -1,4 +1,4 @@
-"""What the flusher is told, what it tells, and what all of its parts work with."""
+"""What the flusher's parts share: settings, counts, the heartbeat, the file's project."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger: logs.Logger = logs.named("outbox.flusher")
 
 # How often the heartbeat is written: for an idle flusher, and a busy one.
 _IDLE_S, _BUSY_S = 60.0, 1.0
-# Updates that matched nothing; more of them wait for their own next try, as after a restart.
+# How many unmatched updates are remembered; more of them wait for their own next try, as after a restart.
 _MOST = 500
 
 
@@ -40,7 +40,7 @@ class Tally:
 
     delivered: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)  # made dead letters
-    retries: Counter[str] = field(default_factory=Counter)  # made to wait for something of their own
+    retries: Counter[str] = field(default_factory=Counter)  # postponed for a reason of their own
     pauses: Counter[str] = field(default_factory=Counter)  # begun, not prolonged
 
 
@@ -87,11 +87,11 @@ class FlusherContext:
         return max(self.limits.backoff_cap_s * 1.1, self.limits.pause_probe_s * 1.5)
 
     def steady_ms(self) -> int:
-        """Unix time that never jumps: what an entry waits by, whatever the clock is set to."""
+        """Unix time that never jumps: entries wait by it, whatever the clock is set to."""
         return self._steady.now_ms()
 
     def is_orphaned(self, entry: Outgoing, oldest_seq: int | None) -> bool:
-        """Whether nobody is left who could bring the row that `entry` refers to, and it has waited long enough."""
+        """Whether nothing is left that could bring the row that `entry` refers to, and it has waited long enough."""
         return gives_up(
             entry.attempts + 1,
             since_ms=self.refused_since_ms(entry),
@@ -102,7 +102,7 @@ class FlusherContext:
         )
 
     def refused_since_ms(self, entry: Outgoing) -> int | None:
-        """Return since when `entry` was told "not yet", on the steady clock; None: it is now."""
+        """Return when `entry` was first told "not yet", on the steady clock; None: just now."""
         return self.refusals.since_ms(
             entry.seq,
             entry.refused_since_ms,
@@ -112,7 +112,7 @@ class FlusherContext:
         )
 
     async def note(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let `work` write down and count what has arrived, to its end also if the caller is cancelled meanwhile."""
+        """Let `work` record and count what was delivered; it finishes even if the caller is cancelled meanwhile."""
         task = asyncio.create_task(work, name="outbox-note")
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
@@ -129,7 +129,7 @@ class FlusherContext:
         return backoff.delay_s(failures, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s, draw=self.draw())
 
     def failed(self, error: BaseException) -> None:
-        """Show an error of ours in `stats()`, and to onlookers; a foreign one's words may hold what no file may."""
+        """Show `error` in `stats()` and, without a foreign error's text (it may hold secrets), in the heartbeat."""
         kind = type(error).__name__
         self.state.last_error = f"{kind}: {error}"
         self.pulse.error(self.state.last_error if isinstance(error, OutboxError) else f"{kind}: see the log")
@@ -141,9 +141,9 @@ def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:
 
 
 class Heartbeat:
-    """What onlookers in other processes are told, `outbox status` among them.
+    """What other processes see of the flusher, `outbox status` among them.
 
-    It stands in the lock's sidecar: a microsecond or two into the kernel's cache, no commit, no sync. An idle flusher
+    It is in the lock's sidecar: a microsecond or two into the kernel's cache, no commit, no sync. An idle flusher
     writes once a minute, a busy one once a second.
     """
 
@@ -154,22 +154,22 @@ class Heartbeat:
         self._told_s = float("-inf")
 
     def turn(self, *, running: bool) -> None:
-        """It has been started, or has ended."""
+        """Note that the flusher has started or ended."""
         self._tell(replace(self._now, running=running, since_ms=self._clock.now_ms()))
-        self._told_s = float("-inf")  # the first look is news
+        self._told_s = float("-inf")  # the next step is told at once
 
     def looked(self) -> None:
-        """It has taken a step without an error of ours."""
+        """Note a step without an error of our own."""
         untold = self._now.delivered_ms != self._told.delivered_ms
         self._tell_at_times(replace(self._now, looked_ms=self._clock.now_ms()), _BUSY_S if untold else _IDLE_S)
 
     def delivered(self) -> None:
-        """Something has arrived."""
+        """Note that something was delivered."""
         now_ms = self._clock.now_ms()
         self._tell_at_times(replace(self._now, looked_ms=now_ms, delivered_ms=now_ms), _BUSY_S)
 
     def error(self, words: str) -> None:
-        """A step or a request has ended in an error of ours; what the remote end says stands in the pauses."""
+        """Note that a step or request ended in an error of our own; the pauses hold what the remote end says."""
         news = words != self._now.error
         self._tell_at_times(replace(self._now, error=words, error_ms=self._clock.now_ms()), 0.0 if news else _IDLE_S)
 
@@ -226,7 +226,7 @@ class Unmatched:
         self._seen_seq = -1  # the newest entry at the last look
 
     async def load(self, *, wall_ms: int, steady_ms: int, patience_ms: int) -> None:
-        """Read those that an earlier process has left. wall_ms, steady_ms: now, by either clock."""
+        """Read those that an earlier process left. wall_ms, steady_ms: now, by either clock."""
         for seq, since_ms in await self._store.read(queries.LEFT_UNMATCHED.sql, (_MOST,)):
             waited_ms = min(max(wall_ms - (since_ms or wall_ms), 0), patience_ms)
             self.add(seq, steady_ms + patience_ms - waited_ms)
@@ -238,13 +238,13 @@ class Unmatched:
             self._seen_seq = -1
 
     async def hurry(self, now_ms: int) -> None:
-        """Let those be tried at once that hold up what brings their row, and in time those that hold up anything.
+        """Make due at once those that hold up what brings their row, and in time those that hold up anything.
 
         now_ms: on the clock that entries wait by, as `patience_until_ms`.
         """
         newest = self._store.writer.last_seq
         if not self._seqs or (newest == self._seen_seq and now_ms < min(self._seqs.values())):
-            return  # nothing was put behind one of them, and nobody's patience is over
+            return  # nothing was put behind one of them, and no patience has run out
         self._seen_seq = newest
         waiting = await self._store.read(queries.UNMATCHED.sql, (json.dumps(list(self._seqs)),))
         self._seqs = {seq: self._seqs[seq] for seq, *_ in waiting}

@@ -43,7 +43,7 @@ logger: logs.Logger = logs.named("outbox.flusher")
 
 
 class Delivery:
-    """The way of one request through one lane. What it does not get to settle stays pending."""
+    """One request of one lane. What it does not get to settle stays pending."""
 
     def __init__(self, context: FlusherContext, pauses: Pauses, lanes: Lanes, transport: Transport, lane: Lane) -> None:
         self._context = context
@@ -58,7 +58,7 @@ class Delivery:
         self._bytes, self._took_s = 0, 0.0  # of its request; until the answer
 
     async def run(self, batch: Batch) -> None:
-        """Send what of `batch` is still what was put, and settle the answer's verdict."""
+        """Send the entries of `batch` that are still as they were put, and settle the answer's verdict."""
         self._bytes = batch.bytes
         entries = await self._intact(batch.all_entries)
         if entries and batch.others:
@@ -67,7 +67,7 @@ class Delivery:
             await self._attempt(entries)
 
     async def _intact(self, batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """Return the entries that are still what was put; a changed one is refused here, and kept."""
+        """Return the entries that are still as they were put; a changed one is refused here, and kept."""
         digests = sent_digests(self._lane.spec, batch)
         changed = [entry for entry, digest in zip(batch, digests, strict=True) if entry.digest != digest]
         if not changed:
@@ -112,7 +112,7 @@ class Delivery:
         verdict = judge(spec.operation, len(sent), outcome, own=own_duplicate(spec, sent), sent_bytes=len(request.body))
         if isinstance(verdict, Reject) and self._is_the_tables(sent[0], verdict.refusal):
             verdict = self._refused_run(verdict.refusal)
-        # These two read back first, and learn then: a pause that the reading meets goes on from what it was.
+        # These two read back first, and learn then: a pause that the reading meets continues the old one.
         if isinstance(verdict, Delivered) and self._needs_proof(outcome, len(sent)):
             await self._prove(sent, outcome, turn)
         elif isinstance(verdict, Retry) and spec.operation is Operation.UPDATE and verdict.refusal.code is None:
@@ -166,7 +166,7 @@ class Delivery:
         return stored is not None and stored < sent
 
     async def _prove(self, sent: Sequence[Outgoing], outcome: Reply | Failure, turn: int) -> None:
-        """Settle each by what the remote end holds under its id."""
+        """Settle each entry by what the remote end holds under its id."""
         spec, status = self._lane.spec, outcome.status if isinstance(outcome, Reply) else 0
         kept = await self._store.resent([entry.seq for entry in sent])  # it may have been changed since it arrived
         kept.update(entry.seq for entry in sent if entry.if_exists == "keep")
@@ -183,7 +183,7 @@ class Delivery:
             await self._delivered(arrived)
 
     async def _unproven(self, sent: Sequence[Outgoing], answer: Reply | Failure, turn: int) -> None:
-        """They stay pending: nobody knows whether they are there."""
+        """Leave the entries pending: nobody knows whether they are there."""
         verdict = judge(Operation.INSERT, 2, answer)
         if isinstance(verdict, Pause) and (verdict.scope is Scope.EVERYTHING or not verdict.reason.needs_operator):
             await self._pause(sent, verdict, answer, turn)
@@ -197,14 +197,14 @@ class Delivery:
         await self._settlement.postponed(sent, replace(refusal, hint=refusal.hint or hint), event="postponed")
 
     def _is_news(self, what: str) -> bool:
-        """Whether this was not said of the table before."""
+        """Whether this was not yet reported for the table."""
         news = (self._lane.spec.destination, what)
         known = news in self._context.told
         self._context.told.add(news)
         return not known
 
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
-        """An answer about rows ends the pauses of its lane; one about the destination those of everything."""
+        """End pauses: an answer about rows ends its lane's; one about the destination ends those of everything."""
         if isinstance(verdict, Pause):
             if verdict.refusal.genuine:  # the server's own words
                 over = self._pauses.ended_by(self._lane, turn, accepted=False)
@@ -274,7 +274,7 @@ class Delivery:
             self._traffic.refusals += 1
             most_s = max(PATIENCE_S - waited_s, 1.0) if behind and not passes else None
             await self._settlement.postponed([entry], refusal, event="postponed", most_s=most_s)
-            if not passes:  # else its row may be on its way: nothing that comes behind it makes that sooner
+            if not passes:  # else its row may be on its way, and nothing behind it would bring that sooner
                 patience_ms = int((PATIENCE_S - waited_s) * 1000)
                 self._context.unmatched.add(entry.seq, self._context.steady_ms() + patience_ms)
 
@@ -304,8 +304,8 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------ whose fault it is
 
-    # An entry that fails alone with a timeout, say, may be the cause or may stand in an outage. It is suspected, and
-    # the next probe is another one. That one's success proves it: failing alone again, it is postponed by itself.
+    # An entry that fails alone with a timeout, say, may be the cause, or may have met an outage. It becomes a suspect,
+    # and the next probe takes another entry. If that succeeds and the suspect fails alone again, only it is postponed.
 
     def _suspect(self, entry: Outgoing, *, proven: bool) -> None:
         self._traffic.suspects[entry.seq] = proven
@@ -317,13 +317,13 @@ class Delivery:
             return True
         if not self._is_known(verdict, outcome):
             return False
-        self._traffic.passed = False  # one at a time: the next that fails, with none passing between, is an outage
+        self._traffic.passed = False  # one at a time: if another fails before any has passed, it is an outage
         return True
 
     def _is_known(self, verdict: Pause, outcome: Reply | Failure) -> bool:
-        """Return whether a row of the lane has passed since it was paused for this very answer: it is about its rows.
+        """Return whether a row of the lane has passed since this very answer paused it: then it concerns its rows.
 
-        A limit of requests is about none of them.
+        A rate limit concerns none of them.
         """
         if not isinstance(outcome, Reply) or verdict.reason is Reason.RATE_LIMITED:
             return False
@@ -331,13 +331,13 @@ class Delivery:
         return found and self._traffic.passed
 
     def _is_the_tables(self, entry: Outgoing, refusal: Refusal) -> bool:
-        """Return whether this refusal is one too many of its cause."""
+        """Return whether this refusal is one too many for its cause."""
         if self._pauses.is_refused(self._pauses.over(self._lane)):
             return True
         return self._may_be_the_tables(entry) and self._traffic.is_run_full(cause_of(refusal))
 
     def _may_be_the_tables(self, entry: Outgoing) -> bool:
-        """Not if it was refused before, or came in a batch of which others were accepted."""
+        """Return False if `entry` was refused before, or came in a batch of which others were accepted."""
         return entry.attempts == 0 and not self._traffic.mixed
 
     def _refused_run(self, refusal: Refusal) -> Pause:
@@ -356,7 +356,7 @@ class Delivery:
         return Pause(Scope.DESTINATION if wide else Scope.LANE, Reason.REFUSED, told, slow=True)
 
     async def _end_run(self, *, revive: bool) -> None:
-        """A row was accepted. revive: it was a probe's: what died of the table's fault is pending again."""
+        """A row was accepted. revive: it was a probe, so what died by the table's fault is pending again."""
         if not revive:
             if self._traffic.run.seqs:
                 await self._store.forget_run(self._lane.number)
@@ -381,7 +381,7 @@ class Delivery:
         await self._settlement.refused(entry, refusal, cause=cause)
 
     def _resize(self, rows: int, took_s: float | None) -> None:
-        """Let the lane's next batch be larger, or, where `took_s` is None, smaller: this one may have been too much."""
+        """Make the lane's next batch larger, or smaller if `took_s` is None: this one may have been too much."""
         if took_s is None and rows == 1:  # nobody can send less
             return
         self._traffic.limit = batching.next_limit(

@@ -1,58 +1,59 @@
-"""When to look, what may start, and the life of the coroutine that does it.
+"""The flusher's coroutine: when it looks for work, which requests it may start, how it starts and stops.
 
 Theory of operation
 -------------------
-A *lane* is what may share a request: one table, one operation, its conflict columns, its set of columns. A step reads
-which lanes have something ready (2 index steps a lane, whatever the backlog), starts the requests that may start, and
-rests until a commit, an answered request, the end of a pause, or a poll. One turn is one request. What is on its way is
-known in memory only: a crash leaves it pending, and the idempotency key makes the second sending harmless.
+A *lane* holds the rows that may share a request: one table, one operation, its conflict columns, its set of columns. A
+step reads which lanes have something ready (2 index steps a lane, whatever the backlog), starts the requests that may
+start, and sleeps until a commit, an answered request, the end of a pause, or a poll. One turn is one request. Requests
+in flight are known in memory only: a crash leaves their rows pending, and the idempotency key makes a second sending
+harmless.
 
-**Turns.** The table that has waited longest comes first, within it the lane that has waited longest. With t tables and
-at most l lanes in one of them, a lane has its turn after at most t x l requests of others, however much these have.
-An unordered lane serves four sources in rotation: what is *new*, the *parts* of refused batches, what was *refused
-before*, and *suspects*; a new row at the head of its lane so goes within four of the lane's turns, whatever hundreds of
-orphans or poison rows do. An ordered lane has one request under way, and sends a batch's parts in their order.
-`requests_in_flight` bounds what is under way; one request more is for a table that has none, so that a table which does
-not answer cannot hold all places; nor can probes, of which there are at most `requests_in_flight`.
+**Turns.** The table that has waited longest goes first, and within it the lane that has waited longest. With t tables
+and at most l lanes in one of them, a lane gets its turn after at most t x l requests of others, however much these have
+to send. An unordered lane serves four sources in rotation: *new* rows, *parts* of refused batches, rows *refused
+before*, and *suspects*. So a new row at the head of its lane is sent within four of the lane's turns, whatever hundreds
+of orphans or poison rows do. An ordered lane has one request in flight, and sends a batch's parts in their order.
+`requests_in_flight` bounds the requests in flight. One more may start for a table that has none, so that a table which
+does not answer cannot take all slots; nor can probes, of which there are at most `requests_in_flight`.
 
-**Many lanes.** Of more than 64 ready lanes a step looks at the first 64 of a queue (`ready_lanes`). All are read again
-when a sixteenth of them had a turn, or after a poll; what is put meanwhile is found by its place. Inserts of many sets
-of columns share a request, where that means the same (`shared_requests`).
+**Many lanes.** When more than 64 lanes are ready, a step looks at the first 64 of a queue (`ready_lanes`). All are
+read again when a sixteenth of them have had a turn, or after a poll; entries put in between are found by their number.
+Inserts with different sets of columns share a request where that means the same (`shared_requests`).
 
-**Bytes.** All requests share one link: `window` bounds what they have on the way together, and each carries its share
-of that. A lane's own limit is what its server takes. Both are halved by failure and grow by answers.
+**Bytes.** All requests share one link: `window` bounds the bytes in flight on it, and each request gets a share. A lane
+also has its own limit: what its server accepts. Failures halve both limits, and answers raise them.
 
-**Refused batches.** A statement that is refused is rolled back whole. Its halves are parts, each of which takes a turn
-of its own; what is left alone gets the verdict. After eight refused rows the largest parts come first, so that a run of
-good rows does not wait for hundreds of bad ones. A missing parent that the server names (23503) takes all its children
-out of the batch at once; they wait for it, and travel apart from what was never refused.
+**Refused batches.** The server rolls back a refused statement whole. The batch's halves become parts, each with a turn
+of its own; a row left alone gets the verdict. After eight refused rows the largest parts go first, so that a run of
+good rows does not wait behind hundreds of bad ones. When the server names a missing parent (23503), all its children
+leave the batch at once; they wait for it, and travel apart from rows that were never refused.
 
-**Pauses.** A failure that is nobody's row begins a pause: one row of `outbox_pauses`, and no entry is touched. Its
-scope is what the verdict says (everything, a table, a lane), but no wider than what is known to fail: where requests
-that began later were answered, it is the table's, or the lane's. A pause is *probed* with one row when it is due, and
-each probe takes another table, lane and row than the last, by the order of turns. An answer there *narrows* the pause
-to the tables, or the lanes, that met it; these are due at once, and from then on keep their own time. So a healthy
-table waits at most two probe intervals for a sick one (one until a probe of another table, and one more if that one met
-the outage too), and a real outage stays one pause with one request for each interval.
+**Pauses.** A failure that is no row's fault begins a pause: one row of `outbox_pauses`, no entry touched. The verdict
+sets its scope (everything, a table, a lane), but never wider than what is known to fail: where requests that began
+later were answered, only the table is paused, or the lane. A pause that is due is *probed* with one row; each probe
+takes another table, lane and row than the last, in the order of turns. An answer *narrows* the pause to the tables, or
+the lanes, that met it; these pauses are due at once, and from then on keep their own time. So a healthy table waits at
+most two probe intervals for a sick one (one until another table is probed, and one more if that one met the outage
+too), and a real outage stays one pause with one request per interval.
 
-**Suspects.** A row that failed alone may be the cause or stand in an outage. It is suspected, and probes take others. A
-neighbour's success proves it: failing alone again it is postponed by itself ("stuck"), and nobody else waits. A batch
-that fails just as what paused its lane, after a row of the lane has passed, is split like a refused one. A suspect that
-is not pending any more is forgotten.
+**Suspects.** A row that failed alone may be the cause, or may have met an outage. It becomes a suspect, and probes take
+other rows. If one of these succeeds and the suspect fails alone again, it is postponed by itself ("stuck"), and nothing
+else waits. A batch that fails just as what paused its lane, after a row of the lane has passed, is split like a refused
+one. A suspect that is no longer pending is forgotten.
 
-**Runs of refusals.** Rows that are refused one after another with one cause, and none of their lane accepted between,
-are not at fault: their table is (`refusal_runs`). Ten die, then the lane is paused for an operator with the server's
-words. It is probed at once, and then once in a probe interval, with another row each time; nothing dies of these. The
-first row that is accepted brings back what died of the run, once. `outbox_refused_runs` keeps it across restarts. A row
-whose batch had others that were accepted dies alone, and so does one that was refused before. Where every row has other
-columns, the run is that of all these lanes, and the pause the table's.
+**Runs of refusals.** When rows of a lane are refused one after another for one cause, and none is accepted in between,
+the rows are not at fault: their table is (`refusal_runs`). Ten die, then the lane is paused for an operator, with the
+server's message. It is probed at once, and then once per probe interval, each time with another row; no probe makes a
+row dead. The first accepted row revives what died in the run, once. `outbox_refused_runs` keeps it across restarts.
+A row dies alone if others of its batch were accepted, or if it was refused before. Where every row has other columns,
+the run spans all these lanes, and the pause is the table's.
 
-**Order.** What has a key stands in its line, whatever its operation. An upsert also waits for an older insert without
-one that fills its deciding columns: it may be the same row. Chosen ids have lines, and so one request at a time in each
-lane: an insert that is refused must not be passed by what comes behind it.
+**Order.** Every entry with an ordering key stands in that key's line, whatever its operation. An upsert also waits for
+an older insert without a key that fills its deciding columns: it may be the same row. Inserts with ids chosen by the
+caller stand in lines too, so their lanes send one request at a time: nothing may pass a refused insert that is ahead.
 
-**Shell rows** are read 500 at a time, between requests. While some are left, of an ordered lane only what is older than
-they are may go: they may belong to its keys.
+**Shell rows** are read 500 at a time, between requests. While some are unread, an ordered lane sends only entries older
+than these: they may belong to its keys.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ _STEP = 500
 class Flusher:
     """Replays the store's entries through a transport until told to stop.
 
-    transport: asked before each round for what to send through; None: nothing is configured, rows stay pending.
+    transport: called before each round for the transport; None: nothing is configured, rows stay pending.
     Its argument is True when a pause is about to be probed: settings may have changed since.
     draw: a source of uniform numbers in [0, 1), for the jitter.
     """
@@ -120,7 +121,7 @@ class Flusher:
         self._start_noted = False
         self._stepping = asyncio.Lock()  # held during a step, and by whoever changes what may be under way
         self._idle_since_change = False
-        self._hangs = False  # told to end, it has not
+        self._hangs = False  # told to end, but has not ended
         self.state: FlusherState = self._context.state
         self.tally: Tally = self._context.tally
 
@@ -164,16 +165,16 @@ class Flusher:
             self._requests.tell()  # a drain that has joined sends by itself from here on
 
     async def _note_start(self) -> None:
-        """Keep in the file, once, that this process sends. Where it cannot be written, the next step says so."""
+        """Record in the file, once, that this process sends. If that fails, the next step reports it."""
         if not self._start_noted:
             with suppress(OutboxError):
                 await self._store.note_sending()
                 self._start_noted = True
 
     async def shut_down(self, grace_s: float) -> None:
-        """Let `run` return; what is still under way after `grace_s` seconds is given up, and stays pending.
+        """Let `run` return; requests still in flight after `grace_s` seconds are given up, and their rows stay pending.
 
-        Where the file hangs as well, `run` is left as it is.
+        If the file hangs as well, `run` is left running.
         """
         self._requests.stopping = True
         self.wake()
@@ -190,9 +191,9 @@ class Flusher:
 
     @asynccontextmanager
     async def at_rest(self) -> AsyncIterator[None]:
-        """Nothing is under way in the block and nothing starts; afterwards all that is ready is read anew.
+        """Let no request be in flight or start inside the block; afterwards read all that is ready anew.
 
-        What is under way when it is called ends first, at its deadline at the latest.
+        Requests in flight at the call end first, at their deadline at the latest.
         """
         async with self._stepping:
             await self._requests.finish()
@@ -211,7 +212,7 @@ class Flusher:
         await self._context.noted()
 
     def watch(self) -> AbstractContextManager[asyncio.Event]:
-        """Give an event that is set whenever a request has ended, or none can start."""
+        """Yield an event that is set whenever a request has ended, or none can start."""
         return self._requests.watch()
 
     def tell(self) -> None:
@@ -227,7 +228,7 @@ class Flusher:
         return since
 
     def try_untried(self, since: int) -> None:
-        """Make due what began meanwhile with the failure of a request from before turn `since`: it was no try."""
+        """Make due each pause that a request from before turn `since` has begun meanwhile: that was no try."""
         if self._pauses.make_untried_due(since):
             self.wake()
 
@@ -237,9 +238,9 @@ class Flusher:
         return bool(self._requests)
 
     def held_by(self, ways: Sendable, since: int) -> str | None:
-        """Return why nothing in `ways` goes on before an operator acts, as found out since turn `since`.
+        """Return why nothing in `ways` can be sent before an operator acts, as found out since turn `since`.
 
-        None: something may go on by itself, or that is not known yet.
+        None: something may be sent without an operator, or that is not known yet.
         """
         if self._requests:
             return None
@@ -254,7 +255,7 @@ class Flusher:
         held = [(lane, next((key for key in self._pauses.over(lane) if key in found), None)) for lane in ways.lanes]
         if ways.others or any(key is None for _, key in held):
             return None
-        if not held:  # of what is pending, each stands behind another one of its key, and none of these is pending
+        if not held:  # each pending entry is behind another of its key, and none of these is pending
             return "what is left waits behind dead letters of its keys (OUTBOX_STRICT_ORDER)"
         told = [sentence(held_words(lane, key[0]), found[key]) for lane, key in held if key is not None]
         return "; ".join(dict.fromkeys(told))
@@ -300,7 +301,7 @@ class Flusher:
             if (news := self._repeating.news("failed", words)) is not None:
                 facts = {"error": words, **news}
                 logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
-            self._requests.rest(self._poll_s)  # puts go on, and each would wake us
+            self._requests.rest(self._poll_s)  # puts continue, and each would wake us
             self._idle_since_change = False
             return self._poll_s
         self._context.pulse.looked()
@@ -349,7 +350,7 @@ class Flusher:
         return True
 
     async def _wake_due(self, due_ms: int | None) -> None:
-        """Make ready what has waited long enough for something of its own. due_ms: when the first of them is due."""
+        """Make ready the postponed entries whose time has come. due_ms: when the first of them is due."""
         if due_ms is None:
             return
         now_ms = self._context.steady_ms()
@@ -359,7 +360,7 @@ class Flusher:
             await self._store.wake_due(now_ms, _STEP)
 
     async def _start_requests(self, transport: Transport) -> bool:
-        """Start what may start, and return whether there was any of it."""
+        """Start what may start, and return whether anything did."""
         lanes = await self._lanes.look(idle=not self._requests)
         await self._store.reread_unknown(_STEP)  # what it commits wakes the next step, which reads them
         started = False
@@ -385,7 +386,7 @@ class Flusher:
         return self._requests.may_start(alone=alone, probe=bool(self._pauses.over(lane)))
 
     def _may_go(self, transport: Transport) -> bool:
-        """Whether nothing has changed while the store was read: an end, or a salvage that has brought a project."""
+        """Whether sending is still right: a stop, or a salvage that set a project, may have come during the read."""
         return not self._requests.stopping and not self.is_away(transport)
 
     def _next_look_s(self, due_ms: int | None = None) -> float:

@@ -1,4 +1,4 @@
-"""What is under way: one task for each batch; and the rest that an error of ours makes us take."""
+"""The requests in flight, one task per batch; and the rest that follows an error of our own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger: logs.Logger = logs.named("outbox.flusher")
 
 
 class Requests:
-    """The batches under way. ended: called whenever one of them is so no more.
+    """The batches in flight. ended: called whenever one of them has ended.
 
     stopping: nothing more starts, and how the last ones end is not reported.
     """
@@ -32,7 +32,7 @@ class Requests:
         self._watchers: set[asyncio.Event] = set()
         self._probes = 0  # among them
         self._destinations: Counter[str] = Counter()  # theirs
-        self._broken = 0  # in a row that ended in an error of ours
+        self._broken = 0  # how many in a row ended in an error of our own
         self._rest_until_s = float("-inf")
         self._began_s, self._began_seq, self._began_rows = float("-inf"), 0, 0  # the last request
         self.stopping: bool = False
@@ -44,8 +44,8 @@ class Requests:
     def may_start(self, *, alone: bool, probe: bool) -> bool:
         """Return whether there is room for one more.
 
-        alone: nothing is under way to its destination. One such may start above the number that is set, so that a table
-        which does not answer cannot hold all places, or all of the link; nor can the probes of many.
+        alone: nothing is in flight to its destination. One such may start above the number that is set, so that a table
+        which does not answer cannot take all slots, or all of the link; nor can the probes of many.
         """
         limit = self._context.limits.requests_in_flight
         if self.stopping or self.rest_s > 0 or (probe and self._probes >= limit):
@@ -57,7 +57,7 @@ class Requests:
         return self._destinations[destination] > 0
 
     def start(self, work: Coroutine[Any, Any, None], shares: Sequence[tuple[Traffic, Batch]]) -> None:
-        """Let `work` deliver what each lane has in the request; it probes the pauses over the first of them."""
+        """Let `work` deliver what each lane has in the request, which probes the pauses over the first of them."""
         traffic, batch = shares[0]
         probed = self._pauses.probe(traffic.lane)
         for each, share in shares:
@@ -88,7 +88,7 @@ class Requests:
     def _judge_end(self, error: BaseException | None, traffic: Traffic) -> None:
         """What a broken request carried is still pending and is sent again with the same keys, but not in a loop.
 
-        A full disk, say, takes no verdict, and the server answers all the while.
+        A full disk, say, cannot store a verdict, while the server keeps answering.
         """
         if error is None:
             self._broken = 0
@@ -105,7 +105,7 @@ class Requests:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[asyncio.Event]:
-        """Give an event that is set whenever a request has ended, or none can start."""
+        """Yield an event that is set whenever a request has ended, or none can start."""
         event = asyncio.Event()
         self._watchers.add(event)
         try:
@@ -135,7 +135,7 @@ class Requests:
 
     @property
     def throttle_s(self) -> float:
-        """The seconds that the next request waits for the bot's puts at the most; 0: it may begin."""
+        """The seconds that the next request waits for the bot's puts at most; 0: it may begin."""
         store = self._context.store
         return backoff.throttle_s(
             putting=store.writer.putting,

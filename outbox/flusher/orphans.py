@@ -1,29 +1,29 @@
-"""When an entry is refused for good that was only told "not yet"; no I/O, no clock, no dice."""
+"""When an entry that was only told "not yet" is refused for good; no I/O, no clock, no dice."""
 
 from __future__ import annotations
 
-# What stands in line behind an update that matches no row waits for so long a time of tries.
+# Entries in line behind an update that matches no row wait this long while it is tried.
 PATIENCE_S = 60.0
 
 
 def lets_pass(*, behind: bool, bringer: bool, waited_s: float) -> bool:
-    """Return whether an update that matched no row is dead for the sake of what stands behind it in its line.
+    """Return whether an update that matched no row must die so that what is behind it in its line can go.
 
-    behind: something does. bringer: an insert or upsert does, which makes the row itself: the update came too early
+    behind: something is. bringer: an insert or upsert is, which makes the row itself: the update came too early
     for it and would come too late after it. waited_s: since it first matched nothing.
     """
     return bringer or (behind and waited_s >= PATIENCE_S)
 
 
-# Of so many entries it is remembered; one more forgets the oldest, which then waits longer.
+# How many entries are remembered; one more displaces the oldest, which then waits longer.
 _REMEMBERED = 10_000
 
 
 class FirstRefusals:
     """Since when entries wait for their parents, on a clock that does not jump.
 
-    The file says when an entry was first refused, by the wall clock of that day. Which part of the time since then is a
-    clock that was set nobody can tell: what lies before this process counts up to half of what giving up takes.
+    The file says when an entry was first refused, by the wall clock of that day. Nobody can tell how much of the time
+    since then is a change of that clock: time before this process counts for at most half of what giving up takes.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ def gives_up(
 
     refusals: answers so far that said so, this one included. since_ms: the first of them, in Unix milliseconds; None:
     this is the first. earlier_pending: something that was put before it is not delivered yet, and may be the parent.
-    It takes `limit` refusals and `after_s` seconds and nobody left to wait for.
+    It takes `limit` refusals, `after_s` seconds, and nothing left to wait for.
     """
     waited_s = 0.0 if since_ms is None else (now_ms - since_ms) / 1000
     return refusals >= limit and waited_s >= after_s and not earlier_pending

@@ -18,13 +18,13 @@ from outbox.store.rows import Lane, StoredPause
 
 logger: logs.Logger = logs.named("outbox.flusher")
 
-# A limit of requests is everybody's, unless one destination meets it so often in a row and others get through between.
+# A rate limit is everybody's, unless one destination meets it this often in a row and others get through between.
 _LIMITS_ALONE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class _Backlog:
-    """What was pending when the last pause ended: so many entries, up to a number."""
+    """What was pending when the last pause ended: how many entries, up to which number."""
 
     until_seq: int
     entries: int
@@ -41,7 +41,7 @@ class Pauses:
         self._paused: dict[PauseKey, Paused] = {}
         self._turns = count(1)
         self._backlog: _Backlog | None = None
-        self._limited: dict[str, tuple[int, int]] = {}  # how often in a row each met a limit of requests; the last turn
+        self._limited: dict[str, tuple[int, int]] = {}  # how often in a row each met a rate limit; the last turn
         self._answered: dict[PauseKey, int] = {}  # by what a pause would hold back: the last turn that got through
 
     async def load(self) -> None:
@@ -80,8 +80,8 @@ class Pauses:
     def ended_by(self, lane: Lane, turn: int, *, accepted: bool) -> list[PauseKey]:
         """Return the pauses over `lane` that an answer to a request from turn `turn` may end.
 
-        What was sent before a limit was met says nothing about it. accepted: a row was; nothing else ends a pause that
-        began because none is.
+        A request sent before a limit was met says nothing about it. accepted: a row was; nothing else ends a pause that
+        began because none was.
         """
         return [
             key
@@ -98,7 +98,7 @@ class Pauses:
         return pause.due_s <= self._clock.monotonic_s()
 
     def waits_s(self) -> list[float]:
-        """Return the seconds until each pause is due that is not yet."""
+        """Return, for each pause that is not due yet, the seconds until it is."""
         # One that is due already was tried in this step, or has nothing to send: the next commit wakes us.
         now_s = self._clock.monotonic_s()
         return [pause.due_s - now_s for pause in self._paused.values() if pause.due_s > now_s]
@@ -112,7 +112,7 @@ class Pauses:
         return any(pause.probing or not self._is_due(pause) for pause in pauses)
 
     def for_operators(self, since: int) -> dict[PauseKey, StoredPause]:
-        """Return the pauses that only an operator can end and that have stood a try since turn `since`."""
+        """Return the pauses that only an operator can end and that have survived a try since turn `since`."""
         return {
             key: pause.stored
             for key, pause in self._paused.items()
@@ -203,9 +203,9 @@ class Pauses:
         return key
 
     def _scope(self, lane: Lane, verdict: Pause, turn: int) -> Scope:
-        """Return how far a failure reaches: its verdict's scope, but where others are known to get through.
+        """Return how far a failure reaches: its verdict's scope, or less where others are known to get through.
 
-        A lane that stands under a narrower pause already shows nothing of the others. Nor does one whose neighbours'
+        A lane that is already under a narrower pause shows nothing of the others. Nor does one whose neighbours'
         requests began later and were answered before it failed.
         """
         if verdict.reason is Reason.RATE_LIMITED:  # what passes today is over the limit tomorrow
@@ -239,7 +239,7 @@ class Pauses:
         tried: int,
         met: dict[int, Lane] | None = None,
     ) -> None:
-        """Let a pause be in force for `wait_s` seconds; it goes on from `before`. met: the lanes that failed so far."""
+        """Put a pause in force for `wait_s` seconds; it continues `before`. met: the lanes that failed so far."""
         now_ms = self._clock.now_ms()
         stored = StoredPause(
             scope=key[0].value,
@@ -263,7 +263,7 @@ class Pauses:
         """Hold everything back: the URL names another project. No request probes it; the settings are read again."""
         before = self._paused.get(EVERYTHING)
         if before is not None and before.stored.reason != Reason.OTHER_PROJECT:
-            before = None  # an outage of the own project, say: another story
+            before = None  # an outage of the file's own project, say: unrelated
         if before is not None and not self._is_due(before):
             return
         if before is None:
@@ -288,7 +288,7 @@ class Pauses:
         asked_s = backoff.retry_after_s(header, now_ms=self._clock.now_ms(), cap_s=limits.backoff_cap_s)
         if asked_s is None:
             return own_s
-        # A tenth more at random: a thousand bots were told the same second. "Retry-After: 0" is no leave to storm.
+        # A tenth more at random: a thousand bots were told the same second. "Retry-After: 0" does not allow a storm.
         return max(own_s, asked_s * (1 + 0.1 * draw()))
 
     # ------------------------------------------------------------------------------------------ ending
@@ -301,7 +301,7 @@ class Pauses:
     async def end(self, keys: Collection[PauseKey], answered: Lane | None = None) -> None:
         """End these pauses, which are in force: something has shown that they are over.
 
-        answered: the lane that got through. If it never met a pause that others did, only these are held back on.
+        answered: the lane that got through. A pause that it never met still holds back the lanes that did.
         """
         if not keys:
             return
@@ -321,7 +321,7 @@ class Pauses:
         await self._tell_end(over, narrower)
 
     async def _tell_end(self, over: Mapping[PauseKey, Paused], narrower: Mapping[PauseKey, Paused]) -> None:
-        """Log how long each pause took and what it has left behind; `tell_backlog` says when that is gone."""
+        """Log how long each pause took and the backlog it left; `tell_backlog` says when that is gone."""
         now_ms, backlog = self._clock.now_ms(), total(await self._store.counts(), State.PENDING)
         for (scope, subject), pause in over.items():
             lasted_s = round(max(0, now_ms - pause.stored.since_ms) / 1000, 3)
@@ -335,7 +335,7 @@ class Pauses:
             self._backlog = _Backlog(self._store.writer.last_seq, backlog, now_ms)
 
     async def tell_backlog(self) -> None:
-        """Log once that what had waited when the last pause ended has gone."""
+        """Log once that the backlog of the last pause is gone."""
         if self._backlog is None or self._paused:
             return
         oldest = await self._store.oldest_pending_seq()
@@ -346,7 +346,7 @@ class Pauses:
         self._backlog = None
 
     def _narrowed(self, over: Mapping[PauseKey, Paused], answered: Lane) -> dict[PauseKey, Paused]:
-        """Return what goes on of the pauses `over`, now that `answered` got through: due at once, a probe will tell."""
+        """Return what remains of the pauses `over`, now that `answered` got through: due at once, a probe will tell."""
         found: dict[PauseKey, Paused] = {}
         for (scope, _), pause in over.items():
             if answered.number in pause.met or scope is Scope.LANE or pause.stored.reason == Reason.RATE_LIMITED:

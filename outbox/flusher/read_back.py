@@ -25,14 +25,14 @@ from outbox.postgrest.stored import (
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
 from outbox.store.rows import Outgoing
 
-# Of the rows that are read back at once; PostgREST gives at most 1,000.
+# The bytes of rows read back at once; PostgREST gives at most 1,000 rows.
 _LONGEST_READING = 16 * 1024 * 1024
 
 
 async def read_back(
     transport: Transport, spec: LaneSpec, ids: Sequence[str], *, deadline_s: float
 ) -> dict[str, Row] | Reply | Failure:
-    """Return the rows that are there of `ids`, by their ids' texts; or what was answered instead of rows."""
+    """Return those rows of `ids` that are there, by their ids' texts; or what was answered instead of rows."""
     left, held, at_once = list(ids), dict[str, Row](), len(ids)
     while left:
         path, asked = read_back_path(spec, left[:at_once])
@@ -46,7 +46,7 @@ async def read_back(
         held |= found
         # The server may give fewer rows than it has (max-rows): only where it gives none are the others missing.
         rest = [each for each in left[:asked] if find(found, each) is None] if found else []
-        if len(rest) == asked:  # `citext`, say, or a trigger: whose rows these are is told one by one
+        if len(rest) == asked:  # `citext`, say, or a trigger: only one by one shows whose rows these are
             rest, at_once = (rest, 1) if at_once > 1 else (rest[1:], 1)
         left = rest + left[asked:]
     return held
@@ -63,7 +63,7 @@ async def conflicts(
 ) -> dict[int, Refusal] | Reply | Failure:
     """Return which of `sent`, by their places, are not at their destination, and why; or what was answered instead.
 
-    status: of the answer to their insert. kept: those that are content with whatever row is there.
+    status: of the answer to their insert. kept: those that accept whatever row is there.
     """
     ids = {entry.seq: remote_id(spec, entry) for entry in sent}
     held = await read_back(transport, spec, list(ids.values()), deadline_s=deadline_s)
@@ -89,7 +89,7 @@ async def _unlike(
 ) -> list[str] | Reply | Failure:
     """Return the columns in which `row`, which has the values `named`, is not what was sent; or what was answered.
 
-    It is not if the texts say so and PostgreSQL does not deny it.
+    A column differs if the texts do and PostgreSQL does not call them equal.
     """
     sent, unlike = json.loads(payload, parse_float=Decimal), list[str]()
     for column in differing(payload, row):

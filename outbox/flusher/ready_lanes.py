@@ -1,8 +1,8 @@
 """Which lanes a step looks at: all that have something to send or, of very many, those whose turn is near.
 
-A bot whose rows have ever other columns has thousands of lanes. To read them all for each request would cost as much as
-thousands of requests, so that all are read again only after a share of them had a turn, or after a poll. Between two
-such looks the lanes stand in a queue, and those that were put to since are read by what was put.
+A bot whose rows keep changing their columns has thousands of lanes. Reading them all for each request would cost as
+much as thousands of requests, so all are read again only after a share of them has had a turn, or after a poll. Between
+two such looks the lanes wait in a queue, and lanes that got new entries are found by these entries.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from outbox.flusher.context import FlusherContext
 from outbox.store.rows import Lane
 
-# So many lanes a step looks at without a thought.
+# How many lanes a step looks at.
 LOOK = 64
-# All are read again when one in so many of them has had its turn.
+# All are read again when one in this many has had its turn.
 SHARE = 16
 
 
@@ -50,7 +50,7 @@ class ReadyLanes:
         return lanes
 
     def line_up(self, lanes: Iterable[Lane]) -> Sequence[Lane]:
-        """Take `lanes`, the one first that has waited longest, in turns of their destinations; return the first."""
+        """Queue `lanes`, given longest wait first, in turns of their destinations; return the first of them."""
         places: Counter[str] = Counter()
         placed = list[tuple[int, Lane]]()
         for lane in lanes:
@@ -62,7 +62,7 @@ class ReadyLanes:
         return list(itertools.islice(self._queue.values(), LOOK))
 
     async def next(self, may_go: Callable[[Lane], bool]) -> Sequence[Lane]:
-        """Return the first of those that are known, with those that were put to since the last look."""
+        """Return the first of the known lanes, with those that got new entries since the last look."""
         seen = self._context.store.writer.last_seq
         fresh = await self._context.store.lanes_put_since(self._seen_seq)
         self.whole, self._seen_seq = False, seen
@@ -96,7 +96,7 @@ class ReadyLanes:
             self._queue[lane.number] = lane
 
     def look_again(self) -> None:
-        """Let the next look be one at all lanes: some that have left the queue have something to send."""
+        """Read all lanes at the next look: some that have left the queue have something to send."""
         self._read_s = float("-inf")
 
     def empty(self, lane: Lane) -> None:

@@ -1,11 +1,11 @@
 """Whether the rows that a lane is refused are at fault, or their table is; no I/O, no clock, no dice.
 
-One bad row dies alone. Row after row refused with one cause and none accepted between them is a missing policy, a
-column that a migration has added, a key of another type: at most `MOST` rows die of it, and come back with the first
-that is accepted. A row counts once: one that was revived and is refused again is bad itself.
+One bad row dies alone. Row after row refused for one cause, with none accepted in between, means a missing policy, a
+column that a migration has added, a key of another type: at most `MOST` rows die of it, and the first accepted row
+brings them back. A row counts once: one that was revived and is refused again is bad itself.
 
 Runs are counted twice: for each lane, which another set of columns that is accepted does not end; and for all lanes of
-a table and operation together, so that rows with ever other columns do not die one for each set.
+a table and operation together, so that rows whose columns keep changing do not die one per set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from outbox.postgrest.verdicts import Refusal
 
 MOST = 10
 
-# 22P02 and its like quote the value: two bad values are one cause. What others quote are names of columns and rules.
+# 22P02 and its like quote the value: two bad values are one cause. The others quote names of columns and rules.
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -29,7 +29,7 @@ class RefusalRun:
     seqs: list[int] = field(default_factory=list)
 
     def is_full(self, cause: str) -> bool:
-        """Return whether a row more that is refused for `cause` means the table."""
+        """Return whether one more row refused for `cause` means that the table is at fault."""
         return self.cause == cause and len(self.seqs) >= MOST
 
     def add(self, cause: str, seq: int) -> None:

@@ -1,4 +1,4 @@
-"""Which entries travel next, and which lane has its turn; `flusher.py` tells the rules."""
+"""Which entries travel next, and which lane has its turn; `flusher.py` states the rules."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
 from outbox.store.rows import Lane, Outgoing
 
-# So many refused rows of one batch are found one after another before its most promising parts come first.
+# After this many refused rows of one batch, its most promising parts come first.
 _MANY = 8
-# A part beside rows that were accepted may hold more of them, and most likely at that end: its hope stays with the half
-# there, however often it is halved. The other half, so many halvings later, has proved otherwise.
+# A part beside accepted rows may hold more good ones, most likely at that end: the half there keeps the hope, however
+# often it is halved. The other half has lost it after this many halvings.
 _HOPE = 3
 
 
@@ -45,7 +45,7 @@ class Traffic:
     rotation: list[Source] = field(default_factory=lambda: list(Source))  # the one whose turn is next first
     probes: Counter[Source] = field(default_factory=Counter)  # how many each had: every one takes another row
     served: int = 0  # when it last began a request, counted over all lanes
-    lanes: int = MOST_LANES  # so many may share a request with it, itself included; 1: it travels alone
+    lanes: int = MOST_LANES  # how many may share its request, itself included; 1: it travels alone
     trouble: tuple[int | None, str | None] | None = None  # what last paused it: the answer's status and code
     passed: bool = False  # a row has passed since: what fails in the same way now is about its rows
     sweep: Sweep = field(default_factory=Sweep)  # of an ordered lane
@@ -59,7 +59,7 @@ class Traffic:
         return found.union(*(part.seqs for part in self.parts))
 
     def after(self) -> int:
-        """Return behind which entry the next new ones begin; 0: at the oldest."""
+        """Return the entry behind which the next new ones begin; 0: at the oldest."""
         if self.rewind or not any(source is Source.NEW for source, _ in self.under_way):
             return 0
         return self.last_seq
@@ -103,7 +103,7 @@ class Traffic:
             self.parts.remove(part)
 
     def is_run_full(self, cause: str) -> bool:
-        """Return whether a row more that is refused for `cause` means the table."""
+        """Return whether one more row refused for `cause` means that the table is at fault."""
         return self.run.is_full(cause) or self.run_of_all.is_full(cause)
 
     def refused(self, cause: str, seq: int) -> None:
@@ -119,9 +119,9 @@ class Traffic:
     def split(self, parts: Iterable[Sequence[Outgoing]]) -> None:
         """Send these parts of a refused batch by themselves.
 
-        The first of them comes next. An ordered lane sends nothing else before all are settled. Another one, where many
-        rows were refused by now, sends first what stands beside accepted rows, then the largest part: good rows are not
-        held by hundreds of bad ones.
+        The first of them comes next. An ordered lane sends nothing else before all are settled. An unordered one,
+        once many rows were refused, first sends the parts beside accepted rows, then the largest part: hundreds of bad
+        rows do not hold up good ones.
         """
         if not self.parts and not self.sent_parts:  # with several at once, all of them may be under way
             self.refusals, self.mixed = 0, False
@@ -212,14 +212,14 @@ class Lanes:
     def rewind_for_older(self, lanes: Iterable[Lane], under_way: Mapping[int, int]) -> None:
         """Rewind each of `lanes` whose oldest entry is older than what was under way before it was read.
 
-        It was dead then, or somebody's who looked after it by hand, and is ready again.
+        It was dead then, or held back by hand, and is ready again.
         """
         for lane in lanes:
             if lane.first_seq < under_way.get(lane.number, 0):
                 self.traffic(lane).rewind = True
 
     def accuse(self, keys: Collection[PauseKey]) -> None:
-        """Say of all suspects under these pauses that nobody has passed since they failed."""
+        """Mark all suspects under these pauses: nothing has passed since they failed."""
         for traffic in self._traffic.values():
             if traffic.suspects and not set(keys).isdisjoint(keys_of(traffic.lane)):
                 traffic.suspects = dict.fromkeys(traffic.suspects, False)
@@ -312,7 +312,7 @@ class Lanes:
         return None
 
     async def _probe(self, lane: Lane, traffic: Traffic) -> Batch | None:
-        """Return one row: now the last, now the first one of those that have not failed alone; else one of these."""
+        """Return one row that has not failed alone, by turns the last and the first; if there is none, a suspect."""
         sources = [source for source in traffic.sources() if source is not Source.SUSPECT]
         for source in [*sources, Source.SUSPECT]:
             limits = self._context.limits
@@ -332,7 +332,7 @@ class Lanes:
     ) -> Sequence[Outgoing]:
         """Return what `source` has ready, oldest first: the first of them, or the last.
 
-        Of what is read anew, a little more than `max_bytes` at the most: one entry.
+        What is read anew exceeds `max_bytes` by one entry at most.
         """
         found = await self._found(lane, traffic, source, limit, max_bytes, from_the_end)
         before = [] if self.unread_from is None or not lane.spec.ordered else [self.unread_from]
@@ -347,8 +347,8 @@ class Lanes:
     async def _inserts_ahead(self, lane: Lane) -> list[int]:
         """Return the oldest insert of each lane that may bring the row of one of the upserts of `lane`.
 
-        Without a key of its own it stands in no line. The upsert must come after it: the insert that finds its row
-        there is ignored, or refused, and what it says beyond the upsert is lost.
+        Without a key, the insert stands in no line. The upsert must come after it: an insert that finds its row there
+        is ignored, or refused, and the values that only it has are lost.
         """
         if self._pauses.refuses_inserts(lane.spec.destination):
             return []

@@ -1,4 +1,4 @@
-"""How far a pause reaches, what it goes by, and how it is told; no I/O."""
+"""How far a pause reaches, its key, and how it is put into words; no I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import takewhile
 from outbox.postgrest.verdicts import Reason, Scope
 from outbox.store.rows import Lane, StoredPause
 
-# A scope and its subject (which destination, which lane): what a pause goes by, here and in the file.
+# A scope and its subject (which destination, which lane): a pause's key, here and in the file.
 PauseKey = tuple[Scope, str]
 EVERYTHING: PauseKey = (Scope.EVERYTHING, "")
 
@@ -58,11 +58,11 @@ class Paused:
     due_s: float
     tried: int = 0
     probing: bool = False
-    reread: bool = False  # the settings were read again since it is due
+    reread: bool = False  # the settings were read again since it became due
     met: dict[int, Lane] = field(default_factory=dict)  # the lanes whose requests met it, by number
 
     def holds(self, lane: Lane) -> bool:
-        """Return whether it holds `lane` back, over which it stands: a table that refuses inserts may take upserts."""
+        """Return whether this pause over `lane` holds it back: a table that refuses inserts may take upserts."""
         refused = self.stored.reason == Reason.REFUSED and self.met
         return not refused or any(each.spec.kind == lane.spec.kind for each in self.met.values())
 

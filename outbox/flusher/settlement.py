@@ -16,7 +16,7 @@ logger: logs.Logger = logs.named("outbox.flusher")
 
 
 class Settlement:
-    """Settles entries of one lane in the file, and counts them. Each write goes on to its end once it has begun."""
+    """Settles entries of one lane in the file, and counts them. A write that has begun is finished."""
 
     def __init__(self, context: FlusherContext, lane: Lane, sweep: Sweep) -> None:
         self._context = context
@@ -26,7 +26,7 @@ class Settlement:
         self._destination = lane.spec.destination
 
     async def delivered(self, entries: Sequence[Outgoing]) -> None:
-        """They are at their destination."""
+        """Record that they are at their destination."""
 
         async def note() -> None:
             await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
@@ -39,7 +39,7 @@ class Settlement:
     async def refused(
         self, entry: Outgoing, refusal: Refusal, *, batch_rows: int = 1, cause: str | None = None
     ) -> None:
-        """The server's answer makes it a dead letter. batch_rows: what travelled together. cause: as `dead`."""
+        """Make it a dead letter, by the server's answer. batch_rows: how many went together. cause: as `dead`."""
         logger.warning("entry refused", extra=facts(self._lane, refusal, id=entry.id))
         await self.dead([entry], refusal, attempts=1, batch_rows=batch_rows, cause=cause)
 
@@ -52,7 +52,7 @@ class Settlement:
         batch_rows: int | None = None,
         cause: str | None = None,
     ) -> None:
-        """They are dead letters. cause: of the run of refusals in which they die."""
+        """Make them dead letters. cause: of the run of refusals in which they die."""
         seqs, run = [entry.seq for entry in entries], None if cause is None else (self._lane.number, cause)
 
         async def note() -> None:
@@ -66,7 +66,7 @@ class Settlement:
     async def postponed(
         self, entries: Sequence[Outgoing], refusal: Refusal, *, event: str, most_s: float | None = None
     ) -> None:
-        """What travelled as one row waits: of each key its first entry, behind which the others stand in line."""
+        """Postpone what travelled as one row: of each key its first entry, behind which the others stand in line."""
         first = heads(entries)
         self._sweep.postponed(max(entry.seq for entry in first), self._store.writer.last_seq)
         wait_s = self._context.backoff_s(max(entry.attempts for entry in first) + 1)

@@ -4,7 +4,8 @@ PostgREST gives a row the default of each column that it does not have (`missing
 request of its own on a table, for inserts: an upsert would overwrite what it does not name, and of a view PostgREST
 does not know the defaults of the table beneath. So the table is asked first whether it is one.
 
-What is refused goes again by a sixteenth of the lanes, at last each by itself: a misspelt column holds back its own.
+After a refusal a sixteenth of the lanes share a request, and in the end each travels alone: a misspelt column holds
+back only its own lanes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from outbox.store.rows import Lane
 if TYPE_CHECKING:
     from outbox.flusher.scheduler import Traffic
 
-# So many lanes share a request at the most.
+# At most this many lanes share a request.
 MOST_LANES = 500
 DIVISOR = 16
 # Bytes of the names of their columns; Supabase's gateway takes 16 kB of URL and headers together.
@@ -35,7 +36,7 @@ _LONGEST_COLUMNS = 8000
 
 
 def may_share(spec: LaneSpec) -> bool:
-    """Return whether its rows may travel with those of other columns, each of which has its default then.
+    """Return whether its rows may travel with rows of other columns: a row gets the default of each that it lacks.
 
     Not an upsert, which would overwrite what it does not name, nor what has a line.
     """
@@ -113,7 +114,7 @@ class SharedRequests:
         return [(self._traffic_of(each), share) for each, share in ((lane, batch), *batch.others)]
 
     def restrict(self, lanes: Iterable[Traffic], most: int) -> None:
-        """Let up to `most` lanes share a request with each of `lanes`: one that they shared was not accepted."""
+        """Let up to `most` lanes share a request with each of `lanes`: a shared one was not accepted."""
         for traffic in lanes:
             traffic.lanes, traffic.rewind = max(most, 1), True
         self._ready.look_again()

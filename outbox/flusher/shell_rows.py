@@ -25,8 +25,8 @@ async def adopt(
 ) -> tuple[int, int | None]:
     """Complete up to `limit` entries that a shell has left open.
 
-    Returns how many these were, and the number of the oldest one that is left; None: none is. What cannot be sent is
-    dead from here on.
+    Returns how many these were, and the number of the oldest one that is left; None: none is. What cannot be sent
+    becomes a dead letter.
     """
     store = context.store
     found = await store.unread(limit + 1)

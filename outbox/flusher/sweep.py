@@ -1,6 +1,6 @@
-"""Rows that are refused again and again hold up nobody: in an ordered lane, too, each has its turn.
+"""Rows that are refused again and again hold up nothing: in an ordered lane, too, each row has its turn.
 
-Oldest first, it would begin with the same rows for ever where they take longer to be refused than they then wait.
+Always oldest first, a lane would repeat the same rows for ever if refusing them took longer than they then wait.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from outbox.store.rows import Outgoing
 
 @dataclass(slots=True)
 class Sweep:
-    """after: behind which entry the lane goes on; 0: at the oldest. until: the last entry that was there then."""
+    """after: the entry behind which the lane continues; 0: at the oldest. until: the last entry that was there then."""
 
     after: int = 0
     until: int = 0
 
     def postponed(self, seq: int, last_seq: int) -> None:
-        """Go on behind an entry that waits for its next try; `last_seq` is the youngest of all."""
+        """Continue behind an entry that waits for its next try; `last_seq` is the youngest of all."""
         if not self.after:
             self.until = last_seq
         self.after = max(self.after, seq)

@@ -54,7 +54,7 @@ class Window:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more request may begin; alone it always may."""
+        """Whether one more request may begin; a lone one always may."""
         return self.under_way == 0 or self.under_way < self._limit.bytes
 
     async def send(

@@ -28,7 +28,7 @@ logger: logs.Logger = logs.named("outbox.store")
 _CHUNK = 1 << 20
 # A connection needs a -shm of 32 KiB and the beginning of a -wal; migrations and notes a little more.
 NEEDED_TO_OPEN = 1 << 20
-# Of room after a failed write: a commit has taken what there was, and a -shm grows by 32 KiB at once.
+# The room to look for after a failed write: a commit has taken what there was, and a -shm grows by 32 KiB at once.
 LITTLE = 1 << 16
 _NO_SPACE = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
@@ -93,7 +93,7 @@ class Capacity:
         return held
 
     async def is_lacking(self) -> bool:
-        """Return whether an I/O error was for want of room: beyond a quota, or found out at the sync.
+        """Return whether an I/O error means a lack of room: a quota was met, or only the sync found out.
 
         False, too, once the reserve is given up, and where that cannot be found out.
         """
@@ -207,9 +207,9 @@ class Reserve:
             os.close(descriptor)
 
     def lacks(self, size: int) -> bool:
-        """Return whether `size` bytes more cannot be stored, by trying it. Raises OSError: for another reason.
+        """Return whether there is no room for `size` more bytes, by trying it. Raises OSError: for another reason.
 
-        A quota stands in no figure of the disk, and SQLite calls what goes beyond it an I/O error.
+        No figure of the disk shows a quota, and SQLite calls what goes beyond it an I/O error.
         """
         trial = self.path.with_name(self.path.name + "-trial")
         trial.unlink(missing_ok=True)  # of a process that died

@@ -5,8 +5,8 @@ rows makes the connection suspect: the kernel may have dropped the pages that it
 So the next commit comes on a new connection that has brought the WAL into the database and synced it, and until the
 deadline the same work is tried again there.
 
-Nor is it trusted where it cannot be found: after each commit, before anybody hears of it, `FileWatch` has looked
-whether the files are still at their paths. What is only in a -wal that nobody will find goes into the database first,
+Nor is it trusted where it cannot be found: after each commit, before any caller is answered, `FileWatch` checks that
+the files are still at their paths. What is only in a -wal that nobody will find goes into the database first,
 and all connections are opened anew, which takes SQLite's locks again. Where the database itself has gone, what the
 connection still holds is written to its path again or, if something else is there, beside it.
 """
@@ -49,8 +49,8 @@ class Guard:
     """What a commit needs beside its connection.
 
     rescue: writes what a connection still holds to a file beside the path and returns which. Its second argument: files
-    of ours at the path that are of no use without the database: they go, and the new file comes to the path, if nothing
-    is there; None: it must not come there. Raises StoreError, OSError, the engine's errors.
+    of ours at the path that are of no use without the database: they go, and the new file takes the path, if nothing is
+    there; None: it must not take the path. Raises StoreError, OSError, the engine's errors.
     """
 
     lock: WriterLock
@@ -180,7 +180,7 @@ class Commits:
     # ------------------------------------------------------------------------------------------ a new connection
 
     async def _reopen(self, ids: Sequence[str], *, stored: bool) -> None:
-        """Leave a connection that is not to be trusted, and let a new one put the WAL's rows into the database.
+        """Replace a connection that is not to be trusted by one that has put the WAL's rows into the database.
 
         stored: whether the entries `ids` are committed on it. Raises StoreVanished.
         """
@@ -220,7 +220,7 @@ class Commits:
         await self.run(lambda: self.connection.execute("select 1"), ids=())
 
     async def _put_right(self, ids: Sequence[str], *, stored: bool) -> None:
-        """Bring what is only in descriptors of ours to where the next opening finds it, and go on if that is safe."""
+        """Bring what only our descriptors hold to where the next opening finds it, and continue if that is safe."""
         self.files_lost_ms = self.files_lost_ms or self._clock.now_ms()
         gone, lost = self._watch.gone, Part.DATABASE in self._watch.gone
         foreign = bool(self._watch.replaced & {Part.WAL, Part.INDEX})

@@ -37,7 +37,7 @@ _FULL = 2
 _CACHED_STATEMENTS = 256
 _NEEDED_VERSION = (3, 38, 0)
 _HIGHEST = 2**63 - 1
-# What lies beyond 2^62 was never counted up to.
+# No outbox ever counted up to 2^62.
 _RENUMBER = (
     "update outbox set seq = seq - (select min(seq) from outbox where seq >= 1 << 62)"
     " + 1 + (select coalesce(max(seq), 0) from outbox where seq < 1 << 62) where seq >= 1 << 62;"
@@ -138,7 +138,7 @@ class _Watched(sqlite3.Connection):
 
 
 class _Connection(aiosqlite.Connection):
-    """stopped: done once its thread has nothing to say any more; None: nobody has told it to end."""
+    """stopped: done once its thread has ended; None: nobody has told it to end."""
 
     stopped: asyncio.Future[None] | None = None
 
@@ -157,7 +157,7 @@ async def connect(
 ) -> aiosqlite.Connection:
     """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them.
 
-    watch: looks after each commit, in SQLite's thread, before whoever waits for it goes on.
+    watch: looks after each commit, in SQLite's thread, before whoever waits for it continues.
     """
 
     def connector() -> sqlite3.Connection:
@@ -189,7 +189,7 @@ async def connect(
 def plain_connection(
     path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False, timeout_s: float = 0.0
 ) -> sqlite3.Connection:
-    """Return a connection in autocommit mode for who works in a thread of his own. immutable: as `open_reader`.
+    """Return a connection in autocommit mode for code in a thread of its own. immutable: as `open_reader`.
 
     Raises the engine's own errors.
     """
@@ -212,8 +212,8 @@ async def interrupt(connection: aiosqlite.Connection) -> None:
 async def roll_back(connection: aiosqlite.Connection) -> None:
     """End the transaction, if one is open; SQLite may have ended it by itself. A failure is logged.
 
-    SQLite's thread decides: a cancelled await does not stop what that is doing, so that what the connection says of
-    itself at this moment, on the event loop, may be over when a `rollback` gets there, or only just begin.
+    SQLite's thread decides: a cancelled await does not stop it, so the transaction that the connection reports to the
+    event loop at this moment may be over when a `rollback` gets there, or have only just begun.
     """
     try:
         await connection.rollback()
@@ -314,7 +314,7 @@ async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
         await pragma(connection, "journal_mode = wal")
     mode = await pragma(connection, "journal_mode")
     if mode != "wal" and list(await connection.execute_fetchall(_IS_OUTBOX)):
-        # A copy made with VACUUM INTO, put in its place: an outbox in use has never another mode.
+        # A copy made with VACUUM INTO, put in its place: an outbox in use never has another mode.
         mode = await pragma(connection, "journal_mode = wal")
     if mode != "wal" and empty:
         raise NotDurable(f"{path}: SQLite granted journal_mode={mode}, wal is needed; nothing was written", path=path)
@@ -339,7 +339,7 @@ async def make_durable(connection: aiosqlite.Connection, path: Path) -> None:
 async def _settle_wal(connection: aiosqlite.Connection) -> None:
     """Bring what an earlier process left in the WAL into the database before anything is acknowledged.
 
-    A sync of its may have failed before it died. The kernel then shows pages that never reached the disk; SQLite would
+    That process may have died after a failed sync. The kernel then shows pages that never reached disk; SQLite would
     write behind them, and after a power loss read no further than the hole that they left.
     """
     try:

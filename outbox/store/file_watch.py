@@ -1,7 +1,7 @@
 """Whether the files that this process holds open are still those at their paths.
 
-SQLite goes on writing into a file that has no name any more, and says yes to every commit. So device and inode of the
-database, its -wal, its -shm and the lock are remembered, and looked at after each commit, before anybody hears of it.
+SQLite keeps writing to a file that no longer has a name, and reports every commit as done. So device and inode of the
+database, its -wal, its -shm and the lock are remembered, and checked after each commit, before any caller is answered.
 A file that is held open keeps its inode to itself: another one at its path always has another number.
 """
 
@@ -19,7 +19,7 @@ _HEAD_BYTES = 24
 
 
 class Part(Enum):
-    """What stands beside the database, by the end of its name."""
+    """The database and the files beside it, by the end of their names."""
 
     DATABASE = ""
     WAL = "-wal"
@@ -28,9 +28,9 @@ class Part(Enum):
 
 
 class FileWatch:
-    """gone: what is not at its place, as of the last look. replaced: of this, where another file stands now.
+    """gone: what is not at its place, as of the last look. replaced: of these, where there is another file now.
 
-    wal_cut: the -wal is in its place, and somebody has cut it, emptied it or written over its head: SQLite goes on
+    wal_cut: the -wal is in its place, and somebody has cut it, emptied it or written over its head: SQLite continues
     behind the hole, and no opening will read beyond it. names: how many names the database file has; more than one:
     another process may open it beside another lock.
     """
@@ -46,7 +46,7 @@ class FileWatch:
         self.names: int = 1
 
     def remember(self) -> None:
-        """Take what is at the paths now for ours. Raises OSError: one is not there; each look says so from here on."""
+        """Remember the files at the paths as ours. Raises OSError: one is missing; each look says so from here on."""
         self.forget()
         problem: OSError | None = None
         for part, place in self._places.items():
@@ -109,7 +109,7 @@ class FileWatch:
             self.gone, self.replaced = frozenset(gone), frozenset(replaced)
 
     def own(self, part: Part) -> Path | None:
-        """Return where `part` is if what stands there is ours."""
+        """Return the path of `part` if the file there is ours."""
         return None if part in self.gone else Path(self._places[part])
 
 

@@ -67,7 +67,7 @@ def real_path(path: Path) -> Path:
 def refuse_odd_files(path: Path) -> None:
     """Raise UnsafePath: `path`, or what SQLite opens beside it, is no plain file; four `lstat`.
 
-    At a named pipe SQLite would wait for ever; through a symbolic link it would write wherever that leads.
+    On a named pipe SQLite would wait for ever; through a symbolic link it would write wherever that leads.
     """
     real = real_path(path)
     for each in (real, wal_path(real), shm_path(real), journal_path(real)):
@@ -110,7 +110,7 @@ def refuse_second_path(path: Path) -> None:
 def is_elsewhere(device: int, path: Path) -> bool:
     """Return whether a file on `device` has its -wal, which comes into the folder of `path`, on another one.
 
-    No error: an overlay shows a file so, too, that a lower layer holds.
+    Not an error: an overlay also shows a lower layer's file like this.
     """
     return device != path.parent.stat().st_dev
 
@@ -191,7 +191,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def give(file: Path | int, *, like: Path) -> None:
-    """Let `file` belong to the owner of `like`, or of its folder if there is none: what root runs locks no bot out.
+    """Give `file` the owner of `like`, or of its folder if there is none, so that what root runs locks no bot out.
 
     file: a path, or an open descriptor. A file system that knows no owners, or a root without that right, is no error.
     """
@@ -243,7 +243,7 @@ def publish(part: Path, target: Path) -> None:
 
 
 def has_journal(path: Path) -> bool:
-    """Return whether a rollback journal tells that the file was cut off in a change, so that it must not be judged yet.
+    """Return whether a rollback journal shows that a change of the file was cut short, so that it must not be judged.
 
     A new file becomes a WAL database in such a change. A journal that begins with a zero is done with
     (sqlite.org/fileformat.html#the_rollback_journal). Raises UnsafePath; StoreError: it cannot be read.

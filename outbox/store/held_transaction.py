@@ -126,7 +126,7 @@ class Block:
         return await self._run(work)
 
     async def put_many(self, ready: many.Placed) -> list[Receipt]:
-        """Put all of `ready`, or none of them: the transaction goes on."""
+        """Put all of `ready`, or none of them: the transaction continues."""
 
         async def work(connection: aiosqlite.Connection) -> list[Receipt]:
             entries = await many.placed(connection, ready, self._lanes)
@@ -145,7 +145,7 @@ class Block:
     async def run(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         """Run the bot's own `work` in the transaction. Raises TransactionExpired: it is over, nothing was written.
 
-        Cancelled, it may have been carried out or not: the transaction can then only be rolled back.
+        If it is cancelled, `work` may have run or not: the transaction can then only be rolled back.
         """
         self._next_seq = None  # it may put entries, too
         return await self._run(work)
@@ -185,7 +185,7 @@ class Block:
     def when_over(self, watcher: Callable[[bool], object]) -> None:
         """Call `watcher` once the writer is done with it: at once, or if the caller was cancelled twice, later.
 
-        With True if it was committed, else (or if unknown) with False.
+        It gets True if the block was committed, else (or if unknown) False.
         """
         assert self._task is not None
         if self._task.done():
@@ -217,7 +217,7 @@ class Block:
                 await database.roll_back(connection)
 
     async def _interrupt_in_time(self, connection: aiosqlite.Connection) -> None:
-        """End a statement that is under way when the limit is reached: an `executemany` is many, so again and again."""
+        """Interrupt what still runs when the limit is reached: an `executemany` is many statements, so repeatedly."""
         if await self._clock.wait(self._ended, self._limit_s):
             return
         self._expired = True
@@ -292,7 +292,7 @@ class Block:
             statement.fail(self._over())  # the writer was cancelled
 
     async def _understood(self, error: Exception, connection: aiosqlite.Connection) -> tuple[Exception, bool]:
-        """Return what the caller hears of a statement's error, and whether the whole transaction is over."""
+        """Return what the caller is told of a statement's error, and whether the whole transaction is over."""
         if self._expired:
             return self._over(), True
         if not connection.in_transaction:

@@ -21,7 +21,7 @@ async def note(
     refusal: Refusal | None = None,
     batch_rows: int | None = None,
 ) -> None:
-    """Write one line of history for each entry of `seqs`: with a message of ours, or what the server said."""
+    """Write one line of history for each entry of `seqs`: with our own message, or what the server said."""
     said = refusal and (refusal.status, refusal.code, refusal.message, batch_rows, refusal.request_id)
     words = said or (None, None, message, batch_rows, None)
     await connection.execute(queries.NOTE.sql, (now_ms, event, *words, json.dumps(list(seqs))))

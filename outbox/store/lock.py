@@ -89,7 +89,7 @@ else:
     _TO_ASK = os.O_RDONLY
 
 
-# Of a sidecar; what is longer is none of ours.
+# The bytes of a sidecar; a longer file is not ours.
 _LONGEST = 4096
 # A POSIX record lock does not exclude its own process, and closing any descriptor of the file drops it:
 # this process's own locks are known here, and their files are never opened again.
@@ -146,7 +146,7 @@ class WriterLock:
             os.close(descriptor)
             raise StoreInUse(path=store, pid=pid, since=since)
         self._found = Written()
-        # Who holds it is news for people; a full disk must not keep the bot from opening what it has.
+        # The holder's line is for people; a full disk must not keep the bot from opening what it has.
         with contextlib.suppress(OSError):
             os.lseek(descriptor, 0, os.SEEK_SET)
             self._found = parse(os.read(descriptor, _LONGEST))
@@ -218,7 +218,7 @@ def _opened(sidecar: Path, *, like: Path) -> int:
 
 
 def lock_path(store: Path) -> Path:
-    """Return where the lock of `store` stands."""
+    """Return the path of the lock of `store`."""
     return store.with_name(store.name + ".lock")
 
 

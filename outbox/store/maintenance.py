@@ -1,4 +1,4 @@
-"""Keeping house: what is settled and old goes, the WAL stays short, a full disk gets room.
+"""Housekeeping: remove what is settled and old, keep the WAL short, make room on a full disk.
 
 The room that pruning leaves goes back to the disk, in small steps too. Each step is a commit of its own, and what
 stands in the writer's line comes before the next one.
@@ -23,20 +23,20 @@ from outbox.threads import in_thread
 logger: logs.Logger = logs.named("outbox.maintenance")
 
 _EVERY_S = 60.0
-# While something is in the way: whoever waits for room or for a shell to leave sees the end of it soon.
+# While something is in the way: whoever waits for room, or for a shell to leave, soon sees that it is over.
 _EVERY_S_IF_HINDERED = 1.0
 _DAY_MS = 86_400_000
-# A clock that is a day or more ahead of the newest entry: the bot stood still, or the clock is wrong until it is set.
+# A clock that is a day or more ahead of the newest entry: the bot was stopped, or the clock is wrong until it is set.
 _AHEAD_MS, _DOUBT_S = _DAY_MS, 3600.0
 # SQLite checkpoints every 1,000 pages, some 4 MiB: a WAL of twice that has grown behind a reader's back.
 _LONG_WAL_BYTES = 8 << 20
-# On a full disk, a step: 500 rows; and 256 pages, which are 1 MiB of WAL while they move, well within the reserve.
+# One step on a full disk: 500 rows; and 256 pages, which are 1 MiB of WAL while they move, well within the reserve.
 _ROWS, _PAGES = 500, 256
-# A step of 500 rows holds the writer for a few milliseconds; puts stand in line behind one of them at the most.
+# A step of 500 rows holds the writer for a few milliseconds; puts wait in line behind one of them at most.
 _STEP_ROWS = 500
 # 64 pages of 4 KiB take about 1 ms: a vacuum moves each from the end of the file into a gap.
 _STEP_PAGES = 64
-# 4 MiB of gaps stay: the next rows go there, and a file that breathes need not move its pages each minute.
+# 4 MiB of gaps stay: the next rows go there, and a file that grows and shrinks need not move its pages each minute.
 _KEPT_PAGES = 1024
 _END_OF_TIME_MS = 2**62
 
@@ -62,7 +62,7 @@ class Maintenance:
         )
 
     async def stop(self) -> None:
-        """Let the step under way end, and no other begin."""
+        """Let the step under way end, and start no other."""
         self._stop.set()
         self._store.writer.capacity.changed.set()
         await asyncio.wait({self.background.task})
@@ -106,7 +106,7 @@ class Maintenance:
         self._notice(second_name_ms=self._store.writer.commits.has_second_name)
 
     async def _is_clock_trusted(self) -> bool:
-        """Whether what is old by the clock of the start may go: one far ahead is given an hour to be set right."""
+        """Whether what is old by the clock found at start may go: one far ahead is given an hour to be set right."""
         now_s = self._clock.monotonic_s()
         if self._trusted_s is None:
             newest_ms = await self._store.newest_put_ms()
@@ -124,7 +124,7 @@ class Maintenance:
     # ------------------------------------------------------------------------------------------ a full disk
 
     async def _find_room(self) -> None:
-        """Take delivered entries and free pages away, the oldest first, until the reserve fits again."""
+        """Remove delivered entries, the oldest first, and free pages, until the reserve fits again."""
         pruned, more = 0, True
         try:
             while more and not await self._store.writer.capacity.regain() and not self._stop.is_set():
@@ -162,7 +162,7 @@ async def prune(store: Store, before_ms: int, *, stop: asyncio.Event | None = No
 
 
 async def shrink(store: Store, *, stop: asyncio.Event | None = None) -> None:
-    """Give free pages back to the disk, step by step, but the few that the next rows will fill."""
+    """Give free pages back to the disk, step by step, except the few that the next rows will fill."""
     while not (stop is not None and stop.is_set()) and await shrink_step(store, _STEP_PAGES, keep=_KEPT_PAGES):
         pass
 
@@ -175,7 +175,7 @@ async def prune_step(store: Store, before_ms: int, limit: int) -> int:
 
 
 async def shrink_step(store: Store, pages: int, *, keep: int) -> bool:
-    """Give up to `pages` free pages back to the disk, but `keep` of them; return whether there may be more.
+    """Give up to `pages` free pages back to the disk, but leave `keep` of them; return whether there may be more.
 
     False too for a file that cannot shrink: one that was made without auto_vacuum.
     """
@@ -206,6 +206,6 @@ class _Pruning:
 
 
 async def _note(store: Store, notices: Notices) -> None:
-    """Keep in the file what an onlooker should know of it; a file that says so already is not written to."""
+    """Record in the file what an onlooker should know of it; a file that says so already is not written to."""
     if await store.notices() != notices:
         await store.state(notices.facts())

@@ -28,7 +28,7 @@ async def put_many(writer: Writer, path: Path, ready: Placed) -> list[Receipt]:
         return []
 
     async def work(connection: aiosqlite.Connection) -> list[Receipt]:
-        entries = await placed(connection, ready, writer.lanes)  # what is made here is committed at once
+        entries = await placed(connection, ready, writer.lanes)  # lanes made here are committed at once
         receipts = await _at_once(connection, entries, writer)
         if receipts is None:
             async with database.transaction(connection):
@@ -63,7 +63,7 @@ async def insert_all(
 
 
 async def _at_once(connection: aiosqlite.Connection, entries: Sequence[Entry], writer: Writer) -> list[Receipt] | None:
-    """Store them in one statement, so in one hop; None: that cannot be, and nothing was stored."""
+    """Store them in one statement, so in one hop; None: that is impossible, and nothing was stored."""
     one = queries.statement_rows(len(entries)) == len(entries)
     if not (one and writer.capacity.open and await writer.is_plain(connection)):
         return None
@@ -79,7 +79,7 @@ async def _at_once(connection: aiosqlite.Connection, entries: Sequence[Entry], w
 
 
 async def placed(connection: aiosqlite.Connection, ready: Placed, lanes: dict[LaneSpec, int]) -> list[Entry]:
-    """Return the entries, each with its lane; `lanes` learns of those that are made."""
+    """Return the entries, each with its lane; new lanes are added to `lanes`."""
     entries: list[Entry] = []
     for entry, spec in ready:
         if entry.lane is None:
@@ -91,7 +91,7 @@ async def placed(connection: aiosqlite.Connection, ready: Placed, lanes: dict[La
 
 
 def parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    """Return `entries` as one statement each may store them."""
+    """Return `entries` in parts that one statement each can store."""
     found, start = list[Sequence[Entry]](), 0
     while start < len(entries):
         size = queries.statement_rows(len(entries) - start)
@@ -102,7 +102,7 @@ def parts(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
 
 @contextlib.asynccontextmanager
 async def savepoint(connection: aiosqlite.Connection) -> AsyncIterator[None]:
-    """All of what the block does is kept, or nothing; the open transaction goes on."""
+    """Keep all of what the block does, or nothing; the open transaction continues."""
     await connection.execute("savepoint outbox_many")
     try:
         yield

@@ -11,7 +11,7 @@ from outbox.store.store import Store
 
 
 async def keep_strict_order(store: Store, strict: bool | None) -> bool:
-    """Let a dead entry hold back what comes after it in its line, or not; what stands in line already follows.
+    """Let a dead entry hold back what comes after it in its line, or not; entries already in line follow suit.
 
     None: as the file was last told. Returns what holds from here on.
     """
@@ -39,7 +39,7 @@ async def remember_project(store: Store, project: str) -> str:
 
 
 async def forget_project(store: Store) -> str | None:
-    """Let them belong to none; return which one it was."""
+    """Let the entries belong to no project; return which one it was."""
     was = await store.project()
 
     async def work(connection: aiosqlite.Connection) -> None:
@@ -51,7 +51,7 @@ async def forget_project(store: Store) -> str | None:
 
 
 async def keep_source(store: Store, settings: Settings) -> str | None:
-    """Return which bot this is, and keep it in the file.
+    """Return which bot this is, and record it in the file.
 
     As it is set, else as the file was first told, so that a container's new host name is no new bot; else by the names
     of the file and of this host.
@@ -64,7 +64,7 @@ async def keep_source(store: Store, settings: Settings) -> str | None:
 
 
 async def acknowledge_loss(store: Store) -> bool:
-    """Forget a loss that somebody knows of now, and return whether there was one."""
+    """Forget a loss that an operator has acknowledged, and return whether there was one."""
 
     async def work(connection: aiosqlite.Connection) -> bool:
         return bool((await connection.execute(queries.FORGET_FACT.sql, ("loss",))).rowcount)

@@ -93,7 +93,7 @@ async def migrate(
 
 
 def _names(steps: Sequence[Migration]) -> set[str]:
-    """Return the names of what `steps` make; a later one may make a thing of an earlier one anew."""
+    """Return the names of what `steps` make; a later step may make a thing of an earlier one anew."""
     return {name.lower() for step in steps for name in _MADE.findall(step.text)}
 
 

@@ -1,7 +1,7 @@
 """A file that is written under a name of its own and gets its real name once it is whole.
 
-What a killed run leaves is told from what a live one writes by a lock that ends with its process, and the next run to
-the same folder removes it.
+A lock that ends with its process tells what a killed run left from what a live one writes; the next run to the same
+folder removes what was left.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Part:
 
 @contextlib.contextmanager
 def written(target: Path) -> Iterator[Part]:
-    """Yield a new, empty file, 0600, in the folder of `target`; at the end it is gone, unless it was published.
+    """Yield a new, empty file, 0600, in the folder of `target`; it is removed at the end, unless it was published.
 
     Leftovers of killed runs in that folder go first, whatever their target was. Raises StoreError: `target` exists;
     OSError.
@@ -100,7 +100,7 @@ def _remove(path: Path, lock: WriterLock | None) -> None:
     try:
         for each in (path, files.wal_path(path), files.shm_path(path), files.journal_path(path)):
             each.unlink(missing_ok=True)
-        if os.name != "nt":  # before it is given back: who waits for it must not find a lock without a name
+        if os.name != "nt":  # before the release: whoever waits for it must not find a lock without a name
             lock_path(path).unlink(missing_ok=True)
     finally:
         if lock is not None:

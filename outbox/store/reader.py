@@ -62,7 +62,7 @@ class Reader:
     async def _entries(
         self, query: queries.Query, parameters: Sequence[Any], *, max_bytes: int | None, hidden: Collection[int] = ()
     ) -> list[tuple[Any, ...]]:
-        """Return the rows of `query`, each an entry's, without those that are hidden; reading ends with `max_bytes`.
+        """Return the rows of `query`, one per entry, without those that are hidden; reading ends with `max_bytes`.
 
         The one that exceeds them is among the rows: nobody else knows its size.
         """
@@ -94,7 +94,7 @@ class Reader:
                 self.on_readers(True)
 
     async def changes_and_due(self) -> tuple[int, int | None]:
-        """Return a number that changes whenever another connection commits, and when the next entry is due that waits.
+        """Return a number that changes whenever another connection commits, and when the next waiting entry is due.
 
         The latter in Unix milliseconds; None: none waits for something of its own. One hop, and some 10 µs in SQLite.
         """
@@ -111,7 +111,7 @@ class Reader:
         return await self._in_turn(await self.read(queries.READY_LANES.sql))
 
     async def lanes_put_since(self, seq: int) -> list[Lane]:
-        """Return the lanes that have something to send which was put after entry `seq`."""
+        """Return the lanes that have something to send that was put after entry `seq`."""
         found = dict(reversed(await self.read(queries.PUT_SINCE.sql, (seq,))))  # of each its first
         return await self._in_turn(list(found.items()))
 
@@ -123,7 +123,7 @@ class Reader:
         return sorted(lanes, key=lambda lane: lane.first_seq)
 
     async def sendable(self) -> Sendable:
-        """Return how much is pending and what of it can go on, all at one moment."""
+        """Return how much is pending and how much of it can be sent, all at one moment."""
         *rows, (others, pending) = await self.read(queries.WAYS.sql)
         lanes = await self._in_turn(rows)
         return Sendable(pending, lanes, bool(others or self.unknown_lanes))
@@ -133,7 +133,7 @@ class Reader:
     ) -> list[Outgoing]:
         """Return what `lane` sends next, in the order of the puts; of an ordered lane only what may travel together.
 
-        hidden: entries that are passed over. max_bytes: of payloads; what exceeds them is not read, but for one entry.
+        hidden: entries that are passed over. max_bytes: of payloads; what exceeds them is not read, except one entry.
         """
         if not lane.spec.ordered:
             looked = (lane.number, after_seq, limit + len(hidden))
@@ -177,7 +177,7 @@ class Reader:
         return [(Outgoing(*row[:-1]), row[-1]) for row in rows]
 
     async def behind(self, seq: int) -> tuple[bool, bool]:
-        """Return whether something stands behind entry `seq` in its line, and whether that brings the row."""
+        """Return whether something is behind entry `seq` in its line, and whether it brings the row."""
         rows = await self.read(queries.BEHIND.sql, (seq,))
         return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
 
@@ -198,7 +198,7 @@ class Reader:
         return bool(rows)
 
     async def unread(self, limit: int) -> list[StoredEntry]:
-        """Return what a shell put in and nobody has read yet."""
+        """Return the entries from a shell that have not been read yet."""
         rows = await self.read(queries.UNREAD.sql, (limit,))
         return [StoredEntry.of(row) for row in rows]
 
@@ -289,7 +289,7 @@ class PendingCounter:
         try:
             if self._connection is None:
                 # The writer's own SQLite library: a second one in this process would drop the first one's file locks.
-                # No time to wait: this is the event loop.
+                # It must not wait: this is the event loop.
                 self._connection = database.plain_connection(self._path)
             # All rows are fetched: a statement left open would hold its snapshot, and the WAL would grow.
             self._last = int(self._connection.execute(queries.PENDING_NOW.sql).fetchall()[0][0])
@@ -298,7 +298,7 @@ class PendingCounter:
         return self._last
 
     def admit(self, readers: bool) -> None:
-        """Close the connection and keep to the last answer until readers are admitted again."""
+        """Close the connection and repeat the last answer until readers are admitted again."""
         self._away = not readers
         self.close()
 
@@ -310,7 +310,7 @@ class PendingCounter:
 
 
 def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:
-    """Keep of each key the entries up to the first one of another lane: that one must wait for these."""
+    """Keep the entries of each key up to the first one of another lane, which must wait for these."""
     kept: list[Outgoing] = []
     ended: set[str] = set()
     for *columns, its_lane in rows:

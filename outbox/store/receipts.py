@@ -1,4 +1,4 @@
-"""What stands in the writer's line, how each caller is answered, and what the file holds under an entry's id."""
+"""The items of the writer's line, how each caller is answered, and what the file holds under an entry's id."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def find_lane(connection: aiosqlite.Connection, spec: LaneSpec) -> int:
 
 
 async def find_lanes(connection: aiosqlite.Connection, specs: Sequence[LaneSpec]) -> dict[LaneSpec, int]:
-    """The same of several, in one hop to SQLite's thread."""
+    """Do the same for several, in one hop to SQLite's thread."""
 
     def find(connection: sqlite3.Connection) -> dict[LaneSpec, int]:
         found = dict[LaneSpec, int]()
@@ -75,7 +75,7 @@ def receipt_of(
 ) -> Receipt:
     """Return the receipt of `entry`, under whose id `row` is stored; beyond `after_seq` it is this very put's.
 
-    Raises IdConflict: it is another entry, and `entry` does not say to keep that, or does something else.
+    Raises IdConflict: it is another entry, and `entry` does not say to keep that, or is another operation.
     Raises `otherwise`, or StoreError: nothing is stored.
     """
     if row is None:  # if not for want of room: a trigger of the bot's own said RAISE(IGNORE)
@@ -85,7 +85,7 @@ def receipt_of(
         entry.payload, entry.operation, entry.on_conflict, entry.match,
     )  # fmt: skip
     # A shell's entry has no digest before the flusher has read it. An insert whose id was minted has no key; put again
-    # under the id that OutcomeUnknown named, it has one: the place in a line is not what the row says.
+    # under the id that OutcomeUnknown named, it has one: the place in a line is no part of the row.
     another_line = operation == Operation.INSERT if digest is not None else key in (None, entry.key)
     same = digest == entry.digest or (says_the_same and another_line)
     if not same and (entry.if_exists != "keep" or operation != entry.operation):  # an update is no second telling

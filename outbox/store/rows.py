@@ -20,7 +20,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Sendable:
-    """How what is pending can go on. others: something is unread, or waits for something of its own."""
+    """What of the pending entries can be sent. others: some are unread, or wait for something of their own."""
 
     pending: int
     lanes: list[Lane]
@@ -38,7 +38,7 @@ class Outgoing(NamedTuple):  # a tuple: one for every row that is sent
     digest: str
     attempts: int
     refused_since_ms: int | None = None
-    if_exists: str | None = None  # "keep": whatever row is there under its id, that one stays
+    if_exists: str | None = None  # "keep": whatever row is there under its id stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Notices:
-    """What hinders the file, since when, in Unix milliseconds; None: it does not. The writer keeps it in the file."""
+    """What hinders the file, and since when, in Unix milliseconds; None: it does not. The writer records it there."""
 
     reserve_released_ms: int | None = None  # the disk was found full: puts are refused
     checkpoint_held_ms: int | None = None  # somebody reads an old state of the file, so that the WAL only grows
@@ -112,7 +112,7 @@ class Notices:
 
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> Self:
-        """Return what stands in `outbox_meta`."""
+        """Return what `outbox_meta` holds."""
         return cls(**{each.name: int(meta[each.name]) for each in fields(cls) if meta.get(each.name, "").isdigit()})
 
     def facts(self) -> dict[str, int | None]:

@@ -17,7 +17,7 @@ from outbox.errors import InvalidRequest
 
 # A filter may mean every dead letter there is; one step of the writer handles this many.
 STEP = 1000
-# Capacity for a sentence or two; the history is read in a terminal.
+# Room for a sentence or two; the history is read in a terminal.
 _LONGEST_REASON = 1000
 
 
@@ -65,14 +65,14 @@ class Handled:
 
 
 class Selection(Arguments):
-    """Which entries: those that match every field that is set, for whoever looks and for whoever changes.
+    """Which entries: those that match every field that is set, both to look and to change.
 
     ids: these (none of them: no entry), in whatever destination they are. code: the server's error code, or its
     HTTP status where it gave none. said: a part of its message. since_ms, until_ms: Unix time, until excluded; of the
-    put for whoever looks, of the death or the delivery for whoever changes. where: values of columns, as text.
-    text: what stands in a value of the row, or in its id.
-    everything: all there are, for who must choose. died_until_ms: not those that died later, for a request that is
-    carried out after it was made. pending: of the ids also those that wait to be sent.
+    put when looking, of the death or the delivery when changing. where: values of columns, as text.
+    text: a part of a value of the row, or of its id.
+    everything: all there are, where a choice is required. died_until_ms: not those that died later, for a request
+    that is carried out after it was made. pending: of the ids, also those that wait to be sent.
     """
 
     ids: list[str] | None = None
@@ -90,7 +90,7 @@ class Selection(Arguments):
     pending: bool = False
 
     def checked(self) -> Self:
-        """Return it. Raises InvalidRequest: it chooses nothing, or everything beside something."""
+        """Return self. Raises InvalidRequest: it chooses nothing, or everything together with something else."""
         choices = (self.ids, self.destination, self.session, self.code, self.said, self.since_ms, self.until_ms,
                    self.where)  # fmt: skip
         chosen = any(value is not None for value in choices)
@@ -138,7 +138,7 @@ class Selected(NamedTuple):
     state: State
     said: str | None
     settled_at_ms: int | None
-    matches: bool  # the selection, but for the ids and what has become of it
+    matches: bool  # the selection, apart from the ids and what became of it
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:

@@ -1,9 +1,9 @@
-"""What stands in the lock's sidecar, so that it can be known when the file itself cannot be read.
+"""What the lock's sidecar holds, so that it is known when the file itself cannot be read.
 
 Five lines of text at fixed places, each rewritten in place: who has the lock; what kind of file this is; the highest
 number of an entry that was acknowledged; how the holder's flusher does, and its other background tasks. The third is
 written at every commit and never synced: after a crash of the process it is exact, after a crash of the machine it may
-be too low, never too high. The last two are news for people, and cost no commit.
+be too low, never too high. The last two are for people to read, and cost no commit.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 from outbox.background import TaskState
 
 _HOLDER, _FACTS, _MARK, _END = 0, 256, 512, 533
-# A mark has 19 digits at the most.
+# A mark has at most 19 digits.
 _MARK_WIDTH = _END - _MARK
 _FLUSHER, _FLUSHER_END = 576, 1024
 _TASKS, _TASKS_END = 1024, 2048
 _LONGEST_DAMAGE = 80
-# A shell's row with such a number is given another: nothing may hold that its neighbours are missing.
+# A shell's row with such a number is given another: no mark may claim that its neighbours are missing.
 _NO_MARK = 1 << 62
 _LONGEST_ERROR = 200
-# Of one of several tasks.
+# Per task, of several.
 _LONGEST_TASK_ERROR = 120
 
 
@@ -47,8 +47,8 @@ class Flushing:
     """How the flusher of the lock's holder does. Times: Unix milliseconds.
 
     since_ms: when it was started, or else when it ended; None: it was never started. looked_ms: when it last looked for
-    something to send, a minute ago at the most unless it rests after errors. error: the last one of ours; what the
-    remote end says stands in the pauses.
+    something to send, at most a minute ago unless it rests after errors. error: our own last one; the pauses
+    hold what the remote end says.
     """
 
     running: bool = False
@@ -104,13 +104,13 @@ class Sidecar:
         self._facts: Facts | None = None
         self._mark = 0
         self.flushing: Flushing = Flushing()
-        self.tell(self.flushing)  # what stands there is the last holder's
+        self.tell(self.flushing)  # what is there now is the last holder's
         self.tasks: dict[str, Any] = {}
         self._write_tasks()
 
     @property
     def written(self) -> Written:
-        """What stands in it now, but for the holder, whom the lock writes."""
+        """What it holds now, except the holder, whom the lock writes."""
         return Written(None, self._facts, self._mark, self.flushing, self.tasks)
 
     def begin(self, facts: Facts, mark: int) -> None:
@@ -122,7 +122,7 @@ class Sidecar:
         os.fsync(self._descriptor)
 
     def forget(self) -> None:
-        """Say nothing of the file any more, durably: a new one is about to be made. The mark stays. Raises OSError."""
+        """Say nothing more of the file, durably: a new one is about to be made. The mark stays. Raises OSError."""
         self._write(_FACTS, b" " * (_MARK - _FACTS - 1) + b"\n")
         os.fsync(self._descriptor)
 
@@ -164,7 +164,7 @@ class Sidecar:
             self._write(_TASKS, _line(self.tasks, _TASKS_END - _TASKS))
 
     def move(self, descriptor: int) -> None:
-        """Go on in another file, with all that stood in this one: the lock was taken again. Raises OSError."""
+        """Continue in another file, with all that this one held: the lock was taken again. Raises OSError."""
         self._descriptor = descriptor
         self.tell(self.flushing)
         self._write_tasks()

@@ -35,7 +35,7 @@ logger: logs.Logger = logs.named("outbox.store")
 class OpenedFile:
     """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`.
 
-    last_seq: the highest number that an entry ever had. plain: no trigger of the bot's own stands on the entries.
+    last_seq: the highest number that an entry ever had. plain: the entries have no trigger of the bot's own.
     is_new: there was nothing at its path.
     """
 
@@ -48,7 +48,7 @@ class OpenedFile:
 
 
 class Store(Reader):
-    """The open file. `recovery.open.open_store` makes one; nothing here decides anything, it stores and finds."""
+    """The open file. `recovery.open.open_store` makes one; it decides nothing, only stores and finds."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Store(Reader):
         super().__init__(path, entered.reader)
         self.is_new: bool = entered.is_new
         self._lock = guard.lock
-        # What onlookers are told: no commit, and readable when the file is not.
+        # What other processes are told: without a commit, and readable when the file is not.
         self.sidecar: Sidecar = guard.lock.sidecar
         self._clock = clock
         commits = Commits(
@@ -86,7 +86,7 @@ class Store(Reader):
         self.damage: str | None = None  # what SQLite said when it met a damaged page in this run
 
     async def close(self) -> None:
-        """Commit what stands in line and close. The reader goes before the writer, which empties the WAL."""
+        """Commit what is in line and close. The reader goes before the writer, which empties the WAL."""
         try:
             await self.writer.finish()
         finally:
@@ -104,7 +104,7 @@ class Store(Reader):
                 await asyncio.shield(closing)
 
     async def give_up(self) -> None:
-        """Interrupt what SQLite does at this moment, which is rolled back, and let nobody wait for it any more."""
+        """Interrupt what SQLite is doing, which is rolled back, and let nobody wait for it any longer."""
         await database.interrupt(self._reader)
         await self.writer.give_up()
 
@@ -115,7 +115,7 @@ class Store(Reader):
         await self.writer.run_exclusive(lambda connection: connection.execute("select 1"))
 
     def _met_damage(self, error: Exception) -> None:
-        """SQLite met a damaged page. What can be read and written still is; the next opening looks at all of it."""
+        """Note a damaged page. What can be read and written still is; the next opening checks the whole file."""
         if self.damage is None:
             self.damage = str(error)
             self.sidecar.update(damage=self.damage)
@@ -125,7 +125,7 @@ class Store(Reader):
     # ------------------------------------------------------------------------------------------ writing
 
     async def caught_up(self) -> None:
-        """Return once everything that stands in line now has been committed or refused."""
+        """Return once everything now in line has been committed or refused."""
 
         async def nothing(_: aiosqlite.Connection) -> None:
             return None
@@ -158,7 +158,7 @@ class Store(Reader):
         batch_rows: int | None = None,
         run: tuple[int, str] | None = None,
     ) -> None:
-        """Write the end of pending entries, and why; those that are not pending any more are left alone.
+        """Record the end of pending entries, and why; those no longer pending are left alone.
 
         run: the lane and the cause of the run of refusals in which they die.
         """
@@ -240,12 +240,12 @@ class Store(Reader):
         await self.transact(work)
 
     async def note_sending(self) -> None:
-        """Keep in the file that the process that has it open sends, since now."""
+        """Record in the file that the process that has it open sends, from now on."""
         parameters = (self._clock.now_ms(),)
         await self.transact(lambda connection: connection.execute(queries.SENDS.sql, parameters))
 
     async def state(self, facts: Mapping[str, object]) -> None:
-        """Let the file say these of itself, each under its name; None: it says nothing of the kind any more."""
+        """Record these facts in the file, each under its name; None: remove the fact."""
 
         async def work(connection: aiosqlite.Connection) -> None:
             for name, value in facts.items():

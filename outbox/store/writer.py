@@ -1,30 +1,29 @@
-"""The one task that writes: the line of what waits, and the group commit.
+"""The one task that writes: the line of waiting work, and the group commit.
 
 Theory of operation.
 
-*The line.* Whoever wants something written gets in one line, first come, first served: a put, a job (work in a
-transaction of the writer's own, such as a verdict) or bare work (which begins and ends its own, such as a caller's
-`transaction()` or a checkpoint). One task takes from its head. Nothing else ever uses the read-write connection, so no
-caller can roll back, or commit, what is another's.
+*The line.* All work waits in one line, first come, first served: a put, a job (work inside a transaction that the
+writer opens, such as a verdict) or bare work (which begins and ends its own, such as a caller's `transaction()` or a
+checkpoint). One task takes from the head. Nothing else ever uses the read-write connection, so no caller can roll back,
+or commit, another's work.
 
-*The group.* All puts at the head of the line, up to 1,024, become one `INSERT` of many rows, which is one transaction,
-which is one sync of the WAL. While it is under way the next ones gather: the slower the disk, the larger the groups.
-Those who were woken together have a turn before the next group is formed; a put that was alone waits for nobody.
-The statement runs in SQLite's thread (aiosqlite), the event loop goes on.
+*The group.* All puts at the head of the line, up to 1,024, become one `INSERT` of many rows: one transaction, one sync
+of the WAL. While it runs, the next puts gather: the slower the disk, the larger the groups. Callers that were woken
+together get a turn before the next group forms; a put that was alone waits for nobody. The statement runs in SQLite's
+thread (aiosqlite), so the event loop keeps running.
 
-*The answer.* Nobody hears of a commit before it is synced and the lock's sidecar holds the number of the newest
-row. The numbers of a group need no second query while nothing came in
-between: the last one is known, the rest follow. Where the file disagrees (an id that is there already, another's
-insert) each is looked up.
+*The answer.* No caller is answered before the commit is synced and the lock's sidecar holds the number of the newest
+row. The numbers of a group need no second query as long as nothing was inserted in between: the last one is known, the
+rest follow. Where the file disagrees (an id that is already stored, somebody else's insert), each entry is looked up.
 
-*One bad row.* A rule of the file (a trigger of the bot's own) that one row breaks rolls back the whole statement; the
-group is then committed row by row, and only that row's caller is refused.
+*One bad row.* When one row breaks a rule of the file (a trigger of the bot's own), the whole statement is rolled back.
+The group is then committed row by row, and only that row's caller is refused.
 
-*When a commit fails*, `commits.py` decides what became of it and whether it is tried again; an id is stored once, so a
-group may be. What a caller is told is in its own error, which names its own id.
+*When a commit fails*, `commits.py` decides what became of it and whether to try again; a group may be tried again:
+an id is stored only once. Each caller gets an error of its own, which names its own id.
 
-*Cancellation.* A caller that has gone before its turn is left out; after it, its row is stored and nobody is told. A
-cancelled `await` does not stop SQLite's thread, so the task itself is never cancelled by a caller.
+*Cancellation.* A put whose caller has gone before its turn is left out; after that, its row is stored and nobody is
+told. A cancelled `await` does not stop SQLite's thread, so a caller never cancels the task itself.
 """
 
 from __future__ import annotations
@@ -53,15 +52,15 @@ logger: logs.Logger = logs.named("outbox.store")
 
 T = TypeVar("T")
 
-# Called with the destination of each put when it gets in line, and the future that says what became of it.
+# Called with the destination of each put when it gets in line, and the future of its outcome.
 PutWatcher = Callable[[str, asyncio.Future[Any]], None]
 
 # aiosqlite says ValueError when the connection is closed.
 _NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *database.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
-# Before the next group is formed: in the first turn of the loop those run who were woken last, in the second those of
-# them that let others run before they put again. Else each group is half of its callers, and waits for a sync twice.
+# Turns of the loop before the next group forms: in the first run the callers woken last, in the second those of them
+# that yield before they put again. Else a group holds only half of the callers, and each waits for two syncs.
 _TURNS = 2
 
 
@@ -81,7 +80,7 @@ class Writer:
         self._plain: bool | None = plain
         self.lanes: dict[LaneSpec, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
-        self.committed: asyncio.Event = asyncio.Event()  # set after each commit; who waits for work clears it
+        self.committed: asyncio.Event = asyncio.Event()  # set after each commit; whoever waits for work clears it
         self.on_stored: Callable[[int], None] = lambda _: None  # told the number of each newest entry, on disk by then
         self.state: TaskState = TaskState("writer")
         self._repeating = commits.repeating
@@ -140,33 +139,33 @@ class Writer:
         return await done
 
     async def is_plain(self, connection: aiosqlite.Connection) -> bool:
-        """Return whether no trigger of the bot's own stands on the entries, which could refuse some or add others."""
+        """Return whether the entries have no trigger of the bot's own, which could refuse some or add others."""
         if self._plain is None:
             self._plain = not list(await connection.execute_fetchall(queries.OWN_TRIGGERS))
         return self._plain
 
     def expect_own_triggers(self) -> None:
-        """The bot is about to change the file's schema: look again."""
+        """Look for triggers again: the bot is about to change the file's schema."""
         self._plain = None
 
     def note_stored(self, seq: int) -> None:
-        """An entry of this number has been committed by a job; to be called before anybody hears of it."""
+        """Note that a job has committed the entry of this number; call it before any caller is answered."""
         self._last_seq = max(self._last_seq, seq)
         self.on_stored(seq)
 
     async def finish(self) -> None:
-        """Commit what stands in line and mark the file as closed; the connection stays open. Puts: OutboxClosed."""
+        """Commit what is in line and mark the file as closed; the connection stays open. New puts get OutboxClosed."""
         self._closing = True
         self._work.set()
         # Not `await self._task`: a shutdown handler may have cancelled every task of the loop, this one too.
         await asyncio.wait({self._task})
         if not self.commits.suspect:
-            with contextlib.suppress(StoreError):  # logged; what could be brought back is
+            with contextlib.suppress(StoreError):  # logged; what can be saved is saved
                 await self.commits.look()
                 await _mark_closed(self.commits.connection)
 
     async def give_up(self) -> None:
-        """End what is under way and answer whoever stands in line: `close` goes on from there."""
+        """End the work under way and answer everyone in line; `close` does the rest."""
         self._task.cancel()
         await database.interrupt(self.commits.connection)
 
@@ -188,12 +187,12 @@ class Writer:
                     await self._work.wait()
         finally:
             self.state.running = False
-            # Cancelled from outside: whoever still stands in line must not wait for ever.
+            # Cancelled from outside: callers still in line must not wait for ever.
             while self._line:
                 fail(self._line.popleft(), OutboxClosed("the outbox's writer was cancelled; nothing was written"))
 
     async def _serve_safely(self) -> None:
-        """Serve who is first in line; an error of ours is theirs to hear, and the writer lives on."""
+        """Serve the first in line; an error of our own goes to that caller, and the writer keeps running."""
         first = self._line[0]
         try:
             await self._serve_next()
@@ -223,7 +222,7 @@ class Writer:
                     self._putting = False
 
     async def _guarded(self, work: Awaitable[None], items: Sequence[Put | Job | Bare]) -> None:
-        """Do `work`; whatever it raises reaches the callers, and the writer lives on for the next ones."""
+        """Run `work`; its callers get whatever it raises, and the writer keeps running for the next ones."""
         try:
             await work
         except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
@@ -295,7 +294,7 @@ class Writer:
         return places if cursor.rowcount == len(entries) and cursor.lastrowid == places[-1] else None
 
     async def _commit_one_by_one(self, group: list[Put], entries: list[Entry]) -> None:
-        """One of them breaks a rule of the file (a trigger of the bot's own, say): only its caller may feel it."""
+        """One of them breaks a rule of the file (a trigger of the bot's own, say): only its caller gets the error."""
         for put, entry in zip(group, entries, strict=True):
             try:
                 seqs = await self.commits.run(lambda entry=entry: self._insert([entry]), ids=[entry.id])  # type: ignore[misc]
@@ -316,7 +315,7 @@ class Writer:
             await self._answer_looked_up(group, entries)
             return
         self._last_seq = seqs[-1]
-        self.on_stored(self._last_seq)  # before anybody hears of it
+        self.on_stored(self._last_seq)  # before any caller is answered
         for number, (put, entry, seq) in enumerate(zip(group, entries, seqs, strict=True), 1):
             if not put.done.done():
                 put.done.set_result(Receipt(id=entry.id, seq=seq))
@@ -326,7 +325,7 @@ class Writer:
             await asyncio.sleep(0)
 
     async def _answer_looked_up(self, group: Sequence[Put], entries: Sequence[Entry]) -> None:
-        """The same, by what the file says: an id may have been there already, as the same entry or another."""
+        """Do the same from what the file says: an id may have been there already, as the same entry or another."""
         before = self._last_seq
         try:
             found = await stored(self.commits.connection, entries)

@@ -1,10 +1,10 @@
-"""What operators, maintenance and who looks ask: counts, dead entries, edits, history, and what may be removed."""
+"""What operators, maintenance and readers ask: counts, dead entries, edits, history, and what may be removed."""
 
 from __future__ import annotations
 
 from outbox.store.queries.query import Query
 
-# What overtook a dead entry must stay as long as that one is dead: `requeue` looks for it. The newest of a key will do.
+# What overtook a dead entry must stay while that one is dead: `requeue` looks for it. The newest of a key is enough.
 _PRUNE = """
     delete from outbox where seq in (
         select old.seq from outbox as old indexed by outbox_settled
@@ -49,7 +49,7 @@ PRUNABLE = Query(
 def matches(time: str) -> str:
     """Return the test of a `Selection` in SQL, whose parameters are its `parameters`. time: what since and until mean.
 
-    A value of a column is told as a text, as JSON, or as a number.
+    A column's value is given as text, as JSON, or as a number.
     """
     return (
         "(? is null or destination = ?) and (? is null or "
@@ -102,7 +102,7 @@ SELECTED = Query(
     "the step",
 )
 
-# In flight are only entries of a key whose first pending one is ready: those behind it may travel with it.
+# Only entries of a key whose first pending one is ready are in flight: those behind it may travel with it.
 OVERTAKEN = Query(
     "which dead entries a later one of their key has overtaken, or may be overtaking now",
     """

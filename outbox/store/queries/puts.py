@@ -1,4 +1,4 @@
-"""What a put asks: the statements that store entries, and what stands in the file already."""
+"""What a put asks: the statements that store entries, and what the file already holds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from outbox.store.queries.query import Query
 
 _COLUMNS = ", ".join(Entry._fields)
 
-# What entries that were put together have in common as a rule: they differ in table, operation or conflict columns,
-# or in nothing of it.
+# What entries that were put together usually have in common: they differ in table, operation or conflict columns,
+# or in none of these.
 _SHARED = ("destination", "operation", "on_conflict", "match", "source", "if_exists")
 
 _OWN = tuple(name for name in Entry._fields if name not in _SHARED)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """purpose: why it is asked. uses: the indexes its plan must name. bound: the rows it touches at the most."""
+    """purpose: why it is asked. uses: the indexes its plan must name. bound: how many rows it touches at most."""
 
     purpose: str
     sql: str

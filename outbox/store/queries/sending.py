@@ -136,7 +136,7 @@ DUE = Query(
 
 NEXT_DUE = Query(
     "when the next of them has",
-    # "is not null": a shell may set `waits` alone, and its entry would stand first and be due never.
+    # "is not null": a shell may set `waits` alone, and its entry would stand first and never be due.
     "select next_attempt_at_ms from outbox indexed by outbox_due where state = 'pending' and waits = 'retry'"
     " and next_attempt_at_ms is not null order by next_attempt_at_ms limit 1",
     ("outbox_due (next_attempt_at_ms>?)",),
@@ -161,7 +161,7 @@ POSTPONE = Query(
     "the batch",
 )
 
-# Of a line the first hundred are looked at: where no insert or upsert is among them, an update waits its minute.
+# The first hundred of a line are looked at: where no insert or upsert is among them, an update waits its minute.
 _BEHIND = """
        exists (select 1 from outbox as b where b.state = 'pending' and b.key is not null
                   and b.destination = u.destination and b.key = u.key and b.seq > u.seq),
