@@ -1,7 +1,7 @@
-"""The writer's side of the inbox: looks, has each request carried out, answers.
+"""The writer's side of the inbox: polls it, has each request carried out, and answers.
 
-A request that fails in a way that may pass (the file is locked, or full) stays and is tried again at the next look, and
-those behind it wait; every other one is answered, be it by what is wrong with it.
+A request that fails for a passing reason (the file is locked, or the disk is full) stays and is tried again at the next
+poll, and those behind it wait; every other request is answered, if only with what is wrong with it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from outbox.threads import in_thread
 
 logger: logs.Logger = logs.named("outbox.store")
 
-# What a later look may find fixed. Any other error would come again, and hold up whatever is asked behind it.
+# Errors that may be gone by a later poll. Any other would recur, and hold up the requests behind it.
 _PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
 
-# Who was answered asks the next thing soon, as `outbox put` with what a pipe brings: for so long a look comes so often.
+# A client that was answered often asks again soon, as `outbox put` reading a pipe: poll this often for this long.
 _SOON_S, _OFTEN_S = 1.0, 0.02
 
 Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 class CommandServer:
-    """Looks into the inbox of `store` every `poll_s` seconds: one `scandir` in a thread, no folder, nothing more.
+    """Polls the inbox of `store` every `poll_s` seconds: one `scandir` in a thread; it creates no folder.
 
-    After an answer it looks more often for a second.
+    After an answer it polls more often for a second.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class CommandServer:
         self._seen_s: dict[str, float] = {}  # when each file that nobody fetched was first seen, on the steady clock
 
     async def stop(self, grace_s: float) -> None:
-        """Let the request under way end; after `grace_s` seconds it is given up, for the next writer to do again."""
+        """Let the request under way finish; after `grace_s` seconds it is cancelled, for the next writer to redo."""
         self._stop.set()
         await asyncio.wait({self.background.task}, timeout=grace_s)
         self.background.task.cancel()
@@ -68,7 +68,7 @@ class CommandServer:
             self._repeating.over("failed")
         except OutboxClosed:
             raise
-        except (OutboxError, OSError) as error:  # the next look may find it fixed
+        except (OutboxError, OSError) as error:  # the next poll may find it fixed
             words = f"{type(error).__name__}: {error}"
             if (news := self._repeating.news("failed", words)) is not None:
                 logger.warning("inbox unavailable, retrying", extra={"error": words, **news})
@@ -87,7 +87,7 @@ class CommandServer:
             await in_thread(inbox.tidy, self._store, self._seen_s, now_s=self._clock.monotonic_s())
 
     async def _carried_out(self, request: Request) -> Mapping[str, Any]:
-        """Return the answer to `request`. Raises one of `_PASSES`: it stays, to be carried out later."""
+        """Return the answer to `request`. Raises one of `_PASSES`: the request stays, to be carried out later."""
         facts = {"request": request.name, "action": request.action}
         action = self._actions.get(request.action)
         if action is None:
@@ -100,7 +100,7 @@ class CommandServer:
         except OutboxError as error:
             logger.warning("operator's request refused", extra={**facts, "error": str(error)})
             return _error(str(error))
-        except Exception as error:  # an error of ours: the same request would fail for ever, and hold up the others
+        except Exception as error:  # a bug of ours: the same request would fail for ever and hold up the others
             logger.exception("operator's request failed", extra=facts)
             return _error(f"it failed inside the bot ({type(error).__name__}); its log says where")
         logger.info("operator's request carried out", extra={**facts, "outcomes": content.get("outcomes")})

@@ -22,12 +22,12 @@ from outbox.store import maintenance, meta
 from outbox.store.selection import Handled, Outcome, Selection, checked_reason
 from outbox.store.store import Store
 
-# An answer is read by a person or a script; the counts are always of all.
+# A person or a script reads the answer; the counts always cover all entries.
 LISTED = 5000
 
 
 class Renaming(Arguments):
-    """names: of columns, the new one by the old one. destination: None: in every table's entries."""
+    """names: the new column names by the old ones. destination: None: every table's entries."""
 
     names: dict[str, str] = Field(min_length=1)
     destination: str | None = None
@@ -35,7 +35,7 @@ class Renaming(Arguments):
 
 
 class Edit(Arguments):
-    """Another payload for an entry. was: the fingerprint of the one that the editor saw."""
+    """A new payload for an entry. was: the fingerprint of the one that the editor saw."""
 
     its_id: str
     destination: str | None = None
@@ -59,7 +59,7 @@ class Salvage(Arguments):
 class Put(Arguments):
     """Rows for one destination, all or none. ids: one for each row whose key column is empty; the rest as `put_many`.
 
-    The ids are minted by whoever asks: a request that is carried out twice stores its rows once.
+    The requester mints the ids: a request that is carried out twice stores its rows once.
     """
 
     destination: str
@@ -75,9 +75,9 @@ class Put(Arguments):
 class Commands:
     """Carries out requests on an open store.
 
-    sending: whether entries may be on their way at this moment. at_rest: within it none is, and none starts.
-    salvage: brings over what can be read of a damaged file. destinations: what a put asks; without these two nothing
-    may ask for the like.
+    sending: whether entries may be on their way at this moment. at_rest: a context in which none is, and none starts.
+    salvage: brings over what can be read of a damaged file. destinations: what a put needs. Without one of these two
+    its action must not be asked for.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Commands:
         )  # fmt: skip
 
     async def discard(self, which: Selection, *, reason: object, dry_run: bool = False) -> list[Handled]:
-        """Give them up, of the ids those too that are pending. Raises InvalidRequest: no reason."""
+        """Discard dead entries, and pending ones if named by id. Raises InvalidRequest: no reason."""
         checked, now_ms = checked_reason(reason), self._clock.now_ms()
         dead = which.checked().but(pending=False)
         discard = partial(dead_letters.discard, self._store.transact, now_ms=now_ms, reason=checked, dry_run=dry_run)
@@ -120,14 +120,14 @@ class Commands:
         return rest + [each for each in again if (each.id, each.destination) in waits]
 
     async def resend(self, which: Selection, *, dry_run: bool) -> ResendReport:
-        """Make delivered entries pending again; all, if none is chosen. dry_run: only count. Errors as `requeue`."""
+        """Make delivered entries pending again; all of them unless chosen. dry_run: only count. Errors as `requeue`."""
         return await resending.resend(self._store, which, now_ms=self._clock.now_ms(), dry_run=dry_run)
 
     # ------------------------------------------------------------------------------------------ requests by name
 
     @property
     def actions(self) -> dict[str, Action]:
-        """What can be asked for, here or of the running bot; each takes its arguments as a request has them."""
+        """The actions on offer, here or through the running bot; each takes its arguments as a request has them."""
         return {
             "requeue": self._requeue, "discard": self._discard, "resend": self._resend, "edit": self._edit,
             "rename": self._rename, "prune": self._prune, "acknowledge": self._acknowledge, "adopt": self._adopt,
@@ -160,7 +160,7 @@ class Commands:
         return report(handled)
 
     async def _rename(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Rename columns in all entries that are not settled, in those for one destination alone if it is named."""
+        """Rename columns in all unsettled entries, or only in those for one destination if it is named."""
         asked = Renaming.of(arguments)
         async with self._at_rest():
             handled = await editing.rename(
@@ -169,17 +169,17 @@ class Commands:
         return report(handled)
 
     async def _prune(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Remove what was settled before a time, then give the room back to the disk."""
+        """Remove entries settled before a time, then return the space to the disk."""
         pruned = await maintenance.prune(self._store, Prune.of(arguments).before_ms)
         await maintenance.shrink(self._store)
         return {"pruned": pruned}
 
     async def _acknowledge(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Forget a loss that somebody knows of now."""
+        """Forget a loss that the operator has acknowledged."""
         return {"acknowledged": await meta.acknowledge_loss(self._store)}
 
     async def _adopt(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Where no bot runs: let entries go to the project that answers next. was: the one that they belonged to."""
+        """If no bot runs: let entries go to the project that answers next. was: the project that they belonged to."""
         return {"was": await meta.forget_project(self._store)}
 
     async def _put(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -209,7 +209,7 @@ class Commands:
 
 
 def report(handled: Sequence[Handled]) -> dict[str, Any]:
-    """Return an answer for machines: how many had which outcome, and each one's, what was not done first."""
+    """Return an answer for machines: how many had which outcome, and each entry's; those not done come first."""
     listed = sorted(handled, key=lambda each: each.outcome.done)[:LISTED]
     return {
         "outcomes": dead_letters.summary(handled),
@@ -220,7 +220,7 @@ def report(handled: Sequence[Handled]) -> dict[str, Any]:
 
 
 def _split(arguments: Mapping[str, Any], name: str) -> tuple[Selection, bool]:
-    """Return the selection in `arguments`, and the one switch that is none of it; it is off unless it is there."""
+    """Return the selection in `arguments`, and the switch `name`, which is not part of it and off by default."""
     switch = arguments.get(name, False)
     if not isinstance(switch, bool):
         raise InvalidRequest("must be true or false", field=name)

@@ -1,7 +1,7 @@
 """What an operator may do to dead entries: revive them, or give them up with a reason.
 
-Carried out in steps, each a transaction of its own, so that puts come in between. Doing the same again changes
-nothing more: what is not dead any more is left alone.
+Done in steps, each a transaction of its own, so that puts come in between. Repeating it changes nothing more: entries
+that are no longer dead are left alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def requeue(
 ) -> list[Handled]:
     """Revive dead entries: pending again, attempts forgotten, history kept. Returns each one's outcome.
 
-    Refused to one that a later entry of its key has overtaken, or may be overtaking, whose state it would revert.
+    Refused for an entry that a later one of its key has overtaken, or may be overtaking: it would revert that state.
     force: not refused. dry_run: nothing is changed. sending: whether entries may be on their way at this moment.
     """
 
@@ -77,7 +77,7 @@ async def discard(
 
 
 def summary(handled: Iterable[Handled]) -> dict[str, int]:
-    """Return how many entries had which outcome, what was done first."""
+    """Return how many entries had which outcome, those done first."""
     counts = Counter(each.outcome for each in handled)
     return {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
 
@@ -87,7 +87,7 @@ def summary(handled: Iterable[Handled]) -> dict[str, int]:
 
 async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Handled]:
     handled: list[Handled] = []
-    if which.ids is None:  # `STEP` dead ones a step: one that matches few reads no more at once
+    if which.ids is None:  # `STEP` dead entries a step, however few of them match
         for destination in [which.destination] if which.destination else await transact(_destinations):
             after_seq, full = 0, True
             while full:
@@ -96,7 +96,7 @@ async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Ha
                 handled += done
                 full, after_seq = len(entries) == STEP, entries[-1].seq if entries else 0
         return handled
-    # All are found before the first is changed: an entry of a key must not go before an older one of it.
+    # All are found before the first is changed: no entry may be sent before an older one of its key.
     found, unknown = await _named(transact, which.ids)
     for start in range(0, len(found), STEP):
         step = _Step(which, queries.SELECTED.sql, (json.dumps(found[start : start + STEP]),), work)
@@ -110,11 +110,11 @@ async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Ha
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One transaction: finds entries, and does the work on those of them that are meant."""
+    """One transaction: finds entries, and does the work on those that are selected."""
 
     which: Selection
     sql: str
-    parameters: tuple[Any, ...]  # behind those of the selection
+    parameters: tuple[Any, ...]  # after those of the selection
     work: Work
 
     async def __call__(self, connection: aiosqlite.Connection) -> tuple[list[Selected], list[Handled]]:
@@ -125,14 +125,14 @@ class _Step:
 
 
 def _without_namesakes(which: Selection, handled: list[Handled]) -> list[Handled]:
-    """Leave out entries of other destinations that only share their id with one that was meant."""
+    """Leave out entries of other destinations that merely share their id with a selected one."""
     meant = {each.id for each in handled if each.destination == which.destination}
     return [each for each in handled if each.outcome is not Outcome.NOT_SELECTED or each.id not in meant
             or each.destination == which.destination]  # fmt: skip
 
 
 async def _named(transact: Transact, ids: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the numbers of the entries that have one of `ids`, oldest first, and the ids that none has."""
+    """Return the numbers of the entries with one of `ids`, oldest first, and the ids without an entry."""
     seqs: list[int] = []
     wanted = list(dict.fromkeys(ids))
     known: set[str] = set()

@@ -1,4 +1,4 @@
-"""An entry that is not settled gets another payload and is ready again, in one transaction; the old one is kept."""
+"""Gives an unsettled entry a new payload and makes it ready again, in one transaction; the old payload is kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
 
 
 async def candidates(reader: Reader, its_id: str, destination: str | None) -> list[Candidate]:
-    """Return the entries that have this id: none, one, or one for each of several destinations."""
+    """Return the entries with this id: none, one, or one for each of several destinations."""
     rows = await reader.read(queries.MENDABLE.sql, (its_id,))
     return _candidates(rows, await reader.lanes(), destination)
 
@@ -48,9 +48,9 @@ async def edit(
 ) -> list[Handled]:
     """Give an entry the payload `text` and make it ready, or leave it as it is. Returns its outcome.
 
-    was: the fingerprint of the payload that the editor saw. force, sending: as `requeue`. pending: one that waits too;
-    nothing is under way then. Raises InvalidEntry: the text is no payload for it; InvalidRequest: several destinations
-    have the id.
+    was: the fingerprint of the payload that the editor saw. force, sending: as `requeue`. pending: accept a pending
+    entry, too; nothing is in flight then. Raises InvalidEntry: the text is not a valid payload for it; InvalidRequest:
+    several destinations have the id.
     """
 
     async def work(connection: aiosqlite.Connection) -> list[Handled]:
@@ -80,7 +80,7 @@ async def rename(
 ) -> list[Handled]:
     """Rename columns in every entry, dead or pending, that has one of them. Returns each one's outcome.
 
-    In steps, in the order of the puts; nothing is under way meanwhile. An entry that has the new name too is left.
+    In steps, in put order; nothing is in flight meanwhile. An entry that already has the new name is left as it is.
     """
     handled: list[Handled] = []
     how = _How(now_ms, force=force, pending=True, sending=False)
@@ -94,7 +94,7 @@ async def rename(
             try:
                 text = renamed(found.entry.payload, names)
                 outcome = Outcome.UNCHANGED if text is None else await _edited(connection, found, text, how)
-            except InvalidEntry:  # before anything of it was written
+            except InvalidEntry:  # raised before any of it was written
                 outcome = Outcome.UNFIT
             done.append(Handled(id=found.entry.id, destination=found.entry.destination, outcome=outcome))
         return done
@@ -106,7 +106,7 @@ async def rename(
 
 
 async def renamable(reader: Reader, names: Mapping[str, str], destination: str | None) -> int:
-    """Return how many entries `rename` would look at: those, dead or pending, that have one of the columns."""
+    """Return how many entries `rename` would examine: dead or pending ones that have one of the columns."""
     columns = json.dumps(list(names))
     rows = await reader.read(queries.MENDABLE_NEXT.sql, (0, 2**63 - 1, destination, destination, columns))
     return len(rows)
@@ -133,7 +133,7 @@ async def _edited(connection: aiosqlite.Connection, found: Candidate, text: str,
     await connection.execute("savepoint edit")
     await connection.execute(queries.TAKE_OUT.sql, (how.now_ms, seqs))
     await _write(connection, selected.seq, new, how.now_ms)
-    # Only now: the new payload may be one of another row, and it is that one's state which must not be reverted.
+    # Checked only now: the new payload may concern another row, whose state must not be reverted.
     if not how.force and (refused := await overtaken(connection, [selected], sending=how.sending)):
         await connection.execute("rollback to edit")
         return refused[selected.seq]

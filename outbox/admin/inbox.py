@@ -1,10 +1,10 @@
 """Requests to the running writer: a folder beside the file, one file each way.
 
-Only one process may write to the outbox. A command that changes something while a bot runs puts its request here,
-whole and then renamed, and the bot answers the same way. A request without an answer is still there and will be
-carried out, by this writer or by the next one; carrying it out twice changes nothing the second time.
+Only one process may write to the outbox. A command that changes something while a bot runs leaves its request here,
+written whole and then renamed, and the bot answers the same way. A request without an answer is still there and will be
+carried out by this writer or the next one; carrying it out twice changes nothing the second time.
 
-The folder is its owner's alone (0700), and so is each file in it (0600); no symbolic link is followed.
+Only the owner can use the folder (0700) and each file in it (0600); symbolic links are not followed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from outbox.store.files import CAREFUL, give, read_plain, sync_folder
 logger: logs.Logger = logs.named("outbox.store")
 
 _REQUEST, _ANSWER, _NEW, _UNREADABLE = ".request.json", ".answer.json", ".new", ".unreadable"
-# Nobody waits for an answer that long; what is older was left by a command that was killed.
+# Nobody waits for an answer that long; older files were left by a command that was killed.
 _STALE_S = 24 * 3600.0
-# A request is a handful of ids; more is no request of ours.
+# A request is a handful of ids; a larger file is not one of ours.
 _LONGEST_REQUEST = 1_000_000
 # Some thousand outcomes of 200 bytes.
 _LONGEST_ANSWER = 4_000_000
@@ -38,7 +38,7 @@ _LONGEST_ANSWER = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an operator asks for. name: tells requests apart. action, arguments: see `operations`."""
+    """What an operator asks for. name: distinguishes requests. action, arguments: see `operations`."""
 
     name: str
     action: str
@@ -92,7 +92,7 @@ def answer_to(store: Path, request: Request) -> Mapping[str, Any] | None:
 
 
 def withdraw(store: Path, request: Request) -> bool:
-    """Take a request back. False: it is not there any more, so it was answered. Raises OSError."""
+    """Withdraw a request. False: it is no longer there, so it was answered. Raises OSError."""
     try:
         (folder(store) / (request.name + _REQUEST)).unlink()
     except FileNotFoundError:
@@ -104,9 +104,9 @@ def withdraw(store: Path, request: Request) -> bool:
 
 
 def waiting(store: Path) -> Iterator[Request]:
-    """Yield the requests that nobody has answered, oldest first; what is no request is set aside, not removed.
+    """Yield the unanswered requests, oldest first; a file that is no request is set aside, not removed.
 
-    Raises OSError: the folder cannot be looked into, or is not to be trusted.
+    Raises OSError: the folder cannot be read, or is not to be trusted.
     """
     place = folder(store)
     try:
@@ -135,7 +135,7 @@ def answer(store: Path, request: Request, content: Mapping[str, Any]) -> None:
 
 
 def tidy(store: Path, seen_s: dict[str, float], *, now_s: float) -> None:
-    """Remove answers that nobody fetched and half-written files, once they have been there for a day.
+    """Remove unfetched answers and half-written files once they have been there for a day.
 
     seen_s: when each of them was first seen, kept here. now_s: on a clock that does not jump. Raises OSError.
     """
@@ -157,7 +157,7 @@ def _request(file: Path, name: str) -> Request | None:
     except OSError as error:
         if not _is_plain(file):
             content = None
-        else:  # its reader may get the right, or the disk may recover
+        else:  # permission may be granted later, or the disk may recover
             logger.warning("operator's request cannot be read", extra={"request": name, "error": error.strerror})
             return None
     match content:
@@ -176,7 +176,7 @@ def _unused(file: Path) -> Path:
 
 
 def _check_trust(place: Path, store: Path) -> None:
-    """Whoever may write into the folder may discard entries: only the bot's user, the file's owner, and root."""
+    """Whoever can write into the folder can discard entries: only the bot's user, the file's owner, and root may."""
     facts = place.lstat()
     if not stat.S_ISDIR(facts.st_mode):
         raise PermissionError(0, "the inbox is not a folder", str(place))
@@ -191,7 +191,7 @@ def _check_trust(place: Path, store: Path) -> None:
 
 
 def _make(place: Path, store: Path) -> None:
-    """Create the folder for whoever owns the file: a command that root runs must not lock the bot out."""
+    """Create the folder for the file's owner: a command run by root must not lock the bot out."""
     try:
         place.mkdir(mode=0o700)
     except FileExistsError:
@@ -219,7 +219,7 @@ def _is_plain(file: Path) -> bool:
     try:
         return stat.S_ISREG(file.lstat().st_mode)
     except FileNotFoundError:
-        return True  # it has gone meanwhile
+        return True  # it has vanished meanwhile
 
 
 def _parsed(content: bytes | None) -> dict[str, Any] | None:

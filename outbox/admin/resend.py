@@ -1,8 +1,8 @@
-"""Sending again what was delivered: the remote end was restored from a backup, or a table was emptied.
+"""Sends delivered entries again, after the remote end was restored from a backup or a table was emptied.
 
-What is still here, within the retention, becomes pending again under its old id. An insert is harmless however often
-it is sent. Of upserts only the newest of each key goes, unless an older one filled columns that no later one names.
-Updates are left out: what they found then may have changed since.
+Entries still here, within the retention, become pending again under their old ids. An insert is harmless however often
+it is sent. Only the newest upsert of each key is sent, unless an older one filled columns that no later one names.
+Updates are left out: the rows that they matched may have changed since.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from outbox.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResendReport:
-    """What a resend came to.
+    """The result of a resend.
 
     Attributes:
         resent: Pending again; after a dry run: would be.
-        superseded: Upserts that are left out, for a newer one of their key.
+        superseded: Upserts left out in favour of a newer one of their key.
         updates: Updates, which are left out.
         destinations: How many of `resent` each has.
     """
@@ -45,9 +45,9 @@ class ResendReport:
 
 
 async def resend(store: Store, which: Selection, *, now_ms: int, dry_run: bool = False) -> ResendReport:
-    """Make what `which` means pending again. Errors as `Store.transact`: what was done before stays, do it again.
+    """Make the entries in `which` pending again. Errors as `Store.transact`: what is done stays; run it again.
 
-    dry_run: only count. Each entry is found before the first is changed, so that none goes twice: 50 bytes of
+    dry_run: only count. All entries are found before the first is changed, so that none is sent twice: 50 bytes of
     memory for each.
     """
     until_ms = now_ms + 1 if which.until_ms is None else which.until_ms

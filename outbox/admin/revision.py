@@ -1,4 +1,4 @@
-"""What a hand may make of a refused entry's payload; no I/O, no clock, no dice."""
+"""How a person may change a refused entry's payload; no I/O, no clock, no dice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row
 from outbox.prepare import as_id, intend
 
-# What Python says of JSON that SQLite reads: very long numbers, deep nesting. InvalidEntry is a ValueError.
+# What Python raises on JSON that SQLite accepts: very long numbers, deep nesting. InvalidEntry is a ValueError.
 _UNREADABLE = (ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class Unrevised:
-    """A stored entry, as far as an edit hangs on it. spec: of its lane; None: it never had one."""
+    """The parts of a stored entry that an edit depends on. spec: of its lane; None: it never had one."""
 
     id: str
     destination: str
@@ -31,7 +31,7 @@ class Unrevised:
     on_conflict: str | None
     match: str | None
     spec: LaneSpec | None
-    tried: bool = False  # it is pending: an earlier try may have stored it, unknown to us
+    tried: bool = False  # it is pending: an earlier try may have stored it without our knowledge
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ class Revised:
 
 
 def fingerprint(payload: str) -> str:
-    """Return what tells whether a payload has changed meanwhile: 32 hexadecimal digits."""
+    """Return 32 hexadecimal digits that tell whether a payload has changed meanwhile."""
     return hashlib.blake2b(payload.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def revised(entry: Unrevised, text: str) -> Revised:
     """Return `entry` with the JSON object `text` as its payload; its id, table and operation stay.
 
-    Raises InvalidEntry, which names the field: it is not JSON object, or cannot be sent as this entry.
+    Raises InvalidEntry, which names the field: the text is not a JSON object, or cannot be sent as this entry.
     """
     encoded = encode_row(_object(text), where=entry.destination)
     values = json.loads(encoded.text, parse_float=Decimal)
-    if entry.spec is None:  # a shell's, refused before anybody read it: what it means is found out as at first
+    if entry.spec is None:  # a shell's, refused before it was read: it is interpreted as on first reading
         return Revised(encoded.text, entry.key, None, None)
     if entry.operation is Operation.INSERT:
         values = _with_its_own_id(entry, entry.spec.on_conflict, values)
@@ -70,7 +70,7 @@ def revised(entry: Unrevised, text: str) -> Revised:
         key=_given_key(entry, deciding),
         on_conflict=deciding,
         match=json.loads(entry.match) if entry.match else None,
-        # As if its caller had chosen the id: then the flusher finds out whether an earlier try has stored another row.
+        # Treat the id as the caller's own: then the flusher checks whether an earlier try has stored another row.
         id=entry.id if entry.tried and entry.operation is Operation.INSERT else None,
     )
     mark = digest(entry.destination, entry.operation, intent.key, encoded.text, entry.on_conflict, entry.match)
@@ -80,7 +80,7 @@ def revised(entry: Unrevised, text: str) -> Revised:
 def differences(before: str, after: str) -> list[tuple[str, str | None, str | None]]:
     """Return the columns of two payloads that differ, each with both values as JSON; None: not there.
 
-    before: may be a shell's, which SQLite takes for JSON and Python does not; then all columns of `after` differ.
+    before: may be a shell's, which SQLite accepts as JSON and Python does not; then all columns of `after` differ.
     """
     try:
         old = _texts(before)
@@ -91,7 +91,7 @@ def differences(before: str, after: str) -> list[tuple[str, str | None, str | No
 
 
 def laid_out(payload: str) -> str:
-    """Return a payload as a person edits it: a line for each column, numbers with the digits that they have."""
+    """Return a payload as a person edits it: a line for each column, numbers with all their digits."""
     try:
         texts = _texts(payload)
     except _UNREADABLE:  # a shell's: it is shown as it is
@@ -101,9 +101,9 @@ def laid_out(payload: str) -> str:
 
 
 def renamed(payload: str, names: Mapping[str, str]) -> str | None:
-    """Return `payload` with columns renamed as `names` says, in their places; None: it has none of them.
+    """Return `payload` with columns renamed in place as `names` says; None: it has none of them.
 
-    Raises InvalidEntry: a new name is there already.
+    Raises InvalidEntry: a new name is already there.
     """
     try:
         values = json.loads(payload, parse_float=Decimal)
@@ -140,7 +140,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a name stand twice, and the last one wins: a slip of the hand that nobody would see."""
+    """Refuse a name that occurs twice: JSON allows it and the last one wins, a slip that nobody would notice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -150,7 +150,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _with_its_own_id(entry: Unrevised, column: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The id is what makes a second sending harmless: it may be left out, and must not become another one."""
+    """Keep the id, which makes a second sending harmless: it may be left out, but must not be changed."""
     field = f"{entry.destination}.{column}"
     if column in values and (own := as_id(values[column], field)) != entry.id:
         if own is not None:
@@ -160,7 +160,7 @@ def _with_its_own_id(entry: Unrevised, column: str, values: dict[str, Any]) -> d
 
 
 def _given_key(entry: Unrevised, deciding: tuple[str, ...] | None) -> str | None:
-    """Return the ordering key that its caller gave; None: it comes from the values, and changes with them."""
+    """Return the ordering key that the caller gave; None: it is derived from the values, and changes with them."""
     if deciding is None:
         return entry.key
     before = json.loads(entry.payload)

@@ -10,7 +10,7 @@ def main() -> None:
 
     from outbox.cli.app import app
 
-    logging.getLogger("outbox").setLevel(logging.ERROR)  # what a warning would say, the commands show
+    logging.getLogger("outbox").setLevel(logging.ERROR)  # the commands themselves show what a warning would say
     from outbox.cli.format import tolerate
 
     for stream in (sys.stdout, sys.stderr):

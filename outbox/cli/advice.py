@@ -1,4 +1,4 @@
-"""What `outbox show` says to do next about an entry."""
+"""What `outbox show` advises to do next about an entry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from outbox.store.rows import StoredPause
 
 
 def advice(story: Story) -> list[str]:
-    """Return what its reader can do about an entry, a sentence each."""
+    """Return what the reader can do about an entry, a sentence each."""
     row = story.row
     match row.state:
         case State.DELIVERED:
@@ -37,7 +37,7 @@ def _advice_for_dead(story: Story) -> list[str]:
 
 
 def typed_id(its_id: str) -> str:
-    """Return an id as a shell takes it: none of it is a command, an option or several words."""
+    """Return an id quoted for the shell: no part of it is read as a command, an option or several words."""
     return f"{'-- ' if its_id.startswith('-') else ''}{shlex.quote(its_id)}"
 
 

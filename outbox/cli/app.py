@@ -1,4 +1,4 @@
-"""The commands by their names; the module of each is loaded when it is typed."""
+"""The commands by name; each one's module is loaded when the command is typed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from outbox import __version__
 
-# Each command's module and function, in the order in which somebody with a problem needs them.
+# Each command's module and function, in the order in which a person with a problem needs them.
 _COMMANDS = {
     "status": "status_command.status",
     "tail": "tail.tail",

@@ -1,4 +1,4 @@
-"""What all commands share: options, complaints, JSON, where the file is."""
+"""What all commands share: options, error messages, JSON, where the file is."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from outbox.stats import Health
 
 FilePath = Annotated[
     Path | None,
-    # readable: what may not be read is said as everything else is, and with code 3.
+    # readable: an unreadable file is reported as any other error is, with code 3.
     typer.Option(
         "--path", "-p", readable=False, metavar="FILE", help="The outbox file, else OUTBOX_PATH, else outbox.db."
     ),
@@ -32,7 +32,7 @@ _FLAGS = {
 
 
 def in_flags(error: OutboxError) -> str:
-    """Return what `error` says, with the option instead of the argument of Python's that it names."""
+    """Return what `error` says, naming the option instead of the Python argument."""
     words, field = str(error), getattr(error, "field", None)
     flag = _FLAGS.get(field) if isinstance(error, InvalidRequest) and isinstance(field, str) else None
     return words if flag is None else f"{flag}{words.removeprefix(str(field))}"
@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on o
 
 
 def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
-    """Return the file and what is wrong with the settings: a bad URL must not hide what the file says."""
+    """Return the file, and what is wrong with the settings: a bad URL must not hide what the file says."""
     try:
         settings = load(path=path)
     except ConfigError as error:
@@ -54,7 +54,7 @@ def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
 
 @contextlib.contextmanager
 def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
-    """Say what is wrong in one sentence, or one object, and exit with code 3; what is suggested means `path` too."""
+    """Report an error in one sentence, or one object, and exit with code 3; suggested commands include `path`."""
     formatting.remember_path(path)
     try:
         yield
@@ -70,7 +70,7 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         raise typer.Exit(Health.UNREADABLE) from None
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full disk behind `>`: no object would arrive either
+    except OSError as error:  # a full disk behind `>`: a JSON object would not arrive either
         formatting.hang_up()
         what = "the output cannot be written: " if error.filename is None else ""
         formatting.console(stderr=True).print(f"outbox: {what}{formatting.quoted(str(error))}", soft_wrap=True)

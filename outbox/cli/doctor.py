@@ -1,4 +1,4 @@
-"""`outbox doctor`: looks at machine, file and remote end, and says how to fix each finding."""
+"""`outbox doctor`: checks the machine, the file and the remote end, and says how to fix each finding."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def _findings(
     timeout_s: float,
 ) -> list[Finding]:
     clock, said_of_settings = SystemClock(), findings.settings(error, () if settings is None else settings.warnings)
-    if path is None:  # OUTBOX_PATH is a setting too, and they cannot be used
+    if path is None:  # OUTBOX_PATH is a setting, too, and the settings cannot be used
         return said_of_settings
     local = await examine_file(path, clock, thorough=thorough)
     asked, ahead_s = list[Finding](), None
@@ -155,7 +155,7 @@ async def _findings(
 
 
 async def _time_limit(role: str) -> list[Finding]:
-    """Look for a statement_timeout where the database can be asked: PostgREST does not tell."""
+    """Look for a statement_timeout if the database itself can be asked: PostgREST does not tell."""
     if not (dsn := os.environ.get("SUPABASE_DB_URL")):
         return []
     try:
@@ -175,7 +175,7 @@ def _targets(local: Local, only: Sequence[str]) -> list[Target]:
 async def _ask(
     settings: Settings, asked: Sequence[Target], content: Content | None, timeout_s: float
 ) -> tuple[list[Finding], float | None]:
-    """Return what the remote end's answers mean, and how far this machine's clock is ahead."""
+    """Return the findings from the remote end's answers, and how far this machine's clock is ahead."""
     assert settings.rest_url is not None and settings.supabase_key is not None
     token = None if settings.access_token is None else settings.access_token.get_secret_value()
     transport = PostgrestTransport(
@@ -197,7 +197,7 @@ async def _ask(
 
 
 async def _project(settings: Settings, first: Outcome, timeout_s: float) -> list[Finding]:
-    # Beside a token the key only opens the gateway: the token says who may write.
+    # With a token the key only opens the gateway: the token decides who may write.
     url, secret = settings.supabase_url, settings.access_token or settings.supabase_key
     assert url is not None and secret is not None
     host = urlsplit(url).hostname or ""
@@ -215,7 +215,7 @@ async def _project(settings: Settings, first: Outcome, timeout_s: float) -> list
 
 
 def _role(settings: Settings | None) -> str:
-    """Return the role that the bot's rows arrive as: a token's own, or service_role, whom every secret key means."""
+    """Return the role that the bot writes as: the token's, or service_role, which every secret key stands for."""
     secret = None if settings is None else settings.access_token or settings.supabase_key
     role = None if secret is None else read_key(secret.get_secret_value()).role
     return "service_role" if role in (None, "anon", "authenticated") else role
@@ -244,7 +244,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding], role: str) -> lis
 
 
 def _deciding(content: Content, name: str) -> Sequence[str]:
-    """Return the columns that decide what a duplicate is, where there is only one answer."""
+    """Return the columns that decide what a duplicate is, if there is only one answer."""
     conflicts = {spec.on_conflict for spec in content.shapes if spec.destination == name and spec.on_conflict}
     return conflicts.pop().split(",") if len(conflicts) == 1 else ()
 
@@ -294,6 +294,6 @@ def show(path: Path | None, findings: Sequence[Finding], console: Console) -> No
         grid.add_row(severity, finding.check, formatting.quoted(finding.says))
         console.print(grid)
         if finding.fix:
-            # Never cut into lines: it is there to be copied.
+            # Never wrapped: it is there to be copied.
             fix = "".join(char if char.isprintable() else " " for char in formatting.typed(finding.fix))
             console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), fix), soft_wrap=True)

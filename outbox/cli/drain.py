@@ -22,7 +22,7 @@ from outbox.stats import DrainReport, Health
 from outbox.store.files import real_path
 from outbox.store.read_only import look
 
-# A bar that moves ten times a second looks alive and costs a counter's read each time.
+# Ten updates a second look alive and cost one read of a counter each.
 _REFRESH_S = 0.1
 
 
@@ -85,9 +85,9 @@ def _left(left: bool) -> Health:
 
 
 async def _drain(settings: Settings, timeout: float) -> DrainReport:
-    """Drain with a progress bar on a terminal. Raises StoreInUse, and what else keeps the file from being opened."""
+    """Drain with a progress bar on a terminal. Raises StoreInUse, and whatever else prevents opening the file."""
     path = settings.path.absolute()
-    await look(path, lambda observer: observer.counts())  # it is an outbox, or says what it is: none is made of it
+    await look(path, lambda observer: observer.counts())  # raises unless it is an outbox: no other file must become one
     try:
         async with Outbox.open(settings) as outbox:
             work = asyncio.create_task(outbox.drain(timeout))
@@ -103,13 +103,13 @@ async def _drain(settings: Settings, timeout: float) -> DrainReport:
 
 
 class RowsPerSecond(ProgressColumn):
-    """How fast the bar moves."""
+    """The speed of the bar."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
-# How many of how many, how fast, and how long still.
+# Done and total, the speed, and the time left.
 BAR: tuple[ProgressColumn, ...] = (
     TextColumn("draining"), BarColumn(), MofNCompleteColumn(), RowsPerSecond(), TimeRemainingColumn(),
 )  # fmt: skip

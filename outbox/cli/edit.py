@@ -1,4 +1,4 @@
-"""`outbox edit`: another payload for an entry that has not arrived; the old one is kept."""
+"""`outbox edit`: a new payload for an entry that has not arrived; the old one is kept."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def edit(
             raise typer.Exit(tell(where, "edit", "this command", facts, timeout, as_object=as_object))
         with _text(found.entry, source, names) as (new, kept):
             if not _confirmed(where, found, new, yes=yes, as_object=as_object):
-                kept.code = DONE  # nothing is lost: it is what the file has
+                kept.code = DONE  # nothing is lost: the text equals the stored row
                 raise typer.Exit(NOT_DONE)
             kept.code = _carried_out(where, found, new, force, timeout, as_object=as_object)
             raise typer.Exit(kept.code)
@@ -162,7 +162,7 @@ def _carried_out(where: Path, found: Candidate, new: str, force: bool, timeout_s
 
 
 def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object: bool) -> bool:
-    """Show what differs and ask; False: nothing does."""
+    """Show what differs and ask; False: nothing differs."""
     entry = found.entry
     changes = differences(entry.payload, revised(entry, new).payload)
     console = formatting.console(stderr=True)
@@ -186,7 +186,7 @@ def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object:
 
 @dataclass(slots=True)
 class _Kept:
-    """What becomes of the editor's file: removed once the exit code is DONE or if nobody wrote in it, else named."""
+    """The editor's file: removed once the exit code is DONE or if it was never changed, else its name is printed."""
 
     code: int | None = None
 
@@ -200,7 +200,7 @@ def _text(entry: Unrevised, source: str | None, names: Mapping[str, str]) -> Ite
         return
     if source is not None:
         new = _read(source)
-        revised(entry, new)  # said before anything is asked
+        revised(entry, new)  # raises before anything is asked
         yield new, kept
         return
     editor = _editor()
@@ -221,7 +221,7 @@ def _text(entry: Unrevised, source: str | None, names: Mapping[str, str]) -> Ite
 def _is(file: Path, content: bytes) -> bool:
     try:
         return file.read_bytes() == content
-    except OSError:  # the editor has taken it away, or locked it
+    except OSError:  # the editor has removed it, or locked it
         return False
 
 
@@ -254,7 +254,7 @@ def _read(source: str) -> str:
 
 
 def _editor() -> list[str]:
-    """Return the editor's words. Raises InvalidRequest: they are none, or no terminal to start the default one on."""
+    """Return the editor's command line. Raises InvalidRequest: it is invalid, or the default editor has no terminal."""
     chosen = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not chosen and not sys.stdin.isatty():
         raise InvalidRequest("there is no terminal for an editor; --from FILE takes the row", field="EDITOR")
@@ -264,5 +264,5 @@ def _editor() -> list[str]:
             return [" ".join(words[:length]).strip('"'), *words[length:]]
     try:
         return shlex.split(chosen or _DEFAULT_EDITOR, posix=os.name != "nt") or [_DEFAULT_EDITOR]
-    except ValueError as error:  # a quotation that does not end
+    except ValueError as error:  # an unclosed quotation
         raise InvalidRequest(f"{chosen} is not a command: {error}", field="EDITOR") from error

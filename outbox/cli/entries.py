@@ -30,7 +30,7 @@ from outbox.store.selection import Selection
 _LIMIT = 20
 Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
 Columns = Annotated[str | None, typer.Option("--columns", metavar="A,B", help="The columns of the row to show.")]
-# Entries of one look: some 20 ms, so that no look holds the bot's WAL, and one that finds enough need not go on.
+# Entries of one read: some 20 ms, so that no read holds the bot's WAL, and the search can stop once it has enough.
 _STEP = 20_000
 _SESSIONS = 5
 _NOT_FOUND = 1
@@ -122,7 +122,7 @@ def _list(path: Path | None, which: Selection, limit: int, columns: str | None, 
 
 
 def column_names(columns: str | None) -> list[str]:
-    """Return the columns that --columns names."""
+    """Return the columns named by --columns."""
     return [name.strip() for name in (columns or "").split(",") if name.strip()]
 
 
@@ -133,7 +133,7 @@ def _with_columns(where: Path, rows: list[Row], names: list[str]) -> list[tuple[
 
 
 def in_columns(told: dict[str, Any]) -> str:
-    """Return what a row says on one line: `symbol=EURUSD pnl=1.5`."""
+    """Return a row's values on one line: `symbol=EURUSD pnl=1.5`."""
     parts = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items())
     return formatting.quoted(" ".join(parts))
 
@@ -242,7 +242,7 @@ def _without(facts: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 class Search:
-    """A look at entries, step by step from the newest back. looked: at how many so far."""
+    """A search through entries, step by step from the newest back. looked: how many it has read so far."""
 
     def __init__(self, where: Path, which: Selection, limit: int) -> None:
         self._where = where
@@ -253,7 +253,7 @@ class Search:
         self.ended: bool = False
 
     async def run(self, told: Callable[[], None]) -> None:
-        """Go on until enough is found, or the end; `told` is called after each step that leads to another one."""
+        """Search until enough is found, or to the end; `told` is called after each step but the last."""
         behind: Behind | None = None
         while not self.ended:
             start, left = behind, self._limit - len(self.rows)
@@ -272,7 +272,7 @@ class Search:
 
 @contextlib.contextmanager
 def _progress(search: Search) -> Iterator[Callable[[], None]]:
-    """Give what shows on a terminal how far `search` has come; nothing, if its first step is its last."""
+    """Yield a function that shows the progress of `search` on a terminal; a search of one step shows nothing."""
     status = formatting.console(stderr=True).status("")
 
     def told() -> None:
@@ -298,7 +298,7 @@ def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Con
     ages = [f"{formatting.age((now_ms - row.created_at_ms) / 1000)} ago" for row in rows]
     width = max((len(row.id) for row in rows), default=0)
     needed = max((len(f"{row.destination}  {age}") for row, age in zip(rows, ages, strict=True)), default=0)
-    if width + 2 + 9 + 2 + needed > console.width:  # one long id must not push all the others over the edge
+    if width + 2 + 9 + 2 + needed > console.width:  # one long id must not push all other columns over the edge
         width = 0
     for (row, told), age in zip(found, ages, strict=True):
         line = f"{formatting.quoted(row.id):<{width}}  {row.state:<9}  {row.destination}  {age}"
@@ -368,5 +368,5 @@ def _told(line: Line) -> str:
 
 
 def _plain(line: str) -> str:
-    """A payload must not steer the terminal, and is shown whole."""
+    """Return a line that cannot control the terminal, uncut."""
     return "".join(char if char.isprintable() else " " for char in line)

@@ -23,7 +23,7 @@ from outbox.store import parts
 from outbox.store.read_only import look
 from outbox.store.selection import Selection
 
-# A page is one look at the file: no look lasts longer than it takes to read so many rows, however slow the reader is.
+# A page is one read of the file: it lasts no longer than so many rows take, however slow the consumer is.
 _PAGE_ROWS = 5000
 
 
@@ -85,7 +85,7 @@ def export(
         where, _ = file_and_warnings(path)
         which = chosen(state=state)
         newest = asyncio.run(look(where, entries.newest_seq))
-        written = 0  # stays so if whoever reads stdout has seen enough
+        written = 0  # stays 0 if the reader of stdout stops early
         if dry_run:
             written = asyncio.run(_written(where, which, after, newest, export_of.COUNTED, lambda _: None))
         else:
@@ -115,7 +115,7 @@ async def _written(
 
 
 def _writer(form: Format, out: TextIO) -> tuple[str, Callable[[list[Any]], object]]:
-    """Return what is selected for a form, and how a page of it is written."""
+    """Return what to select for a format, and a function that writes a page of it."""
     match form:
         case Format.NDJSON:
             return export_of.LINE, lambda page: out.writelines(f"{_on_one_line(line)}\n" for (line,) in page)
@@ -126,13 +126,13 @@ def _writer(form: Format, out: TextIO) -> tuple[str, Callable[[list[Any]], objec
 
 
 def _on_one_line(text: str) -> str:
-    # Line ends stand only between the parts of a JSON text, never inside one. No other end: a string may hold U+2028.
+    # A JSON text has line ends only between its parts, never inside a string. No other kind: a string may hold U+2028.
     return text.replace("\n", " ").replace("\r", " ")
 
 
 @contextlib.contextmanager
 def _out(output: Path | None) -> Iterator[TextIO]:
-    """Yield where to write."""
+    """Yield the stream to write to."""
     if output is None:
         with quiet_pipe():
             formatting.tolerate(sys.stdout, formatting.IN_JSON)

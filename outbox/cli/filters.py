@@ -1,4 +1,4 @@
-"""Which entries a command means: the options that all of them share, and the selection that these make."""
+"""Which entries a command selects: the options that all commands share, and the selection built from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _Where = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
 
-# What the options mean; it also takes what a command knows besides.
+# Builds the selection from the options, plus what a command adds.
 Chosen = Callable[..., Selection]
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
@@ -47,7 +47,7 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options that choose entries; they come as `chosen`, to be called where errors are told."""
+    """Give `command` the options that choose entries; they come as `chosen`, called where errors are reported."""
     own, added = (inspect.signature(each, eval_str=True) for each in (command, _selection))
     options = {name: each for name, each in added.parameters.items() if name != "more"}
 
@@ -74,7 +74,7 @@ def _selection(
     where: _Where = None,
     **more: Any,
 ) -> Selection:
-    """Return what the options mean, and what a command knows besides. Raises InvalidRequest, which names one."""
+    """Return the selection from the options, plus what a command adds. Raises InvalidRequest, which names an option."""
     now_ms = SystemClock().now_ms()
     return Selection.of(
         {
@@ -126,5 +126,5 @@ def age_ms(text: str, *, field: str) -> int:
 def _age_ms(text: str) -> int | None:
     match = _AGE.fullmatch(text)
     unit = _UNITS_MS.get(match[2]) if match else None
-    # Ten thousand years: more is no time that SQLite knows.
+    # Ten thousand years: SQLite has no later time.
     return None if match is None or unit is None or float(match[1]) > 1e7 else round(float(match[1]) * unit)

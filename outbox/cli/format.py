@@ -1,4 +1,4 @@
-"""How things read: consoles, ages, moments, sizes, and what a server said. Fits 80 columns."""
+"""How output is formatted: consoles, ages, moments, sizes, and what a server said. Fits 80 columns."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from outbox.doctor.findings import typed as quote
 
 _LONGEST_QUOTE = 400
 _BLANKS = re.compile(r"[ \t]+(?=\n)")
-# "outbox requeue" in a sentence, but not the `outbox status` that a sentence only speaks of.
+# "outbox requeue" in a sentence, but not `outbox status` in backticks, which is only mentioned.
 _COMMAND = re.compile(
     r"(?<!`)\boutbox (?:acknowledge|adopt|dead|discard|doctor|drain|edit|find|ls|outages|reload|requeue|resend|salvage"
     r"|show|status)\b"
 )
 _given: ContextVar[Path | None] = ContextVar("_given", default=None)
-# What datetime can say: the first second of the year 1, the last one of 9999. A shell may have put any number.
+# The range of datetime: the first second of the year 1, the last one of 9999. A shell may have put any number.
 _FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
 
 
 class _Console(Console):
-    """Falls silent when nobody reads any more: `| head`. Rich would exit with 1, a code with a meaning of its own."""
+    """Stops writing when nobody reads any more: `| head`. Rich would exit with 1, a code with a meaning of its own."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -41,12 +41,12 @@ class _Console(Console):
 
 
 def hang_up() -> None:
-    """Send what stdout still gets to nowhere: Python would complain once more when it flushes it at its end."""
+    """Discard any further output to stdout: otherwise Python complains again when it flushes stdout at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that shows text as it is: a server's words are no markup."""
+    """Return a console that shows text as it is: a server's words are not markup."""
     stream = sys.stderr if stderr else sys.stdout
     out = None if stream.isatty() else cast("IO[str]", _Trimmed(stream))
     return _Console(file=out, stderr=stderr, markup=False, highlight=False, emoji=False)
@@ -54,7 +54,7 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give what shows on a terminal how much of how much is done."""
+    """Yield a function that shows the progress on a terminal."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     out = console(stderr=True)
@@ -65,7 +65,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class _Trimmed:
-    """A stream on which no line ends in blanks: a table pads its last column. Rich writes whole lines."""
+    """A stream that strips trailing blanks from lines: a table pads its last column. Rich writes whole lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -78,21 +78,21 @@ class _Trimmed:
 
 
 def remember_path(path: Path | None) -> None:
-    """Note which file the command was told with --path: what it suggests must mean that one too."""
+    """Note the file given with --path: suggested commands must name it, too."""
     _given.set(path)
 
 
 def typed(words: str, path: Path | None = None) -> str:
-    """Return `words` with each command in them as it is to be typed: with the --path that this one was given.
+    """Return `words` with each command in them as it is to be typed: with the --path given to this one.
 
-    path: named in any case.
+    path: added in any case.
     """
     named = path or _given.get()
     return words if named is None else _COMMAND.sub(lambda found: f"{found[0]} --path {quote(named)}", words)
 
 
 def age(seconds: float) -> str:
-    """Return `seconds` in the two largest units that it has: `3 min 20 s`, `2 d 4 h`; below one second `0 s`."""
+    """Return `seconds` in its two largest units: `3 min 20 s`, `2 d 4 h`; below one second `0 s`."""
     left = max(0, int(seconds))
     parts: list[str] = []
     for name, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
@@ -123,19 +123,19 @@ def size(number: int) -> str:
 
 
 def quoted(words: str) -> str:
-    """Return what a server said on one line, cut to 400 characters; it must not steer the terminal."""
+    """Return what a server said on one line, cut to 400 characters; it must not control the terminal."""
     plain = "".join(char if char.isprintable() else " " for char in words)
     return plain if len(plain) <= _LONGEST_QUOTE else plain[:_LONGEST_QUOTE] + "..."
 
 
 def tolerate(stream: object, errors: str = "backslashreplace") -> None:
-    """Let `stream` write what its encoding does not have, such as 💹 on a console of Windows, as an escape."""
+    """Let `stream` write characters that its encoding lacks, such as 💹 on a Windows console, as escapes."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors=errors)
 
 
 def _as_json(error: UnicodeError) -> tuple[str, int]:
-    """Return what JSON reads as the characters that cannot be written."""
+    """Return JSON escapes for the characters that cannot be written."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end

@@ -1,4 +1,4 @@
-"""`outbox import-legacy`: what the old persistence module left, moved in, and how it reads."""
+"""`outbox import-legacy`: imports what the old persistence module left, and prints the result."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def import_old(
     """
     with complaints(path, as_object=as_object):
         settings = load(path=path, source=source)
-        report = asyncio.run(_import(settings, checked_folder(folder)))  # before a file is made
+        report = asyncio.run(_import(settings, checked_folder(folder)))  # before any file is created
         code = _SOME if report.left else _ALL
         if as_object:
             print_json(as_json(settings.path, code, report))
@@ -71,7 +71,7 @@ def import_old(
 async def _import(settings: Settings, folder: Path) -> LegacyReport:
     path = settings.path.absolute()
     if not await in_thread(old_files, folder):
-        return LegacyReport()  # nothing is opened, or made, for nothing
+        return LegacyReport()  # without old files nothing is opened or created
     try:
         async with Outbox.open(settings) as outbox:
             with formatting.progress("moving in") as told:

@@ -88,7 +88,7 @@ def _serve(where: Path, port: int, desk: Callable[[], Desk], *, browser: bool) -
 
 
 def desk_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool) -> Desk:
-    """Return what the page shows and may do: what the commands show and do."""
+    """Return what the page shows and may do: the same as the commands."""
     from outbox.web.desk import Desk, Standing
 
     async def standing() -> Standing:
@@ -115,7 +115,7 @@ def _cause(found: forensics.Cause) -> Cause:
     from outbox.web.desk import Cause
 
     chosen = {"destination": found.destination, "code": found.told, "said": found.said}
-    chosen["died_until_ms"] = str(found.last_ms)  # what dies after the page was made is not meant
+    chosen["died_until_ms"] = str(found.last_ms)  # leaves out what dies after the page was made
     first, last = (formatting.moment(at_ms)[:19] for at_ms in (found.first_ms, found.last_ms))
     return Cause(
         found.entries, found.destination, said(found.status, found.code, found.message), f"{first} to {last} UTC",
@@ -124,7 +124,7 @@ def _cause(found: forensics.Cause) -> Cause:
 
 
 async def _asked(where: Path, form: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """Return the action that a form asks for, with its arguments. Raises InvalidRequest, StoreError."""
+    """Return the action that a form requests, with its arguments. Raises InvalidRequest, StoreError."""
     action = form.get("action", "")
     if action not in ("requeue", "discard"):
         raise InvalidRequest("must be requeue or discard", field="action")

@@ -1,4 +1,4 @@
-"""`outbox prune` and `outbox backup`: what keeps the file small, and what keeps a second one."""
+"""`outbox prune` keeps the file small; `outbox backup` makes a checked copy of it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _retention_ms(older_than: str | None, path: Path | None) -> int:
         return age_ms(older_than, field="older-than")
     try:
         return int(load(path=path).retention_days * _DAY_MS)
-    except ConfigError as error:  # a bad URL is no reason; a bad retention is
+    except ConfigError as error:  # a bad URL does not matter here; a bad retention does
         if error.field == "retention_days":
             raise
         return int(_DEFAULT_DAYS * _DAY_MS)
@@ -130,7 +130,7 @@ def backup(
         started_s = time.monotonic()
         made = _watched(where, target if folder is None else name_in(folder, where, SystemClock().now_ms()))
         seconds = round(time.monotonic() - started_s, 3)
-        # Only now: what is old is worth something until the new copy is there.
+        # Only now: the old copies are needed until the new one is there.
         removed = [] if keep is None or folder is None else remove_old(folder, where, keep)
         if as_object:
             facts = {"backup": str(made.path), "bytes": made.bytes, "entries": made.entries, "seconds": seconds}

@@ -24,7 +24,7 @@ from outbox.settings import load
 from outbox.store.files import real_path
 from outbox.store.store import Store
 
-# A request holds 1,000,000 bytes; the rows' quotes are escaped in it.
+# A request holds 1,000,000 bytes, in which the rows' quotes are escaped.
 _BATCH_BYTES = 400_000
 _CHUNK = 65_536
 
@@ -107,7 +107,7 @@ def put(
 
 
 class _Told:
-    """What came of it so far."""
+    """The result so far."""
 
     def __init__(self, where: Path, timeout_s: float) -> None:
         self.where = where
@@ -119,7 +119,7 @@ class _Told:
         self.error: str | None = None
 
     def add(self, by: str, facts: Mapping[str, Any]) -> bool:
-        """Note what came of one batch; False: it was refused, and no other should follow."""
+        """Note the result of one batch; False: it was refused, and no other should follow."""
         self.by = by
         if "request" in facts:
             self.requests.append(str(facts["request"]))
@@ -160,7 +160,7 @@ def _finish(told: _Told, *, as_object: bool) -> NoReturn:
 
 
 def _batches(text: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield rows that are to be stored together. Raises InvalidRequest, which names the line; those before it went."""
+    """Yield rows to store together. Raises InvalidRequest, which names the line; lines before it were yielded."""
     if text != "-":
         found = _parsed(text, "row")
         rows = found if isinstance(found, list) else [found]
@@ -181,7 +181,7 @@ def _batches(text: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def _lines() -> Iterator[tuple[bytes, bool]]:
-    """Yield the lines of stdin, each with whether no other is there at the moment."""
+    """Yield the lines of stdin, each with whether no other is available at the moment."""
     stdin, rest = sys.stdin.fileno(), b""
     while chunk := os.read(stdin, _CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""`outbox resend`: what was delivered becomes pending again, here if no bot runs, else by the bot."""
+"""`outbox resend`: makes delivered entries pending again, here if no bot runs, else by the bot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`outbox salvage` and `outbox acknowledge`: what to do after a file was damaged, or lost something."""
+"""`outbox salvage` and `outbox acknowledge`: what to do after a file was damaged, or lost entries."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
 
 
 def _must_be_an_outbox(where: Path) -> None:
-    """Raise StoreError where there is none: a misspelt path must not become a new one, whose rows nobody looks for."""
+    """Raise StoreError if there is none: a misspelt path must not create a new outbox whose rows nobody looks for."""
     if not is_file(where):
         raise StoreError(f"{where} does not exist; nothing was changed: start the bot once, which makes it", path=where)
 

@@ -1,4 +1,4 @@
-"""`outbox schema apply`: the remote tables, made or brought up to date."""
+"""`outbox schema apply`: creates the remote tables, or brings them up to date."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCK_S = 10.0
 app: typer.Typer = typer.Typer(name="schema", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
-@app.callback()  # without one, Typer makes a plain command of a group that has only one
+@app.callback()  # without a callback Typer turns a group with a single command into that command
 def _schema() -> None:
     """The remote tables."""
 

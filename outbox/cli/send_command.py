@@ -1,4 +1,4 @@
-"""A change to the file: confirmed, done here if no bot runs, else asked of the bot."""
+"""A change to the file: confirmed, then done here if no bot runs, else by the bot."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ NOTHING: Mapping[str, Any] = {"outcomes": {}, "done": 0, "entries": [], "left_ou
 
 
 def file_of(path: Path | None) -> Path:
-    """Return the file that a change is about, without symbolic links. Raises ConfigError, StoreError."""
+    """Return the file to change, with symbolic links resolved. Raises ConfigError, StoreError."""
     return real_path(file_and_warnings(path)[0])
 
 
 def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str, Any] = NOTHING) -> None:
-    """Ask; whoever says no is told, in words or as an object with `nothing`, that nothing was changed: exit code 1."""
+    """Ask; on a no, print in words or as an object with `nothing` that nothing was changed, and exit with code 1."""
     try:
         typer.confirm(question, abort=True, err=True)
     except typer.Abort:
@@ -61,13 +61,13 @@ def change(
     as_object: bool,
     local: Local | None = None,
 ) -> int:
-    """Do it, or have it done; print what came of it and return the exit code. local: as `done`."""
+    """Make the change, or have it made; print the result and return the exit code. local: as `done`."""
     by, facts = done(where, action, arguments, timeout_s, local)
     return tell(where, action, by, facts, timeout_s, as_object=as_object)
 
 
 def tell(where: Path, action: str, by: str, facts: Mapping[str, Any], timeout_s: float, *, as_object: bool) -> int:
-    """Print what came of a change and return the exit code."""
+    """Print the result of a change and return the exit code."""
     code = _exit_code(facts)
     if as_object:
         print_json({"path": str(where), "exit_code": code, "by": by, **facts})
@@ -79,7 +79,7 @@ def tell(where: Path, action: str, by: str, facts: Mapping[str, Any], timeout_s:
 def done(
     where: Path, action: str, arguments: Mapping[str, Any], timeout_s: float, local: Local | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Do it, or have it done. Return who did it, and what came of it. local: what it is here, if it differs."""
+    """Make the change, or have it made. Return who made it, and the result. local: the local action, if it differs."""
     do = local or (lambda store: Commands(store, clock=SystemClock()).actions[action](arguments))
     until_s = time.monotonic() + timeout_s
     while True:
@@ -92,7 +92,7 @@ def done(
             return "the running bot", {"ok": False, **answer}
         if time.monotonic() >= until_s or not _taken_back(where, request):
             return "the running bot", {"request": request.name}
-        # The bot has ended meanwhile, and the request was taken back: once more from the start.
+        # The bot has ended meanwhile, and the request was withdrawn: start over.
 
 
 async def _alone(where: Path, do: Local) -> Mapping[str, Any]:
@@ -117,7 +117,7 @@ def _answer(where: Path, request: inbox.Request, until_s: float) -> Mapping[str,
 def _bot_runs(where: Path) -> bool:
     try:
         return lock_file.look(where).running is not False
-    except OSError:  # another user's sidecar: the answer will tell
+    except OSError:  # another user's sidecar: wait for the answer
         return True
 
 
@@ -148,7 +148,7 @@ def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> N
 
 
 def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> list[str]:
-    """Return what came of a change, for a person."""
+    """Return the result of a change, for a person."""
     if "request" in facts:
         waits = f"The running bot has not answered within {timeout_s:g} s. The request is still there"
         return [f"{waits} ({facts['request']}) and will be carried out by it, or by the next one that opens the file."]

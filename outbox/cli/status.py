@@ -1,4 +1,4 @@
-"""`outbox status`: what the file says, how healthy that is, and how it reads."""
+"""`outbox status`: what the file says, how healthy that is, and how it is printed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast it moves: entries a second; empty_in_s: seconds until nothing is pending, None while that grows."""
+    """Entries put and delivered a second; empty_in_s: seconds until nothing is pending, None while that grows."""
 
     put_per_s: float
     delivered_per_s: float
@@ -53,7 +53,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All that `outbox status` shows: the file's snapshot, and who has it open. now_ms: Unix milliseconds."""
+    """Everything that `outbox status` shows: the file's snapshot, and who has it open. now_ms: Unix milliseconds."""
 
     path: Path
     now_ms: int
@@ -61,26 +61,26 @@ class Status:
     last_refusal: Told | None
     holder: Holder
     flushing: Flushing | None  # of the holder; None: not known
-    tasks: Mapping[str, Any]  # the other background tasks of the process that runs, by name
+    tasks: Mapping[str, Any]  # the other background tasks of the running process, by name
     warnings: tuple[str, ...]
-    unsent: str | None  # why nobody sends what waits; None: nothing waits, somebody does, or a pause says why not
+    unsent: str | None  # why nobody sends what is pending; None: nothing is, somebody does, or a pause says why
     stalled_after_s: float
 
     @property
     def health(self) -> Health:
-        """Return the worst that holds."""
+        """Return the worst health that applies."""
         return self.file.health(now_ms=self.now_ms, stalled_after_s=self.stalled_after_s, unsent=self.unsent)
 
 
 async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
-    """Return how things stand in `path`, whoever has it open. Raises StoreError: it cannot be read."""
+    """Return the status of `path`, whoever has it open. Raises StoreError: it cannot be read."""
 
     async def work(observer: ReadOnlyStore) -> Status:
         holder = await in_thread(holder_of, path)
-        written = await in_thread(_written, path)  # before the snapshot, which then has what was acknowledged
+        written = await in_thread(_written, path)  # before the snapshot, which then contains all acknowledged rows
         quarantined = await in_thread(found_beside, real_path(path))
         found = await take(observer, damage=written.damage, quarantined=quarantined)
-        if not holder.running:  # who held a checkpoint back held this writer's
+        if not holder.running:  # a checkpoint can only be held back while its writer runs
             found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
         if holder.running is False and found.loss is None:
             ((seq,),) = await observer.read(queries.LAST_SEQ.sql)
@@ -110,16 +110,16 @@ def _written(path: Path) -> Written:
 
 
 def _flushing(written: Written, holder: Holder) -> Flushing | None:
-    """Return how the holder's flusher does, or did; None: it is not known. One whose process has ended does not run."""
+    """Return the state of the holder's flusher, the last one if its process has ended; None: not known."""
     found = None if holder.running is None else written.flushing
     return found if found is None or holder.running else replace(found, running=False)
 
 
 def holder_of(path: Path) -> Holder:
-    """Return who has the file open, or had it last; it is not known where that may not be seen."""
+    """Return who has the file open, or had it last; unknown if this user may not see it."""
     try:
         return lock_file.look(path)
-    except OSError:  # another user's sidecar: the counts are worth more than its pid
+    except OSError:  # another user's sidecar: show the counts without its pid
         return Holder(None, None, running=None)
 
 
@@ -172,7 +172,7 @@ def as_json(status: Status) -> dict[str, Any]:
 
 
 def _fields(found: object, *names: str) -> dict[str, Any]:
-    """Return some fields by their names; a time, whose name ends with _ms, as a moment without that ending."""
+    """Return some fields by name; a time, whose name ends with _ms, as a moment without that ending."""
     values = {name: getattr(found, name) for name in names}
     return {
         name.removesuffix("_ms"): _since(value) if name.endswith("_ms") else value for name, value in values.items()
@@ -212,7 +212,7 @@ def answer(pause: StoredPause) -> str:
 
 
 def show(status: Status, console: Console) -> None:
-    """Print `status` for a person; what is to be typed stands in one piece, however long the path."""
+    """Print `status` for a person; commands to type are never wrapped, however long the path."""
     console.print(_headline(status), soft_wrap=True)
     console.print(_figures(status, None))
     for words in _damages(status):
@@ -222,7 +222,7 @@ def show(status: Status, console: Console) -> None:
 
 
 def rendered(status: Status, rates: Rates | None) -> RenderableType:
-    """Return `status` as a person reads it who watches; rates: how fast it moves."""
+    """Return `status` formatted for a person; rates: shown while watching."""
     return Group(_headline(status), _figures(status, rates), *_damages(status), *_warnings(status))
 
 
@@ -249,7 +249,7 @@ def _warnings(status: Status) -> list[Text]:
 
 
 def set_aside(quarantined: Path, path: Path) -> str:
-    """Return what to tell of a file that was set aside: what to type, for the outbox at `path`."""
+    """Return what to say about a file that was set aside: what to type, for the outbox at `path`."""
     if quarantined.name.endswith("-wal"):
         return f"set aside: {quarantined}, which belongs to no file; look at it, then move it away"
     command = formatting.typed(f"outbox salvage {quote(quarantined)}", path)
@@ -351,7 +351,7 @@ def _flusher(flushing: Flushing, status: Status) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """The entries of each destination: a table, or a line of what there is where that does not fit."""
+    """The entries of each destination: a table, or a line of the nonzero counts if the table does not fit."""
 
     status: Status
 
@@ -369,7 +369,7 @@ class _Counts:
 
     def _table(self) -> Table:
         file = self.status.file
-        # Entries that somebody deleted before they were settled: shown when there are any, for they are a loss.
+        # Entries that somebody deleted before they were settled: shown if there are any, since they are a loss.
         states = [state for state in _STATES if state != "removed" or file.total(state)]
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
         table.add_column("destination", overflow="fold", max_width=24)

@@ -1,4 +1,4 @@
-"""`outbox status`, as it is typed; what it shows is made in status.py."""
+"""The command `outbox status`; status.py produces what it shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, p
 from outbox.cli.status import Status, as_json, read_status, show
 from outbox.stats import STALLED_AFTER_S
 
-# The longest pause after failures, unless set otherwise: what is older has had its try.
+# The longest pause after failures, unless set otherwise: older entries have had their attempt.
 _STALLED_AFTER_MIN = STALLED_AFTER_S / 60
 _WATCH_EVERY_S = 2.0
 

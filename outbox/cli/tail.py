@@ -1,4 +1,4 @@
-"""`outbox tail`: what has just happened, and with -f what happens, a line each."""
+"""`outbox tail`: what has just happened and, with -f, what happens next, a line each."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from outbox.threads import in_thread
 
 _LINES = 10
 _EVERY_S = 1.0
-# What a screen takes at one look; a backlog that drains makes thousands a second.
+# What fits on a screen at one look; a draining backlog makes thousands of changes a second.
 _MOST = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One look: what is new, and how things stand. pauses: what is not sent to, in words, each with its reason."""
+    """One look: what is new, and the current state. pauses: what is not being sent, in words, each with its reason."""
 
     news: News
     pauses: Mapping[str, str]
-    writer: int | None  # the process that has the file open; 0: one that nobody can name
+    writer: int | None  # the process that has the file open; 0: its pid is unknown
 
 
 def tail(
@@ -119,7 +119,7 @@ def _seen(where: Path, mark: Mark, wanted: Selection, most: int, names: list[str
 
 
 def turns(before: Seen, now: Seen, at_ms: int) -> Iterable[Change]:
-    """Yield what has changed between two looks and is no entry's own."""
+    """Yield the changes between two looks that do not belong to an entry."""
     if now.news.left_out:
         yield Change(at_ms, "left_out", None, None, None, message=f"{now.news.left_out:,} more puts and deliveries")
     for what in sorted({*before.pauses, *now.pauses}):
@@ -140,7 +140,7 @@ _COLOURS = {"refused": "red", "stuck": "red", "paused": "yellow", "postponed": "
 
 
 class _Printer:
-    """Prints changes, the date whenever it is another one."""
+    """Prints changes, and the date whenever it differs from the last one."""
 
     def __init__(self, *, as_object: bool) -> None:
         self._as_object = as_object

@@ -1,4 +1,4 @@
-"""`outbox status --watch`: the same again and again, with how fast it moves."""
+"""`outbox status --watch`: repeats the status, with rates."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from outbox.cli.status import Rates, Status, as_json, rendered
 from outbox.errors import StoreError
 from outbox.stats import Health
 
-# Over so many looks a rate is taken: one look's would jump.
+# A rate is taken over so many looks: over one look it would jump.
 _WINDOW = 10
 
 
 @dataclass(slots=True)
 class Speed:
-    """Turns counters into rates. `take` a look's, with the monotonic second at which it was taken."""
+    """Turns counters into rates. `take` each look's status, with the monotonic second at which it was taken."""
 
     _taken: deque[tuple[float, int, int, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
 
     def take(self, status: Status, at_s: float) -> Rates | None:
         """Return the rates over the last looks; None: this is the first."""
         put = sum(sum(states.values()) for states in status.file.destinations.values())
-        # Pruned ones were delivered, but for the few that were given up.
+        # Pruned entries were delivered, except for the few that were discarded.
         delivered = status.file.total("delivered") + status.file.total("pruned")
         self._taken.append((at_s, put, delivered, status.file.total("pending")))
         first_s, first_put, first_delivered, first_pending = self._taken[0]
@@ -47,7 +47,7 @@ class Speed:
 def watch(read: Callable[[], Status], every_s: float, *, as_object: bool) -> Health:
     """Show what `read` finds until Ctrl-C; return the last health. Raises StoreError: it cannot be read.
 
-    On a terminal only the first look may fail: a bot that restarts, a disk that is away, may come back.
+    On a terminal only the first look may raise: a restarting bot or a missing disk may come back.
     """
     looks = _Looks(read)
     console = formatting.console()
@@ -58,7 +58,7 @@ def watch(read: Callable[[], Status], every_s: float, *, as_object: bool) -> Hea
             _on_the_screen(looks, console, every_s)
     except KeyboardInterrupt:
         if not as_object and console.is_terminal:
-            console.print(rendered(looks.found, looks.rates))  # the screen has gone; this stays
+            console.print(rendered(looks.found, looks.rates))  # the live screen is gone; this stays
     return looks.found.health
 
 
@@ -97,7 +97,7 @@ def _on_the_screen(looks: _Looks, console: Console, every_s: float) -> None:
 
 
 def _screen(looks: _Looks, every_s: float, trouble: str | None) -> Group:
-    # At the top: what a small terminal cuts off is the end.
+    # At the top: a small terminal cuts off the end.
     head = [Text(f"{formatting.moment(looks.found.now_ms)}, every {every_s:g} s; Ctrl-C stops it", style="dim")]
     if trouble is not None:
         head.append(Text(f"cannot be read now: {formatting.quoted(trouble)}", style="red"))

@@ -1,4 +1,4 @@
-"""What an answer of the remote end complains of, and what to type against it: SQL, or a sentence; no I/O, no clock."""
+"""What an answer of the remote end complains of, and how to fix it: SQL, or a sentence; no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Complaint(Enum):
     OTHER = auto()
 
 
-# These hold for every table alike: once one is met, no table is asked any more.
+# These apply to every table: after the first one no further table is asked.
 EVERYWHERE = frozenset(
     {Complaint.KEY, Complaint.SUSPENDED, Complaint.WRONG_URL, Complaint.NOT_POSTGREST, Complaint.DOWN}
 )
@@ -40,7 +40,7 @@ _BY_CODE = {
     "42P10": Complaint.INDEX,
     "42703": Complaint.COLUMN,
     "PGRST204": Complaint.COLUMN,
-    "42P17": Complaint.POLICY,  # one that reads its own table
+    "42P17": Complaint.POLICY,  # a policy that reads its own table
     "42501": Complaint.GRANT,
     "42P01": Complaint.TABLE,
     "PGRST205": Complaint.TABLE,
@@ -92,7 +92,7 @@ KEY_FIX = (
     "set SUPABASE_SECRET_KEY to the project's secret key (dashboard: project settings, API keys), then: outbox reload"
 )
 SQL = Path("supabase_sql")
-# Of PostgreSQL's reserved words those that a table or column of a bot may well be called
+# Those of PostgreSQL's reserved words that a bot might use as a table or column name
 # (postgresql.org/docs/current/sql-keywords-appendix.html).
 _RESERVED = frozenset(
     {
@@ -105,7 +105,7 @@ _RESERVED = frozenset(
     }
 )  # fmt: skip
 _BARE = re.compile(r"[a-z_][a-z0-9_]*")
-# Who lets each of these roles into the shipped tables, by policies that are there already or not.
+# The script that gives each of these roles access to the shipped tables, whether or not the policies exist already.
 _ACCESS = {SERVICE: "0002_access.sql", SMALL_ROLE: "optional/least_privilege.sql"}
 _SHIPPED = frozenset({"events", "sessions", "trades"})
 _ANYWHERE = {
@@ -122,7 +122,7 @@ def mend(
 ) -> str | None:
     """Return how to fix a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.
 
-    role: who is to be let in. sql: where the shipped SQL files are.
+    role: who needs access. sql: where the shipped SQL files are.
     """
     if role in _ACCESS and table in _SHIPPED and what in (Complaint.GRANT, Complaint.ROW_SECURITY):
         return f'psql "$SUPABASE_DB_URL" -f {typed(sql / _ACCESS[role])}'
@@ -154,13 +154,13 @@ def _all_files(sql: Path) -> str:
 
 
 def limit_time(role: str) -> str:
-    """Return what lets the server give up on a statement of `role` before the outbox does."""
+    """Return the SQL that makes the server abandon a statement of `role` before the outbox does."""
     return f"alter role {_sql_name(role)} set statement_timeout = '8s'; notify pgrst, 'reload config'"
 
 
 def _grant(table: str, role: str) -> str:
     grant = f"grant select, insert, update on public.{_sql_name(table)} to {_sql_name(role)}"
-    # Supabase's service_role passes row-level security. To another the grant alone would make dead letters of a pause.
+    # Supabase's service_role bypasses row-level security. For others the grant alone turns a pause into dead letters.
     return grant if role == SERVICE else f"{grant}; {_policy(table, role)}"
 
 
@@ -177,5 +177,5 @@ def _or_the_shipped(table: str, own: str) -> str:
 
 
 def _sql_name(name: str) -> str:
-    """Return a name as SQL takes it: PostgreSQL makes small letters of a bare one, and some are words of its own."""
+    """Return a name quoted for SQL if needed: PostgreSQL lower-cases a bare one, and some are reserved words."""
     return name if _BARE.fullmatch(name) and name not in _RESERVED else '"' + name.replace('"', '""') + '"'

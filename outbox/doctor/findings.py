@@ -1,6 +1,6 @@
 """What the state of the machine and of the file means, and the command that fixes it; no I/O.
 
-Facts go in, findings come out: one for each thing that was looked at, also for what is in order.
+Facts go in, findings come out: one for each thing checked, including what is in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Severity(IntEnum):
-    """How bad a finding is; each is an exit code, the worst that holds."""
+    """How bad a finding is; the worst one is the exit code."""
 
     OK = 0
     WARNING = 1  # rows arrive, or would; something is not as it should be
@@ -27,9 +27,9 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """check: what was looked at. says: what was found, a sentence. fix: the command that fixes it, or what to do.
+    """check: what was checked. says: what was found, a sentence. fix: the command that fixes it, or what to do.
 
-    skipped: nobody could look, so that it says nothing of how things are.
+    skipped: it could not be checked, so the finding says nothing about the state.
     """
 
     check: str
@@ -45,15 +45,15 @@ class Finding:
 
 
 def skipped(check: str, why: str) -> Finding:
-    """Return the finding for what nobody could look at."""
+    """Return the finding for what could not be checked."""
     return Finding(check, Severity.OK, f"not looked at: {why}", skipped=True)
 
 
 @dataclass(frozen=True, slots=True)
 class WalFacts:
-    """bytes: its size. frames: pages in it, of which `copied` are in the file already; None: nobody can say.
+    """bytes: its size. frames: pages in it, of which `copied` are in the file already; None: unknown.
 
-    readers: processes that still read a state older than the newest, so that the WAL cannot begin anew.
+    readers: processes that still read a state older than the newest, so that the WAL cannot start over.
     """
 
     bytes: int
@@ -64,7 +64,7 @@ class WalFacts:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A commit that was tried in the file's folder. seconds: how long it took; error: why it could not be made."""
+    """A commit that was tried in the file's folder. seconds: how long it took; error: why it failed."""
 
     seconds: float | None
     error: str | None = None
@@ -73,15 +73,15 @@ class Trial:
 _OK, _WARNING, _FAULT, _UNREADABLE = Severity.OK, Severity.WARNING, Severity.FAULT, Severity.UNREADABLE
 
 _MIB = 1024 * 1024
-# SQLite copies the WAL back every 1,000 pages, 4 MB: what is far beyond that is held back by somebody.
+# SQLite copies the WAL back every 1,000 pages, 4 MB: if it is far larger, something is holding it back.
 _LARGE_WAL_BYTES = 32 * _MIB
 # A checkpoint needs room to copy the WAL back, and an outage needs room for its rows: 1 MB is some 2,000 trades.
 _LITTLE_SPACE_BYTES, _NO_SPACE_BYTES = 500 * _MIB, 50 * _MIB
-# The Date header has whole seconds, and the way there and back takes its time.
+# The Date header has whole seconds, and the round trip takes time.
 _OFF_S, _FAR_OFF_S = 5.0, 300.0
 # A commit on a spinning disk takes 10 to 20 ms.
 _SLOW_COMMIT_S = 0.1
-# Locks and shared memory do not work there, or not always (sqlite.org/wal.html, sqlite.org/useovernet.html).
+# Locks and shared memory are unreliable there, or do not work (sqlite.org/wal.html, sqlite.org/useovernet.html).
 _NETWORK = frozenset(
     {"9p", "afpfs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs"}
 )
@@ -89,7 +89,7 @@ _MEMORY = frozenset({"ramfs", "tmpfs"})
 
 
 def typed(path: Path) -> str:
-    """Return a path as a shell takes it."""
+    """Return a path quoted for the shell."""
     return shlex.quote(str(path))
 
 
@@ -127,7 +127,7 @@ def integrity(path: Path, damage: Sequence[str], *, thorough: bool) -> Finding:
 
 
 def durability(path: Path, wal_mode: bool | None, filesystem: str | None, trial: Trial) -> Finding:
-    """Judge whether a commit here is safe from a power loss, as far as anybody can tell from this side."""
+    """Judge whether a commit here survives a power loss, as far as software can tell."""
     if wal_mode is False:
         return Finding(
             "durability",
@@ -176,17 +176,17 @@ def wal(facts: WalFacts) -> Finding:
 
 
 def engine(version: str, *, exposed: bool) -> Finding:
-    """Judge the SQLite that runs here, which is the bot's if it uses the same environment."""
+    """Judge the SQLite version here, which is the bot's if it uses the same environment."""
     name = f"SQLite {version}"
     if not exposed:
         return Finding("sqlite", _OK, f"{name} has the fix for the WAL-reset bug")
-    # No warning: it takes two writers at once, and the lock on the file keeps the second one out, unless it is a shell.
+    # Not a warning: it takes two writers at once, and the file lock keeps a second one out, unless it is a shell.
     says = f"{name} has the WAL-reset bug: never write from a shell while a bot runs; all else is safe"
     return Finding("sqlite", _OK, says)
 
 
 def writer(pid: int | None, *, running: bool | None) -> Finding:
-    """Tell whether a bot has the file open; either is in order. running: None: this user may not ask."""
+    """Report whether a bot has the file open; either is in order. running: None: this user may not ask."""
     if running is None:
         return Finding("writer", _OK, "not known: the lock file is another user's; the bot's own user may see")
     says = f"process {pid or 'unknown'} has the file open for writing" if running else "no bot has the file open"
@@ -230,9 +230,9 @@ def dead_letters(number: int) -> Finding:
 
 
 def pause(subject: str, reason: str, said: str, *, fix: str | None, fixed: bool) -> Finding:
-    """Judge one pause, in the words that the server gave then. subject: what is not sent; "": nothing at all is.
+    """Judge one pause, in the words that the server gave then. subject: what is not sent; "": nothing is sent at all.
 
-    fixed: the remote end was asked just now and does not complain any more.
+    fixed: the remote end was asked just now and no longer complains.
     """
     what = f"{subject} is not sent" if subject else "nothing is sent"
     says = f"{what}: {reason.replace('_', ' ')}{f' ({said})' if said else ''}"

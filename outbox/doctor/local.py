@@ -1,6 +1,6 @@
-"""What the machine and the file say, what stands beside it as bytes, and a commit that is tried there.
+"""Examines the machine, the file and the files beside it, and tries a commit in its folder.
 
-Nothing is written to the file, and no lock is taken. For a process of its own, not for the bot that writes: closing any
+Nothing is written to the file, and no lock is taken. Run it in its own process, not in the writing bot: closing any
 descriptor of a file drops that process's locks on it. SQLite's formats: sqlite.org/fileformat2.html and walformat.html.
 """
 
@@ -33,11 +33,11 @@ from outbox.store.rows import StoredPause
 from outbox.threads import in_thread
 
 _BESIDE = ("", "-wal", "-shm", ".lock")
-# SQLite goes on after the first complaint; a person needs the kind of damage, not its whole extent.
+# SQLite continues after the first complaint; a person needs the kind of damage, not its whole extent.
 _MOST_COMPLAINTS = 20
-# Entries from a shell that nobody has read yet: while a bot runs, none is older than a second.
+# Entries from a shell that no flusher has read yet: while a bot runs, none is older than a second.
 _MOST_UNREAD = 1000
-# Where the newest delivered insert is looked for: that many entries back, so that a large file costs no more.
+# How many entries back to look for the newest delivered insert, so that a large file costs no more.
 _BACK = 10_000
 
 _PENDING_LANES = "select distinct lane from outbox where state = 'pending' and lane is not null"
@@ -69,14 +69,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The findings about file and machine. content: None: it could not be read, a finding says why."""
+    """The findings about file and machine. content: None: it could not be read, and a finding says why."""
 
     findings: tuple[Finding, ...]
     content: Content | None
 
 
 async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
-    """Look at `path` and its machine. Writes nothing to it; tries one commit in a folder of its own beside it."""
+    """Examine `path` and its machine. Writes nothing to it; tries one commit in a folder of its own beside it."""
     try:
         path = await in_thread(files.real_path, path)
         if not await in_thread(is_file, path):
@@ -91,7 +91,7 @@ async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     trial = await try_commit(path.parent, clock)
     content = await _content(path, thorough=thorough)
     filesystem = await in_thread(filesystem_of, path)
-    # Another program's file: whoever else reads it does so for a reason. Whether this user may is worth a line.
+    # In another program's file, others may read for good reason. Report only whether this user may.
     foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and writable
     found = [
         *(() if foreign else (permissions,)),
@@ -119,7 +119,7 @@ def is_wal(path: Path) -> bool | None:
 
 
 def read_wal(path: Path) -> WalFacts:
-    """Return how the WAL of `path` stands. Raises OSError: another user's file."""
+    """Return the state of the WAL of `path`. Raises OSError: another user's file."""
     size = files.file_bytes(files.wal_path(path))
     if size == 0 or lock.is_mine(path):
         return WalFacts(size)
@@ -146,7 +146,7 @@ def _beside(path: Path) -> tuple[bool, bool | None, Finding, list[Finding]]:
     """Return whether this user may write, whether it is in WAL mode, and what permissions, WAL and lock mean."""
     try:
         holder, wal = lock.look(path), read_wal(path)
-    except OSError:  # another user's: the other checks are worth more
+    except OSError:  # another user's: continue with the other checks
         holder, wal = Holder(None, None, running=None), WalFacts(files.file_bytes(files.wal_path(path)))
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     permissions = findings.permissions(path, None if os.name == "nt" else _modes(path), writable=writable)
@@ -157,13 +157,13 @@ def _modes(path: Path) -> dict[Path, int]:
     """Return the permission bits of the file and of those beside it."""
     modes = {}
     for each in (path.with_name(path.name + suffix) for suffix in _BESIDE):
-        with contextlib.suppress(FileNotFoundError):  # a bot may close the file in this moment
+        with contextlib.suppress(FileNotFoundError):  # a bot may be closing the file at this moment
             modes[each] = stat.S_IMODE(each.stat().st_mode)
     return modes
 
 
 async def _machine(folder: Path) -> list[Finding]:
-    """Return what holds whatever is in the file. folder: where it is, or would be."""
+    """Return the findings that do not depend on the file's content. folder: where it is, or would be."""
     free = await in_thread(_free_bytes, folder)
     engine = findings.engine(sqlite3.sqlite_version, exposed=database.EXPOSED_TO_WAL_RESET_BUG)
     return [findings.disk(free), engine]
@@ -175,7 +175,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def filesystem_of(path: Path, mounts: Iterable[str] | None = None) -> str | None:
-    """Return the kind of the file system that `path` is on, as Linux names it; None: another system does not say.
+    """Return the type of the file system of `path`, as Linux names it; None: another system does not say.
 
     mounts: lines of /proc/self/mountinfo, unless the machine's own.
     """
@@ -188,12 +188,12 @@ def filesystem_of(path: Path, mounts: Iterable[str] | None = None) -> str | None
             return None
     places = (_mount(line) for line in mounts)
     over = [place for place in places if place is not None and path.resolve().is_relative_to(place[0])]
-    # Of several at one place the last one hides the others.
+    # Of several mounts at one place the last one hides the others.
     return max(enumerate(over), key=lambda each: (len(each[1][0].parts), each[0]))[1][1] if over else None
 
 
 def _mount(line: str) -> tuple[Path, str] | None:
-    """Return where a line of mountinfo mounts what: the fifth word, and the one behind " - "."""
+    """Return the mount point and type in a line of mountinfo: the fifth word, and the one after " - "."""
     words, separator, kind = line.partition(" - ")
     fields = words.split()
     if not separator or len(fields) < 5 or not kind.split():
@@ -207,7 +207,7 @@ def _mount(line: str) -> tuple[Path, str] | None:
 async def _content(path: Path, *, thorough: bool) -> Content | StoreError:
     async def work(observer: ReadOnlyStore) -> Content:
         found_damage = tuple(await damage(observer, thorough=thorough))
-        if found_damage:  # what else it says may be wrong, or fail
+        if found_damage:  # anything else read from it may be wrong, or fail
             return Content(found_damage, frozenset(), 0, (), (), {}, None, {})
         counts = await observer.counts()
         found = {name: await newest_delivered(observer, name) for name in counts}
@@ -241,7 +241,7 @@ async def damage(observer: ReadOnlyStore, *, thorough: bool) -> list[str]:
 
 
 async def pending_shapes(reader: Reader) -> list[LaneSpec]:
-    """Return the kinds of request that pending entries need, those a shell has put in included. Reads the backlog."""
+    """Return the kinds of request that pending entries need, including those put by a shell. Reads the backlog."""
     lanes = await reader.lanes()
     shapes = [lanes[number] for (number,) in await reader.read(_PENDING_LANES) if number in lanes]
     for entry in await reader.unread(_MOST_UNREAD):
@@ -249,7 +249,7 @@ async def pending_shapes(reader: Reader) -> list[LaneSpec]:
         deciding = entry.on_conflict.split(",") if entry.on_conflict else []
         if entry.operation is Operation.INSERT:
             columns.add(Destination(entry.destination).key)
-        if columns and _are_names([*columns, *deciding]):  # else it will be dead, and need no column
+        if columns and _are_names([*columns, *deciding]):  # else it will become dead and need no column
             named = ",".join(sorted(columns))
             shapes.append(LaneSpec(entry.destination, entry.operation, entry.on_conflict or "", named, ordered=False))
     return shapes
@@ -258,7 +258,7 @@ async def pending_shapes(reader: Reader) -> list[LaneSpec]:
 def _columns(payload: str) -> set[str]:
     try:
         return set(json.loads(payload))
-    except (ValueError, RecursionError):  # Python reads less of JSON than SQLite does
+    except (ValueError, RecursionError):  # Python accepts less JSON than SQLite does
         return set()
 
 

@@ -1,7 +1,7 @@
-"""Questions to the remote end of which no row can come, and what stands in the way if it is silent.
+"""Requests to the remote end that cannot create a row, and what blocks the way if it does not answer.
 
-Nothing is left behind there: no row, no table, no number of a sequence. What a project's own statement triggers do for
-a statement without rows is theirs.
+They leave nothing behind there: no row, no table, no sequence number used. What a project's own statement triggers do
+for a statement without rows is up to them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Questions:
         self._deadline_s = deadline_s
 
     async def first(self, target: Target) -> tuple[Outcome, float | None]:
-        """Ask for no rows of one table; whether it is there does not matter yet.
+        """Read no rows of one table; whether the table exists does not matter yet.
 
-        Returns the answer, and how far this machine's clock is ahead of its Date; None: it names none.
+        Returns the answer, and how far this machine's clock is ahead of its Date header; None: it has none.
         """
         before_ms = self._clock.now_ms()
         outcome = await self._read(target.name, ())
@@ -66,9 +66,9 @@ class Questions:
         return await self._ask("GET", f"{table}?select={','.join(columns) or '*'}&limit=0")
 
     async def _missing(self, table: str, columns: Sequence[str]) -> dict[str, str | None]:
-        """Return the columns that the table does not have, each with the one that PostgreSQL thinks was meant.
+        """Return the columns that the table lacks, each with the one that PostgreSQL thinks was meant.
 
-        By halves: PostgreSQL names one at a time.
+        By bisection: PostgreSQL names one at a time.
         """
         outcome = await self._read(table, columns)
         if complaint(outcome) is not Complaint.COLUMN:
@@ -79,7 +79,7 @@ class Questions:
         return await self._missing(table, columns[:middle]) | await self._missing(table, columns[middle:])
 
     async def _insert(self, target: Target, deciding: str, there: Sequence[str]) -> Outcome:
-        # No `missing=default`: no default is to be evaluated, not for a row that is not there either.
+        # No `missing=default`: no default must be evaluated, not even for a row that does not exist.
         columns = ",".join(there) or deciding
         prefer = ("prefer", "return=minimal,resolution=ignore-duplicates")
         return await self._ask("POST", f"{target.name}?on_conflict={deciding}&columns={columns}", b"[]", _JSON, prefer)
@@ -97,7 +97,7 @@ class Questions:
         wanted = str(json.loads(payload).get(target.key) or its_id)
         path = f"{target.name}?select={target.key}&{target.key}=eq.{quote(wanted, safe='')}&limit=1"
         outcome = await self._ask("GET", path)
-        # Another key column than the one this asks by: what it says means nothing.
+        # The key column is not the one asked for: the answer means nothing.
         return None if complaint(outcome) in (Complaint.COLUMN, Complaint.OTHER) else (its_id, outcome)
 
     async def _ask(self, method: str, path: str, body: bytes = b"", *headers: tuple[str, str]) -> Outcome:
@@ -107,7 +107,7 @@ class Questions:
 def _ahead_s(outcome: Outcome, now_ms: float) -> float | None:
     date = outcome.headers.get("date") if isinstance(outcome, Reply) else None
     try:
-        # The header's seconds are cut off: half a second is the best guess at the rest.
+        # The header truncates to whole seconds: half a second is the best guess at the rest.
         return None if date is None else now_ms / 1000 - parsedate_to_datetime(date).timestamp() - 0.5
     except ValueError:
         return None
@@ -126,7 +126,7 @@ async def obstacle(url: str, *, deadline_s: float) -> tuple[Obstacle, str]:
                 place, port, ssl=trusted, server_hostname=host if secure else None
             )
             writer.close()
-            with contextlib.suppress(OSError):  # it was only to see whether it can be made
+            with contextlib.suppress(OSError):  # the connection was only a test
                 await writer.wait_closed()
     except (OSError, TimeoutError, Misconfigured) as error:  # ssl.SSLError and socket.gaierror are OSErrors
         return _kind(error), _words(error)
@@ -143,7 +143,7 @@ def _kind(error: Exception) -> Obstacle:
     ):
         if isinstance(error, kind):
             return found
-    # Several addresses were tried: asyncio joins their errors into one without a kind.
+    # Several addresses were tried: asyncio joins their errors into one of no specific type.
     return Obstacle.REFUSED if "refused" in str(error).lower() else Obstacle.OTHER
 
 

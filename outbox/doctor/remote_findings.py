@@ -1,7 +1,7 @@
-"""What the remote end's answers to harmless questions mean, and the SQL or command that fixes it.
+"""What the remote end's answers to harmless requests mean, and the SQL or command that fixes it.
 
-A question is harmless if no row can come of it: a read of no rows, an insert of none, an update of those whose column
-is null and not null. PostgreSQL still looks at table, columns, unique index and privileges before it finds out.
+A request is harmless if it cannot create or change a row: a read of no rows, an insert of none, an update of rows whose
+column is both null and not null. PostgreSQL still checks table, columns, unique index and privileges first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from outbox.postgrest.project import KeyFacts, KeyKind
 from outbox.postgrest.verdicts import Failure, Refusal, Reply, read_refusal
 
 _OK, _WARNING, _FAULT = Severity.OK, Severity.WARNING, Severity.FAULT
-# A key that ends within a month is one to renew before a holiday.
+# A key that expires within a month: renew it before the next holiday.
 _SOON_S = 30 * 86_400
 _LONGEST_LIST = 5
 
@@ -41,15 +41,15 @@ _LONGEST_LIST = 5
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A remote table, and what is sent to it: its columns, what decides its duplicates, whether rows are updated.
+    """A remote table, and what is sent to it: its columns, what decides about duplicates, whether rows are updated.
 
-    used: an entry for it was ever put; key: the column that holds an insert's id; role: who asks, as the token says.
+    used: an entry for it was ever put; key: the column that holds an insert's id; role: the token's.
     """
 
     name: str
     key: str
     columns: tuple[str, ...]
-    conflicts: tuple[str, ...]  # each as it stands in on_conflict=
+    conflicts: tuple[str, ...]  # each as written in on_conflict=
     updates: bool
     used: bool
     role: str = SERVICE
@@ -62,9 +62,9 @@ def targets(
     used: Iterable[str],
     only: Iterable[str] = (),
 ) -> list[Target]:
-    """Return what to ask about, by name: what is declared, and what has entries. only: nothing but these tables.
+    """Return the tables to ask about, by name: those declared, and those with entries. only: nothing but these tables.
 
-    pending: the kinds of request that pending entries need. newest: each table's newest kind, for one without them.
+    pending: the kinds of request that pending entries need. newest: each table's newest kind, used if none are pending.
     """
     known, kinds, seen = {each.name: each for each in declared}, list(pending), set(used)
     names = set(only) or {*known, *seen, *newest, *(spec.destination for spec in kinds)}
@@ -78,7 +78,7 @@ def targets(
 
 
 def _target(declared: Destination, shapes: Sequence[LaneSpec], used: bool) -> Target:
-    # A bot's own declaration of the key is not in the file, but its inserts are: they say which column it is.
+    # The bot's declaration of the key is not in the file, but its inserts are: they name the column.
     keys = [spec.on_conflict for spec in shapes if spec.operation is Operation.INSERT and spec.on_conflict]
     conflicts = {spec.on_conflict for spec in shapes if spec.on_conflict}
     declared_ones = {",".join(declared.on_conflict)} - {""}
@@ -99,7 +99,7 @@ def _target(declared: Destination, shapes: Sequence[LaneSpec], used: bool) -> Ta
 class TableFacts:
     """A table's answers. missing: columns that it lacks, each with the one that was meant. inserts: by on_conflict.
 
-    sighted: the newest delivered insert's id, and what a read of it says; None: there is none to look for.
+    sighted: the newest delivered insert's id, and the answer to a read of it; None: there is none to look for.
     """
 
     target: Target
@@ -114,7 +114,7 @@ class TableFacts:
 
 
 class Obstacle(StrEnum):
-    """Why nobody can be reached."""
+    """Why the remote end cannot be reached."""
 
     NO_HOST = "its name cannot be found"
     REFUSED = "nobody listens there"
@@ -151,7 +151,7 @@ def reach(url: str, first: Outcome, obstacle: tuple[Obstacle, str] | None) -> Fi
 
 
 def tls(url: str, *, in_the_clear: bool, connected: bool) -> Finding:
-    """Judge whether the key travels in the clear."""
+    """Judge whether the key is sent unencrypted."""
     if url.startswith("https:"):
         if not connected:
             return Finding("tls", _OK, "https, but nothing has answered")
@@ -163,7 +163,7 @@ def tls(url: str, *, in_the_clear: bool, connected: bool) -> Finding:
 
 
 def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) -> Finding:
-    """Judge the key by what its text says, and by what the server said to it. refused: None: it was not refused."""
+    """Judge the key by its text and by the server's reaction to it. refused: None: it was not refused."""
     own_role = facts.role if facts.kind is KeyKind.UNKNOWN else None  # of OUTBOX_ACCESS_TOKEN, say outbox_bot
     kind = f"a token of the role {own_role}" if own_role else f"a {facts.kind} key"
     if facts.kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON):
@@ -183,7 +183,7 @@ def key(facts: KeyFacts, host: str, *, now_s: float, refused: Refusal | None) ->
 
 
 def time_limit(role: str, found: str | None) -> Finding:
-    """Judge whether the server gives up on a locked table. found: the statement_timeout of `role`; None: none."""
+    """Judge whether the server stops waiting for a locked table. found: the statement_timeout of `role`; None: none."""
     if found is not None:
         return Finding("statement_timeout", _OK, f"a statement of {role} may take {found}")
     says = f"{role} has none: each request to a table that is locked holds a connection of the server until it is not"
@@ -208,13 +208,13 @@ def _day(unix_s: float) -> str:
 
 
 def table(facts: TableFacts, *, sql: Path = SQL) -> list[Finding]:
-    """Judge one table's answers: table, columns, grants, unique index, rows; what cannot be told is left out.
+    """Judge one table's answers: table, columns, grants, unique index, rows; what is unknown is left out.
 
     sql: where the shipped SQL files are.
     """
     target, what = facts.target, complaint(facts.read)
     if what is Complaint.TABLE:
-        # The bot may have no use for it: it would be a fault only once something is put for it.
+        # The bot may not use it: a missing table is a fault only once something is put for it.
         severity, unused = (_FAULT, "") if target.used else (_WARNING, "; nothing was put for it")
         says = f"it is not there, or not exposed ({said(facts.read)}){unused}"
         return [Finding(f"{target.name}: table", severity, says, mend(what, target.name, role=target.role, sql=sql))]
@@ -239,7 +239,7 @@ def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
 
 
 def meant(outcome: Outcome) -> str | None:
-    """Return the column that PostgreSQL thinks was meant instead of one that is not there; None: it has no idea."""
+    """Return the column that PostgreSQL suggests instead of a missing one; None: it suggests none."""
     hint = read_refusal(outcome).hint if isinstance(outcome, Reply) else None
     found = re.fullmatch(r'Perhaps you meant to reference the column "(?:\w+\.)?(\w+)"\.', hint or "")
     return found[1] if found else None
@@ -295,7 +295,7 @@ def _index(target: Target, columns: str, outcome: Outcome) -> Finding:
 
 
 def _rows(facts: TableFacts) -> list[Finding]:
-    """Whether the newest row that arrived can be seen: row-level security hides rows without a word."""
+    """Judge whether the newest delivered row is visible: row-level security hides rows silently."""
     check = f"{facts.target.name}: rows"
     if facts.sighted is None:
         return []

@@ -1,7 +1,7 @@
-"""A copy of the file as it is at one moment, made beside a running bot and checked before it counts.
+"""Copies the file as it is at one moment, beside a running bot, and checks the copy before it counts.
 
-Copying with `cp` loses what is only in the WAL; SQLite's own backup reads through it. In a WAL file a reader keeps
-nobody waiting: until the copy is there the WAL cannot start over, that is all.
+Copying with `cp` loses what is only in the WAL; SQLite's own backup reads through it. In WAL mode a reader blocks
+nobody: the WAL merely cannot start over until the copy is finished.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from outbox.errors import StoreError
 from outbox.store import database, files, lock, parts
 from outbox.store.rows import by_state
 
-# Between two portions of 4 MB the caller hears how far it is.
+# The caller is told the progress after each portion of 4 MB.
 _PAGES = 1000
 Progress = Callable[[int, int], None]
 
@@ -38,7 +38,7 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
     """Copy the outbox file `source` to `target` (0600) and check the copy. Blocks; call it in a thread.
 
     progress: called with pages copied and pages in all. Raises StoreError: `target` exists, cannot be written, or the
-    copy is not what it should be; `target` is not there then. What a killed run left in its folder is removed.
+    copy fails its checks; no copy is left then. What a killed run left in its folder is removed.
     """
     try:
         with parts.written(target) as part:
@@ -54,9 +54,9 @@ def back_up(source: Path, target: Path, *, progress: Progress = lambda done, pag
 
 
 def name_in(folder: Path, source: Path, now_ms: int) -> Path:
-    """Return the name of a copy of `source`, made now, in `folder`: by name the newest one is the last.
+    """Return the name in `folder` for a copy of `source` made now: sorted by name, the newest is last.
 
-    After a clock that was ahead, or that stands at 1970, names go on behind the last one. Raises StoreError.
+    If the clock was ahead before, or is at 1970 now, the name still sorts behind the last one. Raises StoreError.
     """
     try:
         copies = copies_in(folder, source)
@@ -69,7 +69,7 @@ def name_in(folder: Path, source: Path, now_ms: int) -> Path:
 
 
 def copies_in(folder: Path, source: Path) -> list[Path]:
-    """Return all copies that `name_in` named, oldest first. Raises OSError."""
+    """Return all copies named by `name_in`, oldest first. Raises OSError."""
     name = re.compile(rf"{re.escape(source.stem)}-\d{{8}}T\d{{6}}\.\d{{3}}Z{re.escape(source.suffix)}")
     return sorted(path for path in folder.iterdir() if name.fullmatch(path.name) and path.is_file())
 
@@ -77,15 +77,15 @@ def copies_in(folder: Path, source: Path) -> list[Path]:
 def _moment_ms(stamp: str) -> int:
     try:
         second = datetime.strptime(stamp[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    except ValueError:  # somebody has named it
+    except ValueError:  # a person named it
         return 0
     return int(second.timestamp()) * 1000 + int(stamp[16:19])
 
 
 def remove_old(folder: Path, source: Path, keep: int) -> list[Path]:
-    """Remove all copies that `name_in` named, but the newest `keep`; return them. Raises StoreError.
+    """Remove all but the newest `keep` of the copies named by `name_in`; return them. Raises StoreError.
 
-    One that a bot has open stays.
+    A copy that a bot has open stays.
     """
     try:
         old = [path for path in copies_in(folder, source)[:-keep] if not lock.look(path).running]
@@ -99,7 +99,7 @@ def remove_old(folder: Path, source: Path, keep: int) -> list[Path]:
 
 
 def _copied(source: Path, part: Path, progress: Progress) -> dict[str, dict[str, int]]:
-    # As `ReadOnlyStore`: without a -wal nobody has the file open, and an ordinary look would leave a -wal and a -shm.
+    # As `ReadOnlyStore`: without a -wal nobody has the file open, and an ordinary read would leave a -wal and a -shm.
     before = _marks(source)
     if before[0] is None:
         counts = _copied_once(source, part, progress, immutable=True)
@@ -119,18 +119,18 @@ def _marks(source: Path) -> tuple[int | None, int, int]:
 
 
 def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: bool) -> dict[str, dict[str, int]]:
-    os.truncate(part, 0)  # of what a look without the WAL may have copied
+    os.truncate(part, 0)  # discards what a read without the WAL may have copied
     with (
         contextlib.closing(database.plain_connection(source, immutable=immutable, timeout_s=5.0)) as original,
         contextlib.closing(database.plain_connection(part, "rw")) as copy,
     ):
-        # One snapshot for the counters and all portions: a bot's commits meanwhile would begin the copy anew.
+        # One snapshot for the counters and all portions: otherwise a bot's commits would restart the copy.
         original.execute("begin")
         told = by_state(original.execute("select destination, state, entries from outbox_counts").fetchall())
         copy.execute("pragma synchronous = off")  # synced once, at the end
         original.backup(copy, pages=_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
         original.execute("rollback")
-        # The copy was never in use: else opening it would miss the -wal that goes with the original.
+        # The copy was never in use: with the flag, opening it would report the original's -wal as missing.
         copy.execute("delete from outbox_meta where name = 'open'")
         return _checked(copy, told, part)
 

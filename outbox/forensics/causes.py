@@ -1,4 +1,4 @@
-"""What dead entries died of: those of one table and one cause are one line."""
+"""Groups dead entries by what they died of: one line for each table and cause."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from outbox.postgrest.replies import Refusal
 from outbox.store import queries
 from outbox.store.reader import Reader
 
-# Entries of one question: some 50 ms.
+# Entries read in one query: some 50 ms.
 _PAGE_ROWS = 20_000
 
 
@@ -17,8 +17,8 @@ _PAGE_ROWS = 20_000
 class Cause:
     """Dead entries of one destination that died of one thing. first_ms, last_ms: of the deaths, Unix milliseconds.
 
-    message: the server's words to the newest of them. said: a part of its words that tells it from the other causes
-    of its destination and code; None: destination and code do.
+    message: the server's words for the newest of them. said: a part of those words that distinguishes it from other
+    causes of its destination and code; None: destination and code suffice.
     """
 
     destination: str
@@ -34,12 +34,12 @@ class Cause:
 
     @property
     def told(self) -> str | None:
-        """What `--code` means."""
+        """The value to give to `--code`."""
         return self.code if self.code is not None else None if self.status is None else str(self.status)
 
 
 async def causes(reader: Reader) -> list[Cause]:
-    """Return what dead entries died of, the most frequent first. Reads all of them, in steps."""
+    """Return the causes of death, the most frequent first. Reads all dead entries, in steps."""
     found: dict[tuple[str, str], Cause] = {}
     for destination, states in sorted((await reader.counts()).items()):
         after_seq = 0
@@ -69,7 +69,7 @@ def _count(found: dict[tuple[str, str], Cause], more: Cause) -> None:
 
 
 def _said(words: str, cause: Cause, found: dict[tuple[str, str], Cause]) -> str | None:
-    """Return the longest part of a cause that stands in each of its messages, where another one has its code."""
+    """Return the longest text common to all messages of a cause, if another cause has the same code."""
     others = [each for each in found.values() if (each.destination, each.told) == (cause.destination, cause.told)]
     if len(others) == 1:
         return None

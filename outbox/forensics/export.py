@@ -1,4 +1,4 @@
-"""Entries as an export writes them: SQLite makes the text of each, from what is stored and as it is stored."""
+"""Entries as an export writes them: SQLite builds the text of each from the stored values, unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from outbox.store import queries
 from outbox.store.reader import Reader
 from outbox.store.selection import Selection
 
-# The years 1 to 9999; a shell's time may be any number.
+# The years 1 to 9999; a time put by a shell may be any number.
 _FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799
 
 
@@ -34,8 +34,8 @@ def _pairs(values: Mapping[str, str]) -> str:
 
 _ERROR = f"iif(coalesce({', '.join(_SAID.values())}) is null, null, json_object({_pairs(_SAID)}))"
 
-# What a query may select: nothing but the entry; a cell for each column; a JSON object, in which what is sent stands as
-# it is, so that a Decimal keeps its digits. Of an object made of facts only the last brace is cut.
+# What a query may select: nothing, to count; a cell for each column; a JSON object that contains what is sent verbatim,
+# so that a Decimal keeps its digits. Only the last brace of the object of facts is cut.
 COUNTED = "null"
 COLUMNS = tuple(_CELLS)
 CELLS = ", ".join(_CELLS.values())
@@ -48,9 +48,9 @@ LINE = (
 async def page(
     reader: Reader, wanted: Selection, selected: str, *, after_seq: int, until_seq: int, rows: int
 ) -> tuple[list[Any], int | None]:
-    """Look at the next `rows` entries behind `after_seq`; return what is selected of those wanted, and where to go on.
+    """Read the next `rows` entries after `after_seq`; return `selected` for those wanted, and where to continue.
 
-    selected: COUNTED, CELLS or LINE. Where to go on is None at the end.
+    selected: COUNTED, CELLS or LINE. Where to continue is None at the end.
     """
     bounds = (after_seq, until_seq)
     last = await reader.read(
@@ -59,7 +59,7 @@ async def page(
     if last[0][0] is None:
         return [], None
     state = None if wanted.state is None else wanted.state.value
-    # "not indexed": through the index of a state it would read all that are in it, at each page.
+    # "not indexed": with a state's index each page would read all entries in that state.
     sql = (
         f"select {selected} from outbox not indexed"  # noqa: S608 - constants
         f" where seq > ? and seq <= ? and (? is null or state = ?) and {queries.matches('created_at_ms')} order by seq"

@@ -1,4 +1,4 @@
-"""What was not sent to and when, and who had the file open for writing: the history of pauses and of processes."""
+"""The history of pauses (what was not sent, and when) and of the processes that had the file open for writing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from outbox.store.rows import PauseFacts
 
 @dataclass(frozen=True, slots=True)
 class Outage(PauseFacts):
-    """One pause, over or not. Times: Unix milliseconds. refused: entries that died meanwhile; backlog: at its end."""
+    """One pause, past or current. Times: Unix milliseconds. refused: entries that died in it; backlog: at its end."""
 
     ended_ms: int | None
     refused: int
@@ -21,7 +21,7 @@ class Outage(PauseFacts):
 class Life:
     """One process that had the file open for writing. sends_ms: since when it sent; None: it did not.
 
-    closed_ms: None: it has it open, was killed, or the machine stopped. last: nobody has opened it since.
+    closed_ms: None: it still has it open, was killed, or the machine stopped. last: nobody has opened it since.
     """
 
     program: str | None
@@ -33,7 +33,7 @@ class Life:
 
 
 async def outages(reader: Reader, since_ms: int | None, until_ms: int | None, limit: int) -> list[Outage]:
-    """Return the newest pauses that stood at some moment between two times, newest first."""
+    """Return the newest pauses in effect at some moment between two times, newest first."""
     if not await reader.knows("outbox_pause_history"):
         return []
     sql = (

@@ -1,7 +1,7 @@
-"""What has happened in the file since the last look, told from outside.
+"""What has happened in the file since the last look, seen from outside.
 
-Each look is a short one of its own, so that nobody who watches keeps a bot's WAL from starting over. A delivery is
-found by its time: one that a clock stepping back has dated before the last look is not shown, though it is counted.
+Each look is a short read of its own, so that watching never keeps a bot's WAL from starting over. A delivery is found
+by its time: one dated before the last look, because the clock stepped back, is not shown, though it is counted.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Change:
     status: int | None = None
     code: str | None = None
     message: str | None = None
-    columns: Mapping[str, Any] | None = None  # what tells its row, if it was asked for
+    columns: Mapping[str, Any] | None = None  # what identifies its row, if asked for
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What is new, oldest first; left_out: how many puts and deliveries more there were than were asked for."""
+    """What is new, oldest first; left_out: how many puts and deliveries exceeded the number asked for."""
 
     changes: tuple[Change, ...]
     left_out: int
@@ -64,7 +64,7 @@ _LINES = (
 
 
 async def news(reader: Reader, mark: Mark, wanted: Selection, *, most: int) -> News:
-    """Return what has happened since `mark` to entries that are wanted: of each kind the newest `most`."""
+    """Return what has happened to the wanted entries since `mark`: the newest `most` of each kind."""
     tests, values = f" and {queries.matches('created_at_ms')}", wanted.parameters()
     since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
 
@@ -75,10 +75,10 @@ async def news(reader: Reader, mark: Mark, wanted: Selection, *, most: int) -> N
     puts = await newest(_PUT, mark.seq, order="seq desc")
     delivered = await newest(_DELIVERED, *since, order="settled_at_ms desc, seq desc")
     line = await entries.newest_line(reader)
-    # Numbers are used again once the newest lines have gone with their entries.
+    # Line numbers are reused once the newest lines have been removed with their entries.
     lines = await newest(_LINES, min(mark.line, line), order="h.number desc") if line else []
     left_out = 0
-    if mark != START:  # how long the history is before that, nobody wants to know
+    if mark != START:  # at the start the length of the history is of no interest
         left_out += await _more(reader, _PUT + tests, (mark.seq, *values), len(puts), most)
         left_out += await _more(reader, _DELIVERED + tests, (*since, *values), len(delivered), most)
     changes = sorted([*puts, *delivered, *lines], key=_order)
@@ -86,7 +86,7 @@ async def news(reader: Reader, mark: Mark, wanted: Selection, *, most: int) -> N
 
 
 async def _mark(reader: Reader, mark: Mark, line: int) -> Mark:
-    """Return where the next look begins: behind what nobody wanted, too."""
+    """Return where the next look begins: after everything seen, wanted or not."""
     since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
     last = await reader.read(f"{_DELIVERED} order by settled_at_ms desc, seq desc limit 1", since)
     at_ms, seq = (last[0][0], last[0][2]) if last else (mark.delivered_ms, mark.delivered_seq)
@@ -101,5 +101,5 @@ async def _more(reader: Reader, sql: str, values: tuple[Any, ...], shown: int, m
 
 
 def _order(change: Change) -> tuple[int, int, int]:
-    """By time; what came in one millisecond came in this order: a put, what was said and done, the delivery."""
+    """By time; within one millisecond: the put, then refusals and commands, then the delivery."""
     return change.at_ms, {"put": 0, "delivered": 2}.get(change.event, 1), change.seq or 0

@@ -1,7 +1,7 @@
-"""What can be read of a broken JSON text: a list's whole objects, an object's whole members.
+"""Reads what is intact in a broken JSON text: a list's whole objects, an object's whole members.
 
-A crash while it was written cuts a file short, leaves zeros in it, or two files in one; what is whole is still there.
-A list is read through a window that moves along it, so that a large one is never in memory as a whole.
+A crash during writing cuts a file short, leaves zeros in it, or leaves two files in one; whole parts are still there.
+A list is read through a window that moves along it, so that a large one is never entirely in memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _COLON = re.compile(r"\s*:\s*")
 _END_OF_MEMBER = re.compile(r"\s*[,}]")
 NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
-# A value that ends behind the window is looked for in one of twice the size, up to here: no row is larger. It bounds
-# what brackets that are never closed cost, each of which is tried.
+# If a value ends beyond the window, a window of twice the size is tried, up to this: no row is larger. It bounds the
+# cost of brackets that are never closed, each of which is tried.
 LONGEST = 1 << 20
 # The longest word of JSON, or escape in a string, that may have been cut: \ud83d\ude00.
 _WORD = 12
 
 
 class Place(NamedTuple):
-    """Where something begins or ends: in characters and bytes from 0, in lines from 1."""
+    """Where something begins or ends: characters and bytes from 0, lines from 1."""
 
     character: int
     byte: int
@@ -36,7 +36,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a text. value: the object that it is; None: `problem` says what it is."""
+    """A part of a text. value: the object that it holds; None: `problem` says what is wrong."""
 
     start: Place
     end: Place
@@ -53,9 +53,9 @@ NO_UTF8 = "it is not UTF-8"
 
 
 class Text(str):
-    """A text whose lines nobody counts.
+    """A text whose lines are never counted.
 
-    `JSONDecodeError` counts those before the error: a text with many errors would cost the square of its length.
+    `JSONDecodeError` counts the lines before the error: a text with many errors would take quadratic time.
     """
 
     __slots__ = ()
@@ -70,17 +70,17 @@ class Text(str):
 class Window:
     """A part of a text that comes in blocks. Positions are characters from the window's start.
 
-    Bytes that are no UTF-8 are surrogates in it, as Python's `surrogateescape` has them.
+    Bytes that are not UTF-8 become surrogates, as with Python's `surrogateescape`.
     """
 
     def __init__(self, blocks: Iterable[str]) -> None:
         self.text: Text = Text()
         self._blocks = iter(blocks)
         self._start = 0  # in characters of the whole text
-        self._known = Place(0, 0, 1)  # the last place that was asked for, or the window's start
+        self._known = Place(0, 0, 1)  # the last place asked for, or the window's start
 
     def grow(self) -> bool:
-        """Make it twice as long; False: that was the end of the text."""
+        """Double the window; False: it already reaches the end of the text."""
         parts: list[str] = [self.text]
         longer = 0
         while longer < max(len(self.text), 1) and (block := next(self._blocks, None)) is not None:
@@ -91,7 +91,7 @@ class Window:
         return longer > 0
 
     def place(self, position: int) -> Place:
-        """Return the place of `position`, which is not before any that was asked for."""
+        """Return the place of `position`, which must not be before an earlier one asked for."""
         between = self.text[self._known.character - self._start : position]
         size = len(between) if between.isascii() else len(between.encode("utf-8", "surrogateescape"))
         lines = self._known.line + str.count(between, "\n")
@@ -99,9 +99,9 @@ class Window:
         return self._known
 
     def drop(self, position: int) -> int:
-        """Forget the half before `position`, if it is that far, and return its new one.
+        """Drop the text before `position` once it is half the window, and return its new position.
 
-        The last word before it stays, for who looks back.
+        The last word before it stays, for lookbehind.
         """
         if 2 * position < len(self.text):
             return position
@@ -118,9 +118,9 @@ Found = tuple[Any, int]
 
 
 def pieces(window: Window, wanted: Callable[[Mapping[str, Any]], bool]) -> Iterator[Piece]:
-    """Yield the objects of the list that a text should be, and between them what cannot be read, in order.
+    """Yield the objects of the list that a text should be, and the unreadable parts between them, in order.
 
-    wanted: tells an object of the list from one inside of a broken one. Reading goes on at the next wanted object.
+    wanted: tells an object of the list from one inside a broken one. Reading continues at the next wanted object.
     """
     start = window.place(0)
     position = _behind_blanks(window, 0)
@@ -153,7 +153,7 @@ def pieces(window: Window, wanted: Callable[[Mapping[str, Any]], bool]) -> Itera
 
 
 def _rest(window: Window, position: int) -> Iterator[Piece]:
-    # Not read: in a file that two have written, it is an older version of what stands before it.
+    # Not read: if two processes wrote the file, it is an older version of what comes before it.
     position = _behind_blanks(window, position)
     start = window.place(position)
     while position < len(window.text):
@@ -171,7 +171,7 @@ def _behind_blanks(window: Window, position: int) -> int:
 
 
 def _value(window: Window, position: int) -> Found | None:
-    """Return the JSON value that begins at `position`, and where it ends; None: none does."""
+    """Return the JSON value that begins at `position`, and where it ends; None: there is none."""
     while True:
         found, cut = _one(window.text, position)
         if not cut or len(window.text) - position > LONGEST or not window.grow():
@@ -179,14 +179,14 @@ def _value(window: Window, position: int) -> Found | None:
 
 
 def _one(text: str, position: int) -> tuple[Found | None, bool]:
-    """Return the same for a text that may go on; and whether that may change it."""
+    """Return the same for a text that may continue, and whether more text may change it."""
     try:
         value, end = _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         return None, error.pos >= len(text) - _WORD or error.msg.startswith("Unterminated")
-    except (ValueError, RecursionError):  # too many digits are a ValueError, too many brackets the other
+    except (ValueError, RecursionError):  # too many digits raise ValueError, too many brackets RecursionError
         return None, False
-    # A number that the text's end has cut looks like a shorter one.
+    # A number cut off by the text's end looks like a shorter one.
     cut = end == len(text) and not isinstance(value, dict | list | str)
     return None if cut else (value, end), cut
 
@@ -201,7 +201,7 @@ def _next_wanted(window: Window, position: int, wanted: Callable[[Mapping[str, A
                 return position
             continue
         position = window.drop(bracket)
-        # Behind a colon it is a value inside of the broken one.
+        # After a colon it is a value inside the broken one.
         found = None if _is_value(window.text, position) else _value(window, position)
         if found is not None and wanted(found[0]):
             return position
@@ -216,9 +216,9 @@ def _is_value(text: str, position: int) -> bool:
 
 
 def members(text: str) -> tuple[dict[str, Any], int]:
-    """Return the whole members of the object that `text` should be, and where reading ended: at its end, if all is.
+    """Return the whole members of the object that `text` should be, and where reading ended: at its end if it is whole.
 
-    A value counts only once what follows it is there: 100 may be the beginning of 10000.
+    A value counts only if the character after it is there: 100 may be the beginning of 10000.
     """
     text = Text(text)
     start = text.find("{")

@@ -1,4 +1,4 @@
-"""The old module's files on disk: read block by block, what was not taken kept beside them, then renamed."""
+"""The old module's files on disk: read block by block, then renamed, with what was not imported kept beside them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _BLOCK = 1 << 16
 
 
 class Unreadable(Exception):
-    """A file cannot be read; the operating system's words."""
+    """A file cannot be read; the message is the operating system's."""
 
 
 class OldText:
-    """A file's text in blocks; a byte that is no UTF-8 is a surrogate in it. Iterate once, to the end."""
+    """A file's text in blocks; a byte that is not UTF-8 becomes a surrogate. Iterate once, to the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class OldText:
         yield decoder.decode(b"", final=True)
 
     def rename(self, left: Sequence[Left]) -> tuple[Path, Path | None] | None:
-        """Keep what was left in a file of its own, then rename this one; None: it is not the one that was read.
+        """Keep what was left in a separate file, then rename this one; None: it is not the file that was read.
 
         Returns both new names. Raises OSError.
         """
@@ -56,9 +56,9 @@ class OldText:
 
 
 def _keep(path: Path, left: Sequence[Left]) -> Path | None:
-    """Write what was left, 0600, whole or not at all, and return where; None: there is nothing but blanks.
+    """Write what was left, 0600, whole or not at all, and return where; None: it is only blanks.
 
-    It stands there already if a try before this one has got so far.
+    The file already exists if an earlier attempt got this far.
     """
     part = path.with_name(f"{path.name}.unread.part")
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
@@ -77,7 +77,7 @@ def _keep(path: Path, left: Sequence[Left]) -> Path | None:
 
 
 def _rests(file: BinaryIO, left: Iterable[Left]) -> Iterator[bytes]:
-    """Yield the parts that were left, a line each, without blanks before and behind."""
+    """Yield the parts that were left, a line each, without leading and trailing blanks."""
     for each in left:
         file.seek(each.byte)
         size, written = each.bytes, False
@@ -92,7 +92,7 @@ def _rests(file: BinaryIO, left: Iterable[Left]) -> Iterator[bytes]:
 
 
 def _free(path: Path, suffix: str, like: Path | None = None) -> Path:
-    """Return a name that nobody has, or that has what the file `like` has."""
+    """Return a name that is free, or that of a file with the same content as `like`."""
     number = 1
     while True:
         name = path.with_name(f"{path.name}{suffix}{'' if number == 1 else f'-{number}'}")

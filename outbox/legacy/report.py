@@ -1,4 +1,4 @@
-"""What became of the old module's files: what was taken, and what was left at which place."""
+"""The result for the old module's files: what was imported, and what was left, with its place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from outbox.legacy.fragments import Place
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What was not taken: `bytes` bytes from `byte` (from 0), on `line` (from 1), and why."""
+    """What was not imported: `bytes` bytes from `byte` (from 0), on `line` (from 1), and why."""
 
     byte: int
     line: int
@@ -20,9 +20,9 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class OldFile:
-    """What became of one file. taken, known: entries, bars or sessions, new and stored already.
+    """The result for one file. taken, known: entries, bars or sessions that are new, or already stored.
 
-    renamed: its name now; None: it is as it was. rest: the file that holds what was not taken; None: there is none.
+    renamed: its name now; None: unchanged. rest: the file that holds what was not imported; None: there is none.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class OldFile:
 
 @dataclass(frozen=True, slots=True)
 class LegacyReport:
-    """What became of each old file; empty: there was none."""
+    """The result for each old file; empty: there was none."""
 
     files: tuple[OldFile, ...] = ()
 
@@ -46,18 +46,18 @@ class LegacyReport:
 
     @property
     def left(self) -> int:
-        """Places of the old files that could not be read."""
+        """Places in the old files that could not be read."""
         return sum(len(file.left) for file in self.files)
 
 
 @dataclass(slots=True)
 class Found:
-    """What one reading of a file has come to so far."""
+    """The result of reading one file, so far."""
 
     taken: int = 0
     known: int = 0
     left: list[Left] = field(default_factory=list)
 
     def leave(self, start: Place, end: Place, why: str) -> None:
-        """Note that what stands between two places is not taken."""
+        """Note that the text between two places is not imported."""
         self.left.append(Left(start.byte, start.line, end.byte - start.byte, why))

@@ -1,8 +1,8 @@
-"""What a monitor is told of an outbox, through OpenTelemetry's API. Needs the extra `otel`.
+"""Reports an outbox's figures to a monitor, through OpenTelemetry's API. Needs the extra `otel`.
 
     from outbox.metrics import instrument
 
-    instrument(outbox)      # to the global MeterProvider, whatever the bot has made of that
+    instrument(outbox)      # to the global MeterProvider, however the bot has configured it
 
 `outbox.metrics.prometheus.serve` is for a bot that has none. docs/monitoring.md says what each figure means.
 
@@ -39,23 +39,23 @@ _BOUNDARIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1
 
 
 def instrument(outbox: Outbox, meter_provider: MeterProvider | None = None, *, name: str | None = None) -> None:
-    """Tell `meter_provider` (else the global one) how `outbox` does, until it is closed. Again: nothing changes.
+    """Report the figures of `outbox` to `meter_provider` (else the global one) until it is closed. Idempotent.
 
     Figures are read when they are collected, in the collector's thread, from one snapshot. A put costs some 25 µs
     more, nearly all of it the SDK's.
 
     Args:
         outbox: An open outbox.
-        meter_provider: Whom to tell; the global one unless given.
-        name: What tells several outboxes apart, the attribute `outbox.name`; OUTBOX_SOURCE unless given, or the file's
-            whole path if another outbox of the provider has that name.
+        meter_provider: Who receives the figures; the global one unless given.
+        name: What distinguishes several outboxes, the attribute `outbox.name`; OUTBOX_SOURCE unless given, or the
+            file's whole path if another outbox of the provider has that name.
     """
     names = (name, outbox.source, outbox.path.name)
     _instruments_of(meter_provider or get_meter_provider()).watch(outbox, next(each for each in names if each))
 
 
 class _Instruments:
-    """The instruments of one provider: made once, since a second one of a name would not be asked."""
+    """The instruments of one provider: created once, since a second one with the same name would not be collected."""
 
     def __init__(self, meter: Meter) -> None:
         self._watched: list[Watched] = []
@@ -87,7 +87,7 @@ class _Instruments:
             watched.begin(figure.name)
             try:
                 found = list(figure.read(watched))
-            except OutboxError as error:  # the others are still told
+            except OutboxError as error:  # the others are still reported
                 logger.warning("metric cannot be read", extra={"figure": figure.name, "error": str(error)})
                 continue
             for value, attributes in found:
@@ -97,14 +97,14 @@ class _Instruments:
         started_s = watched.outbox.clock.monotonic_s()
 
         def over(future: asyncio.Future[object]) -> None:
-            if future.cancelled():  # the caller has gone; nobody waited so long
+            if future.cancelled():  # the caller is gone; nobody waited that long
                 return
             attributes = {"outbox.name": watched.name, "outbox.destination": destination}
             if (error := future.exception()) is not None:
                 attributes["error.type"] = type(error).__name__
             self._duration.record(watched.outbox.clock.monotonic_s() - started_s, attributes)
 
-        # Not the future's own: put_nowait's takes this for somebody who looks at its failure.
+        # Not the future's own method: put_nowait's future would take this for a caller that looks at its failure.
         asyncio.Future.add_done_callback(done, over)
 
 

@@ -22,13 +22,13 @@ class Kind(Enum):
     """How a figure behaves, in OpenTelemetry's words."""
 
     COUNTER = "counter"  # since the bot's start; only grows
-    UP_DOWN = "up-down counter"  # now; may be added up over bots
-    GAUGE = "gauge"  # now; adding up makes no sense
+    UP_DOWN = "up-down counter"  # now; may be summed over bots
+    GAUGE = "gauge"  # now; a sum makes no sense
     HISTOGRAM = "histogram"
 
 
 class Watched:
-    """What the figures of one outbox are read from, in any thread. All that are read together share one snapshot."""
+    """The source of one outbox's figures, in any thread. Figures that are read together share one snapshot."""
 
     def __init__(self, name: str, outbox: Monitor) -> None:
         self.name = name
@@ -37,7 +37,7 @@ class Watched:
         self._read: set[str] = set()
 
     def begin(self, figure: str) -> None:
-        """Note that `figure` is about to be read: a collection reads each once, so the second time is in the next."""
+        """Note that `figure` is about to be read: a second read of it starts a new collection."""
         if figure in self._read:
             self._snapshot = None
             self._read.clear()
@@ -72,7 +72,7 @@ class Figure:
 
 
 def _by(attribute: str, counts: Mapping[str, int], known: Iterable[str] = ()) -> list[Value]:
-    """One value for each that was counted, and 0 for each of `known`: a counter that appears at 1 shows no increase."""
+    """Return each count, and 0 for the rest of `known`: a counter that first appears at 1 shows no increase."""
     # A copy in one step: the event loop may count while another thread reads.
     return [(number, {attribute: value}) for value, number in (dict.fromkeys(known, 0) | dict(counts)).items()]
 

@@ -4,8 +4,8 @@
 
     with serve(outbox):     # http://127.0.0.1:9464/metrics
 
-The exporter and not `prometheus_client` by itself: so there is one set of instruments, and a bot that moves to an
-OpenTelemetry collector later keeps its names, rules and dashboards. Needs the extra `prometheus`.
+It uses the exporter rather than `prometheus_client` alone, so there is one set of instruments, and a bot that moves to
+an OpenTelemetry collector later keeps its names, rules and dashboards. Needs the extra `prometheus`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PORT = 9464
 
 
 class Endpoint:
-    """The page while it is served, in threads of its own. A context manager; `close` ends it."""
+    """The page while it is served, in its own threads. A context manager; `close` ends it."""
 
     def __init__(self, server: WSGIServer, thread: threading.Thread, provider: MeterProvider) -> None:
         self._server = server
@@ -69,7 +69,7 @@ class Endpoint:
 def serve(*outboxes: Outbox, port: int = _PORT, host: str = "127.0.0.1", name: str | None = None) -> Endpoint:
     """Serve the figures of `outboxes` until the result is closed; its `url` says where.
 
-    They name files and tables, and hold neither payloads nor keys.
+    The figures name files and tables, and contain neither payloads nor keys.
 
     Args:
         *outboxes: Open outboxes.

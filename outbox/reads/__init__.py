@@ -1,4 +1,4 @@
-"""Rows out: of the remote tables, of what this outbox holds, or of the two together.
+"""Reads rows: from the remote tables, from what this outbox holds, or from both together.
 
 query     what a read asks for, and what it returns
 keyset    remote rows page after page, each behind the last row of the one before

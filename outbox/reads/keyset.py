@@ -1,8 +1,8 @@
-"""Page after page by where the last one ended, instead of by how many rows came before; no I/O.
+"""Keyset pagination: each page begins where the last one ended, not at a row count; no I/O.
 
-An offset counts rows anew for each page, and a row that is inserted meanwhile moves all the others. Here each page
-begins behind the last row of the one before, told by its values in the columns of the order. PostgreSQL gives those
-values as texts of its own (`column::text`): no number or time loses a digit on the way there and back.
+An offset counts rows anew for each page, and a row that is inserted meanwhile shifts all the others. Here each page
+begins after the last row of the one before, given by its values in the order's columns. PostgreSQL itself renders those
+values as text (`column::text`): no number or time loses a digit on the way there and back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Texts: TypeAlias = "Mapping[str, str | None]"
 
 
 class Place(Enum):
-    """Where a page begins that no row was read before."""
+    """Where a page begins if no row was read before it."""
 
     START = "the first row"
     NULLS = "the first row that has null in the first column of the order"
@@ -32,7 +32,7 @@ Position: TypeAlias = "Place | tuple[str | None, ...]"
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A query's rows in an order that leaves nothing open. terms: the last of them are unique and never null.
+    """A query's rows in a total order. terms: the last of them are unique and never null.
 
     texts: the columns whose texts come with each row, those of `terms` first. named: one more parameter, as `one_of`.
     """
@@ -43,22 +43,22 @@ class Walk:
     named: str = ""
 
     def path(self, position: Position, *, limit: int, offset: int = 0) -> str:
-        """Return the path of the page that begins `offset` rows behind `position`."""
+        """Return the path of the page that begins `offset` rows after `position`."""
         aliases = [f"{_alias(number)}:{encoded(column)}::text" for number, column in enumerate(self.texts)]
         whole = replace(self.query, select=",".join([self.query.select, *aliases]), order=self.terms)
         path = whole.path(limit=limit, offset=offset)
         return "&".join(filter(None, [path, self.named, *self._behind(position)]))
 
     def taken(self, row: dict[str, Any]) -> Texts:
-        """Take the texts out of a row of the answer and return them by their columns."""
+        """Remove the texts from a row of the answer and return them by column."""
         return {column: row.pop(_alias(number), None) for number, column in enumerate(self.texts)}
 
     def position(self, texts: Texts) -> tuple[str | None, ...]:
-        """Return where a row stands that has these texts."""
+        """Return the position of a row with these texts."""
         return tuple(texts[term.column] for term in self.terms)
 
     def after_the_end(self, position: Position) -> Position | None:
-        """Return where to go on once nothing is found behind `position`; None: that was all."""
+        """Return where to continue once nothing is found after `position`; None: that was all."""
         first = self.terms[0]
         past_values = not isinstance(position, Place) and position[0] is not None
         if past_values and len(self.terms) > 1 and not first.descending:
@@ -74,9 +74,9 @@ class Walk:
 
 
 def walk(query: Query, unique: Sequence[str], texts: Sequence[str] = ()) -> Walk:
-    """Return the walk over a query's rows. unique: columns that no two rows share; texts: what else is wanted as text.
+    """Return the walk over a query's rows. unique: columns that no two rows share; texts: other columns wanted as text.
 
-    Raises InvalidQuery: its order cannot be one of a walk.
+    Raises InvalidQuery: no walk can follow its order.
     """
     terms = query.ordered_by(unique)
     if (column := obstacle(query, unique)) is not None:
@@ -86,20 +86,20 @@ def walk(query: Query, unique: Sequence[str], texts: Sequence[str] = ()) -> Walk
 
 
 def obstacle(query: Query, unique: Sequence[str]) -> str | None:
-    """Return the first column of the order that no page can begin behind: a path into JSON, or PostgREST's own name."""
+    """Return the first column of the order that a page cannot continue from: a JSON path, or PostgREST's own name."""
     columns = (term.column for term in query.ordered_by(unique))
     return next((column for column in columns if "-" in column or column in RESERVED), None)
 
 
 def check_distinct(positions: Sequence[tuple[str | None, ...]]) -> None:
-    """Raise Undecidable if two rows of a page stand in one place: a page could end between them and lose one."""
+    """Raise Undecidable if two rows of a page share a position: a page could end between them and lose one."""
     if len(set(positions)) < len(positions):
         problem = "two rows are equal in all of its columns; Outbox.register tells which columns are unique"
         raise Undecidable(problem, field="order")
 
 
 def one_of(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return the parameter that finds the rows which have these values in `columns`."""
+    """Return the parameter that selects the rows with these values in `columns`."""
     if len(columns) == 1:
         listed = quote(",".join(quoted(values[0]) for values in rows), safe="")
         return f"{encoded(columns[0])}=in.({listed})"
@@ -115,13 +115,13 @@ def _alias(number: int) -> str:
 
 
 def _parameters(terms: Sequence[Term], values: Sequence[str | None]) -> list[str]:
-    """The parameters that leave the rows behind `values`, so that an index on the first column serves them."""
+    """Return the parameters that select the rows after `values`, such that an index on the first column serves them."""
     first, value = terms[0], values[0]
     name = encoded(first.column)
     if len(terms) == 1:
         return [f"{name}={_beyond(first)}.{quote(_unique(first, value), safe='')}"]
     if value is None and not first.descending:
-        # No narrowing of what follows: these rows are read to their end, those that have null in the next column too.
+        # Does not narrow the rest: these rows are read to their end, those with null in the next column included.
         rest = terms[1:], values[1:]
         return [f"{name}=is.null", *(_parameters(*rest) if len(terms) == 2 else [_tree(*rest)])]
     narrowed = [] if value is None else [f"{name}={_beyond(first)}e.{quote(value, safe='')}"]
@@ -134,7 +134,7 @@ def _tree(terms: Sequence[Term], values: Sequence[str | None]) -> str:
 
 
 def _branches(terms: Sequence[Term], values: Sequence[str | None]) -> list[str]:
-    """One of these must hold. The first column lies beyond its value, or is equal and the rest lies beyond."""
+    """Return conditions of which one must hold: the first column is beyond its value, or equal and the rest beyond."""
     (first, *rest), (value, *others) = terms, values
     name = first.column
     beyond: list[str] = []

@@ -1,12 +1,12 @@
-"""Pending entries laid over the remote rows, and what the file alone can tell.
+"""Overlays pending entries on the remote rows, and reads rows from the file alone.
 
-A merged read walks the remote rows and gives the pending ones between them, where the order has them. The remote rows
-that pending entries touch are asked for by name, so its cost must not grow with the backlog: what stands in one place
-whatever the remote end has (`Table.foreseen`) is asked for just before it is given, what stays in its place
-(`Table.stays`) is overlaid where the walk meets it, and only the rest, an update of a column that the query filters or
-orders by, is asked for at once.
+A merged read walks the remote rows and yields the pending ones between them, in order. The remote rows that pending
+entries touch are fetched by name, and its cost must not grow with the backlog. A row whose place is known whatever the
+remote end has (`Table.foreseen`) is fetched just before it is yielded; a row that keeps its place (`Table.stays`) is
+overlaid when the walk reaches it; only the rest, an update of a column that the query filters or orders by, is fetched
+at once.
 
-What is done to each entry runs in a thread: ten thousand of them take a third of a second, which no event loop has.
+Work on each entry runs in a thread: ten thousand entries take a third of a second, too long for the event loop.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from outbox.reads.query import Query, asked
 from outbox.store.rows import StoredEntry
 from outbox.threads import in_thread
 
-# Pending entries that a merged read holds in memory, some ten megabytes; more are drained in seconds, or the remote
-# end is away and a merged read is a local one.
+# Pending entries that a merged read holds in memory, some ten megabytes. A larger backlog drains in seconds, or the
+# remote end is away and a merged read becomes a local one.
 MOST_PENDING = 10_000
 # Rows that a local read holds: some hundred megabytes.
 MOST_HELD = 100_000
-# Rows asked for by name in one request: 50 UUIDs are 2 kB of the 16 kB that a URL may have.
+# Rows fetched by name in one request: 50 UUIDs are 2 kB of the 16 kB that a URL may have.
 _NAMED = 50
-# Entries of one step; a payload has about a kilobyte. And those that one step looks at where no index knows the
+# Entries of one step; a payload is about a kilobyte. Then how many entries one step reads if no index covers the
 # destination.
 _STEP, _WINDOW = 500, 1000
-# Rows given in one turn of the event loop: some milliseconds.
+# Rows yielded in one turn of the event loop: some milliseconds.
 _GIVEN = 500
 
 
 class Waiting(NamedTuple):
-    """A row of the answer. place: compares as the query orders. row: None: its remote row is not asked for yet."""
+    """A row of the answer. place: compares as the query orders. row: None: its remote row is not fetched yet."""
 
     place: Any
-    number: int  # of rows in one place the first that was put comes first
+    number: int  # breaks ties: of rows in one place the one put first comes first
     identity: Identity
     row: dict[str, Any] | None
 
 
 async def merged(outbox: Outbox, table: Table, query: Query, *, page_rows: int) -> AsyncGenerator[dict[str, Any], None]:
-    """Give the remote rows as they will be once everything is delivered that is pending now.
+    """Yield the remote rows as they will be once everything pending now is delivered.
 
-    What is pending is read first: what is delivered meanwhile is found among the remote rows, never in neither.
+    Pending entries are read first: one delivered meanwhile is then found among the remote rows, never in neither.
     """
     table.check(query)
     overlay = _Overlay(outbox, table, query)
@@ -75,9 +75,9 @@ class _Overlay:
         self._query = query
         self._key = in_order(query.order)
         self._changes: dict[Identity, list[Change]] = {}
-        self._inserted: set[Identity] = set()  # which a remote row, if there is one, leaves without effect
-        self._staying: set[Identity] = set()  # whose remote row, if there is one, is changed where it stands
-        self._waiting: list[Waiting] = []  # a heap of the rows that are not given yet
+        self._inserted: set[Identity] = set()  # inserts only: without effect if there is a remote row
+        self._staying: set[Identity] = set()  # the remote row, if there is one, is changed in its place
+        self._waiting: list[Waiting] = []  # a heap of the rows not yielded yet
         self._numbers: dict[Identity, int] = {}
         self._read_to = 0
         self._seen: set[int] = set()
@@ -85,7 +85,7 @@ class _Overlay:
     # ---------------------------------------------------------------------------------------- what is pending
 
     async def load(self) -> None:
-        """Read what is pending, and ask for the rows whose place hangs on what the remote end has."""
+        """Read what is pending, and fetch the rows whose place depends on what the remote end has."""
         self._read_to = await last_seq(self._outbox)
         entries = await pending(self._outbox, self._table.destination.name, MOST_PENDING)
         if len(entries) > MOST_PENDING:
@@ -98,7 +98,7 @@ class _Overlay:
         await in_thread(heapq.heapify, self._waiting)
 
     def _sort(self, entries: Sequence[StoredEntry]) -> list[Identity]:
-        """Keep what may touch a row of the answer; return what must be asked for before its place is known."""
+        """Keep what may touch a row of the answer; return what must be fetched before its place is known."""
         self._changes = by_row(self._table, entries)
         self._numbers = {identity: number for number, identity in enumerate(self._changes)}
         unknown = []
@@ -113,7 +113,7 @@ class _Overlay:
                 unknown.append(identity)
             elif self._table.holds(self._query, row):
                 self._waiting.append(self._placed(identity, row, None))
-            elif identity in self._inserted:  # a remote row of that name is what it is
+            elif identity in self._inserted:  # a remote row of that name stays as it is
                 del self._changes[identity]
         return unknown
 
@@ -122,7 +122,7 @@ class _Overlay:
         return Waiting(place, self._numbers[identity], identity, shown)
 
     async def _catch_up(self) -> None:
-        """Add what was put since: a remote row read from now on may be newer than what was pending at first."""
+        """Add what was put since: remote rows read from now on may be newer than the entries read at first."""
         last = await last_seq(self._outbox)
         if last == self._read_to:
             return
@@ -135,7 +135,7 @@ class _Overlay:
         self._read_to = last
 
     async def _asked_for(self, identities: Sequence[Identity]) -> list[Waiting]:
-        """Ask for these remote rows, and return those rows of the answer that they will be."""
+        """Fetch these remote rows, and return the rows of the answer that they will become."""
         names = {identity: self._changes[identity][0].names for identity in identities}
         bases = await _named_rows(self._outbox, self._table, names)
         await self._catch_up()
@@ -153,7 +153,7 @@ class _Overlay:
     # ---------------------------------------------------------------------------------------- the answer
 
     async def rows(self, page_rows: int) -> AsyncIterator[dict[str, Any]]:
-        """Give the rows of the answer."""
+        """Yield the rows of the answer."""
         route = walk(self._query, self._table.unique, self._table.compared)
         async for page in pages(self._outbox, route, page_rows=page_rows):
             if self._changes:
@@ -169,33 +169,33 @@ class _Overlay:
             yield left
 
     def _met(self, row: dict[str, Any], texts: Any) -> dict[str, Any] | None:
-        """Return what to give where the walk has met a remote row; None: nothing here."""
+        """Return what to yield when the walk reaches a remote row; None: nothing here."""
         identity = self._table.identity(texts) if self._changes else None
         if identity not in self._changes:
             return row
         changes = self._changes[identity]
-        if identity in self._inserted:  # not given yet: it is delivered, or another one has its name
+        if identity in self._inserted:  # not yielded yet: it is delivered, or another row has its name
             del self._changes[identity]
             return row
         changed = self._table.applied(Row(row, texts), changes) if identity in self._staying else None
         if changed is None or not self._table.holds(self._query, changed):
-            return None  # it is given where it will stand
+            return None  # it is yielded at its future place
         return self._table.shown(self._query, changed)
 
     async def _given(self, before: Any) -> AsyncIterator[dict[str, Any]]:
-        """Give the pending rows that stand before the place `before`; None: all that are left."""
+        """Yield the pending rows that come before the place `before`; None: all that are left."""
         while self._waiting and (before is None or self._waiting[0].place < before):
             if self._waiting[0].row is None:
                 await self._ask_for_next()
                 continue
             _, _, identity, row = heapq.heappop(self._waiting)
-            if identity in self._changes:  # else the walk has met it
+            if identity in self._changes:  # else the walk has already reached it
                 self._inserted.discard(identity)
                 assert row is not None
                 yield row
 
     async def _ask_for_next(self) -> None:
-        """Ask for the remote rows of the next ones that wait."""
+        """Fetch the remote rows of the next waiting ones."""
         some: list[Identity] = []
         while self._waiting and len(some) < _NAMED and self._waiting[0].row is None:
             identity = heapq.heappop(self._waiting).identity
@@ -215,7 +215,7 @@ def by_row(table: Table, entries: Iterable[StoredEntry]) -> dict[Identity, list[
 
 
 async def local_rows(outbox: Outbox, table: Table, query: Query) -> list[dict[str, Any]]:
-    """Return what the file holds of the rows that `query` asks for, pending or delivered. Raises Undecidable."""
+    """Return the rows that `query` asks for as far as the file has them, pending or delivered. Raises Undecidable."""
     table.check(query)
     rows: dict[Identity, Row] = {}
     async for entries in held(outbox, table.destination.name):
@@ -241,7 +241,7 @@ def _shown(table: Table, query: Query, rows: Iterable[Row]) -> list[dict[str, An
 
 
 async def _named_rows(outbox: Outbox, table: Table, names: dict[Identity, tuple[str, ...]]) -> dict[Identity, Row]:
-    """Return the remote rows of these names, whole: a filter may hold only for what pending entries make of them."""
+    """Return the remote rows of these names, unfiltered: a filter may match only after the pending changes."""
     everything = walk(asked(table.destination.name), table.unique, table.compared)
     rows: dict[Identity, Row] = {}
     missing = dict(names)
@@ -260,10 +260,10 @@ async def _named_rows(outbox: Outbox, table: Table, names: dict[Identity, tuple[
 async def pages(
     outbox: Outbox, walk: Walk, *, page_rows: int, offset: int = 0, most: int | None = None
 ) -> AsyncIterator[list[tuple[dict[str, Any], Texts]]]:
-    """Give the pages behind the first `offset` rows, each row with its texts: `most` rows, or all.
+    """Yield the pages after the first `offset` rows, each row with its texts: `most` rows, or all.
 
-    A short page proves nothing: the server's cap, which may change at any time, may have cut it. The last one is
-    empty. Raises what `Outbox.fetch` raises, Undecidable: two rows stand in one place.
+    A short page proves nothing: the server's cap, which may change at any time, may have cut it. The last page is
+    empty. Raises what `Outbox.fetch` raises, Undecidable: two rows share a position.
     """
     position: Position | None = Place.START
     before: list[tuple[str | None, ...]] = []
@@ -282,9 +282,9 @@ async def pages(
 
 
 async def pending(outbox: Outbox, destination: str, most: int) -> list[StoredEntry]:
-    """Return what is pending for `destination`, oldest first; more than `most` of them: one more than that.
+    """Return what is pending for `destination`, oldest first; `most` + 1 entries if there are more than `most`.
 
-    What is delivered while this reads is among them; what is refused meanwhile may be.
+    Entries delivered during the read are included; entries refused meanwhile may be.
     """
     seqs = [seq for (seq,) in await outbox.read_local(queries.PENDING.sql, (*[destination] * 4, most + 1))]
     found: list[StoredEntry] = []
@@ -295,15 +295,15 @@ async def pending(outbox: Outbox, destination: str, most: int) -> list[StoredEnt
 
 
 async def last_seq(outbox: Outbox) -> int:
-    """Return the place of the newest entry: whatever is put from now on stands behind it."""
+    """Return the number of the newest entry: whatever is put from now on has a higher one."""
     ((_, last),) = await outbox.read_local(queries.BOUNDS.sql)
     return last or 0
 
 
 async def held(outbox: Outbox, destination: str, *, after_seq: int = 0) -> AsyncIterator[list[StoredEntry]]:
-    """Give what was put behind `after_seq` and is pending or delivered and not pruned yet, in the order of the puts.
+    """Yield entries put after `after_seq` that are pending, or delivered and not pruned, in put order.
 
-    Reads the entries of all destinations there, step by step.
+    Reads the entries of all destinations from there on, step by step.
     """
     ((first, last),) = await outbox.read_local(queries.BOUNDS.sql)
     for after in range(max(after_seq, (first or 1) - 1), last or 0, _WINDOW):

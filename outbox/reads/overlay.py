@@ -1,7 +1,7 @@
-"""What pending entries make of the rows they are bound for; no I/O, no clock, no dice.
+"""Applies pending entries to the rows that they are bound for; no I/O, no clock, no dice.
 
-A row is told from another by its destination's conflict columns, or by its key column. Entries of one row apply in
-the order of their puts: an insert where there is none, an upsert either way, an update where there is one.
+Rows are identified by their destination's conflict columns, or by its key column. Entries of one row apply in put
+order: an insert if there is no row, an upsert either way, an update if there is one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Identity: TypeAlias = tuple[Any, ...]
 class Change:
     """What one entry does to one row. names: the identity as texts, for asking. values: as they were put.
 
-    numbered: the same with each number as the text it is.
+    numbered: the same, with each number as its text.
     """
 
     operation: Operation
@@ -37,9 +37,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row on its way through changes. texts: of the columns that are compared; UNKNOWN: the server's default.
+    """A row while changes are applied to it. texts: of the columns compared; UNKNOWN: the server's default.
 
-    partial: the remote row may have been there before, with other values than the defaults.
+    partial: the remote row may already have existed, with other values than the defaults.
     """
 
     values: Mapping[str, Any]
@@ -49,9 +49,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What is known of a destination: enough to do here what the server would.
+    """What is known about a destination: enough to do here what the server would.
 
-    unique: the columns that tell its rows apart. compared: those and what the query filters and orders by.
+    unique: the columns that identify its rows. compared: those and the ones that the query filters and orders by.
     """
 
     destination: Destination
@@ -62,7 +62,7 @@ class Table:
     # ---------------------------------------------------------------------------------------- changes
 
     def change(self, entry: StoredEntry) -> Change:
-        """Return what `entry` does. Raises Undecidable: which row it means, or what it makes of it, is not certain."""
+        """Return what `entry` does. Raises Undecidable: which row it changes, or how, is not certain."""
         field = f"entry {entry.id}"
         try:
             values = json.loads(entry.payload)
@@ -117,7 +117,7 @@ class Table:
     def applied(self, base: Row | None, changes: Iterable[Change], *, alone: bool = False) -> Row | None:
         """Return the row after `changes`; None: there is none. Raises Undecidable.
 
-        alone: nobody has asked the remote end, so an upsert without `base` may be one of a row that is there.
+        alone: the remote end was not asked, so an upsert without `base` may still meet an existing row.
         """
         row = base
         for change in changes:
@@ -131,9 +131,9 @@ class Table:
         return row
 
     def foreseen(self, changes: Sequence[Change]) -> Row | None:
-        """Return the row as far as its place goes, if that hangs on no remote row; None: it does.
+        """Return the row as far as its place needs it, if that depends on no remote row; None: it does.
 
-        Of an insert alone: if there is a remote row, the insert has no effect, and nobody needs this.
+        For inserts alone: if there is a remote row, the insert has no effect, and the result is not used.
         """
         if all(change.operation is Operation.INSERT for change in changes):
             return self.applied(None, changes)
@@ -143,7 +143,7 @@ class Table:
         return row if row.texts.keys() >= set(self.compared) else None
 
     def stays(self, changes: Sequence[Change]) -> bool:
-        """Return whether `changes` leave a remote row where it stands, and make none."""
+        """Return whether `changes` leave a remote row in its place, and create none."""
         moving = set(self.compared) - set(self.unique)
         return all(each.operation is Operation.UPDATE and moving.isdisjoint(each.numbered) for each in changes)
 

@@ -1,4 +1,4 @@
-"""What a local or merged read asks the file; short steps, since the connection is the flusher's too."""
+"""The queries of a local or merged read; in short steps, since the flusher shares the connection."""
 
 from __future__ import annotations
 

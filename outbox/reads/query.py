@@ -1,8 +1,8 @@
-"""What a read asks for, as a path and as a question to one row, and what its answer means; no I/O, no clock, no dice.
+"""What a read asks for, as a path and as a test of one row, and what its answer means; no I/O, no clock, no dice.
 
 Nothing that a caller passes can change a query's spec: names are checked against a pattern, values are
-percent-encoded and, where PostgREST has a syntax of its own inside of them, quoted. The few names that PostgREST keeps
-for itself are refused.
+percent-encoded and, where PostgREST has syntax of its own inside them, quoted. The few names that PostgREST reserves
+are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from outbox.prepare import RESERVED
 COLUMN = rf"{NAME}(?:->>?(?:{NAME}|[0-9]{{1,9}}))*"  # pnl, data->>reason, data->legs->0
 _COLUMN_RE = re.compile(COLUMN)
 
-# What Supabase gives at most in one answer, unless the project says otherwise.
+# The most rows that Supabase returns in one answer, unless the project sets another limit.
 PAGE_ROWS = 1000
 
 _ITEM = rf"(?:{NAME}:)?(?:\*|{COLUMN})(?:::{NAME})?"  # reason:data->>reason, pnl::text
@@ -33,7 +33,7 @@ _PLAIN_RE = re.compile(rf"\*|{NAME}(?:,{NAME})*")
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One column of an order. Nulls stand where PostgreSQL puts them: last, and first if descending."""
+    """One column of an order. Nulls sort as in PostgreSQL: last, and first if descending."""
 
     column: str
     descending: bool = False
@@ -44,7 +44,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A read that has been checked. select: as it stands in the path."""
+    """A read that has been checked. select: as in the path."""
 
     table: str
     select: str
@@ -63,7 +63,7 @@ class Query:
         return None if self.select == "*" else tuple(self.select.split(","))
 
     def ordered_by(self, last: Sequence[str]) -> tuple[Term, ...]:
-        """Return the order, settled by the columns `last`: behind all of them nothing is left to order."""
+        """Return the order, made total by the columns `last`: terms after all of them are dropped."""
         terms: dict[str, Term] = {}
         for term in (*self.order, *map(Term, last)):
             if not last or not terms.keys() >= set(last):
@@ -104,7 +104,7 @@ _NUMBERS = {
 
 
 def check_numbers(**given: int) -> None:
-    """Raise InvalidQuery unless each of `limit`, `offset` and `page` is a whole number that it can be."""
+    """Raise InvalidQuery unless each of `limit`, `offset` and `page` is a whole number in its range."""
     for field, value in given.items():
         least, problem = _NUMBERS[field]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -112,12 +112,12 @@ def check_numbers(**given: int) -> None:
 
 
 _AWAY = frozenset({402, 408, 429})
-# PostgreSQL or its pool is not there: no connection, out of resources, shutting down.
+# PostgreSQL or its pool is unavailable: no connection, out of resources, shutting down.
 _AWAY_CODES = ("PGRST000", "PGRST001", "PGRST002", "PGRST003", "08", "53", "57P")
 
 
 def is_away(error: RemoteError) -> bool:
-    """Return whether the remote end as a whole did not answer, and not this query was refused."""
+    """Return whether the remote end as a whole is away, as opposed to refusing this query."""
     if isinstance(error, Unreachable):
         return True
     if error.code is not None and (error.code == "" or error.code.startswith(_AWAY_CODES)):
@@ -151,7 +151,7 @@ class ReadSource(StrEnum):
     Attributes:
         REMOTE: Supabase.
         LOCAL: What this outbox has put and still holds, delivered or pending.
-        MERGED: Supabase, with what is pending laid over it: a bot sees what it has just written.
+        MERGED: Supabase, overlaid with what is pending: a bot sees what it has just written.
     """
 
     REMOTE = "remote"
@@ -173,7 +173,7 @@ def chosen_source(source: str | ReadSource) -> ReadSource:
 
 
 class Rows(list[dict[str, Any]]):
-    """The rows of a read, and what they are worth.
+    """The rows of a read, and how complete they are.
 
     Attributes:
         source: Where they are from.
@@ -257,7 +257,7 @@ class Condition:
             _compared_as(kind, value, self.field)
 
     def holds(self, columns: Columns, text: str | None) -> bool:
-        """Return whether a row holds it that has `text` in the column (None: null). Raises Undecidable."""
+        """Return whether the condition holds for a row with `text` in the column (None: null). Raises Undecidable."""
         if self.operator is Operator.IS:
             found = text is None if self.values[0] == "null" else text == self.values[0]
             return found is not self.negated
@@ -269,7 +269,7 @@ class Condition:
 
 
 def conditions(filters: Mapping[str, object] | None) -> tuple[Condition, ...]:
-    """Return what `filters` ask; all of it must hold. Raises InvalidQuery, which names the column."""
+    """Return the conditions in `filters`; all must hold. Raises InvalidQuery, which names the column."""
     return tuple(found for column, wanted in (filters or {}).items() for found in _of_column(column, wanted))
 
 
@@ -281,7 +281,7 @@ def column_name(name: object, field: str) -> str:
 
 
 def encoded(column: str) -> str:
-    """Return a column's name as it stands in a URL."""
+    """Return a column's name encoded for a URL."""
     return quote(column, safe="-")
 
 
@@ -289,7 +289,7 @@ _BARE_RE = re.compile(r"(?!null\Z)[A-Za-z0-9_-]+", re.IGNORECASE)
 
 
 def quoted(value: str) -> str:
-    """Return `value` so that none of PostgREST's commas, parentheses and dots can be read in it."""
+    """Return `value` quoted, so that PostgREST reads no comma, parenthesis or dot in it as syntax."""
     if _BARE_RE.fullmatch(value):
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -334,7 +334,7 @@ def _single(column: str, operator: Operator, value: object, field: str) -> Condi
             raise InvalidQuery(f"nothing is {operator} null; only eq, neq and is find it", field=field)
         return Condition(column, Operator.IS, ("null",), negated=operator is Operator.NEQ)
     if operator in _PATTERNS and "*" in text:
-        # PostgREST makes a wildcard of each, and knows no way to say that one is meant as itself.
+        # PostgREST turns each into a wildcard, and has no way to escape one.
         raise InvalidQuery('PostgREST reads "*" as "%"; write "%" for any characters', field=field)
     return Condition(column, operator, (text,))
 
@@ -342,7 +342,7 @@ def _single(column: str, operator: Operator, value: object, field: str) -> Condi
 def _text(value: object, field: str) -> str | None:
     """Return a value as PostgreSQL reads it from a URL; None: null."""
     try:
-        # Numbers stay the texts they are: a float would change a Decimal's digits.
+        # Numbers keep their text: a float would change a Decimal's digits.
         plain = json.loads(encode_value(value, where=field), parse_float=str, parse_int=str)
     except InvalidEntry as error:
         raise InvalidQuery(f"{type(value).__name__} cannot be compared", field=error.field) from None

@@ -1,14 +1,14 @@
 """Entries that are found page by page, in a database and its -wal, where no b-tree leads to them any more.
 
-Of each page the newest committed copy counts; where that is damaged, the one before. What the newest copies say of an
-entry is certain: one that is delivered there is not brought, whatever an older copy says. Of two copies of an entry
-the newer one counts, and of two on one damaged page the one that waits.
+The newest committed copy of each page counts; if it is damaged, the one before. What the newest copies say of an entry
+is certain: an entry delivered there is skipped, whatever an older copy says. Of two copies of an entry the newer one
+counts; of two on one damaged page, the pending one.
 
-An entry is in doubt that stands only in an older copy, on a damaged page, in a transaction without its end, or in a
+An entry is in doubt if it is found only in an older copy, on a damaged page, in an unfinished transaction, or in a
 file that does not say which pages are free. It may have been delivered since. Sending an insert again is harmless:
-its id says so to the server. An upsert or update might put back what a later one has changed, so that it comes as a
-dead letter, for a person to look at. So does what a shell has put and no flusher has read yet: it has no digest, and
-nothing proves that it is whole.
+the server recognizes its id. An upsert or update might revert a later change, so it becomes a dead letter, for a
+person to decide. So does what a shell has put and no flusher has read yet: without a digest, nothing proves that it is
+whole.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNPROVEN = "salvaged: it has no digest, so that nothing proves that it is whole
 
 
 class _Copy(NamedTuple):
-    """One copy of a page. settled: of a transaction that has its end."""
+    """One copy of a page. settled: its transaction was committed."""
 
     in_wal: bool
     at: int
@@ -44,7 +44,7 @@ class _Copy(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where an entry stands, and whether it is certain that it still does."""
+    """Where an entry is stored, and whether that is certain to be current."""
 
     copy: _Copy
     start: int
@@ -52,10 +52,10 @@ class _Place(NamedTuple):
 
 
 class CarvedFile:
-    """The pages of a damaged file. Synchronous: run it in a thread. An error of the disk is damage, too.
+    """The pages of a damaged file. Synchronous: run it in a thread. A disk error counts as damage, too.
 
-    damaged: whether a page of the table is damaged, be it that queries pass over it without an error.
-    Raises UnsafePath: it is no plain file.
+    damaged: whether a page of the table is damaged, even if queries skip it without an error.
+    Raises UnsafePath: it is not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,13 +82,13 @@ class CarvedFile:
         self._open.close()
 
     def seqs(self) -> list[int]:
-        """Return the numbers of all entries that were found, settled or not, in their order."""
+        """Return the numbers of all entries found, settled or not, in ascending order."""
         return sorted(self._settled | self._maybe_settled.keys() | self._places.keys())
 
     def rows(self, beside: set[int], *, doubtful: bool) -> Iterator[tuple[dict[str, Any], str | None]]:
-        """Yield rows by their columns, oldest first, and what keeps each from being sent; None: nothing does.
+        """Yield rows by column, oldest first, each with what keeps it from being sent; None: nothing does.
 
-        beside: numbers that are known already. doubtful: those as well that are not certain.
+        beside: numbers already known, which are skipped. doubtful: include entries in doubt.
         """
         for seq, place in sorted(self._places.items()):
             wanted = seq not in beside and (place.certain or doubtful)
@@ -103,7 +103,7 @@ class CarvedFile:
     # ---------------------------------------------------------------------------------------- which copy of a page
 
     def _all_copies(self) -> dict[int, list[_Copy]]:
-        """Return the copies of each page, newest first: the -wal's last round, the database, what was there before."""
+        """Return the copies of each page, newest first: the -wal's last round, the database, older rounds."""
         size, now, before = self._size, defaultdict[int, list[_Copy]](list), defaultdict[int, list[_Copy]](list)
         frames = pages.frames(lambda at, count: _read(self._wal, at, count), size)
         last = max((n for n, frame in enumerate(frames) if frame.current and frame.ends), default=-1)
@@ -124,7 +124,7 @@ class CarvedFile:
         return self._bytes(best) if best is not None else b""
 
     def _free(self) -> tuple[set[int], bool]:
-        """Return the free pages, whose rows are old copies, and whether these are all of them."""
+        """Return the free pages, whose rows are old copies, and whether the list is complete."""
         count = max(self._copies, default=0)
         free, said = set[int](), pages.free_list(self._newest_of(1))
         number = said.trunk if said is not None else 0
@@ -133,7 +133,7 @@ class CarvedFile:
             number = part[0]
         if said is not None and len(free) == said.pages:
             return free, True
-        # What has the shape of such a list, without the one that leads to it.
+        # Collect every page that looks like a part of the list, although no chain leads to it.
         for number in self._copies:
             part = pages.trunk(self._newest_of(number), count)
             free |= {number, *part[1]} if part is not None and part[1] else set()
@@ -149,7 +149,7 @@ class CarvedFile:
             for copy in self._copies[number]:
                 page = self._bytes(copy)
                 cells, sound = pages.cells(page)
-                # Not one that begins with another's number, as what overflows from a row: it may end in old bytes.
+                # Not an overflow page, which begins with another page's number: it may end in old bytes.
                 odd = bool(cells) and not sound and int.from_bytes(page[:4], "big") > count
                 self.damaged = self.damaged or odd
                 sound = sound and copy.sound and copy.settled
@@ -176,13 +176,13 @@ class CarvedFile:
 
 
 def inside(ranges: Sequence[tuple[int, int]], number: int) -> bool:
-    """Return whether one of `ranges`, which are in order, holds `number`."""
+    """Return whether one of the sorted `ranges` holds `number`."""
     at = bisect_right(ranges, number, key=lambda each: each[0]) - 1
     return at >= 0 and number <= ranges[at][1]
 
 
 def without(ranges: Sequence[tuple[int, int]], numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return what is left of `ranges` without `numbers`, which are in order."""
+    """Return `ranges` without `numbers`, which are sorted."""
     left = []
     for first, last in ranges:
         for number in numbers[bisect_left(numbers, first) : bisect_right(numbers, last)]:

@@ -1,7 +1,7 @@
-"""In use or closed: a flag in the file, by which a lost or foreign -wal is found at the next opening.
+"""In use or closed: a flag in the file that exposes a lost or foreign -wal at the next opening.
 
-The flag is committed and brought into the database file itself at opening, with the first salt of the -wal that goes
-with it; a clean close takes it away. Together with the number that the lock's sidecar keeps it tells what is missing.
+Opening commits the flag and checkpoints it into the database file, with the first salt of the matching -wal; a clean
+close clears it. Together with the number in the lock's sidecar it tells what is missing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from outbox.threads import in_thread
 logger: logs.Logger = logs.named("outbox.store")
 
 
-# A damaged file's entries keep their numbers when they are salvaged; those that were never acknowledged are fewer than
-# this: a group commit holds 1,024, the rest is for a shell's.
+# A damaged file's entries keep their numbers when they are salvaged. Fewer than this many were never acknowledged:
+# a group commit holds 1,024; the rest allows for a shell's.
 GAP = 10_000
 
 
 def loss_at_opening(path: Path, before: Written, seq: int) -> str | None:
-    """Return what the next opening of `path`, which nobody has open, will say is missing; None: nothing.
+    """Return what the next opening of `path`, which nobody has open, will report as missing; None: nothing.
 
-    before: what the lock's sidecar says. seq: its last number. A -wal that opening would first try on a copy counts
-    as its own. Raises StoreError.
+    before: what the lock's sidecar says. seq: the file's last number. A -wal that opening would first try on a copy
+    counts as the file's own. Raises StoreError.
     """
     main = probe.main_file(path)
     mark = before.mark_of(main.file)
@@ -42,7 +42,7 @@ def loss_at_opening(path: Path, before: Written, seq: int) -> str | None:
 
 
 def how_wal_goes(path: Path, main: probe.Main, mark: int | None) -> Wal:
-    """Return how the -wal goes with the file. mark: the highest number acknowledged in it. Raises StoreError."""
+    """Return how the -wal matches the file. mark: the highest number acknowledged in it. Raises StoreError."""
     whole = main.file is None or (mark is not None and main.seq >= mark)
     exists = files.wal_path(path).exists()
     return judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=probe.wal_salt(path))
@@ -51,7 +51,7 @@ def how_wal_goes(path: Path, main: probe.Main, mark: int | None) -> Wal:
 async def begin(
     connection: aiosqlite.Connection, path: Path, before: Written, *, wal: Wal, start_after: int, now_ms: int
 ) -> tuple[Facts, int]:
-    """Mark the file as in use; return what it is and its last number. What it has lost since is noted and logged.
+    """Mark the file as in use; return its facts and its last number. Losses since the last close are noted and logged.
 
     before: what the lock's sidecar says. start_after: the number that the first entry of a new file must exceed. Raises
     the engine's errors.
@@ -59,7 +59,7 @@ async def begin(
     file = await _value(connection, "file") or uuid.uuid4().hex
     ((seq,),) = await connection.execute_fetchall(queries.LAST_SEQ.sql)
     loss = judge_loss(seq=seq, mark=before.mark_of(file), wal=wal)
-    # No number is used twice, so that a receipt means one entry for ever.
+    # No number is used twice: a receipt always means the same entry.
     seq = max(seq or start_after, (loss.last or 0) if loss else 0)
     opened = {"at_ms": now_ms, "pid": os.getpid(), "program": Path(sys.argv[0]).name}
     async with database.transaction(connection):
@@ -67,7 +67,7 @@ async def begin(
         await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened)))
         await _start_numbers(connection, seq)
         await connection.execute(queries.FORGET_FACT.sql, ("quarantined",))
-        if start_after:  # a damaged file lies beside it: v_health says so, which sees this file alone
+        if start_after:  # a damaged file lies beside it: noted here, since v_health sees only this file
             await connection.execute(queries.STATE_FACT.sql, ("quarantined", json.dumps({"at_ms": now_ms})))
         if loss is not None:
             told = {"path": str(path), "first": loss.first, "last": loss.last, "certain": loss.certain}
@@ -77,7 +77,7 @@ async def begin(
             )
     salt = await in_thread(probe.wal_salt, path)
     await connection.execute(queries.STATE_FACT.sql, ("open", json.dumps(opened | {"salt": salt})))
-    # Passive waits for nobody; with a reader in the way the flag comes into the file a little later.
+    # Passive waits for nobody; if a reader is in the way, the flag reaches the file a little later.
     await database.checkpoint(connection, "passive")
     tables = await connection.execute_fetchall("select name from sqlite_schema where type = 'table'")
     return Facts(file, any(probe.is_own(str(name)) for (name,) in tables)), seq

@@ -25,7 +25,7 @@ SESSION = (
     "current_balance", "symbols", "version",
 )  # fmt: skip
 HISTORY = "at_ms, event, status, code, message, batch_rows, request_id"
-# One transaction of the open outbox each: the bot's puts come in between.
+# One transaction of the open outbox each, so that the bot's puts come in between.
 _PAGE = 200
 # Each damaged page costs some dozen failures; a table whose root is damaged must not be asked for every number.
 _MOST_FAILURES = 100_000
@@ -34,9 +34,9 @@ _LISTED_IDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class FoundEntry:
-    """One entry of the damaged file. row: its columns by name; spec: its lane's, if that can be read.
+    """One entry of the damaged file. row: its columns by name; spec: its lane's, if readable.
 
-    carved: whether only its page knew of it; doubt: why it must not simply be sent then.
+    carved: whether only its page knew of it; doubt: why, in that case, it must not simply be sent.
     """
 
     row: dict[str, Any]
@@ -47,11 +47,11 @@ class FoundEntry:
 
 
 class DamagedFile:
-    """A damaged file, opened to be read around its damage. Synchronous: run it in a thread."""
+    """A damaged file, read around its damage. Synchronous: run it in a thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: Any = None  # nothing can be asked
+        self._file: Any = None  # None: it cannot be queried
         self._columns, self._last, self._lanes, self._has_history = list[str](), 0, dict[int, LaneSpec](), False
         with contextlib.ExitStack() as opening:
             self._carved = opening.enter_context(contextlib.closing(CarvedFile(path)))
@@ -76,14 +76,14 @@ class DamagedFile:
         self._has_history = bool(self._columns_of("outbox_history"))  # a file of the second version has none
 
     def _columns_of(self, table: str) -> set[str]:
-        """Return the names of a table's columns; none: this file has no such table."""
+        """Return the names of a table's columns; empty: this file has no such table."""
         return {str(row[1]) for row in self._file.execute(f"pragma table_info({table})").fetchall()}
 
     def close(self) -> None:
         self._open.close()
 
     def _asked(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any] | None:
-        """Return the rows of a query; None: damage is in its way."""
+        """Return the rows of a query; None: damage prevents it."""
         if self._file is None:
             return None
         try:
@@ -94,7 +94,7 @@ class DamagedFile:
             raise database.named(error, self._path) from error
 
     def _last_seq(self) -> int:
-        """Return the highest number, from whatever says it: the counter, the table's end, or an index."""
+        """Return the highest number from any readable source: the counter, the table's end, or an index."""
         ways = (
             "select seq from sqlite_sequence where name = 'outbox'",
             "select max(seq) from outbox not indexed",
@@ -108,28 +108,28 @@ class DamagedFile:
         return {number: LaneSpec.of(spec) for number, *spec in rows or ()}
 
     def project(self) -> tuple[str | None, bool]:
-        """Return which project the entries belong to, None: to none yet; and whether damage is in the way of that."""
+        """Return the project that the entries belong to (None: none yet), and whether damage hides it."""
         rows = self._asked("select value from outbox_meta where name = 'project'")
         name = str(rows[0][0]) if rows else None
         damaged = rows is None or (name is not None and "\N{REPLACEMENT CHARACTER}" in name)
         return None if damaged else name, damaged
 
     def sessions(self) -> list[Sequence[Any]] | None:
-        """Return the sessions that were running, as `SESSION`; None: damage is in the way of them."""
+        """Return the sessions that were running, as `SESSION`; None: damage hides them."""
         if self._file is not None and not self._columns_of("outbox_sessions"):  # a file of the first version
             return []
         return self._asked(f"select {', '.join(SESSION)} from outbox_sessions where status = 'RUNNING'")  # noqa: S608
 
     def pages(self, unreadable: list[tuple[int, int]]) -> Iterator[list[FoundEntry]]:
-        """Yield what is not settled, oldest first: what queries find, then what only its page knows of.
+        """Yield unsettled entries, oldest first: those that queries find, then those that only their page knows of.
 
-        unreadable: ranges of numbers of which neither says anything are put into it.
+        unreadable: receives the ranges of numbers of which neither says anything.
         """
         seen, seqs = set[int](), self._carved.seqs()
         for page in self._queried(unreadable):
             seen.update(entry.row["seq"] for entry in page)
             yield page
-        # Without damage, what looks like an old copy of an entry is one.
+        # In an undamaged table, what looks like an old copy of an entry is one.
         carved = self._carved.rows(seen, doubtful=self._carved.damaged or bool(unreadable) or not self._last)
         known_last = max(self._last, *seqs[-1:], 0)
         unreadable[:] = without([*unreadable, (self._last + 1, known_last)], seqs)
@@ -137,7 +137,7 @@ class DamagedFile:
             yield page
 
     def _queried(self, unreadable: list[tuple[int, int]]) -> Iterator[list[FoundEntry]]:
-        """Yield what queries find; halve what cannot be read until only the damage is left."""
+        """Yield what queries find; halve each unreadable range until only the damage is left."""
         names = ", ".join(self._columns)
         sql = (
             f"select {names} from outbox not indexed where seq between ? and ?"  # noqa: S608 - our own columns
@@ -167,7 +167,7 @@ class DamagedFile:
         return FoundEntry(row, self._lanes.get(row["lane"]), lines or [], carved, doubt)
 
     def ids_within(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return the ids that an index still knows of entries that cannot be read."""
+        """Return the ids of unreadable entries that an index still holds."""
         sql = "select id, seq from outbox indexed by sqlite_autoindex_outbox_1 where id > '' order by id"
         ids: list[str] = []
         if self._file is None or not ranges:

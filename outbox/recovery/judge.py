@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-# SQLite adds 1 to the first salt whenever it starts the WAL anew, at the most every 1,000 pages; a bot would have to
-# write 4 TB in one run to get beyond this. A foreign WAL's salt is random: 1 in 4,096 looks like ours.
+# SQLite adds 1 to the first salt whenever it restarts the WAL, at most every 1,000 pages; a bot would have to write
+# 4 TB in one run to exceed this. A foreign WAL's salt is random: 1 in 4,096 looks like ours.
 _RESTARTS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What can be told about a file without trusting it. None: unknown.
+    """What is known about a file without trusting it. None: unknown.
 
     outbox: it is or was an outbox. own_tables: the bot keeps tables of its own in it.
     """
@@ -24,9 +24,9 @@ class Evidence:
 class Remedy(Enum):
     """What may be done with a damaged file."""
 
-    SET_ASIDE = auto()  # it held nothing but the outbox: rename it, begin a new one, so that trading goes on
-    REFUSE = auto()  # the bot's own tables are in it, or nobody can tell: leave it as it is
-    NOT_OURS = auto()  # nothing says that it ever was an outbox
+    SET_ASIDE = auto()  # it held only the outbox: rename it and begin a new one, so that trading continues
+    REFUSE = auto()  # it holds the bot's own tables, or nobody can tell: leave it as it is
+    NOT_OURS = auto()  # nothing shows that it was ever an outbox
 
 
 def remedy(evidence: Evidence) -> Remedy:
@@ -37,7 +37,7 @@ def remedy(evidence: Evidence) -> Remedy:
 
 
 class Wal(Enum):
-    """How a -wal goes with its database."""
+    """How a -wal matches its database."""
 
     FITS = auto()
     MISSING = auto()  # the database says that it was in use, and there is none
@@ -45,9 +45,9 @@ class Wal(Enum):
 
 
 def judge_wal(*, whole: bool, open_salt: int | None, exists: bool, salt: int | None) -> Wal:
-    """Return how the -wal goes with its database.
+    """Return how the -wal matches its database.
 
-    whole: whether the database holds all that was acknowledged without it, or cannot be read without it at all.
+    whole: whether the database without it holds all that was acknowledged, or cannot be read without it at all.
     open_salt: the WAL's first salt when the database was last opened; None: it was closed cleanly, or cannot be read.
     exists: whether there is a -wal. salt: its first salt; None: it holds nothing that SQLite would use.
     """
@@ -63,9 +63,9 @@ def judge_wal(*, whole: bool, open_salt: int | None, exists: bool, salt: int | N
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Entries that were acknowledged and are not in the file. certain False: there may be some.
+    """Entries that were acknowledged and are missing from the file. certain: False if some may be missing.
 
-    first, last: their numbers; last is None where nobody knows.
+    first, last: their numbers; last is None if unknown.
     """
 
     first: int
@@ -87,11 +87,11 @@ class Loss:
 
 
 def judge_loss(*, seq: int, mark: int | None, wal: Wal) -> Loss | None:
-    """Return what is missing from a file whose last entry has the number `seq`; None: nothing, as far as can be told.
+    """Return what is missing from a file whose last entry has the number `seq`; None: nothing, as far as is known.
 
-    mark: the highest number that was acknowledged; None: what stands beside the file says nothing about it.
+    mark: the highest number that was acknowledged; None: the files beside it do not say.
     """
     if mark is not None:
-        # A shell that closes the file after a crash puts the -wal's rows into it and removes the -wal: no loss.
+        # A shell that closes the file after a crash checkpoints the -wal and removes it: no loss.
         return Loss(seq + 1, mark, certain=True) if mark > seq else None
     return Loss(seq + 1, None, certain=False) if wal is Wal.MISSING else None

@@ -1,4 +1,4 @@
-"""How an outbox file is opened for writing, whatever has happened to it since it was last closed."""
+"""Opens an outbox file for writing, whatever has happened to it since it was last closed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 logger: logs.Logger = logs.named("outbox.store")
 
-# What every run reads, so that damage there is found before the file is used.
+# Every run reads these, so damage there is found before the file is used.
 _LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)
-# Of its text the length: a shell may have put any bytes, which are for the flusher to refuse.
+# Only the length of its text: a shell may have put any bytes, and refusing them is the flusher's task.
 _NEWEST = "select seq, length(payload) from outbox order by seq desc limit 1"
 
 
@@ -46,11 +46,11 @@ async def open_store(
     wait_s: float = 0.0,
     bounds: Bounds = Bounds(),  # noqa: B008 - it is frozen
 ) -> Store:
-    """Open `path` for writing; create and migrate it if need be.
+    """Open `path` for writing; create and migrate it if needed.
 
-    wait_s: seconds to wait for another process to let go of it. bounds: how much may be stored. Cancelled, it comes to
-    its end all the same and is undone: a checkpoint of what an earlier run left may be under way. Raises StoreInUse and
-    every StoreError that says what is wrong with the file; what is not ours is never touched.
+    wait_s: seconds to wait for another process to release it. bounds: how much may be stored. If cancelled, the open
+    still finishes and is then undone: it may be checkpointing what an earlier run left. Raises StoreInUse and every
+    StoreError that says what is wrong with the file; a file that is not ours is never touched.
     """
     path = await in_thread(files.real_path, path)
     await in_thread(files.refuse_odd_files, path)
@@ -74,16 +74,16 @@ async def _opened(path: Path, lock: WriterLock, capacity: Capacity, clock: Clock
 
 
 async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock, busy_timeout_s: float) -> OpenedFile:
-    """Open `path`, whose lock is held. A damaged file that held nothing but the outbox is set aside, never deleted.
+    """Open `path`, whose lock is held. A damaged file that held only the outbox is set aside, never deleted.
 
-    Raises StoreCorrupt, NotADatabase: it is damaged or was never ours, and was not touched; and every other StoreError.
+    Raises StoreCorrupt, NotADatabase: it is damaged or no outbox, and was not touched; and every other StoreError.
     """
     before, now_ms = sidecar.before, clock.now_ms()
     try:
         wal = await in_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
             is_new, is_there = not files.file_bytes(path), await in_thread(path.exists)
-            if is_new:  # cut off while it is made, it must not look like one that lost all
+            if is_new:  # interrupted while being made, it must not look like one that lost everything
                 await in_thread(_written_down, sidecar.forget)
             try:
                 opened = await _opened_file(path, sidecar, watch, before, wal, clock, busy_timeout_s)
@@ -101,27 +101,27 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Delete the file that an opening has made and could not finish, as on a full disk, while no table is in it."""
+    """Delete a file that an opening made but could not finish, as on a full disk, if it holds no table."""
     try:
         with contextlib.closing(database.plain_connection(path)) as connection:
             tables = connection.execute("select 1 from sqlite_schema limit 1").fetchall()
-    except database.SqliteError:  # it says nothing of what is in it: the next opening judges it
+    except database.SqliteError:  # its content is unknown: the next opening judges it
         return
     if not tables:
         beside = files.wal_path(path), files.shm_path(path), files.journal_path(path)
         with contextlib.suppress(OSError):
-            for each in (*beside, path):  # the last one alone is an empty file
+            for each in (*beside, path):  # the database last: alone it is an empty file
                 each.unlink(missing_ok=True)
 
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
-    """Return the number behind which a new file's begin: what was set aside keeps its own if it is salvaged."""
+    """Return the number after which a new file's numbers begin: salvaged entries keep the numbers that they had."""
     beside = quarantine.found_beside(path)
     return max(mark or 0, *(probe.main_file(each).seq for each in beside)) + clean_close.GAP if beside else 0
 
 
 def _examined(path: Path, before: Written, now_ms: int) -> Wal:
-    """Return how the -wal goes with the file. Raises StoreCorrupt, NotADatabase: it must not be opened."""
+    """Return how the -wal matches the file. Raises StoreCorrupt, NotADatabase: it must not be opened."""
     facts = before.facts
     error = quarantine.refuse_lost_head(path, facts)
     if error is not None:
@@ -186,7 +186,7 @@ async def _opened_file(
 def _written_down(write: Callable[[], None]) -> None:
     try:
         write()
-    except OSError as error:  # a full disk must not keep the bot from what it has
+    except OSError as error:  # a full disk must not keep the bot from its existing rows
         logger.warning("lock sidecar cannot be written", extra={"error": str(error.strerror)})
 
 
@@ -212,14 +212,14 @@ async def _lock_in_thread(path: Path) -> WriterLock:
 
 
 async def _to_its_end(work: asyncio.Future[T], *, undo: Callable[[T], Awaitable[None]]) -> T:
-    """Return what `work` comes to. A caller that is cancelled meanwhile waits for it all the same, and undoes it.
+    """Return the result of `work`. A caller that is cancelled meanwhile still waits for it, and then undoes it.
 
-    A thread cannot be stopped, and a file that is half open must not stay so: whoever is cancelled may open it again.
+    A thread cannot be stopped, and no file may stay half open: the cancelled caller may open it again.
     """
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        # A task of its own: a second cancellation does not keep it from being undone.
+        # A task of its own, so that a second cancellation does not prevent the undo.
         await asyncio.shield(asyncio.ensure_future(_undone(work, undo)))
         raise
 
@@ -230,5 +230,5 @@ async def _undone(work: asyncio.Future[T], undo: Callable[[T], Awaitable[None]])
         return
     try:
         await undo(work.result())
-    except Exception:  # whoever was cancelled is to hear of that
+    except Exception:  # the caller is to see its cancellation, not this error
         logger.exception("cleanup after a cancelled open failed")

@@ -1,6 +1,6 @@
-"""What the pages of a SQLite file and its -wal say by themselves, without a b-tree that leads to them.
+"""Reads the pages of a SQLite file and its -wal one by one, without the b-tree.
 
-Pure functions over bytes (sqlite.org/fileformat2.html). Damage raises nothing here: what cannot be is left out.
+Pure functions over bytes (sqlite.org/fileformat2.html). Damage raises nothing here: what is impossible is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LEAF, _KINDS = 0x0D, {0x02: 12, 0x05: 12, 0x0A: 8, 0x0D: 8}  # b-tree pages, an
 _WORD = 0xFFFF_FFFF
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 
-# The columns of the table `outbox` in the order of its file; later migrations add behind.
+# The columns of the table `outbox` in the order in which they are stored; later migrations append theirs.
 LAYOUT = (
     "seq", "id", "destination", "operation", "state", "key", "payload", "on_conflict", "match", "lane", "waits",
     "attempts", "next_attempt_at_ms", "refused_since_ms", "created_at_ms", "settled_at_ms", "error_status",
@@ -30,16 +30,16 @@ _FIRST_LAYOUT = LAYOUT.index("digest") + 1
 _NUMBERS = {"lane", "attempts", *(name for name in LAYOUT if name.endswith(("_ms", "_status")))}
 _TEXTS = frozenset(LAYOUT) - _NUMBERS - {"seq"}
 _OPERATIONS, _STATES = frozenset(map(str, Operation)), frozenset(map(str, State))
-# Two neighbours in each row of the table and hardly anywhere else.
+# These two are neighbours in each row of the table and hardly anywhere else.
 _LANDMARK = re.compile(f"(?:{'|'.join(_OPERATIONS)})(?:{'|'.join(_STATES)})".encode())
-# What may stand in a cell before its operation: three varints, 25 types of at most 9 bytes, id and destination.
+# What may precede the operation in a cell: three varints, 25 types of at most 9 bytes, id and destination.
 _REACH = 4 * (200 + 63) + 9 * 28
 
 Page = Callable[[int], bytes]  # a page by its number; empty: there is none
 
 
 class Cell(NamedTuple):
-    """One row of the table, as far as its own page tells. start: of it; record: its content, in all its parts."""
+    """One row of the table, as far as its own page tells. start: where it begins; record: its content."""
 
     seq: int
     state: str
@@ -48,7 +48,7 @@ class Cell(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """A row's content. start, body: where it and its first value begin; size: with what overflows; kinds: of values."""
+    """A row's content. start, body: where it and its first value begin; size: with overflow; kinds: of its values."""
 
     rowid: int
     start: int
@@ -57,7 +57,7 @@ class _Record(NamedTuple):
     kinds: tuple[int, ...]
 
     def local(self, usable: int) -> int:
-        """Return how much of it stands on its own page, of which `usable` bytes are (section 1.6 of the format)."""
+        """Return how much of it is on its own page, which has `usable` bytes (section 1.6 of the format)."""
         if self.size <= usable - 35:
             return self.size
         least = (usable - 12) * 32 // 255 - 23
@@ -66,7 +66,7 @@ class _Record(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A page in the -wal. current: of the log's last round; sound: its checksum is right; ends: a transaction."""
+    """A page in the -wal. current: in the log's last round; sound: its checksum is right; ends: ends a transaction."""
 
     page: int
     at: int
@@ -76,7 +76,7 @@ class Frame(NamedTuple):
 
 
 def page_bytes(begin: bytes, wal_begin: bytes) -> int:
-    """Return how large a page is: as the file says, or its -wal, or else by which size they look like pages."""
+    """Return the page size: as the file says, or its -wal, or else the size at which the bytes look like pages."""
     if begin[:16] == _MAGIC and (size := _page_bytes(int.from_bytes(begin[16:18], "big"))):
         return size
     if wal_begin[:4] in WAL_MAGIC and (size := _page_bytes(int.from_bytes(wal_begin[8:12], "big"))):
@@ -90,7 +90,7 @@ def page_bytes(begin: bytes, wal_begin: bytes) -> int:
         ]
         return size * sum(pointers(page) is not None for page in there)
 
-    # A larger one looks as likely, since each of its pages begins with a right one.
+    # A larger size looks about as likely, since each of its pages begins with a real one.
     scores = {size: likely(size) for size in _SIZES}
     return next(size for size in _SIZES if 10 * scores[size] >= 7 * max(scores.values()))
 
@@ -104,9 +104,9 @@ def _page_bytes(said: int) -> int:
 
 
 def frames(read: Callable[[int, int], bytes], size: int) -> list[Frame]:
-    """Return the pages of a -wal in their order. read: from a place, a number of bytes; size: of a page.
+    """Return the pages of a -wal in order. read: returns a number of bytes from a position; size: of a page.
 
-    A checksum goes on from the one before, so that one damaged frame does not cost what stands behind it.
+    Each checksum continues from the stored one before it, so one damaged frame does not cost those behind it.
     """
     header = read(0, WAL_HEADER_BYTES)
     order = ">" if header[:4] == WAL_MAGIC[1] else "<"
@@ -121,7 +121,7 @@ def frames(read: Callable[[int, int], bytes], size: int) -> list[Frame]:
         before, at = head[16:], at + size
         if salts is None and sound:
             salts = head[8:16]
-    # What an earlier round of the log has left stands behind the last frame of this one.
+    # Frames behind the last one of this round are left from an earlier round.
     last = max((n for n, (_, its_own) in enumerate(found) if its_own == salts), default=-1)
     return [frame._replace(current=n <= last) for n, (frame, _) in enumerate(found)]
 
@@ -142,22 +142,22 @@ def checksum(before: bytes, data: bytes, order: str) -> bytes:
 
 
 class FreeList(NamedTuple):
-    """How the first page says that the list of free pages begins, and how many pages are free."""
+    """Where the list of free pages begins and how many pages are free, as the first page says."""
 
     trunk: int
     pages: int
 
 
 def free_list(first: bytes) -> FreeList | None:
-    """Return what the first page says of the free ones; None: it is damaged."""
+    """Return what the first page says about free pages; None: it is damaged."""
     whole = first[:16] == _MAGIC and pointers(first, 100) is not None
     return FreeList(*struct.unpack(">II", first[32:40])) if whole else None
 
 
 def trunk(page: bytes, count: int) -> tuple[int, list[int]] | None:
-    """Return the next page of the list of free pages and the pages that `page` names; None: it is not of that list.
+    """Return the next page of the list of free pages and the pages that `page` names; None: it is not in that list.
 
-    count: of the file's pages.
+    count: how many pages the file has.
     """
     after, listed = struct.unpack(">II", page[:8]) if len(page) >= 512 else (count + 1, 0)
     if after > count or listed > len(page) // 4 - 2:
@@ -170,7 +170,7 @@ def trunk(page: bytes, count: int) -> tuple[int, list[int]] | None:
 
 
 def pointers(page: bytes, start: int = 0) -> list[int] | None:
-    """Return where the cells of a b-tree page are; None: it is no such page, or damaged."""
+    """Return where the cells of a b-tree page are; None: it is not such a page, or damaged."""
     if len(page) < 512 or page[start] not in _KINDS:
         return None
     cells, content = struct.unpack(">HH", page[start + 3 : start + 7])
@@ -182,7 +182,7 @@ def pointers(page: bytes, start: int = 0) -> list[int] | None:
 
 
 def cells(page: bytes) -> tuple[list[Cell], bool]:
-    """Return the table's rows on a page, and whether the page is sound; if not, rows whose pointers are lost, too."""
+    """Return the table's rows on a page, and whether it is sound; if not, include rows whose pointers are lost."""
     places = pointers(page)
     if places is not None and page[0] != _LEAF and not _LANDMARK.search(page):
         return [], True
@@ -229,7 +229,7 @@ def _cell(page: bytes, place: int, record: _Record | None) -> Cell | None:
 
 
 def _record(page: bytes, place: int) -> _Record | None:
-    """Return what a leaf cell at `place` says of its content; None: none is there."""
+    """Return what a leaf cell at `place` says about its content; None: there is no cell."""
     try:
         size, at = _varint(page, place)
         rowid, start = _varint(page, at)
@@ -266,7 +266,7 @@ def _width(kind: int) -> int:
 
 
 def row_of(cell: Cell, page: bytes, other: Page) -> dict[str, Any] | None:
-    """Return the row of a cell, by its columns, if it is what was put; other: pages that it overflows to."""
+    """Return the row of a cell, by column, if it is what was put; other: reads the pages that it overflows to."""
     content = _content(cell.record, page, other)
     values, at = [], 0
     for kind in cell.record.kinds[: len(LAYOUT)]:
@@ -293,7 +293,7 @@ def is_as_put(row: dict[str, Any]) -> bool:
 
 
 def _content(record: _Record, page: bytes, other: Page) -> bytes:
-    """Return the values of a row, with what overflows to other pages."""
+    """Return the values of a row, including overflow pages."""
     local = record.local(len(page))
     end, left = record.start + local, record.size - local
     parts, after = [page[record.body : end]], int.from_bytes(page[end : end + 4], "big")

@@ -1,4 +1,4 @@
-"""What can be told about a file before it is trusted. Writes nothing, except copies for a trial.
+"""Looks at a file before it is trusted. Writes nothing, except copies for a trial.
 
 Synchronous: run it in a thread, while the lock is held and before the store's own connections are open.
 """
@@ -35,7 +35,7 @@ def wal_salt(path: Path) -> int | None:
     Raises StoreError: it cannot be read.
     """
     try:
-        # Not the database itself: closing a descriptor of a -wal drops no lock.
+        # Closing a descriptor of a -wal drops no lock; closing one of the database would.
         with files.wal_path(path).open("rb") as wal:
             header = wal.read(_WAL_HEADER)
             size = os.fstat(wal.fileno()).st_size
@@ -49,9 +49,9 @@ def wal_salt(path: Path) -> int | None:
 
 
 def is_stray(beside: Path) -> bool:
-    """Return whether a -wal or -journal holds something that is neither: SQLite would remove it, or write over it.
+    """Return whether a -wal or -journal holds something that is neither: SQLite would remove or overwrite it.
 
-    What begins with a zero was never finished, as after a power loss.
+    One that begins with a zero was never finished, as after a power loss.
     """
     try:
         with beside.open("rb") as file:
@@ -63,7 +63,7 @@ def is_stray(beside: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Main:
-    """What the database file says without its -wal. open_salt: of the WAL that it was in use with; None: closed."""
+    """What the database file says without its -wal. open_salt: of the WAL that was in use with it; None: closed."""
 
     file: str | None
     open_salt: int | None
@@ -74,7 +74,7 @@ _NOTHING_KNOWN = Main(None, None, 0)
 
 
 def main_file(path: Path) -> Main:
-    """Return what `path` says without its -wal; nothing for a file that is no outbox or cannot be read."""
+    """Return what `path` says without its -wal; all None for a file that is no outbox or cannot be read."""
     try:
         with reading(path, immutable=True) as connection:
             facts = dict(connection.execute("select name, value from outbox_meta where name in ('file', 'open')"))
@@ -111,8 +111,8 @@ def reading(path: Path, *, immutable: bool = False) -> contextlib.closing[sqlite
 def refuse_foreign_journal(path: Path) -> None:
     """Raise StoreError: the rollback journal is not this file's, and SQLite would write its pages into the file.
 
-    A file in WAL mode has had a journal once, when it came into that mode: for its first page, of which only what that
-    changes may differ (sqlite.org/fileformat.html#the_database_header).
+    A file in WAL mode had its own journal once, when it was switched to that mode. It holds the first page, which may
+    differ only in what the switch changes (sqlite.org/fileformat.html#the_database_header).
     """
     try:
         with path.open("rb") as file, files.journal_path(path).open("rb") as journal:
@@ -120,10 +120,10 @@ def refuse_foreign_journal(path: Path) -> None:
     except OSError as error:
         raise StoreError(f"{path} and its -journal cannot be read: {error.strerror}", path=path) from error
     if kept[:8] != _JOURNAL_MAGIC or first[18:19] != b"\2":
-        return  # SQLite takes it for none; or the file is not in WAL mode, so that it may well be its own
+        return  # SQLite ignores it; or the file is not in WAL mode, so that it may well be its own
     pages, sector, page_bytes = (int.from_bytes(kept[place : place + 4], "big") for place in (16, 20, 24))
     if pages <= 1 and size <= 2 * page_bytes and not files.wal_path(path).exists():
-        return  # the file was just being made
+        return  # the file was being created
     page = kept[sector : sector + 4 + page_bytes]
     its_own = page[:4] == b"\0\0\0\1" and _lasting(page[4:]) == _lasting(first[:page_bytes])
     if not its_own or pages * page_bytes != size or files.wal_path(path).exists():
@@ -136,20 +136,20 @@ def refuse_foreign_journal(path: Path) -> None:
 
 
 def _lasting(page: bytes) -> bytes:
-    """Return a first page without what a change of its journal mode changes: versions, the counter of changes."""
+    """Return a first page without what a switch of journal mode changes: the versions and the change counter."""
     return page[:18] + page[20:24] + page[28:92] + page[100:]
 
 
 def undo_half(path: Path) -> None:
-    """Let SQLite take back what its rollback journal says, as it would at any opening that may write.
+    """Let SQLite roll back what its journal holds, as it would at any opening for writing.
 
-    Raises StoreError: it cannot; nobody knows what the file holds.
+    Raises StoreError: it cannot; what the file holds is unknown.
     """
     try:
         with contextlib.closing(database.plain_connection(path, "rw", timeout_s=1.0)) as connection:
             connection.execute("select 1 from sqlite_schema").fetchall()
     except database.SqliteError as error:
-        if database.classify_error(error) not in database.DAMAGE:  # what is damaged is looked at closely afterwards
+        if database.classify_error(error) not in database.DAMAGE:  # damage is examined closely afterwards
             raise database.named(error, path) from error
 
 
@@ -158,7 +158,7 @@ def undo_half(path: Path) -> None:
 
 @cache
 def our_tables() -> frozenset[str]:
-    """Return every table that this version's migrations make."""
+    """Return every table that this version's migrations create."""
     texts = "\n".join(step.text for step in shipped())
     found = re.findall(r"^create table (?:if not exists )?(\w+)", texts, re.MULTILINE)
     return frozenset({*found, "outbox_migrations"})
@@ -170,11 +170,11 @@ def is_own(table: str) -> bool:
 
 
 def weigh(path: Path, facts: Facts | None, *, with_wal: bool = True) -> Evidence:
-    """Return whose file `path` is, by its schema where that can be read, and by what was written down beforehand.
+    """Return whose file `path` is, from its schema if readable, and from what was recorded beforehand.
 
-    facts: what the lock's sidecar says. with_wal: look at what the -wal says, too.
+    facts: what the lock's sidecar says. with_wal: read the -wal, too.
     """
-    # With its -wal only if there is one: SQLite would make one and leave it there.
+    # With its -wal only if there is one: else SQLite would create one and leave it there.
     ways = (False, True) if with_wal and files.wal_path(path).exists() else (True,)
     found = [tables for immutable in ways if (tables := _tables(path, immutable=immutable)) is not None]
     seen = {table for tables in found for table in tables}
@@ -212,9 +212,9 @@ def complaint(path: Path) -> str | None:
 
 
 def first_look(path: Path, queries: Sequence[str]) -> StoreError | None:
-    """Return what is wrong with the pages that `queries` read; None: nothing, or nothing that damage is to blame for.
+    """Return what is wrong with the pages that `queries` read; None: nothing, or nothing caused by damage.
 
-    On a connection that cannot write: one that can would bring the -wal into a damaged file when it is closed.
+    On a read-only connection: closing a writable one would checkpoint the -wal into a damaged file.
     """
     try:
         with reading(path, immutable=not files.wal_path(path).exists()) as connection:
@@ -227,7 +227,7 @@ def first_look(path: Path, queries: Sequence[str]) -> StoreError | None:
 
 
 def wal_belongs(path: Path, main: Main) -> bool:
-    """Try the -wal on a copy of the database: does a sound file of the same outbox come out, not older than before?
+    """Try the -wal on a copy of the database: is the result a sound file of the same outbox, and no older than before?
 
     Raises StoreError: the trial cannot be made, so nothing is known.
     """

@@ -58,7 +58,7 @@ def set_wal_aside(path: Path, facts: Facts | None, *, now_ms: int) -> Path:
 
 
 def set_stray_aside(beside: Path, *, now_ms: int) -> None:
-    """Rename a -wal or -journal that is neither, before SQLite removes it; nothing of the outbox is in it."""
+    """Rename a -wal or -journal that is neither, before SQLite removes it; it holds nothing of the outbox."""
     if not probe.is_stray(beside):
         return
     moved = _free_name(beside, now_ms=now_ms, kind=_STRAY)
@@ -70,32 +70,32 @@ def set_stray_aside(beside: Path, *, now_ms: int) -> None:
 
 
 def keep_wal(path: Path, *, now_ms: int) -> None:
-    """Copy a -wal of which SQLite reads only the beginning: it would write over the rest. A failure is logged."""
+    """Copy a -wal of which SQLite reads only the beginning: it would overwrite the rest. A failure is logged."""
     kept = wal_path(_free_name(path, now_ms=now_ms))
     told = {"path": str(path), "quarantined": str(kept)}
     try:
         shutil.copyfile(wal_path(path), kept)
         kept.chmod(0o600)
-    except OSError as error:  # a full disk, say: the loss is told all the same
+    except OSError as error:  # such as a full disk: the loss is reported anyway
         logger.warning("damaged WAL could not be kept", extra={**told, "error": str(error.strerror)})
     else:
         logger.warning("damaged WAL kept as a copy", extra=told)
 
 
 def found_beside(path: Path) -> tuple[Path, ...]:
-    """Return what was set aside and not dealt with yet, oldest first."""
+    """Return the files that were set aside and not dealt with yet, oldest first."""
     starts = (path.name + _CORRUPT, path.name + _RESCUED)
     try:
         there = {each.name for each in path.parent.iterdir() if each.name.startswith(starts)}
     except OSError:
         return ()
-    names = {name for name in there if not name.endswith("-shm")}  # an index, which SQLite makes anew
+    names = {name for name in there if not name.endswith("-shm")}  # an index, which SQLite rebuilds
     parts = {name for name in names if name.endswith("-wal") and name.removesuffix("-wal") in names}
     return tuple(path.with_name(name) for name in sorted(names - parts))
 
 
 def dealt_with(quarantined: Path) -> Path:
-    """Rename a salvaged file, so that nobody is told of it any more, and return its new name. Raises OSError."""
+    """Rename a salvaged file, so that it is no longer reported, and return its new name. Raises OSError."""
     name = quarantined.name.replace(_CORRUPT, _SALVAGED, 1).replace(_RESCUED, _SALVAGED, 1)
     target = quarantined.with_name(name)
     if target != quarantined and not target.exists():
@@ -113,7 +113,7 @@ def _renamed(path: Path, *, now_ms: int) -> Path:
 
 
 def _all(path: Path, target: Path) -> list[tuple[Path, Path]]:
-    """The database comes first: if it ends there, nobody opens the -wal without it, and the next one goes on."""
+    """The database comes first: if a crash stops it there, the -wal is not opened alone, and the next run continues."""
     return [(path, target), (wal_path(path), wal_path(target)), (shm_path(path), shm_path(target))]
 
 
@@ -125,7 +125,7 @@ def _move(names: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _unfinished(path: Path) -> Path | None:
-    """Return where the database went whose -wal still stands here: a renaming was cut off in between."""
+    """Return the new name of a database whose -wal is still here, because the renaming was interrupted."""
     waits = [each for each in found_beside(path) if not wal_path(each).exists() and not each.name.endswith(_BESIDE)]
     if not waits or path.exists():
         return None
@@ -135,7 +135,7 @@ def _unfinished(path: Path) -> Path | None:
 
 
 def rescued_name(path: Path, *, now_ms: int) -> Path:
-    """Return a free name for what was brought back of a file that vanished, to be found like one that was set aside."""
+    """Return a free name for what was rescued from a vanished file; it is found like a file that was set aside."""
     return _free_name(path, now_ms=now_ms, kind=_RESCUED)
 
 
@@ -152,15 +152,15 @@ def _numbered(name: str, number: int) -> str:
 
 
 def refuse_lost_head(path: Path, facts: Facts | None) -> StoreError | None:
-    """Return what is wrong with a file that is empty or missing although it was an outbox; None: it may begin anew.
+    """Return what is wrong with a file that is empty or missing although it was an outbox; None: a new one may begin.
 
-    SQLite would take it for a new one and remove the -wal, with all that is in it.
+    SQLite would take it for a new file and remove the -wal with all its rows.
     """
     if path.exists() and path.stat().st_size:
         return None
     rest = probe.wal_salt(path) is not None
     if not rest and (facts is None or not path.exists()):
-        return None  # never was anything, or its owner has removed it: a new one may begin
+        return None  # it never existed, or its owner has removed it: a new one may begin
     what = f"{path} is {'empty' if path.exists() else 'missing'}"
     why = "its -wal, which holds data, is still there" if rest else "it was an outbox"
     return NotADatabase(f"{what}, although {why}; nothing was touched", path=path)

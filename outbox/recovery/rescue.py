@@ -1,7 +1,7 @@
-"""A database file that vanished under the running bot is written anew from what its connection still holds.
+"""Rewrites a database file that vanished under the running bot, from what its connection still holds.
 
-A file that has no name any more lives on as long as it is open. SQLite's backup reads it through the open connection,
-its -wal included; the copy is checked and synced before it gets a name.
+A deleted file lives on as long as it is open. SQLite's backup reads it through the open connection, -wal included;
+the copy is checked and synced before it gets a name.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from outbox.threads import in_thread
 async def rescue(
     path: Path, connection: aiosqlite.Connection, leftovers: Sequence[Path] | None, *, now_ms: int
 ) -> Path:
-    """Write all that `connection` sees to a new file, 0600, and return its name: `path` if nothing is there.
+    """Write all that `connection` sees to a new file, 0600, and return its name: `path` if that is free.
 
-    leftovers: files of ours at the path, useless without the database: removed before the new file comes there; None:
-    it must not come there, but beside. The files stay in the kernel as long as this process lives, whatever is raised:
+    leftovers: our files at the path, useless without the database: removed before the new file takes it; None: the new
+    file must get a name beside it. The old files stay in the kernel as long as this process lives, whatever is raised:
     StoreError, OSError, the engine's errors.
     """
     part = path.with_name(path.name + ".rescue")
@@ -49,7 +49,7 @@ def _fresh(part: Path) -> None:
 
 
 def _finish(copy: sqlite3.Connection, part: Path) -> None:
-    # It was never in use: else opening it would miss the -wal.
+    # The copy was never in use: with the flag, opening it would report a missing -wal.
     copy.execute("delete from outbox_meta where name = 'open'")
     found = copy.execute("pragma quick_check(1)").fetchall()
     if found != [("ok",)]:
@@ -61,7 +61,7 @@ def _named(part: Path, path: Path, leftovers: Sequence[Path] | None, now_ms: int
     if leftovers is not None and not path.exists():
         for each in leftovers:
             each.unlink(missing_ok=True)
-        if not files.wal_path(path).exists():  # else somebody else's: the file must not get that -wal
+        if not files.wal_path(path).exists():  # else it is a foreign one, and the file must not get it
             with contextlib.suppress(FileExistsError):
                 files.publish(part, path)
                 return path

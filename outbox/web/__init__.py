@@ -8,6 +8,6 @@
     server      the site on a port of this machine
 
 Needs the extra `inspect`; only `outbox inspect` imports it. No connection here can write: each is opened with
-`mode=ro`, which neither checkpoints nor removes the WAL when it is closed, and is told `query_only` besides. A change
-goes the way of the commands: through the bot's inbox, or with its lock where no bot runs.
+`mode=ro`, which neither checkpoints nor removes the WAL on close, and is set to `query_only` as well. Changes are made
+as the commands make them: through the bot's inbox, or under the file's lock if no bot runs.
 """

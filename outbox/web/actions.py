@@ -1,4 +1,4 @@
-"""The pages that change something: dead entries by cause, sent again or given up."""
+"""The pages that make changes: dead entries by cause, requeued or discarded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENTER, DEAD, ACT = "/-/outbox-enter", "/-/outbox-dead", "/-/outbox-act"
 
 
 def desk_of(site: Datasette) -> Desk:
-    """Return what the site was made with."""
+    """Return the desk that the site was made with."""
     found: Desk = site.outbox_desk
     return found
 
@@ -27,7 +27,7 @@ def refused(site: Datasette, request: Any) -> str | None:
 
 
 async def enter(request: Any, datasette: Datasette) -> Response:
-    """Take the key out of the address into a cookie, which no script and no other site gets."""
+    """Move the key from the address into a cookie, which no script and no other site can read."""
     desk, told = desk_of(datasette), request.args.get("key")
     if not desk.admits(told):
         return Response.text("This is not the key of this run.\n", status=403)
@@ -37,12 +37,12 @@ async def enter(request: Any, datasette: Datasette) -> Response:
 
 
 async def dead(request: Any, datasette: Datasette) -> Response:
-    """Show what dead entries died of, with forms for who may change something."""
+    """Show what dead entries died of, with forms for those who may change something."""
     return await _page(request, datasette, [])
 
 
 async def act(request: Any, datasette: Datasette) -> Response:
-    """Do what a form asks for."""
+    """Do what a form requests."""
     if request.method != "POST":
         return Response.redirect(DEAD)
     if (why := refused(datasette, request)) is not None:

@@ -9,11 +9,11 @@ from itertools import accumulate
 # How many moments one drawing shows; the drawing is 720 units wide, so that each has three.
 STEPS = 240
 
-# How many entries are looked at, before the plot's first moment and behind it, however many there are.
+# How many entries are read, before the plot's first moment and after it, however many there are.
 LOOKED_AT = 20_000
 
-# From each `every` numbers from `low` to `high` one entry, somewhere among them: a bot that puts by turns must not show
-# one of two tables alone. Those put or settled before the first step count as step -1.
+# One entry, at a varying position, of each `every` numbers from `low` to `high`: if a bot puts into two tables in turn,
+# both must show. Those put or settled before the first step count as step -1.
 GROUPS = """
 with recursive strata (first) as (
     select :low union all select first + :every from strata where first + :every <= :high
@@ -31,7 +31,7 @@ LAST = "select max(seq) from outbox"
 
 
 def every(low: int, high: int) -> int:
-    """Return how many numbers one entry stands for, so that no more than LOOKED_AT are looked at."""
+    """Return how many numbers one entry stands for, so that no more than LOOKED_AT are read."""
     return max(1, -(-(high - low + 1) // LOOKED_AT))
 
 
@@ -44,7 +44,7 @@ _TIMES = 6
 def backlog(groups: Iterable[tuple[int, int | None, int]], steps: int = STEPS) -> list[int]:
     """Return how many entries waited at the end of each step.
 
-    groups: step of the put, step in which it was settled (None: it waits still), how many; step -1: before.
+    groups: step of the put, step in which it was settled (None: still pending), how many; step -1: before.
     """
     change = [0] * (steps + 1)
     for put, settled, entries in groups:
@@ -55,7 +55,7 @@ def backlog(groups: Iterable[tuple[int, int | None, int]], steps: int = STEPS) -
 
 
 def ticks(top: int) -> list[int]:
-    """Return 0 and some round numbers, the last of which is `top` or more."""
+    """Return 0 and some round numbers, of which the last is at least `top`."""
     step = 1
     while step * _LINES < top:
         # 1, 2, 5, 10, 20, 50 …

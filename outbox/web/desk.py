@@ -1,4 +1,4 @@
-"""What the site shows of a running bot and what may be changed from it: `outbox inspect` fills it in."""
+"""What the site shows of a running bot, and what it may change: `outbox inspect` fills it in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hashlib import sha256
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How things stand. health: in words. text: what `outbox status` prints."""
+    """The current state. health: in words. text: what `outbox status` prints."""
 
     health: str
     well: bool
@@ -19,7 +19,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Dead entries that died of one thing. chosen: the fields of a form that mean them; command: what requeues them."""
+    """Dead entries with one cause. chosen: the form fields that select them; command: what requeues them."""
 
     entries: int
     destination: str
@@ -32,9 +32,9 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """act: does what a form asks for, and says what became of it; raises OutboxError.
+    """act: does what a form requests, and reports the result; raises OutboxError.
 
-    key: who has it may change entries; None: nobody may.
+    key: whoever has it may change entries; None: nobody may.
     """
 
     standing: Callable[[], Awaitable[Standing]]
@@ -44,7 +44,7 @@ class Desk:
 
     @property
     def cookie(self) -> str:
-        """The name of the cookie that holds the key: of each run another, since ports share their cookies."""
+        """The name of the cookie that holds the key: a new one for each run, since ports share cookies."""
         return f"outbox-{sha256((self.key or '').encode()).hexdigest()[:12]}"
 
     def admits(self, told: str | None) -> bool:
@@ -52,7 +52,7 @@ class Desk:
         return self.key is not None and hmac.compare_digest((told or "").encode(), self.key.encode())
 
 
-# What a proxy adds: behind one, nobody knows who sits at the other end.
+# The headers that a proxy adds: behind one, the client is unknown.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
@@ -61,8 +61,8 @@ def refusal(
 ) -> str | None:
     """Return why a request may not change anything, in a sentence; None: it may.
 
-    headers: in lower case. client: the address that it came from. posts: it is a form that was sent, which only a page
-    of this site may do.
+    headers: in lower case. client: the address that it came from. posts: it submits a form, which only a page of this
+    site may do.
     """
     if desk.key is None:
         return "Nothing can be changed here. Start it as: outbox inspect --allow-actions"

@@ -1,4 +1,4 @@
-"""What Datasette asks its plugins, of which this module is one."""
+"""The hooks that Datasette calls on its plugins; this module is one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from outbox.web.actions import DEAD, ROUTES, desk_of
 from outbox.web.picture import SPANS, picture
 from outbox.web.questions import QUESTIONS
 
-# How often the first page may load itself anew, in seconds, and in words.
+# How often the first page may reload itself, in seconds, and in words.
 REFRESH = {"0": "off", "5": "5 s", "60": "1 min"}
-# The end of the year 9999; what is larger is no time.
+# The end of the year 9999; anything larger is not a time.
 _LAST_MS = 253_402_300_799_999
 
 
 def moment(value: object) -> str | None:
-    """Return Unix milliseconds as a time in UTC, or None: it is none."""
+    """Return Unix milliseconds as a time in UTC, or None if it is not a time."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LAST_MS:
         return None
     return datetime.fromtimestamp(value / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
@@ -48,11 +48,11 @@ def extra_template_vars(template: str, request: Any, datasette: Datasette) -> An
 
 @hookimpl
 def render_cell(value: object, column: str) -> str | None:
-    """Show the time beside each number that is one."""
+    """Append the time to each number that is one."""
     return f"{value} · {moment(value)}" if column.endswith("_ms") and moment(value) else None
 
 
-# Datasette's own pages have scripts and styles in them; nothing may be loaded from, sent to or shown in another site.
+# Datasette's own pages contain scripts and styles; nothing may be loaded from, sent to or shown in another site.
 _POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
     b" img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -76,7 +76,7 @@ _DARK = """@media (prefers-color-scheme: dark) {
 
 @hookimpl
 def register_routes() -> list[tuple[str, Callable[..., Any]]]:
-    """No robot reads payloads, should somebody publish the page after all; and colours for a dark screen."""
+    """Keep robots from payloads, should somebody publish the page after all; serve colours for a dark screen."""
     return [
         (r"^/robots\.txt$", lambda: Response.text("User-agent: *\nDisallow: /\n")),
         (r"^/-/outbox-dark\.css$", lambda: Response(_DARK, content_type="text/css; charset=utf-8")),
@@ -86,15 +86,15 @@ def register_routes() -> list[tuple[str, Callable[..., Any]]]:
 
 @hookimpl
 def extra_css_urls() -> list[str]:
-    """Every page has the colours."""
+    """Give every page the colours."""
     return ["/-/outbox-dark.css"]
 
 
 @hookimpl
 def asgi_wrapper() -> Callable[[Any], Any]:
-    """Answer those who came by the name of this machine's loopback, and nobody else.
+    """Answer only requests whose Host names this machine's loopback.
 
-    A web page of a stranger's may point a name of its own at 127.0.0.1, and would then read every payload.
+    A foreign web page may point its own domain name at 127.0.0.1 (DNS rebinding), and would then read every payload.
     """
     return _only_loopback
 

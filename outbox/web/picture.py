@@ -12,9 +12,9 @@ from outbox.web import backlog
 
 # The file's name within the site, and so in its addresses.
 NAME = "outbox"
-# For a question of one's own.
+# For the user's own queries.
 TIME_LIMIT_MS = 10_000
-# How far back the plot may reach, in hours; 0: as far as the file does.
+# How far back the plot may reach, in hours; 0: as far as the file goes.
 SPANS = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days", 0: "all"}
 
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
@@ -24,7 +24,7 @@ _OUTAGES = "select since_utc, lasted || iif(until_utc is null, ', and still', ''
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What the first page shows. hours: how far back the plot reaches. every: one of how many entries was looked at."""
+    """What the first page shows. hours: how far back the plot reaches. every: one of so many entries was read."""
 
     path: str
     counts: tuple[tuple[str, int], ...]  # entries by state
@@ -35,7 +35,7 @@ class Picture:
 
 
 async def picture(site: Datasette, hours: int) -> Picture:
-    """Return the figures and the plot of the last `hours` hours; 0: of all that the file knows."""
+    """Return the figures and the plot of the last `hours` hours; 0: of everything in the file."""
     file = site.get_database(NAME)
     rows = await file.execute("select state, sum(entries) from outbox_counts group by state")
     found = dict(tuple(row) for row in rows.rows)
@@ -46,7 +46,7 @@ async def picture(site: Datasette, hours: int) -> Picture:
 
 
 async def _plot(file: Database, hours: int) -> tuple[str, int]:
-    """Return the drawing, and for how many entries each that was looked at stands."""
+    """Return the drawing, and how many entries each sampled one stands for."""
     end_ms = SystemClock().now_ms()
     low, high = await _first(file, 0), (await file.execute(backlog.LAST)).first()[0] or 0
     start_ms = min(low[1], end_ms - 1000) if low else end_ms - _HOUR_MS
@@ -75,7 +75,7 @@ async def _first(file: Database, seq: int) -> tuple[int, int] | None:
 
 
 async def _put_since(file: Database, low: int, high: int, start_ms: int) -> int:
-    """Return the number of the first entry put since `start_ms`, by halving: about that if the clock has jumped."""
+    """Return the number of the first entry put since `start_ms`, by bisection; approximate if the clock has jumped."""
     while low <= high:
         middle = (low + high) // 2
         found = await _first(file, middle)

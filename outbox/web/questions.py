@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The newest that are looked at where a question would otherwise read the whole history.
+# How many of the newest are read if a question would otherwise read the whole history.
 _NEWEST = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query with a name for its address, the question that it answers, and what its columns mean."""
+    """A query: its name in the URL, the question that it answers, and what its columns mean."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""The site on a port of this machine's loopback, until it is interrupted."""
+"""Serves the site on a port of this machine's loopback until interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOST = "127.0.0.1"
 
 
 def serve(path: Path, port: int, desk: Desk, ready: Callable[[str], None]) -> None:
-    """Serve `path` until Ctrl-C. port: 0 is any that is free. ready: called with the address once it answers.
+    """Serve `path` until Ctrl-C. port: 0 is any free one. ready: called with the address once it answers.
 
     Raises ConfigError: the port is taken.
     """
@@ -32,19 +32,19 @@ def serve(path: Path, port: int, desk: Desk, ready: Callable[[str], None]) -> No
             access_log=False,
             timeout_graceful_shutdown=1,
         )
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order, then raises it again
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn shuts down cleanly, then raises it again
             _Server(config, lambda: ready(address)).run([listener])
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """Reports when it is ready."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and report it."""
         await super().startup(sockets)
         if self.started:
             self._ready()

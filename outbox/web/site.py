@@ -1,4 +1,4 @@
-"""Datasette, told what an outbox is: ready questions, times, a first page with a plot."""
+"""Datasette, configured for an outbox: ready questions, times, a first page with a plot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _ReadOnly(Database):  # type: ignore[misc]
     """The file as Datasette sees it. Mutable, so never `immutable=1`: a bot may write meanwhile."""
 
     def connect(self, write: bool = False) -> Any:
-        """Return a connection that can neither write nor checkpoint, whatever it is wanted for."""
+        """Return a connection that can neither write nor checkpoint, whatever its purpose."""
         # Datasette's own puts the bare path into the URI, where ? and % mean something.
         connection = sqlite3.connect(
             files.uri(Path(self.path)), uri=True, timeout=_BUSY_TIMEOUT_S, check_same_thread=False
@@ -35,8 +35,8 @@ class _ReadOnly(Database):  # type: ignore[misc]
 
 def make_site(path: Path, desk: Desk) -> Datasette:
     """Return Datasette on the outbox file `path`, which must exist."""
-    # Where rich is installed, each mistyped query would print its traceback with all variables, payloads among them.
-    # The page says what was wrong. (Asked of the plugins: importing that module first would register it half made.)
+    # If rich is installed, each mistyped query would print its traceback with all variables, payloads included.
+    # The page says what was wrong. (Reached through the plugins: importing it first would register it half made.)
     pm.get_plugin("datasette.handle_exception").rich = None
     if not pm.is_registered(hooks):
         pm.register(hooks)
