@@ -1,4 +1,4 @@
-"""`outbox dead`, `requeue`, `discard`, `reload` and `adopt`: done here if no bot runs, else asked of the bot."""
+"""`outbox dead`, `requeue`, `discard`, `reload` and `adopt`: done here if no bot runs, else by the bot."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def _asked(which: Selection) -> Selection:
 
 
 def _bound(where: Path, which: Selection, verb: str, *, yes: bool, dry_run: bool, as_object: bool) -> Selection:
-    """Show what is meant, ask, and return the selection bound to just that: not to what dies before it is done."""
+    """Show the selected entries, ask, and return a selection bound to just those, not to entries that die meanwhile."""
     if which.ids:
         ids = [asyncio.run(look(where, lambda observer, each=each: entries.full_id(observer, each)))  # type: ignore[misc]
                for each in which.ids]  # fmt: skip
@@ -253,13 +253,13 @@ def _bound(where: Path, which: Selection, verb: str, *, yes: bool, dry_run: bool
         raise typer.Exit(_say(where, found, verb, as_object=as_object))
     if not yes:
         _list(found)
-        if found:  # else the outcomes say why
+        if found:  # otherwise the outcomes say why
             confirm(where, f"{verb} {_counted(found)}?", as_object=as_object)
     return which.but(pending=False, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
 
 
 def _say(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) -> int:
-    """Say what would be done; return the exit code."""
+    """Print what would be done; return the exit code."""
     if as_object:
         listed = [{"id": each.id, "destination": each.destination, "outcome": None} for each in found[:LISTED]]
         facts = {"outcomes": {}, "done": 0, "would": len(found), "entries": listed, "left_out": len(found[LISTED:])}

@@ -1,4 +1,4 @@
-"""Entries as a person looks at them: a list, pages, one entry's whole story, what a filter means."""
+"""Entries as a person reads them: a list, pages, one entry's whole story, what a filter selects."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that the file says about one entry. overtaken: a later entry of its key was delivered."""
+    """Everything that the file says about one entry. overtaken: a later entry of its key was delivered."""
 
     row: Row
     payload: str
@@ -80,26 +80,26 @@ class Story:
     on_conflict: str | None
     history: tuple[Line, ...]
     overtaken: bool
-    behind: str | None  # the id of the entry of its key that stands in front of it
+    behind: str | None  # the id of the entry of its key that is ahead of it
     pauses: tuple[
         tuple[str, StoredPause], ...
-    ] = ()  # that hold it, the widest first: each with what it stops, in words
+    ] = ()  # those that hold it, the widest first: each with what it stops, in words
 
 
 _MATCHES = queries.matches("created_at_ms")
 
 
-# Where a step of `listed` begins: behind an entry, told by the columns that the list is ordered by.
+# Where a step of `listed` begins: after an entry, given by the columns that the list is ordered by.
 Behind: TypeAlias = "tuple[int, ...]"
 
 
 async def listed(
     reader: Reader, wanted: Selection, *, limit: int, rows: int, behind: Behind | None = None
 ) -> tuple[list[Row], Behind | None]:
-    """Look at the newest `rows` entries behind `behind`; return those wanted, `limit` at the most, newest first.
+    """Read the newest `rows` entries after `behind`; return those wanted, at most `limit`, newest first.
 
-    And where to go on; None: that was the end. Pending and dead entries are found through indexes of their own and all
-    looked at in one step.
+    Also return where to continue; None: that was the end. Pending and dead entries have indexes of their own, and all
+    of them are read in one step.
     """
     tests, values = f" and {_MATCHES}", wanted.parameters()
     source = _BY_STATE[wanted.state]
@@ -119,7 +119,7 @@ async def listed(
 
 
 async def full_id(reader: Reader, start: str) -> str:
-    """Return the one id that is `start` or begins with it; `start` itself where none does.
+    """Return the one id that is `start` or begins with it; `start` itself if none does.
 
     Raises InvalidRequest: several do.
     """
@@ -134,20 +134,20 @@ async def full_id(reader: Reader, start: str) -> str:
     return str(found[0])
 
 
-# What tells one row from another at a glance, the most telling first.
+# The columns that distinguish one row from another at a glance, the most telling first.
 _TELLING = ("trade_id", "symbol", "event_type", "status", "action", "direction", "volume", "pnl", "level", "message",
             "end_reason", "session_id")  # fmt: skip
 _TOLD_COLUMNS = 4
 
 
 async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """Return what each row says in `columns`; without these, in the most telling that it has, else in its first."""
+    """Return each row's values in `columns`; if none are given, in its most telling ones, or else its first ones."""
     sql = "select seq, payload, match from outbox where seq in (select value from json_each(?))"
     found = {}
     for seq, payload, match in await reader.read(sql, (json.dumps(list(seqs)),)):
         try:
             row = {**json.loads(match or "{}"), **json.loads(payload)}
-        except ValueError:  # a shell's, which SQLite takes for JSON
+        except ValueError:  # a shell's, which only SQLite accepts as JSON
             row = {}
         names = columns or [*(name for name in _TELLING if row.get(name) is not None), *row]
         chosen = dict.fromkeys(names) if columns else dict.fromkeys(list(dict.fromkeys(names))[:_TOLD_COLUMNS])
@@ -156,7 +156,7 @@ async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -
 
 
 async def sessions(reader: Reader) -> list[str]:
-    """Return the last session of each bot that keeps its state here, the newest first."""
+    """Return the last session of each bot that keeps its state here, newest first."""
     sql = "select session_id from outbox_sessions order by start_time desc"
     return [str(session) for (session,) in await reader.read(sql)] if await reader.knows("outbox_sessions") else []
 
@@ -177,7 +177,7 @@ async def settled_before(reader: Reader, before_ms: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A line of history, and whose it is. destination, id: None if the entry has gone."""
+    """A line of history, and the entry that it belongs to. destination, id: None if the entry is gone."""
 
     number: int
     line: Line
@@ -192,10 +192,10 @@ _TOLD = (
 
 
 async def last_refusal(reader: Reader) -> Told | None:
-    """Return the newest thing that a server said about an entry; None: it never complained, or all have gone."""
+    """Return a server's newest complaint about an entry; None: there was none, or all are pruned."""
     if not await reader.knows("outbox_history"):
         return None
-    # The newest hundred: behind so many requeues and discards it is no news any more.
+    # Only among the newest hundred lines: after so many requeues and discards it is out of date.
     newest = [_told(row) for row in await reader.read(f"{_TOLD} order by h.number desc limit 100")]
     return next((told for told in newest if told.line.event in ("refused", "postponed", "stuck")), None)
 
@@ -219,7 +219,7 @@ async def stories(reader: Reader, its_id: str) -> list[Story]:
 
 
 async def meant(reader: Reader, which: Selection) -> list[Selected]:
-    """Return the dead entries that `which` means now, as the writer will find them: by destination, oldest first."""
+    """Return the dead entries that `which` selects now, as the writer will find them: by destination, oldest first."""
     return [entry async for entry in _candidates(reader, which) if which.refuses(entry) is None]
 
 
@@ -292,7 +292,7 @@ async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
             Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
             for at_ms, payload in await reader.read(sql, (seq,))
         ]
-        # By time, and an edit before the requeue that it was made for: both have one moment.
+        # By time, and an edit before the requeue that it was made for: both have the same time.
         lines.sort(key=lambda line: (line.at_ms, line.event != "edited"))
     return tuple(lines)
 

@@ -1,8 +1,8 @@
-"""Moves in from the old persistence module: what its three kinds of file still hold.
+"""Imports what the old persistence module's three kinds of file still hold.
 
 `pending_uploads.json` becomes entries, `.session_state.json` the session to recover, `cache/*_bars.json` cached bars.
-What cannot be read is reported with its place and kept. A file is renamed once all of it is on disk here; a crash
-before that repeats the work, and the ids, made of what an item holds, let nothing be stored twice.
+What cannot be read is reported with its place and kept. A file is renamed once all of it is on disk here; after an
+earlier crash the work is repeated, and the ids, derived from each item's content, prevent duplicates.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = ["Left", "LegacyReport", "OldFile", "checked_folder", "import_legacy",
 
 PENDING, STATE, CACHE, BARS = "pending_uploads.json", ".session_state.json", "cache", "_bars.json"
 
-# The namespace of the ids; any number will do, as long as it stays the same.
+# The namespace of the ids: an arbitrary number that must not change.
 _IDS = UUID("0d6b5a52-6c0e-5f0c-9d0b-6a3f6f7f2b11")
-# Items in one transaction: other puts wait behind it, and each takes a millisecond at the most. Its limit is for what
-# hangs: a machine at load 49 needed over 3 s.
+# Items in one transaction: other puts wait behind it, and each takes at most a millisecond. Its time limit only catches
+# what hangs: a machine at load 49 needed over 3 s.
 _CHUNK = 200
 _LIMIT_S = 60.0
-# How often a file is read again that the old bot changes meanwhile.
+# How often to reread a file that the old bot changes meanwhile.
 _TRIES = 5
 
 
@@ -54,20 +54,20 @@ Progress = Callable[[int, int], object]
 async def import_legacy(
     outbox: Outbox, folder: str | os.PathLike[str], *, source: str | None = None, progress: Progress = lambda *_: None
 ) -> LegacyReport:
-    """Take what the old module left in `folder`, rename its files to `….imported`, and say what became of each.
+    """Import what the old module left in `folder`, rename its files to `….imported`, and report on each.
 
-    Call it once at a bot's start, before its session starts: again, it finds nothing. What is not taken is in
-    `….unread` beside the file. Other errors as `Outbox.transaction`: what was taken before stays, and calling again
-    goes on from there.
+    Call it once at a bot's start, before its session starts: a second call finds nothing. What is not imported is in
+    `….unread` beside the file. Other errors as `Outbox.transaction`: what was imported before stays, and another call
+    continues from there.
 
     Args:
-        outbox: Where it is put.
+        outbox: Receives the content.
         folder: The old module's.
         source: Whose session it is; else the settings' `source`.
-        progress: Called with how many bytes of how many are done.
+        progress: Called with the bytes done and the bytes in all.
 
     Raises:
-        InvalidRequest: `folder` is none.
+        InvalidRequest: `folder` is not a folder.
     """
     home = await in_thread(checked_folder, folder)
     whose = (outbox.source or "") if source is None else source
@@ -82,7 +82,7 @@ async def import_legacy(
 
 
 def checked_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return `folder` as a path. Raises InvalidRequest: it is none."""
+    """Return `folder` as a path. Raises InvalidRequest: it is not a folder."""
     home = Path(folder)
     if not home.is_dir():
         raise InvalidRequest(f"{home} is not a folder", field="folder")
@@ -96,7 +96,7 @@ def old_files(home: Path) -> list[Path]:
 
 
 async def _moved(outbox: Outbox, path: Path, source: str, progress: Callable[[int], object]) -> OldFile:
-    """Take what one file holds, and rename it unless it has changed meanwhile."""
+    """Import what one file holds, and rename it unless it has changed meanwhile."""
     taken = known = 0
     left: list[Left] = []
     for _ in range(_TRIES):
@@ -156,7 +156,7 @@ async def _take_pending(outbox: Outbox, found: Found, text: Window, progress: Ca
 
 
 def _items(found: Found, text: Window) -> Iterator[_Item]:
-    """Yield the items that can be read. Two that are equal were two writes: each has an id of its own."""
+    """Yield the readable items. Two equal ones were two writes: each gets an id of its own."""
     seen: Counter[bytes] = Counter()
     for piece in _readable(found, text, _is_item):
         assert piece.value is not None
@@ -183,7 +183,7 @@ def _is_item(value: Mapping[str, Any]) -> bool:
 
 
 async def _put(outbox: Outbox, tx: Transaction, item: _Item) -> bool | str:
-    """Return whether it is new here, or why it cannot be put."""
+    """Return whether the item is new here, or why it cannot be put."""
     table, row = item.value["table"], dict(item.value["data"])
     operation = item.value.get("operation", Operation.INSERT)
     try:
@@ -197,7 +197,7 @@ async def _put(outbox: Outbox, tx: Transaction, item: _Item) -> bool | str:
             row,
             operation=operation,
             id=None if own else item.id,
-            # As `SessionManager` has it: the session's end must not overtake its start.
+            # As in `SessionManager`: the session's end must not overtake its start.
             key=row.get("session_id") if table == "sessions" and operation == Operation.INSERT else None,
             on_conflict=(declared.on_conflict or (declared.key,)) if upsert else None,
             match=item.value.get("match") if operation == Operation.UPDATE else None,
@@ -208,7 +208,7 @@ async def _put(outbox: Outbox, tx: Transaction, item: _Item) -> bool | str:
 
 
 def _event_data(data: object) -> object:
-    """Return an event's data as the object that the old module wrote as a text."""
+    """Return an event's data as an object; the old module wrote it as text."""
     with contextlib.suppress(ValueError, RecursionError):
         if isinstance(data, str) and isinstance(read := json.loads(data), dict):
             return read
@@ -237,7 +237,7 @@ async def _take_session(outbox: Outbox, found: Found, text: str, source: str) ->
     if text[end:].strip():
         taken = f"; taken before: {', '.join(state)}" if state else ""
         found.leave(stopped, over, f"the state is cut short{taken}")
-    # The file is there only while a session runs; what is cut off behind it changes nothing.
+    # The file exists only while a session runs; losing its end changes nothing.
     if state.get("status", "RUNNING") != "RUNNING":
         return
     try:
@@ -261,7 +261,7 @@ async def _take_session(outbox: Outbox, found: Found, text: str, source: str) ->
 
 
 def _session(state: Mapping[str, Any]) -> Session:
-    """Return the session. Raises InvalidEntry, ValueError: it has no id or no time, or a value is of another kind."""
+    """Return the session. Raises InvalidEntry, ValueError: it has no id or time, or a value has the wrong type."""
     session_id = state.get("session_id")
     if not isinstance(session_id, str) or not session_id:
         raise InvalidEntry("is missing", field="session_id")
@@ -297,7 +297,7 @@ def _time(value: object, field: str) -> datetime | None:
 
 
 async def _take_bars(outbox: Outbox, found: Found, text: Window, symbol: str) -> None:
-    """Store the bars that are not there yet: what the bot has cached since is newer."""
+    """Store the bars that are not cached yet: what the bot has cached since is newer."""
     rows = await in_thread(_bars, found, text)
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
@@ -308,7 +308,7 @@ async def _take_bars(outbox: Outbox, found: Found, text: Window, symbol: str) ->
 
 
 def _bars(found: Found, text: Window) -> list[tuple[int, str]]:
-    """Return the bars that can be read, each with its time in Unix milliseconds."""
+    """Return the readable bars, each with its time in Unix milliseconds."""
     bars: dict[int, str] = {}
     for piece in _readable(found, text, lambda value: True):
         try:
@@ -316,6 +316,6 @@ def _bars(found: Found, text: Window) -> list[tuple[int, str]]:
         except InvalidEntry as error:
             found.leave(piece.start, piece.end, _reason(error))
             continue
-        found.known += time in bars  # the later one of two with one time is the one that counts
+        found.known += time in bars  # of two with the same time the later one counts
         bars[time] = bar
     return list(bars.items())

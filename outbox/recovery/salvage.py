@@ -1,9 +1,9 @@
-"""What can still be read of a damaged outbox file is put into the open one, with its ids.
+"""Puts what can still be read of a damaged outbox file into the open one, under the same ids.
 
-SQLite is asked first, around the damage; then each page is read by itself, for what no query finds any more (carve.py).
-Pending and dead entries come along, with their history; what was delivered is not needed. Each keeps its number where
-that is free, so that the order of each key holds. With them come the project that they belong to and the sessions that
-were running; cached bars do not: a bot fetches them again.
+SQL queries read around the damage first; then each page is read by itself, for what no query finds any more (carve.py).
+Pending and dead entries are brought over with their history; delivered ones are not needed. Each keeps its number if
+that is free, so that the order of each key holds. Their project and the running sessions are brought over too; cached
+bars are not: a bot fetches them again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Salvaged:
     """What became of the entries of a damaged file. Counts are entries.
 
     pending, dead: brought over. held: brought over as dead letters, because sending them might be wrong. carved: how
-    many of these three no query found, only their page. there: the open outbox had them already. unreadable: ranges of
-    numbers, both ends included. lost_ids: of entries whose id could be read and nothing else, 1,000 at the most.
+    many of these three were found only page by page. there: the open outbox had them already. unreadable: ranges of
+    numbers, both ends included. lost_ids: of entries of which only the id could be read, at most 1,000.
     sessions: how many running ones were brought over. sessions_left: the ids of those whose source has another one
-    here. sessions_unreadable: whether there may have been more. project_unreadable: whether nobody knows which project
+    here. sessions_unreadable: whether there may have been more. project_unreadable: whether it is unknown which project
     the entries belong to.
     """
 
@@ -67,11 +67,11 @@ async def salvage(
     sending: Callable[[], bool] = lambda: False,
     project_known: Callable[[], Awaitable[None]] = nobody,
 ) -> Salvaged:
-    """Put what can be read of `source` into `store`; doing it again brings nothing twice.
+    """Put what can be read of `source` into `store`; a second run duplicates nothing.
 
-    sending: whether entries may be on their way at this moment. project_known: awaited before the first entry comes,
-    when `store` may know by now which project its entries belong to. Raises StoreError: nothing in it can be read, or
-    the open outbox could not be written to; what was brought over before stays.
+    sending: whether entries may be on their way at this moment. project_known: awaited before the first entry is
+    stored, once `store` has recorded the project, if `source` names one. Raises StoreError: nothing in it can be read,
+    or the open outbox could not be written to; what was brought over before stays.
     """
     if source == store.path:
         raise StoreError(f"{source} is the outbox itself; nothing was changed", path=source)
@@ -102,7 +102,7 @@ async def salvage_and_rename(
     found = await salvage(store, source, sending=sending, project_known=project_known)
     try:
         kept_as = await in_thread(quarantine.dealt_with, source)
-    except OSError:  # its entries are here; who may rename it will
+    except OSError:  # its entries are here; renaming it needs somebody with the right to
         kept_as = source
     if not await in_thread(quarantine.found_beside, store.path):
         await store.transact(lambda connection: connection.execute(queries.FORGET_FACT.sql, ("quarantined",)))
@@ -130,7 +130,7 @@ async def _bring(
 async def _brought_whole(
     connection: aiosqlite.Connection, relic: FoundEntry, *, sending: bool, away: bool
 ) -> str | None:
-    """As `_brought`; None: the damage has left no entry that an outbox may hold, such as a payload that is no JSON."""
+    """As `_brought`; None: damage has made it invalid as an entry, such as a payload that is not JSON."""
     await connection.execute("savepoint relic")
     try:
         what = await _brought(connection, relic, sending=sending, away=away)
@@ -142,7 +142,7 @@ async def _brought_whole(
 
 
 async def _brought(connection: aiosqlite.Connection, relic: FoundEntry, *, sending: bool, away: bool) -> str:
-    """Insert one entry inside an open transaction; return the name of the counter that it belongs to."""
+    """Insert one entry inside an open transaction; return the name of the counter for it."""
     row = dict(relic.row)
     there = await connection.execute_fetchall(
         "select 1 from outbox where id = ? and destination = ?", (row["id"], row["destination"])
@@ -152,7 +152,7 @@ async def _brought(connection: aiosqlite.Connection, relic: FoundEntry, *, sendi
     pending = row["state"] == "pending"
     words = (relic.doubt or await _objection(connection, row, sending=sending, away=away)) if pending else None
     taken = list(await connection.execute_fetchall("select 1 from outbox where seq = ?", (row["seq"],)))
-    # As a dead letter first: reviving it puts it into the line of its key at the place of its number.
+    # As a dead letter first: reviving it then queues it by its number among the entries of its key.
     row |= {"seq": None if taken else row["seq"], "state": "dead"}
     row |= {"lane": None if relic.spec is None else await find_lane(connection, relic.spec)}
     if words is not None:
@@ -189,7 +189,7 @@ async def _objection(connection: aiosqlite.Connection, row: dict[str, Any], *, s
 
 
 async def _bring_sessions(store: Store, sessions: Sequence[Sequence[Any]] | None, found: Salvaged) -> None:
-    """Let each source that has no session here go on with the one that was running."""
+    """Let each source without a session here continue the one that was running."""
     if sessions is None:
         found.sessions_unreadable = True
         return
@@ -215,9 +215,9 @@ class _Session(Enum):
     """What became of a session that was running in the damaged file."""
 
     BROUGHT = auto()
-    HERE = auto()  # it was here already
+    HERE = auto()  # it was already here
     LEFT = auto()  # its source has another one here
-    UNREADABLE = auto()  # what the damage has left of it is no session
+    UNREADABLE = auto()  # damage has made it invalid
 
 
 async def _brought_session(connection: aiosqlite.Connection, session: Sequence[Any]) -> _Session:
