@@ -30,7 +30,7 @@ from outbox.store.selection import Selection, checked_reason
 from outbox.threads import in_thread
 
 if TYPE_CHECKING:
-    from outbox.web.desk import Cause, Desk
+    from outbox.web.operations import Cause, Operations
 
 
 def inspect(
@@ -65,14 +65,14 @@ def inspect(
         given, warnings = file_and_warnings(path)
         where = real_path(given)
         asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
-        _serve(where, port, lambda: desk_of(where, warnings, allow_actions=allow_actions), browser=browser)
+        _serve(where, port, lambda: operations_of(where, warnings, allow_actions=allow_actions), browser=browser)
 
 
-def _serve(where: Path, port: int, desk: Callable[[], Desk], *, browser: bool) -> None:
+def _serve(where: Path, port: int, operations: Callable[[], Operations], *, browser: bool) -> None:
     try:
         from outbox.web.server import serve
 
-        made = desk()
+        made = operations()
     except ModuleNotFoundError as error:
         hint = "python3 -m pip install 'datasette<0.66'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
@@ -87,9 +87,9 @@ def _serve(where: Path, port: int, desk: Callable[[], Desk], *, browser: bool) -
     serve(where, port, made, ready)
 
 
-def desk_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool) -> Desk:
+def operations_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool) -> Operations:
     """Return what the page shows and may do: the same as the commands."""
-    from outbox.web.desk import Desk, Standing
+    from outbox.web.operations import Operations, Standing
 
     async def standing() -> Standing:
         try:
@@ -108,11 +108,11 @@ def desk_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool) -> D
         by, facts = await in_thread(done, where, action, arguments, TIMEOUT_S)
         return outcome_lines(action, by, facts, TIMEOUT_S)
 
-    return Desk(standing, dead, act, secrets.token_urlsafe(32) if allow_actions else None)
+    return Operations(standing, dead, act, secrets.token_urlsafe(32) if allow_actions else None)
 
 
 def _cause(found: forensics.Cause) -> Cause:
-    from outbox.web.desk import Cause
+    from outbox.web.operations import Cause
 
     chosen = {"destination": found.destination, "code": found.told, "said": found.said}
     chosen["died_until_ms"] = str(found.last_ms)  # leaves out what dies after the page was made

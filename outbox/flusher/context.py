@@ -58,8 +58,8 @@ class FlusherContext:
     destinations: Callable[[str], Destination] = Destination
     state: FlusherState = field(default_factory=FlusherState)
     tally: Tally = field(default_factory=Tally)
-    home: Home = field(init=False)
-    pulse: Heartbeat = field(init=False)
+    binding: ProjectBinding = field(init=False)
+    heartbeat: Heartbeat = field(init=False)
     unmatched: Unmatched = field(init=False)
     window: Window = field(init=False)
     told: set[tuple[str, str]] = field(init=False, default_factory=set)
@@ -68,9 +68,9 @@ class FlusherContext:
     _steady: SteadyClock = field(init=False)
 
     def __post_init__(self) -> None:
-        self.home = Home(self.store)
+        self.binding = ProjectBinding(self.store)
         self.unmatched = Unmatched(self.store)
-        self.pulse = Heartbeat(self.store, self.clock)
+        self.heartbeat = Heartbeat(self.store, self.clock)
         self.window = Window(
             self.clock,
             batch_bytes=self.limits.batch_bytes,
@@ -132,7 +132,7 @@ class FlusherContext:
         """Show `error` in `stats()` and, without a foreign error's text (it may hold secrets), in the heartbeat."""
         kind = type(error).__name__
         self.state.last_error = f"{kind}: {error}"
-        self.pulse.error(self.state.last_error if isinstance(error, OutboxError) else f"{kind}: see the log")
+        self.heartbeat.error(self.state.last_error if isinstance(error, OutboxError) else f"{kind}: see the log")
 
 
 def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:
@@ -184,7 +184,7 @@ class Heartbeat:
         self._store.sidecar.tell(now)
 
 
-class Home:
+class ProjectBinding:
     """The project that the file's entries belong to: learned from the first answer about a row.
 
     belongs_to: None as long as no project has answered.
@@ -225,22 +225,22 @@ class Unmatched:
         self._seqs: dict[int, int] = {}
         self._seen_seq = -1  # the newest entry at the last look
 
-    async def load(self, *, wall_ms: int, steady_ms: int, patience_ms: int) -> None:
+    async def load(self, *, wall_ms: int, steady_ms: int, wait_ms: int) -> None:
         """Read those that an earlier process left. wall_ms, steady_ms: now, by either clock."""
         for seq, since_ms in await self._store.read(queries.LEFT_UNMATCHED.sql, (_MOST,)):
-            waited_ms = min(max(wall_ms - (since_ms or wall_ms), 0), patience_ms)
-            self.add(seq, steady_ms + patience_ms - waited_ms)
+            waited_ms = min(max(wall_ms - (since_ms or wall_ms), 0), wait_ms)
+            self.add(seq, steady_ms + wait_ms - waited_ms)
 
-    def add(self, seq: int, patience_until_ms: int) -> None:
+    def add(self, seq: int, waits_until_ms: int) -> None:
         """Remember one that has just been postponed, and until when others wait for it."""
         if len(self._seqs) < _MOST:
-            self._seqs[seq] = patience_until_ms
+            self._seqs[seq] = waits_until_ms
             self._seen_seq = -1
 
     async def hurry(self, now_ms: int) -> None:
         """Make due at once those that hold up what brings their row, and in time those that hold up anything.
 
-        now_ms: on the clock that entries wait by, as `patience_until_ms`.
+        now_ms: on the clock that entries wait by, as `waits_until_ms`.
         """
         newest = self._store.writer.last_seq
         if not self._seqs or (newest == self._seen_seq and now_ms < min(self._seqs.values())):

@@ -10,7 +10,7 @@ from outbox import logs
 from outbox.entry import Operation
 from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext, facts
-from outbox.flusher.orphans import PATIENCE_S, lets_pass
+from outbox.flusher.orphans import UNMATCHED_WAIT_S, lets_pass
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.read_back import conflicts, is_applied
 from outbox.flusher.refusal_runs import cause_of
@@ -210,7 +210,7 @@ class Delivery:
                 over = self._pauses.ended_by(self._lane, turn, accepted=False)
                 await self._pauses.end([key for key in over if key[0] in wider_than(verdict.scope)], self._lane)
             return
-        await self._context.home.learn(self._transport)  # before anything counts as delivered there
+        await self._context.binding.learn(self._transport)  # before anything counts as delivered there
         self._pauses.answered(self._lane, turn)
         if self._traffic.suspects:
             passed = {entry.seq for entry in entries}
@@ -272,11 +272,11 @@ class Delivery:
             await self._make_dead(entry, replace(refusal, message=f"{refusal.message} (gave up: its row never came)"))
         else:
             self._traffic.refusals += 1
-            most_s = max(PATIENCE_S - waited_s, 1.0) if behind and not passes else None
+            most_s = max(UNMATCHED_WAIT_S - waited_s, 1.0) if behind and not passes else None
             await self._settlement.postponed([entry], refusal, event="postponed", most_s=most_s)
             if not passes:  # else its row may be on its way, and nothing behind it would bring that sooner
-                patience_ms = int((PATIENCE_S - waited_s) * 1000)
-                self._context.unmatched.add(entry.seq, self._context.steady_ms() + patience_ms)
+                wait_ms = int((UNMATCHED_WAIT_S - waited_s) * 1000)
+                self._context.unmatched.add(entry.seq, self._context.steady_ms() + wait_ms)
 
     async def _retry(self, entries: Sequence[Outgoing], refusal: Refusal) -> None:
         self._traffic.refusals += len(entries)

@@ -70,7 +70,7 @@ from outbox.errors import OutboxError, UsageError
 from outbox.flusher.context import FlusherContext, Tally
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
-from outbox.flusher.orphans import PATIENCE_S
+from outbox.flusher.orphans import UNMATCHED_WAIT_S
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.scopes import EVERYTHING, held_words, sentence
@@ -131,9 +131,9 @@ class Flusher:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
         await self._pauses.load()
         await self._lanes.load()
-        await self._context.home.load()
+        await self._context.binding.load()
         await self._context.unmatched.load(
-            wall_ms=self._clock.now_ms(), steady_ms=self._context.steady_ms(), patience_ms=int(PATIENCE_S * 1000)
+            wall_ms=self._clock.now_ms(), steady_ms=self._context.steady_ms(), wait_ms=int(UNMATCHED_WAIT_S * 1000)
         )
         self._context.window.remember(await self._store.window_bytes())
 
@@ -145,7 +145,7 @@ class Flusher:
         if self.state.running:
             raise UsageError("the flusher is running already")
         self.state.started = self.state.running = True
-        self._context.pulse.turn(running=True)
+        self._context.heartbeat.turn(running=True)
         self._requests.stopping = False
         self._idle_since_change = False  # the last step of an earlier run may have been cut short
         self._ended.clear()
@@ -160,7 +160,7 @@ class Flusher:
         finally:
             await self._requests.abandon()
             self.state.running = False
-            self._context.pulse.turn(running=False)
+            self._context.heartbeat.turn(running=False)
             self._ended.set()
             self._requests.tell()  # a drain that has joined sends by itself from here on
 
@@ -269,15 +269,15 @@ class Flusher:
 
     def is_away(self, transport: Transport | None) -> bool:
         """Return whether `transport` leads to another project than the one that the file belongs to."""
-        return self._context.home.is_foreign(transport)
+        return self._context.binding.is_foreign(transport)
 
     async def load_project(self) -> None:
         """Read again which project the file belongs to."""
-        await self._context.home.load()
+        await self._context.binding.load()
 
     async def adopt(self) -> str | None:
         """Let the entries go to the project that the settings name, and return the one that they belonged to."""
-        was = await self._context.home.forget()
+        was = await self._context.binding.forget()
         await self._pauses.end_other_project()
         self.wake()
         return was
@@ -304,7 +304,7 @@ class Flusher:
             self._requests.rest(self._poll_s)  # puts continue, and each would wake us
             self._idle_since_change = False
             return self._poll_s
-        self._context.pulse.looked()
+        self._context.heartbeat.looked()
         self._repeating.over("failed")
         return wait_s
 
@@ -341,11 +341,11 @@ class Flusher:
 
     async def _is_away(self, transport: Transport) -> bool:
         """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""
-        home, named = self._context.home, project_of(transport)
-        if home.belongs_to is None or named is None or not self.is_away(transport):
+        binding, named = self._context.binding, project_of(transport)
+        if binding.belongs_to is None or named is None or not self.is_away(transport):
             await self._pauses.end_other_project()
             return False
-        await self._pauses.pause_other_project(home.belongs_to, named)
+        await self._pauses.pause_other_project(binding.belongs_to, named)
         self._requests.tell()
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Entries in line behind an update that matches no row wait this long while it is tried.
-PATIENCE_S = 60.0
+UNMATCHED_WAIT_S = 60.0
 
 
 def lets_pass(*, behind: bool, bringer: bool, waited_s: float) -> bool:
@@ -12,7 +12,7 @@ def lets_pass(*, behind: bool, bringer: bool, waited_s: float) -> bool:
     behind: something is. bringer: an insert or upsert is, which makes the row itself: the update came too early
     for it and would come too late after it. waited_s: since it first matched nothing.
     """
-    return bringer or (behind and waited_s >= PATIENCE_S)
+    return bringer or (behind and waited_s >= UNMATCHED_WAIT_S)
 
 
 # How many entries are remembered; one more displaces the oldest, which then waits longer.

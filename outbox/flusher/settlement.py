@@ -32,7 +32,7 @@ class Settlement:
             await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
             self._context.tally.delivered[self._destination] += len(entries)
             self._context.state.last_delivery_ms = self._context.clock.now_ms()
-            self._context.pulse.delivered()
+            self._context.heartbeat.delivered()
 
         await self._context.note(note())
 

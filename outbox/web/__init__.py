@@ -3,7 +3,7 @@
     questions   what people ask of an outbox, as SQL
     backlog     how many entries waited, over time, as a drawing
     site        Datasette, told what an outbox is
-    desk        how things stand, and what may be changed: the command line fills it in
+    operations  how things stand, and what may be changed: the command line fills it in
     actions     the pages that ask for a change
     server      the site on a port of this machine
 

@@ -8,14 +8,14 @@ from datasette.app import Datasette
 from datasette.utils.asgi import Response
 
 from outbox.errors import OutboxError
-from outbox.web.desk import Desk, refusal
+from outbox.web.operations import Operations, refusal
 
 ENTER, DEAD, ACT = "/-/outbox-enter", "/-/outbox-dead", "/-/outbox-act"
 
 
-def desk_of(site: Datasette) -> Desk:
-    """Return the desk that the site was made with."""
-    found: Desk = site.outbox_desk
+def operations_of(site: Datasette) -> Operations:
+    """Return the operations that the site was made with."""
+    found: Operations = site.outbox_operations
     return found
 
 
@@ -23,16 +23,16 @@ def refused(site: Datasette, request: Any) -> str | None:
     """Return why this request may change nothing; None: it may."""
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
     client = (request.scope.get("client") or ("",))[0]
-    return refusal(desk_of(site), headers, client, request.cookies, posts=request.method == "POST")
+    return refusal(operations_of(site), headers, client, request.cookies, posts=request.method == "POST")
 
 
 async def enter(request: Any, datasette: Datasette) -> Response:
     """Move the key from the address into a cookie, which no script and no other site can read."""
-    desk, told = desk_of(datasette), request.args.get("key")
-    if not desk.admits(told):
+    operations, told = operations_of(datasette), request.args.get("key")
+    if not operations.admits(told):
         return Response.text("This is not the key of this run.\n", status=403)
     answer = Response.redirect("/")
-    answer.set_cookie(desk.cookie, told, httponly=True, samesite="strict")
+    answer.set_cookie(operations.cookie, told, httponly=True, samesite="strict")
     return answer
 
 
@@ -49,14 +49,14 @@ async def act(request: Any, datasette: Datasette) -> Response:
         return Response.text(f"{why}\n", status=403)
     form = {name: value.strip() for name, value in (await request.post_vars()).items() if value.strip()}
     try:
-        return await _page(request, datasette, await desk_of(datasette).act(form))
+        return await _page(request, datasette, await operations_of(datasette).act(form))
     except OutboxError as error:
         return await _page(request, datasette, [f"{error}. Nothing was changed."], status=400)
 
 
 async def _page(request: Any, datasette: Datasette, said: Any, status: int = 200) -> Response:
     why = "" if request.method == "POST" else refused(datasette, request)
-    causes = await desk_of(datasette).causes()
+    causes = await operations_of(datasette).causes()
     values = {"said": said, "refusal": why, "causes": causes, "act": ACT}
     return Response.html(await datasette.render_template("outbox_dead.html", values, request=request), status=status)
 

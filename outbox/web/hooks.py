@@ -10,7 +10,7 @@ from datasette import hookimpl
 from datasette.app import Datasette
 from datasette.utils.asgi import Response
 
-from outbox.web.actions import DEAD, ROUTES, desk_of
+from outbox.web.actions import DEAD, ROUTES, operations_of
 from outbox.web.picture import SPANS, picture
 from outbox.web.questions import QUESTIONS
 
@@ -39,7 +39,7 @@ def extra_template_vars(template: str, request: Any, datasette: Datasette) -> An
         every_s = request.args.get("refresh")
         return {
             "outbox": await picture(datasette, hours), "spans": SPANS, "questions": QUESTIONS,
-            "standing": await desk_of(datasette).standing(), "dead_page": DEAD,
+            "standing": await operations_of(datasette).standing(), "dead_page": DEAD,
             "refresh": every_s if every_s in REFRESH else "0", "paces": REFRESH,
         }  # fmt: skip
 

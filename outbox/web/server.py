@@ -12,21 +12,23 @@ import uvicorn
 
 from outbox.errors import ConfigError
 from outbox.web.actions import ENTER
-from outbox.web.desk import Desk
+from outbox.web.operations import Operations
 from outbox.web.site import make_site
 
 _HOST = "127.0.0.1"
 
 
-def serve(path: Path, port: int, desk: Desk, ready: Callable[[str], None]) -> None:
+def serve(path: Path, port: int, operations: Operations, ready: Callable[[str], None]) -> None:
     """Serve `path` until Ctrl-C. port: 0 is any free one. ready: called with the address once it answers.
 
     Raises ConfigError: the port is taken.
     """
     with listening(port) as listener:
-        address = f"http://{_HOST}:{listener.getsockname()[1]}{f'{ENTER}?key={desk.key}' if desk.key else '/'}"
+        address = (
+            f"http://{_HOST}:{listener.getsockname()[1]}{f'{ENTER}?key={operations.key}' if operations.key else '/'}"
+        )
         config = uvicorn.Config(
-            make_site(path, desk).app(),
+            make_site(path, operations).app(),
             lifespan="on",
             log_level="warning",
             access_log=False,

@@ -12,7 +12,7 @@ from datasette.utils import sqlite3
 
 from outbox.store import files
 from outbox.web import hooks
-from outbox.web.desk import Desk
+from outbox.web.operations import Operations
 from outbox.web.picture import NAME, TIME_LIMIT_MS
 from outbox.web.questions import QUESTIONS
 
@@ -33,7 +33,7 @@ class _ReadOnly(Database):  # type: ignore[misc]
         return connection
 
 
-def make_site(path: Path, desk: Desk) -> Datasette:
+def make_site(path: Path, operations: Operations) -> Datasette:
     """Return Datasette on the outbox file `path`, which must exist."""
     # If rich is installed, each mistyped query would print its traceback with all variables, payloads included.
     # The page says what was wrong. (Reached through the plugins: importing it first would register it half made.)
@@ -52,7 +52,7 @@ def make_site(path: Path, desk: Desk) -> Datasette:
             "default_page_size": 50,
         },
     )
-    site.outbox_desk = desk
+    site.outbox_operations = operations
     site.remove_database("_memory")
     site.add_database(_ReadOnly(site, path=str(path)), name=NAME)
     return site

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from outbox.flusher.context import Home
+from outbox.flusher.context import ProjectBinding
 from outbox.flusher.flusher import Flusher
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.recovery.salvage import nobody
@@ -81,7 +81,7 @@ async def test_control_without_the_check_the_rows_go_to_the_other_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await delivered_at(tmp_path)
-    monkeypatch.setattr(Home, "is_foreign", lambda self, transport: False)
+    monkeypatch.setattr(ProjectBinding, "is_foreign", lambda self, transport: False)
     other = Project(project="other")
     async with flushing(tmp_path, remote=other) as bench:
         ids = await bench.put_many(3)

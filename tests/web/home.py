@@ -10,7 +10,7 @@ from typing import Any
 from datasette.app import Datasette
 
 from outbox import Outbox, Settings
-from outbox.cli.inspection import desk_of
+from outbox.cli.inspection import operations_of
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from outbox.web.site import make_site
 
@@ -62,7 +62,7 @@ async def _send_once(outbox: Outbox, clock: ManualClock, remote: FakeRemote) -> 
 @contextlib.contextmanager
 def open_site(path: Path, *, allow_actions: bool = False) -> Iterator[Datasette]:
     """The site, whose connections are closed at the end: what a process does when it ends."""
-    site = make_site(path, desk_of(path, (), allow_actions=allow_actions))
+    site = make_site(path, operations_of(path, (), allow_actions=allow_actions))
     try:
         yield site
     finally:

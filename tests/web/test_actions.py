@@ -13,7 +13,7 @@ import pytest
 
 from outbox import Outbox
 from outbox.web.actions import ACT, DEAD, ENTER
-from outbox.web.desk import Desk, refusal
+from outbox.web.operations import Operations, refusal
 from tests.admin.test_inbox import states
 from tests.support import run_async
 from tests.web.home import TOO_MUCH, busy_bot, open_site
@@ -57,7 +57,7 @@ class Visitor:
         return self._kept(answer)
 
     async def enter(self) -> Any:
-        return await self.get(f"{ENTER}?key={self._site.outbox_desk.key}")
+        return await self.get(f"{ENTER}?key={self._site.outbox_operations.key}")
 
     def _sent(self, headers: dict[str, str]) -> dict[str, str]:
         told = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -192,8 +192,8 @@ async def nothing(*_: object) -> Any:
 
 
 def test_from_another_machine_nothing_can_be_changed() -> None:
-    desk = Desk(nothing, nothing, nothing, key="k")
-    cookies = {desk.cookie: "k"}
-    assert refusal(desk, AT_HOME, "127.0.0.1", cookies, posts=True) is None  # the control
-    assert "another machine" in str(refusal(desk, AT_HOME, "192.0.2.7", cookies, posts=True))
-    assert "printed" in str(refusal(desk, AT_HOME, "127.0.0.1", {"outbox-x": "k"}, posts=False))
+    operations = Operations(nothing, nothing, nothing, key="k")
+    cookies = {operations.cookie: "k"}
+    assert refusal(operations, AT_HOME, "127.0.0.1", cookies, posts=True) is None  # the control
+    assert "another machine" in str(refusal(operations, AT_HOME, "192.0.2.7", cookies, posts=True))
+    assert "printed" in str(refusal(operations, AT_HOME, "127.0.0.1", {"outbox-x": "k"}, posts=False))

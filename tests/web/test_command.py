@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from outbox import ConfigError
-from outbox.cli.inspection import _serve, desk_of
+from outbox.cli.inspection import _serve, operations_of
 from outbox.web.server import listening
 from tests.support import run_async
 from tests.web.home import busy_bot
@@ -85,7 +85,9 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "outbox.web.server", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'datasette<0\.66'"):
-        _serve(tmp_path / "bot.db", 0, lambda: desk_of(tmp_path / "bot.db", (), allow_actions=False), browser=False)
+        _serve(
+            tmp_path / "bot.db", 0, lambda: operations_of(tmp_path / "bot.db", (), allow_actions=False), browser=False
+        )
 
 
 async def answered(body: str, route: Any) -> None:

@@ -31,7 +31,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Operations:
     """act: does what a form requests, and reports the result; raises OutboxError.
 
     key: whoever has it may change entries; None: nobody may.
@@ -57,18 +57,18 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "
 
 
 def refusal(
-    desk: Desk, headers: Mapping[str, str], client: str, cookies: Mapping[str, str], *, posts: bool
+    operations: Operations, headers: Mapping[str, str], client: str, cookies: Mapping[str, str], *, posts: bool
 ) -> str | None:
     """Return why a request may not change anything, in a sentence; None: it may.
 
     headers: in lower case. client: the address that it came from. posts: it submits a form, which only a page of this
     site may do.
     """
-    if desk.key is None:
+    if operations.key is None:
         return "Nothing can be changed here. Start it as: outbox inspect --allow-actions"
     if client != "127.0.0.1" or any(name in headers for name in _FORWARDED):
         return "Nothing can be changed from another machine, nor through a proxy. Use the command line on this one."
-    if not desk.admits(cookies.get(desk.cookie)):
+    if not operations.admits(cookies.get(operations.cookie)):
         return "Open the address that outbox inspect has printed: it has the key of this run."
     if posts and headers.get("origin") != f"http://{headers.get('host')}":
         return "This form was sent by another page; nothing was changed."
