@@ -1,4 +1,4 @@
-"""How a person may change a refused entry's payload; no I/O, no clock, no dice."""
+"""How a person may change a refused entry's payload; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long to wait: after a failure, and for a bot that puts without a pause; no I/O, no clock, no dice."""
+"""How long to wait: after a failure, and for a bot that puts without a pause; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 

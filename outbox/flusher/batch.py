@@ -1,4 +1,4 @@
-"""What one request carries, and what is left of one that was refused; no I/O, no clock, no dice."""
+"""What one request carries, and what is left of one that was refused; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an entry that was only told "not yet" is refused for good; no I/O, no clock, no dice."""
+"""When an entry that was only told "not yet" is refused for good; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 

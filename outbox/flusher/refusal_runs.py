@@ -1,4 +1,4 @@
-"""Whether the rows that a lane is refused are at fault, or their table is; no I/O, no clock, no dice.
+"""Whether the rows that a lane is refused are at fault, or their table is; no I/O, no clock, no randomness.
 
 One bad row dies alone. Row after row refused for one cause, with none accepted in between, means a missing policy, a
 column that a migration has added, a key of another type: at most `MOST` rows die of it, and the first accepted row

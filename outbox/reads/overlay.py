@@ -1,4 +1,4 @@
-"""Applies pending entries to the rows that they are bound for; no I/O, no clock, no dice.
+"""Applies pending entries to the rows that they are bound for; no I/O, no clock, no randomness.
 
 Rows are identified by their destination's conflict columns, or by its key column. Entries of one row apply in put
 order: an insert if there is no row, an upsert either way, an update if there is one.

@@ -1,4 +1,4 @@
-"""What a read asks for, as a path and as a test of one row, and what its answer means; no I/O, no clock, no dice.
+"""What a read asks for, as a path and as a test of one row, and what its answer means; no I/O, no clock, no randomness.
 
 Nothing that a caller passes can change a query's spec: names are checked against a pattern, values are
 percent-encoded and, where PostgREST has syntax of its own inside them, quoted. The few names that PostgREST reserves
