@@ -46,7 +46,7 @@ the rows are not at fault: their table is (`refusal_runs`). Ten die, then the la
 server's message. It is probed at once, and then once per probe interval, each time with another row; no probe makes a
 row dead. The first accepted row revives what died in the run, once. `outbox_refused_runs` keeps it across restarts.
 A row dies alone if others of its batch were accepted, or if it was refused before. Where every row has other columns,
-the run spans all these lanes, and the pause is the table's.
+the run spans all these lanes, and the pause is the table's, for the operation that met it.
 
 **Order.** Every entry with an ordering key stands in that key's line, whatever its operation. An upsert also waits for
 an older insert without a key that fills its deciding columns: it may be the same row. Inserts with ids chosen by the
