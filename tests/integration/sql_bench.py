@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +78,16 @@ def new_database(server: EmbeddedPostgres, template: str = "template1") -> Itera
         with psycopg.connect(server.database(name), autocommit=True) as connection:
             yield connection
         postgres.execute(f"drop database {name} with (force)")
+
+
+@contextmanager
+def new_template(server: EmbeddedPostgres, prepare: Callable[[Connection], None]) -> Iterator[str]:
+    """The name of a database that `prepare` has filled, for `new_database` to copy."""
+    with new_database(server) as connection:
+        prepare(connection)
+        name = connection.info.dbname
+        connection.close()
+        yield name
 
 
 class PsqlRunner:

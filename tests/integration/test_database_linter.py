@@ -17,7 +17,15 @@ import pytest
 from supabase_lite import Driver, EmbeddedPostgres, SupabaseLite
 
 from outbox import Outbox, Settings, SupabaseClient
-from tests.integration.sql_bench import OPTIONAL, Connection, PsqlRunner, column, like_hosted, new_database
+from tests.integration.sql_bench import (
+    OPTIONAL,
+    Connection,
+    PsqlRunner,
+    column,
+    like_hosted,
+    new_database,
+    new_template,
+)
 from tests.integration.supabase_cli import SupabaseCli
 
 OPTIONAL_FILES = ["money_as_numeric", "partitions", "least_privilege"]
@@ -26,11 +34,12 @@ OPTIONAL_FILES = ["money_as_numeric", "partitions", "least_privilege"]
 @pytest.fixture(scope="module")
 def template(postgres: EmbeddedPostgres) -> Iterator[str]:
     """The name of a database like a hosted project's, with all files applied, for copies."""
-    with new_database(postgres) as connection:
+
+    def prepare(connection: Connection) -> None:
         like_hosted(connection)
         PsqlRunner(postgres).apply(connection)
-        name = connection.info.dbname
-        connection.close()
+
+    with new_template(postgres, prepare) as name:
         yield name
 
 

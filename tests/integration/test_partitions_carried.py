@@ -23,6 +23,7 @@ from tests.integration.sql_bench import (
     allowed,
     column,
     new_database,
+    new_template,
     run_files,
     statements,
 )
@@ -99,10 +100,8 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def template(postgres: EmbeddedPostgres) -> Iterator[str]:
-    with new_database(postgres) as connection:
-        PsqlRunner(postgres).apply(connection, [*FILES, SMALL_ROLE])
-        name = connection.info.dbname
-        connection.close()
+    psql = PsqlRunner(postgres)
+    with new_template(postgres, lambda connection: psql.apply(connection, [*FILES, SMALL_ROLE])) as name:
         yield name
 
 

@@ -223,22 +223,33 @@ def test_a_database_that_is_emptied_raises_before_another_row_is_acknowledged(tm
     assert bot.acknowledged <= ids(kept)
 
 
+def with_a_shorter_wal(
+    path: Path, words: tuple[str, ...], *, part: float
+) -> tuple[Victim, set[str], list[list[Any]], list[str]]:
+    """Put 20 rows, leave `part` of the -wal, put three more and kill the bot.
+
+    Returns it, what it acknowledged of the three, their errors, and what the next one says.
+    """
+    with victim(path, *words) as bot:
+        assert bot.put(20) == []
+        before = set(bot.acknowledged)
+        os.truncate(f"{path}-wal", int(Path(f"{path}-wal").stat().st_size * part))
+        errors = bot.put(3)
+        bot.kill()
+    with victim(path) as again:
+        said = again.tell("stats")["warnings"] + again.kill().splitlines()
+    return bot, bot.acknowledged - before, errors, said
+
+
 @pytest.mark.parametrize("words", [(), ("blind",)], ids=["", "control: without the look puts go on behind the hole"])
 def test_a_wal_that_is_emptied_raises_before_another_row_is_acknowledged(
     words: tuple[str, ...], tmp_path: Path
 ) -> None:
     path = tmp_path / "bot.db"
-    with victim(path, *words) as bot:
-        assert bot.put(20) == []
-        before = set(bot.acknowledged)
-        os.truncate(f"{path}-wal", 0)
-        errors = bot.put(3)
-        bot.kill()
-    with victim(path) as again:
-        said = again.tell("stats")["warnings"] + again.kill().splitlines()
+    bot, fresh, errors, said = with_a_shorter_wal(path, words, part=0)
     if words:
         assert errors == []
-        assert bot.acknowledged - before
+        assert fresh
         assert not ids(path) & bot.acknowledged
         return
     assert [(kind, stored) for kind, _, _, stored in errors] == [
@@ -256,18 +267,11 @@ def test_a_wal_that_is_cut_in_the_middle_raises_before_another_row_is_acknowledg
     words: tuple[str, ...], tmp_path: Path
 ) -> None:
     path = tmp_path / "bot.db"
-    with victim(path, *words) as bot:
-        assert bot.put(20) == []
-        before = set(bot.acknowledged)
-        os.truncate(f"{path}-wal", Path(f"{path}-wal").stat().st_size // 2)
-        errors = bot.put(3)
-        bot.kill()
-    with victim(path) as again:
-        said = again.tell("stats")["warnings"] + again.kill().splitlines()
+    bot, fresh, errors, said = with_a_shorter_wal(path, words, part=0.5)
     assert rows(path, "pragma integrity_check") == [("ok",)]
     if words:
         assert errors == []
-        assert bot.acknowledged - before - ids(path)
+        assert fresh - ids(path)
         return
     assert [(kind, stored) for kind, _, _, stored in errors] == [
         ("StoreVanished", True), ("StoreVanished", False), ("StoreVanished", False),
