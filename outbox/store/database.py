@@ -136,6 +136,11 @@ class _Watched(sqlite3.Connection):
             self.watch.look()
         return cursor
 
+    def close(self) -> None:
+        if self.watch is not None:
+            self.watch.forget()
+        super().close()
+
 
 class _Connection(aiosqlite.Connection):
     """stopped: done once its thread has ended; None: nobody has told it to end."""

@@ -39,6 +39,7 @@ class FileWatch:
         self._places = {part: f"{path}{part.value}" for part in Part}
         self._holds_lock = holds_lock
         self._known: tuple[tuple[Part, str, int, int], ...] = ()
+        self._wal_file: int | None = None  # held open: four system calls fewer for each commit
         self.gone: frozenset[Part] = frozenset()
         self.replaced: frozenset[Part] = frozenset()
         self.wal_cut: bool = False
@@ -51,7 +52,11 @@ class FileWatch:
         problem: OSError | None = None
         for part, place in self._places.items():
             try:
-                facts = os.lstat(place)
+                if part is Part.WAL:  # SQLite has no lock on a -wal that closing it would drop
+                    self._wal_file = os.open(place, os.O_RDONLY | CAREFUL)
+                    facts = os.fstat(self._wal_file)
+                else:
+                    facts = os.lstat(place)
             except OSError as error:
                 problem = error
                 self._known += ((part, place, 0, 0),)
@@ -61,24 +66,28 @@ class FileWatch:
             raise problem
 
     def forget(self) -> None:
-        """Look at nothing: the files are about to be opened anew."""
+        """Look at nothing: the files are about to be closed, or opened anew. Not while another thread looks."""
+        if self._wal_file is not None:
+            os.close(self._wal_file)
+            self._wal_file = None
         self._known, self.gone, self.replaced, self.wal_cut = (), frozenset(), frozenset(), False
         self._wal = (0, b"")
 
     def look_for_cut(self) -> None:
-        """Note that the -wal has become shorter, before SQLite writes behind the hole; one `stat`, some 2 µs.
+        """Note that the -wal has become shorter, before SQLite writes behind the hole; one `fstat`, some 1 µs.
 
         SQLite itself begins another one, with another head, before it makes it shorter.
         """
         size, head = self._wal
-        place = self._places[Part.WAL]
+        if self._wal_file is None or not size:
+            return
         try:
-            self.wal_cut |= os.lstat(place).st_size < size and _head(place) == head
+            self.wal_cut |= os.fstat(self._wal_file).st_size < size and self._head() == head
         except OSError:  # the next look says what is wrong
             return
 
     def look(self) -> None:
-        """Note what is gone. Four `lstat`, 24 bytes and one lock that is taken already: some 15 µs.
+        """Note what is gone. Four `lstat`, 24 bytes and one lock that is taken already: some 12 µs.
 
         Called in SQLite's thread.
         """
@@ -98,8 +107,8 @@ class FileWatch:
             elif part is Part.DATABASE:
                 self.names = facts.st_nlink
             elif part is Part.WAL:
-                head = _head(place) if facts.st_size else b""
-                self._wal = facts.st_size, head or b""
+                head = self._head()
+                self._wal = facts.st_size, head
                 if self.wal_cut or (head and not head.startswith(WAL_MAGIC)):
                     gone.append(part)
                     self.wal_cut = True
@@ -108,20 +117,15 @@ class FileWatch:
         if gone or self.gone:
             self.gone, self.replaced = frozenset(gone), frozenset(replaced)
 
+    def _head(self) -> bytes:
+        """Return what the -wal begins with, down to the numbers that each new one has; empty: nothing is known."""
+        assert self._wal_file is not None
+        try:
+            os.lseek(self._wal_file, 0, os.SEEK_SET)
+            return os.read(self._wal_file, _HEAD_BYTES)
+        except OSError:
+            return b""
+
     def own(self, part: Part) -> Path | None:
         """Return the path of `part` if the file there is ours."""
         return None if part in self.gone else Path(self._places[part])
-
-
-def _head(place: str) -> bytes | None:
-    """Return what a -wal begins with, down to the numbers that each new one has; None: nothing is known."""
-    try:
-        descriptor = os.open(place, os.O_RDONLY | CAREFUL)  # SQLite has no lock on a -wal that closing it would drop
-    except OSError:
-        return None
-    try:
-        return os.read(descriptor, _HEAD_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)

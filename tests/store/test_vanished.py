@@ -548,3 +548,4 @@ def test_a_look_costs_microseconds_and_finds_each_part(tmp_path: Path) -> None:
     held = False
     watch.look()
     assert watch.gone == {Part.LOCK}
+    watch.forget()
