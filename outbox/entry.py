@@ -125,6 +125,26 @@ class Entry(NamedTuple):
     if_exists: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """A pending entry as it was put, here or by a shell. payload, match: JSON."""
+
+    seq: int
+    id: str
+    destination: str
+    operation: Operation
+    key: str | None
+    payload: str
+    on_conflict: str | None
+    match: str | None
+    created_at_ms: int
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return the entry in a row of `queries.SHOWN`."""
+        return cls(row[0], row[1], row[2], Operation(row[3]), *row[4:])
+
+
 def mint_id(now_ms: int, entropy: bytes) -> str:
     """Return a UUIDv7 (RFC 9562, section 5.7) for `now_ms`; `entropy`: 10 random bytes."""
     # Texts rather than one number of 128 bits: a quarter quicker, once for every put.

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outbox.background import TaskState
 from outbox.clock import Clock
-from outbox.puts import Owned
+from outbox.entry import StoredEntry
+from outbox.puts import Owned, refuse_control
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.store.held_transaction import refuse_control
+from outbox.stats import FlusherState, Snapshot, Stats, take as take_snapshot, take_in_thread
+from outbox.store import lock
 from outbox.store.reader import PendingCounter
-from outbox.store.rows import StoredEntry
 from outbox.store.selection import Handled, Selection
+from outbox.threads import in_thread
 
 if TYPE_CHECKING:
+    from outbox.admin.command_server import CommandServer
     from outbox.admin.commands import Commands
     from outbox.admin.resend import ResendReport
     from outbox.fleet import Reporter
+    from outbox.flusher.context import Tally
     from outbox.flusher.flusher import Flusher
+    from outbox.store.maintenance import Maintenance
+    from outbox.store.writer import PutWatcher
 
 
 # Payloads fetched in one step, so that the event loop keeps running.
@@ -37,6 +46,9 @@ class Operates(Owned):
     _flusher: Flusher
     _reporter: Reporter
     _commands: Commands
+    _command_server: CommandServer | None
+    _maintenance: Maintenance | None
+    _closed: bool
 
     async def reload(self) -> None:
         """Read environment and `.env` again, send with the URL and key that are there now, and end every pause.
@@ -178,6 +190,40 @@ class Operates(Owned):
 
     # ------------------------------------------------------------------------------------------ looking
 
+    async def stats(self) -> Stats:
+        """Return the outbox's state. Reads counters, never the backlog.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        self._check_process()
+        return await self._stats()
+
+    async def _stats(self) -> Stats:
+        from outbox.recovery.quarantine import found_beside
+
+        path = self._store.path
+        quarantined = await in_thread(found_beside, path)
+        found = await take_snapshot(self._store, damage=self._store.damage, quarantined=quarantined)
+        if self._maintenance is not None:  # it knows more recent values than the file
+            found = replace(found, notices=self._maintenance.notices)
+        found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.writer.commits.files_lost_ms))
+        vanished = () if self._store.writer.commits.vanished is None else (self._store.writer.commits.vanished.state,)
+        return Stats.of(
+            path,
+            found,
+            now_ms=self._clock.now_ms(),
+            flusher=self._flusher.state,
+            settings=self._remote.warnings,
+            warnings=vanished,
+            tasks=self._tasks(),
+        )
+
+    def _tasks(self) -> tuple[TaskState, ...]:
+        parts = (self._maintenance, self._command_server, self._reporter)
+        behind = (part.background for part in parts if part is not None)
+        return (self._store.writer.state, *(replace(each.state) for each in behind if each is not None))
+
     async def fetch(self, path: str) -> list[dict[str, Any]]:
         """GET `path` below the REST endpoint and return the rows; never [] on failure.
 
@@ -261,3 +307,50 @@ class Operates(Owned):
         """
         self._check_process()
         return self._pending_counter.pending()
+
+
+def standing(path: Path) -> Snapshot:
+    """Return a snapshot of a file that is open here, and of the files beside it; in any thread.
+
+    Raises:
+        StoreError: The file cannot be read.
+    """
+    from outbox.recovery.quarantine import found_beside
+
+    return take_in_thread(path, damage=lock.written(path).damage, quarantined=found_beside(path))
+
+
+class Monitor:
+    """What any thread may read of an open outbox. Holds up nothing, not even its garbage collection."""
+
+    def __init__(self, outbox: Operates) -> None:
+        self._outbox = weakref.ref(outbox)
+        self.path: Path = outbox.path
+        self.clock: Clock = outbox.clock
+        self.tally: Tally = outbox._flusher.tally
+        self.flusher: FlusherState = outbox._flusher.state
+
+    def watches(self, outbox: Operates) -> bool:
+        """Return whether it is this outbox."""
+        return self._outbox() is outbox
+
+    @property
+    def over(self) -> bool:
+        """Whether the outbox is closed, or was garbage-collected."""
+        return (outbox := self._outbox()) is None or outbox._closed
+
+    def tasks(self) -> tuple[TaskState, ...]:
+        """Return the state of its background tasks."""
+        return () if (outbox := self._outbox()) is None else outbox._tasks()
+
+    def settings(self) -> Sequence[str]:
+        """Return what in the settings keeps entries from arriving."""
+        return () if (outbox := self._outbox()) is None else outbox._remote.warnings
+
+    def watch_puts(self, watcher: PutWatcher) -> None:
+        """Call `watcher` for each put from here on: when it is queued, with the future of its outcome.
+
+        `watcher` must neither raise nor wait.
+        """
+        if (outbox := self._outbox()) is not None:
+            outbox._store.writer.watchers += (watcher,)

@@ -8,21 +8,18 @@ import logging
 import os
 import random
 import warnings
-import weakref
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from outbox import logs
-from outbox.background import Part, TaskState, ended, stop_in_time
+from outbox.background import Part, ended, stop_in_time
 from outbox.clock import Clock, SystemClock
 from outbox.destinations import Destinations
 from outbox.entry import Destination
 from outbox.errors import ConfigError
-from outbox.flusher.context import Tally
 from outbox.futures import Waiting
 from outbox.opening import Opening, by_request, log_opened
 from outbox.operating import Operates
@@ -30,12 +27,11 @@ from outbox.postgrest.client import Transport
 from outbox.puts import Puts, refuse_copy
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.stats import DrainReport, FlusherState, Snapshot, Stats, take as take_snapshot, take_in_thread
-from outbox.store import lock, meta
+from outbox.stats import DrainReport
+from outbox.store import meta
 from outbox.store.capacity import Bounds
 from outbox.store.reader import PendingCounter
 from outbox.store.store import Store
-from outbox.store.writer import PutWatcher
 from outbox.threads import in_thread
 
 if TYPE_CHECKING:
@@ -311,86 +307,3 @@ class Outbox(Puts, Operates):
         """
         self._check_caller()
         return await self._drains.drain(timeout)
-
-    # ------------------------------------------------------------------------------------------ looking
-
-    def _tasks(self) -> tuple[TaskState, ...]:
-        parts = (self._maintenance, self._command_server, self._reporter)
-        behind = (part.background for part in parts if part is not None)
-        return (self._store.writer.state, *(replace(each.state) for each in behind if each is not None))
-
-    async def stats(self) -> Stats:
-        """Return the outbox's state. Reads counters, never the backlog.
-
-        Raises:
-            StoreError: The file cannot be read.
-        """
-        self._check_process()
-        return await self._stats()
-
-    async def _stats(self) -> Stats:
-        from outbox.recovery.quarantine import found_beside
-
-        path = self._store.path
-        quarantined = await in_thread(found_beside, path)
-        found = await take_snapshot(self._store, damage=self._store.damage, quarantined=quarantined)
-        if self._maintenance is not None:  # it knows more recent values than the file
-            found = replace(found, notices=self._maintenance.notices)
-        found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.writer.commits.files_lost_ms))
-        vanished = () if self._store.writer.commits.vanished is None else (self._store.writer.commits.vanished.state,)
-        return Stats.of(
-            path,
-            found,
-            now_ms=self._clock.now_ms(),
-            flusher=self._flusher.state,
-            settings=self._remote.warnings,
-            warnings=vanished,
-            tasks=self._tasks(),
-        )
-
-
-def standing(path: Path) -> Snapshot:
-    """Return a snapshot of a file that is open here, and of the files beside it; in any thread.
-
-    Raises:
-        StoreError: The file cannot be read.
-    """
-    from outbox.recovery.quarantine import found_beside
-
-    return take_in_thread(path, damage=lock.written(path).damage, quarantined=found_beside(path))
-
-
-class Monitor:
-    """What any thread may read of an open outbox. Holds up nothing, not even its garbage collection."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = weakref.ref(outbox)
-        self.path: Path = outbox.path
-        self.clock: Clock = outbox.clock
-        self.tally: Tally = outbox._flusher.tally
-        self.flusher: FlusherState = outbox._flusher.state
-
-    def watches(self, outbox: Outbox) -> bool:
-        """Return whether it is this outbox."""
-        return self._outbox() is outbox
-
-    @property
-    def over(self) -> bool:
-        """Whether the outbox is closed, or was garbage-collected."""
-        return (outbox := self._outbox()) is None or outbox._closed
-
-    def tasks(self) -> tuple[TaskState, ...]:
-        """Return the state of its background tasks."""
-        return () if (outbox := self._outbox()) is None else outbox._tasks()
-
-    def settings(self) -> Sequence[str]:
-        """Return what in the settings keeps entries from arriving."""
-        return () if (outbox := self._outbox()) is None else outbox._remote.warnings
-
-    def watch_puts(self, watcher: PutWatcher) -> None:
-        """Call `watcher` for each put from here on: when it is queued, with the future of its outcome.
-
-        `watcher` must neither raise nor wait.
-        """
-        if (outbox := self._outbox()) is not None:
-            outbox._store.writer.watchers += (watcher,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, NoReturn, Protocol, TypeVar, Unpack
@@ -18,15 +19,44 @@ import aiosqlite
 from outbox import logs
 from outbox.destinations import Destinations
 from outbox.entry import Destination, Operation, OperationName, PutOptions, SharedOptions
-from outbox.errors import ForeignLoop, ForkedProcess, InsideTransaction, OutboxClosed, OutboxError, UsageError
+from outbox.errors import (
+    ForeignLoop,
+    ForkedProcess,
+    InsideTransaction,
+    InvalidEntry,
+    OutboxClosed,
+    OutboxError,
+    UsageError,
+)
 from outbox.foreign_types import register_type
 from outbox.futures import PutFuture, ThreadFuture, Waiting
 from outbox.settings import Settings
-from outbox.store.held_transaction import Block, makes_tables, refuse_control
+from outbox.store.held_transaction import Block
 from outbox.store.receipts import Receipt
 from outbox.store.store import Store
 
 V = TypeVar("V")
+
+# What would end, nest or escape the one transaction, or change the file's own settings.
+_REFUSED = frozenset(
+    "ATTACH BEGIN COMMIT DETACH END PRAGMA RELEASE ROLLBACK SAVEPOINT VACUUM".split()  # noqa: SIM905 - reads better
+)
+# SQLite skips a byte order mark like a space.
+_FIRST_WORD = re.compile(r"(?:[\s;\ufeff]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
+
+
+def refuse_control(sql: str) -> None:
+    """Raise InvalidEntry if `sql` is a statement that a block must not run; comments in front do not hide it."""
+    match = _FIRST_WORD.match(sql)
+    word = match.group(1).upper() if match else ""
+    if word in _REFUSED:
+        raise InvalidEntry(f"{word} cannot be used inside transaction()", field="sql")
+
+
+def makes_tables(sql: str) -> bool:
+    """Return whether `sql` may leave a table of the bot's own in the file."""
+    match = _FIRST_WORD.match(sql)
+    return match is not None and match.group(1).upper() in ("CREATE", "ALTER")
 
 
 # The blocks that the current task is inside, so that a put that would wait for itself raises.

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from outbox import Outbox, Settings
 from outbox.cli.app import app
 from outbox.metrics.figures import Watched
-from outbox.outbox import Monitor
+from outbox.operating import Monitor
 from outbox.stats import Health
 from outbox.testing import FakeRemote, refused
 from outbox.threads import in_thread

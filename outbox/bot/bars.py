@@ -19,11 +19,10 @@ from typing import Any, Literal, NoReturn, overload
 from outbox.bot import queries
 from outbox.bot.bar_text import FOREVER_MS, bar_time_ms, decoded, encoded, time_ms
 from outbox.bot.records import check_outbox, moment
-from outbox.entry import Operation
+from outbox.entry import Operation, StoredEntry
 from outbox.errors import InvalidEntry, UsageError
 from outbox.outbox import Outbox
 from outbox.store.receipts import Receipt
-from outbox.store.rows import StoredEntry
 from outbox.threads import in_thread
 
 Time = datetime | str | float

@@ -2,6 +2,8 @@
 
 flusher           when to look, and what may start
 scheduler         which entries travel next, and which lane has its turn
+many_lanes        which of very many lanes are looked at, and which share a request
+traffic           what a lane has under way
 in_flight         the requests in flight, and the rest after an error of our own
 delivery          one request, from its batch to its settled verdict
 pauses            what is not sent for a while, and until when

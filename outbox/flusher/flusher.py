@@ -16,9 +16,9 @@ of orphans or poison rows do. An ordered lane has one request in flight, and sen
 `requests_in_flight` bounds the requests in flight. One more may start for a table that has none, so that a table which
 does not answer cannot take all slots; nor can probes, of which there are at most `requests_in_flight`.
 
-**Many lanes.** When more than 64 lanes are ready, a step looks at the first 64 of a queue (`ready_lanes`). All are
+**Many lanes.** When more than 64 lanes are ready, a step looks at the first 64 of a queue (`many_lanes`). All are
 read again when a sixteenth of them have had a turn, or after a poll; entries put in between are found by their number.
-Inserts with different sets of columns share a request where that means the same (`shared_requests`).
+Inserts with different sets of columns share a request where that means the same.
 
 **Bytes.** All requests share one link: `window` bounds the bytes in flight on it, and each request gets a share. A lane
 also has its own limit: what its server accepts. Failures halve both limits, and answers raise them.

@@ -10,10 +10,9 @@ from typing import Any
 
 from outbox import logs
 from outbox.flusher import backoff
-from outbox.flusher.batch import Batch
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.pauses import Pauses
-from outbox.flusher.scheduler import Traffic
+from outbox.flusher.traffic import Batch, Traffic
 
 logger: logs.Logger = logs.named("outbox.flusher")
 

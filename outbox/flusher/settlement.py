@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from outbox import logs
 from outbox.entry import State
 from outbox.flusher.context import FlusherContext, facts
-from outbox.flusher.sweep import Sweep
+from outbox.flusher.traffic import Sweep
 from outbox.postgrest.batch import heads
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.rows import Lane, Outgoing

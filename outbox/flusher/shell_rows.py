@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 from outbox import logs
 from outbox.encoding import identifier
-from outbox.entry import Destination, State, digest
+from outbox.entry import Destination, State, StoredEntry, digest
 from outbox.errors import InvalidEntry
 from outbox.flusher.context import FlusherContext
 from outbox.postgrest.verdicts import Refusal
 from outbox.prepare import intend
-from outbox.store.rows import Adopted, StoredEntry
+from outbox.store.rows import Adopted
 
 logger: logs.Logger = logs.named("outbox.flusher")
 

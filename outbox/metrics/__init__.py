@@ -28,7 +28,8 @@ except ModuleNotFoundError as _missing:
 from outbox import logs
 from outbox.errors import OutboxError
 from outbox.metrics.figures import DURATION, FIGURES, VERSION, Figure, Kind, Watched
-from outbox.outbox import Monitor, Outbox
+from outbox.operating import Monitor
+from outbox.outbox import Outbox
 
 __all__ = ["instrument"]
 

@@ -9,7 +9,7 @@ from enum import Enum
 
 from outbox.entry import State
 from outbox.flusher.context import Tally
-from outbox.outbox import Monitor, standing
+from outbox.operating import Monitor, standing
 from outbox.postgrest.client import user_agent
 from outbox.postgrest.verdicts import Reason
 from outbox.stats import Health, Snapshot, health_of

@@ -17,14 +17,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Se
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from outbox.entry import Operation
+from outbox.entry import Operation, StoredEntry
 from outbox.errors import Undecidable
 from outbox.outbox import Outbox
 from outbox.reads import queries
 from outbox.reads.keyset import Place, Position, Texts, Walk, check_distinct, one_of, walk
 from outbox.reads.overlay import Change, Identity, Row, Table, in_order
 from outbox.reads.query import Query, asked
-from outbox.store.rows import StoredEntry
 from outbox.threads import in_thread
 
 # Pending entries that a merged read holds in memory, some ten megabytes. A larger backlog drains in seconds, or the

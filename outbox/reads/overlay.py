@@ -13,10 +13,9 @@ from functools import cmp_to_key
 from typing import Any, TypeAlias
 
 from outbox.columns import ORDERED, UNKNOWN, Columns, Number, comparable, known, told
-from outbox.entry import Destination, Operation
+from outbox.entry import Destination, Operation, StoredEntry
 from outbox.errors import Undecidable
 from outbox.reads.query import Query, Term
-from outbox.store.rows import StoredEntry
 
 Identity: TypeAlias = tuple[Any, ...]
 

@@ -82,7 +82,7 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
     try:
         wal = await in_thread(_examined, path, before, now_ms)
         if wal is not Wal.STRANGE:
-            is_new, is_there = not files.file_bytes(path), await in_thread(path.exists)
+            is_new, is_there = await in_thread(lambda: (not files.file_bytes(path), path.exists()))
             if is_new:  # interrupted while being made, it must not look like one that lost everything
                 await in_thread(_written_down, sidecar.forget)
             try:

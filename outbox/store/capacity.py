@@ -51,7 +51,7 @@ class Capacity:
     def __init__(self, path: Path, bounds: Bounds) -> None:
         self._path = path
         self._bounds = bounds
-        self._bounded = (bounds.max_pending_rows, bounds.max_pending_bytes) != (None, None)
+        self.bounded: bool = (bounds.max_pending_rows, bounds.max_pending_bytes) != (None, None)
         self._reserve = Reserve(path, bounds.reserve_bytes) if bounds.reserve_bytes else None
         self._facts = {"path": str(path), "reserve_bytes": bounds.reserve_bytes}
         self.short: bool = False  # True: the disk was found full, and the reserve is not whole again yet
@@ -60,7 +60,7 @@ class Capacity:
     @property
     def open(self) -> bool:
         """Whether every put may be stored without looking further."""
-        return not self.short and not self._bounded
+        return not self.short and not self.bounded
 
     # ------------------------------------------------------------------------------------------ the reserve
 
@@ -139,7 +139,7 @@ class Capacity:
         """Return for each of `entries`, in order, why it is not admitted; None: it is. Two rows are read, no entry."""
         if self.short:
             return [DiskFull(path=self._path, ids=(entry.id,)) for entry in entries]
-        if not self._bounded:
+        if not self.bounded:
             return [None] * len(entries)
         rows, size = next(iter(await connection.execute_fetchall(queries.BACKLOG.sql)))
         found: list[StoreError | None] = []

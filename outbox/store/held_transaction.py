@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import aiosqlite
 
 from outbox.clock import Clock
 from outbox.entry import Entry, LaneSpec
-from outbox.errors import DiskFull, InvalidEntry, OutboxError, StoreError, TransactionExpired
+from outbox.errors import DiskFull, OutboxError, StoreError, TransactionExpired
 from outbox.store import database, many, queries
 from outbox.store.receipts import Receipt, insert_one, receipt_of, stored
 from outbox.store.writer import Writer
@@ -23,27 +22,6 @@ from outbox.store.writer import Writer
 T = TypeVar("T")
 
 _INTERRUPT_S = 0.01
-
-# What would end, nest or escape the one transaction, or change the file's own settings.
-_REFUSED = frozenset(
-    "ATTACH BEGIN COMMIT DETACH END PRAGMA RELEASE ROLLBACK SAVEPOINT VACUUM".split()  # noqa: SIM905 - reads better
-)
-# SQLite skips a byte order mark like a space.
-_FIRST_WORD = re.compile(r"(?:[\s;\ufeff]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
-
-
-def refuse_control(sql: str) -> None:
-    """Raise InvalidEntry if `sql` is a statement that a block must not run; comments in front do not hide it."""
-    match = _FIRST_WORD.match(sql)
-    word = match.group(1).upper() if match else ""
-    if word in _REFUSED:
-        raise InvalidEntry(f"{word} cannot be used inside transaction()", field="sql")
-
-
-def makes_tables(sql: str) -> bool:
-    """Return whether `sql` may leave a table of the bot's own in the file."""
-    match = _FIRST_WORD.match(sql)
-    return match is not None and match.group(1).upper() in ("CREATE", "ALTER")
 
 
 class _End(Enum):

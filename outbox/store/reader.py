@@ -12,11 +12,11 @@ from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from outbox.entry import LaneSpec
+from outbox.entry import LaneSpec, StoredEntry
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
-from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredEntry, StoredPause, by_state
+from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredPause, by_state
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +50,6 @@ class Adopted:
     key: str | None
     on_conflict: str | None
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
-    """A pending entry as it was put, here or by a shell. payload, match: JSON."""
-
-    seq: int
-    id: str
-    destination: str
-    operation: Operation
-    key: str | None
-    payload: str
-    on_conflict: str | None
-    match: str | None
-    created_at_ms: int
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> Self:
-        """Return the entry in a row of `queries.SHOWN`."""
-        return cls(row[0], row[1], row[2], Operation(row[3]), *row[4:])
 
 
 @dataclass(frozen=True, slots=True)

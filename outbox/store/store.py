@@ -13,7 +13,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.entry import Entry, LaneSpec, State
+from outbox.entry import State
 from outbox.postgrest.verdicts import Refusal
 from outbox.store import database, many, queries
 from outbox.store.capacity import Capacity
@@ -76,6 +76,7 @@ class Store(Reader):
             readers_away=partial(self.away, busy_timeout_s=busy_timeout_s),
         )
         self.writer: Writer = Writer(commits, path, capacity=capacity, last_seq=entered.last_seq, plain=entered.plain)
+        self.put = self.writer.put
         self.writer.on_stored = self.sidecar.mark
         self.writer.state.tell = self.sidecar.tell_task
         self.sidecar.tell_task(self.writer.state)
@@ -131,10 +132,6 @@ class Store(Reader):
             return None
 
         await self.writer.run_exclusive(nothing)
-
-    def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
-        """Return a future that resolves once `entry` is on disk."""
-        return self.writer.put(entry, spec)
 
     async def put_many(self, ready: many.Placed) -> list[Receipt]:
         """Store all of `ready` in one commit, or none; receipts in order."""

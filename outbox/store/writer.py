@@ -249,7 +249,7 @@ class Writer:
         return group
 
     async def _commit_puts(self, group: list[Put]) -> None:
-        if not self.capacity.open:
+        if self.capacity.short or self.capacity.bounded:
             group = await self._admitted(group)
             if not group:
                 return

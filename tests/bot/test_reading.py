@@ -27,11 +27,11 @@ from outbox import (
     Undecidable,
     Unreachable,
 )
+from outbox.entry import StoredEntry
 from outbox.postgrest.client import PostgrestTransport, Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.reads.overlay import Change, Table
 from outbox.reads.query import Query
-from outbox.store.rows import StoredEntry
 from outbox.testing import ManualClock, ScriptedTransport, refused
 from tests.support import run_async
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from outbox.entry import LaneSpec, Operation
-from outbox.flusher import scheduler
-from outbox.flusher.batch import Batch, Source
-from outbox.flusher.scheduler import Traffic
+from outbox.flusher import traffic
+from outbox.flusher.traffic import Batch, Source, Traffic
 from outbox.postgrest.batch import Limit, halves
 from outbox.store.rows import Lane
 
@@ -72,7 +71,7 @@ def test_good_rows_beside_hundreds_of_bad_ones_wait_for_a_few_requests(layout: s
 
 
 def test_control_without_hope_they_wait_for_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "_HOPE", 0)
+    monkeypatch.setattr(traffic, "_HOPE", 0)
     layout = LAYOUTS["450 bad ones, then the good"]
     assert max(requests_until_all_good_rows_are_there(layout, 4, seed) for seed in range(6)) > 200
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from outbox.entry import LaneSpec, Operation
-from outbox.flusher import ready_lanes, scheduler
-from outbox.flusher.ready_lanes import ReadyLanes
-from outbox.flusher.shared_requests import columns_of, sharing
+from outbox.flusher import many_lanes, scheduler
+from outbox.flusher.many_lanes import ReadyLanes, columns_of, sharing
 from outbox.postgrest.client import Request
 from outbox.store.reader import Reader
 from outbox.store.rows import Lane
@@ -78,7 +77,7 @@ async def test_the_lanes_that_are_read_for_a_request_do_not_grow_with_the_sets_o
         await put_sets(bench, 500)
         assert (await bench.outbox.drain()).delivered == 500
         per_request = read / len(bench.remote.requests)
-    assert (per_request <= 2 * ready_lanes.SHARE + 4) is bounded, per_request
+    assert (per_request <= 2 * many_lanes.SHARE + 4) is bounded, per_request
 
 
 @run_async

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from outbox.flusher import refusal_runs
-from outbox.flusher.batch import Source
-from outbox.flusher.scheduler import Traffic
 from outbox.flusher.scopes import Paused
+from outbox.flusher.traffic import Source, Traffic
 from outbox.postgrest.verdicts import Refusal, Reply
 from outbox.testing import refused
 from tests.flusher.bench import Bench, Clock, Remote, Row, flushing, opened, rows

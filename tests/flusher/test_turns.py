@@ -9,7 +9,7 @@ import pytest
 
 from outbox import Receipt
 from outbox.flusher.scheduler import Lanes
-from outbox.flusher.sweep import Sweep
+from outbox.flusher.traffic import Sweep
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import Answer, refused
@@ -109,7 +109,7 @@ async def test_hundreds_of_orphans_do_not_hold_the_healthy_rows_behind_them(
 ) -> None:
     orphans = 450  # with the others one batch
     if not parts:
-        monkeypatch.setattr("outbox.flusher.scheduler._MANY", 10_000)
+        monkeypatch.setattr("outbox.flusher.traffic._MANY", 10_000)
     remote = Remote(rule=lambda _, row: NO_PARENT if row["n"] < 0 else None)
     async with opened(tmp_path, remote=remote) as bench:
         for number in [*range(-orphans, 0), *range(50)]:
