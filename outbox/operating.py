@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from outbox.flusher.context import Tally
     from outbox.flusher.flusher import Flusher
     from outbox.store.maintenance import Maintenance
+    from outbox.store.store import Store
     from outbox.store.writer import PutWatcher
 
 
@@ -39,6 +40,7 @@ _PAGE_ROWS = 200
 class Operates(Owned):
     """The part of `Outbox` that reads, and that an operator calls."""
 
+    _store: Store
     _settings: Settings
     _clock: Clock
     _remote: Remote
