@@ -1,0 +1,85 @@
+"""A bot that PyInstaller froze, or that runs from a zip, carries its SQL; one without it says so and opens nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BOT = """
+import asyncio
+import sys
+
+from outbox import Outbox, Settings
+
+
+async def main() -> None:
+    settings = Settings(path=sys.argv[1], supabase_url="http://127.0.0.1:9", supabase_key="sb_secret_none")
+    async with Outbox.open(settings) as outbox:
+        await outbox.put("trades", {"symbol": "EURUSD"})
+        report = await outbox.drain(timeout=30)  # nobody listens there: what sends must be in the program, too
+        print(report.pending, "pending")
+
+
+asyncio.run(main())
+"""
+# Development tools and optional parts that PyInstaller would analyse, too: three quarters of its work.
+UNUSED = (
+    *("_pytest", "click", "datasette", "hypothesis", "IPython", "mypy", "numpy", "opentelemetry", "pandas", "psycopg"),
+    *("pygments", "rich", "setuptools", "typer", "uvloop", "yaml", "outbox.cli", "outbox.metrics", "outbox.web"),
+)
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_", "PYTHON"))}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+
+
+def assert_refuses(done: subprocess.CompletedProcess[str], file: Path) -> None:
+    assert done.returncode == 1
+    assert "outbox.errors.NotInstalled: migrations is missing" in done.stderr
+    assert "--collect-data outbox); no file was opened" in done.stderr
+    assert not file.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_frozen_bot_makes_its_file_and_opens_it_again(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text(BOT, encoding="utf-8")
+    options = ["--onedir", "--noconfirm", "--log-level=ERROR", *(f"--exclude-module={name}" for name in UNUSED)]
+    frozen = run([sys.executable, "-m", "PyInstaller", *options, "bot.py"], tmp_path)
+    assert frozen.returncode == 0, frozen.stderr
+    program = str(tmp_path / "dist" / "bot" / "bot")
+
+    first, again = (run([program, "bot.db"], tmp_path) for _ in range(2))
+
+    assert (first.stdout, again.stdout) == ("1 pending\n", "2 pending\n"), first.stderr + again.stderr
+    shutil.rmtree(tmp_path / "dist" / "bot" / "_internal" / "outbox" / "_migrations")
+    assert_refuses(run([program, "other.db"], tmp_path), tmp_path / "other.db")  # control: this is what the hook adds
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_bot_imports_the_package_from_a_zip(tmp_path: Path) -> None:
+    def zipped(name: str, *, whole: bool) -> list[str]:
+        """Write `name` and return the command that runs the bot from it."""
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("__main__.py", BOT + "assert '.zip' in sys.modules['outbox'].__file__\n")
+            for file in (ROOT / "outbox").rglob("*.py"):
+                archive.write(file, file.relative_to(ROOT))
+            for file in (ROOT / "migrations").glob("*.sql") if whole else ():
+                archive.write(file, f"outbox/_migrations/{file.name}")
+        return [sys.executable, name, f"{name}.db"]
+
+    whole = zipped("whole.zip", whole=True)
+
+    first, again = (run(whole, tmp_path) for _ in range(2))
+
+    assert (first.stdout, again.stdout) == ("1 pending\n", "2 pending\n"), first.stderr + again.stderr
+    assert_refuses(run(zipped("half.zip", whole=False), tmp_path), tmp_path / "half.zip.db")  # control
