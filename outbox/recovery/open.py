@@ -36,6 +36,7 @@ logger: logs.Logger = logs.named("outbox.store")
 _LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)
 # Only the length of its text: a shell may have put any bytes, and refusing them is the flusher's task.
 _NEWEST = "select seq, length(payload) from outbox order by seq desc limit 1"
+_PAGE_BYTES = 4096  # of a file that SQLite has just made
 
 
 async def open_store(
@@ -102,16 +103,22 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
 
 def _remove_unfinished(path: Path) -> None:
     """Delete a file that an opening made but could not finish, as on a full disk, if it holds no table."""
-    try:
-        with contextlib.closing(database.plain_connection(path)) as connection:
-            tables = connection.execute("select 1 from sqlite_schema limit 1").fetchall()
-    except database.SqliteError:  # its content is unknown: the next opening judges it
-        return
-    if not tables:
+    if _has_no_table(path):
         beside = files.wal_path(path), files.shm_path(path), files.journal_path(path)
         with contextlib.suppress(OSError):
             for each in (*beside, path):  # the database last: alone it is an empty file
                 each.unlink(missing_ok=True)
+
+
+def _has_no_table(path: Path) -> bool:
+    # A table has a page of its own behind the first. Where not even a -shm fits, SQLite could not say it.
+    if files.file_bytes(path) <= _PAGE_BYTES and not files.file_bytes(files.wal_path(path)):
+        return True
+    try:
+        with contextlib.closing(database.plain_connection(path)) as connection:
+            return not connection.execute("select 1 from sqlite_schema limit 1").fetchall()
+    except database.SqliteError:  # its content is unknown: the next opening judges it
+        return False
 
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:

@@ -41,7 +41,7 @@ def left_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("most_bytes", [0, 2_000, 40_000, 100_000])
+@pytest.mark.parametrize("most_bytes", [0, 2_000, 5_000, 20_000, 40_000, 100_000])
 def test_a_first_opening_that_fails_leaves_no_file_but_its_lock(tmp_path: Path, most_bytes: int) -> None:
     assert opened(tmp_path / "bot.db", most_bytes) != ""
     assert left_in(tmp_path) <= {"bot.db.lock"}
