@@ -1,27 +1,28 @@
 -- The remote tables: sessions, trades, events, and outbox_health.
 --
 -- Needs:    PostgreSQL 15 or newer; a role that may create tables in schema public (Supabase: postgres).
--- Applies:  to an empty database, to one with the older tables of the same names, and to its own result, as
---           often as you like. Rows and columns that are there stay; columns that are missing are added.
--- Rewrites: nothing; the default of an added column is worked out once, and PostgreSQL keeps it in the catalogue.
--- Locks:    none where the catalogue is as wanted; else ACCESS EXCLUSIVE on the tables that lack something, for
---           milliseconds, got by public.outbox_lock below.
--- Order:    run 0002_access.sql straight after it. Row-level security is switched on here already, so that on a
---           project whose new tables are open to the public key by default nobody reads them in between.
+-- Applies:  to an empty database, to one with older tables of the same names, and to its own result, as often as you
+--           like. Existing rows and columns stay; missing columns are added.
+-- Rewrites: nothing; PostgreSQL evaluates the default of an added column once and keeps it in the catalogue.
+-- Locks:    none if nothing has to change; else ACCESS EXCLUSIVE on the tables that lack something, for milliseconds,
+--           taken by public.outbox_lock below.
+-- Order:    run 0002_access.sql right after this file. This file already enables row-level security: some projects open
+--           new tables to the public key by default, and nobody may read them in between.
 --
--- Every row's id is made by the client before the first sending; that is what makes a second sending harmless. The
--- default serves rows that people write by hand. gen_random_uuid() is in the core since PostgreSQL 13.
+-- The client makes the id of each row before it first sends the row; that is why sending it twice is harmless. The
+-- default is for rows that people insert by hand. gen_random_uuid() is built in since PostgreSQL 13.
 --
--- The column `source` says which bot sent a row (OUTBOX_SOURCE). The bot never names it in a row: it sends the header
--- x-outbox-source with every request, and PostgREST shows the headers to SQL. So a table without the column takes the
--- same requests, and a row written by hand has no source. A token that names a source goes before the header: its
--- signature cannot be forged (optional/least_privilege.sql).
+-- The column `source` says which bot sent a row (OUTBOX_SOURCE). The bot does not put it into the row: it sends the
+-- header x-outbox-source with every request, and PostgREST lets SQL read the headers. So a table without the column
+-- accepts the same requests, and a row inserted by hand has no source. A token that names a source takes precedence
+-- over the header: its signature cannot be forged (optional/least_privilege.sql).
 
--- On a database that has it all, each "if not exists" would say so.
+-- No notice from each "if not exists" for what is there already.
 set client_min_messages = warning;
 
--- A table of another shape would lose rows in silence (version text: "9" is newer than "10") or refuse each one. It is
--- refused here, by name and before anything is changed, with all that has to be done about it.
+-- A table with columns of other types would lose rows silently (version as text: "9" is newer than "10") or refuse
+-- every row. This block refuses such a table by name, before anything changes, and lists everything that has to be
+-- corrected.
 do $$
 declare
     wrong text;
@@ -84,10 +85,11 @@ begin
     end if;
 end $$;
 
--- Takes locks so that nobody has to wait long behind them: 1.5 s at the most for the first table, with nothing in hand,
--- and 0.2 s for each other. What is busy is left, those who queued go on, and it tries again: for 10 s, or
--- outbox.lock_wait_s. Four tables in 0.6 s are below deadlock_timeout (1 s), so nobody is ever the victim of a deadlock
--- with it; and the first wait is above it, because an autovacuum gives its table up only to who waits that long.
+-- Takes the locks without making others wait long: it waits at most 1.5 s for the first table, while it holds no lock,
+-- and 0.2 s for each further one. If a table is busy, it releases all its locks, so that whoever has queued goes on,
+-- and tries again: for 10 s, or outbox.lock_wait_s. The waits for three further tables take 0.6 s, less than
+-- deadlock_timeout (1 s), so no other session is ever cancelled for a deadlock with this one. The first wait is longer,
+-- because an autovacuum gives up its table only to a session that has waited that long.
 create or replace function public.outbox_lock(names text[], mode text) returns void
     language plpgsql
     set search_path = ''
@@ -110,14 +112,15 @@ begin
                 raise exception 'public.% was in use for % s; nothing of this was changed', name, wait_s
                     using errcode = 'lock_not_available', hint = 'pg_stat_activity shows who holds it; then try again';
             end if;
-            names := array_prepend(name, array_remove(names, name)); -- this one first: it is waited for empty-handed
+            names := array_prepend(name, array_remove(names, name)); -- next time this one first, while no lock is held
         end;
         perform pg_sleep(0.2 + random() * 0.3);
     end loop;
 end $$;
 
--- Reads the header once a statement, before its rows; the column's default then costs next to nothing a row. (A default
--- that parsed the headers itself took 1.5 s for 50,000 rows and long headers; docs/supabase.md has the figures.)
+-- Reads the header once per statement, before its rows, so that the column's default costs next to nothing per row. (A
+-- default that parsed the headers itself took 1.5 s for 50,000 rows with long headers; docs/supabase.md has the
+-- figures.)
 create or replace function public.outbox_source() returns trigger
     language plpgsql
     set search_path = ''
@@ -135,13 +138,13 @@ begin
     return null;
 end $$;
 
--- PostgreSQL lets everyone execute a new function, Supabase its three roles as well (0002_access.sql takes it from
--- them). A trigger needs none of that.
+-- PostgreSQL lets everyone execute a new function, and Supabase grants that to its three roles, too (0002_access.sql
+-- revokes it). A trigger needs no such right.
 revoke all on function public.outbox_lock(text[], text), public.outbox_source() from public;
 
 create table if not exists public.sessions (
     id uuid primary key default gen_random_uuid(),
-    session_id text unique not null, -- the unique constraint's index serves look-ups; a second one would only cost
+    session_id text unique not null, -- the unique constraint's index serves look-ups; a second index would only cost
     start_time timestamptz not null,
     end_time timestamptz,
     initial_balance float,
@@ -151,7 +154,7 @@ create table if not exists public.sessions (
     symbols text[],
     status text default 'RUNNING',
     end_reason text,
-    extra jsonb, -- what the bot said at the end beyond these columns
+    extra jsonb, -- what the bot reported at the end and no column here holds
     created_at timestamptz default now(),
     version bigint not null default 0, -- grows with each put of the session; 0003_keep_newer.sql compares it
     source text default nullif(current_setting('outbox.source', true), '')
@@ -175,7 +178,7 @@ create table if not exists public.trades (
     hmm_state int,
     is_paper boolean default false,
     comment text,
-    extra jsonb, -- what the bot said of the trade beyond these columns
+    extra jsonb, -- what the bot said of the trade and no column here holds
     created_at timestamptz default now(),
     source text default nullif(current_setting('outbox.source', true), '')
 );
@@ -185,28 +188,28 @@ create table if not exists public.events (
     session_id text,
     timestamp timestamptz not null,
     event_type text not null,
-    data jsonb, -- a JSON object, held so by 0005_event_objects.sql
+    data jsonb, -- a JSON object; 0005_event_objects.sql makes sure of it
     created_at timestamptz default now(),
     source text default nullif(current_setting('outbox.source', true), '')
 );
 
--- One row for each bot, written over every minute; 0004_health.sql has the view that flags the silent ones.
+-- One row per bot, overwritten every minute; the view in 0004_health.sql flags the silent ones.
 create table if not exists public.outbox_health (
     source text primary key,
     pending bigint not null,
     dead bigint not null,
     oldest_pending_s float, -- how long the oldest pending row has waited, in seconds; null: nothing is pending
-    last_success_at timestamptz, -- of this run, by the bot's clock
-    paused text, -- why nothing is sent, or only a part; null: nothing is paused
+    last_success_at timestamptz, -- in this run, by the bot's clock
+    paused text, -- why nothing, or not everything, is sent; null: nothing is paused
     version text, -- of the library
     every_s float not null, -- how often the bot reports
-    stopped boolean not null default false, -- it ended in good order: silence is no news
+    stopped boolean not null default false, -- it stopped cleanly, so its silence is expected
     reported_at timestamptz not null default now() -- by the server's clock
 );
 
--- Tables that were there before: what an older version of them may lack. The columns that are "not null" without a
--- default are not among these: every version had them, and old rows would have no value for them. One statement, so
--- that the locks are got together, however the file is run.
+-- Columns that tables of an older version may lack. Columns that are "not null" without a default are not among them:
+-- every version had them, and existing rows would have no value for them. All in one statement, so that the locks are
+-- taken together however the file is run.
 do $$
 declare
     wanted constant jsonb := '{

@@ -1,18 +1,18 @@
--- Who may do what: the service role reads, inserts and updates; nobody else gets in.
+-- Who may do what: the service role may read, insert and update; nobody else has access.
 --
--- Needs:   0001_tables.sql; the owner of the tables. On a PostgreSQL without Supabase's three roles also CREATEROLE.
--- Applies: again and again.
--- Locks:   none where row-level security and the policies are as wanted; else ACCESS EXCLUSIVE on the tables that lack
+-- Needs:   0001_tables.sql; the owner of the tables; CREATEROLE on a PostgreSQL without Supabase's three roles.
+-- Applies: as often as you like.
+-- Locks:   none if row-level security and the policies are in place; else ACCESS EXCLUSIVE on the tables that lack
 --          something, for milliseconds.
--- Takes away: every other privilege on these tables, DELETE of the service role included. The outbox never
---          deletes a remote row, so a leaked key cannot wipe the trades. A program of yours that reads with the
---          public key, or deletes with the service key, needs a grant of its own after this file.
+-- Revokes: every other privilege on these tables, the service role's DELETE among them. The outbox never deletes a
+--          remote row, so that a leaked key cannot delete the trades. A program of yours that reads with the public
+--          key, or deletes with the service key, needs a grant of its own after this file.
 --
--- Each block is one statement and so all or nothing, however the file is run: a bot that writes meanwhile never meets
--- the moment between the revoke and the grant, or a table with row-level security and no policy.
+-- Each block is one statement, so it applies as a whole or not at all, however the file is run: a bot that writes
+-- meanwhile never meets the state between the revoke and the grant, or a table with row-level security and no policy.
 
 -- Supabase has these roles. A plain PostgreSQL with PostgREST in front of it needs them under the same names, and
--- neither a grant nor a policy can name a role that is not there.
+-- neither a grant nor a policy can name a role that does not exist.
 do $$
 declare
     role_name text;
@@ -37,7 +37,7 @@ begin
         to service_role;
 end $$;
 
--- Supabase's service_role passes row-level security anyway; a service_role made above does not, and needs these.
+-- Supabase's service_role bypasses row-level security anyway; one that was created above does not, and needs these.
 do $$
 declare
     lacking text[];

@@ -1,16 +1,16 @@
 -- A session upsert that arrives late does not revert newer state.
 --
 -- Needs:   0001_tables.sql, 0002_access.sql; the owner of the tables.
--- Applies: again and again.
--- Locks:   none where the trigger is there; else SHARE ROW EXCLUSIVE on sessions for milliseconds.
+-- Applies: as often as you like.
+-- Locks:   none if the trigger exists; else SHARE ROW EXCLUSIVE on sessions for milliseconds.
 --
--- A request whose answer is lost may still be on its way while the outbox sends it again, delivers it, and goes on to
--- the next put of the same session. When the first one lands after that, its version is lower than the row's, and the
--- row stays as it is. Nothing is lost: its content had arrived with the second sending.
+-- A request whose answer was lost may still be on its way while the outbox sends the row again, delivers it, and goes
+-- on to the next put of the same session. If the first request then arrives, its version is lower than the row's, and
+-- the row stays as it is. Nothing is lost: the second request brought the same content.
 --
--- The row is kept by returning the old one, not null. With null PostgreSQL would count no row, an update would look
--- like "not there yet" and be sent for ever; so it counts as done (2xx, one row), which it is.
--- A write that does not name `version` leaves it as it is and goes through, and so does an equal one (a repetition).
+-- The trigger keeps the row by returning old, not null. With null PostgreSQL would count no row, and an update would
+-- look like "not there yet" and be sent for ever; with old it counts as done (2xx, one row), which is true.
+-- A write without `version` leaves the version as it is and is applied; so is one with an equal version (a repetition).
 --
 -- For a table of your own: give it a column `version bigint not null default 0` and a trigger like the one below.
 
@@ -22,7 +22,8 @@ begin
     return old;
 end $$;
 
--- PostgreSQL lets everyone execute a new function, Supabase its three roles as well. A trigger needs none of that.
+-- PostgreSQL lets everyone execute a new function, and Supabase grants that to its three roles, too. A trigger needs
+-- no such right.
 revoke all on function public.outbox_keep_row() from public, anon, authenticated, service_role;
 
 do $$

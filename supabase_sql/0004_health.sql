@@ -1,11 +1,11 @@
--- The fleet at a glance: which bots report, which are silent, and what waits where.
+-- The fleet at a glance: which bots report, which are silent, and how much is pending where.
 --
 -- Needs:   0001_tables.sql, 0002_access.sql; the owner of the tables.
--- Applies: again and again.
--- Locks:   none where all is as wanted; else ACCESS EXCLUSIVE on outbox_health and the view for milliseconds.
+-- Applies: as often as you like.
+-- Locks:   none if nothing has to change; else ACCESS EXCLUSIVE on outbox_health and the view for milliseconds.
 --
--- Each running flusher writes its one row of outbox_health every OUTBOX_HEALTH_S seconds (60), and once more when it
--- stops in good order. The time is the server's: a bot whose clock is wrong is still seen alive.
+-- Each running flusher updates its own row of outbox_health every OUTBOX_HEALTH_S seconds (60), and once more when it
+-- stops cleanly. The time is the server's, so a bot whose clock is wrong still counts as alive.
 
 create or replace function public.outbox_stamp_report() returns trigger
     language plpgsql
@@ -33,7 +33,7 @@ begin
         before insert or update on public.outbox_health
         for each row
         execute function public.outbox_stamp_report();
-    -- Infinity, NaN or 1e300 are no interval. A week at the most; a row that is there already is left as it is.
+    -- Infinity, NaN or 1e300 are no intervals: a week at most. An existing row is left as it is.
     if not exists (
         select from pg_constraint
         where conname = 'outbox_health_every_s' and conrelid = 'public.outbox_health'::regclass
@@ -43,8 +43,8 @@ begin
     end if;
 end $$;
 
--- silent: three reports are missing, and the bot has not said that it stops. Health is the worst that holds.
--- every_s is held between 0 and a week here too: one row that is wrong must not break the view for everybody.
+-- silent: three reports are missing, and the bot did not report that it stops. health: the worst that applies.
+-- every_s is limited to a week here, too: one wrong row must not break the view for everybody.
 -- security_invoker: whoever reads the view needs the right to read the table.
 do $$
 begin

@@ -1,13 +1,13 @@
 -- events.data is a JSON object, or null.
 --
 -- Needs:   0001_tables.sql, 0002_access.sql; the owner of the tables.
--- Applies: again and again.
--- Locks:   none where the trigger is there; else SHARE ROW EXCLUSIVE on events for milliseconds.
+-- Applies: as often as you like.
+-- Locks:   none if the trigger exists; else SHARE ROW EXCLUSIVE on events for milliseconds.
 --
--- The older module stored the object's text as one JSON string, in which `data ->> 'price'` finds nothing. From here on
--- such a string becomes the object that it holds, also when a bot that still runs that module inserts it. What holds no
--- object is kept whole under the name "value", so that nothing is refused or lost: [1, 2] becomes {"value": [1, 2]}.
--- 0006_event_objects_old_rows.sql does the same to the rows that are there already.
+-- The older module stored the object's text as one JSON string, in which `data ->> 'price'` finds nothing. From now on
+-- such a string becomes the object that it contains, also when a bot with the older module inserts it. Anything else is
+-- kept under the name "value", so that nothing is refused or lost: [1, 2] becomes {"value": [1, 2]}.
+-- 0006_event_objects_old_rows.sql does the same for existing rows.
 
 create or replace function public.outbox_event_object() returns trigger
     language plpgsql
@@ -24,7 +24,7 @@ begin
         begin
             held := (new.data #>> '{}')::jsonb;
         exception when data_exception or program_limit_exceeded then
-            held := null; -- a text that is no JSON (NaN, say), or one nested beyond PostgreSQL's depth
+            held := null; -- text that is not JSON (such as NaN), or is nested deeper than PostgreSQL allows
         end;
     end if;
     new.data := case jsonb_typeof(held) when 'object' then held else jsonb_build_object('value', new.data) end;

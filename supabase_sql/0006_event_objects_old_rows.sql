@@ -1,18 +1,18 @@
--- The events that are there already: their data become JSON objects too.
+-- Existing events: their data becomes a JSON object, too.
 --
 -- Needs:    0005_event_objects.sql, whose trigger does the work.
--- Applies:  again and again; the second time it finds nothing to do, and only reads the table.
--- Rewrites: each row whose data are no object, once. The old versions of these rows are vacuumed later.
--- Locks:    the rows that it changes, until it ends; bots insert meanwhile as always. That is why it is a file of its
---           own: in one transaction with 0005 it would hold that file's lock all the while.
+-- Applies:  as often as you like; the second time it finds nothing to do, and only reads the table.
+-- Rewrites: each row whose data is not an object, once. Vacuum removes the old versions of these rows later.
+-- Locks:    the rows that it changes, until it ends; bots go on inserting. It is a file of its own because in one
+--           transaction with 0005 it would hold that file's lock all the time.
 
--- A project's own limit (Supabase: 2 minutes) would end it in the middle, and each further try would begin anew and
--- leave as many dead versions behind.
+-- The project's limit for a statement (Supabase: 2 minutes) would cancel it halfway; each new try would start over and
+-- leave as many dead row versions behind.
 set statement_timeout = 0;
 
 update public.events set data = data where jsonb_typeof(data) <> 'object';
 
 reset statement_timeout;
 
--- PostgREST learns of new columns and tables; Supabase tells it by itself, others need the word.
+-- Tells PostgREST about new columns and tables. Supabase does so by itself; other installations need it.
 notify pgrst, 'reload schema';

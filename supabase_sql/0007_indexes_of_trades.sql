@@ -1,10 +1,10 @@
--- What the reads of trades go by. docs/supabase.md says what each index is for, and what it saves.
+-- Indexes for reading trades. docs/supabase.md says what each one is for, and what it saves.
 --
 -- Needs:   0001_tables.sql; the owner of the tables.
--- Applies: again and again; an index that is there is left alone.
--- Locks:   none if they are there; else SHARE on trades while they are built: reads go on, bots send afterwards.
+-- Applies: as often as you like; an existing index is left alone.
+-- Locks:   none if they exist; else SHARE on trades while they are built: reads go on, bots send afterwards.
 
-set statement_timeout = 0; -- a project's own limit (Supabase: 2 minutes) would end the building of a large one
+set statement_timeout = 0; -- the project's limit (Supabase: 2 minutes) would cancel the building of a large index
 
 do $$
 begin
@@ -16,12 +16,13 @@ begin
         return;
     end if;
     perform public.outbox_lock('{trades}', 'share');
-    perform set_config('client_min_messages', 'warning', true); -- "if not exists" would say so
+    perform set_config('client_min_messages', 'warning', true); -- no notice for an index that exists
     create index if not exists idx_trades_session on public.trades (session_id);
     create index if not exists idx_trades_timestamp on public.trades (timestamp);
-    -- A symbol's newest trades without reading all of that symbol, or all of the newest.
+    -- A symbol's newest trades, without reading all trades of the symbol or the newest of all symbols.
     create index if not exists idx_trades_symbol_timestamp on public.trades (symbol, timestamp);
-    -- Half of the rows on a trial machine and none elsewhere: an index on the flag alone is never chosen.
+    -- Paper trades are half of the rows on a test machine and none elsewhere: an index on the flag alone is never
+    -- chosen.
     create index if not exists idx_trades_paper_timestamp on public.trades (timestamp) where is_paper;
 end $$;
 

@@ -1,10 +1,10 @@
--- What the reads of events go by. docs/supabase.md says what each index is for, and what it saves.
+-- Indexes for reading events. docs/supabase.md says what each one is for, and what it saves.
 --
 -- Needs:   0001_tables.sql; the owner of the tables.
--- Applies: again and again; an index that is there is left alone.
--- Locks:   none if they are there; else SHARE on events while they are built: reads go on, bots send afterwards.
+-- Applies: as often as you like; an existing index is left alone.
+-- Locks:   none if they exist; else SHARE on events while they are built: reads go on, bots send afterwards.
 
-set statement_timeout = 0; -- a project's own limit (Supabase: 2 minutes) would end the building of a large one
+set statement_timeout = 0; -- the project's limit (Supabase: 2 minutes) would cancel the building of a large index
 
 do $$
 begin
@@ -15,7 +15,7 @@ begin
         return;
     end if;
     perform public.outbox_lock('{events}', 'share');
-    perform set_config('client_min_messages', 'warning', true); -- "if not exists" would say so
+    perform set_config('client_min_messages', 'warning', true); -- no notice for an index that exists
     create index if not exists idx_events_session on public.events (session_id);
     create index if not exists idx_events_type on public.events (event_type);
     create index if not exists idx_events_timestamp on public.events (timestamp);

@@ -1,14 +1,14 @@
--- Indexes that older tables have, and that only cost: others serve the same reads.
+-- Drops indexes of older tables that others have replaced: they only cost.
 --
 -- Needs:   0007_indexes_of_trades.sql, which builds what replaces them; the owner of the tables.
--- Applies: again and again.
--- Locks:   none if they are gone; else ACCESS EXCLUSIVE on sessions and trades for milliseconds. That is why it is a
---          file of its own: in one transaction with the building it would lock out the readers for as long.
+-- Applies: as often as you like.
+-- Locks:   none if they are gone; else ACCESS EXCLUSIVE on sessions and trades for milliseconds. It is a file of its
+--          own because in one transaction with 0007 it would block readers while the indexes are built.
 --
--- idx_trades_symbol (symbol)              is the beginning of idx_trades_symbol_timestamp
+-- idx_trades_symbol (symbol)              is a prefix of idx_trades_symbol_timestamp
 -- idx_trades_is_paper (is_paper)          was never used; idx_trades_paper_timestamp is
--- idx_sessions_session_id (session_id)    doubles the index of the unique constraint
--- One of your own that has such a name and other columns stays.
+-- idx_sessions_session_id (session_id)    duplicates the index of the unique constraint
+-- An index of your own with such a name but other columns stays.
 
 do $$
 declare

@@ -1,11 +1,11 @@
--- The fleet's health in the words of `outbox status`: a file that is damaged, or lacks rows, is seen from afar.
+-- The fleet's health in the words of `outbox status`: a damaged file, or one that lacks rows, shows up here, too.
 --
 -- Needs:   0004_health.sql; the owner of the tables.
--- Applies: again and again.
--- Locks:   none where all is as wanted; else ACCESS EXCLUSIVE on outbox_health and the view for milliseconds.
+-- Applies: as often as you like.
+-- Locks:   none if nothing has to change; else ACCESS EXCLUSIVE on outbox_health and the view for milliseconds.
 --
--- A bot of an older version reports without `health`; the view then says what its other figures mean, as before. A
--- project without the column takes the reports all the same: the bot leaves it out.
+-- A bot of an older version reports no `health`; the view then derives it from the other figures, as before. A project
+-- without the column still accepts the reports: the bot leaves it out.
 
 do $$
 declare
@@ -18,9 +18,9 @@ begin
     end if;
     perform public.outbox_lock('{outbox_fleet,outbox_health}', 'access exclusive');
     if not has_column then
-        alter table public.outbox_health add column health text; -- the worst that holds
+        alter table public.outbox_health add column health text; -- the worst that applies
     end if;
-    -- Damage goes before all else: neither silence nor a stop in good order makes it undone.
+    -- Damage comes before everything else: neither silence nor a clean stop cures it.
     create or replace view public.outbox_fleet with (security_invoker = true) as
     select
         h.source,
@@ -46,5 +46,5 @@ begin
     from public.outbox_health h;
 end $$;
 
--- PostgREST learns of new columns and tables; Supabase tells it by itself, others need the word.
+-- Tells PostgREST about new columns and tables. Supabase does so by itself; other installations need it.
 notify pgrst, 'reload schema';

@@ -1,19 +1,20 @@
 -- Optional: a role that may do what the outbox's own requests need, for the rows of one bot, and nothing else.
 --
 -- Needs:   the files of supabase_sql/; the owner of the tables, and CREATEROLE.
--- Applies: again and again.
--- Locks:   none where the policies are as wanted; else ACCESS EXCLUSIVE on the four tables for milliseconds.
+-- Applies: as often as you like.
+-- Locks:   none if the policies are in place; else ACCESS EXCLUSIVE on the four tables for milliseconds.
 --
--- A secret key is service_role: it passes row-level security and reaches every table of the project. A bot whose
--- machine you trust less gets a token of this role instead: put a JWT with the claims "role": "outbox_bot" and
+-- A secret key is service_role: it bypasses row-level security and reaches every table of the project. Give a bot on a
+-- machine that you trust less a token of this role instead: put a JWT with the claims "role": "outbox_bot" and
 -- "source": "the bot's OUTBOX_SOURCE", signed with the project's JWT secret, into OUTBOX_ACCESS_TOKEN, and the
--- publishable key into SUPABASE_KEY. docs/supabase.md shows both. Of the rows whose `source` is the token's, the role
---   trades, events    inserts and reads: rows that have arrived can be neither changed nor deleted
---   sessions          inserts, updates (the upserts of SessionManager) and reads
---   outbox_health     inserts, updates and reads
+-- publishable key into SUPABASE_KEY. docs/supabase.md shows both. On the rows whose `source` is that of the token, the
+-- role may do this:
+--   trades, events    insert and read: rows that have arrived can be neither changed nor deleted
+--   sessions          insert, update (the upserts of SessionManager) and read
+--   outbox_health     insert, update and read
 --   anything else     nothing
--- A row gets its `source` from the token, whatever the header says. A token without the claim may do nothing. A version
--- of a session is below 2^62: a greater one would leave no room for the next put.
+-- A row gets its `source` from the token, whatever the header says. A token without the claim may do nothing. A
+-- session's version must be below 2^62: a greater one would leave no room for the next put.
 -- For a table of your own: grant insert and select (with upserts also update) on it, and give it a policy.
 
 do $$
@@ -21,7 +22,7 @@ begin
     if not exists (select from pg_catalog.pg_roles where rolname = 'outbox_bot') then
         create role outbox_bot nologin noinherit;
     end if;
-    -- PostgREST signs in as this role and takes on the one that a token names. Supabase has it.
+    -- PostgREST connects as this role and switches to the one that the token names. Supabase has it.
     if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
         grant outbox_bot to authenticator;
     end if;
@@ -29,7 +30,7 @@ end $$;
 
 do $$
 declare
-    -- A query of its own: worked out once a statement, not for each row. The inner one is how Supabase's linter knows.
+    -- A subquery: evaluated once per statement, not per row. Supabase's linter recognises it by the inner one.
     claim constant text :=
         $e$source = (select nullif((select current_setting('request.jwt.claims', true)), '')::json ->> 'source')$e$;
     tables constant text[] := '{sessions,trades,events,outbox_health}';
@@ -52,9 +53,9 @@ begin
         return;
     end if;
     perform public.outbox_lock(tables, 'access exclusive');
-    perform set_config('client_min_messages', 'warning', true); -- "if exists" would say so
+    perform set_config('client_min_messages', 'warning', true); -- no notice from "if exists"
     foreach name in array tables loop
-        -- An earlier version of this file let the role into the policy of service_role, which knows no bots.
+        -- An earlier version of this file added the role to service_role's policy, which does not tell bots apart.
         execute format('alter policy %I on public.%I to service_role', name || '_service', name);
         execute format('drop policy if exists %I on public.%I', name || '_bot', name);
         execute format(

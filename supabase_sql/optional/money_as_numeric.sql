@@ -1,21 +1,21 @@
 -- Optional: prices, volumes and money as NUMERIC instead of FLOAT.
 --
 -- Needs:    0001_tables.sql; the owner of the tables.
--- Applies:  again and again; a column that is NUMERIC already is left alone.
--- Rewrites: trades and sessions, whole, with their indexes: a new copy stands beside the old one until the end.
--- Locks:    ACCESS EXCLUSIVE on each table while it is rewritten: nobody reads or writes it. Bots keep their rows and
---           send them afterwards. docs/supabase.md has the time for a million rows.
+-- Applies:  as often as you like; a column that is already NUMERIC is left alone.
+-- Rewrites: trades and sessions as a whole, with their indexes; until it ends, the disk holds both copies.
+-- Locks:    ACCESS EXCLUSIVE on each table while it is rewritten: nobody can read or write it. Bots keep their rows and
+--           send them afterwards. docs/supabase.md says how long a million rows take.
 --
 -- A sum of NUMERIC is exact, and a Decimal that a bot puts arrives with all of its digits. Each old value becomes the
 -- shortest decimal that is the same float: 0.1 is 0.1, and 0.30000000000000004 keeps its 17 digits. A plain cast would
--- round it to 15. (-0 becomes 0: a NUMERIC has no other.) To go back: `alter column pnl type float`.
+-- round it to 15. (-0 becomes 0: NUMERIC has no -0.) To go back: `alter column pnl type float`.
 
 do $$
 declare
     changes record;
     again text;
 begin
-    -- The text of a float is the shortest that reads back as the same one; below 1 it would be cut.
+    -- From 1 on a float's text is the shortest that reads back as the same float; below 1 it is rounded.
     perform pg_catalog.set_config('extra_float_digits', '1', true);
     for changes in
         -- All columns of a table in one statement: one rewrite.
@@ -31,7 +31,7 @@ begin
         group by table_name
     loop
         perform public.outbox_lock(array[changes.table_name], 'access exclusive');
-        -- PostgreSQL changes no column that one of these uses; it names one of them, and only in a second line.
+        -- PostgreSQL changes no column that one of these uses; its error names only one of them, in its second line.
         select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), ', ') into again
         from pg_depend d left join pg_attrdef e on d.classid = 'pg_attrdef'::regclass and e.oid = d.objid
         where d.refclassid = 'pg_class'::regclass and d.refobjid = to_regclass('public.' || changes.table_name)
@@ -46,7 +46,7 @@ begin
             )
             or e.adnum <> d.refobjsubid
         )
-        -- A column of another table that holds whole rows.
+        -- A column of another table that holds whole rows of this one.
         or d.classid = 'pg_class'::regclass and d.objsubid > 0 and d.refclassid = 'pg_type'::regclass and d.refobjid in (
             select unnest(array[oid, typarray]) from pg_type
             where typrelid = to_regclass('public.' || changes.table_name)

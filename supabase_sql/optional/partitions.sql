@@ -1,26 +1,26 @@
 -- Optional: trades and events in partitions of one month.
 --
 -- Needs:    the files of supabase_sql/; the owner of the tables.
--- Applies:  again and again; a table that is partitioned already only gets the months that it lacks.
--- Rewrites: trades and events, whole. The old tables stay, as outbox_partitions.trades_before and .events_before, for
---           you to drop.
--- Locks:    ACCESS EXCLUSIVE on a table while its rows are copied: nobody reads or writes it. Bots keep their rows and
---           send them afterwards. docs/supabase.md has the time for a million rows.
+-- Applies:  as often as you like; a table that is already partitioned only gets the months that it lacks.
+-- Rewrites: trades and events as a whole. The old tables stay, as outbox_partitions.trades_before and .events_before,
+--           until you drop them.
+-- Locks:    ACCESS EXCLUSIVE on a table while its rows are copied: nobody can read or write it. Bots keep their rows
+--           and send them afterwards. docs/supabase.md says how long a million rows take.
 --
--- Why by id and not by time: a row must arrive once, whatever is sent twice, and what makes it so is that `id` is
--- unique alone. PostgreSQL keeps a key unique over partitions only if it holds the partition key; with
--- primary key (id, timestamp) the same id with another timestamp would be a second row. But the ids that the outbox
--- makes are UUIDv7: their first 48 bits are the time of the put in milliseconds. So a range of ids is a range of time,
--- and the requests stay what they were: on_conflict=id.
--- An id of another kind (the rows of the older module, a row written by hand) is in the default partition; one in about
--- 100,000 of those falls into a given month by chance. Before you drop a month, look at its timestamps.
+-- Why by id and not by time: a row must arrive once even if it is sent twice, and that rests on `id` alone being
+-- unique. PostgreSQL keeps a key unique across partitions only if it contains the partition key; with primary key (id,
+-- timestamp) the same id with another timestamp would be a second row. The ids that the outbox makes are UUIDv7: their
+-- first 48 bits are the time of the put in milliseconds. So a range of ids is a range of time, and the requests stay
+-- the same: on_conflict=id.
+-- Rows with other ids (of the older module, or inserted by hand) are in the default partition; about one in 100,000 of
+-- them falls into a given month by chance. Before you drop a month, look at its timestamps.
 --
--- The partitions are in a schema of their own that PostgREST does not show: the table decides who may reach a row.
--- Once a month, or once a year: select outbox_partitions.add_months(12). Without that, rows go to the default
--- partition, and move to their month when it is made.
+-- The partitions are in a schema of their own that PostgREST does not expose: the policies of the table decide who may
+-- access a row. Once a month, or once a year, run: select outbox_partitions.add_months(12). Until then new rows go to
+-- the default partition; they move to their month when it is made.
 --
--- Carried over: rows, indexes, constraints, defaults, triggers, statistics, owner, comments, policies and grants.
--- What cannot be is refused by name, before anything is changed and without waiting for anybody, with what to type.
+-- Carried over: rows, indexes, constraints, defaults, triggers, statistics, owner, comments, policies and grants. What
+-- cannot be carried over is refused by name, before anything changes and without waiting for a lock, with what to type.
 
 do $$
 declare
@@ -30,7 +30,7 @@ begin
         select c.oid, c.relname, format('public.%I', c.relname), c.reltype from pg_class c
         where c.relnamespace = 'public'::regnamespace and c.relname in ('trades', 'events') and c.relkind <> 'p'
     ), others as (
-        -- All that goes by the table or its row type, and is no part of it: it would go on with the old table.
+        -- What depends on the table or its row type without being a part of it: it would stay with the old table.
         select distinct t.place, t.oid, d.classid, d.objid, d.objsubid, o.type, o.identity
         from tables t cross join lateral (values
             ('pg_class'::regclass, t.oid), ('pg_type', row_type),
@@ -146,12 +146,12 @@ begin
     end if;
 end $$;
 
-set client_min_messages = warning; -- "if not exists" would say so
+set client_min_messages = warning; -- no notice from "if not exists"
 create schema if not exists outbox_partitions;
 reset client_min_messages;
 revoke all on schema outbox_partitions from public;
 
--- The smallest UUIDv7 of a moment.
+-- The smallest UUIDv7 of a point in time.
 create or replace function outbox_partitions.first_id(moment timestamptz) returns uuid
     language sql
     immutable
@@ -163,21 +163,21 @@ as $$
 $$;
 
 -- Makes the partitions from the month of `since` to `months` months from now, and returns how many are new. Only the
--- default partition is locked meanwhile: inserts into the months that are there go on.
+-- default partition is locked meanwhile: inserts into existing months go on.
 create or replace function outbox_partitions.add_months(months int, since timestamptz default now()) returns int
     language plpgsql
     set search_path = ''
-    set lock_timeout = '2s' -- whoever queues behind it waits no longer; call it again
+    set lock_timeout = '2s' -- nobody waits longer behind it; if it fails, call it again
 as $$
 declare
     parent text;
-    lacking timestamp[]; -- each month's first moment, as a clock in UTC shows it
+    lacking timestamp[]; -- the beginning of each month, in UTC
     begins timestamp;
     partition_name text;
     made int := 0;
 begin
     foreach parent in array array['trades', 'events'] loop
-        execute format('lock table public.%I in share update exclusive mode', parent); -- one of these at a time
+        execute format('lock table public.%I in share update exclusive mode', parent); -- one call at a time
         select array_agg(each order by each) into lacking from generate_series(
             date_trunc('month', since at time zone 'UTC'),
             date_trunc('month', now() at time zone 'UTC') + make_interval(months => months),
@@ -193,7 +193,7 @@ begin
                 'create table outbox_partitions.%I (like public.%I including defaults including constraints)',
                 partition_name, parent
             );
-            -- What has landed in the default partition moves, or the new one could not be attached.
+            -- Rows of the month that are in the default partition move first, or the new one could not be attached.
             execute format(
                 'with moved as (delete from outbox_partitions.%I where id >= %L and id < %L returning *)
                 insert into outbox_partitions.%I select * from moved',
@@ -202,7 +202,7 @@ begin
             );
         end loop;
 
-        -- Read once, it proves to each "attach" that the default partition has no such row; each would read it else.
+        -- Checked once, it proves to each "attach" that the default partition has no such row; else each would scan it.
         execute format(
             'alter table outbox_partitions.%I add constraint outbox_moved check (id < %L or id >= %L)',
             parent || '_other', outbox_partitions.first_id(lacking[1] at time zone 'UTC'),
@@ -229,7 +229,7 @@ do $$
 declare
     parent text;
     before text; -- the old table's name from now on
-    remake text[] := '{}'; -- what "like" leaves behind
+    remake text[] := '{}'; -- what "like" does not copy
     steps text[];
     step text;
     lacking text[]; -- tables that are not partitioned yet
@@ -299,7 +299,7 @@ begin
         );
         execute format('create table outbox_partitions.%I partition of public.%I default', parent || '_other', parent);
         execute format('alter table public.%I enable row level security', parent);
-        -- What the project gives to everybody on each new table.
+        -- The privileges that the project grants on each new table by default.
         for step in
             select distinct case grantee when 0 then 'public' else grantee::regrole::text end
             from pg_class cross join aclexplode(relacl)
@@ -309,12 +309,12 @@ begin
         end loop;
     end loop;
 
-    -- At the most ten years back: what is older is in the default partition.
+    -- At most ten years back; older rows are in the default partition.
     perform outbox_partitions.add_months(12, greatest(since, now() - interval '10 years'));
     foreach parent in array coalesce(lacking, '{}') loop
         execute format('insert into public.%I select * from outbox_partitions.%I', parent, parent || '_before');
     end loop;
-    -- Last: an index is built faster than it is filled.
+    -- Last: building an index is faster than adding each row to it.
     foreach step in array remake loop
         execute step;
     end loop;
