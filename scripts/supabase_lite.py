@@ -306,7 +306,7 @@ class SupabaseLite:
         """Whether the server's process lives. False too when it died by itself."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, timeout_s: float = 60) -> None:
+    def start(self, timeout_s: float = 180) -> None:  # some 5 s; the first start on a busy machine took over a minute
         """Start the server, the first time also apply the SQL, and return once it answers; running already: do nothing.
 
         Raises RemoteEndError, with the end of the log: it could not be installed, died, or did not answer in time.
