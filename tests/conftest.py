@@ -1,4 +1,4 @@
-"""The remote end for every room that asks for it: one PostgreSQL and one REST server for the whole run.
+"""The remote end for every test that asks for it: one PostgreSQL and one REST server for the whole run.
 
 Nothing is started before a test names a fixture. `clean_remote` is the one to use: it is up and empty.
 """

@@ -220,7 +220,7 @@ async def calls_back(future: asyncio.Future[Receipt]) -> object:
     ],
 )
 @run_async
-async def test_a_failure_that_nobody_looks_at_is_logged_with_its_id(
+async def test_a_failure_that_is_never_retrieved_is_logged_with_its_id(
     use: Callable[[asyncio.Future[Receipt]], Coroutine[Any, Any, object]],
     logged: int,
     path: Path,
@@ -764,7 +764,7 @@ async def _put_outside(outbox: Outbox) -> Receipt:
 
 
 @run_async
-async def test_a_block_that_forgets_itself_is_told_at_its_end(path: Path) -> None:
+async def test_a_block_that_outlasts_its_limit_raises_at_its_end(path: Path) -> None:
     async with opened(path) as outbox:
         with pytest.raises(TransactionExpired):
             async with outbox.transaction(limit_s=0.05) as tx:

@@ -32,7 +32,7 @@ def failures(stats: Stats) -> dict[str, int]:
 
 
 @run_async
-async def test_no_thread_to_be_had_ends_no_task_and_is_told_and_counted(
+async def test_without_a_free_thread_no_task_ends_and_it_is_logged_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()

@@ -86,7 +86,7 @@ async def test_whatever_is_cancelled_every_acknowledged_row_is_stored_and_no_bro
 
 
 @run_async
-async def test_a_bot_that_notes_a_row_before_its_put_returns_is_found_out(tmp_path: Path) -> None:
+async def test_a_bot_that_notes_a_row_before_its_put_returns_is_detected(tmp_path: Path) -> None:
     """The control: "acknowledged" must mean that the put has returned."""
     noted = set()
     async with Outbox.open(Settings(path=tmp_path / "bot.db")) as outbox:

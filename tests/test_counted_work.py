@@ -108,7 +108,7 @@ async def test_callers_that_do_other_work_between_their_puts_still_share_their_c
 
 
 @run_async
-async def test_a_put_that_is_alone_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lone_put_does_not_wait_for_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
     plain = asyncio.sleep
 

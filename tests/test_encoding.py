@@ -399,7 +399,7 @@ def test_what_contains_itself_or_is_too_deep_is_refused(make: Callable[[], objec
         encode_row({"x": make()}, where="trades")
 
 
-def test_both_roads_stop_at_the_same_depth() -> None:
+def test_both_encoders_stop_at_the_same_depth() -> None:
     deepest = nested(MAX_DEPTH)
     assert careful(deepest) == encode_row(deepest, where="trades")
     for encode in (careful, lambda row: encode_row(row, where="trades")):
@@ -519,7 +519,7 @@ def test_a_dataclass_with_an_unset_field_is_refused() -> None:
         encode_row(Half(), where="trades")
 
 
-def test_a_model_whose_fields_have_the_wrong_type_warns_nobody() -> None:
+def test_a_model_whose_fields_have_the_wrong_type_logs_no_warning() -> None:
     # pydantic's warning would quote the value; warnings are errors in these tests.
     assert encode_row(Model.model_construct(symbol=SECRET, pnl=SECRET), where="trades").columns == (
         "pnl",
@@ -576,7 +576,7 @@ ODD_ROWS = st.dictionaries(COLUMNS, _deep(ODD_LEAVES, ANY_TEXT | st.integers()),
 
 
 @given(PLAIN_ROWS)
-def test_both_roads_write_the_same_text(row: dict[str, object]) -> None:
+def test_both_encoders_write_the_same_text(row: dict[str, object]) -> None:
     assert encoding._fast(row, row.values(), 1) is not None or "\\u0000" in careful(row).text
     assert encode_row(row, where="trades") == careful(row)
 

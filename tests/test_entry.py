@@ -26,13 +26,13 @@ def test_an_id_is_a_uuid_of_version_7_and_says_when_it_was_minted(entropy: bytes
     assert read.int >> 80 == NOW_MS
 
 
-def test_ids_are_in_the_order_of_their_time_whatever_the_dice() -> None:
+def test_ids_are_in_the_order_of_their_time_whatever_the_random_bits() -> None:
     earlier, later = mint_id(NOW_MS, b"\xff" * 10), mint_id(NOW_MS + 1, bytes(10))
 
     assert earlier < later
 
 
-def test_74_of_the_80_bits_of_the_dice_decide() -> None:
+def test_74_of_the_80_random_bits_are_used() -> None:
     ids = {mint_id(NOW_MS, (1 << bit).to_bytes(10, "big")) for bit in range(80)}
 
     assert len(ids - {mint_id(NOW_MS, bytes(10))}) == 74
@@ -49,7 +49,7 @@ def test_each_digit_of_an_id_has_its_place() -> None:
     assert mint_ids(2**48 + NOW_MS, DICE[0]) == [one]
 
 
-def test_a_digest_is_for_ever_what_it_was() -> None:
+def test_a_digest_is_the_same_in_every_version() -> None:
     """Files hold it: another one would accuse every entry of having been changed."""
     insert = digest("trades", "insert", None, '{"n":1}', None, None)
     update = digest("sessions", "update", "s1", '{"n":1}', None, '{"session_id":"s1"}')
@@ -70,7 +70,7 @@ def test_a_digest_is_for_ever_what_it_was() -> None:
         (Operation.UPSERT, "trades: upsert on (x, y) of a, b"),
     ],
 )
-def test_a_lane_is_told_in_words(operation: Operation, words: str) -> None:
+def test_a_lane_is_described_in_words(operation: Operation, words: str) -> None:
     assert LaneSpec("trades", operation, "x,y", "a,b", ordered=True).words() == words
 
 

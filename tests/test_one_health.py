@@ -71,7 +71,7 @@ async def a_second_name(outbox: Outbox, path: Path) -> None:
     ],
 )
 @run_async
-async def test_all_that_tell_of_health_tell_the_same(
+async def test_all_reports_of_health_agree(
     tmp_path: Path, trouble: Callable[[Outbox, Path], Awaitable[None]], health: Health
 ) -> None:
     path = tmp_path / "bot.db"

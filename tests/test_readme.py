@@ -105,7 +105,7 @@ def test_every_link_into_the_project_leads_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_every_room_stands_in_the_map() -> None:
+def test_every_package_is_on_the_page_about_the_architecture() -> None:
     rooms = [path for path in (ROOT / "outbox").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     missing = [room.name for room in rooms if not room.name.startswith("_") and f"outbox/{room.name})" not in page]

@@ -167,7 +167,7 @@ async def test_a_key_that_asyncios_process_says_is_found() -> None:
 
 
 @on_posix
-def test_a_key_is_found_where_nobody_reads(tmp_path: Path) -> None:
+def test_a_key_is_found_in_output_that_no_test_reads(tmp_path: Path) -> None:
     subprocess.run(["echo", KEY], stdout=subprocess.DEVNULL, check=True)
     assert heard() == ["a process whose output nobody reads"]
     with (tmp_path / "said.txt").open("wb") as file:

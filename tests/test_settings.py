@@ -125,7 +125,7 @@ def test_the_documented_names_are_the_ones_that_are_read(monkeypatch: pytest.Mon
         Settings()
 
 
-def test_other_programs_lines_in_dotenv_are_none_of_ours() -> None:
+def test_other_programs_lines_in_dotenv_are_ignored() -> None:
     Path(".env").write_text(f"OTHER_SECRET={CANARY}\nOUTBOX_BATCH_ROWS=9\n", encoding="utf-8")
     settings = Settings()
     assert settings.batch_rows == 9

@@ -1,4 +1,4 @@
-"""The room for bot authors' tests: the remote end with tables keeps to PostgREST's rules, the clock to its own."""
+"""outbox.testing, for bot authors' tests: the remote end with tables keeps PostgREST's rules, the clock its own."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from outbox.cli.status import answer, subject
 from outbox.clock import SystemClock
 from outbox.destinations import DECLARED
 from outbox.doctor import findings, remote_findings
-from outbox.doctor.complaints import EVERYWHERE, Complaint, Outcome, complaint, complaint_of, mend
+from outbox.doctor.complaints import EVERYWHERE, Complaint, Outcome, complaint, complaint_of, remedy
 from outbox.doctor.findings import Finding, Severity
 from outbox.doctor.local import Content, Local, examine_file
 from outbox.doctor.remote import Questions, obstacle
@@ -236,7 +236,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding], role: str) -> lis
                 subject(each, content.lanes),
                 each.reason,
                 answer(each),
-                fix=mend(what, name, columns, role=role, sql=_sql_folder()),
+                fix=remedy(what, name, columns, role=role, sql=_sql_folder()),
                 fixed=bool(checks) and all(found.severity < Severity.FAULT for found in checks),
             )
         )

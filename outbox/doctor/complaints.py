@@ -117,7 +117,7 @@ _ANYWHERE = {
 }
 
 
-def mend(
+def remedy(
     what: Complaint, table: str = "", columns: Sequence[str] = (), *, role: str = SERVICE, sql: Path = SQL
 ) -> str | None:
     """Return how to fix a complaint: a command, or SQL for the project's SQL editor. columns: those it is about.

@@ -22,7 +22,7 @@ from outbox.doctor.complaints import (
     Outcome,
     complaint,
     limit_time,
-    mend,
+    remedy,
     said,
 )  # fmt: skip
 from outbox.doctor.findings import Finding, Severity, skipped
@@ -142,11 +142,11 @@ def reach(url: str, first: Outcome, obstacle: tuple[Obstacle, str] | None) -> Fi
     if isinstance(first, Failure):
         kind, words = obstacle or (Obstacle.OTHER, "")
         says = f"{url} cannot be reached: {kind.value}{f' ({words})' if words else ''}"
-        return Finding("remote", _FAULT, says, _OBSTACLE_FIXES.get(kind, mend(Complaint.DOWN)))
+        return Finding("remote", _FAULT, says, _OBSTACLE_FIXES.get(kind, remedy(Complaint.DOWN)))
     if what is Complaint.NOT_POSTGREST:
-        return Finding("remote", _FAULT, f"{url} answers, but not as Supabase's REST endpoint does", mend(what))
+        return Finding("remote", _FAULT, f"{url} answers, but not as Supabase's REST endpoint does", remedy(what))
     if what in EVERYWHERE and what is not Complaint.KEY:
-        return Finding("remote", _FAULT, f"{url} answers: {said(first)}", mend(what))
+        return Finding("remote", _FAULT, f"{url} answers: {said(first)}", remedy(what))
     return Finding("remote", _OK, f"{url} answers")
 
 
@@ -217,7 +217,7 @@ def table(facts: TableFacts, *, sql: Path = SQL) -> list[Finding]:
         # The bot may not use it: a missing table is a fault only once something is put for it.
         severity, unused = (_FAULT, "") if target.used else (_WARNING, "; nothing was put for it")
         says = f"it is not there, or not exposed ({said(facts.read)}){unused}"
-        return [Finding(f"{target.name}: table", severity, says, mend(what, target.name, role=target.role, sql=sql))]
+        return [Finding(f"{target.name}: table", severity, says, remedy(what, target.name, role=target.role, sql=sql))]
     if what not in (Complaint.NOTHING, Complaint.COLUMN):
         return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
     return [
@@ -234,7 +234,7 @@ def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
     if what in (Complaint.ROW_SECURITY, Complaint.POLICY):
         aspect = "rows"
     return Finding(
-        f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", mend(what, target.name, role=target.role)
+        f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", remedy(what, target.name, role=target.role)
     )
 
 
@@ -251,7 +251,7 @@ def _columns(facts: TableFacts, sql: Path) -> Finding:
         return Finding(check, _OK, f"it has all {len(facts.target.columns)} that are sent")
     names = ", ".join(missing[:_LONGEST_LIST]) + (f" and {len(missing) - _LONGEST_LIST} more" if missing[5:] else "")
     says = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
-    fix = mend(Complaint.COLUMN, facts.target.name, missing, sql=sql)
+    fix = remedy(Complaint.COLUMN, facts.target.name, missing, sql=sql)
     if known := {old: new for old, new in facts.missing.items() if new is not None}:
         says += f": did you mean {', '.join(known.values())}?"
         renames = " ".join(f"--rename-column {old}={new}" for old, new in known.items())
@@ -283,7 +283,7 @@ def _index(target: Target, columns: str, outcome: Outcome) -> Finding:
     match complaint(outcome):
         case Complaint.INDEX:
             says = f"none on ({', '.join(names)}), which decides what is a duplicate"
-            return Finding(check, _FAULT, says, mend(Complaint.INDEX, target.name, names))
+            return Finding(check, _FAULT, says, remedy(Complaint.INDEX, target.name, names))
         case Complaint.NOTHING if _in_vain(outcome):
             return skipped(check, f"({', '.join(names)}): {_NOT_ASKED}")
         case Complaint.NOTHING:
@@ -305,4 +305,4 @@ def _rows(facts: TableFacts) -> list[Finding]:
     if isinstance(outcome, Reply) and outcome.body.strip() not in (b"[]", b""):
         return [Finding(check, _OK, "the newest delivered one can be seen")]
     says = f"the newest delivered one ({its_id}) cannot be seen: it was deleted, or row-level security hides it"
-    return [Finding(check, _WARNING, says, mend(Complaint.ROW_SECURITY, facts.target.name, role=facts.target.role))]
+    return [Finding(check, _WARNING, says, remedy(Complaint.ROW_SECURITY, facts.target.name, role=facts.target.role))]

@@ -1,4 +1,4 @@
-"""Dead letters in an operator's hands: revived or given up, and never by accident."""
+"""An operator requeues or discards dead letters, and never by accident."""
 
 from __future__ import annotations
 

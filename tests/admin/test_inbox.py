@@ -212,7 +212,7 @@ def test_a_request_can_be_taken_back_until_it_is_answered(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("written_s", [0, 2**32], ids=["clock at 1970", "clock far ahead"])
-def test_answers_that_nobody_fetches_go_a_day_after_they_were_seen_whatever_the_clock_said(
+def test_answers_that_are_never_fetched_are_removed_a_day_after_they_were_seen_whatever_the_clock_said(
     written_s: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "bot.db"

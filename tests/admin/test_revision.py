@@ -91,7 +91,7 @@ def test_what_no_put_could_have_made_is_refused_by_its_field(how: dict[str, obje
     assert caught.value.field.startswith(field)
 
 
-def test_an_entry_that_nobody_has_read_is_left_to_be_read() -> None:
+def test_an_entry_without_parsed_fields_keeps_its_fields_unset() -> None:
     unread = Unrevised("t-1", "fills", Operation.INSERT, None, '{"a b": 1}', None, None, None)
     assert revised(unread, '{"a": 1}') == Revised('{"a":1}', None, None, None)
 

@@ -1,4 +1,4 @@
-"""What this room's tests share: an outbox that stands still in time, and a look into its file."""
+"""What these tests share: an outbox whose clock stands still, and a look into its file."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import pandas  # type: ignore[import-untyped]
 import pytest
 
 from outbox import IdConflict, InvalidEntry, LocalStorage, OutboxClosed, Transaction, UsageError
-from outbox.bot import bars as room
+from outbox.bot import bars as module
 from outbox.bot.bar_text import FOREVER_MS, decoded, encoded, time_ms
 from outbox.testing import ManualClock
 from tests.bot.home import ROOT, opened, puts, rows
@@ -99,7 +99,7 @@ async def test_cached_bars_survive_the_process(tmp_path: Path) -> None:
         pytest.param({"start": "2017-04-19T12:00:00+02:00", "end": "2017-04-19 11:00"}, range(1, 2), id="as texts"),
         pytest.param({"last": 3}, range(1997, 2000), id="the last"),
         pytest.param({"last": 700}, range(1300, 2000), id="the last, of more than one page"),
-        pytest.param({"last": room.READ_BARS}, range(2000 - room.READ_BARS, 2000), id="the last, exactly a page"),
+        pytest.param({"last": module.READ_BARS}, range(2000 - module.READ_BARS, 2000), id="the last, exactly a page"),
         pytest.param({"last": 5000}, range(2000), id="more than there are"),
         pytest.param({"last": 0}, range(0), id="none"),
         pytest.param({"last": 2, "end": BEGIN + 10 * HOUR}, range(8, 10), id="the last of a range"),
@@ -422,13 +422,13 @@ def test_many_bars_go_in_and_out_in_small_pieces_between_which_trades_are_put(
 
     _store_and_take_back(tmp_path, 10_000, trades, chunks)
 
-    assert max(encoded_at_once) == room.ENCODE_BARS
-    assert chunks["written"] == [room.WRITE_BARS] * 10
-    assert (sum(chunks["read"]), max(chunks["read"])) == (10_000, room.READ_BARS)
-    assert (sum(chunks["removed"]), max(chunks["removed"])) == (10_000, room.WRITE_BARS)
+    assert max(encoded_at_once) == module.ENCODE_BARS
+    assert chunks["written"] == [module.WRITE_BARS] * 10
+    assert (sum(chunks["read"]), max(chunks["read"])) == (10_000, module.READ_BARS)
+    assert (sum(chunks["removed"]), max(chunks["removed"])) == (10_000, module.WRITE_BARS)
     # A put stands in the writer's line behind one chunk at the most.
     assert len(set(trades)) > 5
-    assert (room.ENCODE_BARS, room.WRITE_BARS, room.READ_BARS) == (100, 1000, 500)
+    assert (module.ENCODE_BARS, module.WRITE_BARS, module.READ_BARS) == (100, 1000, 500)
 
 
 # ------------------------------------------------------------------------------------------ the old pending file

@@ -100,7 +100,7 @@ async def test_an_integer_key_takes_integers_and_no_id_is_minted_for_it(
         assert (await outbox.put("orders", {"n": 1}, id=-5)).id == "-5"
 
 
-def test_the_same_text_has_the_same_uuid_for_ever() -> None:
+def test_a_text_has_the_same_uuid_in_every_version() -> None:
     assert uuid_of("exchange-fill-4711") == "b41c68e5-f4b9-5f6f-8d66-ce4375cf9ddf"
     assert uuid_of("exchange-fill-4712") != uuid_of("exchange-fill-4711")
 

@@ -63,7 +63,7 @@ def test_a_wrong_type_is_refused_by_name_and_never_shown(field: str, value: Any)
         pytest.param("pnl", None, None, id="none"),
     ],
 )
-def test_what_bots_have_in_their_hands_is_taken(field: str, value: Any, kept: Any) -> None:
+def test_the_types_of_value_that_bots_use_are_accepted(field: str, value: Any, kept: Any) -> None:
     found = getattr(Trade(**{**TRADE, field: value}), field)
 
     assert found == kept

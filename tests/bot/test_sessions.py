@@ -281,7 +281,7 @@ async def test_a_heartbeat_outside_of_a_session_does_nothing(tmp_path: Path) -> 
     ],
 )
 @run_async
-async def test_a_new_utc_day_is_told_once(tmp_path: Path, seconds: list[float], expected: list[bool]) -> None:
+async def test_a_new_utc_day_is_reported_once(tmp_path: Path, seconds: list[float], expected: list[bool]) -> None:
     clock = ManualClock()
     async with opened(tmp_path, clock) as outbox:
         session = SessionManager(outbox)
@@ -328,7 +328,7 @@ async def test_a_recovered_session_learns_of_the_days_it_has_slept_through(
 
 @pytest.mark.parametrize("stored", [pytest.param(True, id="a heartbeat stored it"), pytest.param(False, id="none did")])
 @run_async
-async def test_a_day_that_no_heartbeat_stored_is_told_again_after_a_crash(tmp_path: Path, stored: bool) -> None:
+async def test_a_day_that_no_heartbeat_stored_is_reported_again_after_a_crash(tmp_path: Path, stored: bool) -> None:
     clock = ManualClock()
     async with opened(tmp_path, clock) as outbox:
         session = SessionManager(outbox)

@@ -40,7 +40,7 @@ async def until_paused(outbox: Outbox) -> None:
 
 
 @run_async
-async def test_a_bot_that_is_led_astray_waits_for_the_command(tmp_path: Path) -> None:
+async def test_a_bot_with_another_projects_url_waits_for_the_command(tmp_path: Path) -> None:
     path, other = tmp_path / "bot.db", Project(project="other")
     await filled(path)
     async with Outbox.open(settings(path), transport=other) as outbox, outbox.flushing():

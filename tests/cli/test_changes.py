@@ -227,7 +227,7 @@ def test_every_command_is_among_those_whose_help_is_tested() -> None:
     }  # that one needs a database: tests/integration/test_schema_apply.py
 
 
-def test_the_lines_of_the_page_mend_what_waits(tmp_path: Path) -> None:
+def test_the_command_of_the_page_frees_what_waits(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "any-table.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^outbox (edit --rename-column symbl=symbol --all-matching)$", page, re.MULTILINE)
     path = tmp_path / "bot.db"

@@ -237,7 +237,7 @@ def test_what_a_shell_has_put_under_no_columns_name_is_not_asked_about(bot_db: P
     assert Report(bot_db).bad() == {}
 
 
-def test_a_missing_table_of_entries_nobody_declared_is_a_fault(bot_db: Path, project: SupabaseLite) -> None:
+def test_a_missing_table_of_undeclared_entries_is_a_fault(bot_db: Path, project: SupabaseLite) -> None:
     assert Report(bot_db).bad() == {}  # control
     put(bot_db, "ordres", {"lots": 1})
 
@@ -331,7 +331,7 @@ def test_a_delivered_row_that_cannot_be_seen_is_a_warning(bot_db: Path, project:
     assert hidden.fix("trades: rows").endswith("0002_access.sql")
 
 
-def test_a_pause_is_told_with_what_mends_it_until_it_is_mended(
+def test_a_pause_is_shown_with_its_remedy_until_it_ends(
     bot_db: Path, fronted: str, project: SupabaseLite, sql: Connection
 ) -> None:
     put(bot_db, "orders", {"order_id": "o-1"}, operation="upsert", on_conflict=("order_id",))
@@ -411,7 +411,7 @@ def test_a_key_that_will_not_do_is_a_fault(
         assert key not in report.text
 
 
-def test_a_project_that_nobody_answers_for_is_a_fault(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_that_does_not_answer_is_a_fault(bot_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else gets it, and nobody listens
         use(monkeypatch, f"http://127.0.0.1:{taken.getsockname()[1]}", SECRET)

@@ -68,7 +68,7 @@ def test_an_import_of_nothing_makes_no_file(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("words", [*READING, "doctor --offline"])
-def test_nobody_waits_at_a_named_pipe(words: str, tmp_path: Path) -> None:
+def test_a_named_pipe_makes_no_command_wait(words: str, tmp_path: Path) -> None:
     path = tmp_path / "pipe.db"
     os.mkfifo(path)
 
@@ -180,7 +180,7 @@ def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
     assert [each["says"] for each in found if each["check"] == "pauses"] == ["nothing is sent: unreachable"]
 
 
-def test_what_was_left_as_it_is_is_no_deed_of_the_bot(dead: Path) -> None:
+def test_an_unchanged_entry_is_not_reported_as_changed(dead: Path) -> None:
     code, told, _ = said("requeue", "nope", "--yes", "--path", dead)
 
     assert (code, told) == (1, "1 not changed: unknown id nope: unknown id")

@@ -415,7 +415,7 @@ def seen(pauses: dict[str, str], writer: int | None, left_out: int = 0) -> Seen:
     return Seen(News((), left_out, START), pauses, writer)
 
 
-def test_tail_tells_what_is_no_entrys_own() -> None:
+def test_tail_shows_events_that_belong_to_no_entry() -> None:
     before, now = seen({"trades": "forbidden"}, 7), seen({"everything": "unreachable"}, 8, left_out=4000)
     told = [(change.event, change.destination or change.message) for change in turns(before, now, 1)]
     assert told == [
@@ -492,7 +492,7 @@ def test_a_no_is_answered_as_an_object_too(dead: Path) -> None:
         assert (result.exit_code, found["exit_code"], found["by"], found["done"]) == (1, 1, None, 0)
 
 
-def test_a_namesake_in_another_table_is_no_failure(dead: Path) -> None:
+def test_the_same_id_in_another_table_is_no_failure(dead: Path) -> None:
     execute(
         dead,
         "insert into outbox (id, destination, payload, state, settled_at_ms) values ('t0', 'orders', '{}', 'dead', 1)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.doctor.complaints import Complaint, mend
+from outbox.doctor.complaints import Complaint, remedy
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from outbox.doctor.complaints import Complaint, mend
 def test_names_are_quoted_where_postgresql_needs_it(
     what: Complaint, table: str, columns: tuple[str, ...], sql: str
 ) -> None:
-    assert sql in str(mend(what, table, columns))
+    assert sql in str(remedy(what, table, columns))
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_names_are_quoted_where_postgresql_needs_it(
     ],
 )  # fmt: skip
 def test_who_is_let_in_is_the_role_of_the_token(what: Complaint, table: str, role: str, fix: str) -> None:
-    assert mend(what, table, role=role) == fix
+    assert remedy(what, table, role=role) == fix

@@ -16,7 +16,7 @@ from tests.support import run_async
 
 
 @run_async
-async def test_a_port_that_nobody_listens_on() -> None:
+async def test_a_port_without_a_listener() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else gets it, and nobody listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -24,7 +24,7 @@ async def test_a_port_that_nobody_listens_on() -> None:
 
 
 @run_async
-async def test_a_name_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_host_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

@@ -83,7 +83,7 @@ async def test_a_drain_does_not_wait_for_an_operator(tmp_path: Path, answer: Rep
     ],
 )
 @run_async
-async def test_control_what_time_can_mend_is_waited_for(tmp_path: Path, answer: Reply | Failure) -> None:
+async def test_control_a_drain_waits_for_what_resolves_by_itself(tmp_path: Path, answer: Reply | Failure) -> None:
     async with flushing(tmp_path) as bench:
         bench.remote.otherwise = answer
         await bench.put_many(3)

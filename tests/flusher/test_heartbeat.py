@@ -39,7 +39,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Flushing]:
 
 
 @run_async
-async def test_it_is_told_when_the_flusher_starts_looks_delivers_and_ends(tmp_path: Path) -> None:
+async def test_the_file_records_when_the_flusher_starts_polls_delivers_and_ends(tmp_path: Path) -> None:
     async with opened(tmp_path) as bench:
         assert written(bench) == Flushing()
         began_ms = bench.clock.now_ms()
@@ -87,7 +87,7 @@ async def test_an_idle_flusher_writes_once_a_minute_and_a_busy_one_once_a_second
 
 
 @run_async
-async def test_an_error_of_ours_is_told_once_a_minute_and_without_a_foreign_ones_words(
+async def test_an_internal_error_is_logged_once_a_minute_without_the_text_of_foreign_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[Exception] = [StoreBusy(path=Path("bot.db"), waited_s=5)]

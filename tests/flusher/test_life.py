@@ -290,7 +290,7 @@ async def test_drain_waits_for_what_others_put_meanwhile(tmp_path: Path) -> None
 
 
 @run_async
-async def test_the_example_of_the_testing_room_works(tmp_path: Path) -> None:
+async def test_the_example_in_outbox_testing_works(tmp_path: Path) -> None:
     clock, remote = ManualClock(), ScriptedTransport()
     async with Outbox.open(path=tmp_path / "test.db", clock=clock, transport=remote) as box:
         remote.answers.append(Failure.UNREACHABLE)
@@ -313,7 +313,7 @@ def test_the_manual_clock_adds_up_small_steps() -> None:
 
 
 @run_async
-async def test_the_manual_clock_wakes_who_is_due_and_nobody_else() -> None:
+async def test_the_manual_clock_wakes_only_what_is_due() -> None:
     clock = ManualClock()
     event = asyncio.Event()
     soon, late = (asyncio.create_task(clock.wait(event, seconds)) for seconds in (1, 2))

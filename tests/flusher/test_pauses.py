@@ -1,4 +1,4 @@
-"""An outage is nobody's fault: what pauses, how far, for how long, and what ends it."""
+"""An outage is no row's fault: what pauses, how far, for how long, and what ends it."""
 
 from __future__ import annotations
 

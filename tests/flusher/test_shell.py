@@ -82,7 +82,7 @@ async def test_a_shells_upsert_and_update_keep_the_order_of_their_key(tmp_path: 
     ],
 )
 @run_async
-async def test_an_entry_that_cannot_be_sent_dies_with_its_reason_and_stops_nobody(
+async def test_an_entry_that_cannot_be_sent_dies_with_its_reason_and_holds_back_no_other(
     tmp_path: Path, values: dict[str, str], reason: str
 ) -> None:
     values = {"destination": "events", "payload": '{"n":1}', **values}
@@ -193,7 +193,9 @@ select id, destination, operation, state, key, payload, on_conflict, match, lane
 
 
 @run_async
-async def test_rows_that_a_shell_copies_from_another_outbox_are_read_anew_and_stop_nobody(tmp_path: Path) -> None:
+async def test_rows_that_a_shell_copies_from_another_outbox_are_read_again_and_hold_back_no_other(
+    tmp_path: Path,
+) -> None:
     """They carry that file's lane numbers, and that they waited for their turn there."""
     (tmp_path / "other").mkdir()
     async with opened(tmp_path / "other") as bench:

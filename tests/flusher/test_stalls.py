@@ -36,7 +36,7 @@ async def comes(condition: Callable[[], bool]) -> None:
 
 
 async def over(task: asyncio.Task[Any]) -> None:
-    """Return when `task` has ended; its end is nobody's business here."""
+    """Return when `task` has ended; how it ended does not matter here."""
     async with asyncio.timeout(20):
         await asyncio.wait({task})
 
@@ -170,7 +170,7 @@ async def test_what_begins_while_a_drain_ends_takes_over(what: str, tmp_path: Pa
 
 
 @run_async
-async def test_a_block_is_left_while_somebody_elses_drain_goes_on(tmp_path: Path) -> None:
+async def test_a_flushing_block_ends_while_another_drain_is_running(tmp_path: Path) -> None:
     async with opened(tmp_path) as bench:
         bench.remote.otherwise = Failure.UNREACHABLE
         await bench.put_many(1)

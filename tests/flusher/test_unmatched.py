@@ -1,4 +1,4 @@
-"""An update that matches no row holds nobody hostage, and one that was applied is not refused."""
+"""An update that matches no row holds back no other entry, and one that was applied is not refused."""
 
 from __future__ import annotations
 

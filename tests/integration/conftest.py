@@ -1,4 +1,4 @@
-"""What only this room needs: databases of one test's own, and one that stands ready."""
+"""Databases for these tests: one of each test's own, and one that is ready."""
 
 from __future__ import annotations
 

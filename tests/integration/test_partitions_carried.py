@@ -140,7 +140,9 @@ def test_what_cannot_be_carried_is_refused_by_the_first_statement_and_what_it_sa
         assert column(shared, f"{parts} where id = {NOW}") == [True]
 
 
-def test_a_refusal_waits_for_nobody_and_names_all_at_once(ready: Connection, postgres: EmbeddedPostgres) -> None:
+def test_a_refusal_waits_for_no_lock_and_names_everything_at_once(
+    ready: Connection, postgres: EmbeddedPostgres
+) -> None:
     ready.execute("create view winners as select * from trades; create publication live for table trades, events")
     with psycopg.connect(postgres.database(ready.info.dbname)) as other:
         other.execute("lock table trades, events in exclusive mode")  # all that a change of theirs takes
@@ -201,7 +203,7 @@ def dash(ready: Connection) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("dash")
-def test_all_that_hangs_on_the_table_is_there_again(ready: Connection, psql: PsqlRunner) -> None:
+def test_everything_that_depends_on_the_table_is_restored(ready: Connection, psql: PsqlRunner) -> None:
     bare = carried(ready)
     ready.execute(MINE)
     before = carried(ready)
@@ -225,7 +227,7 @@ def test_the_small_role_may_do_afterwards_what_it_might_before(ready: Connection
         assert column(ready, "select distinct source from public.events") == ["mine"]
 
 
-def test_nobody_may_more_where_a_project_opens_each_new_table(ready: Connection, psql: PsqlRunner) -> None:
+def test_partitions_add_no_rights_where_a_project_opens_each_new_table(ready: Connection, psql: PsqlRunner) -> None:
     ready.execute("alter default privileges grant all on tables to public, anon")
     before = carried(ready)
     psql.apply(ready, [PARTITIONS])

@@ -94,7 +94,7 @@ def test_money_that_others_use_is_refused_by_their_names(
     assert column(fresh, types) == ["double precision"]
 
 
-def test_money_waits_for_nobody_longer_than_the_other_files_do(
+def test_money_waits_for_locks_no_longer_than_the_other_files(
     fresh: Connection, psql: PsqlRunner, postgres: EmbeddedPostgres
 ) -> None:
     psql.apply(fresh)

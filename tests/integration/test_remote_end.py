@@ -1,4 +1,4 @@
-"""The harness itself: a REST server that answers, keeps its data through stop and kill, and outlives nobody."""
+"""The harness itself: a REST server that answers, keeps its data through stop and kill, and ends with its owner."""
 
 from __future__ import annotations
 

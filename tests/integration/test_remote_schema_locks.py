@@ -1,4 +1,4 @@
-"""Applying the files disturbs nobody: who waits, how long, and what is refused. On a real PostgreSQL."""
+"""Applying the files does not disturb running bots: who waits, how long, and what is refused. On a real PostgreSQL."""
 
 from __future__ import annotations
 

@@ -512,7 +512,7 @@ async def test_a_bots_puts_pass_between_the_pieces_of_a_large_file(tmp_path: Pat
 
 
 @run_async
-async def test_how_far_it_is_is_told_in_bytes_of_all_files(tmp_path: Path) -> None:
+async def test_progress_is_reported_in_bytes_of_all_files(tmp_path: Path) -> None:
     old = leave(tmp_path, [item("trades", {**TRADE, "n": n}) for n in range(1000)], STATE, EURUSD=BARS)
     total = sum(path.stat().st_size for path in [old / PENDING_NAME, old / STATE_NAME, *(old / "cache").iterdir()])
     told: list[tuple[int, int]] = []

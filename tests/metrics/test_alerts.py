@@ -86,7 +86,7 @@ def test_a_rule_that_is_wrong_is_found(tmp_path: Path, right: str, wrong: str) -
     assert {f"alertname: {alert}" for alert in changed} & set(re.findall(r"alertname: \w+", done.stdout + done.stderr))
 
 
-def test_a_rule_whose_patience_is_gone_is_found_by_its_blip(tmp_path: Path) -> None:
+def test_an_alert_without_its_for_clause_fires_at_a_blip(tmp_path: Path) -> None:
     rules = RULES.read_text(encoding="utf-8")
     patient = {each["alert"] for each in rules_of(rules) if "for" in each}
     assert len(patient) > 5

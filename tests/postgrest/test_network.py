@@ -139,7 +139,7 @@ async def test_what_a_proxy_answers_is_said_with_its_name(
 
 
 @run_async
-async def test_a_dead_proxy_is_said_with_its_name_and_a_mended_variable_counts_at_once(
+async def test_a_dead_proxy_is_named_and_a_corrected_variable_takes_effect_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
@@ -172,7 +172,7 @@ async def test_a_proxys_own_page_in_a_replys_place_is_told_with_the_proxy(monkey
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"])
 @run_async
-async def test_a_certificates_variable_that_leads_nowhere_is_named_and_counts_no_more_once_it_is_mended(
+async def test_a_certificates_variable_with_a_wrong_path_is_named_until_it_is_corrected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
     place = tmp_path / "not" / "there"

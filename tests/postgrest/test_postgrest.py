@@ -306,7 +306,7 @@ async def test_tls_to_a_server_without_it_is_unreachable() -> None:
 
 
 @run_async
-async def test_many_at_once_to_nobody_all_hear_so() -> None:
+async def test_many_concurrent_requests_to_a_closed_port_are_all_unreachable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

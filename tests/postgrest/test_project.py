@@ -40,7 +40,7 @@ def test_a_url_names_a_project(url: str, project: str | None) -> None:
         pytest.param("a", None, False, id="this machine is never checked"),
     ],
 )
-def test_entries_stay_at_home(belongs_to: str | None, named: str | None, foreign: bool) -> None:
+def test_entries_stay_with_their_project(belongs_to: str | None, named: str | None, foreign: bool) -> None:
     assert is_foreign(belongs_to, named) is foreign
 
 

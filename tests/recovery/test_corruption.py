@@ -512,7 +512,7 @@ async def test_a_copy_cut_off_while_it_became_an_outbox_again_keeps_its_rows(tmp
 
 
 @run_async
-async def test_a_journal_that_is_done_with_hinders_nobody(tmp_path: Path) -> None:
+async def test_a_finished_journal_does_not_prevent_reading(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     await filled(path, 100)
     files.journal_path(path).write_bytes(bytes(512))
@@ -608,7 +608,7 @@ async def test_a_wal_of_which_only_the_beginning_is_read_is_kept(tmp_path: Path)
 
 
 @run_async
-async def test_a_row_of_a_shell_that_is_no_utf8_keeps_nobody_from_opening(tmp_path: Path) -> None:
+async def test_a_shells_row_that_is_not_utf8_does_not_prevent_an_opening(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     await filled(path, 100)
     with shell(path) as connection:

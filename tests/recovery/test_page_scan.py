@@ -70,7 +70,7 @@ def test_a_page_with_a_lost_pointer_or_another_type_is_not_taken_for_a_sound_one
         assert ({cell.seq for cell in found}, sound) == ({cell.seq for cell in whole}, False)
 
 
-def test_noise_is_no_entry() -> None:
+def test_random_bytes_are_not_taken_for_an_entry() -> None:
     dice = random.Random(1)
     for _ in range(300):
         noise = dice.randbytes(4096)

@@ -241,7 +241,7 @@ async def test_a_put_cancelled_in_line_is_not_stored(tmp_path: Path) -> None:
 
 
 @run_async
-async def test_a_put_cancelled_during_its_commit_disturbs_nobody(tmp_path: Path) -> None:
+async def test_a_put_cancelled_during_its_commit_does_not_affect_others(tmp_path: Path) -> None:
     """Cancelled after n steps of the loop, for every n: neighbours are stored, and no transaction stays open."""
     path = tmp_path / "bot.db"
     async with opened(path) as store:

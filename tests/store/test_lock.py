@@ -178,7 +178,7 @@ def test_a_lock_is_given_back_once_and_the_sidecar_stays(tmp_path: Path) -> None
         assert lock_path(tmp_path / "bot.db").is_file()
 
 
-def test_a_sidecar_that_cannot_be_read_names_nobody(tmp_path: Path) -> None:
+def test_an_unreadable_sidecar_names_no_holder(tmp_path: Path) -> None:
     lock_path(tmp_path / "bot.db").write_bytes(b"\xff{")
     assert lock.written(tmp_path / "bot.db").holder is None
 

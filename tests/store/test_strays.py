@@ -70,7 +70,7 @@ def test_the_journal_of_another_database_is_refused_and_nothing_is_changed(tmp_p
     assert count(path) == 1
 
 
-def test_so_it_is_beside_the_wal_of_a_killed_bot(tmp_path: Path) -> None:
+def test_the_journal_is_refused_beside_the_wal_of_a_killed_bot_too(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     made(path)
     with shell(path) as db:
@@ -262,7 +262,9 @@ def test_a_file_on_another_device_than_its_folder_is_told(tmp_path: Path) -> Non
 
 
 @run_async
-async def test_a_file_in_its_folder_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_file_on_the_device_of_its_folder_logs_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The control for both."""
     caplog.set_level(logging.WARNING)
     async with Outbox.open(settings(tmp_path / "bot.db"), clock=ManualClock()):

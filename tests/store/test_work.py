@@ -232,7 +232,9 @@ def test_opening_reads_neither_backlog_nor_history(
     assert full <= most, f"{full} steps with {MANY} rows, {empty} with none"
 
 
-def test_opening_that_counted_its_backlog_would_be_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_an_opening_that_counts_its_backlog_is_detected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control."""
     all_of_them = " where (select count(*) from outbox where state = 'pending') >= 0"
     monkeypatch.setattr(queries, "LANES", replace(queries.LANES, sql=queries.LANES.sql + all_of_them))

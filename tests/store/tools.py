@@ -44,7 +44,7 @@ async def opened(
 
 @contextlib.contextmanager
 def shell(path: Path | str, *, timeout_s: float = 5.0) -> Iterator[sqlite3.Connection]:
-    """A connection of nobody's in particular: the library's own code is not involved."""
+    """A plain connection: the library's own code is not involved."""
     # The library's own SQLite: a second one in the same process would drop the first one's file locks.
     connection: sqlite3.Connection = sqlite3.connect(path, isolation_level=None, timeout=timeout_s)
     try:

@@ -69,7 +69,7 @@ async def tell_again(left: Storm, remote: SupabaseLite) -> int:
 
 @pytest.mark.timeout(max(300, KILLS * 20))
 @pytest.mark.parametrize("entrance", ENTRANCES)
-def test_an_entrance_loses_nothing_and_tells_nothing_twice(
+def test_an_entrance_loses_no_row_and_sends_none_twice(
     entrance: str, tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
 ) -> None:
     left = storm(tmp_path, clean_remote, entrance, KILLS)
@@ -88,7 +88,7 @@ def test_an_entrance_loses_nothing_and_tells_nothing_twice(
     assert [number for number, times in rows.items() if times > 1] == [], "more than once in PostgreSQL"
 
 
-def test_control_without_the_fills_own_ids_telling_them_again_leaves_duplicates(
+def test_control_fills_reported_again_without_their_own_ids_leave_duplicates(
     tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
 ) -> None:
     left = storm(tmp_path, clean_remote, "blocking", CONTROL_KILLS, "without-ids")

@@ -64,7 +64,7 @@ def test_what_a_trial_writes_is_gone_also_what_a_killed_process_has_left(tmp_pat
 @pytest.mark.parametrize(
     ("number", "lacking"), [(errno.EDQUOT, True), (errno.ENOSPC, True), (errno.EIO, False), (errno.EACCES, False)]
 )
-def test_only_want_of_room_is_taken_for_it(
+def test_only_a_lack_of_space_counts_as_a_full_disk(
     number: int, lacking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> NoReturn:

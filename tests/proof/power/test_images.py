@@ -125,7 +125,7 @@ def test_a_sync_that_never_ended_proves_nothing() -> None:
     assert image(made(Write(1, 2, FILE, 0, A), Sync(3, NEVER, FILE)), Luck.NOTHING) == {"f": b""}
 
 
-def test_dice_make_no_image_that_the_page_cache_never_had() -> None:
+def test_random_choices_make_no_image_that_the_page_cache_never_had() -> None:
     """Random courses of writes to four sectors: each sector of each image is one of the states that it went through."""
     for seed in range(60):
         dice = random.Random(seed)
