@@ -320,16 +320,17 @@ class Flusher:
             return self._poll_s
         if await self._is_away(transport):
             return self._next_look_s()
-        change, due_ms = await self._store.changes_and_due()
-        if change != self._seen_change:
+        look = await self._store.look_for_work()
+        if look.change != self._seen_change:
             self._idle_since_change = False
-            self._seen_change = change
+            self._seen_change = look.change
         await self._context.unmatched.hurry(self._context.steady_ms())
-        await self._wake_due(due_ms)
+        await self._wake_due(look.due_ms)
         if not self._idle_since_change or self._pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
-            read, self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
-            if read:
+            self._lanes.unread_from = None
+            if look.unread:
+                self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
                 self._lanes.rewind()
             if await self._start_requests(transport) or self._requests or not self._lanes.ready.whole:
                 self._idle_since_change = False
@@ -337,7 +338,7 @@ class Flusher:
             if none_started or self._lanes.unread_from is not None:
                 self._idle_since_change = False
                 return 0.0
-        return self._next_look_s(due_ms)
+        return self._next_look_s(look.due_ms)
 
     async def _is_away(self, transport: Transport) -> bool:
         """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""

@@ -20,19 +20,14 @@ logger: logs.Logger = logs.named("outbox.flusher")
 _MINTED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-async def adopt(
-    context: FlusherContext, destinations: Callable[[str], Destination], limit: int
-) -> tuple[int, int | None]:
-    """Complete up to `limit` entries that a shell has left open.
+async def adopt(context: FlusherContext, destinations: Callable[[str], Destination], limit: int) -> int | None:
+    """Complete up to `limit` entries that a shell has left open. What cannot be sent becomes a dead letter.
 
-    Returns how many these were, and the number of the oldest one that is left; None: none is. What cannot be sent
-    becomes a dead letter.
+    Returns the number of the oldest one that is left; None: none is.
     """
     store = context.store
     found = await store.unread(limit + 1)
     unread, left = found[:limit], found[limit:]
-    if not unread:
-        return 0, None
     adopted = []
     for entry in unread:
         try:
@@ -43,7 +38,7 @@ async def adopt(
             await store.settle([entry.seq], State.DEAD, refusal=refusal)
             context.tally.rejected[entry.destination] += 1
     await store.adopt(adopted)
-    return len(unread), left[0].seq if left else None
+    return left[0].seq if left else None
 
 
 def understood(entry: StoredEntry, destination: Destination) -> Adopted:

@@ -16,7 +16,7 @@ from outbox.entry import LaneSpec, StoredEntry
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
-from outbox.store.rows import Lane, Notices, Outgoing, Sendable, StoredPause, by_state
+from outbox.store.rows import Lane, Look, Notices, Outgoing, Sendable, StoredPause, by_state
 
 T = TypeVar("T")
 
@@ -60,11 +60,17 @@ class Reader:
             raise OutboxClosed("the outbox was closed meanwhile") from error
 
     async def _entries(
-        self, query: queries.Query, parameters: Sequence[Any], *, max_bytes: int | None, hidden: Collection[int] = ()
+        self,
+        query: queries.Query,
+        parameters: Sequence[Any],
+        *,
+        limit: int,
+        max_bytes: int | None,
+        hidden: Collection[int] = (),
     ) -> list[tuple[Any, ...]]:
-        """Return the rows of `query`, one per entry, without those that are hidden; reading ends with `max_bytes`.
+        """Return the rows of `query`, one per entry, without those that are hidden: `limit` of them, or `max_bytes`.
 
-        The one that exceeds them is among the rows: nobody else knows its size.
+        The one that exceeds the bytes is among the rows: nobody else knows its size.
         """
         found: list[tuple[Any, ...]] = []
 
@@ -75,7 +81,7 @@ class Reader:
                     if row[0] in hidden:
                         continue
                     found.append(row)
-                    if left is not None and (left := left - utf8_bytes(row[_PAYLOAD])) < 0:
+                    if len(found) == limit or (left is not None and (left := left - utf8_bytes(row[_PAYLOAD])) < 0):
                         return
 
         await self.run(read)
@@ -93,16 +99,14 @@ class Reader:
                 self._reader = await database.open_reader(self.path, busy_timeout_s=busy_timeout_s)
                 self.on_readers(True)
 
-    async def changes_and_due(self) -> tuple[int, int | None]:
-        """Return a number that changes whenever another connection commits, and when the next waiting entry is due.
+    async def look_for_work(self) -> Look:
+        """Return what decides whether there is work. One hop, and some 10 µs in SQLite."""
 
-        The latter in Unix milliseconds; None: none waits for something of its own. One hop, and some 10 µs in SQLite.
-        """
-
-        def read(connection: sqlite3.Connection) -> tuple[int, int | None]:
+        def read(connection: sqlite3.Connection) -> Look:
             ((change,),) = connection.execute("pragma data_version").fetchall()
             due = connection.execute(queries.NEXT_DUE.sql).fetchall()
-            return int(change), int(due[0][0]) if due else None
+            unread = connection.execute(queries.UNREAD.sql, (1,)).fetchall()
+            return Look(int(change), int(due[0][0]) if due else None, bool(unread))
 
         return await self.run(read)
 
@@ -137,9 +141,10 @@ class Reader:
         """
         if not lane.spec.ordered:
             looked = (lane.number, after_seq, limit + len(hidden))
-            rows = await self._entries(queries.READY, looked, max_bytes=max_bytes, hidden=hidden)
-            return [Outgoing(*row) for row in rows[:limit]]
-        rows = await self._entries(queries.READY_RUNS, (lane.number, after_seq, limit), max_bytes=max_bytes)
+            rows = await self._entries(queries.READY, looked, limit=limit, max_bytes=max_bytes, hidden=hidden)
+            return [Outgoing(*row) for row in rows]
+        looked = (lane.number, after_seq, limit)
+        rows = await self._entries(queries.READY_RUNS, looked, limit=limit, max_bytes=max_bytes)
         return sorted(_runs(rows, lane.number), key=lambda entry: entry.seq)
 
     async def alongside(
@@ -153,23 +158,23 @@ class Reader:
             return {}
         found = dict[int, list[Outgoing]]()
         looked = (f"[{','.join(map(str, lanes))}]", limit)
-        for *row, lane in await self._entries(queries.ALONGSIDE, looked, max_bytes=max_bytes):
+        for *row, lane in await self._entries(queries.ALONGSIDE, looked, limit=limit, max_bytes=max_bytes):
             found.setdefault(lane, []).append(Outgoing(*row))
         return found
 
     async def newest(self, lane: Lane, *, limit: int, hidden: Collection[int] = ()) -> list[Outgoing]:
         """Return what an unordered lane would send last, oldest first."""
         looked = (lane.number, limit + len(hidden))
-        rows = await self._entries(queries.NEWEST, looked, max_bytes=None, hidden=hidden)
-        return [Outgoing(*row) for row in reversed(rows[:limit])]
+        rows = await self._entries(queries.NEWEST, looked, limit=limit, max_bytes=None, hidden=hidden)
+        return [Outgoing(*row) for row in reversed(rows)]
 
     async def refused_before(
         self, lane: Lane, *, limit: int, max_bytes: int | None = None, hidden: Collection[int] = ()
     ) -> list[Outgoing]:
         """Return what an unordered lane sends again, oldest first: what `ready` leaves out."""
         looked = (lane.number, limit + len(hidden))
-        rows = await self._entries(queries.AGAIN, looked, max_bytes=max_bytes, hidden=hidden)
-        return [Outgoing(*row) for row in rows[:limit]]
+        rows = await self._entries(queries.AGAIN, looked, limit=limit, max_bytes=max_bytes, hidden=hidden)
+        return [Outgoing(*row) for row in rows]
 
     async def still_pending(self, seqs: Sequence[int]) -> list[tuple[Outgoing, str | None]]:
         """Return those of `seqs` that are still pending, oldest first, each with what it waits for."""

@@ -104,10 +104,14 @@ class Put:
 
 @dataclass(slots=True)
 class Job:
-    """Work in a transaction of its own; `work` gets the connection, inside the transaction."""
+    """Work in a transaction of its own; `work` gets the connection, inside the transaction.
+
+    one_statement: `work` is one statement, which is a transaction by itself.
+    """
 
     work: Callable[[aiosqlite.Connection], Awaitable[Any]]
     done: asyncio.Future[Any]
+    one_statement: bool = False
 
 
 @dataclass(slots=True)

@@ -18,6 +18,18 @@ class Lane:
     first_seq: int
 
 
+class Look(NamedTuple):
+    """What a look at the file finds.
+
+    change: another number whenever another connection has committed. due_ms: when the next entry is due that waits for
+    something of its own, in Unix milliseconds; None: none does. unread: whether a shell has put entries.
+    """
+
+    change: int
+    due_ms: int | None
+    unread: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Sendable:
     """What of the pending entries can be sent. others: some are unread, or wait for something of their own."""

@@ -161,11 +161,13 @@ class Store(Reader):
         """
         now_ms = self._clock.now_ms()
         parameters = (state.value, now_ms, attempts, *refusal_words(refusal), _list(seqs))
+        if refusal is None:
+            await self.writer.execute(queries.SETTLE.sql, parameters)
+            return
 
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.SETTLE.sql, parameters)
-            if refusal is not None:
-                await note(connection, seqs, now_ms=now_ms, event="refused", refusal=refusal, batch_rows=batch_rows)
+            await note(connection, seqs, now_ms=now_ms, event="refused", refusal=refusal, batch_rows=batch_rows)
             if run is not None:
                 await connection.execute(queries.END_OTHER_RUN.sql, run)
                 await connection.executemany(queries.JOIN_RUN.sql, [(seq, *run) for seq in seqs])
@@ -188,12 +190,12 @@ class Store(Reader):
 
     async def wake_due(self, now_ms: int, limit: int) -> None:
         """Make entries ready whose time has come."""
-        await self.transact(lambda connection: connection.execute(queries.DUE.sql, (now_ms, limit)))
+        await self.writer.execute(queries.DUE.sql, (now_ms, limit))
 
     async def reread_unknown(self, limit: int) -> None:
         """Make up to `limit` ready entries of each unknown lane unread: they came from another outbox's file."""
         for lane in self.unknown_lanes:
-            await self.transact(lambda connection, lane=lane: connection.execute(queries.UNLANE.sql, (lane, limit)))  # type: ignore[misc]
+            await self.writer.execute(queries.UNLANE.sql, (lane, limit))
 
     async def adopt(self, entries: Sequence[Adopted]) -> None:
         """Complete entries that came in through a shell; from here on they are like any other."""
@@ -224,7 +226,7 @@ class Store(Reader):
             pause.scope, pause.subject, pause.reason, pause.status, pause.code, pause.message, pause.failures,
             pause.since_ms, pause.next_try_at_ms,
         )  # fmt: skip
-        await self.transact(lambda connection: connection.execute(queries.SAVE_PAUSE.sql, parameters))
+        await self.writer.execute(queries.SAVE_PAUSE.sql, parameters)
 
     async def end_pauses(self, pauses: Sequence[tuple[str, str]]) -> None:
         """Remove pauses, each by scope and subject; the history keeps them."""
@@ -238,8 +240,7 @@ class Store(Reader):
 
     async def note_sending(self) -> None:
         """Record in the file that the process that has it open sends, from now on."""
-        parameters = (self._clock.now_ms(),)
-        await self.transact(lambda connection: connection.execute(queries.SENDS.sql, parameters))
+        await self.writer.execute(queries.SENDS.sql, (self._clock.now_ms(),))
 
     async def state(self, facts: Mapping[str, object]) -> None:
         """Record these facts in the file, each under its name; None: remove the fact."""
@@ -268,7 +269,7 @@ class Store(Reader):
 
     async def forget_run(self, lane: int) -> None:
         """Forget the run of refusals of `lane`: it was its rows' fault."""
-        await self.transact(lambda connection: connection.execute(queries.FORGET_RUN.sql, (lane,)))
+        await self.writer.execute(queries.FORGET_RUN.sql, (lane,))
 
 
 def _list(seqs: Sequence[int]) -> str:

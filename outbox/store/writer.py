@@ -9,7 +9,7 @@ or commit, another's work.
 
 *The group.* All puts at the head of the line, up to 1,024, become one `INSERT` of many rows: one transaction, one sync
 of the WAL. While it runs, the next puts gather: the slower the disk, the larger the groups. Callers that were woken
-together get a turn before the next group forms; a put that was alone waits for nobody. The statement runs in SQLite's
+together get their turns before the next group forms; a put that was alone waits for nobody. The statement runs in SQLite's
 thread (aiosqlite), so the event loop keeps running.
 
 *The answer.* No caller is answered before the commit is synced and the lock's sidecar holds the number of the newest
@@ -59,9 +59,6 @@ PutWatcher = Callable[[str, asyncio.Future[Any]], None]
 _NOT_NOTED: tuple[type[Exception], ...] = (ValueError, *database.SqliteError)
 # Callers are woken in slices, so that a thousand of them do not hold the event loop at once.
 _WAKE_SLICE = 32
-# Turns of the loop before the next group forms: in the first run the callers woken last, in the second those of them
-# that yield before they put again. Else a group holds only half of the callers, and each waits for two syncs.
-_TURNS = 2
 
 
 class Writer:
@@ -118,6 +115,15 @@ class Writer:
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._enter(Job(work, done))
         return await done
+
+    async def execute(self, sql: str, parameters: Sequence[Any]) -> None:
+        """Run one statement, and return once what it has changed is on disk: one hop, where a transaction takes three.
+
+        As the work of `transact`, it may run twice.
+        """
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._enter(Job(lambda connection: connection.execute(sql, parameters), done, one_statement=True))
+        await done
 
     async def run_exclusive(self, work: Callable[[aiosqlite.Connection], Awaitable[T]], ids: Sequence[str] = ()) -> T:
         """Run `work` once, outside any transaction of the writer's own; nothing else is written meanwhile.
@@ -321,7 +327,18 @@ class Writer:
                 put.done.set_result(Receipt(id=entry.id, seq=seq))
             if number % _WAKE_SLICE == 0 and number < len(group):
                 await asyncio.sleep(0)
-        for _ in range(_TURNS if len(group) > 1 else 0):
+        if len(group) > 1:
+            await self._let_return(len(group))
+
+    async def _let_return(self, callers: int) -> None:
+        """Let `callers`, woken together, put again before the next group forms: as long as each turn brings some.
+
+        Else a group holds only half of them, and each waits for two syncs.
+        """
+        await asyncio.sleep(0)  # those woken last run
+        waited_for = -1
+        while waited_for < len(self._line) < callers:
+            waited_for = len(self._line)
             await asyncio.sleep(0)
 
     async def _answer_looked_up(self, group: Sequence[Put], entries: Sequence[Entry]) -> None:
@@ -351,12 +368,16 @@ class Writer:
             if isinstance(job, Bare):
                 result = await self.commits.run(lambda: work(self.commits.connection), ids=job.ids, again=job.puts)
             else:
-                result = await self.commits.run(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
+                run = self._by_itself if job.one_statement else self._in_transaction
+                result = await self.commits.run(lambda: run(work), ids=(), spends_reserve=True)
         except sqlite3.IntegrityError as error:  # a trigger of the bot's own
             raise StoreError(f"{self._path}: {error}; nothing was written", path=self._path) from error
         self.committed.set()
         if not job.done.done():
             job.done.set_result(result)
+
+    async def _by_itself(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        return await work(self.commits.connection)
 
     async def _in_transaction(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         try:

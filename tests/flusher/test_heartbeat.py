@@ -73,10 +73,10 @@ async def test_an_idle_flusher_writes_once_a_minute_and_a_busy_one_once_a_second
 ) -> None:
     async with flushing(tmp_path) as bench:
         told = counted(monkeypatch)
-        changes = await bench.store.changes_and_due()
+        changes = await bench.store.look_for_work()
         await bench.live(600)  # 600 looks
         assert len(told) == 10
-        assert await bench.store.changes_and_due() == changes  # nothing was committed for it
+        assert await bench.store.look_for_work() == changes  # nothing was committed for it
 
         told.clear()
         for _ in range(50):
@@ -97,7 +97,7 @@ async def test_an_internal_error_is_logged_once_a_minute_without_the_text_of_for
 
     async with flushing(tmp_path) as bench:
         monkeypatch.setattr(bench.flusher._pauses, "settings_may_help", lambda: False)
-        monkeypatch.setattr(bench.store, "changes_and_due", failing)
+        monkeypatch.setattr(bench.store, "look_for_work", failing)
         told = counted(monkeypatch)
         await bench.live(30)
         found = written(bench)

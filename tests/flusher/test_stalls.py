@@ -275,7 +275,7 @@ async def test_a_requeued_entry_does_not_wait_until_its_busy_lane_rests(
 async def until_committed(bench: Bench, count: int) -> None:
     await comes(lambda: len(bench.remote.inserted) == count)
     for _ in range(50):  # what the flusher would do next
-        await bench.store.changes_and_due()
+        await bench.store.look_for_work()
 
 
 # ------------------------------------------------------------------------------------------ pauses

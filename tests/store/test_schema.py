@@ -185,4 +185,4 @@ async def test_a_shell_cannot_let_an_entry_wait_for_no_time(tmp_path: Path) -> N
             with pytest.raises(sqlite3.IntegrityError):
                 connection.execute("update outbox set waits = 'retry'")
             connection.execute("update outbox set waits = 'retry', next_attempt_at_ms = 7")
-            assert (await store.changes_and_due())[1] == 7
+            assert (await store.look_for_work()).due_ms == 7
