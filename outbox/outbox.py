@@ -184,6 +184,7 @@ class Outbox(Puts, Operates):
             outbox._command_server = CommandServer(
                 store.path, actions, clock=SystemClock(), poll_s=settings.poll_s, tell=store.sidecar.tell_task
             )
+            store.glance, store.glanced = outbox._command_server.glance, outbox._command_server.glanced
         except BaseException:
             await outbox.close()
             raise

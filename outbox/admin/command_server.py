@@ -26,6 +26,8 @@ _PASSES = (StoreBusy, DiskFull, OutcomeUnknown, OutboxClosed)
 
 # A client that was answered often asks again soon, as `outbox put` reading a pipe: poll this often for this long.
 _SOON_S, _OFTEN_S = 1.0, 0.02
+# How many polls after the flusher's last glance it looks by itself.
+_OVERDUE = 1.5
 
 Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -33,7 +35,8 @@ Action = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 class CommandServer:
     """Polls the inbox of `store` every `poll_s` seconds: one `scandir` in a thread; it creates no folder.
 
-    After an answer it polls more often for a second.
+    After an answer it polls more often for a second. As long as the flusher looks for work and glances at the inbox
+    in the same hop, it does not poll at all: an idle bot wakes once for both.
     """
 
     def __init__(
@@ -49,7 +52,10 @@ class CommandServer:
         self._actions = actions
         self._clock = clock
         self._poll_s = poll_s
+        self._folder = inbox.folder(store)
         self._stop = asyncio.Event()
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None  # sets `_due`
         self._repeating = logs.Repeating(clock)
         self.background: Background = Background("inbox", self._turn, clock=clock, stop=self._stop, tell=tell)
         self._answered_s = -_SOON_S
@@ -58,11 +64,30 @@ class CommandServer:
     async def stop(self, grace_s: float) -> None:
         """Let the request under way finish; after `grace_s` seconds it is cancelled, for the next writer to redo."""
         self._stop.set()
+        self._due.set()
         await asyncio.wait({self.background.task}, timeout=grace_s)
         self.background.task.cancel()
         await asyncio.wait({self.background.task})
 
+    def glance(self) -> bool:
+        """Return whether a request waits; in any thread."""
+        return inbox.holds_request(self._folder)
+
+    def glanced(self, found: bool) -> None:
+        """Hear what a `glance` of the flusher has found: look at once, or not before its next one is overdue."""
+        if found or not self._is_soon():
+            self._look_in(0.0 if found else _OVERDUE * self._poll_s)
+
+    def _is_soon(self) -> bool:
+        return self._clock.monotonic_s() - self._answered_s < _SOON_S
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._due.set)
+
     async def _turn(self) -> None:
+        self._due.clear()
         try:
             await self._look()
             self._repeating.over("failed")
@@ -72,8 +97,8 @@ class CommandServer:
             words = f"{type(error).__name__}: {error}"
             if (news := self._repeating.news("failed", words)) is not None:
                 logger.warning("inbox unavailable, retrying", extra={"error": words, **news})
-        soon = self._clock.monotonic_s() - self._answered_s < _SOON_S
-        await self._clock.wait(self._stop, min(self._poll_s, _OFTEN_S) if soon else self._poll_s)
+        self._look_in(min(self._poll_s, _OFTEN_S) if self._is_soon() else self._poll_s)
+        await self._due.wait()
 
     async def _look(self) -> None:
         requests = await in_thread(lambda: list(inbox.waiting(self._store)))

@@ -103,6 +103,17 @@ def withdraw(store: Path, request: Request) -> bool:
 # ---------------------------------------------------------------------------------------------- the writer's side
 
 
+def holds_request(place: Path) -> bool:
+    """Return whether a request stands in the folder `place`; one that cannot be read may hold one. Some 5 µs."""
+    try:
+        with os.scandir(place) as files:
+            return any(file.name.endswith(_REQUEST) for file in files)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
 def waiting(store: Path) -> Iterator[Request]:
     """Yield the unanswered requests, oldest first; a file that is no request is set aside, not removed.
 

@@ -34,6 +34,9 @@ class Reader:
         self.unknown_lanes: tuple[int, ...] = ()  # of the last look at the ready ones; see `Store.reread_unknown`
         # Called when the reading connections must be closed, with False, and with True when they may be opened again.
         self.on_readers: Callable[[bool], None] = lambda _: None
+        # Asked in the thread of each look for work, and told the answer: so that an idle bot wakes once for both.
+        self.glance: Callable[[], bool] = lambda: False
+        self.glanced: Callable[[bool], None] = lambda _: None
         self.on_corrupt: Callable[[Exception], None] = lambda _: None  # told each error that means a damaged page
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
@@ -102,13 +105,15 @@ class Reader:
     async def look_for_work(self) -> Look:
         """Return what decides whether there is work. One hop, and some 10 µs in SQLite."""
 
-        def read(connection: sqlite3.Connection) -> Look:
+        def read(connection: sqlite3.Connection) -> tuple[Look, bool]:
             ((change,),) = connection.execute("pragma data_version").fetchall()
             due = connection.execute(queries.NEXT_DUE.sql).fetchall()
             unread = connection.execute(queries.UNREAD.sql, (1,)).fetchall()
-            return Look(int(change), int(due[0][0]) if due else None, bool(unread))
+            return Look(int(change), int(due[0][0]) if due else None, bool(unread)), self.glance()
 
-        return await self.run(read)
+        look, found = await self.run(read)
+        self.glanced(found)
+        return look
 
     async def ready_lanes(self) -> list[Lane]:
         """Return the lanes that have something to send, the one with the oldest entry first."""

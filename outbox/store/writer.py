@@ -9,8 +9,8 @@ or commit, another's work.
 
 *The group.* All puts at the head of the line, up to 1,024, become one `INSERT` of many rows: one transaction, one sync
 of the WAL. While it runs, the next puts gather: the slower the disk, the larger the groups. Callers that were woken
-together get their turns before the next group forms; a put that was alone waits for nobody. The statement runs in SQLite's
-thread (aiosqlite), so the event loop keeps running.
+together get their turns before the next group forms; a put that was alone waits for nobody. The statement runs in
+SQLite's thread (aiosqlite), so the event loop keeps running.
 
 *The answer.* No caller is answered before the commit is synced and the lock's sidecar holds the number of the newest
 row. The numbers of a group need no second query as long as nothing was inserted in between: the last one is known, the
@@ -117,10 +117,7 @@ class Writer:
         return await done
 
     async def execute(self, sql: str, parameters: Sequence[Any]) -> None:
-        """Run one statement, and return once what it has changed is on disk: one hop, where a transaction takes three.
-
-        As the work of `transact`, it may run twice.
-        """
+        """Run one statement, which may run twice; one hop, where `transact` takes three."""
         done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._enter(Job(lambda connection: connection.execute(sql, parameters), done, one_statement=True))
         await done
@@ -331,10 +328,7 @@ class Writer:
             await self._let_return(len(group))
 
     async def _let_return(self, callers: int) -> None:
-        """Let `callers`, woken together, put again before the next group forms: as long as each turn brings some.
-
-        Else a group holds only half of them, and each waits for two syncs.
-        """
+        """Let `callers`, woken together, put again as long as each turn brings some: half a group would sync twice."""
         await asyncio.sleep(0)  # those woken last run
         waited_for = -1
         while waited_for < len(self._line) < callers:
@@ -367,17 +361,15 @@ class Writer:
         try:
             if isinstance(job, Bare):
                 result = await self.commits.run(lambda: work(self.commits.connection), ids=job.ids, again=job.puts)
+            elif job.one_statement:
+                result = await self.commits.run(lambda: work(self.commits.connection), ids=(), spends_reserve=True)
             else:
-                run = self._by_itself if job.one_statement else self._in_transaction
-                result = await self.commits.run(lambda: run(work), ids=(), spends_reserve=True)
+                result = await self.commits.run(lambda: self._in_transaction(work), ids=(), spends_reserve=True)
         except sqlite3.IntegrityError as error:  # a trigger of the bot's own
             raise StoreError(f"{self._path}: {error}; nothing was written", path=self._path) from error
         self.committed.set()
         if not job.done.done():
             job.done.set_result(result)
-
-    async def _by_itself(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        return await work(self.commits.connection)
 
     async def _in_transaction(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -21,7 +22,9 @@ from outbox import Outbox, Settings
 from outbox.admin import inbox
 from outbox.errors import StoreInUse
 from outbox.store.lock import WriterLock
-from tests.store.tools import rows, shell
+from outbox.testing import ScriptedTransport
+from outbox.threads import in_thread
+from tests.store.tools import rows, shell, until as eventually
 from tests.support import run_async
 
 ROOT = Path(__file__).parents[2]
@@ -345,3 +348,33 @@ def test_a_forked_child_left_behind_by_a_killed_bot_keeps_no_request_waiting(tmp
             assert inbox.answer_to(path, request) is not None
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("glances", [True, False], ids=["", "control: the flusher does not glance at the inbox"])
+@run_async
+async def test_a_flusher_that_looks_for_work_finds_a_request_too(glances: bool, tmp_path: Path) -> None:
+    """So that an idle bot wakes once for both. Here either polls once an hour."""
+    path = tmp_path / "bot.db"
+    settings = Settings(path=path, poll_s=3600)
+    async with Outbox.open(settings, transport=ScriptedTransport()) as outbox, outbox.flushing():
+        server, looked = outbox._command_server, asyncio.Event()
+        assert server is not None
+        heard = outbox._store.glanced
+
+        def hear(found: bool) -> None:
+            heard(found)
+            looked.set()
+
+        outbox._store.glanced = hear
+        if not glances:
+            outbox._store.glance = lambda: False
+        await eventually(lambda: bool(server._due._waiters))  # it has looked by itself, and will in an hour
+        request = await in_thread(inbox.post, path, "no such action", {})
+        looked.clear()
+        outbox._flusher.wake()
+        await looked.wait()
+        if glances:
+            await eventually(lambda: inbox.answer_to(path, request) is not None)
+        else:
+            assert server._timer is not None
+            assert server._timer.when() - asyncio.get_running_loop().time() > 3600
