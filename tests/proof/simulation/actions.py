@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from outbox import Outbox, OutboxError, SessionManager
 from outbox.admin import inbox
-from outbox.errors import IdConflict, OutcomeUnknown, StoreVanished
+from outbox.errors import ConfigError, IdConflict, OutcomeUnknown, StoreVanished
 from tests.proof.simulation import janitor
 from tests.proof.simulation.loop import Loop
 from tests.proof.simulation.network import Mood
@@ -220,6 +221,19 @@ class Actions:
 
     async def reload(self) -> None:
         await self._outbox.reload()
+
+    async def setting(self, name: str, value: str) -> None:
+        """Reload what nobody can use: it is refused, and what was there before stays."""
+        os.environ[name] = value
+        try:
+            await self._outbox.reload()
+        except ConfigError as error:
+            self._tell(f"not reloaded: {error}")
+        else:
+            if name in os.environ:  # nobody else has removed it meanwhile
+                self._world.wrong(f"{name}={value} was taken")
+        finally:
+            os.environ.pop(name, None)
 
     async def mood(self, table: str | None, kind: str, s: float) -> None:
         until_s = self._loop.time() + s

@@ -28,6 +28,17 @@ _ENVIRONMENT = {
     "LC_ALL": ("C",),
     "TMPDIR": ("/nowhere",),
 }
+# What each of these settings refuses.
+ODD_SETTINGS = (
+    ("OUTBOX_BATCH_BYTES", "1 MB"),
+    ("OUTBOX_BUSY_TIMEOUT_S", "nan"),
+    ("OUTBOX_HEALTH_S", "-1"),
+    ("OUTBOX_MAX_PENDING_ROWS", "0"),
+    ("OUTBOX_RETENTION_DAYS", "soon"),
+    ("OUTBOX_STRICT_ORDER", "perhaps"),
+    ("SUPABASE_SECRET_KEY", "a key\nof two lines"),
+    ("SUPABASE_URL", "http://not-encrypted.example"),
+)
 
 
 def visit(world: World, path: Path, what: str) -> None:
@@ -55,6 +66,8 @@ def visit(world: World, path: Path, what: str) -> None:
 def _around(world: World, what: str) -> None:
     if what == "environment":
         world.environment = {name: world.dice.choice(values) for name, values in _ENVIRONMENT.items()}
+    elif what == "odd setting":
+        world.environment |= [world.dice.choice(ODD_SETTINGS)]
     elif what == "clock":
         world.step_clock(world.dice.choice((-1, 1)) * world.dice.choice((3_600, 200_000)))
 

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 
 from outbox import Outbox, OutboxError, Settings
-from outbox.errors import InvalidEntry, OutboxClosed
+from outbox.errors import ConfigError, InvalidEntry, OutboxClosed
 from tests.proof.simulation.actions import Actions
+from tests.proof.simulation.janitor import ODD_SETTINGS
 from tests.proof.simulation.loop import Loop, set_clocks
 from tests.proof.simulation.network import Transport
 from tests.proof.simulation.program import Life as Plan
@@ -51,9 +53,7 @@ class Life:
         # Nobody can tell a year that a clock was set forward from one in which the machine was off.
         world.pruned = world.pruned or world.stepped_s - world.lowest_step_s > _RETENTION_S / 2
         transport = Transport(world.network, world.dice, self._tell)
-        settings = Settings(
-            path=self._path, source="bot@simulation", reserve_bytes=0, _env_file=None, **LIMITS, **self._plan.settings
-        )
+        settings = self._settings()
         set_clocks(loop, lambda: world.stepped_s)
         try:
             outbox = await Outbox.open(settings, transport=transport)
@@ -80,6 +80,19 @@ class Life:
         if self._actions.flusher is not None:
             with contextlib.suppress(OutboxClosed):  # it had not begun yet
                 await self._actions.flusher
+
+    def _settings(self) -> Settings:
+        """Read the settings; what the environment has of odd ones is refused by its name, and somebody removes it."""
+        options = LIMITS | self._plan.settings
+        while True:
+            try:
+                return Settings(path=self._path, source="bot@simulation", reserve_bytes=0, _env_file=None, **options)
+            except ConfigError as error:
+                self._tell(f"refused: {error}")
+                (name,) = (
+                    name for name, _ in ODD_SETTINGS if name.removeprefix("OUTBOX_").lower() == error.field.lower()
+                )
+                del os.environ[name], self._world.environment[name]
 
     def _tell(self, what: str) -> None:
         self._world.tell(f"{self._loop.time():.3f} {what}")

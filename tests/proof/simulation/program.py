@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.proof.simulation.janitor import HARMFUL, HARMLESS, VANISHING
+from tests.proof.simulation.janitor import HARMFUL, HARMLESS, ODD_SETTINGS, VANISHING
 from tests.proof.simulation.network import MOODS
 from tests.proof.simulation.world import BOUND_S, Action, trade_id
 
@@ -218,7 +218,17 @@ def made(seed: int) -> Program:
                 stalls=dice.choice((0.0, 0.0, 0.01)),
             )
         )
-    return Program(seed, lives)
+    return Program(seed, [_with_odd_settings(life, random.Random(f"{seed} {at}")) for at, life in enumerate(lives)])
+
+
+def _with_odd_settings(life: Life, dice: random.Random) -> Life:
+    """Let somebody write nonsense into the environment now and then. By dice of their own: each seed keeps the rest."""
+    bots = [list(actions) for actions in life.bots]
+    if dice.random() < 0.2:
+        name, value = dice.choice(ODD_SETTINGS)
+        actions = dice.choice(bots)
+        actions.insert(dice.randrange(len(actions) + 1), ("setting", {"name": name, "value": value}))
+    return replace(life, bots=bots, before=[*life.before, *(["odd setting"] if dice.random() < 0.2 else [])])
 
 
 def smaller(program: Program) -> list[Program]:
