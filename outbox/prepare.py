@@ -82,7 +82,7 @@ def written(
             values = json.loads(encoded.text, parse_float=Decimal)
             del values[destination.key]
             encoded = encode_row(values, where=name)._replace(repaired=encoded.repaired)
-    given = None if id is None else as_id(id, "id")
+    given = as_id(id, "id")
     if given is not None and own is not None and given != own:
         raise InvalidEntry(f"differs from the id {given!r} that was given for it", field=f"{name}.{destination.key}")
     chosen_id = given if given is not None else own
@@ -271,7 +271,7 @@ def _update(
     if len(quote(text)) > _LONGEST_MATCH:
         raise InvalidEntry(f"longer than {_LONGEST_MATCH} bytes, more than a URL may hold", field="match")
     spec = _sendable(LaneSpec(destination.name, Operation.UPDATE, "", ",".join(sorted(columns)), ordered=True))
-    unique = destination.on_conflict or (destination.key,)
+    unique = destination.unique
     # {"id": …, "version": …} means the row of that id, and has the ordering key of its upserts.
     deciding = unique if values.keys() >= set(unique) else tuple(values)
     return Intent(spec, key or key_of_row([values[column] for column in deciding]), None, text)

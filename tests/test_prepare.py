@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 import pydantic
@@ -14,13 +15,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 from outbox import prepare
+from outbox.columns import Kind
 from outbox.entry import Destination, Operation, digest
 from outbox.errors import InvalidEntry
-from outbox.prepare import Written, written
+from outbox.prepare import Written, is_uuid, written, written_alike
 
 TRADES = Destination("trades", integers=frozenset({"qty"}))
 SESSIONS = Destination("sessions", on_conflict=("session_id",))
 ORDERS = Destination("orders", key="order_id", on_conflict=("account", "order_id"), operation=Operation.UPSERT)
+PAIRS = Destination("orders", on_conflict=("account", "order_id"))
+UUIDS = Destination("trades", key_kind=Kind.UUID)
+NUMBERS = Destination("trades", key_kind=Kind.INTEGER)
 
 
 def shape_of(ready: Written) -> tuple[str, str, str, bool]:
@@ -31,16 +36,25 @@ def shape_of(ready: Written) -> tuple[str, str, str, bool]:
 # ---------------------------------------------------------------------------------------------- shapes
 
 
+def filling(count: int) -> dict[str, int]:
+    """Return a row whose columns' names have `count` bytes, with the commas between them."""
+    names = [f"c{number:058}" for number in range((count - 1) // 60)]
+    return dict.fromkeys([*names, "z" * (count - 60 * len(names))], 1)
+
+
 @pytest.mark.parametrize(
-    "more",
-    [{}, {"operation": "upsert", "on_conflict": ("c0",)}, {"operation": "update", "match": {"id": 1}}],
+    ("more", "others", "columns"),
+    [
+        pytest.param({}, len(",id") + len("id"), 801, id="an insert, which names its key, too"),
+        pytest.param({"operation": "upsert", "on_conflict": (f"c{0:058}",)}, 59, 800, id="an upsert"),
+        pytest.param({"operation": "update", "match": {"id": 1}}, 0, 801, id="an update"),
+    ],
 )
-def test_a_row_whose_columns_fill_a_url_is_refused(more: dict[str, Any]) -> None:
-    row = {f"c{number}": number for number in range(4000)}
-    assert written(TRADES, row, **more).intent.spec.columns  # the control: 23 kB go
-    long = {f"column_number_{number}": number for number in range(4000)} | {"c0": 1}
-    with pytest.raises(InvalidEntry, match=r"trades: the names of its 400\d columns have .*nothing was written"):
-        written(TRADES, long, **more)
+def test_a_row_whose_columns_fill_a_url_is_refused(more: dict[str, Any], others: int, columns: int) -> None:
+    assert written(TRADES, filling(48_000 - others), **more).intent.spec.columns
+    words = rf"trades: the names of its {columns} columns have 48001 bytes.*nothing was written"
+    with pytest.raises(InvalidEntry, match=words):
+        written(TRADES, filling(48_001 - others), **more)
 
 
 def test_an_insert_is_decided_by_the_key_column_and_names_it_among_its_columns() -> None:
@@ -83,10 +97,66 @@ def test_the_order_of_a_rows_columns_does_not_matter() -> None:
     assert (one.intent, one.payload, one.digest) == (two.intent, two.payload, two.digest)
 
 
+def test_plain_rows_of_the_same_columns_share_what_is_made_once() -> None:
+    prepare._plain.clear()
+    intents = [written(TRADES, row).intent for row in ({"a": 1}, {"b": 1}, {"a": 2})]
+    assert intents[0] is intents[2]
+    assert intents[0] != intents[1]
+
+
 def test_a_thousand_made_up_column_sets_do_not_grow_the_memory() -> None:
+    known = []
     for number in range(2500):
         written(TRADES, {f"c{number}": 1})
-    assert len(prepare._plain) <= 1000
+        known.append(len(prepare._plain))
+    assert max(known) == 1000
+
+
+@pytest.mark.parametrize(
+    ("destination", "row", "id", "key"),
+    [
+        pytest.param(TRADES, {"a": 1}, None, None, id="nobody has named it"),
+        pytest.param(TRADES, {"a": 1}, "mine", "mine", id="by its id"),
+        pytest.param(SESSIONS, {"session_id": "s1", "a": 1}, None, "s1", id="by what its upserts conflict on"),
+        pytest.param(SESSIONS, {"session_id": "s1", "a": 1}, "mine", "s1", id="by that before its id"),
+        pytest.param(SESSIONS, {"session_id": None, "a": 1}, "mine", "mine", id="by its id if that is null"),
+        pytest.param(SESSIONS, {"a": 1}, None, None, id="that is not there"),
+        pytest.param(PAIRS, {"account": "a", "order_id": 7}, None, '["7","a"]', id="by both columns"),
+        pytest.param(PAIRS, {"account": "a"}, None, None, id="one column is not enough"),
+    ],
+)
+def test_an_insert_whose_row_is_named_stands_in_the_line_of_its_upserts(
+    destination: Destination, row: dict[str, object], id: str | None, key: str | None
+) -> None:
+    assert written(destination, row, id=id).intent.key == key
+
+
+ALIKE: list[object] = [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("destination", "rows", "alike"),
+    [
+        pytest.param(TRADES, ALIKE, True, id="plain inserts"),
+        pytest.param(UUIDS, ALIKE, True, id="of a table with UUIDs, which are minted"),
+        pytest.param(NUMBERS, ALIKE, False, id="of one with integers, which are not"),
+        pytest.param(SESSIONS, ALIKE, False, id="of one whose rows stand in line"),
+        pytest.param(ORDERS, ALIKE, False, id="upserts"),
+        pytest.param(TRADES, [{"id": "mine", "a": 1}], False, id="with an id of their own"),
+        pytest.param(TRADES, [{"a": 1}, {"b": 1}], False, id="of other columns"),
+    ],
+)
+def test_many_plain_rows_become_what_each_becomes_alone(
+    destination: Destination, rows: list[object], alike: bool
+) -> None:
+    found = written_alike(destination, rows)
+    assert (found is not None) is alike
+    if found is not None:
+        ids, more = ["one", "two"], {"created_at_ms": 1, "source": "bot", "lane": 2}
+        alone = [written(destination, row).entry(each, **more) for each, row in zip(ids, rows, strict=True)]  # type: ignore[arg-type]
+        assert found.entries(ids, **more) == alone  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="zip"):
+            found.entries(ids[:1], **more)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------- ids
@@ -110,6 +180,7 @@ class Row:
         pytest.param({"price": 1}, "mine", "mine", id="given"),
         pytest.param({"price": 1}, 7, "7", id="given as a number"),
         pytest.param({"price": 1}, UUID(int=1), str(UUID(int=1)), id="given as a UUID"),
+        pytest.param({"price": 1}, "x" * 200, "x" * 200, id="given and as long as it may be"),
         pytest.param({"id": "r", "price": 1}, None, "r", id="in the row"),
         pytest.param({"id": 5, "price": 1}, None, "5", id="in the row as a number"),
         pytest.param({"id": 0, "price": 1}, None, "0", id="zero is an id too"),
@@ -122,6 +193,61 @@ class Row:
 )
 def test_an_insert_gets_its_id(row: object, id: object, expected: str | None) -> None:
     assert written(TRADES, row, id=id).id == expected
+
+
+UUID_TEXT = "0190a5c3-7b8e-7c3d-8a4f-00000000000a"
+
+
+@pytest.mark.parametrize(
+    ("destination", "id", "expected"),
+    [
+        pytest.param(UUIDS, None, None, id="a UUID is minted"),
+        pytest.param(UUIDS, f"{{{UUID_TEXT.upper()}}}", UUID_TEXT, id="a UUID as PostgreSQL shows it"),
+        pytest.param(NUMBERS, 7, "7", id="an integer"),
+        pytest.param(NUMBERS, -(2**63), "-9223372036854775808", id="the least"),
+        pytest.param(NUMBERS, 2**63 - 1, "9223372036854775807", id="the greatest"),
+    ],
+)
+def test_an_id_is_what_its_column_holds(destination: Destination, id: object, expected: str | None) -> None:
+    assert written(destination, {"a": 1}, id=id).id == expected
+
+
+@pytest.mark.parametrize(
+    ("destination", "id", "words"),
+    [
+        pytest.param(UUIDS, "mine", "'mine' is not a UUID", id="no UUID"),
+        pytest.param(NUMBERS, None, "no id can be minted", id="no integer can be minted"),
+        pytest.param(NUMBERS, "mine", "'mine' is not an integer", id="no integer"),
+        pytest.param(NUMBERS, -(2**63) - 1, "is not an integer", id="too small"),
+        pytest.param(NUMBERS, 2**63, "is not an integer", id="too great"),
+    ],
+)
+def test_an_id_that_its_column_cannot_hold_is_refused(destination: Destination, id: object, words: str) -> None:
+    with pytest.raises(InvalidEntry, match=words) as caught:
+        written(destination, {"a": 1}, id=id)
+    assert caught.value.field == "trades.id"
+
+
+def test_an_upsert_needs_no_id_whatever_the_key_column_holds() -> None:
+    assert written(NUMBERS, {"a": 1}, operation="upsert", on_conflict=("a",)).id is None
+
+
+@pytest.mark.parametrize(("text", "is_one"), [(UUID_TEXT, True), ("mine", False)])
+def test_what_is_a_uuid(text: str, is_one: bool) -> None:
+    assert is_uuid(text) is is_one
+
+
+def test_a_row_that_is_told_twice_needs_an_id() -> None:
+    assert written(TRADES, {"a": 1}, id="mine", if_exists="keep").if_exists == "keep"
+    assert written(TRADES, {"a": 1}, id="mine").if_exists is None
+    for id, if_exists in ((None, "keep"), ("mine", "replace")):
+        with pytest.raises(InvalidEntry) as caught:
+            written(TRADES, {"a": 1}, id=id, if_exists=if_exists)  # type: ignore[arg-type]
+        assert caught.value.field == "if_exists"
+
+
+def test_an_id_in_the_row_stays_there() -> None:
+    assert written(TRADES, {"id": 5, "price": 1}).payload == '{"id":5,"price":1}'
 
 
 def test_an_id_that_nobody_has_filled_is_not_sent_as_null() -> None:
@@ -223,6 +349,32 @@ def test_a_match_keeps_the_digits_of_a_decimal() -> None:
         TRADES, {"a": 1}, operation="update", match={"price": Decimal("1.10"), "at": datetime(2026, 1, 1, tzinfo=UTC)}
     )
     assert ready.intent.match == '{"at":"2026-01-01T00:00:00+00:00","price":1.10}'
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_a_match_fits_into_a_url(more: int, fits: bool) -> None:
+    match = {"b": "x" * (8_000 - len(quote('{"b":""}')) + more)}
+    try:
+        written(TRADES, {"a": 1}, operation="update", match=match)
+    except InvalidEntry as error:
+        assert (error.field, fits) == ("match", False)
+    else:
+        assert fits
+
+
+@pytest.mark.parametrize(
+    ("destination", "match", "key"),
+    [
+        pytest.param(TRADES, {"id": 5, "version": 2}, "5", id="the row of an id"),
+        pytest.param(SESSIONS, {"session_id": "s1", "version": 2}, "s1", id="the row of an upsert"),
+        pytest.param(SESSIONS, {"version": 2}, "2", id="any rows"),
+        pytest.param(PAIRS, {"account": "a", "version": 2}, '["2","a"]', id="half of what an upsert conflicts on"),
+    ],
+)
+def test_an_update_stands_in_the_line_of_the_row_that_it_matches(
+    destination: Destination, match: dict[str, object], key: str
+) -> None:
+    assert written(destination, {"a": 1}, operation="update", match=match).intent.key == key
 
 
 def test_an_empty_text_may_decide_an_upsert() -> None:
