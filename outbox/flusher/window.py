@@ -50,12 +50,12 @@ class Window:
     @property
     def request_bytes(self) -> int:
         """What one request may carry, so that all of them arrive in time beside one another."""
-        return max(self._limit.bytes // self._requests, 1)
+        return self._limit.bytes // self._requests
 
     @property
     def has_room(self) -> bool:
         """Whether one more request may begin; a lone one always may."""
-        return self.under_way == 0 or self.under_way < self._limit.bytes
+        return self.under_way < self._limit.bytes
 
     async def send(
         self, transport: Transport, request: Request, turn: int, *, now: Callable[[], int]

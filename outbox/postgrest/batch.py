@@ -129,20 +129,12 @@ def without_parent(entries: Sequence[E], details: str | None) -> Sequence[E]:
     if told is None:
         return ()
     column, value = told[1].strip('"'), told[2]
-    if not any(value in entry.payload for entry in entries):
-        return ()
     return [
-        entry
-        for entry in entries
-        if _text(json.loads(entry.payload, parse_float=str, parse_int=str).get(column)) == value
+        entry for entry in entries if json.loads(entry.payload, parse_float=str, parse_int=str).get(column) == value
     ]
 
 
 _MISSING = re.compile(r'Key \(("?[A-Za-z_][A-Za-z0-9_]*"?)\)=\((.*)\) is not present in table ', re.DOTALL)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 T = TypeVar("T")
@@ -204,6 +196,6 @@ def next_limit(limit: Limit, *, sent: int, took_s: float | None, deadline_s: flo
     if took_s > deadline_s / 3 or 2 * sent < limit.bytes:
         return limit
     grown = limit.bytes + max(limit.bytes // 8, 1)
-    if took_s <= deadline_s / 8 and limit.bytes < limit.threshold:
+    if took_s <= deadline_s / 8:
         grown = max(grown, min(2 * limit.bytes, limit.threshold))
     return Limit(min(grown, max(most, limit.bytes)), limit.threshold)

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, digest
 from outbox.postgrest.batch import (
     ahead_of_their_keys,
     heads,
+    insert_body,
+    last_of_each_row,
     like_the_first,
+    own_duplicate,
+    sent_bytes,
+    sent_digests,
     unsuspected,
     without_parent,
 )
@@ -33,6 +38,46 @@ UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "n", ordered=True)
 
 def line(*entries: Ready) -> list[int]:
     return [entry.seq for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("spec", "on_conflict"), [pytest.param(INSERT, None), pytest.param(UPSERT, "a,b"), pytest.param(UPDATE, None)]
+)
+def test_what_is_sent_must_have_the_digest_of_its_put(spec: LaneSpec, on_conflict: str | None) -> None:
+    entries = [Ready(1, "k", payload='{"n":1}', match='{"a":1}'), Ready(2)]
+    assert sent_digests(spec, entries) == [
+        digest(spec.destination, spec.operation, each.key, each.payload, on_conflict, each.match) for each in entries
+    ]
+
+
+@pytest.mark.parametrize("payload", ['{"n":1}', '{"n":"é€😀"}'])
+def test_the_bytes_that_an_entry_adds_are_those_of_its_row_and_a_comma(payload: str) -> None:
+    entry = Ready(1, id='i"1', payload=payload)
+    assert sent_bytes(INSERT, entry) == len(insert_body(INSERT, entry.id, payload).encode()) + 1
+    assert sent_bytes(UPSERT, entry) == len(payload.encode()) + 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "payloads", "said"),
+    [
+        pytest.param(INSERT, ['{"n":1}'], "(id)=(own)", id="an insert by its id"),
+        pytest.param(UPSERT, ['{"a":1,"b":2}'], "(a, b)=", id="an upsert by its columns"),
+        pytest.param(UPDATE, ['{"n":1}'], None, id="an update inserts nothing"),
+        pytest.param(INSERT, ['{"n":1}', '{"n":2}'], None, id="of two nobody knows which"),
+        pytest.param(INSERT, [], None, id="nothing"),
+    ],
+)
+def test_a_duplicate_that_is_the_entrys_own_row_is_known_by_its_words(
+    spec: LaneSpec, payloads: list[str], said: str | None
+) -> None:
+    assert own_duplicate(spec, [Ready(1, id="own", payload=each) for each in payloads]) == said
+
+
+def test_of_upserts_of_one_row_the_last_one_travels_and_inserts_all_do() -> None:
+    rows = ('{"a":1,"b":1,"n":1}', '{"a":1,"b":2,"n":2}', '{"a":1,"b":1,"n":3}')
+    entries = [Ready(seq, payload=row) for seq, row in enumerate(rows, start=1)]
+    assert [line(*part) for part in last_of_each_row(UPSERT, entries)] == [[2, 3], [1]]
+    assert [line(*part) for part in last_of_each_row(INSERT, entries)] == [[1, 2, 3], []]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +137,7 @@ def test_of_a_part_travels_what_nothing_older_holds_back(
         pytest.param('Key (order_id)=(8) is not present in table "orders".', [2], id="one of them"),
         pytest.param('Key ("order_id")=(7) is not present in table "orders".', [1, 3], id="a quoted column"),
         pytest.param("Key (order_id, day)=(7, 1) is not present in table x.", [], id="two columns: it does not tell"),
+        pytest.param('Key (order_id)=(a"b) is not present in table "orders".', [4], id="a value with a quote"),
         pytest.param(None, [], id="no details"),
     ],
 )
@@ -100,5 +146,6 @@ def test_a_refusal_names_all_rows_of_one_missing_parent(details: str | None, cho
         Ready(1, payload='{"order_id":7}'),
         Ready(2, payload='{"order_id":"8"}'),
         Ready(3, payload='{"order_id":"7"}'),
+        Ready(4, payload='{"order_id":"a\\"b"}'),
     ]
     assert line(*without_parent(entries, details)) == chosen

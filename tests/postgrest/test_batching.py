@@ -84,12 +84,14 @@ def test_a_limit_doubles_up_to_half_of_what_failed_and_from_there_grows_by_an_ei
     [
         pytest.param(500, 500, None, 250, id="halved"),
         pytest.param(500, 40, None, 20, id="halved from what was sent"),
+        pytest.param(500, 20, None, 10, id="down to the least"),
         pytest.param(500, 19, None, 500, id="so small a failure says nothing about size"),
         pytest.param(500, 500, 1.0, 1000, id="quick: doubled"),
         pytest.param(500, 500, 3.75, 1000, id="within an eighth of the deadline"),
         pytest.param(500, 500, 3.76, 562, id="slower: an eighth more"),
         pytest.param(500, 500, 10.0, 562, id="within a third of the deadline"),
         pytest.param(500, 500, 10.1, 500, id="slow: no more"),
+        pytest.param(500, 250, 1.0, 1000, id="half of it in use"),
         pytest.param(500, 249, 1.0, 500, id="not tried out"),
         pytest.param(4000, 4000, 1.0, 5000, id="never above the maximum"),
         pytest.param(5000, 5000, 1.0, 5000, id="at the maximum"),
@@ -104,3 +106,9 @@ def test_a_limit_is_halved_by_failure_and_grows_by_success(
 
 def test_a_limit_grows_even_where_an_eighth_is_less_than_one() -> None:
     assert next_limit(Limit(1, 1), sent=1, took_s=0, deadline_s=30, most=5) == Limit(2, 1)
+
+
+def test_a_limit_is_halved_down_to_one_where_no_least_is_told() -> None:
+    failed = next_limit(Limit(3, 5), sent=3, took_s=None, deadline_s=30, most=5)
+    assert failed == Limit(1, 1)
+    assert next_limit(failed, sent=1, took_s=None, deadline_s=30, most=5) == failed

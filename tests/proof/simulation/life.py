@@ -89,9 +89,8 @@ class Life:
                 return Settings(path=self._path, source="bot@simulation", reserve_bytes=0, _env_file=None, **options)
             except ConfigError as error:
                 self._tell(f"refused: {error}")
-                (name,) = (
-                    name for name, _ in ODD_SETTINGS if name.removeprefix("OUTBOX_").lower() == error.field.lower()
-                )
+                said = str(error.field).upper()
+                (name,) = {name for name, _ in ODD_SETTINGS} & {said, f"OUTBOX_{said}"}
                 del os.environ[name], self._world.environment[name]
 
     def _tell(self, what: str) -> None:
