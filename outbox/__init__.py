@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outbox import errors as errors
+    from outbox.admin.resend import ResendReport as ResendReport
     from outbox.blocking import BlockingOutbox
     from outbox.bot.bars import LocalStorage
     from outbox.bot.models import Event, Session, Trade
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from outbox.bot.supabase import SupabaseClient
     from outbox.bot.trades import PaperTrade, TradeLogger
     from outbox.columns import Column, Kind
-    from outbox.entry import Destination, Operation, State, uuid_of
+    from outbox.entry import Destination, Operation, State, StoredEntry as StoredEntry, uuid_of
     from outbox.errors import (
         ConfigError as ConfigError,
         DeadlinePassed as DeadlinePassed,
@@ -91,6 +92,7 @@ __version__ = "0.1.0"
 _WHEN_USED = {
     name: module
     for module, names in {
+        "outbox.admin.resend": "ResendReport",
         "outbox.blocking": "BlockingOutbox",
         "outbox.bot.bars": "LocalStorage",
         "outbox.bot.models": "Event Session Trade",
@@ -98,7 +100,7 @@ _WHEN_USED = {
         "outbox.bot.supabase": "SupabaseClient",
         "outbox.bot.trades": "PaperTrade TradeLogger",
         "outbox.columns": "Column Kind",
-        "outbox.entry": "Destination Operation State uuid_of",
+        "outbox.entry": "Destination Operation State StoredEntry uuid_of",
         "outbox.errors": (
             "ConfigError DeadlinePassed DiskFull EntryError ForeignLoop ForkedProcess IdConflict "
             "InsideTransaction InvalidEntry InvalidQuery InvalidRequest MigrationChanged NotADatabase NotDurable "

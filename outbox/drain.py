@@ -76,7 +76,7 @@ class Drains:
 
     async def _keep_sending(self) -> None:
         """Run a flusher for the drains if the bot runs none, or no longer does."""
-        if self._running is None and not self._flusher.state.running and not self._closed:
+        if self._running is None and not self._flusher.state.now.running and not self._closed:
             self._running = asyncio.create_task(self._flusher.run(), name="outbox-drain")
             self._running.add_done_callback(self._ended)
             await asyncio.sleep(0)  # what has not started cannot be shut down

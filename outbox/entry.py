@@ -125,7 +125,7 @@ class Entry(NamedTuple):
     if_exists: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEntry:
     """A pending entry as it was put, here or by a shell. payload, match: JSON."""
 
@@ -142,7 +142,18 @@ class StoredEntry:
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
         """Return the entry in a row of `queries.SHOWN`."""
-        return cls(row[0], row[1], row[2], Operation(row[3]), *row[4:])
+        seq, its_id, destination, operation, key, payload, on_conflict, match, created_at_ms = row
+        return cls(
+            seq=seq,
+            id=its_id,
+            destination=destination,
+            operation=Operation(operation),
+            key=key,
+            payload=payload,
+            on_conflict=on_conflict,
+            match=match,
+            created_at_ms=created_at_ms,
+        )
 
 
 def mint_id(now_ms: int, entropy: bytes) -> str:

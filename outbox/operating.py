@@ -15,7 +15,7 @@ from outbox.entry import StoredEntry
 from outbox.puts import Owned, refuse_control
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.stats import FlusherState, Snapshot, Stats, take as take_snapshot, take_in_thread
+from outbox.stats import Snapshot, Stats, Status, take as take_snapshot, take_in_thread
 from outbox.store import lock
 from outbox.store.reader import PendingCounter
 from outbox.store.selection import Handled, Selection
@@ -215,7 +215,7 @@ class Operates(Owned):
             path,
             found,
             now_ms=self._clock.now_ms(),
-            flusher=self._flusher.state,
+            flusher=self._flusher.state.now,
             settings=self._remote.warnings,
             warnings=vanished,
             tasks=self._tasks(),
@@ -330,7 +330,7 @@ class Monitor:
         self.path: Path = outbox.path
         self.clock: Clock = outbox.clock
         self.tally: Tally = outbox._flusher.tally
-        self.flusher: FlusherState = outbox._flusher.state
+        self.flusher: Status = outbox._flusher.state
 
     def watches(self, outbox: Operates) -> bool:
         """Return whether it is this outbox."""

@@ -84,7 +84,7 @@ class Outbox(Puts, Operates):
         self._commands = Commands(
             store,
             clock=clock,
-            sending=lambda: flusher.running,
+            sending=lambda: flusher.now.running,
             at_rest=self._flusher.at_rest,
             salvage=self._salvage,
             destinations=self._destinations,
@@ -244,7 +244,7 @@ class Outbox(Puts, Operates):
         return await salvage_and_rename(
             self._store,
             source,
-            sending=lambda: self._flusher.state.running,
+            sending=lambda: self._flusher.state.now.running,
             project_known=self._flusher.load_project,
         )
 

@@ -43,7 +43,7 @@ class DrainReport:
     held_by: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlusherState:
     """What `stats()` shows of the flusher."""
 
@@ -51,6 +51,13 @@ class FlusherState:
     running: bool = False
     last_error: str | None = None
     last_delivery_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Status:
+    """The flusher's state at this moment, which any thread may read."""
+
+    now: FlusherState = field(default_factory=FlusherState)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +288,7 @@ def read(
             pending_bytes=backlog,
             postponed=postponed,
             strict_order=meta.get("strict_order") == "1",
-            pauses=tuple(StoredPause(*row) for row in asked(queries.PAUSES.sql)),
+            pauses=tuple(StoredPause.of(row) for row in asked(queries.PAUSES.sql)),
             lanes={number: LaneSpec.of(spec) for number, *spec in asked(queries.LANES.sql)},
             notices=Notices.of(meta),
             db_bytes=files.file_bytes(path),

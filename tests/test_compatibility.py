@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -10,6 +11,7 @@ import inspect
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,15 @@ from typing import Any
 import pytest
 
 import outbox
-from outbox import BlockingOutbox, Destination, Outbox, Settings, blocking, errors
-from outbox.admin.resend import ResendReport
+from outbox import BlockingOutbox, Destination, Outbox, Settings, blocking, errors, testing
 from outbox.testing import FakeRemote, ManualClock
 from tests.support import run_async
 
 PAGE = (Path(__file__).parents[1] / "docs" / "compatibility.md").read_text(encoding="utf-8")
-RESULTS = [outbox.Receipt, outbox.Handled, outbox.Stats, outbox.DrainReport, ResendReport]
+RESULTS = [
+    *(outbox.Receipt, outbox.Handled, outbox.Stats, outbox.FlusherState, outbox.StoredPause, outbox.DrainReport),
+    *(outbox.ResendReport, outbox.StoredEntry),
+]
 # The name that Python's own calls have that give up waiting.
 TIMEOUTS = {"drain", "retry_pending"}
 
@@ -76,6 +80,23 @@ def functions() -> Iterator[tuple[str, inspect.Signature]]:
         for name, function in inspect.getmembers(kind, callable):
             if not name.startswith("_"):
                 yield name, inspect.signature(function)
+
+
+def test_every_type_that_a_call_returns_can_be_imported_from_a_public_module() -> None:
+    places = (outbox, blocking, testing, contextlib, typing)
+    named = {name for _, made in functions() for name in re.findall(r"\b[A-Z]\w+", str(made.return_annotation))}
+    assert {"Receipt", "ResendReport", "StoredEntry"} <= named
+    hidden = {name for name in named if not any(hasattr(place, name) for place in places)}
+    assert hidden - {"None"} == {"Opening", "ThreadFuture"}  # awaited at once, and a concurrent.futures.Future
+
+
+@run_async
+async def test_stats_do_not_change_after_they_were_taken(tmp_path: Path) -> None:
+    async with Outbox.open(path=tmp_path / "bot.db", clock=ManualClock(), transport=FakeRemote()) as opened:
+        before = await opened.stats()
+        async with opened.flushing():
+            during = await opened.stats()
+        assert [each.flusher.running for each in (before, during, await opened.stats())] == [False, True, False]
 
 
 def test_what_bounds_a_time_says_its_unit() -> None:

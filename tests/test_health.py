@@ -23,8 +23,8 @@ from outbox.store.store import Store
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused
 from tests.support import run_async
 
-EVERYTHING = StoredPause("everything", "", "unreachable", None, None, "down", 1, 0, 0)
-ORDERS = StoredPause("destination", "orders", "schema", 404, "PGRST205", "none", 1, 0, 0)
+EVERYTHING = StoredPause.of(("everything", "", "unreachable", None, None, "down", 1, 0, 0))
+ORDERS = StoredPause.of(("destination", "orders", "schema", 404, "PGRST205", "none", 1, 0, 0))
 
 
 class Remote(ScriptedTransport):

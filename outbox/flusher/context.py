@@ -20,7 +20,7 @@ from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
 from outbox.settings import Settings
-from outbox.stats import FlusherState
+from outbox.stats import Status
 from outbox.store import meta, queries
 from outbox.store.rows import Lane, Outgoing
 from outbox.store.sidecar import Flushing
@@ -56,7 +56,7 @@ class FlusherContext:
     draw: Callable[[], float]
     limits: Settings
     destinations: Callable[[str], Destination] = Destination
-    state: FlusherState = field(default_factory=FlusherState)
+    state: Status = field(default_factory=Status)
     tally: Tally = field(default_factory=Tally)
     binding: ProjectBinding = field(init=False)
     heartbeat: Heartbeat = field(init=False)
@@ -131,8 +131,9 @@ class FlusherContext:
     def failed(self, error: BaseException) -> None:
         """Show `error` in `stats()` and, without a foreign error's text (it may hold secrets), in the heartbeat."""
         kind = type(error).__name__
-        self.state.last_error = f"{kind}: {error}"
-        self.heartbeat.error(self.state.last_error if isinstance(error, OutboxError) else f"{kind}: see the log")
+        said = f"{kind}: {error}"
+        self.state.now = replace(self.state.now, last_error=said)
+        self.heartbeat.error(said if isinstance(error, OutboxError) else f"{kind}: see the log")
 
 
 def facts(lane: Lane, refusal: Refusal, **more: object) -> Mapping[str, object]:

@@ -62,6 +62,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 
 from outbox import background, logs
 from outbox.clock import Clock
@@ -77,7 +78,7 @@ from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
 from outbox.settings import Settings
-from outbox.stats import FlusherState
+from outbox.stats import Status
 from outbox.store.rows import Lane, Sendable
 from outbox.store.store import Store
 
@@ -122,7 +123,7 @@ class Flusher:
         self._stepping = asyncio.Lock()  # held during a step, and by whoever changes what may be under way
         self._idle_since_change = False
         self._hangs = False  # told to end, but has not ended
-        self.state: FlusherState = self._context.state
+        self.state: Status = self._context.state
         self.tally: Tally = self._context.tally
 
     # ------------------------------------------------------------------------------------------ life
@@ -142,9 +143,9 @@ class Flusher:
 
         Raises UsageError: it runs already; two would send one entry twice at once.
         """
-        if self.state.running:
+        if self.state.now.running:
             raise UsageError("the flusher is running already")
-        self.state.started = self.state.running = True
+        self.state.now = replace(self.state.now, started=True, running=True)
         self._context.heartbeat.turn(running=True)
         self._requests.stopping = False
         self._idle_since_change = False  # the last step of an earlier run may have been cut short
@@ -159,7 +160,7 @@ class Flusher:
                 await self._pauses.tell_backlog()
         finally:
             await self._requests.abandon()
-            self.state.running = False
+            self.state.now = replace(self.state.now, running=False)
             self._context.heartbeat.turn(running=False)
             self._ended.set()
             self._requests.tell()  # a drain that has joined sends by itself from here on

@@ -254,7 +254,8 @@ class Pauses:
         )
         # All of it before the first await: another answer may end the pause while it is written down.
         self._paused[key] = Paused(stored, self.turn(), self._clock.monotonic_s() + wait_s, tried, met=met or {})
-        self._context.state.last_error = f"{stored.reason}: {stored.message}"
+        state = self._context.state
+        state.now = replace(state.now, last_error=f"{stored.reason}: {stored.message}")
         if before is None:
             self._context.tally.pauses[stored.reason] += 1
         await self._store.save_pause(stored)
@@ -309,7 +310,7 @@ class Pauses:
         narrower = {} if answered is None else self._narrowed(over, answered)
         self._paused |= narrower
         if not self._paused:
-            self._context.state.last_error = None
+            self._context.state.now = replace(self._context.state.now, last_error=None)
         try:
             for pause in narrower.values():
                 await self._store.save_pause(pause.stored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from outbox import logs
 from outbox.entry import State
@@ -31,7 +32,8 @@ class Settlement:
         async def note() -> None:
             await self._store.settle([entry.seq for entry in entries], State.DELIVERED)
             self._context.tally.delivered[self._destination] += len(entries)
-            self._context.state.last_delivery_ms = self._context.clock.now_ms()
+            state = self._context.state
+            state.now = replace(state.now, last_delivery_ms=self._context.clock.now_ms())
             self._context.heartbeat.delivered()
 
         await self._context.note(note())

@@ -8,7 +8,7 @@ from outbox.store.reader import Reader
 from outbox.store.rows import PauseFacts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outage(PauseFacts):
     """One pause, past or current. Times: Unix milliseconds. refused: entries that died in it; backlog: at its end."""
 
@@ -41,7 +41,7 @@ async def outages(reader: Reader, since_ms: int | None, until_ms: int | None, li
         " from outbox_pause_history where (? is null or ended_ms is null or ended_ms >= ?)"
         " and (? is null or since_ms < ?) order by number desc limit ?"
     )
-    return [Outage(*row) for row in await reader.read(sql, (since_ms, since_ms, until_ms, until_ms, limit))]
+    return [Outage.of(row) for row in await reader.read(sql, (since_ms, since_ms, until_ms, until_ms, limit))]
 
 
 async def lives(reader: Reader, since_ms: int | None, until_ms: int | None, limit: int) -> list[Life]:

@@ -53,7 +53,9 @@ class Watched:
     def health(self) -> Health:
         """Return what `outbox status` would say now. Raises StoreError."""
         now_ms = self.outbox.clock.now_ms()
-        return health_of(self.snapshot(), now_ms=now_ms, flusher=self.outbox.flusher, settings=self.outbox.settings())
+        return health_of(
+            self.snapshot(), now_ms=now_ms, flusher=self.outbox.flusher.now, settings=self.outbox.settings()
+        )
 
     def age_s(self, since_ms: int | None) -> float:
         """Return the seconds since `since_ms`; 0: it is None."""
@@ -186,7 +188,7 @@ FIGURES = (
         Kind.UP_DOWN,
         "{flusher}",
         "1: the flusher runs; 0: nothing is sent.",
-        _one(lambda watched: int(watched.outbox.flusher.running)),
+        _one(lambda watched: int(watched.outbox.flusher.now.running)),
     ),
     Figure(
         "outbox.health",

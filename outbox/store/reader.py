@@ -263,7 +263,7 @@ class Reader:
 
     async def pauses(self) -> list[StoredPause]:
         """Return what is not sent to, the longest pause first."""
-        return [StoredPause(*row) for row in await self.read(queries.PAUSES.sql)]
+        return [StoredPause.of(row) for row in await self.read(queries.PAUSES.sql)]
 
     async def refused_runs(self) -> list[tuple[int, str, int]]:
         """Return what died in runs of refusals that are not over, as (lane, cause, seq)."""

@@ -64,7 +64,7 @@ class Adopted:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PauseFacts:
     """Why something is not sent, since when, and how often it was tried meanwhile."""
 
@@ -77,8 +77,13 @@ class PauseFacts:
     failures: int
     since_ms: int
 
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return what `row` holds, in the order of the fields."""
+        return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPause(PauseFacts):
     """One row of `outbox_pauses`."""
 

@@ -107,7 +107,7 @@ async def test_an_internal_error_is_logged_once_a_minute_without_the_text_of_for
         errors[0] = RuntimeError(FOREIGN_WORDS)
         await bench.live(2)
         assert written(bench).error == "RuntimeError: see the log"
-        assert FOREIGN_WORDS in str(bench.flusher.state.last_error)  # the control: they were there to be told
+        assert FOREIGN_WORDS in str(bench.flusher.state.now.last_error)  # the control: they were there to be told
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ async def test_drain_runs_a_flusher_of_its_own_and_stops_it(tmp_path: Path) -> N
         await bench.put_many(7)
         report = await bench.outbox.drain()
         assert (report.delivered, report.pending, report.dead, report.timed_out) == (7, 0, 0, False)
-        assert not bench.flusher.state.running
+        assert not bench.flusher.state.now.running
         await bench.put_many(1)
         assert (await bench.outbox.drain()).delivered == 1
 
@@ -169,7 +169,7 @@ async def test_drain_joins_a_running_flusher_and_leaves_it_running(tmp_path: Pat
         bench.remote.otherwise = bench.remote.commit
         report = await bench.outbox.drain()
         assert (report.delivered, report.pending) == (7, 0)
-        assert bench.flusher.state.running
+        assert bench.flusher.state.now.running
         await bench.put_many(1)
         await bench.idle()
         assert (await bench.stats()).delivered == 8
@@ -187,7 +187,7 @@ async def test_drain_reports_that_its_time_was_up(tmp_path: Path) -> None:
         report = draining.result()
         assert (report.delivered, report.pending, report.timed_out) == (0, 7, True)
         assert report.seconds >= 5
-        assert not bench.flusher.state.running
+        assert not bench.flusher.state.now.running
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["as it is", "control: it does not wait"])

@@ -186,5 +186,5 @@ async def test_control_the_judge_sees_an_entry_that_overtakes(tmp_path: Path) ->
         await bench.idle()
         await put(bench, 0, remote.faults[0])
         await bench.idle()
-        assert "out of order" in str(bench.flusher.state.last_error)
+        assert "out of order" in str(bench.flusher.state.now.last_error)
         await asyncio.sleep(0)

@@ -264,7 +264,7 @@ async def test_a_collection_takes_one_snapshot_and_the_next_one_another(
         taken.append(path)
         return take_in_thread(path, **beside)
 
-    monkeypatch.setattr("outbox.outbox.take_in_thread", counted)
+    monkeypatch.setattr("outbox.operating.take_in_thread", counted)
     if not shared:
         monkeypatch.setattr(Watched, "begin", lambda self, figure: setattr(self, "_snapshot", None))
     meter_provider, reader = provider()

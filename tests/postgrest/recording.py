@@ -22,6 +22,7 @@ from typing import Any
 
 from outbox import Outbox, Settings, SupabaseClient
 from outbox.postgrest.client import user_agent
+from outbox.stats import FlusherState
 from outbox.testing import ManualClock
 
 FILE = Path(__file__).with_name("recorded_requests.txt")
@@ -76,7 +77,8 @@ def reads(**arguments: Any) -> Scene:
 
 def reports(*, stopped: bool) -> Scene:
     async def scene(outbox: Outbox) -> None:
-        outbox._flusher.state.running = True  # only who sends reports; a real one would add reports of its own
+        # Only who sends reports; a real one would add reports of its own.
+        outbox._flusher.state.now = FlusherState(running=True)
         await outbox._reporter._report(stopped=stopped, deadline_s=10)
 
     return scene
