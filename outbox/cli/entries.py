@@ -47,6 +47,8 @@ def ls(
 ) -> None:
     """List entries, the newest first. Works while a bot runs; changes nothing.
 
+    With --state delivered or discarded, newest means settled last.
+
     Searches from the newest back until it has found enough. If few match, that
     is the whole file; Ctrl-C lists what it has found so far. --since and
     --until refer to the put.

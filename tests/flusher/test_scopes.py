@@ -16,7 +16,7 @@ TRADES = Lane(4, LaneSpec("trades", Operation.INSERT, "id", "id,n", False), 1)
 
 
 def paused(reason: Reason, *met: Lane) -> Paused:
-    stored = StoredPause(Scope.DESTINATION, "events", reason, 503, "57014", "later", 1, since_ms=1, next_try_at_ms=2)
+    stored = StoredPause.of((Scope.DESTINATION, "events", reason, 503, "57014", "later", 1, 1, 2))
     return Paused(stored, turn=1, due_s=0.0, met={lane.number: lane for lane in met})
 
 
