@@ -8,8 +8,10 @@ import contextlib
 from outbox.clock import Clock
 from outbox.entry import State
 from outbox.flusher.flusher import Flusher
+from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.remote import Remote
 from outbox.stats import DrainReport, total
+from outbox.store.rows import Sendable
 from outbox.store.store import Store
 
 
@@ -83,29 +85,54 @@ class Drains:
 
     def _ended(self, _: asyncio.Task[None]) -> None:
         self._running = None
-        self._flusher.tell()  # another drain may have joined it, and now has to send by itself
+        self._flusher.requests.tell()  # another drain may have joined it, and now has to send by itself
 
     async def _end(self, until_s: float) -> tuple[bool, str | None]:
         """Wait until nothing is pending, all that is left waits for an operator, or the time is up.
 
         Returns whether the time was up, and what waits for an operator.
         """
-        with self._flusher.watch() as progress:
+        with self._flusher.requests.watch() as progress:
             since = self._flusher.try_at_once()
             while True:
                 progress.clear()
                 await self._keep_sending()
-                self._flusher.try_untried(since)
+                if self._flusher.pauses.make_untried_due(since):  # begun by a request from before: that was no try
+                    self._flusher.wake()
                 # While a request is in flight, nothing can tell what holds the rest: no need to read every lane.
-                ways = None if self._flusher.busy else await self._store.sendable()
+                ways = None if self._flusher.requests else await self._store.sendable()
                 pending = ways.pending if ways else total(await self._store.counts(), State.PENDING)
                 if not pending:
                     return False, None
                 if self._remote.transport is None:
                     return False, "; ".join(self._remote.warnings)
-                if ways and (held_by := self._flusher.held_by(ways, since)) is not None:
+                if ways and (held_by := self._held_by(ways, since)) is not None:
                     return False, held_by
                 left_s = until_s - self._clock.monotonic_s()
                 if left_s <= 0:
                     return True, None
                 await self._clock.wait(progress, min(left_s, self._poll_s))
+
+    def _held_by(self, ways: Sendable, since: int) -> str | None:
+        """Return why nothing in `ways` can be sent before an operator acts, as found out since turn `since`.
+
+        None: something may be sent without an operator, or that is not known yet.
+        """
+        pauses = self._flusher.pauses
+        if self._flusher.requests:
+            return None
+        found = pauses.for_operators(since)
+        if (over_all := found.get(EVERYTHING)) is not None:
+            if pauses.try_elsewhere(ways.lanes):
+                self._flusher.wake()
+                return None
+            return sentence("everything", over_all)
+        if ways.lanes and not found:
+            return None
+        held = [(lane, next((key for key in pauses.over(lane) if key in found), None)) for lane in ways.lanes]
+        if ways.others or any(key is None for _, key in held):
+            return None
+        if not held:  # each pending entry is behind another of its key, and none of these is pending
+            return "what is left waits behind dead letters of its keys (OUTBOX_STRICT_ORDER)"
+        told = [sentence(held_words(lane, key[0]), found[key]) for lane, key in held if key is not None]
+        return "; ".join(dict.fromkeys(told))

@@ -286,15 +286,6 @@ def member(kind: type[E], value: object, *, field: str) -> E:
         raise InvalidEntry(f"must be one of {names}", field=field) from None
 
 
-def is_uuid(text: str) -> bool:
-    """Return whether PostgreSQL could read `text` as a UUID."""
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
 def as_id(value: object, field: str) -> str | None:
     """Return an id as text; None: there is none. Raises InvalidEntry."""
     if value is None:

@@ -9,6 +9,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from outbox import logs
 from outbox.columns import SHIPPED, Kind
@@ -17,7 +18,7 @@ from outbox.entry import Operation, mint_id, uuid_of
 from outbox.errors import InvalidEntry, UsageError
 from outbox.foreign_types import is_row
 from outbox.outbox import Outbox
-from outbox.prepare import as_id, is_uuid
+from outbox.prepare import as_id
 from outbox.puts import AnyTransaction
 from outbox.store.receipts import Receipt
 
@@ -66,7 +67,7 @@ async def put_trade(
     target = outbox if tx is None else tx.transaction
     if name is None:
         return await target.put("trades", row, operation=Operation.INSERT, id=own_id)
-    if declared.key_kind is Kind.UUID and not is_uuid(name):
+    if declared.key_kind is Kind.UUID and not _is_uuid(name):
         name = uuid_of(name)
     return await target.put("trades", row, operation=Operation.INSERT, id=name, if_exists="keep")
 
@@ -144,3 +145,12 @@ def meant_by(name: str, columns: Iterable[str]) -> str | None:
 
 
 _warned: set[tuple[str, str]] = set()
+
+
+def _is_uuid(text: str) -> bool:
+    """Return whether PostgreSQL could read `text` as a UUID."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -59,9 +59,8 @@ than these: they may belong to its keys.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from outbox import background, logs
@@ -74,12 +73,11 @@ from outbox.flusher.in_flight import Requests
 from outbox.flusher.orphans import UNMATCHED_WAIT_S
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Lanes
-from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
 from outbox.settings import Settings
 from outbox.stats import Status
-from outbox.store.rows import Lane, Sendable
+from outbox.store.rows import Lane
 from outbox.store.store import Store
 
 logger: logs.Logger = logs.named("outbox.flusher")
@@ -113,9 +111,9 @@ class Flusher:
         self._clock = clock
         self._poll_s = limits.poll_s
         self._repeating = logs.Repeating(clock)
-        self._pauses = Pauses(self._context)
-        self._lanes = Lanes(self._context, self._pauses)
-        self._requests = Requests(self._context, self._pauses, self._request_ended)
+        self.pauses: Pauses = Pauses(self._context)
+        self._lanes = Lanes(self._context, self.pauses)
+        self.requests: Requests = Requests(self._context, self.pauses, self._request_ended)
         self._ended = asyncio.Event()
         self._ended.set()
         self._seen_change = -1
@@ -130,7 +128,7 @@ class Flusher:
 
     async def load(self) -> None:
         """Read the pauses that an earlier process left, so that a restart neither forgets nor storms."""
-        await self._pauses.load()
+        await self.pauses.load()
         await self._lanes.load()
         await self._context.binding.load()
         await self._context.unmatched.load(
@@ -147,23 +145,23 @@ class Flusher:
             raise UsageError("the flusher is running already")
         self.state.now = replace(self.state.now, started=True, running=True)
         self._context.heartbeat.turn(running=True)
-        self._requests.stopping = False
+        self.requests.stopping = False
         self._idle_since_change = False  # the last step of an earlier run may have been cut short
         self._ended.clear()
         try:
             await self._note_start()
-            while not self._requests.stopping:
+            while not self.requests.stopping:
                 wait_s = await self._safe_step()
                 await self._clock.wait(self._store.writer.committed, wait_s)
-            await self._requests.finish()
+            await self.requests.finish()
             with suppress(OutboxError):
-                await self._pauses.tell_backlog()
+                await self.pauses.tell_backlog()
         finally:
-            await self._requests.abandon()
+            await self.requests.abandon()
             self.state.now = replace(self.state.now, running=False)
             self._context.heartbeat.turn(running=False)
             self._ended.set()
-            self._requests.tell()  # a drain that has joined sends by itself from here on
+            self.requests.tell()  # a drain that has joined sends by itself from here on
 
     async def _note_start(self) -> None:
         """Record in the file, once, that this process sends. If that fails, the next step reports it."""
@@ -177,15 +175,15 @@ class Flusher:
 
         If the file hangs as well, `run` is left running.
         """
-        self._requests.stopping = True
+        self.requests.stopping = True
         self.wake()
         if await self._ends_within(0.0 if self._hangs else grace_s):
             return
-        self._requests.cancel()
+        self.requests.cancel()
         self._hangs = not await self._ends_within(background.LEAST_S)
 
     async def _ends_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._ended.wait()
         return self._ended.is_set()
@@ -197,7 +195,7 @@ class Flusher:
         Requests in flight at the call end first, at their deadline at the latest.
         """
         async with self._stepping:
-            await self._requests.finish()
+            await self.requests.finish()
             try:
                 yield
             finally:
@@ -212,59 +210,18 @@ class Flusher:
         """Return once `tally` counts what the file shows as delivered now."""
         await self._context.noted()
 
-    def watch(self) -> AbstractContextManager[asyncio.Event]:
-        """Yield an event that is set whenever a request has ended, or none can start."""
-        return self._requests.watch()
-
-    def tell(self) -> None:
-        """Wake those that watch."""
-        self._requests.tell()
-
     def try_at_once(self) -> int:
-        """Make every pause due now; the count of its failures stays. Returns the turn, for `held_by`."""
-        since = self._pauses.turn()
-        self._pauses.make_due()
-        self._requests.end_rest()
+        """Make every pause due now; the count of its failures stays. Returns the turn."""
+        since = self.pauses.turn()
+        self.pauses.make_due()
+        self.requests.end_rest()
         self.wake()
         return since
 
-    def try_untried(self, since: int) -> None:
-        """Make due each pause that a request from before turn `since` has begun meanwhile: that was no try."""
-        if self._pauses.make_untried_due(since):
-            self.wake()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is under way."""
-        return bool(self._requests)
-
-    def held_by(self, ways: Sendable, since: int) -> str | None:
-        """Return why nothing in `ways` can be sent before an operator acts, as found out since turn `since`.
-
-        None: something may be sent without an operator, or that is not known yet.
-        """
-        if self._requests:
-            return None
-        found = self._pauses.for_operators(since)
-        if (over_all := found.get(EVERYTHING)) is not None:
-            if self._pauses.try_elsewhere(ways.lanes):
-                self.wake()
-                return None
-            return sentence("everything", over_all)
-        if ways.lanes and not found:
-            return None
-        held = [(lane, next((key for key in self._pauses.over(lane) if key in found), None)) for lane in ways.lanes]
-        if ways.others or any(key is None for _, key in held):
-            return None
-        if not held:  # each pending entry is behind another of its key, and none of these is pending
-            return "what is left waits behind dead letters of its keys (OUTBOX_STRICT_ORDER)"
-        told = [sentence(held_words(lane, key[0]), found[key]) for lane, key in held if key is not None]
-        return "; ".join(dict.fromkeys(told))
-
     async def forget_pauses(self) -> None:
         """End every pause, as if nothing had failed: the settings have changed."""
-        self._requests.end_rest()
-        await self._pauses.forget()
+        self.requests.end_rest()
+        await self.pauses.forget()
         self._idle_since_change = False
         self.wake()
 
@@ -279,7 +236,7 @@ class Flusher:
     async def adopt(self) -> str | None:
         """Let the entries go to the project that the settings name, and return the one that they belonged to."""
         was = await self._context.binding.forget()
-        await self._pauses.end_other_project()
+        await self.pauses.end_other_project()
         self.wake()
         return was
 
@@ -294,7 +251,7 @@ class Flusher:
         try:
             async with self._stepping:
                 wait_s = await self._step()
-                await self._pauses.tell_backlog()
+                await self.pauses.tell_backlog()
         except Exception as error:  # the file may be locked or the disk full: the next step may work
             self._context.failed(error)
             ours = isinstance(error, OutboxError)  # whose sentence says it all
@@ -302,7 +259,7 @@ class Flusher:
             if (news := self._repeating.news("failed", words)) is not None:
                 facts = {"error": words, **news}
                 logger.error("flusher step failed", exc_info=None if ours else error, extra=facts)  # noqa: TRY400
-            self._requests.rest(self._poll_s)  # puts continue, and each would wake us
+            self.requests.rest(self._poll_s)  # puts continue, and each would wake us
             self._idle_since_change = False
             return self._poll_s
         self._context.heartbeat.looked()
@@ -312,11 +269,11 @@ class Flusher:
     async def _step(self) -> float:
         """Start every request that can be started, and return the seconds until the next look."""
         self._store.writer.committed.clear()
-        if (rest_s := self._requests.rest_s) > 0:
+        if (rest_s := self.requests.rest_s) > 0:
             return rest_s
-        if (throttle_s := self._requests.throttle_s) > 0:
+        if (throttle_s := self.requests.throttle_s) > 0:
             return throttle_s  # the next commit wakes us
-        transport = await self._transport(self._pauses.settings_may_help())
+        transport = await self._transport(self.pauses.settings_may_help())
         if transport is None:
             return self._poll_s
         if await self._is_away(transport):
@@ -327,15 +284,15 @@ class Flusher:
             self._seen_change = look.change
         await self._context.unmatched.hurry(self._context.steady_ms())
         await self._wake_due(look.due_ms)
-        if not self._idle_since_change or self._pauses.may_probe():
+        if not self._idle_since_change or self.pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
             self._lanes.unread_from = None
             if look.unread:
                 self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
                 self._lanes.rewind()
-            if await self._start_requests(transport) or self._requests or not self._lanes.ready.whole:
+            if await self._start_requests(transport) or self.requests or not self._lanes.ready.whole:
                 self._idle_since_change = False
-            none_started = not self._lanes.ready.whole and not self._requests  # of those that it looked at
+            none_started = not self._lanes.ready.whole and not self.requests  # of those that it looked at
             if none_started or self._lanes.unread_from is not None:
                 self._idle_since_change = False
                 return 0.0
@@ -345,10 +302,10 @@ class Flusher:
         """Whether `transport` leads to another project than the file's: nothing is sent there, and a pause says so."""
         binding, named = self._context.binding, project_of(transport)
         if binding.belongs_to is None or named is None or not self.is_away(transport):
-            await self._pauses.end_other_project()
+            await self.pauses.end_other_project()
             return False
-        await self._pauses.pause_other_project(binding.belongs_to, named)
-        self._requests.tell()
+        await self.pauses.pause_other_project(binding.belongs_to, named)
+        self.requests.tell()
         return True
 
     async def _wake_due(self, due_ms: int | None) -> None:
@@ -363,7 +320,7 @@ class Flusher:
 
     async def _start_requests(self, transport: Transport) -> bool:
         """Start what may start, and return whether anything did."""
-        lanes = await self._lanes.look(idle=not self._requests)
+        lanes = await self._lanes.look(idle=not self.requests)
         await self._store.reread_unknown(_STEP)  # what it commits wakes the next step, which reads them
         started = False
         for lane in self._lanes.in_turn(lanes, self._has_room):
@@ -374,25 +331,25 @@ class Flusher:
             if not self._may_go(transport):
                 self._lanes.traffic(lane).rewind = True
                 break
-            delivery = Delivery(self._context, self._pauses, self._lanes, transport, lane)
-            self._requests.start(delivery.run(batch), self._lanes.shared.shares(lane, batch))
+            delivery = Delivery(self._context, self.pauses, self._lanes, transport, lane)
+            self.requests.start(delivery.run(batch), self._lanes.shared.shares(lane, batch))
             self._lanes.serve(lane, batch)
             started = True
-            if self._requests.throttle_s > 0:
+            if self.requests.throttle_s > 0:
                 break
         return started
 
     def _has_room(self, lane: Lane) -> bool:
         """Whether a request of `lane` may start."""
-        alone = not self._requests.busy(lane.spec.destination)
-        return self._requests.may_start(alone=alone, probe=bool(self._pauses.over(lane)))
+        alone = not self.requests.busy(lane.spec.destination)
+        return self.requests.may_start(alone=alone, probe=bool(self.pauses.over(lane)))
 
     def _may_go(self, transport: Transport) -> bool:
         """Whether sending is still right: a stop, or a salvage that set a project, may have come during the read."""
-        return not self._requests.stopping and not self.is_away(transport)
+        return not self.requests.stopping and not self.is_away(transport)
 
     def _next_look_s(self, due_ms: int | None = None) -> float:
-        waits_s = [self._poll_s, *self._pauses.waits_s()]
+        waits_s = [self._poll_s, *self.pauses.waits_s()]
         if due_ms is not None:  # an earlier one that came meanwhile was a commit, which wakes us
             waits_s.append(max(due_ms - self._context.steady_ms(), 0) / 1000)
         return min(waits_s)

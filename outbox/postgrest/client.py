@@ -270,28 +270,11 @@ class PostgrestTransport:
             or (self._proxy is not None and isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
         ):
             await self._drop(client)
-        match error:
-            case httpx.InvalidURL():
-                return Failure(Silence.MISCONFIGURED, said)
-            case httpx.ProxyError() if _refuses(error):
-                return Failure(Silence.MISCONFIGURED, said)
-            case (
-                httpx.PoolTimeout()
-                | httpx.ProxyError()
-                | httpx.ConnectError()
-                | httpx.ConnectTimeout()
-                | httpx.UnsupportedProtocol()
-                | ssl.SSLError()
-            ):
-                return Failure(Silence.UNREACHABLE, said)
-            case httpx.TimeoutException():
-                return Failure(Silence.TIMEOUT, said)
-            case httpx.TransportError() | httpx.DecodingError() | httpx.StreamError() | zlib.error():
-                return Failure(Silence.CUT, said)
-            case RuntimeError() if client is not None and client.is_closed:
-                return Failure.CUT  # new settings, or a new client, in the same moment
-            case _:
-                return None
+        if (silence := network.silence(error)) is not None:
+            return Failure(silence, said)
+        if isinstance(error, RuntimeError) and client is not None and client.is_closed:
+            return Failure.CUT  # new settings, or a new client, in the same moment
+        return None
 
     async def _through(self, client: httpx.AsyncClient, request: Request) -> Reply:
         """Send `request`, again at once if a connection turns out to be stale: the ids make that harmless."""
@@ -329,11 +312,6 @@ class PostgrestTransport:
         self._closed = True
         if self._client is not None:
             await self._client.aclose()
-
-
-def _refuses(error: httpx.ProxyError) -> bool:
-    """Whether a proxy's own answer is one that waiting will not change: 403, 407."""
-    return str(error).startswith("4")
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes:

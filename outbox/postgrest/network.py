@@ -13,6 +13,7 @@ import socket
 import ssl
 import sys
 import urllib.request
+import zlib
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import httpcore
 import httpx
 
 from outbox.postgrest.project import is_loopback
+from outbox.postgrest.replies import Silence
 from outbox.threads import in_thread
 
 _TELLING = 8
@@ -212,6 +214,30 @@ def words(error: BaseException, proxy: Proxy | None) -> str:
     if isinstance(root, ssl.SSLError):
         return f"{said}, through {proxy}"
     return f"{proxy} cannot be reached: {said}"
+
+
+def silence(error: BaseException) -> Silence | None:
+    """Return what kind of failure `error` is; None: it is not a network error."""
+    match error:
+        case httpx.InvalidURL():
+            return Silence.MISCONFIGURED
+        case httpx.ProxyError() if str(error).startswith("4"):  # waiting will not change a proxy's own 403 or 407
+            return Silence.MISCONFIGURED
+        case (
+            httpx.PoolTimeout()
+            | httpx.ProxyError()
+            | httpx.ConnectError()
+            | httpx.ConnectTimeout()
+            | httpx.UnsupportedProtocol()
+            | ssl.SSLError()
+        ):
+            return Silence.UNREACHABLE
+        case httpx.TimeoutException():
+            return Silence.TIMEOUT
+        case httpx.TransportError() | httpx.DecodingError() | httpx.StreamError() | zlib.error():
+            return Silence.CUT
+        case _:
+            return None
 
 
 def is_tls(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
+from typing import Self
 
 from outbox.entry import Operation
 from outbox.postgrest.replies import Failure, Refusal, Reply, Silence, belongs, read_refusal
@@ -26,54 +27,32 @@ class Scope(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a pause sends nothing for now."""
+    """Why a pause sends nothing for now; `words`: as a sentence, for a log.
 
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    OVERLOADED = "overloaded"
-    RATE_LIMITED = "rate_limited"
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-    SUSPENDED = "suspended"  # project paused, over quota or read-only
-    MISCONFIGURED = "misconfigured"
-    SCHEMA = "schema"  # a table, column or unique index is missing
-    NOT_POSTGREST = "not_postgrest"  # a captive portal or a proxy answered
-    REFUSED = "refused"  # row after row, with one cause: the table is at fault, not the rows
-    OTHER_PROJECT = "other_project"  # the URL names a project other than the file's own
-    UNKNOWN = "unknown"
+    needs_operator: it lasts until somebody changes a setting or the remote end: waiting does not help.
+    """
 
-    @property
-    def words(self) -> str:
-        """The reason as a sentence, for a log."""
-        return _WORDS[self]
+    words: str
+    needs_operator: bool
 
-    @property
-    def needs_operator(self) -> bool:
-        """Whether the pause lasts until somebody changes a setting or the remote end: waiting does not help."""
-        return self in _FOR_OPERATORS
+    def __new__(cls, value: str, words: str = "", needs_operator: bool = False) -> Self:
+        reason = str.__new__(cls, value)
+        reason._value_, reason.words, reason.needs_operator = value, words, needs_operator
+        return reason
 
-
-_WORDS = {
-    Reason.UNREACHABLE: "the server cannot be reached",
-    Reason.TIMEOUT: "the server does not answer in time",
-    Reason.OVERLOADED: "the server is overloaded",
-    Reason.RATE_LIMITED: "the server wants fewer requests",
-    Reason.UNAUTHORIZED: "the server refuses the key",
-    Reason.FORBIDDEN: "the key may not write there",
-    Reason.SUSPENDED: "the project is paused, over its quota or read-only",
-    Reason.MISCONFIGURED: "the URL or the key cannot be used",
-    Reason.SCHEMA: "a table, a column or a unique index is missing",
-    Reason.NOT_POSTGREST: "something other than PostgREST answers",
-    Reason.REFUSED: "row after row is refused with one cause",
-    Reason.OTHER_PROJECT: "the URL names another project",
-    Reason.UNKNOWN: "the server's answer is unknown",
-}
-_FOR_OPERATORS = frozenset(
-    {
-        Reason.UNAUTHORIZED, Reason.FORBIDDEN, Reason.SUSPENDED, Reason.MISCONFIGURED, Reason.SCHEMA,
-        Reason.REFUSED, Reason.OTHER_PROJECT,
-    }
-)  # fmt: skip
+    UNREACHABLE = "unreachable", "the server cannot be reached"
+    TIMEOUT = "timeout", "the server does not answer in time"
+    OVERLOADED = "overloaded", "the server is overloaded"
+    RATE_LIMITED = "rate_limited", "the server wants fewer requests"
+    UNAUTHORIZED = "unauthorized", "the server refuses the key", True
+    FORBIDDEN = "forbidden", "the key may not write there", True
+    SUSPENDED = "suspended", "the project is paused, over its quota or read-only", True
+    MISCONFIGURED = "misconfigured", "the URL or the key cannot be used", True
+    SCHEMA = "schema", "a table, a column or a unique index is missing", True
+    NOT_POSTGREST = "not_postgrest", "something other than PostgREST answers"  # a captive portal, a proxy
+    REFUSED = "refused", "row after row is refused with one cause", True  # the table is at fault, not the rows
+    OTHER_PROJECT = "other_project", "the URL names another project", True  # than the file's own
+    UNKNOWN = "unknown", "the server's answer is unknown"
 
 
 @dataclass(frozen=True, slots=True)

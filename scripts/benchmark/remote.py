@@ -226,7 +226,7 @@ async def _recover(folder: Path, remote: SupabaseLite, dsn: str, rows: int, outa
         await asyncio.sleep(max(0.0, outage_s - (time.perf_counter() - began)))
         await asyncio.to_thread(remote.start)
         before = time.perf_counter()
-        with outbox._flusher.watch() as a_request_ended:
+        with outbox._flusher.requests.watch() as a_request_ended:
             while (await outbox.stats()).pending:
                 await a_request_ended.wait()
                 a_request_ended.clear()

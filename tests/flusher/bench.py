@@ -131,7 +131,7 @@ class Bench:
             self.clock.resting > 1  # the housekeeper and the flusher
             and not self.clock.ringing
             and not self.store.writer.committed.is_set()
-            and len(self.flusher._requests) == (0 if self.remote.gate.is_set() else self.remote.held)
+            and len(self.flusher.requests) == (0 if self.remote.gate.is_set() else self.remote.held)
         )
 
     async def idle(self) -> None:

@@ -99,7 +99,8 @@ async def test_control_a_drain_waits_for_what_resolves_by_itself(tmp_path: Path,
 async def test_control_if_each_reason_were_left_to_time_the_drain_would_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Reason, "needs_operator", False)
+    for reason in Reason:
+        monkeypatch.setattr(reason, "needs_operator", False)
     async with flushing(tmp_path) as bench:
         bench.remote.otherwise = BAD_KEY
         await bench.put_many(3)

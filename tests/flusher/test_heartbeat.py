@@ -96,7 +96,7 @@ async def test_an_internal_error_is_logged_once_a_minute_without_the_text_of_for
         raise errors[0]
 
     async with flushing(tmp_path) as bench:
-        monkeypatch.setattr(bench.flusher._pauses, "settings_may_help", lambda: False)
+        monkeypatch.setattr(bench.flusher.pauses, "settings_may_help", lambda: False)
         monkeypatch.setattr(bench.store, "look_for_work", failing)
         told = counted(monkeypatch)
         await bench.live(30)

@@ -75,7 +75,7 @@ async def test_cancelling_the_flusher_leaves_a_hung_request_pending(tmp_path: Pa
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        assert not bench.flusher._requests
+        assert not bench.flusher.requests
         assert (await bench.stats()).pending == 5
         bench.remote.gate.set()
         assert (await bench.outbox.drain()).delivered == 5
@@ -227,7 +227,7 @@ async def test_what_is_being_written_down_when_the_time_is_up_is_counted(
         async def settle_late(*args: Any, **more: Any) -> None:
             await settle(*args, **more)
             bench.clock.advance(10)  # the time is up
-            await asyncio.wait(bench.flusher._requests._tasks)  # its request is cancelled
+            await asyncio.wait(bench.flusher.requests._tasks)  # its request is cancelled
 
         monkeypatch.setattr(bench.store, "settle", settle_late)
         if not to_its_end:

@@ -305,7 +305,7 @@ async def test_two_first_answers_end_one_pause(tmp_path: Path) -> None:
             await bench.outbox.put(name, {"n": 1})
         await comes(lambda: len(remote.requests) == 3)
         remote.gates["a"].set()
-        await comes(lambda: bool(bench.flusher._pauses._paused))
+        await comes(lambda: bool(bench.flusher.pauses._paused))
         remote.cut_off = frozenset()
         remote.gates["b"].set()
         remote.gates["c"].set()
@@ -329,7 +329,7 @@ async def test_an_answer_to_what_was_sent_before_a_limit_was_met_does_not_end_it
     remote.gate.clear()
     async with flushing(tmp_path, remote=remote, clock=clock, batch_rows=1) as bench:
         await bench.put_many(20)
-        await comes(lambda: bool(bench.flusher._pauses._paused))
+        await comes(lambda: bool(bench.flusher.pauses._paused))
         before = len(remote.requests)
         remote.gate.set()
         await bench.live(30)
@@ -346,7 +346,7 @@ async def test_a_refusal_that_is_being_written_down_when_the_time_is_up_is_count
         async def settle_late(*args: Any, **more: Any) -> None:
             await settle(*args, **more)
             bench.clock.advance(10)
-            await asyncio.wait(bench.flusher._requests._tasks)
+            await asyncio.wait(bench.flusher.requests._tasks)
 
         bench.store.settle = settle_late  # type: ignore[method-assign]
         await bench.put_many(1)

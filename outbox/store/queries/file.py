@@ -104,3 +104,51 @@ REVIVE_RUN = Query(
     ("INTEGER PRIMARY KEY (rowid=?)",),
     "10",
 )
+
+_FIRST_BEHIND_A_DEAD_ONE = """
+ where state = 'pending'
+   and seq in (select first
+                 from (select d.seq as dead,
+                              (select e.seq from outbox as e where e.state = 'pending' and e.key is not null
+                                  and e.destination = d.destination and e.key = d.key order by e.seq limit 1) as first
+                         from outbox as d indexed by outbox_dead_keys where d.state = 'dead' and d.key is not null)
+                where dead < first)
+"""
+
+FREEZE = Query(
+    "strict order begins: what comes after a dead entry of its key waits",
+    "update outbox set waits = 'turn'" + _FIRST_BEHIND_A_DEAD_ONE,
+    ("outbox_dead_keys", "outbox_turns (destination=? AND key=?)"),
+    "the dead entries; asked when the setting changes",
+)
+
+THAW = Query(
+    "strict order ends: what waits behind a dead entry goes on",
+    "update outbox set waits = null" + _FIRST_BEHIND_A_DEAD_ONE + "   and waits = 'turn'",
+    ("outbox_dead_keys", "outbox_turns (destination=? AND key=?)"),
+    "the dead entries; asked when the setting changes",
+)
+
+# Triggers of the bot's own on the entries. Reads the schema, some fifty rows.
+OWN_TRIGGERS = "select 1 from sqlite_schema where type = 'trigger' and tbl_name = 'outbox' and name not glob 'outbox_*'"
+
+LAST_SEQ = Query(
+    "the last place that was given to an entry",
+    "select coalesce(max(seq), 0) from sqlite_sequence where name = 'outbox'",
+    (),
+    "the tables with places of their own: a handful",
+)
+
+LANES = Query(
+    "every lane that was ever used",
+    "select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes",
+    (),
+    "the lanes: kinds of request, not entries",
+)
+
+SOME_LANES = Query(
+    "some of them, which a look has met for the first time",
+    f"{LANES.sql} where lane in (select value from json_each(?))",
+    (),
+    "the lanes: kinds of request, not entries",
+)

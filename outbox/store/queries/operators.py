@@ -322,3 +322,10 @@ NEWEST_PUT = Query(
 )
 
 NEWEST_SEQ = Query("the newest entry's place", "select coalesce(max(seq), 0) from outbox", (), "1")
+
+RESENT = Query(
+    "which of some entries had arrived before they were sent again",
+    "select distinct seq from outbox_history where event = 'resent' and seq in (select value from json_each(?))",
+    ("outbox_history_entry (seq=?)",),
+    "20 for each",
+)

@@ -81,27 +81,3 @@ LANE = Query(
     (),
     "1",
 )
-
-# Triggers of the bot's own on the entries. Reads the schema, some fifty rows.
-OWN_TRIGGERS = "select 1 from sqlite_schema where type = 'trigger' and tbl_name = 'outbox' and name not glob 'outbox_*'"
-
-LAST_SEQ = Query(
-    "the last place that was given to an entry",
-    "select coalesce(max(seq), 0) from sqlite_sequence where name = 'outbox'",
-    (),
-    "the tables with places of their own: a handful",
-)
-
-LANES = Query(
-    "every lane that was ever used",
-    "select lane, destination, operation, on_conflict, columns, ordered from outbox_lanes",
-    (),
-    "the lanes: kinds of request, not entries",
-)
-
-SOME_LANES = Query(
-    "some of them, which a look has met for the first time",
-    f"{LANES.sql} where lane in (select value from json_each(?))",
-    (),
-    "the lanes: kinds of request, not entries",
-)
