@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outbox.clock import Clock
-from outbox.doctor import findings
+from outbox.doctor import findings, queries as asked
 from outbox.doctor.findings import Finding, Severity, Trial, WalFacts
 from outbox.encoding import identifier
 from outbox.entry import Destination, LaneSpec, Operation, State
@@ -40,11 +40,6 @@ _MOST_UNREAD = 1000
 # How many entries back to look for the newest delivered insert, so that a large file costs no more.
 _BACK = 10_000
 
-_PENDING_LANES = "select distinct lane from outbox where state = 'pending' and lane is not null"
-_NEWEST_DELIVERED = (
-    "select id, payload from outbox where seq > (select max(seq) from outbox) - ? and destination = ?"
-    " and operation = 'insert' and state = 'delivered' order by seq desc limit 1"
-)
 _MAGIC = b"SQLite format 3\0"
 # Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.
 _WAL_FORMAT = b"\x02\x02"
@@ -243,7 +238,7 @@ async def damage(observer: ReadOnlyStore, *, thorough: bool) -> list[str]:
 async def pending_shapes(reader: Reader) -> list[LaneSpec]:
     """Return the kinds of request that pending entries need, including those put by a shell. Reads the backlog."""
     lanes = await reader.lanes()
-    shapes = [lanes[number] for (number,) in await reader.read(_PENDING_LANES) if number in lanes]
+    shapes = [lanes[number] for (number,) in await reader.read(asked.PENDING_LANES.sql) if number in lanes]
     for entry in await reader.unread(_MOST_UNREAD):
         columns = _columns(entry.payload)
         deciding = entry.on_conflict.split(",") if entry.on_conflict else []
@@ -271,7 +266,7 @@ def _are_names(columns: Iterable[str]) -> bool:
 
 async def newest_delivered(reader: Reader, destination: str) -> tuple[str, str] | None:
     """Return id and payload of the newest insert that was delivered to `destination`, if there is a recent one."""
-    rows = await reader.read(_NEWEST_DELIVERED, (_BACK, destination))
+    rows = await reader.read(asked.NEWEST_DELIVERED.sql, (_BACK, destination))
     return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from outbox.errors import StoreError
-from outbox.store import database, files, lock, parts
+from outbox.store import database, files, lock, parts, queries
 from outbox.store.rows import by_state
 
 # The caller is told the progress after each portion of 4 MB.
@@ -126,12 +126,12 @@ def _copied_once(source: Path, part: Path, progress: Progress, *, immutable: boo
     ):
         # One snapshot for the counters and all portions: otherwise a bot's commits would restart the copy.
         original.execute("begin")
-        told = by_state(original.execute("select destination, state, entries from outbox_counts").fetchall())
+        told = by_state(original.execute(queries.COUNTS.sql).fetchall())
         copy.execute("pragma synchronous = off")  # synced once, at the end
         original.backup(copy, pages=_PAGES, progress=lambda _, left, pages: progress(pages - left, pages))
         original.execute("rollback")
         # The copy was never in use: with the flag, opening it would report the original's -wal as missing.
-        copy.execute("delete from outbox_meta where name = 'open'")
+        copy.execute(queries.FORGET_FACT.sql, ("open",))
         return _checked(copy, told, part)
 
 

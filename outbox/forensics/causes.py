@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from outbox.flusher.refusal_runs import cause_of
+from outbox.forensics import queries as asked
 from outbox.postgrest.replies import Refusal
 from outbox.store import queries
 from outbox.store.reader import Reader
@@ -78,5 +79,5 @@ def _said(words: str, cause: Cause, found: dict[tuple[str, str], Cause]) -> str 
 
 
 async def _id(reader: Reader, cause: Cause) -> str:
-    rows = await reader.read("select id from outbox where seq = ?", (cause.newest_seq,))
+    rows = await reader.read(asked.ID.sql, (cause.newest_seq,))
     return str(rows[0][0]) if rows else ""

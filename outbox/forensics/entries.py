@@ -9,29 +9,13 @@ from typing import Any, TypeAlias
 
 from outbox.entry import State
 from outbox.errors import InvalidRequest
+from outbox.forensics import queries as asked
 from outbox.store import queries
 from outbox.store.reader import Reader
 from outbox.store.rows import StoredPause
 from outbox.store.selection import STEP, Selected, Selection
 
-_LISTED = (
-    "seq, id, destination, operation, state, key, waits, attempts, next_attempt_at_ms, created_at_ms, settled_at_ms,"
-    " error_status, error_code, error_message, error_details, error_hint, source"
-)
 _STATES = {state.value: state for state in State}  # looked up in a tenth of the time that State(…) takes
-# Each state through its own index: a handful of dead letters among a million delivered rows is found at once.
-_BY_STATE = {
-    None: "outbox not indexed where 1",
-    State.PENDING: "outbox where state = 'pending' and seq in (select seq from outbox indexed by outbox_ready"
-    " where state = 'pending' and waits is null union all select seq from outbox indexed by outbox_turns"
-    " where state = 'pending' and key is not null and waits = 'turn' union all select seq from outbox"
-    " indexed by outbox_retrying where state = 'pending' and waits = 'retry')",
-    State.DEAD: "outbox indexed by outbox_dead where state = 'dead'",
-    State.DELIVERED: "outbox indexed by outbox_settled where state = 'delivered'"
-    " and state in ('delivered', 'discarded')",
-    State.DISCARDED: "outbox indexed by outbox_settled where state = 'discarded'"
-    " and state in ('delivered', 'discarded')",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +70,6 @@ class Story:
     ] = ()  # those that hold it, the widest first: each with what it stops, in words
 
 
-_MATCHES = queries.matches("created_at_ms")
-
-
 # Where a step of `listed` begins: after an entry, given by the columns that the list is ordered by.
 Behind: TypeAlias = "tuple[int, ...]"
 
@@ -101,21 +82,14 @@ async def listed(
     Also return where to continue; None: that was the end. Pending and dead entries have indexes of their own, and all
     of them are read in one step.
     """
-    tests, values = f" and {_MATCHES}", wanted.parameters()
-    source = _BY_STATE[wanted.state]
-    columns = ("settled_at_ms", "seq") if wanted.state in (State.DELIVERED, State.DISCARDED) else ("seq",)
-    place, order = ", ".join(columns), ", ".join(f"{column} desc" for column in columns)
-    bounds, edges = "", list[int]()
-    if behind is not None:
-        bounds, edges = f" and ({place}) < ({', '.join('?' * len(behind))})", [*behind]
+    state, edges = wanted.state, [*(behind or ())]
     last: Behind | None = None
-    if wanted.state not in (State.PENDING, State.DEAD):
-        sql = f"select {place} from {source}{bounds} order by {order} limit 1 offset ?"  # noqa: S608 - constants
+    if state not in (State.PENDING, State.DEAD):
+        sql = asked.step_end(state, behind=behind is not None)
         last = next((tuple(row) for row in await reader.read(sql, (*edges, rows - 1))), None)
-    if last is not None:
-        bounds, edges = f"{bounds} and ({place}) >= ({', '.join('?' * len(last))})", [*edges, *last]
-    sql = f"select {_LISTED} from {source}{bounds}{tests} order by {order} limit ?"  # noqa: S608 - constants
-    return [_row(row) for row in await reader.read(sql, (*edges, *values, limit))], last
+    sql = asked.listed(state, behind=behind is not None, until=last is not None)
+    found = await reader.read(sql, (*edges, *(last or ()), *wanted.parameters(), limit))
+    return [_row(row) for row in found], last
 
 
 async def full_id(reader: Reader, start: str) -> str:
@@ -124,9 +98,7 @@ async def full_id(reader: Reader, start: str) -> str:
     Raises InvalidRequest: several do.
     """
     bounds = (start, start + "\U0010ffff")
-    found = [row[0] for row in await reader.read(
-        "select distinct id from outbox where id >= ? and id < ? order by id limit 3", bounds
-    )]  # fmt: skip
+    found = [row[0] for row in await reader.read(asked.IDS.sql, bounds)]
     if start in found or not found or not start:
         return start
     if len(found) > 1:
@@ -142,9 +114,8 @@ _TOLD_COLUMNS = 4
 
 async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Return each row's values in `columns`; if none are given, in its most telling ones, or else its first ones."""
-    sql = "select seq, payload, match from outbox where seq in (select value from json_each(?))"
     found = {}
-    for seq, payload, match in await reader.read(sql, (json.dumps(list(seqs)),)):
+    for seq, payload, match in await reader.read(asked.TOLD_ROWS.sql, (json.dumps(list(seqs)),)):
         try:
             row = {**json.loads(match or "{}"), **json.loads(payload)}
         except ValueError:  # a shell's, which only SQLite accepts as JSON
@@ -157,22 +128,19 @@ async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -
 
 async def sessions(reader: Reader) -> list[str]:
     """Return the last session of each bot that keeps its state here, newest first."""
-    sql = "select session_id from outbox_sessions order by start_time desc"
-    return [str(session) for (session,) in await reader.read(sql)] if await reader.knows("outbox_sessions") else []
+    if not await reader.knows("outbox_sessions"):
+        return []
+    return [str(session) for (session,) in await reader.read(asked.SESSIONS.sql)]
 
 
 async def newest_seq(reader: Reader) -> int:
     """Return the number of the newest entry; 0: there is none."""
-    return int((await reader.read("select coalesce(max(seq), 0) from outbox"))[0][0])
+    return int((await reader.read(asked.NEWEST_SEQ.sql))[0][0])
 
 
 async def settled_before(reader: Reader, before_ms: int) -> int:
     """Return how many entries were delivered or discarded before a Unix time in milliseconds. Reads an index."""
-    sql = (
-        "select count(*) from outbox indexed by outbox_settled"
-        " where state in ('delivered', 'discarded') and settled_at_ms < ?"
-    )
-    return int((await reader.read(sql, (before_ms,)))[0][0])
+    return int((await reader.read(asked.SETTLED_BEFORE.sql, (before_ms,)))[0][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +153,12 @@ class Told:
     id: str | None
 
 
-_TOLD = (
-    "select h.number, h.at_ms, h.event, h.status, h.code, h.message, h.batch_rows, h.request_id, o.destination, o.id"
-    " from outbox_history as h left join outbox as o on o.seq = h.seq"
-)
-
-
 async def last_refusal(reader: Reader) -> Told | None:
     """Return a server's newest complaint about an entry; None: there was none, or all are pruned."""
     if not await reader.knows("outbox_history"):
         return None
     # Only among the newest hundred lines: after so many requeues and discards it is out of date.
-    newest = [_told(row) for row in await reader.read(f"{_TOLD} order by h.number desc limit 100")]
+    newest = [_told(row) for row in await reader.read(asked.NEWEST_LINES.sql)]
     return next((told for told in newest if told.line.event in ("refused", "postponed", "stuck")), None)
 
 
@@ -204,7 +166,7 @@ async def newest_line(reader: Reader) -> int:
     """Return the number of the newest line of history; 0: there is none."""
     if not await reader.knows("outbox_history"):
         return 0
-    return int((await reader.read("select coalesce(max(number), 0) from outbox_history"))[0][0])
+    return int((await reader.read(asked.NEWEST_LINE.sql))[0][0])
 
 
 def _told(row: Sequence[Any]) -> Told:
@@ -214,8 +176,7 @@ def _told(row: Sequence[Any]) -> Told:
 
 async def stories(reader: Reader, its_id: str) -> list[Story]:
     """Return the entries that have this id: none, one, or one for each of several destinations."""
-    sql = f"select payload, match, on_conflict, {_LISTED} from outbox where id = ? order by seq"  # noqa: S608 - constants
-    return [await _story(reader, row) for row in await reader.read(sql, (its_id,))]
+    return [await _story(reader, row) for row in await reader.read(asked.STORIES.sql, (its_id,))]
 
 
 async def meant(reader: Reader, which: Selection) -> list[Selected]:
@@ -228,10 +189,7 @@ async def _candidates(reader: Reader, which: Selection) -> AsyncIterator[Selecte
         seqs = [seq for seq, _ in await reader.read(queries.SEQS.sql, (json.dumps(which.ids),))]
         for row in await reader.read(
             queries.SELECTED.sql,
-            (
-                *which.parameters(),
-                json.dumps(seqs),
-            ),
+            (*which.parameters(), json.dumps(seqs)),
         ):
             yield Selected.of(row)
         return
@@ -248,26 +206,19 @@ async def _candidates(reader: Reader, which: Selection) -> AsyncIterator[Selecte
 async def _story(reader: Reader, row: Sequence[Any]) -> Story:
     payload, match, on_conflict, *columns = row
     entry = _row(columns)
-    overtaken = await reader.read(
-        "select 1 from outbox where state = 'delivered' and key is not null and destination = ? and key = ?"
-        " and seq > ? limit 1",
-        (entry.destination, entry.key, entry.seq),
-    )
-    front = await reader.read(
-        "select id from outbox where state in ('pending', 'dead') and key is not null and destination = ? and key = ?"
-        " and seq < ? order by state desc, seq limit 1",
-        (entry.destination, entry.key, entry.seq),
-    )
+    place = (entry.destination, entry.key, entry.seq)
+    overtaken = await reader.read(asked.OVERTAKEN.sql, place)
+    front = await reader.read(asked.IN_FRONT.sql, (*place, *place)) if entry.waits == "turn" else ()
     return Story(
         entry, payload, match, on_conflict, await _history(reader, entry.seq), bool(overtaken),
-        front[0][0] if front and entry.waits == "turn" else None, await _pauses_over(reader, entry),
+        front[0][0] if front else None, await _pauses_over(reader, entry),
     )  # fmt: skip
 
 
 async def _pauses_over(reader: Reader, entry: Row) -> tuple[tuple[str, StoredPause], ...]:
     if entry.state is not State.PENDING or not (pauses := await reader.pauses()):
         return ()
-    lane = (await reader.read("select lane from outbox where seq = ?", (entry.seq,)))[0][0]
+    lane = (await reader.read(asked.LANE_OF.sql, (entry.seq,)))[0][0]
     lanes = await reader.lanes()
     what = {
         ("everything", ""): "everything",
@@ -281,16 +232,11 @@ async def _pauses_over(reader: Reader, entry: Row) -> tuple[tuple[str, StoredPau
 async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
     lines: list[Line] = []
     if await reader.knows("outbox_history"):
-        sql = (
-            "select at_ms, event, status, code, message, batch_rows, request_id from outbox_history"
-            " where seq = ? order by number"
-        )
-        lines += [Line(*line) for line in await reader.read(sql, (seq,))]
+        lines += [Line(*line) for line in await reader.read(asked.HISTORY.sql, (seq,))]
     if await reader.knows("outbox_edits"):
-        sql = "select at_ms, payload from outbox_edits where seq = ? order by number"
         lines += [
             Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
-            for at_ms, payload in await reader.read(sql, (seq,))
+            for at_ms, payload in await reader.read(asked.EDITS.sql, (seq,))
         ]
         # By time, and an edit before the requeue that it was made for: both have the same time.
         lines.sort(key=lambda line: (line.at_ms, line.event != "edited"))

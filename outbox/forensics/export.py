@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from outbox.store import queries
+from outbox.forensics import queries
 from outbox.store.reader import Reader
 from outbox.store.selection import Selection
 
@@ -53,16 +53,9 @@ async def page(
     selected: COUNTED, CELLS or LINE. Where to continue is None at the end.
     """
     bounds = (after_seq, until_seq)
-    last = await reader.read(
-        "select max(seq) from (select seq from outbox where seq > ? and seq <= ? order by seq limit ?)", (*bounds, rows)
-    )
+    last = await reader.read(queries.PAGE_END.sql, (*bounds, rows))
     if last[0][0] is None:
         return [], None
     state = None if wanted.state is None else wanted.state.value
-    # "not indexed": with a state's index each page would read all entries in that state.
-    sql = (
-        f"select {selected} from outbox not indexed"  # noqa: S608 - constants
-        f" where seq > ? and seq <= ? and (? is null or state = ?) and {queries.matches('created_at_ms')} order by seq"
-    )
-    found = await reader.read(sql, (after_seq, last[0][0], state, state, *wanted.parameters()))
+    found = await reader.read(queries.page(selected), (after_seq, last[0][0], state, state, *wanted.parameters()))
     return found, int(last[0][0])

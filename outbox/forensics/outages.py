@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from outbox.forensics import queries
 from outbox.store.reader import Reader
 from outbox.store.rows import PauseFacts
 
@@ -36,22 +37,13 @@ async def outages(reader: Reader, since_ms: int | None, until_ms: int | None, li
     """Return the newest pauses in effect at some moment between two times, newest first."""
     if not await reader.knows("outbox_pause_history"):
         return []
-    sql = (
-        "select scope, subject, reason, status, code, message, failures, since_ms, ended_ms, refused, backlog"
-        " from outbox_pause_history where (? is null or ended_ms is null or ended_ms >= ?)"
-        " and (? is null or since_ms < ?) order by number desc limit ?"
-    )
-    return [Outage.of(row) for row in await reader.read(sql, (since_ms, since_ms, until_ms, until_ms, limit))]
+    rows = await reader.read(queries.OUTAGES.sql, (since_ms, since_ms, until_ms, until_ms, limit))
+    return [Outage.of(row) for row in rows]
 
 
 async def lives(reader: Reader, since_ms: int | None, until_ms: int | None, limit: int) -> list[Life]:
     """Return the newest processes that opened the file between two times, newest first."""
     if not await reader.knows("outbox_lives"):
         return []
-    sql = (
-        "select program, pid, opened_ms, sends_ms, closed_ms, number = (select max(number) from outbox_lives)"
-        " from outbox_lives where (? is null or opened_ms >= ?) and (? is null or opened_ms < ?)"
-        " order by number desc limit ?"
-    )
-    rows = await reader.read(sql, (since_ms, since_ms, until_ms, until_ms, limit))
+    rows = await reader.read(queries.LIVES.sql, (since_ms, since_ms, until_ms, until_ms, limit))
     return [Life(*row) for row in rows]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from outbox.forensics import entries
-from outbox.store import queries
+from outbox.forensics import entries, queries as asked
+from outbox.store.queries import matches
 from outbox.store.reader import Reader
 from outbox.store.selection import Selection
 
@@ -51,36 +51,26 @@ class News:
 
 
 START = Mark(0, 0, 0, 0)
-_PUT = "select created_at_ms, 'put', seq, destination, id from outbox where seq > ?"
-_DELIVERED = (
-    "select settled_at_ms, 'delivered', seq, destination, id from outbox indexed by outbox_settled"
-    " where state in ('delivered', 'discarded') and state = 'delivered'"
-    " and settled_at_ms >= ? and (settled_at_ms > ? or seq > ?)"
-)
-_LINES = (
-    "select h.at_ms, h.event, h.seq, o.destination, o.id, h.status, h.code, h.message"
-    " from outbox_history as h left join outbox as o on o.seq = h.seq where h.number > ?"
-)
 
 
 async def news(reader: Reader, mark: Mark, wanted: Selection, *, most: int) -> News:
     """Return what has happened to the wanted entries since `mark`: the newest `most` of each kind."""
-    tests, values = f" and {queries.matches('created_at_ms')}", wanted.parameters()
+    tests, values = f" and {matches('created_at_ms')}", wanted.parameters()
     since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
 
     async def newest(sql: str, *bounds: int, order: str) -> list[Change]:
         rows = await reader.read(f"{sql}{tests} order by {order} limit ?", (*bounds, *values, most))
         return [Change(*row) for row in rows]
 
-    puts = await newest(_PUT, mark.seq, order="seq desc")
-    delivered = await newest(_DELIVERED, *since, order="settled_at_ms desc, seq desc")
+    puts = await newest(asked.PUTS.sql, mark.seq, order="seq desc")
+    delivered = await newest(asked.DELIVERIES.sql, *since, order="settled_at_ms desc, seq desc")
     line = await entries.newest_line(reader)
     # Line numbers are reused once the newest lines have been removed with their entries.
-    lines = await newest(_LINES, min(mark.line, line), order="h.number desc") if line else []
+    lines = await newest(asked.LINES.sql, min(mark.line, line), order="h.number desc") if line else []
     left_out = 0
     if mark != START:  # at the start the length of the history is of no interest
-        left_out += await _more(reader, _PUT + tests, (mark.seq, *values), len(puts), most)
-        left_out += await _more(reader, _DELIVERED + tests, (*since, *values), len(delivered), most)
+        left_out += await _more(reader, asked.PUTS.sql + tests, (mark.seq, *values), len(puts), most)
+        left_out += await _more(reader, asked.DELIVERIES.sql + tests, (*since, *values), len(delivered), most)
     changes = sorted([*puts, *delivered, *lines], key=_order)
     return News(tuple(changes), left_out, await _mark(reader, mark, line))
 
@@ -88,7 +78,7 @@ async def news(reader: Reader, mark: Mark, wanted: Selection, *, most: int) -> N
 async def _mark(reader: Reader, mark: Mark, line: int) -> Mark:
     """Return where the next look begins: after everything seen, wanted or not."""
     since = (mark.delivered_ms, mark.delivered_ms, mark.delivered_seq)
-    last = await reader.read(f"{_DELIVERED} order by settled_at_ms desc, seq desc limit 1", since)
+    last = await reader.read(f"{asked.DELIVERIES.sql} order by settled_at_ms desc, seq desc limit 1", since)
     at_ms, seq = (last[0][0], last[0][2]) if last else (mark.delivered_ms, mark.delivered_seq)
     return Mark(max(mark.seq, await entries.newest_seq(reader)), at_ms, seq, line)
 
@@ -97,7 +87,7 @@ async def _more(reader: Reader, sql: str, values: tuple[Any, ...], shown: int, m
     """Return how many there are beyond those `shown`."""
     if shown < most:
         return 0
-    return int((await reader.read(f"select count(*) from ({sql})", values))[0][0]) - shown  # noqa: S608 - constants
+    return int((await reader.read(asked.counted(sql), values))[0][0]) - shown
 
 
 def _order(change: Change) -> tuple[int, int, int]:

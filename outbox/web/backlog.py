@@ -12,23 +12,6 @@ STEPS = 240
 # How many entries are read, before the plot's first moment and after it, however many there are.
 LOOKED_AT = 20_000
 
-# One entry, at a varying position, of each `every` numbers from `low` to `high`: if a bot puts into two tables in turn,
-# both must show. Those put or settled before the first step count as step -1.
-GROUPS = """
-with recursive strata (first) as (
-    select :low union all select first + :every from strata where first + :every <= :high
-)
-select max(-1, min(:steps - 1, (created_at_ms - :start + :width) / :width - 1)) as put,
-       max(-1, min(:steps - 1, (settled_at_ms - :start + :width) / :width - 1)) as settled,
-       count(*) * :every
-  from strata
-  join outbox on seq = first + ((first * 2654435761) >> 12 & 0xffff) % :every
- group by put, settled
-"""
-
-FIRST = "select seq, created_at_ms from outbox where seq >= ? order by seq limit 1"
-LAST = "select max(seq) from outbox"
-
 
 def every(low: int, high: int) -> int:
     """Return how many numbers one entry stands for, so that no more than LOOKED_AT are read."""

@@ -8,7 +8,7 @@ from datasette.app import Datasette
 from datasette.database import Database
 
 from outbox.clock import SystemClock
-from outbox.web import backlog
+from outbox.web import backlog, queries
 
 # The file's name within the site, and so in its addresses.
 NAME = "outbox"
@@ -19,7 +19,6 @@ SPANS = {1: "1 hour", 6: "6 hours", 24: "1 day", 168: "7 days", 0: "all"}
 
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 _HOUR_MS = 3_600_000
-_OUTAGES = "select since_utc, lasted || iif(until_utc is null, ', and still', ''), what, why from v_outages limit 5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +36,12 @@ class Picture:
 async def picture(site: Datasette, hours: int) -> Picture:
     """Return the figures and the plot of the last `hours` hours; 0: of everything in the file."""
     file = site.get_database(NAME)
-    rows = await file.execute("select state, sum(entries) from outbox_counts group by state")
+    rows = await file.execute(queries.COUNTS.sql)
     found = dict(tuple(row) for row in rows.rows)
     counts = tuple((state, found.get(state, 0)) for state in _STATES if state != "removed" or found.get(state))
-    newest = await file.execute(_OUTAGES) if "v_outages" in await file.view_names() else None  # an older file has none
+    newest = (
+        await file.execute(queries.OUTAGES.sql) if "v_outages" in await file.view_names() else None
+    )  # an older file has none
     outages = tuple(tuple(str(cell) for cell in row) for row in newest.rows) if newest else ()
     return Picture(file.path, counts, outages, hours, *await _plot(file, hours))
 
@@ -48,7 +49,7 @@ async def picture(site: Datasette, hours: int) -> Picture:
 async def _plot(file: Database, hours: int) -> tuple[str, int]:
     """Return the drawing, and how many entries each sampled one stands for."""
     end_ms = SystemClock().now_ms()
-    low, high = await _first(file, 0), (await file.execute(backlog.LAST)).first()[0] or 0
+    low, high = await _first(file, 0), (await file.execute(queries.LAST.sql)).first()[0] or 0
     start_ms = min(low[1], end_ms - 1000) if low else end_ms - _HOUR_MS
     within = low[0] if low else 1
     if hours:
@@ -61,7 +62,7 @@ async def _plot(file: Database, hours: int) -> tuple[str, int]:
         if first <= last:
             each = backlog.every(first, last)
             values = {"steps": backlog.STEPS, "start": start_ms, "width": width_ms}
-            rows = await file.execute(backlog.GROUPS, values | {"low": first, "high": last, "every": each})
+            rows = await file.execute(queries.GROUPS.sql, values | {"low": first, "high": last, "every": each})
             found += [(row[0], row[1], row[2]) for row in rows.rows]
             most = max(most, each)
     counts = backlog.backlog(found)
@@ -70,7 +71,7 @@ async def _plot(file: Database, hours: int) -> tuple[str, int]:
 
 async def _first(file: Database, seq: int) -> tuple[int, int] | None:
     """Return number and time of the first entry from `seq` on."""
-    row = (await file.execute(backlog.FIRST, (seq,))).first()
+    row = (await file.execute(queries.FIRST.sql, (seq,))).first()
     return None if row is None else (row[0], row[1])
 
 

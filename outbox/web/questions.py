@@ -36,6 +36,12 @@ select destination, state, entries
 select seq, id, destination, operation, key, created_at_ms, waits, attempts, error_code, error_message
   from outbox
  where state = 'pending'
+   and seq in (select seq from outbox indexed by outbox_ready where state = 'pending' and waits is null
+               union all
+               select seq from outbox indexed by outbox_turns
+                where state = 'pending' and key is not null and waits = 'turn'
+               union all
+               select seq from outbox indexed by outbox_retrying where state = 'pending' and waits = 'retry')
  order by seq
  limit 100
 """,

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from outbox.web.backlog import GROUPS, backlog, drawing, every, ticks
+from outbox.web.backlog import backlog, drawing, every, ticks
+from outbox.web.queries import GROUPS
 from tests.store.test_work import steps
 from tests.store.tools import schema
 
@@ -73,7 +74,7 @@ def large() -> Iterator[sqlite3.Connection]:
 
 def asked(db: sqlite3.Connection, each: int) -> list[int]:
     values = {"steps": 10, "start": 0, "width": 2_000_000, "low": 1, "high": 20_000, "every": each}
-    return backlog(db.execute(GROUPS, values).fetchall(), steps=10)
+    return backlog(db.execute(GROUPS.sql, values).fetchall(), steps=10)
 
 
 def test_one_of_every_few_entries_draws_what_all_of_them_do(large: sqlite3.Connection) -> None:
