@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
-from outbox import logs
+from outbox import __version__, logs
 from outbox.background import Background, TaskState
 from outbox.clock import Clock
 from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxError
-from outbox.postgrest.client import Transport, build, user_agent
+from outbox.postgrest.client import Transport, build
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge, read_refusal
 from outbox.stats import Stats
 
@@ -192,7 +192,7 @@ class Reporter:
             oldest_pending_s=found.oldest_pending_age_s,
             last_success_at=None if success is None else success.isoformat(timespec="milliseconds"),
             paused=found.paused,
-            version=user_agent().partition("/")[2],
+            version=__version__,
             every_s=self._every_s,
             stopped=stopped,
         )

@@ -28,7 +28,6 @@ from outbox.puts import Puts, refuse_copy
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport
-from outbox.store import meta
 from outbox.store.capacity import Bounds
 from outbox.store.reader import PendingCounter
 from outbox.store.store import Store
@@ -169,14 +168,14 @@ class Outbox(Puts, Operates):
             bounds=Bounds(settings.reserve_bytes, settings.max_pending_rows, settings.max_pending_bytes),
         )
         try:
-            settings = settings.model_copy(update={"source": await meta.keep_source(store, settings)})
+            settings = settings.model_copy(update={"source": await store.keep_source(settings)})
             outbox = cls(store, Remote(settings, transport, clock), settings, clock=clock)
         except BaseException:
             await store.close()
             raise
         try:
             outbox._destinations.declare(declared)
-            await meta.keep_strict_order(store, settings.strict_order)
+            await store.keep_strict_order(settings.strict_order)
             await outbox._flusher.load()
             # The machine's own clock: the other processes that leave requests have no other.
             actions = outbox._commands.actions | by_request(outbox)
@@ -225,7 +224,7 @@ class Outbox(Puts, Operates):
         parts = [
             Part("flusher", partial(self._drains.close, _GRACE_S)),
             Part("health report", self._reporter.stop),
-            Part("file", self._close_store, give_up=self._store.give_up),
+            Part("file", self._store.close, give_up=self._store.give_up),
             Part("connections", self._remote.close),
         ]
         if self._maintenance is not None:
@@ -233,10 +232,6 @@ class Outbox(Puts, Operates):
         if self._command_server is not None:
             parts.insert(2, Part("inbox", partial(self._command_server.stop, _REQUEST_GRACE_S)))
         await stop_in_time(parts, spent_s=self._spent_s)
-
-    async def _close_store(self) -> None:
-        self._pending_counter.close()
-        await self._store.close()
 
     async def _salvage(self, source: Path) -> dict[str, Any]:
         from outbox.recovery.salvage import salvage_and_rename

@@ -18,7 +18,7 @@ from outbox.clock import Clock
 from outbox.destinations import Destinations
 from outbox.entry import SharedOptions
 from outbox.errors import InvalidRequest
-from outbox.store import maintenance, meta
+from outbox.store import maintenance
 from outbox.store.selection import Handled, Outcome, Selection, checked_reason
 from outbox.store.store import Store
 
@@ -176,11 +176,11 @@ class Commands:
 
     async def _acknowledge(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """Forget a loss that the operator has acknowledged."""
-        return {"acknowledged": await meta.acknowledge_loss(self._store)}
+        return {"acknowledged": await self._store.acknowledge_loss()}
 
     async def _adopt(self, _: Mapping[str, Any]) -> Mapping[str, Any]:
         """If no bot runs: let entries go to the project that answers next. was: the project that they belonged to."""
-        return {"was": await meta.forget_project(self._store)}
+        return {"was": await self._store.forget_project()}
 
     async def _put(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Store rows in one commit, from a shell, cron or another language. Raises what `Outbox.put_many` raises."""

@@ -16,8 +16,8 @@ import aiosqlite
 
 from outbox.entry import State
 from outbox.store import queries
-from outbox.store.history import note
 from outbox.store.selection import STEP, Handled, Outcome, Selected, Selection
+from outbox.store.store import note
 
 T = TypeVar("T")
 

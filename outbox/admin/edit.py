@@ -15,10 +15,10 @@ from outbox.admin.revision import Revised, Unrevised, fingerprint, renamed, revi
 from outbox.entry import LaneSpec, Operation, State
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.store import queries
-from outbox.store.history import note
 from outbox.store.reader import Reader
 from outbox.store.receipts import find_lane
 from outbox.store.selection import NOT_DEAD, STEP, Handled, Outcome, Selected
+from outbox.store.store import note
 
 
 class Candidate(NamedTuple):
@@ -155,10 +155,11 @@ def _candidates(rows: Sequence[Any], lanes: Mapping[int, LaneSpec], destination:
 
 
 def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
-    *selected, operation, key, payload, on_conflict, match, lane = row
+    *selected, operation, key, payload, on_conflict, match, created_at_ms, lane = row
     chosen = Selected.of(selected)
     tried = chosen.state is State.PENDING
     entry = Unrevised(
-        chosen.id, chosen.destination, Operation(operation), key, payload, on_conflict, match, lanes.get(lane), tried
-    )
+        chosen.seq, chosen.id, chosen.destination, Operation(operation), key, payload, on_conflict, match,
+        created_at_ms, lanes.get(lane), tried,
+    )  # fmt: skip
     return Candidate(chosen, entry)

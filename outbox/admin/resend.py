@@ -17,9 +17,8 @@ import aiosqlite
 
 from outbox.entry import Operation
 from outbox.store import queries
-from outbox.store.history import note
 from outbox.store.selection import STEP, Selection
-from outbox.store.store import Store
+from outbox.store.store import Store, note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from outbox.encoding import encode_row, encode_value
-from outbox.entry import Destination, LaneSpec, Operation, digest
+from outbox.entry import Destination, LaneSpec, Operation, StoredEntry, digest
 from outbox.errors import InvalidEntry
 from outbox.ordering import key_of_row
 from outbox.prepare import as_id, intend
@@ -20,16 +20,9 @@ _UNREADABLE = (ValueError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
-class Unrevised:
-    """The parts of a stored entry that an edit depends on. spec: of its lane; None: it never had one."""
+class Unrevised(StoredEntry):
+    """A stored entry that an edit may change. spec: of its lane; None: it never had one."""
 
-    id: str
-    destination: str
-    operation: Operation
-    key: str | None
-    payload: str
-    on_conflict: str | None
-    match: str | None
     spec: LaneSpec | None
     tried: bool = False  # it is pending: an earlier try may have stored it without our knowledge
 

@@ -21,7 +21,7 @@ from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
 from outbox.settings import Settings
 from outbox.stats import Status
-from outbox.store import meta, queries
+from outbox.store import queries
 from outbox.store.rows import Lane, Outgoing
 from outbox.store.sidecar import Flushing
 from outbox.store.store import Store
@@ -208,12 +208,12 @@ class ProjectBinding:
         project = project_of(transport)
         if self.belongs_to is None and project is not None:
             # A salvage may have brought another one, a moment ago.
-            self.belongs_to = await meta.remember_project(self._store, project)
+            self.belongs_to = await self._store.remember_project(project)
             logger.info("project remembered", extra={"project": self.belongs_to})
 
     async def forget(self) -> str | None:
         """Belong to whichever project answers next; return which one it was."""
-        was = await meta.forget_project(self._store)
+        was = await self._store.forget_project()
         self.belongs_to = None
         return was
 

@@ -77,8 +77,6 @@ class Delivery:
         await self._settlement.dead(changed, refusal)
         return [entry for entry in batch if entry not in changed]
 
-    # ------------------------------------------------------------------------------------------ one attempt
-
     async def _share(self, batch: Batch, entries: Sequence[Outgoing]) -> None:
         """Send rows of many lanes in one request; unless it is accepted, fewer of them share the next one."""
         spec, turn = self._lane.spec, self._pauses.turn()
@@ -136,12 +134,13 @@ class Delivery:
             case Split():
                 await self._split(entries, sent, verdict)
             case Reject():
-                await self._reject(sent[0], superseded, verdict.refusal)
+                await self._make_dead(sent[0], verdict.refusal)
+                self._traffic.split([superseded])  # their winner is dead: they are what the destination gets
             case Retry():
                 await self._retry(entries, verdict.refusal)
             case Pause() if len(sent) == 1 and self._is_stuck(sent[0], verdict, outcome):
                 hint = verdict.refusal.hint or "stuck: it fails alone, and others pass it"
-                self._suspect(sent[0], proven=True)
+                self._traffic.suspects[sent[0].seq] = True
                 await self._settlement.postponed(entries, replace(verdict.refusal, hint=hint), event="stuck")
             case Pause() if len(sent) > 1 and self._is_known(verdict, outcome):
                 await self._split(entries, sent, Split(verdict.refusal, shrink=verdict.shrink))
@@ -242,10 +241,6 @@ class Delivery:
         many = len(left) > 1 and len(orphans) * 10 < len(left)
         self._traffic.split(batching.halves(left) if many else [left])
 
-    async def _reject(self, entry: Outgoing, superseded: Sequence[Outgoing], refusal: Refusal) -> None:
-        await self._make_dead(entry, refusal)
-        self._traffic.split([superseded])  # their winner is dead: they are what the destination gets
-
     async def _unmatched(self, entry: Outgoing, answer: Retry, turn: int) -> None:
         """An update matched no row: an earlier try has applied it, or its row is not there."""
         spec, deadline_s = self._lane.spec, self._limits.request_deadline_s
@@ -285,9 +280,7 @@ class Delivery:
         for entry in lost:
             gone = f"{refusal.message} (gave up: its parent never came)"
             await self._make_dead(entry, replace(refusal, message=gone))
-        if not lost:
-            await self._settlement.postponed(entries, refusal, event="postponed")
-        elif left := [entry for entry in heads(entries) if entry not in lost]:
+        if left := [entry for entry in heads(entries) if entry not in lost] if lost else entries:
             await self._settlement.postponed(left, refusal, event="postponed")
 
     async def _pause(self, sent: Sequence[Outgoing], verdict: Pause, outcome: Reply | Failure, turn: int) -> None:
@@ -296,7 +289,7 @@ class Delivery:
             self._resize(len(sent), None)
         unsent = outcome in (Failure.UNREACHABLE, Failure.MISCONFIGURED)
         if len(sent) == 1 and not unsent and verdict.reason is not Reason.RATE_LIMITED:
-            self._suspect(sent[0], proven=False)
+            self._traffic.suspects[sent[0].seq] = False
         self._traffic.trouble, self._traffic.passed = (verdict.refusal.status, verdict.refusal.code), False
         key = await self._pauses.begin(self._lane, verdict, outcome, turn=turn)
         self._lanes.accuse([key])
@@ -306,9 +299,6 @@ class Delivery:
 
     # An entry that fails alone with a timeout, say, may be the cause, or may have met an outage. It becomes a suspect,
     # and the next probe takes another entry. If that succeeds and the suspect fails alone again, only it is postponed.
-
-    def _suspect(self, entry: Outgoing, *, proven: bool) -> None:
-        self._traffic.suspects[entry.seq] = proven
 
     def _is_stuck(self, entry: Outgoing, verdict: Pause, outcome: Reply | Failure) -> bool:
         if verdict.reason is Reason.REFUSED:
@@ -369,8 +359,6 @@ class Delivery:
             traffic.rewind = True
         told = {"destination": self._lane.spec.destination, "rows": count}
         logger.warning("refused entries are pending again: their table accepts rows", extra=told)
-
-    # ------------------------------------------------------------------------------------------ settling
 
     async def _make_dead(self, entry: Outgoing, refusal: Refusal) -> None:
         """Make `entry` a dead letter, one of a run of refusals unless it is at fault itself."""

@@ -25,9 +25,9 @@ except ModuleNotFoundError as _missing:
     hint = "outbox.metrics needs the extra `otel` of durable-outbox: python3 -m pip install opentelemetry-api"
     raise ModuleNotFoundError(hint, name=_missing.name) from _missing
 
-from outbox import logs
+from outbox import __version__, logs
 from outbox.errors import OutboxError
-from outbox.metrics.figures import DURATION, FIGURES, VERSION, Figure, Kind, Watched
+from outbox.metrics.figures import DURATION, FIGURES, Figure, Kind, Watched
 from outbox.operating import Monitor
 from outbox.outbox import Outbox
 
@@ -131,5 +131,5 @@ _making = threading.Lock()
 def _instruments_of(provider: MeterProvider) -> _Instruments:
     with _making:
         if provider not in _made:
-            _made[provider] = _Instruments(provider.get_meter("outbox", VERSION))
+            _made[provider] = _Instruments(provider.get_meter("outbox", __version__))
         return _made[provider]

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from outbox import __version__
 from outbox.entry import State
 from outbox.flusher.context import Tally
 from outbox.operating import Monitor, standing
-from outbox.postgrest.client import user_agent
 from outbox.postgrest.verdicts import Reason
 from outbox.stats import Health, Snapshot, health_of
 
-VERSION = user_agent().partition("/")[2]
 Value = tuple[float, Mapping[str, str]]
 
 
@@ -210,7 +209,7 @@ FIGURES = (
         Kind.UP_DOWN,
         "{version}",
         "1, for the version of the library.",
-        lambda _: [(1, {"outbox.version": VERSION})],
+        lambda _: [(1, {"outbox.version": __version__})],
     ),
     Figure(
         "outbox.db.size", Kind.UP_DOWN, "By", "Size of the file.", _one(lambda watched: watched.snapshot().db_bytes)

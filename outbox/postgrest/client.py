@@ -11,13 +11,13 @@ import zlib
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 from urllib.parse import quote
 
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from outbox import __version__
 from outbox.entry import LaneSpec, Operation
 from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
@@ -27,6 +27,8 @@ from outbox.postgrest.stored import Sent
 from outbox.postgrest.verdicts import Failure, Reply, Silence
 from outbox.threads import in_thread
 
+# The library's name: Supabase refuses secret keys from what looks like a browser.
+USER_AGENT = f"durable-outbox/{__version__}"
 # For the flusher's requests and the bot's reads; above requests_in_flight: cancelled requests can starve the pool.
 _POOL = 64
 # The most that is read of a reply; PostgREST's errors have a few hundred bytes, a hostile page may be endless.
@@ -125,14 +127,6 @@ class _KeyAuth(httpx.Auth):
         return "<key>"
 
 
-def user_agent() -> str:
-    """Return the library's name: Supabase refuses secret keys from what looks like a browser."""
-    try:
-        return f"durable-outbox/{version('durable-outbox')}"
-    except PackageNotFoundError:
-        return "durable-outbox"
-
-
 def source_header(source: str | None) -> dict[str, str]:
     """Return the header that names the bot. PostgREST exposes it to SQL: the default of the column `source` reads it.
 
@@ -222,7 +216,7 @@ class PostgrestTransport:
             trust_env=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # no cookie is kept
             headers={
-                "user-agent": user_agent(),
+                "user-agent": USER_AGENT,
                 "accept": "application/json",
                 "accept-encoding": "identity",  # a kilobyte of gzip may hold a gigabyte
                 **self._named,
@@ -285,14 +279,6 @@ class PostgrestTransport:
 
     async def _once(self, client: httpx.AsyncClient, request: Request) -> Reply:
         trace = _Trace()
-        try:
-            return await self._exchange(client, request, trace)
-        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            if trace.reused and not trace.answered and not isinstance(error, httpx.ConnectError):
-                raise _Stale from error
-            raise
-
-    async def _exchange(self, client: httpx.AsyncClient, request: Request, trace: _Trace) -> Reply:
         sent = client.stream(
             request.method,
             f"{self._rest_url}/{request.path}",
@@ -301,8 +287,13 @@ class PostgrestTransport:
             auth=self._auth,
             extensions={"trace": trace},
         )
-        async with sent as response:
-            raw = await _read(response, request.reply_bytes)
+        try:
+            async with sent as response:
+                raw = await _read(response, request.reply_bytes)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            if trace.reused and not trace.answered and not isinstance(error, httpx.ConnectError):
+                raise _Stale from error
+            raise
         headers = {name.lower(): self._scrub.text(value) for name, value in response.headers.items()}
         via = None if self._proxy is None else str(self._proxy)
         return Reply(response.status_code, headers, self._scrub.body(raw, request.reply_bytes), via)

@@ -124,6 +124,9 @@ class _Rest:
     shrink: bool = False
     note: str = ""
 
+    def pause(self, refusal: Refusal) -> Pause:
+        return Pause(self.scope, self.reason, _noted(refusal, self.note), slow=self.slow, shrink=self.shrink)
+
 
 _ALL, _TABLE, _LANE = Scope.EVERYTHING, Scope.DESTINATION, Scope.LANE
 _DOWN = _Rest(_ALL, Reason.OVERLOADED)
@@ -153,6 +156,13 @@ _IGNORED_PREFER = _Rest(
     _ALL, Reason.NOT_POSTGREST, note="an upsert meets no duplicate: a proxy on the way removes the header Prefer"
 )
 _NO_DATABASE = _Rest(_ALL, Reason.OVERLOADED, note="PostgREST has lost its database")
+
+SILENT = {
+    Silence.UNREACHABLE: _Rest(_ALL, Reason.UNREACHABLE),
+    Silence.TIMEOUT: _Rest(_ALL, Reason.TIMEOUT, shrink=True),
+    Silence.CUT: _Rest(_ALL, Reason.UNREACHABLE, shrink=True),
+    Silence.MISCONFIGURED: _BAD_SERVER,
+}
 
 # The longest prefix that matches wins.
 CODES: dict[str, Cause | _Rest] = {
@@ -257,7 +267,7 @@ def judge(
     if rows < 1:
         raise ValueError(f"rows is {rows}, must be 1 or more")
     if isinstance(outcome, Failure):
-        return _no_reply(outcome)
+        return SILENT[outcome.kind].pause(Refusal(None, None, outcome.words or outcome.value))
     if 200 <= outcome.status < 300:
         return _accepted(operation, outcome)
     return _refused(operation, rows, outcome, own, sent_bytes)
@@ -267,19 +277,6 @@ def stored_rows(reply: Reply) -> int | None:
     """Return how many rows an accepted request has stored or changed; None: the server does not say."""
     told = _RANGE.fullmatch(reply.headers.get("content-range", ""))
     return int(told[1]) if told is not None and told[1] != "*" else None
-
-
-def _no_reply(failure: Failure) -> Verdict:
-    refusal = Refusal(None, None, failure.words or failure.value)
-    match failure.kind:
-        case Silence.UNREACHABLE:
-            return Pause(_ALL, Reason.UNREACHABLE, refusal)
-        case Silence.TIMEOUT:
-            return Pause(_ALL, Reason.TIMEOUT, refusal, shrink=True)
-        case Silence.CUT:
-            return Pause(_ALL, Reason.UNREACHABLE, refusal, shrink=True)
-        case Silence.MISCONFIGURED:
-            return Pause(_ALL, Reason.MISCONFIGURED, refusal, slow=True)
 
 
 def _accepted(operation: Operation, reply: Reply) -> Verdict:
@@ -312,7 +309,7 @@ def _refused(operation: Operation, rows: int, reply: Reply, own: str | None, sen
         rule = _IGNORED_PREFER if operation is Operation.UPSERT else rule
     match rule:
         case _Rest():
-            return Pause(rule.scope, rule.reason, _noted(refusal, rule.note), slow=rule.slow, shrink=rule.shrink)
+            return rule.pause(refusal)
         case Cause.PARENT:
             return Retry(refusal)
         case _:

@@ -21,7 +21,7 @@ from outbox.errors import StoreError
 from outbox.recovery import quarantine
 from outbox.recovery.damaged_file import HISTORY, SESSION, DamagedFile, FoundEntry, note
 from outbox.recovery.pages import is_as_put
-from outbox.store import meta, queries
+from outbox.store import queries
 from outbox.store.receipts import find_lane
 from outbox.store.store import Store
 from outbox.threads import in_thread
@@ -79,7 +79,7 @@ async def salvage(
     wreck = await in_thread(DamagedFile, source)
     try:
         project, found.project_unreadable = await in_thread(wreck.project)
-        away = project is not None and await meta.remember_project(store, project) != project
+        away = project is not None and await store.remember_project(project) != project
         await project_known()
         pages = wreck.pages(found.unreadable)
         while (page := await in_thread(next, pages, None)) is not None:

@@ -14,12 +14,12 @@ import aiosqlite
 from outbox import logs
 from outbox.clock import Clock
 from outbox.entry import State
-from outbox.postgrest.verdicts import Refusal
+from outbox.postgrest.verdicts import Reason, Refusal
+from outbox.settings import Settings
 from outbox.store import database, many, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits, Guard
 from outbox.store.held_transaction import Block
-from outbox.store.history import note, refusal_words
 from outbox.store.reader import Reader
 from outbox.store.receipts import Receipt, find_lane
 from outbox.store.rows import Adopted, StoredPause
@@ -88,6 +88,7 @@ class Store(Reader):
 
     async def close(self) -> None:
         """Commit what is in line and close. The reader goes before the writer, which empties the WAL."""
+        self.on_readers(False)
         try:
             await self.writer.finish()
         finally:
@@ -160,7 +161,7 @@ class Store(Reader):
         run: the lane and the cause of the run of refusals in which they die.
         """
         now_ms = self._clock.now_ms()
-        parameters = (state.value, now_ms, attempts, *refusal_words(refusal), _list(seqs))
+        parameters = (state.value, now_ms, attempts, *_refusal_words(refusal), _list(seqs))
         if refusal is None:
             await self.writer.execute(queries.SETTLE.sql, parameters)
             return
@@ -179,7 +180,7 @@ class Store(Reader):
     ) -> None:
         """Let pending entries wait until `until_ms` for something of their own. event: postponed or stuck."""
         now_ms = self._clock.now_ms()
-        parameters = (until_ms, attempts, *refusal_words(refusal), _list(seqs))
+        parameters = (until_ms, attempts, *_refusal_words(refusal), _list(seqs))
 
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.POSTPONE.sql, parameters)
@@ -270,6 +271,87 @@ class Store(Reader):
     async def forget_run(self, lane: int) -> None:
         """Forget the run of refusals of `lane`: it was its rows' fault."""
         await self.writer.execute(queries.FORGET_RUN.sql, (lane,))
+
+    # ------------------------------------------------------------------------------------------ facts about the file
+
+    async def keep_strict_order(self, strict: bool | None) -> bool:
+        """Let a dead entry hold back what comes after it in its line, or not; entries already in line follow suit.
+
+        None: as the file was last told. Returns what holds from here on.
+        """
+        told = await self.strict_order()
+        if strict is None or told == strict:
+            return told
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute(queries.STATE_FACT.sql, ("strict_order", str(int(strict))))
+            await connection.execute(queries.FREEZE.sql if strict else queries.THAW.sql)
+
+        await self.transact(work)
+        return strict
+
+    async def remember_project(self, project: str) -> str:
+        """Note which project the entries belong to, if that is not known yet; return which one they belong to."""
+
+        async def work(connection: aiosqlite.Connection) -> str:
+            await connection.execute(queries.STATE_FIRST.sql, ("project", project))
+            rows = await connection.execute_fetchall(queries.FACT.sql, ("project",))
+            return str(next(iter(rows))[0])
+
+        return await self.transact(work)
+
+    async def forget_project(self) -> str | None:
+        """Let the entries belong to no project; return which one it was."""
+        was = await self.project()
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute(queries.FORGET_FACT.sql, ("project",))
+            await connection.execute(queries.END_PAUSES_FOR.sql, (Reason.OTHER_PROJECT.value,))
+
+        await self.transact(work)
+        return was
+
+    async def keep_source(self, settings: Settings) -> str | None:
+        """Return which bot this is, and record it in the file.
+
+        As it is set, else as the file was first told, so that a container's new host name is no new bot; else by the
+        names of the file and of this host.
+        """
+        kept = await self.fact("source")
+        source = settings.source if kept is None or "source" in settings.model_fields_set else kept
+        if source is not None and source != kept:
+            await self.state({"source": source})
+        return source
+
+    async def acknowledge_loss(self) -> bool:
+        """Forget a loss that an operator has acknowledged, and return whether there was one."""
+
+        async def work(connection: aiosqlite.Connection) -> bool:
+            return bool((await connection.execute(queries.FORGET_FACT.sql, ("loss",))).rowcount)
+
+        return await self.transact(work)
+
+
+async def note(
+    connection: aiosqlite.Connection,
+    seqs: Sequence[int],
+    *,
+    now_ms: int,
+    event: str,
+    message: str | None = None,
+    refusal: Refusal | None = None,
+    batch_rows: int | None = None,
+) -> None:
+    """Write one line of history for each entry of `seqs`: with our own message, or what the server said."""
+    said = refusal and (refusal.status, refusal.code, refusal.message, batch_rows, refusal.request_id)
+    words = said or (None, None, message, batch_rows, None)
+    await connection.execute(queries.NOTE.sql, (now_ms, event, *words, _list(seqs)))
+
+
+def _refusal_words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
+    if refusal is None:
+        return None, None, None, None, None
+    return refusal.status, refusal.code, refusal.message, refusal.details, refusal.hint
 
 
 def _list(seqs: Sequence[int]) -> str:

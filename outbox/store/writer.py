@@ -73,7 +73,7 @@ class Writer:
         self._closing = False
         self._putting = False  # a group is under way
         # The last entry that is known. Another's insert (a transaction's, a shell's, a trigger's) shows as a gap.
-        self._last_seq = last_seq
+        self.last_seq: int = last_seq
         self._plain: bool | None = plain
         self.lanes: dict[LaneSpec, int] = {}
         self.watchers: tuple[PutWatcher, ...] = ()
@@ -84,19 +84,9 @@ class Writer:
         self._task = asyncio.create_task(self._run(), name="outbox-writer")
 
     @property
-    def waiting(self) -> int:
-        """How many puts and jobs stand in line."""
-        return len(self._line)
-
-    @property
     def putting(self) -> bool:
         """Whether a put is being committed or is the next to be."""
         return self._putting or (bool(self._line) and is_put(self._line[0]))
-
-    @property
-    def last_seq(self) -> int:
-        """The number of the last entry that is known."""
-        return self._last_seq
 
     def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
         """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
@@ -153,7 +143,7 @@ class Writer:
 
     def note_stored(self, seq: int) -> None:
         """Note that a job has committed the entry of this number; call it before any caller is answered."""
-        self._last_seq = max(self._last_seq, seq)
+        self.last_seq = max(self.last_seq, seq)
         self.on_stored(seq)
 
     async def finish(self) -> None:
@@ -162,10 +152,13 @@ class Writer:
         self._work.set()
         # Not `await self._task`: a shutdown handler may have cancelled every task of the loop, this one too.
         await asyncio.wait({self._task})
-        if not self.commits.suspect:
-            with contextlib.suppress(StoreError):  # logged; what can be saved is saved
+        with contextlib.suppress(StoreError):  # logged; what can be saved is saved
+            if not self.commits.suspect:
                 await self.commits.look()
-                await _mark_closed(self.commits.connection)
+                try:
+                    await self.commits.connection.execute(queries.FORGET_FACT.sql, ("open",))
+                except _NOT_NOTED as error:  # the next opening will look a little closer
+                    logger.warning("clean close could not be recorded", extra={"error": str(error)})
 
     async def give_up(self) -> None:
         """End the work under way and answer everyone in line; `close` does the rest."""
@@ -206,26 +199,18 @@ class Writer:
             fail(first, error)
 
     async def _serve_next(self) -> None:
-        if isinstance(self._line[0], Put):
-            group = self._next_group()
-            if group:
-                self._putting = True
-                try:
-                    await self._guarded(self._commit_puts(group), group)
-                finally:
-                    self._putting = False
+        first = self._line[0]
+        if isinstance(first, Put):
+            if group := self._next_group():
+                await self._guarded(self._commit_puts(group), group)
         else:
-            job = self._line.popleft()
-            assert not isinstance(job, Put)
-            if not job.done.cancelled():
-                self._putting = is_put(job)
-                try:
-                    await self._guarded(self._commit_job(job), [job])
-                finally:
-                    self._putting = False
+            self._line.popleft()
+            if not first.done.cancelled():
+                await self._guarded(self._commit_job(first), [first])
 
     async def _guarded(self, work: Awaitable[None], items: Sequence[Put | Job | Bare]) -> None:
         """Run `work`; its callers get whatever it raises, and the writer keeps running for the next ones."""
+        self._putting = is_put(items[0])
         try:
             await work
         except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
@@ -235,6 +220,8 @@ class Writer:
             for item in items:
                 fail(item, OutcomeUnknown(path=self._path, ids=(), waited_s=0))
             raise
+        finally:
+            self._putting = False
 
     def _next_group(self) -> list[Put]:
         """Take the puts at the head of the line, without those whose caller has gone meanwhile."""
@@ -293,7 +280,7 @@ class Writer:
     async def _insert(self, entries: Sequence[Entry]) -> range | None:
         """Store `entries` and return their places; None: some were there already, or others came in between."""
         cursor = await self.commits.connection.execute(*queries.insert(entries))
-        places = range(self._last_seq + 1, self._last_seq + 1 + len(entries))
+        places = range(self.last_seq + 1, self.last_seq + 1 + len(entries))
         return places if cursor.rowcount == len(entries) and cursor.lastrowid == places[-1] else None
 
     async def _commit_one_by_one(self, group: list[Put], entries: list[Entry]) -> None:
@@ -317,8 +304,8 @@ class Writer:
         if seqs is None:
             await self._answer_looked_up(group, entries)
             return
-        self._last_seq = seqs[-1]
-        self.on_stored(self._last_seq)  # before any caller is answered
+        self.last_seq = seqs[-1]
+        self.on_stored(self.last_seq)  # before any caller is answered
         for number, (put, entry, seq) in enumerate(zip(group, entries, seqs, strict=True), 1):
             if not put.done.done():
                 put.done.set_result(Receipt(id=entry.id, seq=seq))
@@ -337,7 +324,7 @@ class Writer:
 
     async def _answer_looked_up(self, group: Sequence[Put], entries: Sequence[Entry]) -> None:
         """Do the same from what the file says: an id may have been there already, as the same entry or another."""
-        before = self._last_seq
+        before = self.last_seq
         try:
             found = await stored(self.commits.connection, entries)
         except database.SqliteError as error:  # the commit worked; what it found under these ids cannot be read
@@ -354,7 +341,7 @@ class Writer:
             before = max(before, receipt.seq)  # the same id again in this group is there already
             if not put.done.done():
                 put.done.set_result(receipt)
-        self._last_seq = before
+        self.last_seq = before
 
     async def _commit_job(self, job: Job | Bare) -> None:
         work = job.work
@@ -390,11 +377,3 @@ class Writer:
         return [
             put.entry if put.entry.lane is not None else put.entry._replace(lane=self.lanes[put.spec]) for put in group
         ]
-
-
-async def _mark_closed(connection: aiosqlite.Connection) -> None:
-    """Say that the file was closed cleanly. A failure is logged: the next opening will look a little closer."""
-    try:
-        await connection.execute(queries.FORGET_FACT.sql, ("open",))
-    except _NOT_NOTED as error:
-        logger.warning("clean close could not be recorded", extra={"error": str(error)})

@@ -19,6 +19,7 @@ def stored(row: dict[str, object], **how: object) -> Unrevised:
     ready = written(Destination("fills", on_conflict=("number",)), row, **how)  # type: ignore[arg-type]
     intent = ready.intent
     return Unrevised(
+        1,
         "t-1",
         "fills",
         intent.spec.operation,
@@ -26,6 +27,7 @@ def stored(row: dict[str, object], **how: object) -> Unrevised:
         ready.payload,
         intent.on_conflict,
         intent.match,
+        0,
         intent.spec,
     )
 
@@ -92,7 +94,7 @@ def test_what_no_put_could_have_made_is_refused_by_its_field(how: dict[str, obje
 
 
 def test_an_entry_without_parsed_fields_keeps_its_fields_unset() -> None:
-    unread = Unrevised("t-1", "fills", Operation.INSERT, None, '{"a b": 1}', None, None, None)
+    unread = Unrevised(1, "t-1", "fills", Operation.INSERT, None, '{"a b": 1}', None, None, 0, None)
     assert revised(unread, '{"a": 1}') == Revised('{"a":1}', None, None, None)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from outbox import Outbox, Settings, SupabaseClient
-from outbox.postgrest.client import user_agent
+from outbox.postgrest.client import USER_AGENT
 from outbox.stats import FlusherState
 from outbox.testing import ManualClock
 
@@ -233,10 +233,10 @@ def taken(title: str, raw: bytes, url: str) -> Recorded:
     method, target, _ = line.split(" ")
     pairs = [(name.lower(), value) for name, _, value in (header.partition(": ") for header in headers)]
     assert dict(pairs).get("content-length", "0") == str(len(body))
-    version = user_agent().partition("/")[2]
+    version = USER_AGENT.partition("/")[2]
     open_values = {"host": "{host}", "user-agent": "durable-outbox/{version}"}
     kept = tuple((name, open_values.get(name, value)) for name, value in pairs if name != "content-length")
-    assert dict(pairs)["host"] in url and dict(pairs)["user-agent"] == user_agent()
+    assert dict(pairs)["host"] in url and dict(pairs)["user-agent"] == USER_AGENT
     return Recorded(
         title, method, target, kept, body.decode().replace(f'"version":"{version}"', '"version":"{version}"')
     )

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from outbox.entry import Operation
-from outbox.postgrest.client import user_agent
+from outbox.postgrest.client import USER_AGENT
 from outbox.postgrest.verdicts import Delivered, Reply, Retry, judge
 from tests.postgrest.recording import FILE, Recorded, read
 
@@ -35,7 +35,7 @@ class Answer:
 
 def replay(url: str, key: str) -> Iterator[Answer]:
     """Send every request to the project at `url` and yield its answer."""
-    version = user_agent().partition("/")[2]
+    version = USER_AGENT.partition("/")[2]
     with httpx.Client(timeout=30) as client:
         for request in read(FILE.read_text(encoding="utf-8")):
             body = request.body.replace("{version}", version)
@@ -46,7 +46,7 @@ def replay(url: str, key: str) -> Iterator[Answer]:
 
 
 def _headers(request: Recorded, url: str, key: str) -> list[tuple[str, str]]:
-    opened = {"host": urlsplit(url).netloc, "apikey": key, "user-agent": user_agent()}
+    opened = {"host": urlsplit(url).netloc, "apikey": key, "user-agent": USER_AGENT}
     kept = [(name, opened.get(name, value)) for name, value in request.headers if name != "authorization"]
     return [*kept, ("authorization", f"Bearer {key}")] if key.startswith("eyJ") else kept
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from outbox.postgrest.client import PostgrestTransport, Request, user_agent
+from outbox.postgrest.client import USER_AGENT, PostgrestTransport, Request
 from outbox.postgrest.verdicts import Failure, Reply
 from tests.support import run_async
 
@@ -162,8 +162,8 @@ async def test_a_request_arrives_as_it_was_built() -> None:
     assert server.heads[0].startswith("POST /rest/v1/t?on_conflict=id&columns=id HTTP/1.1\r\n")
     assert server.bodies == [b"[1]"]
     assert (server.header("prefer"), server.header("content-type")) == ("p", "application/json")
-    assert server.header("user-agent") == user_agent()
-    assert user_agent().startswith("durable-outbox")
+    assert server.header("user-agent") == USER_AGENT
+    assert USER_AGENT.startswith("durable-outbox")
 
 
 @run_async

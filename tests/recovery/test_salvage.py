@@ -18,7 +18,6 @@ from outbox.recovery import damaged_file, pages
 from outbox.recovery.carve import CarvedFile
 from outbox.recovery.quarantine import found_beside
 from outbox.recovery.salvage import salvage, salvage_and_rename
-from outbox.store import meta
 from outbox.store.files import wal_path
 from tests.recovery.test_corruption import emptied, filled, flip, set_aside
 from tests.store.tools import count, entry, opened, raised, rows, shell
@@ -218,9 +217,9 @@ async def test_entries_of_another_project_are_held_as_dead_letters_and_the_outbo
     await belonging(old, "mine")
 
     async with opened(new) as store:
-        assert await meta.remember_project(store, "other") == "other"
+        assert await store.remember_project("other") == "other"
         found = await salvage(store, old)
-        assert await meta.remember_project(store, "mine") == "other", "a project is remembered once"
+        assert await store.remember_project("mine") == "other", "a project is remembered once"
 
     assert (found.pending, found.held, project_of(new)) == (0, 100, [("other",)])
     ((words, states),) = rows(new, "select min(error_message), min(state) from outbox")
@@ -251,7 +250,7 @@ async def test_control_entries_that_belong_to_no_project_are_simply_pending(tmp_
     await filled(old, 100)
 
     async with opened(new) as store:
-        await meta.remember_project(store, "other")
+        await store.remember_project("other")
         assert (await salvage(store, old)).pending == 100
 
 

@@ -307,7 +307,7 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
             other.execute("begin immediate")
             made, spec = entry()
             waiting = store.put(made, spec)
-            await until(lambda: store.writer.waiting == 0)
+            await until(lambda: not store.writer._line)
             store.writer._task.cancel()
             error = await raised(waiting)
             other.execute("rollback")
@@ -365,7 +365,7 @@ async def test_a_file_that_is_locked_for_a_moment_only_delays(tmp_path: Path) ->
         with shell(path) as other:
             other.execute("begin immediate")
             waiting = store.put(*entry())
-            await until(lambda: store.writer.waiting == 0)
+            await until(lambda: not store.writer._line)
             assert not waiting.done()
             other.execute("rollback")
             await waiting

@@ -196,7 +196,7 @@ TAKE_OUT = Query(
     "the step",
 )
 
-_MENDABLE = f"select 1, {_SELECTED}, operation, key, payload, on_conflict, match, lane from outbox"
+_MENDABLE = f"select 1, {_SELECTED}, operation, key, payload, on_conflict, match, created_at_ms, lane from outbox"
 
 MENDABLE = Query(
     "the entries that have an id, with all that an edit hangs on",

@@ -166,7 +166,7 @@ async def test_a_shell_that_writes_makes_puts_wait_and_then_say_so_while_the_loo
         async with Outbox.open(settings(path, busy_timeout_s=60)) as outbox:
             forgotten.run("begin immediate;")
             late = asyncio.create_task(outbox.put("trades", {"n": 2}))
-            await until(lambda: outbox._store.writer.waiting == 0)
+            await until(lambda: not outbox._store.writer._line)
             forgotten.run("commit;")  # it leaves in time
             await late
             await outbox.put("trades", {"n": 3})
