@@ -17,8 +17,8 @@ from typing import Any, Self
 from outbox.background import TaskState
 from outbox.entry import LaneSpec, State
 from outbox.store import database, files, queries
-from outbox.store.reader import Reader
-from outbox.store.rows import Notices, StoredPause, by_state
+from outbox.store.reader import Reader, by_state
+from outbox.store.rows import Notices, StoredPause
 from outbox.store.sidecar import Flushing
 
 

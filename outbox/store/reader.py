@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,7 +16,7 @@ from outbox.entry import LaneSpec, StoredEntry
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
-from outbox.store.rows import Lane, Look, Notices, Outgoing, Sendable, StoredPause, by_state
+from outbox.store.rows import Lane, Look, Notices, Outgoing, Sendable, StoredPause
 
 T = TypeVar("T")
 
@@ -317,6 +317,14 @@ class PendingCounter:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
+    """Return the counts in rows of destination, state and number."""
+    counts: dict[str, dict[str, int]] = {}
+    for destination, state, entries in rows:
+        counts.setdefault(destination, {})[state] = entries
+    return counts
 
 
 def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:

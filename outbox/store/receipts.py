@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiosqlite
 
@@ -100,6 +100,7 @@ class Put:
     entry: Entry
     spec: LaneSpec
     done: asyncio.Future[Receipt]
+    puts: ClassVar[bool] = True
 
 
 @dataclass(slots=True)
@@ -112,6 +113,7 @@ class Job:
     work: Callable[[aiosqlite.Connection], Awaitable[Any]]
     done: asyncio.Future[Any]
     one_statement: bool = False
+    puts: ClassVar[bool] = False
 
 
 @dataclass(slots=True)
@@ -126,11 +128,6 @@ class Bare:
     done: asyncio.Future[Any]
     ids: Sequence[str]
     puts: bool = False
-
-
-def is_put(item: Put | Job | Bare) -> bool:
-    """Return whether `item` stores entries."""
-    return isinstance(item, Put) or (isinstance(item, Bare) and item.puts)
 
 
 def fail(item: Put | Job | Bare, error: Exception, *, cause: Exception | None = None) -> None:

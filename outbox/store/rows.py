@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from outbox.entry import LaneSpec
 
@@ -88,14 +88,6 @@ class StoredPause(PauseFacts):
     """One row of `outbox_pauses`."""
 
     next_try_at_ms: int
-
-
-def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
-    """Return the counts in rows of destination, state and number."""
-    counts: dict[str, dict[str, int]] = {}
-    for destination, state, entries in rows:
-        counts.setdefault(destination, {})[state] = entries
-    return counts
 
 
 @dataclass(frozen=True, slots=True)

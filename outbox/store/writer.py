@@ -46,7 +46,7 @@ from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
-from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lanes, is_put, receipt_of, stored
+from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lanes, receipt_of, stored
 
 logger: logs.Logger = logs.named("outbox.store")
 
@@ -86,7 +86,7 @@ class Writer:
     @property
     def putting(self) -> bool:
         """Whether a put is being committed or is the next to be."""
-        return self._putting or (bool(self._line) and is_put(self._line[0]))
+        return self._putting or (bool(self._line) and self._line[0].puts)
 
     def put(self, entry: Entry, spec: LaneSpec) -> asyncio.Future[Receipt]:
         """Line `entry` up for the next commit. The future resolves once it is on disk, or says why it is not."""
@@ -210,7 +210,7 @@ class Writer:
 
     async def _guarded(self, work: Awaitable[None], items: Sequence[Put | Job | Bare]) -> None:
         """Run `work`; its callers get whatever it raises, and the writer keeps running for the next ones."""
-        self._putting = is_put(items[0])
+        self._putting = items[0].puts
         try:
             await work
         except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
