@@ -3,11 +3,4 @@
 from outbox.blocking.bot import LocalStorage, SessionManager, SupabaseClient, TradeLogger
 from outbox.blocking.outbox import BlockingOutbox, BlockingTransaction
 
-__all__ = [
-    "BlockingOutbox",
-    "BlockingTransaction",
-    "LocalStorage",
-    "SessionManager",
-    "SupabaseClient",
-    "TradeLogger",
-]
+__all__ = ["BlockingOutbox", "BlockingTransaction", "LocalStorage", "SessionManager", "SupabaseClient", "TradeLogger"]

@@ -187,10 +187,7 @@ async def meant(reader: Reader, which: Selection) -> list[Selected]:
 async def _candidates(reader: Reader, which: Selection) -> AsyncIterator[Selected]:
     if which.ids is not None:
         seqs = [seq for seq, _ in await reader.read(queries.SEQS.sql, (json.dumps(which.ids),))]
-        for row in await reader.read(
-            queries.SELECTED.sql,
-            (*which.parameters(), json.dumps(seqs)),
-        ):
+        for row in await reader.read(queries.SELECTED.sql, (*which.parameters(), json.dumps(seqs))):
             yield Selected.of(row)
         return
     for destination in [which.destination] if which.destination else sorted(await reader.counts()):

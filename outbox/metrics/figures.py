@@ -175,13 +175,7 @@ FIGURES = (
         "Pauses that began, by reason; an outage is one, however long.",
         lambda watched: _by("outbox.pause.reason", watched.outbox.tally.pauses, (reason.value for reason in Reason)),
     ),
-    Figure(
-        "outbox.pauses.active",
-        Kind.UP_DOWN,
-        "{pause}",
-        "Pauses in force, by scope and reason.",
-        _active_pauses,
-    ),
+    Figure("outbox.pauses.active", Kind.UP_DOWN, "{pause}", "Pauses in force, by scope and reason.", _active_pauses),
     Figure(
         "outbox.flusher.running",
         Kind.UP_DOWN,
@@ -215,11 +209,7 @@ FIGURES = (
         "outbox.db.size", Kind.UP_DOWN, "By", "Size of the file.", _one(lambda watched: watched.snapshot().db_bytes)
     ),
     Figure(
-        "outbox.wal.size",
-        Kind.UP_DOWN,
-        "By",
-        "Size of its WAL.",
-        _one(lambda watched: watched.snapshot().wal_bytes),
+        "outbox.wal.size", Kind.UP_DOWN, "By", "Size of its WAL.", _one(lambda watched: watched.snapshot().wal_bytes)
     ),
     Figure(
         "outbox.checkpoint.held_back",

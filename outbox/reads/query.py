@@ -82,10 +82,7 @@ class Query:
 
 
 def asked(
-    table: str,
-    select: str = "*",
-    filters: Mapping[str, object] | None = None,
-    order: str | Sequence[str] | None = None,
+    table: str, select: str = "*", filters: Mapping[str, object] | None = None, order: str | Sequence[str] | None = None
 ) -> Query:
     """Return the query. Raises InvalidQuery, which names the argument.
 

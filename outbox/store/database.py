@@ -15,15 +15,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.clock import SystemClock
-from outbox.errors import (
-    DiskFull,
-    NotADatabase,
-    NotDurable,
-    StoreBusy,
-    StoreCorrupt,
-    StoreError,
-    WrongJournalMode,
-)
+from outbox.errors import DiskFull, NotADatabase, NotDurable, StoreBusy, StoreCorrupt, StoreError, WrongJournalMode
 from outbox.store import files
 from outbox.store.file_watch import FileWatch
 from outbox.threads import in_thread
@@ -153,12 +145,7 @@ class _Connection(aiosqlite.Connection):
 
 
 async def connect(
-    path: Path,
-    *,
-    readonly: bool,
-    busy_timeout_s: float,
-    immutable: bool = False,
-    watch: FileWatch | None = None,
+    path: Path, *, readonly: bool, busy_timeout_s: float, immutable: bool = False, watch: FileWatch | None = None
 ) -> aiosqlite.Connection:
     """Return a connection in autocommit mode. Raises the engine's own errors: the caller names them.
 

@@ -156,8 +156,7 @@ def check(done: dict[int, str], steps: Sequence[Migration], path: Path) -> None:
     for version, checksum in done.items():
         if shipped_sums.get(version) != checksum:
             raise MigrationChanged(
-                f"{path} was made with another text of migration {version:04}; it was not touched",
-                path=path,
+                f"{path} was made with another text of migration {version:04}; it was not touched", path=path
             )
 
 

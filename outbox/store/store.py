@@ -51,14 +51,7 @@ class Store(Reader):
     """The open file. `recovery.open.open_store` makes one; it decides nothing, only stores and finds."""
 
     def __init__(
-        self,
-        path: Path,
-        guard: Guard,
-        entered: OpenedFile,
-        capacity: Capacity,
-        *,
-        clock: Clock,
-        busy_timeout_s: float,
+        self, path: Path, guard: Guard, entered: OpenedFile, capacity: Capacity, *, clock: Clock, busy_timeout_s: float
     ) -> None:
         super().__init__(path, entered.reader)
         self.is_new: bool = entered.is_new
