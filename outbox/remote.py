@@ -24,7 +24,7 @@ _LONGEST_READ = 64 * 1024 * 1024
 class Remote:
     """Owns the transport. transport: None while no URL and key are set; rows then stay pending.
 
-    fixed: the caller's own transport, for tests; no setting replaces it.
+    fixed: the caller's own transport, for tests: no setting replaces it, and nothing unexpected is sent through it.
     """
 
     def __init__(self, settings: Settings, fixed: Transport | None, clock: Clock) -> None:
@@ -32,13 +32,8 @@ class Remote:
         self._clock = clock
         self._repeating = logs.Repeating(clock)
         self._reread_s = clock.monotonic_s() + settings.pause_probe_s
-        self._fixed = fixed is not None
+        self.fixed: bool = fixed is not None
         self.transport = fixed if fixed is not None else _connected(settings)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether the caller passed the transport: a test's script, which unexpected requests would break."""
-        return self._fixed
 
     @property
     def url(self) -> str | None:
@@ -48,14 +43,14 @@ class Remote:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What in the settings keeps entries from arriving."""
-        return () if self._fixed else self._settings.warnings
+        return () if self.fixed else self._settings.warnings
 
     async def current(self, probing: bool) -> Transport | None:
         """The transport for the flusher; before a pause is probed, new settings are tried.
 
         So they are without a URL or a key: the file that had them may come back.
         """
-        if not self._fixed and (probing or (self.transport is None and self._clock.monotonic_s() >= self._reread_s)):
+        if not self.fixed and (probing or (self.transport is None and self._clock.monotonic_s() >= self._reread_s)):
             self._reread_s = self._clock.monotonic_s() + self._settings.pause_probe_s
             try:
                 await self.refresh()
@@ -72,7 +67,7 @@ class Remote:
         """
         fresh = await in_thread(self._settings.reread)
         changed = _access(fresh) != _access(self._settings)
-        if changed and not self._fixed:
+        if changed and not self.fixed:
             old = self.transport
             self._settings = self._settings.model_copy(update=_access(fresh))
             self.transport = _connected(self._settings)

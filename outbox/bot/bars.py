@@ -70,7 +70,10 @@ class LocalStorage:
         _check_series(symbol, timeframe)
         count = 0
         for times, packed in await _as_texts(bars):
-            rows = [(symbol, timeframe, *each) for each in zip(times, _unpacked(packed), strict=True)]
+            rows = [
+                (symbol, timeframe, *each)
+                for each in zip(times, zlib.decompress(packed).decode().split("\n"), strict=True)
+            ]
             async with self._outbox.transaction() as tx:
                 await tx.executemany(queries.UPSERT_BAR.sql, rows)
             count += len(rows)
@@ -128,19 +131,7 @@ class LocalStorage:
             StoreError: The file cannot be read.
             UsageError: pandas is not installed.
         """
-        if not as_frame:
-            return await self._read_bars(_Listed(), symbol, timeframe, start, end, last)
-        return await self._read_bars(_Framed(), symbol, timeframe, start, end, last)
-
-    async def _read_bars(
-        self,
-        into: _Listed | _Framed,
-        symbol: str,
-        timeframe: str,
-        start: Time | None,
-        end: Time | None,
-        last: int | None,
-    ) -> Any:
+        into: _Framed | _Listed = _Framed() if as_frame else _Listed()
         _check_series(symbol, timeframe)
         low = -FOREVER_MS if start is None else time_ms(start, "start")
         high = FOREVER_MS if end is None else time_ms(end, "end")
@@ -337,10 +328,6 @@ class _Framed:
         if not all(empty):
             parts = [part.astype("float64") if void else part for part, void in zip(parts, empty, strict=True)]
         return self._pandas.concat(parts, ignore_index=True)
-
-
-def _unpacked(packed: bytes) -> list[str]:
-    return zlib.decompress(packed).decode().split("\n")
 
 
 async def _as_texts(bars: Iterable[Mapping[str, Any]]) -> list[tuple[Sequence[int], bytes]]:

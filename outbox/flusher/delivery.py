@@ -197,10 +197,9 @@ class Delivery:
 
     def _is_news(self, what: str) -> bool:
         """Whether this was not yet reported for the table."""
-        news = (self._lane.spec.destination, what)
-        known = news in self._context.told
-        self._context.told.add(news)
-        return not known
+        before = len(self._context.told)
+        self._context.told.add((self._lane.spec.destination, what))
+        return len(self._context.told) > before
 
     async def _learn(self, entries: Sequence[Outgoing], verdict: Verdict, turn: int) -> None:
         """End pauses: an answer about rows ends its lane's; one about the destination ends those of everything."""
@@ -296,9 +295,6 @@ class Delivery:
         self._traffic.rewind = True
 
     # ------------------------------------------------------------------------------------------ whose fault it is
-
-    # An entry that fails alone with a timeout, say, may be the cause, or may have met an outage. It becomes a suspect,
-    # and the next probe takes another entry. If that succeeds and the suspect fails alone again, only it is postponed.
 
     def _is_stuck(self, entry: Outgoing, verdict: Pause, outcome: Reply | Failure) -> bool:
         if verdict.reason is Reason.REFUSED:

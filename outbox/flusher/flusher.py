@@ -340,7 +340,6 @@ class Flusher:
         return started
 
     def _has_room(self, lane: Lane) -> bool:
-        """Whether a request of `lane` may start."""
         alone = not self.requests.busy(lane.spec.destination)
         return self.requests.may_start(alone=alone, probe=bool(self.pauses.over(lane)))
 

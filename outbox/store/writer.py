@@ -269,13 +269,18 @@ class Writer:
         ids = [entry.id for entry in entries]
         found = await self.commits.run(lambda: stored(self.commits.connection, entries), ids=ids, stores=False)
         for number, (put, problem) in enumerate(refused):
-            try:
-                receipt = receipt_of(put.entry, found.get(number), self._path, otherwise=problem)
-            except (IdConflict, StoreError) as error:
-                fail(put, error)
-            else:
-                if not put.done.done():
-                    put.done.set_result(receipt)
+            self._answer_one(put, found.get(number), otherwise=problem)
+
+    def _answer_one(self, put: Put, row: Sequence[Any] | None, **how: Any) -> Receipt | None:
+        """Answer `put`, under whose id `row` is stored, as `receipt_of`; return the receipt that it gets."""
+        try:
+            receipt = receipt_of(put.entry, row, self._path, **how)
+        except (IdConflict, StoreError) as error:
+            fail(put, error)
+            return None
+        if not put.done.done():
+            put.done.set_result(receipt)
+        return receipt
 
     async def _insert(self, entries: Sequence[Entry]) -> range | None:
         """Store `entries` and return their places; None: some were there already, or others came in between."""
@@ -293,8 +298,7 @@ class Writer:
                     f"{self._path} refuses entry {entry.id}: {error}; it was not written", path=self._path
                 )
                 problem.__cause__ = error
-                if not put.done.done():
-                    put.done.set_exception(problem)
+                fail(put, problem)
             else:
                 await self._answer([put], [entry], seqs)
 
@@ -332,15 +336,9 @@ class Writer:
                 fail(put, OutcomeUnknown(path=self._path, ids=(), waited_s=0), cause=error)
             return
         self.on_stored(max((place[0] for place in found.values()), default=0))
-        for number, (put, entry) in enumerate(zip(group, entries, strict=True)):
-            try:
-                receipt = receipt_of(entry, found.get(number), self._path, after_seq=before)
-            except (IdConflict, StoreError) as error:
-                fail(put, error)
-                continue
-            before = max(before, receipt.seq)  # the same id again in this group is there already
-            if not put.done.done():
-                put.done.set_result(receipt)
+        for number, put in enumerate(group):
+            if (receipt := self._answer_one(put, found.get(number), after_seq=before)) is not None:
+                before = max(before, receipt.seq)  # the same id again in this group is there already
         self.last_seq = before
 
     async def _commit_job(self, job: Job | Bare) -> None:
@@ -359,14 +357,8 @@ class Writer:
             job.done.set_result(result)
 
     async def _in_transaction(self, work: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        try:
-            await self.commits.connection.execute("begin immediate")
-            result = await work(self.commits.connection)
-            await self.commits.connection.execute("commit")
-        except BaseException:
-            await database.roll_back(self.commits.connection)
-            raise
-        return result
+        async with database.transaction(self.commits.connection):
+            return await work(self.commits.connection)
 
     async def _placed(self, group: Sequence[Put]) -> list[Entry]:
         """Return the entries, each with its lane; a lane's first entry makes the lane, all new ones in one commit."""
