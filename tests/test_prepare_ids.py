@@ -10,10 +10,11 @@ from uuid import UUID
 import pydantic
 import pytest
 
+from outbox.bot.records import is_uuid
 from outbox.columns import Kind
 from outbox.entry import Destination
 from outbox.errors import InvalidEntry
-from outbox.prepare import is_uuid, written
+from outbox.prepare import written
 
 TRADES = Destination("trades")
 SESSIONS = Destination("sessions", on_conflict=("session_id",))

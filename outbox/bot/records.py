@@ -67,7 +67,7 @@ async def put_trade(
     target = outbox if tx is None else tx.transaction
     if name is None:
         return await target.put("trades", row, operation=Operation.INSERT, id=own_id)
-    if declared.key_kind is Kind.UUID and not _is_uuid(name):
+    if declared.key_kind is Kind.UUID and not is_uuid(name):
         name = uuid_of(name)
     return await target.put("trades", row, operation=Operation.INSERT, id=name, if_exists="keep")
 
@@ -147,7 +147,7 @@ def meant_by(name: str, columns: Iterable[str]) -> str | None:
 _warned: set[tuple[str, str]] = set()
 
 
-def _is_uuid(text: str) -> bool:
+def is_uuid(text: str) -> bool:
     """Return whether PostgreSQL could read `text` as a UUID."""
     try:
         UUID(text)
