@@ -159,7 +159,8 @@ def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
     chosen = Selected.of(selected)
     tried = chosen.state is State.PENDING
     entry = Unrevised(
-        chosen.seq, chosen.id, chosen.destination, Operation(operation), key, payload, on_conflict, match,
-        created_at_ms, lanes.get(lane), tried,
+        seq=chosen.seq, id=chosen.id, destination=chosen.destination, operation=Operation(operation), key=key,
+        payload=payload, on_conflict=on_conflict, match=match, created_at_ms=created_at_ms, spec=lanes.get(lane),
+        tried=tried,
     )  # fmt: skip
     return Candidate(chosen, entry)

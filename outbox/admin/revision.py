@@ -19,7 +19,7 @@ from outbox.prepare import as_id, intend
 _UNREADABLE = (ValueError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unrevised(StoredEntry):
     """A stored entry that an edit may change. spec: of its lane; None: it never had one."""
 

@@ -244,8 +244,6 @@ class Flusher:
         self._idle_since_change = False
         self.wake()
 
-    # ------------------------------------------------------------------------------------------ one step
-
     async def _safe_step(self) -> float:
         """Take a step; after one that fails rest for a poll. Returns the seconds until the next look."""
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from outbox.admin.revision import Revised, Unrevised, differences, laid_out, revised
-from outbox.entry import Destination, Operation, digest
+from outbox.entry import Destination, digest
 from outbox.errors import InvalidEntry
 from outbox.postgrest.batch import sent_digests
 from outbox.prepare import written
@@ -19,16 +20,16 @@ def stored(row: dict[str, object], **how: object) -> Unrevised:
     ready = written(Destination("fills", on_conflict=("number",)), row, **how)  # type: ignore[arg-type]
     intent = ready.intent
     return Unrevised(
-        1,
-        "t-1",
-        "fills",
-        intent.spec.operation,
-        intent.key,
-        ready.payload,
-        intent.on_conflict,
-        intent.match,
-        0,
-        intent.spec,
+        seq=1,
+        id="t-1",
+        destination="fills",
+        operation=intent.spec.operation,
+        key=intent.key,
+        payload=ready.payload,
+        on_conflict=intent.on_conflict,
+        match=intent.match,
+        created_at_ms=0,
+        spec=intent.spec,
     )
 
 
@@ -94,7 +95,7 @@ def test_what_no_put_could_have_made_is_refused_by_its_field(how: dict[str, obje
 
 
 def test_an_entry_without_parsed_fields_keeps_its_fields_unset() -> None:
-    unread = Unrevised(1, "t-1", "fills", Operation.INSERT, None, '{"a b": 1}', None, None, 0, None)
+    unread = replace(stored({"a": 1}), payload='{"a b": 1}', spec=None)
     assert revised(unread, '{"a": 1}') == Revised('{"a":1}', None, None, None)
 
 
