@@ -1,4 +1,4 @@
-"""A bot that PyInstaller froze, or that runs from a zip, carries its SQL; one without it says so and opens nothing."""
+"""A bot that PyInstaller froze carries its SQL; one without it says so and opens nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 BOT = """
 import asyncio
 import sys
@@ -41,13 +39,6 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=500)
 
 
-def assert_refuses(done: subprocess.CompletedProcess[str], file: Path) -> None:
-    assert done.returncode == 1
-    assert "outbox.errors.NotInstalled: migrations is missing" in done.stderr
-    assert "--collect-data outbox); no file was opened" in done.stderr
-    assert not file.exists()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_frozen_bot_makes_its_file_and_opens_it_again(tmp_path: Path) -> None:
@@ -61,25 +52,8 @@ def test_a_frozen_bot_makes_its_file_and_opens_it_again(tmp_path: Path) -> None:
 
     assert (first.stdout, again.stdout) == ("1 pending\n", "2 pending\n"), first.stderr + again.stderr
     shutil.rmtree(tmp_path / "dist" / "bot" / "_internal" / "outbox" / "_migrations")
-    assert_refuses(run([program, "other.db"], tmp_path), tmp_path / "other.db")  # control: this is what the hook adds
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_bot_imports_the_package_from_a_zip(tmp_path: Path) -> None:
-    def zipped(name: str, *, whole: bool) -> list[str]:
-        """Write `name` and return the command that runs the bot from it."""
-        with zipfile.ZipFile(tmp_path / name, "w") as archive:
-            archive.writestr("__main__.py", BOT + "assert '.zip' in sys.modules['outbox'].__file__\n")
-            for file in (ROOT / "outbox").rglob("*.py"):
-                archive.write(file, file.relative_to(ROOT))
-            for file in (ROOT / "migrations").glob("*.sql") if whole else ():
-                archive.write(file, f"outbox/_migrations/{file.name}")
-        return [sys.executable, name, f"{name}.db"]
-
-    whole = zipped("whole.zip", whole=True)
-
-    first, again = (run(whole, tmp_path) for _ in range(2))
-
-    assert (first.stdout, again.stdout) == ("1 pending\n", "2 pending\n"), first.stderr + again.stderr
-    assert_refuses(run(zipped("half.zip", whole=False), tmp_path), tmp_path / "half.zip.db")  # control
+    without_sql = run([program, "other.db"], tmp_path)  # control: the SQL is what the hook adds
+    assert without_sql.returncode == 1
+    assert "outbox.errors.NotInstalled: migrations is missing" in without_sql.stderr
+    assert "--collect-data outbox); no file was opened" in without_sql.stderr
+    assert not (tmp_path / "other.db").exists()

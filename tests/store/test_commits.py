@@ -309,8 +309,8 @@ async def test_a_writer_cancelled_during_a_commit_says_that_it_does_not_know(tmp
             waiting = store.put(made, spec)
             await until(lambda: not store.writer._line)
             store.writer._task.cancel()
-            error = await raised(waiting)
             other.execute("rollback")
+            error = await raised(waiting)
     assert isinstance(error, OutcomeUnknown)
     assert error.id == made.id
 
