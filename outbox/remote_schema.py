@@ -44,7 +44,7 @@ def scripts(optional: Sequence[str] = ()) -> tuple[Script, ...]:
 def apply(dsn: str, files: Sequence[Script], *, lock_timeout_s: float, told: Callable[[Script, float], None]) -> None:
     """Apply `files`, each in its own transaction. told: called with each one applied, and its seconds.
 
-    lock_timeout_s: how long a file keeps trying to lock a table; bots wait behind it for a second at the most
+    lock_timeout_s: how long a file keeps trying to lock a table; bots wait behind it for a second at most
     (0001_tables.sql, outbox_lock). Raises SchemaError: no connection, or a file was refused and is rolled back; those
     before it stay.
     """

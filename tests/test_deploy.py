@@ -17,7 +17,7 @@ import yaml
 from tests.store.tools import ROOT, count
 
 PAGE = ROOT / "docs" / "deploy.md"
-STOP_S = 15  # what docs/durability.md gives a clean stop at the most
+STOP_S = 15  # what docs/durability.md gives a clean stop at most
 
 
 def block(language: str) -> str:

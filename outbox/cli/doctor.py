@@ -70,7 +70,7 @@ def doctor(
       outbox doctor --table trades --table orders --json
 
     \b
-    Exit codes, the worst that holds:
+    Exit codes, the worst that applies:
       0  everything is in order
       1  warnings: rows arrive, or would; something should be fixed
       2  faults: rows do not arrive, or are not safe

@@ -40,7 +40,7 @@ def status(
       outbox status --json
 
     \b
-    Exit codes, the worst that holds; 5 outranks 2, and 2 outranks 4 and 1:
+    Exit codes, the worst that applies; 5 outranks 2, and 2 outranks 4 and 1:
       0  healthy
       1  dead letters: the server refused entries for good; they are kept
       2  stalled: something is paused, or pending for more than --stalled-after,

@@ -426,7 +426,7 @@ def test_many_bars_go_in_and_out_in_small_pieces_between_which_trades_are_put(
     assert chunks["written"] == [module.WRITE_BARS] * 10
     assert (sum(chunks["read"]), max(chunks["read"])) == (10_000, module.READ_BARS)
     assert (sum(chunks["removed"]), max(chunks["removed"])) == (10_000, module.WRITE_BARS)
-    # A put stands in the writer's line behind one chunk at the most.
+    # A put stands in the writer's line behind one chunk at most.
     assert len(set(trades)) > 5
     assert (module.ENCODE_BARS, module.WRITE_BARS, module.READ_BARS) == (100, 1000, 500)
 

@@ -36,7 +36,7 @@ def turns(bench: Bench) -> list[str]:
 async def test_a_lane_has_its_turn_within_tables_times_lanes_requests_whatever_the_others_have(
     in_flight: int, fair: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six tables of two lanes at most, five with a long backlog: the sixth waits for 6 x 2 requests at the most."""
+    """Six tables of two lanes at most, five with a long backlog: the sixth waits for 6 x 2 requests at most."""
     if not fair:
         monkeypatch.setattr(Lanes, "_waited", lambda self, lane: (0, 0, lane.first_seq))
     async with opened(tmp_path, batch_rows=1, requests_in_flight=in_flight) as bench:

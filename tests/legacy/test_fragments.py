@@ -177,7 +177,7 @@ def test_a_broken_item_does_not_cost_the_length_of_the_whole_text(monkeypatch: p
 
 
 class Watched(Window):
-    """Counts the characters that it copies, and how many it has at the most."""
+    """Counts the characters that it copies, and how many it has at most."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text[start : start + 1000] for start in range(0, len(text), 1000))

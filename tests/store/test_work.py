@@ -228,7 +228,7 @@ def test_opening_reads_neither_backlog_nor_history(
     empty = steps_to_open(tmp_path / "empty.db", monkeypatch)
     full = steps_to_open(tmp_path / "full.db", monkeypatch)
 
-    most = 2 * empty + MORE + (500 * A_LOOK if backlog is retrying else 0)  # 500 at the most are looked at
+    most = 2 * empty + MORE + (500 * A_LOOK if backlog is retrying else 0)  # 500 at most are looked at
     assert full <= most, f"{full} steps with {MANY} rows, {empty} with none"
 
 
