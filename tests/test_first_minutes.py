@@ -100,6 +100,7 @@ def test_five_commands_lead_from_an_empty_project_to_the_first_row(
 
     assert said[-2] == "0 pending, 0 dead\n"
     assert "healthy" in said[-1]
+    assert (terminal.home / ".env").stat().st_mode & 0o077 == 0  # the key is for its owner alone
     with psycopg.connect(dsn) as connection:
         assert rows(connection) == [("EURUSD", "RUNNING")]
     clean(terminal)
