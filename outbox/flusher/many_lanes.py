@@ -180,7 +180,7 @@ class SharedRequests:
         others = list[tuple[Lane, Batch]]()
         for each in lanes:
             entries = found.get(each.number, ())
-            size = sum(sent_bytes(lane.spec, entry) for entry in entries)
+            size = sum(sent_bytes(lane.spec, entries))
             left -= size
             if left < 0 or not self._is_free(each, traffic.lanes):
                 break

@@ -12,8 +12,15 @@ from outbox.flusher.pauses import Pauses
 from outbox.flusher.refusal_runs import RefusalRun
 from outbox.flusher.scopes import PauseKey, keys_of
 from outbox.flusher.traffic import Batch, Source, Traffic
-from outbox.postgrest import batch as batching
-from outbox.postgrest.batch import Limit, ahead_of_their_keys, heads, like_the_first, sent_bytes, unsuspected
+from outbox.postgrest.batch import (
+    Limit,
+    ahead_of_their_keys,
+    fitting,
+    heads,
+    like_the_first,
+    sent_bytes,
+    unsuspected,
+)
 from outbox.store.rows import Lane, Outgoing
 
 
@@ -153,21 +160,12 @@ class Lanes:
     async def _whole(self, lane: Lane, traffic: Traffic) -> Batch | None:
         limit = 1 if lane.spec.operation is Operation.UPDATE else self._context.limits.batch_rows
         max_bytes = min(traffic.limit.bytes, self._context.window.request_bytes)
-        sizes: dict[int, int] = {}
-
-        def size(entry: Outgoing) -> int:
-            found = sizes[entry.seq] = sent_bytes(lane.spec, entry)
-            return found
-
         for source in traffic.sources():
-            entries = batching.take(
-                like_the_first(await self._ready(lane, traffic, source, limit, max_bytes), traffic.suspects),
-                size=size,
-                max_rows=limit,
-                max_bytes=max_bytes,
-            )
-            if entries:
-                return Batch(source, entries, sum(sizes[entry.seq] for entry in entries))
+            ready = await self._ready(lane, traffic, source, limit, max_bytes)
+            entries = like_the_first(ready, traffic.suspects)
+            sizes = sent_bytes(lane.spec, entries)
+            if count := fitting(sizes, max_rows=limit, max_bytes=max_bytes):
+                return Batch(source, entries[:count], sum(sizes[:count]))
         return None
 
     async def _probe(self, lane: Lane, traffic: Traffic) -> Batch | None:
@@ -183,7 +181,7 @@ class Lanes:
                 choice = sorted(heads(unsuspected(ready, traffic.suspects)), key=lambda entry: entry.seq)
                 traffic.probes[source] += 1
                 chosen = choice[-from_the_end]
-                return Batch(source, [chosen], sent_bytes(lane.spec, chosen), probe=True)
+                return Batch(source, [chosen], sum(sent_bytes(lane.spec, [chosen])), probe=True)
         return None
 
     async def _ready(

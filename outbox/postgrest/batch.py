@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate
 from json.encoder import encode_basestring_ascii
 from typing import Protocol, TypeVar
 
@@ -37,12 +38,16 @@ def sent_digests(spec: LaneSpec, entries: Iterable[Ready]) -> list[str]:
     return digests(spec.destination, spec.operation, on_conflict, told)
 
 
-def sent_bytes(spec: LaneSpec, entry: Ready) -> int:
-    """Return the bytes that `entry` adds to a request at most: an insert's id may be added to its payload."""
-    payload = utf8_bytes(entry.payload) + len(",")
+def sent_bytes(spec: LaneSpec, entries: Sequence[Ready]) -> list[int]:
+    """Return the bytes that each of `entries` adds to a request at most: an insert's id may be added to its payload."""
+    payloads = [utf8_bytes(entry.payload) + len(",") for entry in entries]
     if spec.operation is not Operation.INSERT:
-        return payload
-    return payload + len(spec.on_conflict) + len(encode_basestring_ascii(entry.id)) + len('"":,')
+        return payloads
+    named = len(spec.on_conflict) + len('"":,')
+    return [
+        payload + named + len(encode_basestring_ascii(entry.id))
+        for payload, entry in zip(payloads, entries, strict=True)
+    ]
 
 
 def utf8_bytes(text: str) -> int:
@@ -97,9 +102,10 @@ def like_the_first(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]
     """Return the first entries of one kind: a suspect alone; those refused before apart from the others."""
     if ready and ready[0].seq in suspects:
         return ready[:1]
-    return list(
-        takewhile(lambda entry: entry.seq not in suspects and bool(entry.attempts) is bool(ready[0].attempts), ready)
-    )
+    for number, entry in enumerate(ready):
+        if bool(entry.attempts) is not bool(ready[0].attempts) or entry.seq in suspects:
+            return ready[:number]
+    return ready
 
 
 def heads(entries: Sequence[E]) -> list[E]:
@@ -140,19 +146,13 @@ _MISSING = re.compile(r'Key \(("?[A-Za-z_][A-Za-z0-9_]*"?)\)=\((.*)\) is not pre
 T = TypeVar("T")
 
 
-def take(entries: Iterable[T], *, size: Callable[[T], int], max_rows: int, max_bytes: int) -> list[T]:
-    """Return the longest prefix of `entries` within both bounds; never empty unless `entries` is.
+def fitting(sizes: Sequence[int], *, max_rows: int, max_bytes: int) -> int:
+    """Return how many entries, the first of these sizes, are within both bounds; never 0 unless there are none.
 
     An entry larger than `max_bytes` travels alone: the server, not this bound, decides about it.
     """
-    batch: list[T] = []
-    total = 0
-    for entry in entries:
-        total += size(entry)
-        if batch and (len(batch) >= max_rows or total > max_bytes):
-            break
-        batch.append(entry)
-    return batch
+    totals = list(accumulate(sizes[:max_rows]))
+    return max(bisect_right(totals, max_bytes), min(1, len(totals)))
 
 
 def halves(batch: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:

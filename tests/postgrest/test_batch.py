@@ -53,8 +53,8 @@ def test_what_is_sent_must_have_the_digest_of_its_put(spec: LaneSpec, on_conflic
 @pytest.mark.parametrize("payload", ['{"n":1}', '{"n":"é€😀"}'])
 def test_the_bytes_that_an_entry_adds_are_those_of_its_row_and_a_comma(payload: str) -> None:
     entry = Ready(1, id='i"1', payload=payload)
-    assert sent_bytes(INSERT, entry) == len(insert_body(INSERT, entry.id, payload).encode()) + 1
-    assert sent_bytes(UPSERT, entry) == len(payload.encode()) + 1
+    assert sent_bytes(INSERT, [entry]) == [len(insert_body(INSERT, entry.id, payload).encode()) + 1]
+    assert sent_bytes(UPSERT, [entry]) == [len(payload.encode()) + 1]
 
 
 @pytest.mark.parametrize(

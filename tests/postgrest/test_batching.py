@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from outbox.postgrest.batch import Limit, halves, last_wins, next_limit, take
+from outbox.postgrest.batch import Limit, fitting, halves, last_wins, next_limit
 
 sizes = st.lists(st.integers(0, 50), max_size=30)
 
@@ -25,14 +25,14 @@ sizes = st.lists(st.integers(0, 50), max_size=30)
 def test_a_batch_is_the_longest_prefix_within_both_bounds(
     entries: list[int], max_rows: int, max_bytes: int, expected: list[int]
 ) -> None:
-    assert take(entries, size=lambda entry: entry, max_rows=max_rows, max_bytes=max_bytes) == expected
+    assert entries[: fitting(entries, max_rows=max_rows, max_bytes=max_bytes)] == expected
 
 
 @given(sizes, st.integers(1, 10), st.integers(1, 100))
 def test_repeated_taking_gives_every_entry_once_and_in_order(entries: list[int], max_rows: int, max_bytes: int) -> None:
     rest, seen = entries, []
     while rest:
-        batch = take(rest, size=lambda entry: entry, max_rows=max_rows, max_bytes=max_bytes)
+        batch = rest[: fitting(rest, max_rows=max_rows, max_bytes=max_bytes)]
         assert 1 <= len(batch) <= max_rows
         assert len(batch) == 1 or sum(batch) <= max_bytes
         seen += batch
