@@ -14,7 +14,10 @@ from outbox.errors import InvalidRequest
 class Arguments(BaseModel):
     """What a request holds. An unknown field is refused: ignoring a newer version's selector would widen it."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    # Built with the first request: most bots never get one, and all would pay for it at their import.
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True
+    )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
