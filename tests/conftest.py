@@ -15,33 +15,58 @@ import hypothesis
 import pytest
 from supabase_lite import SQL, Driver, EmbeddedPostgres, SupabaseLite
 
+from tests.memory import keep_files_in_memory
 from tests.secrets import MARK, leaks, overheard, redacted
 
 if TYPE_CHECKING:
     import psycopg
     from psycopg.rows import TupleRow
 
-FAULTS = Path(__file__).parent / "integration" / "faults.sql"
+TESTS = Path(__file__).parent
+FAULTS = TESTS / "integration" / "faults.sql"
+# They begin a run, so that no worker is alone with a long one at its end.
+LONGEST = (
+    "proof/simulation",
+    "test_dependencies.py",
+    "test_demo.py",
+    "proof/power",
+    "test_bad_night.py",
+    "proof/crash",
+    "proof/disk",
+    "test_first_minutes.py",
+    "proof",
+    "integration",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out what needs a server or a minute of patience")
 
 
+def pytest_configure() -> None:
+    """Before the first temporary folder is made: pytest's workers and all that a test starts inherit its place."""
+    keep_files_in_memory()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --quick, leave out all of tests/proof and tests/integration, what asks for a server, and what is slow."""
+    """Begin with the longest. With --quick, leave out proof, integration, what asks for a server, and what is slow."""
+    items.sort(key=lambda item: next((rank for rank, name in enumerate(LONGEST) if is_in(item, name)), len(LONGEST)))
     if not config.getoption("--quick"):
         return
-    apart = [Path(__file__).parent / name for name in ("proof", "integration")]
     left_out = [
         item
         for item in items
         if "postgres" in getattr(item, "fixturenames", ())
         or item.get_closest_marker("slow")
-        or any(folder in item.path.parents for folder in apart)
+        or any(is_in(item, name) for name in ("proof", "integration"))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
+
+
+def is_in(item: pytest.Item, name: str) -> bool:
+    """Tell whether a test is of the file, or below the folder, that is called `name` here."""
+    return item.path.is_relative_to(TESTS / name)
 
 
 @pytest.fixture(autouse=True)

@@ -184,15 +184,12 @@ def test_the_loop_of_the_page_killed_again_and_again_leaves_whole_copies_and_not
     copies.mkdir()
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed_within = 0
-    give_up = time.monotonic() + 60
     while killed_within < 2:
-        assert time.monotonic() < give_up
         loop = subprocess.Popen(
             ["sh", "-c", the_loop_of_the_page(dead.parent, copies)], env=env, start_new_session=True
         )
         while not any(name.endswith(".part") for name in names(copies)):
             assert loop.poll() is None
-            assert time.monotonic() < give_up
             time.sleep(0.001)
         os.killpg(loop.pid, signal.SIGKILL)
         loop.wait()

@@ -420,7 +420,7 @@ async def test_rows_that_fail_alone_let_the_others_pass_and_are_shown(
     def commit(request: Request) -> Any:
         return answer if any(row["n"] in stuck for row in rows(request)) else bench.remote.commit(request)
 
-    async with flushing(tmp_path, requests_in_flight=1) as bench:
+    async with flushing(tmp_path, requests_in_flight=1, poll_s=60.0) as bench:  # no shell: an hour has few polls
         bench.remote.otherwise = commit
         await bench.put_many(20)
         await bench.live(3600)

@@ -106,7 +106,7 @@ def inserting(postgres: EmbeddedPostgres, connection: Connection) -> Iterator[di
 
     def insert(table: str) -> None:
         with psycopg.connect(postgres.database(connection.info.dbname), autocommit=True) as own:
-            ready.wait(10)
+            ready.wait()
             while not stop.wait(0.01):
                 began_s = time.perf_counter()
                 own.execute(INSERTS[table])
@@ -116,7 +116,7 @@ def inserting(postgres: EmbeddedPostgres, connection: Connection) -> Iterator[di
     for thread in threads:
         thread.start()
     try:
-        ready.wait(10)
+        ready.wait()
         yield waited_s
     finally:
         stop.set()
@@ -146,7 +146,7 @@ def test_a_dashboard_that_reads_two_tables_is_never_the_victim_of_a_deadlock(
                 dashboard.execute(f"select count(*) from {table}")
                 waiting(postgres, fresh)
         dashboard.commit()
-        applying.join(60)
+        applying.join()
     assert failed == []
     assert column(fresh, "select count(*) from pg_policies where schemaname = 'public'") == [4]
 
@@ -157,9 +157,7 @@ def waiting(postgres: EmbeddedPostgres, connection: Connection) -> None:
         "select count(*) from pg_locks where not granted and database = (select oid from pg_database where datname=%s)"
     )
     with psycopg.connect(postgres.dsn, autocommit=True) as admin:
-        deadline_s = time.monotonic() + 20
         while admin.execute(query, (connection.info.dbname,)).fetchone() == (0,):
-            assert time.monotonic() < deadline_s
             time.sleep(0.01)
 
 

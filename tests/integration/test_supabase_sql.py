@@ -138,11 +138,9 @@ def test_the_writing_bot_notices_a_moment_without_its_grant(fresh: Connection, p
     psql.apply(fresh)
     with writing_bot(psql.server, fresh) as refusals:
         fresh.execute("revoke insert on public.events from service_role")
-        deadline = time.monotonic() + 10
-        while not refusals and time.monotonic() < deadline:
+        while not refusals:  # the test's own time limit bounds it
             time.sleep(0.01)
         fresh.execute("grant insert on public.events to service_role")
-    assert refusals
 
 
 @contextmanager
@@ -166,11 +164,11 @@ def writing_bot(server: EmbeddedPostgres, connection: Connection) -> Iterator[li
     bot = threading.Thread(target=write)
     bot.start()
     try:
-        assert wrote.wait(10)
+        wrote.wait()
         yield refusals
     finally:
         done.set()
-        bot.join(10)
+        bot.join()
         connection.execute(f"drop role {role}")
 
 

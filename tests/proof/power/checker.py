@@ -15,7 +15,7 @@ from tests.proof.power.ledger import Facts
 from tests.proof.power.workload import OWN, SCHEMA, filler
 from tests.store.planted import with_planted
 
-_ROWS = "select destination, operation, state, key, payload, on_conflict, match, digest from outbox"
+_ROWS = "select state, destination, operation, key, payload, on_conflict, match, digest from outbox"
 _COUNTED = (
     "select destination, state, entries from outbox_counts where entries > 0 and state not in ('pruned', 'removed')"
 )
@@ -93,16 +93,25 @@ def _schema(version: int) -> frozenset[tuple[str, ...]]:
 
 
 def _read_rows(file: sqlite3.Connection, states: dict[str, str], faults: list[str]) -> None:
-    for destination, operation, state, key, payload, on_conflict, match, stored in _asked(file, _ROWS):
-        content = json.loads(payload)
-        number = str(content["n"])
+    for state, *row in _asked(file, _ROWS):
+        number, wrongs = _judged(*row)
         if number in states:
             faults.append(f"{number} is there twice")
-        if stored != digest(destination, operation, key, payload, on_conflict, match):
-            faults.append(f"the digest of {number} is not its row's")
-        text = filler(content["n"])
-        if content["text"] != text * (len(content["text"]) // len(text)):
-            faults.append(f"{number} has another text than was put")
+        faults += wrongs
         states[number] = state
     if sorted(_asked(file, _COUNTED)) != sorted(_asked(file, _THERE)):
         faults.append("outbox_counts does not count what is there")
+
+
+@cache
+def _judged(
+    destination: str, operation: str, key: str, payload: str, on_conflict: str, match: str, stored: str
+) -> tuple[str, tuple[str, ...]]:
+    """Return the number of a row and what is wrong with its content; most rows stand in hundreds of images."""
+    content, wrongs = json.loads(payload), []
+    number, text = str(content["n"]), filler(content["n"])
+    if stored != digest(destination, operation, key, payload, on_conflict, match):
+        wrongs.append(f"the digest of {number} is not its row's")
+    if content["text"] != text * (len(content["text"]) // len(text)):
+        wrongs.append(f"{number} has another text than was put")
+    return number, tuple(wrongs)
