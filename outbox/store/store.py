@@ -13,7 +13,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.entry import State
+from outbox.entry import Entry, LaneSpec, State
 from outbox.postgrest.verdicts import Reason, Refusal
 from outbox.settings import Settings
 from outbox.store import database, many, queries
@@ -69,7 +69,7 @@ class Store(Reader):
             readers_away=partial(self.away, busy_timeout_s=busy_timeout_s),
         )
         self.writer: Writer = Writer(commits, path, capacity=capacity, last_seq=entered.last_seq, plain=entered.plain)
-        self.put = self.writer.put
+        self.put: Callable[[Entry, LaneSpec], asyncio.Future[Receipt]] = self.writer.put
         self.writer.on_stored = self.sidecar.mark
         self.writer.state.tell = self.sidecar.tell_task
         self.sidecar.tell_task(self.writer.state)
