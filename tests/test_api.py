@@ -325,7 +325,7 @@ async def test_many_threads_lose_nothing(path: Path) -> None:
 
 
 @run_async
-async def test_another_thread_or_loop_is_told_so(path: Path) -> None:
+async def test_another_thread_or_loop_gets_a_typed_error(path: Path) -> None:
     async with opened(path) as outbox:
         errors: list[BaseException | None] = []
 
@@ -347,7 +347,7 @@ async def test_another_thread_or_loop_is_told_so(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_a_forked_child_is_told_so_and_cannot_hurt_its_parent(path: Path) -> None:
+def test_a_forked_child_gets_a_typed_error_and_cannot_hurt_its_parent(path: Path) -> None:
     async def child_says(outbox: Outbox) -> int:
         for work in (outbox.put("fills", {"n": 1}), outbox.stats()):
             if not isinstance(await raised(work), ForkedProcess):
@@ -548,7 +548,7 @@ async def test_entries_and_the_bots_own_rows_commit_together(path: Path) -> None
 
 
 @run_async
-async def test_an_exception_takes_all_of_it_back(path: Path) -> None:
+async def test_an_exception_rolls_everything_back(path: Path) -> None:
     async with opened(path) as outbox:
         await positions(outbox)
         with pytest.raises(ZeroDivisionError):
@@ -701,7 +701,7 @@ async def test_a_failing_statement_is_a_typed_error_and_leaves_the_block_usable(
 
 
 @run_async
-async def test_a_statement_that_takes_the_whole_transaction_back_says_so(path: Path) -> None:
+async def test_a_statement_that_rolls_the_whole_transaction_back_says_so(path: Path) -> None:
     async with opened(path) as outbox:
         await positions(outbox)
         await outbox.put("fills", {"n": 0})
@@ -841,7 +841,7 @@ async def test_a_block_cancelled_while_it_waits_to_begin_never_runs(path: Path) 
 
 
 @run_async
-async def test_a_full_disk_inside_a_block_is_typed_and_takes_all_of_it_back(path: Path) -> None:
+async def test_a_full_disk_inside_a_block_is_a_typed_error_and_rolls_everything_back(path: Path) -> None:
     async with opened(path) as outbox:
         await outbox.put("fills", {"n": 0})
         connection = outbox._store.writer.commits.connection

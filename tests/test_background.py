@@ -119,7 +119,7 @@ async def test_a_task_that_is_cancelled_from_outside_says_so(caplog: pytest.LogC
 # ---------------------------------------------------------------------------------------------- what repeats
 
 
-def test_what_goes_on_is_told_at_its_beginning_when_it_changes_and_once_a_minute_with_a_count() -> None:
+def test_a_lasting_condition_is_logged_when_it_begins_when_it_changes_and_once_a_minute_with_a_count() -> None:
     clock = ManualClock()
     repeating, told = Repeating(clock), []
     for second in range(181):

@@ -40,7 +40,7 @@ def test_every_public_module_can_be_imported() -> None:
         importlib.import_module(name)
 
 
-def test_the_top_has_thirty_names_at_the_most_and_all_are_there() -> None:
+def test_the_top_has_at_most_thirty_names_and_all_exist() -> None:
     assert len(outbox.__all__) <= 30
     assert [name for name in outbox.__all__ if not hasattr(outbox, name)] == []
 

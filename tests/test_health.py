@@ -136,7 +136,7 @@ async def test_a_missing_table_is_asked_for_once_and_again_after_a_reload(
 
 
 @run_async
-async def test_a_table_of_before_the_column_health_takes_the_report_without_it(tmp_path: Path) -> None:
+async def test_a_table_from_before_the_column_health_accepts_the_report_without_it(tmp_path: Path) -> None:
     async with bench(tmp_path) as found:
         found.remote.answers.append(refused(400, "PGRST204", "Could not find the 'health' column"))
         found.reporter.start()
@@ -157,7 +157,7 @@ async def test_a_table_that_lacks_more_than_that_column_is_given_up(tmp_path: Pa
 
 
 @run_async
-async def test_a_failure_is_told_once_and_the_next_report_is_tried_as_always(
+async def test_a_failure_is_logged_once_and_the_next_report_is_sent_as_usual(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with bench(tmp_path) as found:

@@ -138,7 +138,7 @@ async def test_a_source_of_the_environment_counts_too(monkeypatch: pytest.Monkey
 
 
 @run_async
-async def test_the_running_session_of_another_source_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_running_session_of_another_source_is_named(caplog: pytest.LogCaptureFixture) -> None:
     async with Outbox.open(settings(source="bot-a")) as outbox:
         of_a = await SessionManager(outbox).start_session(1, [])
     async with Outbox.open(settings(source="bot-b")) as outbox:

@@ -205,7 +205,7 @@ async def test_a_discarded_entry_keeps_its_row_its_words_and_the_reason(tmp_path
 
 
 @run_async
-async def test_the_refusals_of_a_revived_entry_are_counted_anew(tmp_path: Path) -> None:
+async def test_the_refusals_of_a_revived_entry_are_counted_from_zero(tmp_path: Path) -> None:
     async with opened(tmp_path) as (outbox, remote):
         await die(outbox, remote, ["a"])
         facts = "select attempts, settled_at_ms is null from outbox"

@@ -182,7 +182,7 @@ def knows_symbol(request: Request) -> Reply:
 
 
 @run_async
-async def test_a_lane_with_a_misspelt_column_is_mended_at_once_and_all_of_it_arrives(tmp_path: Path) -> None:
+async def test_a_lane_with_a_misspelt_column_is_corrected_at_once_and_all_of_it_arrives(tmp_path: Path) -> None:
     remote = ScriptedTransport(otherwise=knows_symbol)
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), transport=remote) as outbox:
         for number in range(5):

@@ -55,7 +55,7 @@ def is_what_would_be_sent(entry: Unrevised, new: Revised) -> bool:
         pytest.param({"operation": "update", "match": {"a": 1}}, {"n": 1}, '{"n": 2}', "n", "1", id="an update"),
     ],
 )  # fmt: skip
-def test_a_mended_entry_is_one_that_a_put_could_have_made(
+def test_an_edited_entry_is_one_that_a_put_could_have_made(
     how: dict[str, object], row: dict[str, object], text: str, columns: str, key: str | None
 ) -> None:
     entry = stored(row, **how)
@@ -99,7 +99,7 @@ def test_an_entry_without_parsed_fields_keeps_its_fields_unset() -> None:
     assert revised(unread, '{"a": 1}') == Revised('{"a":1}', None, None, None)
 
 
-def test_differences_are_told_by_column() -> None:
+def test_differences_are_listed_by_column() -> None:
     assert differences('{"a":1,"b":"x","c":[1]}', '{"b":"y","c":[1],"d":1.10}') == [
         ("a", "1", None), ("b", '"x"', '"y"'), ("d", None, "1.10"),
     ]  # fmt: skip

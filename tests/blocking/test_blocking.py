@@ -241,7 +241,7 @@ def test_it_belongs_to_its_process(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_a_forked_child_is_told_so_and_leaves_cleanly(path: Path) -> None:
+def test_a_forked_child_gets_a_typed_error_and_leaves_cleanly(path: Path) -> None:
     with blocking(path) as outbox:
         outbox.put("trades", {"n": 1})
         child = os.fork()

@@ -60,7 +60,7 @@ def test_a_backup_is_one_moment_however_much_the_bot_writes_meanwhile(
     assert states(made.path) == {"dead": 3}
 
 
-def test_without_one_snapshot_a_copy_beside_a_busy_bot_would_begin_anew_and_anew(dead: Path) -> None:
+def test_control_without_one_snapshot_a_copy_beside_a_busy_bot_restarts_again_and_again(dead: Path) -> None:
     """The control of the test above."""
     with shell(dead) as busy, shell(dead) as original, shell(dead.with_name("copy.db")) as copy:
         portions = iter(range(3 * int(busy.execute("pragma page_count").fetchone()[0])))

@@ -78,7 +78,7 @@ def test_a_bot_that_does_not_answer_in_time_still_has_the_request(tmp_path: Path
         until(lambda: states(path).get("discarded"))
 
 
-def test_who_says_no_changes_nothing(dead: Path) -> None:
+def test_answering_no_changes_nothing(dead: Path) -> None:
     result = call("requeue", "--all", "--path", dead, answer="n\n")
     assert result.exit_code == 1
     assert "3 dead entries" in result.stderr

@@ -526,11 +526,11 @@ def test_every_name_of_the_json_object_is_described_in_the_help(bot_db: Path) ->
         pytest.param(-5, "0 s", id="a clock that was set back"),
     ],
 )
-def test_an_age_is_told_in_its_two_largest_units(seconds: float, words: str) -> None:
+def test_an_age_is_shown_in_its_two_largest_units(seconds: float, words: str) -> None:
     assert age(seconds) == words
 
 
-def test_a_size_is_told_in_the_unit_that_suits_it() -> None:
+def test_a_size_is_shown_in_a_suitable_unit() -> None:
     assert [size(number) for number in (0, 1023, 4 * 2**20, 3 * 2**40)] == ["0 B", "1023 B", "4.0 MiB", "3072.0 GiB"]
 
 

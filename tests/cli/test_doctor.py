@@ -591,7 +591,7 @@ def test_a_full_disk_and_a_network_file_system_are_faults(bot_db: Path, monkeypa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a link needs a right of its own on Windows")
-def test_a_link_is_followed_to_the_file_and_a_circle_of_links_is_told(bot_db: Path, tmp_path: Path) -> None:
+def test_a_link_is_followed_to_the_file_and_a_loop_of_links_is_an_error(bot_db: Path, tmp_path: Path) -> None:
     bot_db.chmod(0o640)
     link, circle = tmp_path / "link.db", tmp_path / "circle.db"
     link.symlink_to(bot_db)

@@ -191,7 +191,7 @@ def test_a_row_costs_two_calls_of_python_and_a_page_one_look(dead: Path, monkeyp
     assert statements == 4 * 3  # begin, where the page ends, the page
 
 
-def test_a_row_that_is_decoded_would_be_found_out(dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_a_row_that_is_decoded_is_detected(dead: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
     monkeypatch.setattr(export, "_PAGE_ROWS", 1000)
     monkeypatch.setattr(export, "_on_one_line", parsed(export._on_one_line))

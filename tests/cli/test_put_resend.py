@@ -47,7 +47,7 @@ def test_rows_are_put_into_the_file_when_no_bot_runs(tmp_path: Path) -> None:
     assert [payload for _, _, payload in found[3:]] == [f'{{"n":{n}}}' for n in range(5000)]
 
 
-def test_what_is_told_twice_is_stored_once(tmp_path: Path) -> None:
+def test_what_is_reported_twice_is_stored_once(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     for n in range(2):
         code, said = outbox(path, "put", "fills", f'{{"n": {n}}}', "--id", "x-1", "--keep")

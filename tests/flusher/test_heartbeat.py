@@ -59,7 +59,7 @@ async def test_the_file_records_when_the_flusher_starts_polls_delivers_and_ends(
 
 
 @run_async
-async def test_a_delivery_is_told_within_seconds_although_nothing_comes_after_it(tmp_path: Path) -> None:
+async def test_a_delivery_is_recorded_within_seconds_although_nothing_comes_after_it(tmp_path: Path) -> None:
     async with flushing(tmp_path) as bench:
         await bench.idle()  # its first look has just been told
         await bench.put_many(1)

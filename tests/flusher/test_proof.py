@@ -87,7 +87,7 @@ async def test_of_a_batch_only_what_differs_dies(tmp_path: Path) -> None:
 
 
 @run_async
-async def test_a_row_that_a_trigger_swallows_is_told(tmp_path: Path) -> None:
+async def test_a_row_that_a_trigger_swallows_is_reported(tmp_path: Path) -> None:
     async with opened(tmp_path) as bench:
         bench.remote.answers.append(lambda request: accepted(request, stored=0))
         await bench.outbox.put("fills", {"n": 1}, id="x")

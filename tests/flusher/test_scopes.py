@@ -38,7 +38,7 @@ def test_what_reaches_further(scope: Scope, wider: set[Scope]) -> None:
     assert wider_than(scope) == wider
 
 
-def test_a_pause_is_told_in_the_servers_own_words() -> None:
+def test_a_pause_is_shown_in_the_servers_own_words() -> None:
     pause = paused(Reason.RATE_LIMITED)
     assert held_words(UPSERTS, Scope.DESTINATION) == "events"
     assert held_words(UPSERTS, Scope.LANE) == "events: upsert on (k) of k, n"
@@ -54,7 +54,7 @@ def test_a_pause_is_told_in_the_servers_own_words() -> None:
         pytest.param(paused(Reason.REFUSED, TRADES, UPSERTS), {3}, id="refused upserts hold upserts"),
     ],
 )
-def test_whom_a_pause_over_a_table_holds(pause: Paused, held: set[int]) -> None:
+def test_what_a_pause_over_a_table_holds(pause: Paused, held: set[int]) -> None:
     assert {lane.number for lane in (INSERTS, OTHER_COLUMNS, UPSERTS) if pause.holds(lane)} == held
 
 

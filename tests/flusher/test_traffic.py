@@ -166,7 +166,7 @@ def test_where_nothing_was_refused_nothing_is_mixed() -> None:
     assert (found.mixed, found.sweep.after) == (False, 0)
 
 
-def test_a_refused_batch_begins_the_count_anew_only_if_no_part_is_left() -> None:
+def test_a_refused_batch_restarts_the_count_only_if_no_part_is_left() -> None:
     found = traffic()
     found.refusals, found.mixed = 5, True
     refused(found, [1], [2])

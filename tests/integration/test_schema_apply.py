@@ -78,7 +78,7 @@ def test_a_dry_run_prints_sql_that_psql_takes_and_connects_to_nothing(
     assert psql.schema(fresh) == made
 
 
-def test_a_table_that_is_locked_costs_ten_seconds_at_the_most_and_nothing_else(
+def test_a_locked_table_costs_at_most_ten_seconds_and_nothing_else(
     fresh: Connection, postgres: EmbeddedPostgres
 ) -> None:
     fresh.execute(OLD_TABLES)

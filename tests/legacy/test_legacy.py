@@ -278,7 +278,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
 
 
 @run_async
-async def test_of_a_file_that_was_cut_short_the_rest_is_told_with_its_place_and_kept(tmp_path: Path) -> None:
+async def test_of_a_file_that_was_cut_short_the_rest_is_reported_with_its_place_and_kept(tmp_path: Path) -> None:
     text = json.dumps([item("trades", {**TRADE, "n": n}) for n in range(3)], indent=2)
     cut = text.index('"n": 2')
     old = leave(tmp_path, text[:cut])
@@ -326,7 +326,7 @@ async def test_an_item_that_cannot_be_put_costs_none_of_its_neighbours(tmp_path:
 
 
 @run_async
-async def test_a_file_that_a_crash_has_emptied_is_told(tmp_path: Path) -> None:
+async def test_a_file_that_a_crash_has_emptied_is_reported(tmp_path: Path) -> None:
     leave(tmp_path, "")
 
     file = only(await moved(tmp_path))
@@ -381,7 +381,7 @@ async def test_of_a_state_that_was_cut_short_what_is_whole_is_recovered(tmp_path
     ],
 )
 @run_async
-async def test_a_state_without_a_session_is_kept_and_told(tmp_path: Path, state: object, why: str) -> None:
+async def test_a_state_without_a_session_is_kept_and_reported(tmp_path: Path, state: object, why: str) -> None:
     leave(tmp_path, state=state)
 
     file = only(await moved(tmp_path))
@@ -467,7 +467,7 @@ async def test_a_file_that_never_stands_still_stays(tmp_path: Path, monkeypatch:
 
 
 @run_async
-async def test_a_file_that_cannot_be_renamed_is_told_and_taken_once(
+async def test_a_file_that_cannot_be_renamed_is_reported_and_imported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:

@@ -496,7 +496,7 @@ def test_a_reply_that_is_no_success_delivers_only_our_own_duplicate(
         assert OWN in (refusal.details or "")
 
 
-def test_what_is_probed_rarely_is_what_only_an_operator_can_mend() -> None:
+def test_what_is_probed_rarely_is_what_only_an_operator_can_fix() -> None:
     slow = {rule.reason for rule in _RULES if rule.slow}
     assert slow == {reason for reason in Reason if reason.needs_operator} - {Reason.OTHER_PROJECT, Reason.REFUSED}
     assert not [rule for rule in _RULES if not rule.slow and rule.reason.needs_operator]

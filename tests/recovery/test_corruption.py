@@ -217,7 +217,7 @@ async def test_a_file_that_cannot_be_reached_is_never_set_aside(
 
 
 @run_async
-async def test_damage_met_while_the_bot_runs_is_told_and_set_aside_at_the_next_opening(
+async def test_damage_met_while_the_bot_runs_is_reported_and_set_aside_at_the_next_opening(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "bot.db"
@@ -346,7 +346,7 @@ async def test_a_shell_that_tidies_up_after_a_kill_raises_no_alarm(tmp_path: Pat
 
 
 @run_async
-async def test_an_older_copy_in_the_files_place_is_told(tmp_path: Path) -> None:
+async def test_an_older_copy_in_the_files_place_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     await filled(path, 100)
     shutil.copyfile(path, tmp_path / "backup.db")

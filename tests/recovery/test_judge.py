@@ -60,7 +60,7 @@ def test_a_wal_is_judged_by_its_salt_and_by_what_is_there_without_it(
         pytest.param(10, None, Wal.MISSING, Loss(11, None, certain=False), id="a copy without its WAL"),
     ],
 )
-def test_a_loss_is_told_by_the_highest_acknowledged_number(
+def test_a_loss_is_detected_by_the_highest_acknowledged_number(
     seq: int, mark: int | None, wal: Wal, loss: Loss | None
 ) -> None:
     assert judge_loss(seq=seq, mark=mark, wal=wal) == loss

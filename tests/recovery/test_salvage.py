@@ -227,7 +227,7 @@ async def test_entries_of_another_project_are_held_as_dead_letters_and_the_outbo
 
 
 @run_async
-async def test_a_project_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+async def test_an_unreadable_project_is_reported(tmp_path: Path) -> None:
     torn, cut, new = tmp_path / "torn.db", tmp_path / "cut.db", tmp_path / "bot.db"
     for path in (torn, cut):
         await belonging(path, "mine")
@@ -287,7 +287,7 @@ async def test_running_sessions_come_along_unless_their_source_has_another_one_h
 
 
 @run_async
-async def test_sessions_in_damage_are_told_of_and_a_file_without_any_is_no_trouble(tmp_path: Path) -> None:
+async def test_sessions_in_a_damaged_file_are_reported_and_a_file_without_any_is_no_error(tmp_path: Path) -> None:
     torn, first, new = tmp_path / "torn.db", tmp_path / "first.db", tmp_path / "bot.db"
     await filled(torn, 100)
     await filled(first, 100)

@@ -77,7 +77,7 @@ async def test_an_empty_file_becomes_an_outbox(tmp_path: Path) -> None:
 
 
 @run_async
-async def test_a_name_that_is_no_utf8_and_full_of_signs_of_a_uri_is_a_file_name(tmp_path: Path) -> None:
+async def test_a_file_name_may_be_no_utf8_and_hold_characters_of_a_uri(tmp_path: Path) -> None:
     odd = "a?b=c#d%20 é" if sys.platform == "win32" else os.fsdecode(b"a?b=c#d%20 \xe9")
     path = tmp_path / (odd.replace("?", "") if sys.platform == "win32" else odd)
     async with opened(path) as store:

@@ -52,7 +52,7 @@ os._exit(0)
 
 
 @run_async
-async def test_a_second_opener_in_the_same_process_is_told_who_has_the_file(tmp_path: Path) -> None:
+async def test_a_second_opener_in_the_same_process_learns_who_has_the_file(tmp_path: Path) -> None:
     async with opened(tmp_path / "bot.db"):
         error = await raised(open_store(tmp_path / "bot.db", clock=SystemClock()))
 

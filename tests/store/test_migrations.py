@@ -81,7 +81,7 @@ async def run(path: Path, steps: Sequence[Migration]) -> int:
 
 
 @run_async
-async def test_a_later_step_may_make_anew_what_an_earlier_one_has_made(tmp_path: Path) -> None:
+async def test_a_later_migration_may_recreate_what_an_earlier_one_made(tmp_path: Path) -> None:
     anew = Migration(2, "0002_anew", "drop table one;\ncreate table one (x, y);\n")
     path = tmp_path / "bot.db"
 

@@ -102,7 +102,7 @@ def test_a_query_uses_the_index_that_it_names_and_reads_nothing_else(name: str, 
         for index in sorted({use.split()[0] for use in query.uses if use.startswith("outbox_")})
     ],
 )
-def test_without_its_index_a_query_would_be_found_out(name: str, index: str) -> None:
+def test_control_a_query_without_its_index_is_detected(name: str, index: str) -> None:
     """The control of the test above."""
     with schema() as db:
         db.execute(f"drop index {index}")
@@ -129,7 +129,7 @@ def test_no_question_of_the_site_reads_what_is_settled_row_by_row(question: ques
         pytest.param("select * from outbox where state = 'dead' order by settled_at_ms", id="a sort"),
     ],
 )
-def test_a_query_that_reads_everything_would_be_found_out(sql: str) -> None:
+def test_control_a_query_that_reads_everything_is_detected(sql: str) -> None:
     """The control of what the test above allows."""
     with schema() as db:
         steps = plan(db, sql)

@@ -255,7 +255,7 @@ async def test_a_hard_link_that_is_made_under_the_bot_is_an_alarm_until_it_is_go
         assert (await outbox.stats()).second_name_ms is None
 
 
-def test_a_file_on_another_device_than_its_folder_is_told(tmp_path: Path) -> None:
+def test_a_file_on_another_device_than_its_folder_is_logged(tmp_path: Path) -> None:
     own = tmp_path.stat().st_dev
     assert files.is_elsewhere(own + 1, tmp_path / "bot.db")
     assert not files.is_elsewhere(own, tmp_path / "bot.db")

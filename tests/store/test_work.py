@@ -144,7 +144,7 @@ def test_work_does_not_grow_with_what_is_stored(work: Work, backlog: str, files:
         pytest.param("delivered", "select * from outbox where settled_at_ms < 0 and state <> 'dead'", id="pruning"),
     ],
 )
-def test_work_that_grows_would_be_found_out(backlog: str, sql: str, files: dict[str, sqlite3.Connection]) -> None:
+def test_control_work_that_grows_is_detected(backlog: str, sql: str, files: dict[str, sqlite3.Connection]) -> None:
     """The control: the plain way to ask the same."""
 
     def work(db: sqlite3.Connection) -> object:

@@ -134,7 +134,7 @@ async def test_without_the_housekeeper_the_wal_keeps_its_size(tmp_path: Path) ->
 
 
 @run_async
-async def test_a_reader_of_a_short_wal_is_nothing_to_speak_of(tmp_path: Path) -> None:
+async def test_a_reader_of_a_short_wal_is_not_reported(tmp_path: Path) -> None:
     path, clock = tmp_path / "bot.db", ManualClock()
     async with Outbox.open(settings(path), clock=clock) as outbox:
         with shell(path) as forgotten:

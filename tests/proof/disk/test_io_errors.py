@@ -105,7 +105,7 @@ def test_a_disk_that_stays_full_is_said_to_be_full(swept: list[Found]) -> None:
         ),
     ],
 )
-def test_a_naive_writer_is_found_out(naive: str, fault: Fault, complaint: str, folder: Path) -> None:
+def test_a_naive_writer_is_detected(naive: str, fault: Fault, complaint: str, folder: Path) -> None:
     """The control: the same case with one protection taken out."""
     with Sweep(folder, naive) as sweep:
         found = sweep.run(fault)
