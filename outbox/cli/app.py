@@ -86,7 +86,8 @@ def _is_file(word: str) -> bool:
 
 app: typer.Typer = typer.Typer(
     cls=_Commands,
-    help="Look at an outbox file, and send what waits in it.",
+    help="Look at an outbox file, and send what waits in it.\n\n"
+    "Is something wrong? outbox status FILE says what, and outbox doctor --path FILE how to fix it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

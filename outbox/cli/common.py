@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from outbox.cli import format as formatting
-from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreError
+from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreCorrupt, StoreError
 from outbox.settings import load
 from outbox.stats import Health
 
@@ -34,6 +34,8 @@ _FLAGS = {
 def in_flags(error: OutboxError) -> str:
     """Return what `error` says, naming the option instead of the Python argument."""
     words, field = str(error), getattr(error, "field", None)
+    if field == "entries":  # none of them alone
+        return words.removeprefix("entries: ")
     flag = _FLAGS.get(field) if isinstance(error, InvalidRequest) and isinstance(field, str) else None
     return words if flag is None else f"{flag}{words.removeprefix(str(field))}"
 
@@ -61,6 +63,8 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
     except OutboxError as error:
         where = str(getattr(error, "path", path or "")) or None
         sentence = formatting.quoted(in_flags(error))
+        if isinstance(error, StoreCorrupt):
+            sentence += formatting.typed("; what to do: outbox doctor")
         if path is None and isinstance(error, StoreError) and not error.path.exists():
             sentence += "; --path or OUTBOX_PATH names another file"
         if as_object:

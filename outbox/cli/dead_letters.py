@@ -28,10 +28,10 @@ from outbox.store.selection import Selected, Selection, checked_reason
 from outbox.store.store import Store
 
 _Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[IDS]...", help="The ids of dead entries, or their unique beginnings.")
+    list[str] | None, typer.Argument(metavar="IDS", help="The ids of dead entries, or their unique beginnings.")
 ]
 _Unsettled = Annotated[
-    list[str] | None, typer.Argument(metavar="[IDS]...", help="Ids of dead or pending entries, or beginnings.")
+    list[str] | None, typer.Argument(metavar="IDS", help="Ids of dead or pending entries, or beginnings.")
 ]
 _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
 

@@ -168,8 +168,7 @@ def _targets(local: Local, only: Sequence[str]) -> list[Target]:
     found = local.content
     if found is None:
         return targets(DECLARED, (), {}, (), only)
-    newest = {spec.destination: spec for _, spec in sorted(found.lanes.items())}
-    return targets(DECLARED, found.shapes, newest, found.used, only)
+    return targets(DECLARED, found.shapes, found.latest, found.used, only)
 
 
 async def _ask(

@@ -135,5 +135,7 @@ def _show_report(report: DrainReport, settings: Settings, console: Console) -> N
     if report.held_by and report.held_by not in settings.warnings:
         console.print(f"Held back: {formatting.quoted(report.held_by)}", soft_wrap=True)
         console.print(formatting.typed("What is pending stays pending. How to fix it: outbox doctor"), soft_wrap=True)
+    if report.dead:
+        console.print(formatting.typed("Why entries are dead, and what to type: outbox dead"), soft_wrap=True)
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")

@@ -43,7 +43,7 @@ _DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"
 
 
 def edit(
-    its_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="The id of a dead or pending entry.")] = None,
+    its_id: Annotated[str | None, typer.Argument(metavar="ID", help="The id of a dead or pending entry.")] = None,
     destination: Annotated[
         str | None, typer.Option(metavar="TABLE", help="The entry, or entries, for this one.")
     ] = None,
@@ -127,7 +127,7 @@ def _names(given: list[str]) -> dict[str, str]:
 
 def _check(its_id: str | None, names: Mapping[str, str], source: str | None, *, all_matching: bool) -> None:
     if not all_matching:
-        raise InvalidRequest("say which: an ID, or --rename-column OLD=NEW with --all-matching", field="ID")
+        raise InvalidRequest("say which: an ID, or --rename-column OLD=NEW with --all-matching", field="entries")
     if its_id is not None or source is not None:
         raise InvalidRequest("takes no ID and no --from", field="all-matching")
     if not names:

@@ -15,7 +15,7 @@ from outbox.sql_files import folder
 
 def show_help(
     context: typer.Context,
-    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="A command, or a page.")] = None,
+    topic: Annotated[str | None, typer.Argument(metavar="TOPIC", help="A command, or a page.")] = None,
 ) -> None:
     """Print a command's help, or a page of the docs.
 

@@ -32,7 +32,7 @@ _CHUNK = 65_536
 def put(
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="The table.")],
     row: Annotated[
-        str, typer.Argument(metavar="[JSON|-]", help="One row, or a list of them; -: one row a line from stdin.")
+        str, typer.Argument(metavar="JSON|-", help="One row, or a list of them; -: one row a line from stdin.")
     ] = "-",
     operation: Annotated[
         str | None, typer.Option("--operation", metavar="WORD", help="insert, upsert or update; else the table's.")

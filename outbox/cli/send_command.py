@@ -43,13 +43,16 @@ def file_of(path: Path | None) -> Path:
 def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str, Any] = NOTHING) -> None:
     """Ask; on a no, print in words or as an object with `nothing` that nothing was changed, and exit with code 1."""
     try:
-        typer.confirm(question, abort=True, err=True)
-    except typer.Abort:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # Ctrl-C, or no terminal to answer at
+        agreed = False
+        typer.echo(err=True)
+    if not agreed:
         if as_object:
             print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **nothing})
         else:
             formatting.console(stderr=True).print("Nothing was changed; --yes answers for a script.")
-        raise typer.Exit(NOT_DONE) from None
+        raise typer.Exit(NOT_DONE)
 
 
 def change(
@@ -144,7 +147,7 @@ def _exit_code(facts: Mapping[str, Any]) -> int:
 def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> None:
     console = formatting.console()
     for line in outcome_lines(action, by, facts, timeout_s):
-        console.print(line)
+        console.print(formatting.typed(line), soft_wrap="outbox " in line)
 
 
 def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> list[str]:
@@ -156,8 +159,10 @@ def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: flo
         return [f"The running bot refused: {formatting.quoted(str(facts['error']))}"]
     if action == "reload":
         ended = facts.get("pauses_ended")
-        did = "The running bot has read its settings again and ended every pause."
-        return [did if ended is None else f"No bot runs; {ended:,} pauses ended in the file."]
+        if ended is None:
+            return ["The running bot has read its settings again and ended every pause."]
+        what = f"{ended:,} pause{'' if ended == 1 else 's'} ended in the file"
+        return [f"No bot runs; {what}. To send what is pending, start it, or: outbox drain"]
     if action == "adopt":
         was = facts["was"]
         before = "It belongs to no project yet." if was is None else f"It belonged to the project {was}."

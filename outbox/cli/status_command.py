@@ -19,7 +19,7 @@ _WATCH_EVERY_S = 2.0
 
 
 def status(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="As --path.", readable=False)] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="As --path.", readable=False)] = None,
     path: FilePath = None,
     as_object: AsJson = False,
     stalled_after: Annotated[

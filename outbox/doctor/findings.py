@@ -122,7 +122,8 @@ def integrity(path: Path, damage: Sequence[str], *, thorough: bool) -> Finding:
         "integrity",
         _UNREADABLE,
         f"SQLite's {name} says the file is damaged: {damage[0]}{more}",
-        f"stop the bot, then keep a copy of all its parts: cp {typed(path)}* /somewhere/safe/",
+        f"stop the bot, and keep a copy of all its parts: cp {typed(path)}* /somewhere/safe/; then start it, or outbox"
+        " drain: the damaged file is set aside, and outbox status says how to bring its entries over",
     )
 
 
@@ -188,7 +189,7 @@ def engine(version: str, *, exposed: bool) -> Finding:
 def writer(pid: int | None, *, running: bool | None) -> Finding:
     """Report whether a bot has the file open; either is in order. running: None: this user may not ask."""
     if running is None:
-        return Finding("writer", _OK, "not known: the lock file is another user's; the bot's own user may see")
+        return skipped("writer", "the lock file is another user's; the bot's own user may see")
     says = f"process {pid or 'unknown'} has the file open for writing" if running else "no bot has the file open"
     return Finding("writer", _OK, says)
 

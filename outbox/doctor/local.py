@@ -15,7 +15,7 @@ import stat
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,14 +50,18 @@ _READ_LOCKS = 120 + 3
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What the file holds. shapes: the kinds of request that pending entries need. delivered: by destination."""
+    """What the file holds.
 
-    damage: tuple[str, ...]
+    shapes: the kinds of request that pending entries need. latest: the kind that was delivered last, by destination.
+    delivered: the newest delivered insert's id and payload, by destination.
+    """
+
     used: frozenset[str]
     dead: int
     shapes: tuple[LaneSpec, ...]
     pauses: tuple[StoredPause, ...]
     lanes: Mapping[int, LaneSpec]
+    latest: Mapping[str, LaneSpec]
     newest_put_ms: int | None
     delivered: Mapping[str, tuple[str, str]]
 
@@ -96,10 +100,10 @@ async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     ]
     if isinstance(content, StoreError) and not isinstance(content, StoreCorrupt):
         return Local((Finding("file", Severity.UNREADABLE, str(content)), *found), None)
-    complaints = [str(content)] if isinstance(content, StoreError) else content.damage
-    integrity = findings.integrity(path, complaints, thorough=thorough)
-    if isinstance(content, StoreError):
-        return Local((integrity, *found), None)
+    damaged = () if isinstance(content, Content) else (str(content),) if isinstance(content, StoreError) else content
+    integrity = findings.integrity(path, damaged, thorough=thorough)
+    if not isinstance(content, Content):
+        return Local((integrity, *found, findings.skipped("entries", "the file is damaged")), None)
     return Local((integrity, *found, findings.dead_letters(content.dead)), content)
 
 
@@ -199,20 +203,22 @@ def _mount(line: str) -> tuple[Path, str] | None:
 # ------------------------------------------------------------------------------------------ inside the file
 
 
-async def _content(path: Path, *, thorough: bool) -> Content | StoreError:
-    async def work(observer: ReadOnlyStore) -> Content:
-        found_damage = tuple(await damage(observer, thorough=thorough))
-        if found_damage:  # anything else read from it may be wrong, or fail
-            return Content(found_damage, frozenset(), 0, (), (), {}, None, {})
-        counts = await observer.counts()
+async def _content(path: Path, *, thorough: bool) -> Content | Sequence[str] | StoreError:
+    """Return what the file holds, SQLite's complaints about it, or why it cannot be read."""
+
+    async def work(observer: ReadOnlyStore) -> Content | Sequence[str]:
+        if found_damage := await damage(observer, thorough=thorough):
+            return found_damage  # anything else read from it may be wrong, or fail
+        counts, lanes = await observer.counts(), await observer.lanes()
         found = {name: await newest_delivered(observer, name) for name in counts}
+        latest = {name: await observer.read(asked.LATEST_LANE.sql, (_BACK, name)) for name in counts}
         return Content(
-            damage=found_damage,
             used=frozenset(counts),
             dead=sum(states.get(State.DEAD, 0) for states in counts.values()),
             shapes=tuple(await pending_shapes(observer)),
             pauses=tuple(await observer.pauses()),
-            lanes=await observer.lanes(),
+            lanes=lanes,
+            latest={name: lanes[number] for name, read in latest.items() for (number,) in read if number in lanes},
             newest_put_ms=await observer.newest_put_ms(),
             delivered={name: entry for name, entry in found.items() if entry is not None},
         )

@@ -23,4 +23,12 @@ NEWEST_DELIVERED = Query(
     "so many",
 )
 
+LATEST_LANE = Query(
+    "the lane of the newest entry that was delivered to a destination, among so many entries",
+    "select lane from outbox where seq > (select max(seq) from outbox) - ? and destination = ?"
+    " and state = 'delivered' and lane is not null order by seq desc limit 1",
+    ("INTEGER PRIMARY KEY (rowid>?)",),
+    "so many",
+)
+
 ALL = {name: query for name, query in globals().items() if isinstance(query, Query)}

@@ -58,21 +58,21 @@ class Target:
 def targets(
     declared: Iterable[Destination],
     pending: Iterable[LaneSpec],
-    newest: Mapping[str, LaneSpec],
+    latest: Mapping[str, LaneSpec],
     used: Iterable[str],
     only: Iterable[str] = (),
 ) -> list[Target]:
     """Return the tables to ask about, by name: those declared, and those with entries. only: nothing but these tables.
 
-    pending: the kinds of request that pending entries need. newest: each table's newest kind, used if none are pending.
+    pending: the kinds of request that pending entries need. latest: the kind that each table took last, used if none are pending.
     """
     known, kinds, seen = {each.name: each for each in declared}, list(pending), set(used)
-    names = set(only) or {*known, *seen, *newest, *(spec.destination for spec in kinds)}
+    names = set(only) or {*known, *seen, *latest, *(spec.destination for spec in kinds)}
     found = []
     for name in sorted(names):
         shapes = [spec for spec in kinds if spec.destination == name]
-        if not shapes and name in newest:
-            shapes = [newest[name]]
+        if not shapes and name in latest:
+            shapes = [latest[name]]
         found.append(_target(known.get(name, Destination(name)), shapes, name in seen))
     return found
 
