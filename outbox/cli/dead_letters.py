@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from outbox.admin.commands import LISTED
 from outbox.cli import format as formatting
 from outbox.cli.advice import said, typed_id
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.filters import Chosen, DryRun, selecting
+from outbox.cli.filters import Chosen, DryRun, selecting, sharing
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
@@ -28,10 +28,7 @@ from outbox.store.selection import Selected, Selection, checked_reason
 from outbox.store.store import Store
 
 _Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="IDS", help="The ids of dead entries, or their unique beginnings.")
-]
-_Unsettled = Annotated[
-    list[str] | None, typer.Argument(metavar="IDS", help="Ids of dead or pending entries, or beginnings.")
+    list[str] | None, typer.Argument(metavar="IDS", help="The ids of entries, or their unique beginnings.")
 ]
 _All = Annotated[bool, typer.Option("--all", help="All dead entries.")]
 
@@ -93,16 +90,34 @@ def requeue_command(cause: Cause) -> str:
 
 
 @selecting
-def requeue(
+def _changed(
     chosen: Chosen,
     ids: _Ids = None,
     everything: _All = False,
     dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")] = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,
     as_object: AsJson = False,
+    *,
+    verb: str,
+    pending: bool = False,
+    **how: Any,
+) -> None:
+    """Change the chosen entries. pending: also waiting ones, if their ids are given. how: arguments of the change."""
+    with complaints(path, as_object=as_object):
+        if "reason" in how and not dry_run:
+            how["reason"] = checked_reason(how["reason"])
+        where = file_of(path)
+        asked = _asked(chosen(ids=ids or None, everything=everything)).but(pending=pending and bool(ids))
+        which = _bound(where, asked, verb, yes=yes, dry_run=dry_run, as_object=as_object)
+        raise typer.Exit(change(where, verb, {**which.as_json(), **how}, timeout, as_object=as_object))
+
+
+@sharing("changed", _changed)
+def requeue(
+    changed: Callable[..., None],
+    force: Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")] = False,
 ) -> None:
     """Send dead entries again.
 
@@ -136,31 +151,19 @@ def requeue(
       would                   only with --dry-run: how many would be changed
       error                   only if it was refused
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
-        asked = _asked(chosen(ids=ids or None, everything=everything))
-        which = _bound(where, asked, "requeue", yes=yes, dry_run=dry_run, as_object=as_object)
-        arguments = {**which.as_json(), "force": force}
-        raise typer.Exit(change(where, "requeue", arguments, timeout, as_object=as_object))
+    changed(verb="requeue", force=force)
 
 
-@selecting
+@sharing("changed", _changed)
 def discard(
-    chosen: Chosen,
-    ids: _Unsettled = None,
+    changed: Callable[..., None],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")] = "",
-    everything: _All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    timeout: Timeout = TIMEOUT_S,
-    path: FilePath = None,
-    as_object: AsJson = False,
 ) -> None:
     """Give up dead or pending entries, with a reason.
 
     Selects dead entries that match every option. Pending ones must be named by
-    their ids. They are kept until they are
-    pruned. What an earlier try may have stored at the remote end stays there.
+    their ids. They are kept until they are pruned. What an earlier try may have
+    stored at the remote end stays there.
 
     \b
     Example:
@@ -168,13 +171,7 @@ def discard(
 
     Exit codes and --json as `outbox requeue`.
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
-        words = reason if dry_run else checked_reason(reason)
-        asked = _asked(chosen(ids=ids or None, everything=everything)).but(pending=bool(ids))
-        which = _bound(where, asked, "discard", yes=yes, dry_run=dry_run, as_object=as_object)
-        arguments = {**which.as_json(), "reason": words}
-        raise typer.Exit(change(where, "discard", arguments, timeout, as_object=as_object))
+    changed(verb="discard", pending=True, reason=reason)
 
 
 def reload(

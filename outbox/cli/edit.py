@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -90,15 +90,8 @@ def edit(
         where, names = file_of(path), _names(rename or [])
         if all_matching or its_id is None:
             _check(its_id, names, source, all_matching=all_matching)
-            raise typer.Exit(
-                _rename_all(
-                    where,
-                    Renaming(names=names, destination=destination, force=force),
-                    timeout,
-                    yes=yes,
-                    as_object=as_object,
-                )
-            )
+            renaming = Renaming(names=names, destination=destination, force=force)
+            raise typer.Exit(_rename_all(where, renaming, timeout, yes=yes, as_object=as_object))
         start = its_id
         its_id = asyncio.run(look(where, lambda observer: entries.full_id(observer, start)))
         found = _the_one(asyncio.run(look(where, lambda observer: candidates(observer, its_id, destination))), its_id)
@@ -111,7 +104,10 @@ def edit(
             if not _confirmed(where, found, new, yes=yes, as_object=as_object):
                 kept.code = DONE  # nothing is lost: the text equals the stored row
                 raise typer.Exit(NOT_DONE)
-            kept.code = _carried_out(where, found, new, force, timeout, as_object=as_object)
+            entry = found.entry
+            which = {"its_id": entry.id, "destination": entry.destination, "was": fingerprint(entry.payload)}
+            asked = {**which, "payload": new, "force": force}
+            kept.code = change(where, "edit", asked, timeout, as_object=as_object)
             raise typer.Exit(kept.code)
 
 
@@ -150,15 +146,6 @@ def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
         tables = ", ".join(each.selected.destination for each in found)
         raise InvalidRequest(f"{formatting.quoted(its_id)} is an id in {tables}; say which", field="destination")
     return found[0] if found else None
-
-
-def _carried_out(where: Path, found: Candidate, new: str, force: bool, timeout_s: float, *, as_object: bool) -> int:
-    entry = found.entry
-    arguments: dict[str, Any] = {
-        "its_id": entry.id, "destination": entry.destination, "payload": new,
-        "was": fingerprint(entry.payload), "force": force,
-    }  # fmt: skip
-    return change(where, "edit", arguments, timeout_s, as_object=as_object)
 
 
 def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object: bool) -> bool:

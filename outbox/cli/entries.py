@@ -19,7 +19,7 @@ from rich.text import Text
 from outbox.cli import format as formatting
 from outbox.cli.advice import advice, said
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.filters import Chosen, OfState, selecting
+from outbox.cli.filters import Chosen, OfState, selecting, sharing
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.forensics import entries
@@ -28,7 +28,7 @@ from outbox.store.read_only import look
 from outbox.store.selection import Selection
 
 _LIMIT = 20
-Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
+_Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
 Columns = Annotated[str | None, typer.Option("--columns", metavar="A,B", help="The columns of the row to show.")]
 # Entries of one read: some 20 ms, so that no read holds the bot's WAL, and the search can stop once it has enough.
 _STEP = 20_000
@@ -37,14 +37,36 @@ _NOT_FOUND = 1
 
 
 @selecting
-def ls(
+def _listed(
     chosen: Chosen,
     path: FilePath = None,
     state: OfState = None,
-    limit: Limit = _LIMIT,
+    limit: _Limit = _LIMIT,
     columns: Columns = None,
     as_object: AsJson = False,
+    *,
+    text: str | None = None,
 ) -> None:
+    """List the entries that are chosen and say `text`."""
+    with complaints(path, as_object=as_object):
+        where, _ = file_and_warnings(path)
+        search, names = Search(where, chosen(state=state, text=text), limit), column_names(columns)
+        if as_object:
+            asyncio.run(search.run(lambda: None))
+            rows = [{**row_json(row), "columns": said} for row, said in _with_columns(where, search.rows, names)]
+            print_json({"path": str(where), "entries": rows})
+            return
+        with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
+            asyncio.run(search.run(told))
+        _show_list(_with_columns(where, search.rows, names), limit, formatting.console())
+        if not search.rows and search.ended and search.which.session is not None:
+            _show_sessions(where, formatting.console())
+        if not search.ended:
+            formatting.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
+
+
+@sharing("listed", _listed)
+def ls(listed: Callable[..., None]) -> None:
     """List entries, the newest first. Works while a bot runs; changes nothing.
 
     With --state delivered or discarded, newest means settled last.
@@ -75,19 +97,13 @@ def ls(
       0  listed, even if none matches
       3  the file is missing, unreadable or no outbox, or a time is invalid
     """
-    with complaints(path, as_object=as_object):
-        _list(path, chosen(state=state), limit, columns, as_object=as_object)
+    listed()
 
 
-@selecting
+@sharing("listed", _listed)
 def find(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the row says somewhere: a ticket, a symbol.")],
-    chosen: Chosen,
-    path: FilePath = None,
-    state: OfState = None,
-    limit: Limit = _LIMIT,
-    columns: Columns = None,
-    as_object: AsJson = False,
+    listed: Callable[..., None],
 ) -> None:
     """Find entries by what their rows say.
 
@@ -102,25 +118,7 @@ def find(
 
     --json and exit codes as `outbox ls`.
     """
-    with complaints(path, as_object=as_object):
-        _list(path, chosen(state=state, text=text), limit, columns, as_object=as_object)
-
-
-def _list(path: Path | None, which: Selection, limit: int, columns: str | None, *, as_object: bool) -> None:
-    where, _ = file_and_warnings(path)
-    search, names = Search(where, which, limit), column_names(columns)
-    if as_object:
-        asyncio.run(search.run(lambda: None))
-        rows = [{**row_json(row), "columns": said} for row, said in _with_columns(where, search.rows, names)]
-        print_json({"path": str(where), "entries": rows})
-        return
-    with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
-        asyncio.run(search.run(told))
-    _show_list(_with_columns(where, search.rows, names), limit, formatting.console())
-    if not search.rows and search.ended and which.session is not None:
-        _show_sessions(where, formatting.console())
-    if not search.ended:
-        formatting.console().print(f"Stopped: only the newest {search.looked:,} were looked at.")
+    listed(text=text)
 
 
 def column_names(columns: str | None) -> list[str]:
@@ -248,7 +246,7 @@ class Search:
 
     def __init__(self, where: Path, which: Selection, limit: int) -> None:
         self._where = where
-        self._which = which
+        self.which = which
         self._limit = limit
         self.rows: list[Row] = []
         self.looked: int = 0
@@ -262,7 +260,7 @@ class Search:
             found, behind = await look(
                 self._where,
                 lambda observer, start=start, left=left: entries.listed(  # type: ignore[misc]
-                    observer, self._which, limit=left, rows=_STEP, behind=start
+                    observer, self.which, limit=left, rows=_STEP, behind=start
                 ),
             )
             self.rows += found
@@ -307,7 +305,8 @@ def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Con
         console.print(line, no_wrap=len(line) <= console.width, soft_wrap=not console.is_terminal)
         for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
             if words:
-                console.print(Text(f"  {words}", style="dim"), overflow="ellipsis", no_wrap=True)
+                cut = console.is_terminal  # what greps needs all of it
+                console.print(Text(f"  {words}", style="dim"), overflow="ellipsis", no_wrap=cut, soft_wrap=not cut)
     if not rows:
         console.print("No entry matches.")
     if any(row.state == State.DEAD for row in rows):

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any
 
 import typer
@@ -46,22 +46,27 @@ _UNITS_MS = {"s": 1000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 
 
-def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options that choose entries; they come as `chosen`, called where errors are reported."""
-    own, added = (inspect.signature(each, eval_str=True) for each in (command, _selection))
-    options = {name: each for name, each in added.parameters.items() if name != "more"}
+def sharing(name: str, shared: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that replaces the parameter `name` of a command by the options of `shared`.
 
-    @wraps(command)
-    def call(**values: Any) -> None:
-        given = {name: values.pop(name) for name in options}
-        command(chosen=lambda **more: _selection(**given, **more), **values)
+    The command is given, as `name`, `shared` with what was typed, and adds what is keyword-only.
+    """
+    declared = inspect.signature(shared, eval_str=True).parameters.values()
+    options = [each for each in declared if each.kind is each.POSITIONAL_OR_KEYWORD]
 
-    parameters = [
-        each for name, mine in own.parameters.items() for each in (options.values() if name == "chosen" else [mine])
-    ]
-    call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {each.name: each.annotation for each in parameters}
-    return call
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def call(**values: Any) -> None:
+            typed = {each.name: values.pop(each.name) for each in options}
+            command(**{name: partial(shared, **typed)}, **values)
+
+        own = inspect.signature(command, eval_str=True)
+        parameters = [each for mine in own.parameters.values() for each in (options if mine.name == name else [mine])]
+        call.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        return call
+
+    return decorate
 
 
 def _selection(
@@ -88,6 +93,9 @@ def _selection(
             **more,
         }
     )
+
+
+selecting = sharing("chosen", _selection)
 
 
 def _told(text: str) -> tuple[str, str]:

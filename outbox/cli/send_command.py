@@ -19,6 +19,7 @@ from outbox.errors import StoreInUse
 from outbox.recovery.open import open_store
 from outbox.store import lock as lock_file
 from outbox.store.files import real_path
+from outbox.store.selection import Outcome
 from outbox.store.store import Store
 
 DONE, NOT_DONE, NO_ANSWER, REFUSED = 0, 1, 2, 3
@@ -26,7 +27,8 @@ TIMEOUT_S = 10.0
 # How often to look for the answer; the bot looks for the request every OUTBOX_POLL_S, 1 s.
 _LOOK_S = 0.05
 SHOWN = 5
-_CHANGED = {"requeued", "discarded"}
+_CHANGED = {Outcome.REQUEUED, Outcome.DISCARDED}
+_SENDING = "To send what is pending, start the bot, or: outbox drain"
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot to answer.")]
@@ -161,8 +163,7 @@ def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: flo
         ended = facts.get("pauses_ended")
         if ended is None:
             return ["The running bot has read its settings again and ended every pause."]
-        what = f"{ended:,} pause{'' if ended == 1 else 's'} ended in the file"
-        return [f"No bot runs; {what}. To send what is pending, start it, or: outbox drain"]
+        return [f"No bot runs; {ended:,} pause{'' if ended == 1 else 's'} ended in the file.", _SENDING]
     if action == "adopt":
         was = facts["was"]
         before = "It belongs to no project yet." if was is None else f"It belonged to the project {was}."
@@ -171,7 +172,8 @@ def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: flo
         verb = "would be sent again" if facts["dry_run"] else "will be sent again"
         left = {"superseded by later ones of their keys": facts["superseded"], "updates": facts["updates"]}
         skipped = [f"{number:,} left out: {why}." for why, number in left.items() if number]
-        return [f"{facts['resent']:,} {verb}{_whose(by)}.", *skipped]
+        sending = [_SENDING] if facts["resent"] and not facts["dry_run"] and not _whose(by) else []
+        return [f"{facts['resent']:,} {verb}{_whose(by)}.", *skipped, *sending]
     if action == "prune":
         return [f"{facts['pruned']:,} pruned{_whose(by)}; they stay counted."]
     return _outcomes(by, facts)
@@ -190,4 +192,6 @@ def _outcomes(by: str, facts: Mapping[str, Any]) -> list[str]:
     lines += [f"  {formatting.quoted(each['id'])}: {each['outcome']}" for each in other[:SHOWN]]
     if len(other) > SHOWN:
         lines.append("  --json lists them all")
+    if Outcome.REQUEUED in facts["outcomes"] and not _whose(by):
+        lines.append(_SENDING)
     return lines or ["No entry matches; nothing was changed."]

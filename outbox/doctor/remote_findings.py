@@ -64,7 +64,8 @@ def targets(
 ) -> list[Target]:
     """Return the tables to ask about, by name: those declared, and those with entries. only: nothing but these tables.
 
-    pending: the kinds of request that pending entries need. latest: the kind that each table took last, used if none are pending.
+    pending: the kinds of request that pending entries need. latest: the kind that each table took last, used
+    if none are pending.
     """
     known, kinds, seen = {each.name: each for each in declared}, list(pending), set(used)
     names = set(only) or {*known, *seen, *latest, *(spec.destination for spec in kinds)}
