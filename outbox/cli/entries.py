@@ -305,8 +305,9 @@ def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Con
         console.print(line, no_wrap=len(line) <= console.width, soft_wrap=not console.is_terminal)
         for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
             if words:
-                cut = console.is_terminal  # what greps needs all of it
-                console.print(Text(f"  {words}", style="dim"), overflow="ellipsis", no_wrap=cut, soft_wrap=not cut)
+                whole = not console.is_terminal  # for grep
+                how = "ignore" if whole else "ellipsis"
+                console.print(Text(f"  {words}", style="dim"), overflow=how, no_wrap=True, soft_wrap=whole)
     if not rows:
         console.print("No entry matches.")
     if any(row.state == State.DEAD for row in rows):

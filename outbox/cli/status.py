@@ -295,7 +295,7 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
     if status.unsent is not None:
         grid.add_row(Text("Unsent", style="bold yellow"), formatting.typed(status.unsent))
     if status.file.total("pending") and not status.holder.running:
-        grid.add_row("", formatting.typed("nothing is sent until a bot runs: start it, or outbox drain"))
+        grid.add_row("", formatting.typed("start a bot to send it, or: outbox drain"))
     danger = ", exposed to the WAL-reset bug: do not write from a shell" if database.EXPOSED_TO_WAL_RESET_BUG else ""
     grid.add_row("SQLite", f"{sqlite3.sqlite_version}{danger}")
     grid.add_row("Size", f"{formatting.size(status.file.db_bytes)}, WAL {formatting.size(status.file.wal_bytes)}")

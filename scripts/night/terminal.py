@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_TIMEOUT_S: Final = 60
+_TIMEOUT_S: Final = 200
 
 
 class NightError(RuntimeError):

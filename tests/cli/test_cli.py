@@ -232,10 +232,10 @@ def test_without_a_path_the_error_says_how_to_name_one(tmp_path: Path, monkeypat
 
 
 def test_status_says_what_to_do_about_what_waits_where_no_bot_runs(bot_db: Path) -> None:
-    assert "nothing is sent until a bot runs" in call("status", "--path", bot_db).stdout
+    assert "start a bot to send it" in call("status", "--path", bot_db).stdout
     with shell(bot_db) as connection:
         connection.execute("update outbox set state = 'delivered', settled_at_ms = 1 where state = 'pending'")
-    assert "nothing is sent until a bot runs" not in call("status", "--path", bot_db).stdout
+    assert "start a bot to send it" not in call("status", "--path", bot_db).stdout
 
 
 def test_status_answers_machines_with_an_object_when_the_file_is_missing_too(tmp_path: Path) -> None:
