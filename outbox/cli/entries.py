@@ -306,8 +306,8 @@ def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Con
         for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
             if words:
                 whole = not console.is_terminal  # for grep
-                how = "ignore" if whole else "ellipsis"
-                console.print(Text(f"  {words}", style="dim"), overflow=how, no_wrap=True, soft_wrap=whole)
+                text = Text(f"  {words}", style="dim")
+                console.print(text, overflow="ignore" if whole else "ellipsis", no_wrap=True, soft_wrap=whole)
     if not rows:
         console.print("No entry matches.")
     if any(row.state == State.DEAD for row in rows):
