@@ -42,15 +42,19 @@ WORDS = {
 
 
 def taken(claims: dict[str, Any], folder: Path) -> None:
-    """Take over the counts in `folder` that are larger than the known ones, with this machine and the day."""
+    """Take over what `folder` has of modules' mutants, and its counts that are larger than the known ones."""
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
     for file in sorted(folder.glob("*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
+        if "module" in found:
+            claims["modules"][found.pop("module")] = {**found, "date": today}
+            continue
         (row,) = (row for row in claims["rows"] if row["name"] == found["name"])
         if found["count"] > row["most"]["count"]:
             row["most"] = {
                 "count": found["count"],
                 "how": found.get("how", ""),
-                "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+                "date": today,
                 "machine": machine(),
             }
 
@@ -82,7 +86,28 @@ def page(claims: dict[str, Any]) -> str:
         "",
         "The largest runs were made on: " + "; ".join(sorted({r["most"]["machine"] for r in claims["rows"]})) + ".",
     ]
-    return "\n".join([*lines, "", *claims["notes"], ""])
+    lines += ["", *claims["notes"], "", *of_mutants(claims["modules"])]
+    return "\n".join([*lines, ""])
+
+
+def of_mutants(modules: dict[str, Any]) -> list[str]:
+    """Return the table of the mutants of each module, with their sum."""
+    lines = [
+        "## Mutants",
+        "",
+        "What [`scripts/mutate`](../scripts/mutate) has found when it last tried all mutants of a module. A mutant that is",
+        "as good as the original is listed in [`scripts/survivors.txt`](../scripts/survivors.txt) with the reason.",
+        "",
+        "| module | mutants | killed | as good as the original | survived | date |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    kinds = ("mutants", "killed", "survived")
+    total = {kind: sum(found[kind] for found in modules.values()) for kind in kinds} | {"date": ""}
+    for module, found in [*sorted((f"`{name}`", found) for name, found in modules.items()), ("all", total)]:
+        mutants, killed, survived = (found[kind] for kind in kinds)
+        equal = mutants - killed - survived
+        lines.append(f"| {module} | {mutants:,} | {killed:,} | {equal} | {survived} | {found['date']} |")
+    return lines
 
 
 def lifecycle() -> str:

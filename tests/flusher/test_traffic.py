@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import pytest
 
 from outbox.entry import LaneSpec, Operation
+from outbox.flusher import refusal_runs
 from outbox.flusher.traffic import MOST_LANES, Batch, Part, Source, Sweep, Traffic
 from outbox.postgrest.batch import Limit
+from outbox.postgrest.verdicts import Refusal
 from outbox.store.rows import Lane, Outgoing
 
 FREE = Lane(1, LaneSpec("events", Operation.INSERT, "id", "id,n", False), 1)
@@ -231,3 +233,40 @@ def test_a_sweep_continues_behind_what_waits_and_ends_with_the_youngest_that_was
     assert (sweep.after, sweep.is_over(found[9]), sweep.is_over(found[10])) == (5, False, True)
     sweep.restart()
     assert (sweep.after, sweep.is_over([])) == (0, False)
+
+
+# ------------------------------------------------------------------------------------------ runs of refusals
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        pytest.param(("22P02", 'type bigint: "a"'), ("22P02", 'type bigint: "b"'), True, id="two bad values"),
+        pytest.param(("22P02", 'type bigint: "a"'), ("22P02", 'type uuid: "a"'), False, id="of two types"),
+        pytest.param(("23502", 'column "a"'), ("23502", 'column "b"'), False, id="two columns"),
+        pytest.param(("23502", 'column "a"'), ("23514", 'column "a"'), False, id="two rules"),
+        pytest.param(("P0001", "row 1"), ("P0001", "row 2"), True, id="a trigger's own words"),
+        pytest.param(("23514", "x" * 600), ("23514", "x" * 601), True, id="very long ones"),
+    ],
+)
+def test_what_is_one_cause(one: tuple[str, str], other: tuple[str, str], same: bool) -> None:
+    causes = {refusal_runs.cause_of(Refusal(400, code, message)) for code, message in (one, other)}
+    assert (len(causes) == 1) is same
+
+
+def test_what_tells_one_cause_from_another() -> None:
+    assert refusal_runs.cause_of(Refusal(400, "22P02", 'type "a"')) == "400 22P02 type …"
+    assert refusal_runs.cause_of(Refusal(413, None, "too large")) == "413 None too large"
+    assert len(refusal_runs.cause_of(Refusal(400, "23514", "x" * 600))) == 500
+
+
+def test_a_run_is_full_after_ten_rows_of_one_cause() -> None:
+    run = refusal_runs.RefusalRun()
+    for seq in range(10):
+        assert not run.is_full("one")
+        run.add("one", seq)
+    assert (run.is_full("one"), run.is_full("another")) == (True, False)
+    run.add("another", 10)
+    assert (run.cause, run.seqs) == ("another", [10])
+    run.clear()
+    assert (run.cause, run.seqs) == (None, [])

@@ -263,7 +263,7 @@ class Actions:
             except sqlite3.OperationalError:
                 put.told = "refused"  # the bot is writing
             else:
-                put.told, put.id = "acknowledged", trade_id(n)
+                put.told, put.id, put.by_shell = "acknowledged", trade_id(n), True
 
     async def session(self, do: str) -> None:
         if do == "start":

@@ -47,6 +47,7 @@ class Put:
     since_s: float | None = None  # when it was first found that it can arrive
     edited: bool = False  # somebody has asked for another row in its place
     unsure: bool = False  # and was not answered: it is one of the two
+    by_shell: bool = False  # the bot learns of it with its next look at the file
 
     def spoiled(self) -> bool:
         """Whether the remote end may refuse its row."""
