@@ -42,9 +42,8 @@ def test_a_lane_begins_with_nothing() -> None:
     assert (found.last_seq, found.after(), found.refusals, found.served, found.lanes) == (0, 0, 0, 0, MOST_LANES)
     assert (found.rewind, found.mixed, found.passed, found.is_clean) == (False, False, False, True)
     assert (found.taken, found.sources()) == (set(), [NEW, PART, AGAIN, SUSPECT])
-    assert batch(NEW).probe is False
     shared = Batch(NEW, [outgoing(1)], 1, others=[(ORDERED, batch(NEW, 2, 3))])
-    assert (shared.seqs, [entry.seq for entry in shared.all_entries]) == ([1], [1, 2, 3])
+    assert (shared.seqs, [entry.seq for entry in shared.all_entries], shared.probe) == ([1], [1, 2, 3], False)
 
 
 def test_what_is_new_continues_behind_what_is_under_way() -> None:
@@ -100,6 +99,7 @@ def test_parts_are_taken_until_they_are_settled() -> None:
     found.start(some)
     assert (found.taken, [part.seqs for part in found.parts]) == ({1, 2, 3, 4}, [[1, 2], [4]])
     found.take_part(rest)
+    refused(found, [], [])  # all of what was to be sent again was settled by hand
     assert [part.seqs for part in found.parts] == [[1, 2]]
     assert {first: part.seqs for first, part in found.sent_parts.items()} == {3: [3], 4: [4]}
     found.end(some)
@@ -141,15 +141,20 @@ def test_beside_accepted_rows_there_is_hope_which_the_half_there_keeps() -> None
     found.accepted([5, 6, 7, 8])
     assert found.mixed
     assert hopes(found) == {(1, 2, 3, 4): (0, 3), (5, 6, 7, 8): (0, 0), (9, 10, 11, 12): (3, 0), (13,): (0, 0)}
-    sent = batch(PART, 9, 10, 11, 12)
-    found.take_part(sent)
-    found.start(sent)
-    refused(found, [9, 10], [11, 12])
-    found.end(sent)
-    assert {seqs: hope for seqs, hope in hopes(found).items() if seqs[0] in (9, 11)} == {
-        (9, 10): (3, 2),
-        (11, 12): (2, 0),
-    }
+    for sent in (batch(PART, 1, 2, 3, 4), batch(PART, 9, 10, 11, 12)):
+        found.take_part(sent)
+        found.start(sent)
+    refused(found, [9], [10, 11, 12])
+    assert hopes(found) == {(9,): (3, 2), (10, 11, 12): (2, 0), (5, 6, 7, 8): (0, 0), (13,): (0, 0)}
+    refused(found, [1, 2, 3, 4], [])
+    assert hopes(found)[1, 2, 3, 4] == (0, 3)
+
+
+def test_one_accepted_row_gives_hope_to_its_neighbours_alone() -> None:
+    found = traffic()
+    refused(found, [1], [2], [4], [5])
+    found.accepted([3])
+    assert hopes(found) == {(1,): (0, 0), (2,): (0, 3), (4,): (3, 0), (5,): (0, 0)}
 
 
 def test_parts_under_way_have_hope_too() -> None:

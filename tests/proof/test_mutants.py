@@ -13,7 +13,10 @@ from environment import ROOT
 from tests.proof.counts import reached
 
 # Where each mutant costs the least: their tests are tables. The others are tried by hand.
-MODULES = ["outbox.flusher.backoff", "outbox.flusher.orphans", "outbox.recovery.judge"]
+MODULES = [
+    *(f"outbox.flusher.{name}" for name in ("backoff", "orphans", "refusal_runs", "scopes", "traffic")),
+    "outbox.recovery.judge",
+]
 SAMPLE = 40
 # A seed whose sample holds one that is as good as the original.
 SEED = 16
