@@ -41,6 +41,6 @@ def test_each_claim_was_reached_and_has_a_canary(row: dict[str, object]) -> None
 
 def test_of_the_mutants_of_each_pure_module_nearly_all_are_noticed() -> None:
     modules = claims()["modules"]
-    assert modules.keys() == runpy.run_path(str(ROOT / "scripts" / "mutate"), run_name="mutate")["TESTS"].keys()
+    assert modules.keys() <= runpy.run_path(str(ROOT / "scripts" / "mutate"), run_name="mutate")["TESTS"].keys()
     survived, mutants = (sum(found[kind] for found in modules.values()) for kind in ("survived", "mutants"))
     assert survived <= 0.03 * mutants
