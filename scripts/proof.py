@@ -95,7 +95,7 @@ def of_mutants(modules: dict[str, Any]) -> list[str]:
     lines = [
         "## Mutants",
         "",
-        "What [`scripts/mutate`](../scripts/mutate) has found when it last tried all mutants of a module. A mutant that is",
+        "What [`scripts/mutate`](../scripts/mutate) has found when it last tried all mutants of a module. One that is",
         "as good as the original is listed in [`scripts/survivors.txt`](../scripts/survivors.txt) with the reason.",
         "",
         "| module | mutants | killed | as good as the original | survived | date |",
