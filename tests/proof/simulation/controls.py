@@ -34,7 +34,7 @@ def _no_fairness() -> None:
     from outbox.flusher.scheduler import Lanes
 
     def has_room(self: Any, lane: Any) -> bool:
-        return bool(self._requests.may_start(alone=False, probe=False))
+        return bool(self.requests.may_start(alone=False, probe=False))
 
     setattr(Lanes, "_waited", lambda self, lane: lane.spec)  # noqa: B010 - a type checker would refuse it
     setattr(Flusher, "_has_room", has_room)  # noqa: B010
