@@ -106,7 +106,7 @@ def test_every_link_into_the_project_leads_somewhere() -> None:
 
 
 def test_every_package_is_on_the_page_about_the_architecture() -> None:
-    rooms = [path for path in (ROOT / "outbox").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    parts = [path for path in (ROOT / "outbox").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    missing = [room.name for room in rooms if not room.name.startswith("_") and f"outbox/{room.name})" not in page]
+    missing = [part.name for part in parts if not part.name.startswith("_") and f"outbox/{part.name})" not in page]
     assert missing == []
