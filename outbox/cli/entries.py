@@ -305,9 +305,7 @@ def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Con
         console.print(line, no_wrap=len(line) <= console.width, soft_wrap=not console.is_terminal)
         for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
             if words:
-                whole = not console.is_terminal  # for grep
-                text = Text(f"  {words}", style="dim")
-                console.print(text, overflow="ignore" if whole else "ellipsis", no_wrap=True, soft_wrap=whole)
+                console.print(Text(f"  {words}", style="dim"), overflow="ellipsis", no_wrap=True)
     if not rows:
         console.print("No entry matches.")
     if any(row.state == State.DEAD for row in rows):
