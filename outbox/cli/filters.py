@@ -95,7 +95,7 @@ def _selection(
     )
 
 
-selecting = sharing("chosen", _selection)
+selecting: Callable[[Callable[..., None]], Callable[..., None]] = sharing("chosen", _selection)
 
 
 def _told(text: str) -> tuple[str, str]:
