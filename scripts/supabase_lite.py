@@ -481,7 +481,7 @@ class EmbeddedPostgres:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def start(self, timeout_s: float = 30) -> None:
+    def start(self, timeout_s: float = 180) -> None:
         """Start PostgreSQL and return once it takes connections; running already: do nothing.
 
         Raises RemoteEndError, with the end of its log: it did not start within `timeout_s` seconds.
@@ -520,7 +520,7 @@ class EmbeddedPostgres:
                 shutil.chown(path, self._account["user"])
         command = [str(self.bin / "initdb"), "-D", str(self._data), "-U", "postgres", f"--pwfile={password}"]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
-        _run("initdb", command, log=self.log_path, timeout_s=60, **self._options)
+        _run("initdb", command, log=self.log_path, timeout_s=180, **self._options)
         with (self._data / "postgresql.conf").open("a", encoding="utf-8") as conf:
             conf.write(_POSTGRES_CONF.format(port=self.port))
         stop = [str(self.bin / "pg_ctl"), "-D", str(self._data), "-m", "immediate", "-w", "stop"]

@@ -37,6 +37,30 @@ LONGEST = (
     "proof",
     "integration",
 )
+# Their tests start processes, live through hours or read many pages: half a second of processor time each, or more.
+LONG = (
+    "admin/test_inbox.py",
+    "blocking/test_blocking.py",
+    "cli/test_adopt.py",
+    "cli/test_backup.py",
+    "cli/test_cli.py",
+    "cli/test_export.py",
+    "cli/test_outages.py",
+    "cli/test_put_resend.py",
+    "flusher/test_many_lanes.py",
+    "flusher/test_orphans.py",
+    "flusher/test_refusal_runs.py",
+    "flusher/test_turns.py",
+    "flusher/test_unmatched.py",
+    "legacy/test_legacy.py",
+    "recovery/test_page_scan.py",
+    "recovery/test_salvage.py",
+    "store/test_golden.py",
+    "store/test_lines.py",
+    "store/test_vanished.py",
+    "test_bench.py",
+    "web/test_command.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +73,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest. With --quick, leave out proof, integration, what asks for a server, and what is slow."""
+    """Begin with the longest files. With --quick, leave them out, what asks for a server, and what is slow."""
     items.sort(key=lambda item: next((rank for rank, name in enumerate(LONGEST) if is_in(item, name)), len(LONGEST)))
     if not config.getoption("--quick"):
         return
@@ -58,7 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if "postgres" in getattr(item, "fixturenames", ())
         or item.get_closest_marker("slow")
-        or any(is_in(item, name) for name in ("proof", "integration"))
+        or any(is_in(item, name) for name in (*LONGEST, *LONG))
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
