@@ -188,7 +188,7 @@ class Snapshot:
     postponed: int  # pending entries that wait for a row of their own or are stuck; at most MOST_POSTPONED
     strict_order: bool
     pauses: tuple[StoredPause, ...]  # the longest one first
-    lanes: Mapping[int, LaneSpec]
+    lanes: Mapping[int, LaneSpec]  # those that pauses are about; a bot may have thousands
     notices: Notices
     db_bytes: int
     wal_bytes: int
@@ -282,14 +282,16 @@ def read(
         oldest, ((_, backlog),) = asked(queries.OLDEST_PENDING.sql), asked(queries.BACKLOG.sql)
         ((postponed,),) = asked(queries.POSTPONED.sql, MOST_POSTPONED)
         meta = dict(asked(queries.META.sql))
+        pauses = tuple(StoredPause.of(row) for row in asked(queries.PAUSES.sql))
+        paused = ",".join(pause.subject for pause in pauses if pause.scope == "lane" and pause.subject.isdigit())
         return Snapshot(
             destinations=by_state(asked(queries.COUNTS.sql)),
             oldest_pending_ms=oldest[0][1] if oldest else None,
             pending_bytes=backlog,
             postponed=postponed,
             strict_order=meta.get("strict_order") == "1",
-            pauses=tuple(StoredPause.of(row) for row in asked(queries.PAUSES.sql)),
-            lanes={number: LaneSpec.of(spec) for number, *spec in asked(queries.LANES.sql)},
+            pauses=pauses,
+            lanes={number: LaneSpec.of(spec) for number, *spec in asked(queries.SOME_LANES.sql, f"[{paused}]")},
             notices=Notices.of(meta),
             db_bytes=files.file_bytes(path),
             wal_bytes=files.file_bytes(files.wal_path(path)),

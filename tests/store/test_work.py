@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outbox import Outbox, Settings
+from outbox import Outbox, Settings, stats
 from outbox.entry import mint_id
 from outbox.store import queries
 from tests.store.tools import entry, opened, schema, shell
@@ -47,21 +48,27 @@ def retrying(db: sqlite3.Connection) -> None:
     db.execute("update outbox set waits = 'retry', next_attempt_at_ms = 9000 + seq where lane = 1")
 
 
-SERIES = (
-    f"with recursive series (n) as (select 1 union all select n + 1 from series where n < {MANY})"
-    " insert into outbox (destination, payload, lane, key, state, settled_at_ms)"
-)
+def column_sets(db: sqlite3.Connection) -> None:
+    """A bot whose rows keep changing their columns has thousands of lanes."""
+    db.execute(
+        f"{NUMBERS} insert into outbox_lanes (destination, operation, columns, ordered)"
+        " select 'trades', 'insert', 'n' || n, 0 from series"
+    )
+
+
+NUMBERS = f"with recursive series (n) as (select 1 union all select n + 1 from series where n < {MANY})"
+SERIES = f"{NUMBERS} insert into outbox (destination, payload, lane, key, state, settled_at_ms)"
 LANE = "insert into outbox_lanes (destination, operation, columns, ordered) values (?, 'insert', 'n', ?)"
 LANES = [("trades", 0), ("trades", 1), ("events", 0)]
-BACKLOGS = [nothing, pending, one_key, delivered, unread, retrying]
+BACKLOGS = [nothing, pending, one_key, delivered, unread, retrying, column_sets]
 Work = Callable[[sqlite3.Connection], object]
 
 
 @pytest.fixture(scope="module")
 def files() -> Iterator[dict[str, sqlite3.Connection]]:
     """One file for each kind of backlog; each has a row of lane 3 besides, so that all have something to do."""
-    with schema() as a, schema() as b, schema() as c, schema() as d, schema() as e, schema() as f:
-        found = dict(zip((each.__name__ for each in BACKLOGS), (a, b, c, d, e, f), strict=True))
+    with ExitStack() as stack:
+        found = {fill.__name__: stack.enter_context(schema()) for fill in BACKLOGS}
         for fill, db in zip(BACKLOGS, found.values(), strict=True):
             db.executemany(LANE, LANES)
             db.execute("begin")
@@ -109,6 +116,10 @@ def settles_the_first_of_its_key(db: sqlite3.Connection) -> None:
     db.execute(queries.SETTLE.sql, ("delivered", 1, 0, None, None, None, None, None, f"[{seq}]"))
 
 
+def shows(db: sqlite3.Connection) -> None:
+    stats.read(db, Path("no file"))
+
+
 WORK: list[tuple[str, Work]] = [
     ("a put", put),
     ("a put behind a key", lambda db: put(db, "k")),
@@ -120,6 +131,7 @@ WORK: list[tuple[str, Work]] = [
     ("DUE when nothing is", asks(queries.DUE, 5, 500)),
     ("OLDEST_PENDING", asks(queries.OLDEST_PENDING)),
     ("PRUNE when nothing is old", asks(queries.PRUNE, 0, 500)),
+    ("what stats() shows", shows),
     ("SETTLE of one", settles),
     ("SETTLE of the first of a key", settles_the_first_of_its_key),
 ]
@@ -130,7 +142,8 @@ WORK: list[tuple[str, Work]] = [
 def test_work_does_not_grow_with_what_is_stored(work: Work, backlog: str, files: dict[str, sqlite3.Connection]) -> None:
     empty = steps(files["nothing"], work)
     full = steps(files[backlog], work)
-    assert full <= 2 * empty + MORE, f"{full} steps with {MANY} rows, {empty} with none"
+    most = 2 * empty + MORE + (10 * stats.MOST_POSTPONED if work is shows and backlog == "retrying" else 0)
+    assert full <= most, f"{full} steps with {MANY} rows, {empty} with none"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +155,7 @@ def test_work_does_not_grow_with_what_is_stored(work: Work, backlog: str, files:
         ),
         pytest.param("one_key", "select min(created_at_ms) from outbox where state = 'pending'", id="the oldest"),
         pytest.param("delivered", "select * from outbox where settled_at_ms < 0 and state <> 'dead'", id="pruning"),
+        pytest.param("column_sets", queries.LANES.sql, id="every column set"),
     ],
 )
 def test_control_work_that_grows_is_detected(backlog: str, sql: str, files: dict[str, sqlite3.Connection]) -> None:
