@@ -307,7 +307,7 @@ class Actions:
         """Take a file away under the bot, which puts a row then: that put looks, and puts right what it can."""
         world = self._world
         before = world.damaged, world.told_of_loss
-        world.damaged = True  # until somebody has looked
+        world.vanished = world.damaged = True  # the latter until somebody has looked
         world.told_of_loss = world.told_of_loss or what in janitor.UNTOLD
         janitor.visit(world, self._path, what)
         try:

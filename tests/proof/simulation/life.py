@@ -31,7 +31,8 @@ class _Complaints(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._world.damaged:
+        dropped = "never read" in record.getMessage()  # by a bot, of a future of its own: logged when it is collected
+        if self._world.damaged or (dropped and self._world.vanished):
             return
         error = record.exc_info[1] if record.exc_info else getattr(record, "error", "")
         self._world.wrong(f"logged: {record.getMessage()} {error!r}")

@@ -76,6 +76,7 @@ class World:
     sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
     environment: dict[str, str] = field(default_factory=dict)  # of the next lives
     damaged: bool = False  # rows may be missing
+    vanished: bool = False  # a file was taken away under a bot: a put of any bot may have failed
     told_of_loss: bool = False  # and the library has said so
     refused: str = ""  # the file is not opened any more
     steps: int = 0
