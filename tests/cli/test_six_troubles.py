@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from night.play import CACHE
 from night.terminal import NightError, Terminal, Typed, outbox_command
 from psycopg.rows import TupleRow
 from supabase_lite import SupabaseLite
@@ -63,8 +65,10 @@ class Newcomer:
 
 
 @pytest.fixture
-def newcomer(tmp_path: Path, clean_remote: SupabaseLite) -> Newcomer:
-    return Newcomer(tmp_path, clean_remote)
+def newcomer(clean_remote: SupabaseLite) -> Iterator[Newcomer]:
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="newcomer-", dir=CACHE) as folder:  # in memory the doctor would complain
+        yield Newcomer(Path(folder).resolve(), clean_remote)
 
 
 @run_async

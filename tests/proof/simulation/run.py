@@ -57,6 +57,11 @@ def play(program: Program, control: str | None = None) -> World:
                 janitor.visit(world, path, what)
             world = _in_a_process(world, lambda plan=plan: plan, path, control, last=False)  # type: ignore[misc]
         world = _in_a_process(world, _sound, path, control, last=True)
+        if world.must_restart:
+            world.must_restart = False
+            world = _in_a_process(world, _sound, path, control, last=True)
+            if world.must_restart:
+                world.wrong("an opening has left a file that was known to be damaged in its place")
         if not world.refused and not any(wrong.startswith(("stuck", "crashed")) for wrong in world.wrongs):
             check.judge(world, path)
     return world

@@ -16,10 +16,7 @@ from environment import ROOT
 from tests.proof.counts import reached
 from tests.proof.simulation import controls
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(sys.platform == "win32", reason="a life is a fork"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a life is a fork")
 # At 0.3 CPU seconds each, in two processes; scripts/soak runs more.
 PROGRAMS = 300
 

@@ -78,6 +78,7 @@ class World:
     damaged: bool = False  # rows may be missing
     vanished: bool = False  # a file was taken away under a bot: a put of any bot may have failed
     told_of_loss: bool = False  # and the library has said so
+    must_restart: bool = False  # the file was found to be damaged while it was open
     refused: str = ""  # the file is not opened any more
     steps: int = 0
     kills: int = 0
