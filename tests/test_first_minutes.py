@@ -32,10 +32,7 @@ COMMANDS, WITHOUT_ACCOUNT = (
 )
 IN_THE_DASHBOARD = ("postgresql://…", "https://<project>.supabase.co", "sb_secret_…")
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
 
 
 class Terminal:

@@ -10,8 +10,6 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -25,7 +23,6 @@ def released(out: Path, at: int) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in out.iterdir()}
 
 
-@pytest.mark.timeout(600)
 def test_a_commit_gives_the_same_bytes_and_a_readme_without_dead_links(tmp_path: Path) -> None:
     first = released(tmp_path / "first", 1_700_000_000)
     other = released(tmp_path / "other", 1_800_000_000)
