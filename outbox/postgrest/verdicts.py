@@ -75,7 +75,7 @@ class Split:
     """
 
     refusal: Refusal
-    shrink: bool = False
+    shrink: bool
 
 
 @dataclass(frozen=True, slots=True)

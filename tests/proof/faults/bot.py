@@ -26,7 +26,7 @@ def judge_by_status(
     if 200 <= status < 300:
         return Delivered()
     if 400 <= status < 500:
-        return Reject(refusal) if rows == 1 else Split(refusal)
+        return Reject(refusal) if rows == 1 else Split(refusal, shrink=False)
     return Pause(Scope.EVERYTHING, Reason.UNREACHABLE, refusal)
 
 
