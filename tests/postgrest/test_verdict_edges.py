@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outbox.entry import Operation
+from outbox.postgrest.replies import belongs
 from outbox.postgrest.verdicts import (
     Delivered,
     Failure,
@@ -17,6 +18,7 @@ from outbox.postgrest.verdicts import (
     Split,
     Verdict,
     judge,
+    read_refusal,
 )
 from tests.postgrest.test_verdicts import postgrest
 
@@ -111,3 +113,38 @@ def test_only_an_operator_ends_these() -> None:
     assert {reason.value for reason in Reason if reason.needs_operator} == {
         "unauthorized", "forbidden", "suspended", "misconfigured", "schema", "refused", "other_project",
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what a reply says
+
+
+def test_failures_of_one_kind_are_equal_whatever_was_said() -> None:
+    reset = Failure(Silence.CUT, "connection reset")
+    assert reset == Failure.CUT != Failure.TIMEOUT
+    assert (reset.said, Failure.CUT.said) == ("cut: connection reset", "cut")
+
+
+def test_a_page_names_the_proxy_that_it_came_through() -> None:
+    page = Reply(502, {}, b"<html>", via="http://proxy:3128")
+    assert read_refusal(page).message == "HTTP 502 without a PostgREST error, through http://proxy:3128"
+
+
+def test_a_request_id_keeps_200_characters() -> None:
+    assert read_refusal(Reply(500, {"x-request-id": "i" * 500}, b"")).request_id == "i" * 200
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "is_its"),
+    [
+        pytest.param("42883", 404, True, id="no such function"),
+        pytest.param("42883", 406, True, id="the same, where only its arguments differ"),
+        pytest.param("42883", 407, False, id="control"),
+        pytest.param("54000", 413, True, id="a limit, until PostgREST 11"),
+        pytest.param("54000", 500, True, id="the same, since"),
+        pytest.param("54000", 414, False, id="control: the next one"),
+        pytest.param("PGRST102", 300, True, id="the first status of an error"),
+        pytest.param("PGRST102", 299, False, id="control: a success"),
+    ],
+)
+def test_a_code_stands_under_its_own_statuses(code: str, status: int, is_its: bool) -> None:
+    assert belongs(code, status) is is_its

@@ -303,19 +303,20 @@ def main() -> None:
             if missed:
                 _say(f"damage {n}, {kind}: {len(missed)} missed")
             if n % 200 == 199 or n == said.damages - 1:
-                _say_table(figures)
+                _say_table(figures, with_shell=said.shell is not None)
 
 
-def _say_table(figures: dict[str, Figures]) -> None:
-    _say("| damaged | damages | entries there | `salvage` | queries alone | `.recover` |")
-    _say("| --- | ---: | ---: | ---: | ---: | ---: |")
+def _say_table(figures: dict[str, Figures], *, with_shell: bool) -> None:
+    ways = ["`salvage`", "queries alone", *(["`.recover`"] if with_shell else [])]
+    _say(f"| damaged | damages | entries there | {' | '.join(ways)} |")
+    _say(f"| --- | ---: | ---: |{' ---: |' * len(ways)}")
     whole = Figures()
     for each in figures.values():
         for name in Figures.__slots__:
             setattr(whole, name, getattr(whole, name) + getattr(each, name))
     for kind, each in {**figures, "all": whole}.items():
-        found = (f"{100 * some / max(1, each.there):.2f} %" for some in (each.ours, each.queried, each.recovered))
-        _say(f"| {kind} | {each.damages:,} | {each.there:,} | {' | '.join(found)} |")
+        found = [f"{100 * some / max(1, each.there):.2f} %" for some in (each.ours, each.queried, each.recovered)]
+        _say(f"| {kind} | {each.damages:,} | {each.there:,} | {' | '.join(found[: len(ways)])} |")
     _say(f"brought twice: {whole.twice}; sent once more, since only an older copy of them is left: {whole.again}")
 
 
