@@ -77,7 +77,7 @@ from outbox.flusher.shell_rows import adopt
 from outbox.postgrest.client import Transport, project_of
 from outbox.settings import Settings
 from outbox.stats import Status
-from outbox.store.rows import Lane
+from outbox.store.rows import Lane, Look
 from outbox.store.store import Store
 
 logger: logs.Logger = logs.named("outbox.flusher")
@@ -281,7 +281,7 @@ class Flusher:
             self._idle_since_change = False
             self._seen_change = look.change
         await self._context.unmatched.hurry(self._context.steady_ms())
-        await self._wake_due(look.due_ms)
+        await self._wake_due(look)
         if not self._idle_since_change or self.pauses.may_probe():
             self._idle_since_change = True  # unless a request ends while the store is read
             self._lanes.unread_from = None
@@ -306,15 +306,16 @@ class Flusher:
         self.requests.tell()
         return True
 
-    async def _wake_due(self, due_ms: int | None) -> None:
-        """Make ready the postponed entries whose time has come. due_ms: when the first of them is due."""
-        if due_ms is None:
+    async def _wake_due(self, look: Look) -> None:
+        """Make ready the postponed entries whose time has come, and those that a clock set back since has buried."""
+        if look.due_ms is None or look.last_due_ms is None:
             return
         now_ms = self._context.steady_ms()
-        if due_ms > now_ms + self._context.longest_wait_s * 1000:  # written by a clock that was set back since
-            now_ms = due_ms
-        if due_ms <= now_ms:
+        if look.due_ms <= now_ms:
             await self._store.wake_due(now_ms, _STEP)
+        latest_ms = now_ms + int(self._context.longest_wait_s * 1000)
+        if look.last_due_ms > latest_ms:
+            await self._store.wake_too_late(latest_ms, _STEP)
 
     async def _start_requests(self, transport: Transport) -> bool:
         """Start what may start, and return whether anything did."""

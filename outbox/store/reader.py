@@ -107,9 +107,10 @@ class Reader:
 
         def read(connection: sqlite3.Connection) -> tuple[Look, bool]:
             ((change,),) = connection.execute("pragma data_version").fetchall()
-            due = connection.execute(queries.NEXT_DUE.sql).fetchall()
+            due, last = (connection.execute(query.sql).fetchall() for query in (queries.NEXT_DUE, queries.LAST_DUE))
             unread = connection.execute(queries.UNREAD.sql, (1,)).fetchall()
-            return Look(int(change), int(due[0][0]) if due else None, bool(unread)), self.glance()
+            due_ms, last_ms = (int(rows[0][0]) if rows else None for rows in (due, last))
+            return Look(int(change), due_ms, last_ms, bool(unread)), self.glance()
 
         look, found = await self.run(read)
         self.glanced(found)

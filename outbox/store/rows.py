@@ -21,12 +21,14 @@ class Lane:
 class Look(NamedTuple):
     """What a look at the file finds.
 
-    change: another number whenever another connection has committed. due_ms: when the next entry is due that waits for
-    something of its own, in Unix milliseconds; None: none does. unread: whether a shell has put entries.
+    change: another number whenever another connection has committed. due_ms, last_due_ms: when the next and the last
+    entry are due that wait for something of their own, in Unix milliseconds; None: none does. unread: whether a shell
+    has put entries.
     """
 
     change: int
     due_ms: int | None
+    last_due_ms: int | None
     unread: bool
 
 

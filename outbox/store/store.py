@@ -186,6 +186,10 @@ class Store(Reader):
         """Make entries ready whose time has come."""
         await self.writer.execute(queries.DUE.sql, (now_ms, limit))
 
+    async def wake_too_late(self, latest_ms: int, limit: int) -> None:
+        """Make entries ready that would wait beyond `latest_ms`."""
+        await self.writer.execute(queries.TOO_LATE.sql, (latest_ms, limit))
+
     async def reread_unknown(self, limit: int) -> None:
         """Make up to `limit` ready entries of each unknown lane unread: they came from another outbox's file."""
         for lane in self.unknown_lanes:

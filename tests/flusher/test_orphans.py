@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from outbox.postgrest.verdicts import Reply
@@ -155,3 +156,20 @@ async def test_bytes_that_are_no_utf_8_keep_nothing_else_from_being_sent(tmp_pat
 
     assert (stats.delivered, stats.dead) == (3, 0)
     assert "\ufffd" in [row.get("a") for row in remote.inserted.values()]
+
+
+@run_async
+async def test_a_clock_that_was_set_back_buries_no_row_behind_another_that_is_soon_due(tmp_path: Path) -> None:
+    """The first that is due tells nothing about the others, which were to wait for a year."""
+    parents: set[object] = set()
+    remote = Remote(rule=lambda _, row: None if row.get("n") in parents else NO_PARENT)
+    async with flushing(tmp_path, remote=remote) as bench:
+        await bench.put_many(3)
+        await bench.idle()
+        with closing(sqlite3.connect(bench.path)) as file, file:
+            soon, in_a_year = bench.clock.now_ms() + 200_000, bench.clock.now_ms() + 31_536_000_000
+            file.execute("update outbox set next_attempt_at_ms = iif(seq = 1, ?, ?)", (soon, in_a_year))
+        parents |= {1, 2}
+        await bench.live(30)
+        stats = await bench.outbox.stats()
+        assert (stats.delivered, stats.pending) == (2, 1)

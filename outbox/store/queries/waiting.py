@@ -25,6 +25,25 @@ NEXT_DUE = Query(
     "1",
 )
 
+LAST_DUE = Query(
+    "when the last of them has",
+    f"{NEXT_DUE.sql.removesuffix(' limit 1')} desc limit 1",
+    ("outbox_due (next_attempt_at_ms>?)",),
+    "1",
+)
+
+TOO_LATE = Query(
+    "which entries wait for longer than any does, since the clock that they wait by was set back",
+    """
+    update outbox set waits = null
+     where seq in (select seq from outbox indexed by outbox_due
+                    where state = 'pending' and waits = 'retry' and next_attempt_at_ms > ?
+                    order by next_attempt_at_ms desc limit ?)
+    """,
+    ("outbox_due (next_attempt_at_ms>?)",),
+    "the limit",
+)
+
 POSTPONE = Query(
     "write a verdict that sends an entry again later",
     "update outbox set waits = 'retry', next_attempt_at_ms = ?, attempts = attempts + ?,"
