@@ -293,7 +293,7 @@ class Actions:
             "was": None,
             "force": False,
         }
-        put.edited = put.unsure = True
+        put.before, put.unsure = put.row, True
         request = inbox.post(self._path, "edit", arguments)
         for _ in range(_LONGEST_ANSWER_S):
             await asyncio.sleep(1)

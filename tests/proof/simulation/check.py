@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from tests.proof.simulation.world import Put, World
+from tests.proof.simulation.world import Put, Row, World
 
 
 def judge(world: World, path: Path) -> None:
@@ -74,7 +74,7 @@ def _judge_put(world: World, put: Put, stored: tuple[Any, ...] | None, remote: i
             world.wrong(f"{name} is at the remote end and in no file")
         return
     state, code, *_ = stored
-    if state == "dead" and not (_may_die(world, put, code) or (put.edited and remote)):
+    if state == "dead" and not (_may_die(world, put, code) or (put.before is not None and remote)):
         world.wrong(f"{name} died of {code}")
     if state == "pending" and world.can_arrive(put):
         world.wrong(f"{name} is still pending")
@@ -92,9 +92,12 @@ def _judge_delivered(world: World, put: Put, remote: int, name: str) -> None:
 def _may_die(world: World, put: Put, code: str | None) -> bool:
     """Whether the server's trigger, its limit or its unique key may have killed it; an update, that its row was not
     there, and that another put stood behind it."""
-    row = put.row
     if put.operation == "update":
         return code is None and world.may_give_way(put)
+    return _is_refused(put.row, code) or (world.in_doubt(put) and _is_refused(put.before or {}, code))
+
+
+def _is_refused(row: Row, code: str | None) -> bool:
     return bool(row.get("poison") or len(str(row)) > 4_000 or (code == "23505" and row.get("fill") is not None))
 
 

@@ -45,6 +45,7 @@ def visit(world: World, path: Path, what: str) -> None:
     """Do one of them; `world` knows from here on whether rows may be missing."""
     world.tell(f"--- the janitor: {what}")
     dice, wal = world.dice, path.with_name("bot.db-wal")
+    world.harmed = world.harmed or what in (*HARMFUL, *UNTOLD)
     if what in _GONE:
         world.damaged = world.damaged or (what == "no wal" and wal.exists())
         path.with_name(_GONE[what]).unlink(missing_ok=True)

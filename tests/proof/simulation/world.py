@@ -45,7 +45,7 @@ class Put:
     id: str | None = None
     seq: int = 0
     since_s: float | None = None  # when it was first found that it can arrive
-    edited: bool = False  # somebody has asked for another row in its place
+    before: Row | None = None  # what it was, where somebody has asked for another row in its place
     unsure: bool = False  # and was not answered: it is one of the two
     by_shell: bool = False  # the bot learns of it with its next look at the file
 
@@ -76,6 +76,7 @@ class World:
     sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
     environment: dict[str, str] = field(default_factory=dict)  # of the next lives
     damaged: bool = False  # rows may be missing
+    harmed: bool = False  # a file was damaged at some time: an edit may be undone, which no mark tells
     vanished: bool = False  # a file was taken away under a bot: a put of any bot may have failed
     told_of_loss: bool = False  # and the library has said so
     must_restart: bool = False  # the file was found to be damaged while it was open
@@ -111,7 +112,7 @@ class World:
     def can_arrive(self, put: Put) -> bool:
         """Whether the remote end would take it as things stand now."""
         rows, row = self.network.server.rows, put.row
-        if put.unsure:
+        if self.in_doubt(put):
             return False
         if row.get("poison") or row.get("slow", 0) < 0 or row.get("fill") or len(str(row)) > 2_000:
             return False
@@ -120,6 +121,10 @@ class World:
         if put.operation == "update":
             return any(mark.get("symbol") == put.key for mark in self.network.server.all(put.table))
         return True
+
+    def in_doubt(self, put: Put) -> bool:
+        """Whether an edit of `put` may or may not be in the file."""
+        return put.before is not None and (put.unsure or self.harmed)
 
     def may_give_way(self, put: Put) -> bool:
         """Whether `put` is an update that has matched nothing and was never applied, with something behind it in its
