@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from dataclasses import dataclass
 from logging import Logger as Logger
+from typing import TextIO
 
 from outbox.clock import Clock
 
@@ -86,6 +88,37 @@ class _Facts(logging.Filter):
 
 
 _FACTS = _Facts()
+
+
+class _Unconfigured(logging.StreamHandler[TextIO]):
+    """Adds time, level and logger to what `logging.lastResort` would write, for a bot that has set up no logging.
+
+    That handler writes the bare message, in which nobody finds the night's outage again. A bot with any handler of its
+    own, or without `lastResort`, gets nothing of this one.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether nobody else writes `record`, and `lastResort` would."""
+        last_resort = logging.lastResort
+        return last_resort is not None and record.levelno >= last_resort.level and not self._has_company(record.name)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line to what is stderr now."""
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+    def _has_company(self, name: str) -> bool:
+        logger: logging.Logger | None = logging.getLogger(name)
+        while logger is not None:
+            if any(handler is not self for handler in logger.handlers):
+                return True
+            logger = logger.parent if logger.propagate else None
+        return False
+
+
+_UNCONFIGURED = _Unconfigured()
+_UNCONFIGURED.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+logging.getLogger("outbox").addHandler(_UNCONFIGURED)
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,8 @@ import logging
 import pickle
 import queue
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from logging.handlers import QueueHandler
 from pathlib import Path
@@ -179,3 +181,39 @@ def test_the_pages_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", logging.WARNING)
     assert asyncio.run(run_page(PAGE, tmp_path)) == 1
+
+
+WARNS = """
+import logging, sys
+from outbox import logs
+{setup}
+logs.named("outbox.flusher").warning("sending paused", extra={{"why": "no answer"}})
+logs.named("outbox.flusher").info("sending still paused")
+"""
+
+
+def told_by(setup: str) -> str:
+    """Return what a bot with this logging writes to stderr."""
+    code = WARNS.format(setup=setup)
+    return subprocess.run(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=True, encoding="utf-8"
+    ).stderr
+
+
+def test_a_bot_without_logging_sees_time_level_and_logger() -> None:
+    line = r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING outbox\.flusher: sending paused why="no answer"\n'
+    assert re.fullmatch(line, told_by(""))
+
+
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [
+        ("logging.basicConfig(format='mine %(msg)s')", "mine sending paused\n"),
+        ("logging.getLogger('outbox').addHandler(logging.NullHandler())", ""),
+        ("logging.lastResort = None", ""),
+        ("logging.lastResort.setLevel(logging.ERROR)", ""),
+        ("sys.stderr = None", ""),
+    ],
+)
+def test_a_bots_own_logging_is_all_that_it_sees(setup: str, said: str) -> None:
+    assert told_by(setup) == said
