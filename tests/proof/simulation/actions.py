@@ -305,18 +305,18 @@ class Actions:
 
     async def vanish(self, what: str, n: int) -> None:
         """Take a file away under the bot, which puts a row then: that put looks, and puts right what it can."""
-        world = self._world
-        before = world.damaged, world.told_of_loss
-        world.vanished = world.damaged = True  # the latter until somebody has looked
-        world.told_of_loss = world.told_of_loss or what in janitor.UNTOLD
+        world, untold = self._world, what in janitor.UNTOLD
+        hurt, world.vanished = world.hurt, True
         janitor.visit(world, self._path, what)
+        world.hurt = hurt  # until somebody has looked, more than that
+        world.vanishing.append(untold)
         try:
             await self.put({"n": n, "table": "trades", "operation": "insert", "row": {"n": n, "id": trade_id(n)}})
         except StoreVanished as error:
             if error.kept != self._path or not error.goes_on:
                 raise
             world.puts[n].told = "acknowledged" if error.stored else "refused"
-        world.damaged, world.told_of_loss = before
+        world.vanishing.remove(untold)
 
 
 class _OwnError(Exception):

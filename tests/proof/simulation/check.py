@@ -15,7 +15,7 @@ from tests.proof.simulation.world import Put, Row, World
 def judge(world: World, path: Path) -> None:
     """Note what is wrong with the closed file and the remote end."""
     if world.damaged and not world.told_of_loss:
-        world.damaged = False  # whatever was damaged held nothing, or all of it is there
+        world.hurt, world.vanishing = False, []  # whatever was damaged held nothing, or all of it is there
         for put in world.puts.values():
             if put.by_shell:  # but for a shell's rows that no bot had read: nobody knew of them
                 put.told = "unknown"

@@ -47,7 +47,7 @@ def visit(world: World, path: Path, what: str) -> None:
     dice, wal = world.dice, path.with_name("bot.db-wal")
     world.harmed = world.harmed or what in (*HARMFUL, *UNTOLD)
     if what in _GONE:
-        world.damaged = world.damaged or (what == "no wal" and wal.exists())
+        world.hurt = world.hurt or (what == "no wal" and wal.exists())
         path.with_name(_GONE[what]).unlink(missing_ok=True)
     elif what in ("scribbled wal", "scribbled file"):
         _scribble(world, wal if what == "scribbled wal" else path)
@@ -58,7 +58,7 @@ def visit(world: World, path: Path, what: str) -> None:
     elif what == "strangers":
         _strangers(path, dice)
     elif what == "cut wal" and wal.exists():
-        world.damaged = True
+        world.hurt = True
         os.truncate(wal, dice.randrange(wal.stat().st_size + 1))
     else:
         _around(world, what)
@@ -85,7 +85,7 @@ def _scribble(world: World, file: Path) -> None:
     """Write over some bytes, at a place where something stands."""
     size = file.stat().st_size if file.exists() else 0
     if size:
-        world.damaged = True
+        world.hurt = True
         with file.open("r+b") as stream:
             stream.seek(world.dice.randrange(size))
             stream.write(world.dice.randbytes(world.dice.choice((1, 100, 5_000))))

@@ -67,7 +67,7 @@ class Life:
         async with outbox:
             self._outbox = outbox
             stats = await outbox.stats()
-            world.told_of_loss = world.told_of_loss or bool(stats.loss or stats.quarantined)
+            world.told = world.told or bool(stats.loss or stats.quarantined)
             outbox.register("marks", on_conflict=("symbol",))
             async with outbox.transaction() as tx:
                 await tx.execute(OWN_TABLE)

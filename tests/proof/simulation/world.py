@@ -75,10 +75,11 @@ class World:
     pruned: bool = False  # a life began when the wall clock said that the retention is over
     sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
     environment: dict[str, str] = field(default_factory=dict)  # of the next lives
-    damaged: bool = False  # rows may be missing
+    hurt: bool = False  # rows may be missing
     harmed: bool = False  # a file was damaged at some time: an edit may be undone, which no mark tells
     vanished: bool = False  # a file was taken away under a bot: a put of any bot may have failed
-    told_of_loss: bool = False  # and the library has said so
+    vanishing: list[bool] = field(default_factory=list)  # of each file that is gone: that nobody could tell of it
+    told: bool = False  # the library has said that rows may be missing
     must_restart: bool = False  # the file was found to be damaged while it was open
     refused: str = ""  # the file is not opened any more
     steps: int = 0
@@ -87,6 +88,16 @@ class World:
     digest: str = ""
     story: list[str] = field(default_factory=list)
     wrongs: list[str] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether rows may be missing; after a file has vanished under a bot, until somebody has looked."""
+        return self.hurt or bool(self.vanishing)
+
+    @property
+    def told_of_loss(self) -> bool:
+        """Whether the library has said so, or had no way to."""
+        return self.told or any(self.vanishing)
 
     def tell(self, what: str) -> None:
         """Add a line to the story."""
