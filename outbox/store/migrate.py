@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,19 +46,6 @@ class Migration:
     def checksum(self) -> str:
         """SHA-256 over the text with Unix line ends: a checkout on Windows must not change it."""
         return hashlib.sha256(self.text.replace("\r\n", "\n").encode()).hexdigest()
-
-    def statements(self) -> Iterator[str]:
-        """Yield the statements one by one; `executescript` would commit the open transaction."""
-        lines: list[str] = []
-        for line in self.text.splitlines(keepends=True):
-            lines.append(line)
-            statement = "".join(lines)
-            # Knows triggers, strings and comments, also one behind the semicolon.
-            if ";" in line and sqlite3.complete_statement(statement):
-                yield statement
-                lines = []
-        if any(line.strip() and not line.lstrip().startswith("--") for line in lines):
-            raise ValueError(f"migration {self.name} ends inside a statement")
 
 
 def shipped() -> tuple[Migration, ...]:
@@ -162,10 +148,8 @@ def check(done: dict[int, str], steps: Sequence[Migration], path: Path) -> None:
 
 async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, *, now_ms: int) -> None:
     try:
-        await connection.execute("begin immediate")
-        await connection.execute(_RECORDS)
-        for statement in step.statements():
-            await connection.execute(statement)
+        # One hop for all statements. It commits a transaction that is open: this one begins inside it.
+        await connection.executescript(f"begin immediate;{_RECORDS};{step.text}")
         await connection.execute(
             "insert into outbox_migrations values (?, ?, ?, ?)", (step.version, step.name, step.checksum, now_ms)
         )

@@ -31,11 +31,9 @@ def make(version: int, path: Path) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("pragma auto_vacuum = incremental")
     connection.execute("pragma journal_mode = wal")
-    connection.execute("begin")
     connection.execute(_RECORDS)
     for step in shipped()[:version]:
-        for statement in step.statements():
-            connection.execute(statement)
+        connection.executescript(step.text)
         record = (step.version, step.name, step.checksum, 1_767_225_600_000)
         connection.execute("insert into outbox_migrations values (?, ?, ?, ?)", record)
     for row in _ROWS:
@@ -44,7 +42,6 @@ def make(version: int, path: Path) -> None:
             " values (?, ?, ?, ?, ?, ?, 1767225600000)",
             row,
         )
-    connection.execute("commit")
     connection.close()
 
 

@@ -16,7 +16,7 @@ from outbox.store.migrate import migrate, shipped
 from outbox.testing import ScriptedTransport
 from tests.store.make_golden import PENDING, golden
 from tests.store.planted import NUMBER, with_planted
-from tests.store.tools import python, rows, shell
+from tests.store.tools import python, rows, shell, statements
 from tests.support import run_async
 
 VERSIONS = [step.version for step in shipped()]
@@ -75,6 +75,10 @@ class CutOff(aiosqlite.Connection):
             raise RuntimeError("cut off")
         return await aiosqlite.Connection.execute(self, *arguments)
 
+    async def one_by_one(self, script: str) -> None:
+        for statement in statements(script):
+            await CutOff.counted(self, statement)
+
 
 @run_async
 async def test_a_migration_that_fails_at_any_statement_leaves_a_version_that_was_and_resumes(tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ async def test_a_migration_that_fails_at_any_statement_leaves_a_version_that_was
         await migrated(path)
         assert schema(path) == schema(whole)
         cuts += 1
-    assert cuts > sum(len(list(step.statements())) for step in STEPS[1:])
+    assert cuts > sum(len(list(statements(step.text))) for step in STEPS[1:])
 
 
 async def migrated(path: Path, *, cut: int | None = None) -> bool:
@@ -103,6 +107,7 @@ async def migrated(path: Path, *, cut: int | None = None) -> bool:
         if cut is not None:
             CutOff.left = cut
             connection.execute = CutOff.counted.__get__(connection)  # type: ignore[method-assign]
+            connection.executescript = CutOff.one_by_one.__get__(connection)  # type: ignore[method-assign]
         await migrate(connection, path, now_ms=7)
     except RuntimeError:
         return False
@@ -114,25 +119,21 @@ async def migrated(path: Path, *, cut: int | None = None) -> bool:
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-import aiosqlite
 from outbox.store import database
 from outbox.store.migrate import migrate
 from tests.store.planted import with_planted
 
-left = int(sys.argv[2])
-plain = aiosqlite.Connection.execute
+number, seen = int(sys.argv[2]), []
 
-async def counted(self, *arguments):
-    global left
-    left -= 1
-    if left < 0:
-        await plain(self, "select 1")
+def before_each(statement):
+    if seen or statement.startswith("begin immediate"):
+        seen.append(statement)
+    if len(seen) > number:
         os.kill(os.getpid(), 9)
-    return await plain(self, *arguments)
 
 async def main():
     connection = await database.open_writer(Path(sys.argv[1]), busy_timeout_s=1)
-    aiosqlite.Connection.execute = counted
+    await connection.set_trace_callback(before_each)
     await migrate(connection, Path(sys.argv[1]), now_ms=7, migrations=with_planted())
 
 asyncio.run(main())

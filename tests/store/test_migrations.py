@@ -38,38 +38,12 @@ def test_migrations_are_numbered_without_a_gap() -> None:
     assert [step.version for step in shipped()] == list(range(1, len(shipped()) + 1))
 
 
-def test_windows_line_ends_give_the_same_checksum_and_the_same_statements() -> None:
+def test_windows_line_ends_give_the_same_checksum() -> None:
     (step, *_) = shipped()
     dos = Migration(step.version, step.name, step.text.replace("\n", "\r\n"))
     assert dos.text != step.text
     assert dos.checksum == step.checksum
-    assert [each.replace("\r\n", "\n") for each in dos.statements()] == list(step.statements())
     assert Migration(1, "0001_other", step.text + " ").checksum != step.checksum
-
-
-@pytest.mark.parametrize(
-    ("text", "statements"),
-    [
-        pytest.param("select 1;\nselect 2;\n", 2, id="two"),
-        pytest.param("select 1;", 1, id="no line end at the end"),
-        pytest.param("-- first; words\nselect 1; -- why; and how\nselect 2;", 2, id="comments with semicolons"),
-        pytest.param("select 'a;\nb';\nselect 2;", 2, id="a text over two lines"),
-        pytest.param("/* one;\ntwo; */ select 1;\n", 1, id="a block comment over two lines"),
-        pytest.param(
-            "create trigger t after insert on x\nbegin\n    delete from y;\n    delete from z;\nend;\nselect 1;\n",
-            2,
-            id="a trigger",
-        ),
-        pytest.param("-- nothing but words\n", 0, id="nothing"),
-    ],
-)
-def test_a_migration_is_split_into_its_statements(text: str, statements: int) -> None:
-    assert len(list(Migration(1, "0001_x", text).statements())) == statements
-
-
-def test_a_migration_that_ends_inside_a_statement_is_refused() -> None:
-    with pytest.raises(ValueError, match="ends inside"):
-        list(Migration(1, "0001_x", "select 1;\ncreate table x (\n").statements())
 
 
 async def run(path: Path, steps: Sequence[Migration]) -> int:
@@ -118,12 +92,43 @@ async def test_a_step_that_fails_is_undone_as_a_whole_with_its_record(tmp_path: 
     assert await run(path, [FIRST, SECOND]) == 1  # the repaired one runs
 
 
+@pytest.mark.parametrize("broken", ["nonsense;\n", "create table x (\n", "create trigger t after insert on one begin"])
 @run_async
-async def test_a_first_step_that_fails_leaves_no_table_behind(tmp_path: Path) -> None:
+async def test_a_first_step_that_fails_or_ends_inside_a_statement_leaves_no_table_behind(
+    broken: str, tmp_path: Path
+) -> None:
     path = tmp_path / "bot.db"
     with pytest.raises(database.SqliteError):
-        await run(path, [Migration(1, "0001_broken", FIRST.text + "nonsense;\n")])
+        await run(path, [Migration(1, "0001_broken", FIRST.text + broken)])
     assert tables(path) == []
+
+
+@run_async
+async def test_a_step_is_the_same_with_the_line_ends_of_windows(tmp_path: Path) -> None:
+    dos = [Migration(step.version, step.name, step.text.replace("\n", "\r\n")) for step in shipped()]
+    both = tmp_path / "dos.db", tmp_path / "unix.db"
+    for path, steps in zip(both, (dos, shipped()), strict=True):
+        await run(path, steps)
+    schema = "select name, replace(sql, char(13), '') from sqlite_schema order by name"
+    assert rows(both[0], schema) == rows(both[1], schema)
+
+
+@run_async
+async def test_semicolons_in_words_and_triggers_end_no_statement(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    text = """-- first; words
+create table one (x); /* two;
+lines; */ insert into one values ('a;
+b');
+create trigger t after insert on one
+begin
+    delete from one where x = 'a;';
+    insert into one values ('c;');
+end;
+"""
+    await run(path, [Migration(1, "0001_x", text)])
+    assert rows(path, "select x from one") == [("a;\nb",)]
+    assert rows(path, "select name from sqlite_schema where type = 'trigger'") == [("t",)]
 
 
 @run_async

@@ -58,9 +58,18 @@ def schema(path: Path | str = ":memory:") -> Iterator[sqlite3.Connection]:
     """The schema alone, through plain sqlite3."""
     with shell(path) as connection:
         for migration in shipped():
-            for statement in migration.statements():
-                connection.execute(statement)
+            connection.executescript(migration.text)
         yield connection
+
+
+def statements(script: str) -> Iterator[str]:
+    """Yield the statements of `script`, as SQLite tells where one ends."""
+    begun = ""
+    for line in script.splitlines(keepends=True):
+        begun += line
+        if sqlite3.complete_statement(begun):
+            yield begun
+            begun = ""
 
 
 def rows(path: Path, sql: str = "select count(*) from outbox") -> list[tuple[object, ...]]:

@@ -87,8 +87,7 @@ def _schema(version: int) -> frozenset[tuple[str, ...]]:
     """Return what the first `version` migrations make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as file:
         for migration in with_planted()[:version]:
-            for statement in migration.statements():
-                file.execute(statement)
+            file.executescript(migration.text)
         return _schema_of(file)
 
 
