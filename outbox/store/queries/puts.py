@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain, count
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 from outbox.entry import Entry
 from outbox.store.queries.query import Query
-
-_COLUMNS = ", ".join(Entry._fields)
 
 # What entries that were put together usually have in common: they differ in table, operation or conflict columns,
 # or in none of these.
@@ -41,13 +39,13 @@ def insert(entries: Sequence[Entry], *, keep: bool = True) -> tuple[str, list[ob
 
 @lru_cache(maxsize=2 * 128)
 def _insert(rows: int, *, alike: bool, keep: bool) -> str:
-    shared = {name: f"?{number}" for number, name in enumerate(_SHARED, 1)} if alike else {}
-    places = count(len(shared) + 1)
-    values = ", ".join(
-        f"({', '.join(shared.get(name) or f'?{next(places)}' for name in Entry._fields)})" for _ in range(rows)
-    )
+    columns = (*_SHARED, *_OWN) if alike else Entry._fields
+    places = ["?"] * len(columns)
+    if alike and rows > 1:  # else none has a number: Python 3.12.0 to 3.12.3 warn of each that has one
+        places[: len(_SHARED)] = [f"?{number}" for number, _ in enumerate(_SHARED, 1)]
+    values = ", ".join([f"({', '.join(places)})"] * rows)
     passed_over = " on conflict do nothing" if keep else ""
-    return f"insert into outbox ({_COLUMNS}) values {values}{passed_over}"
+    return f"insert into outbox ({', '.join(columns)}) values {values}{passed_over}"
 
 
 # Up to here each number of rows has a statement of its own in the cache; beyond, multiples of it keep the texts few.
