@@ -16,6 +16,9 @@ import pytest
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Python 3.12 and later warn of it. An outbox has threads, and a bot that forks all the same is what is tested.
+FORKS_WITH_THREADS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 
 def run_async(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """Let pytest call a coroutine function: in an event loop of its own; after 200 seconds it hangs."""

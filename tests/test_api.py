@@ -47,7 +47,7 @@ from outbox import (
 from outbox.futures import ThreadFuture
 from outbox.testing import ManualClock
 from tests.store.tools import count, python, raised, rows, shell, until
-from tests.support import run_async
+from tests.support import FORKS_WITH_THREADS, run_async
 
 CANARY = "sb_secret_canary-4711"
 
@@ -240,9 +240,9 @@ async def test_a_failure_that_is_never_retrieved_is_logged_with_its_id(
 @run_async
 async def test_another_thread_has_a_put_of_its_own(path: Path) -> None:
     async with opened(path) as outbox:
-        receipt = await asyncio.to_thread(lambda: outbox.put_threadsafe("fills", {"n": 1}).result(timeout=10))
+        receipt = await asyncio.to_thread(lambda: outbox.put_threadsafe("fills", {"n": 1}).result(timeout=200))
         error = await asyncio.to_thread(
-            lambda: outbox.put_threadsafe("fills", {"n": 2}, id=receipt.id).exception(timeout=10)
+            lambda: outbox.put_threadsafe("fills", {"n": 2}, id=receipt.id).exception(timeout=200)
         )
         with pytest.raises(InvalidEntry):
             await asyncio.to_thread(lambda: outbox.put_threadsafe("fills", {}))
@@ -346,6 +346,7 @@ async def test_another_thread_or_loop_gets_a_typed_error(path: Path) -> None:
     assert payloads(path) == [{"n": 2}]
 
 
+@FORKS_WITH_THREADS
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_forked_child_gets_a_typed_error_and_cannot_hurt_its_parent(path: Path) -> None:
     async def child_says(outbox: Outbox) -> int:
@@ -355,7 +356,7 @@ def test_a_forked_child_gets_a_typed_error_and_cannot_hurt_its_parent(path: Path
         try:
             outbox.put_threadsafe("fills", {"n": 1})
         except ForkedProcess:
-            signal.alarm(10)  # asyncio's own timeouts need the loop, which a child does not have
+            signal.alarm(100)  # asyncio's own timeouts need the loop, which a child does not have
             await outbox.close()  # does nothing, and does not hang
             return 0
         return 2
@@ -392,10 +393,10 @@ def test_opening_is_a_coroutine_wherever_asyncio_wants_one(path: Path) -> None:
         loop = asyncio.get_running_loop()
         outbox = await asyncio.create_task(Outbox.open(settings(path)))
         await outbox.close()
-        outbox = await asyncio.wait_for(Outbox.open(settings(path)), 30)
+        outbox = await asyncio.wait_for(Outbox.open(settings(path)), 200)
         await outbox.close()
         outbox = await asyncio.to_thread(
-            lambda: asyncio.run_coroutine_threadsafe(Outbox.open(settings(path)), loop).result(30)
+            lambda: asyncio.run_coroutine_threadsafe(Outbox.open(settings(path)), loop).result(200)
         )
         await outbox.put("fills", {"n": 1})  # it belongs to the loop that ran it
         await outbox.close()

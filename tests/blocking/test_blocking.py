@@ -33,6 +33,7 @@ from outbox import (
 )
 from outbox.testing import FakeRemote, ScriptedTransport
 from tests.store.tools import count, python, rows, shell
+from tests.support import FORKS_WITH_THREADS
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_waiting_in_its_own_thread_is_refused_and_put_nowait_works_there(path: P
             done.set()
 
         outbox.put_nowait("trades", {"n": 1}).add_done_callback(callback)
-        assert done.wait(30)
+        assert done.wait(200)
         outbox.put("trades", {"n": 4})
     assert [type(error) for error in heard] == [UsageError] * 4
     assert payloads(path) == [{"n": 1}, {"n": 3}, {"n": 4}]
@@ -240,6 +241,7 @@ def test_it_belongs_to_its_process(path: Path) -> None:
                 copied(outbox)
 
 
+@FORKS_WITH_THREADS
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_forked_child_gets_a_typed_error_and_leaves_cleanly(path: Path) -> None:
     with blocking(path) as outbox:
@@ -248,7 +250,7 @@ def test_a_forked_child_gets_a_typed_error_and_leaves_cleanly(path: Path) -> Non
         if not child:
             status = 9
             try:
-                signal.alarm(20)
+                signal.alarm(100)
                 with suppress(ForkedProcess):
                     outbox.put("trades", {"n": 2})
                     os._exit(1)

@@ -18,7 +18,7 @@ from outbox.store import lock
 from outbox.store.lock import WriterLock, lock_path
 from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised
-from tests.support import run_async
+from tests.support import FORKS_WITH_THREADS, run_async
 
 HOLD = """
 import asyncio, sys
@@ -152,6 +152,7 @@ def test_a_forked_child_that_outlives_its_parent_does_not_keep_the_file_locked(t
     assert count(path) == 1
 
 
+@FORKS_WITH_THREADS
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_forked_child_cannot_take_the_lock_that_its_parent_has_but_one_of_its_own(tmp_path: Path) -> None:
     with WriterLock(tmp_path / "bot.db"), lock._taking:  # the mutex is copied while it is taken
