@@ -113,7 +113,7 @@ def test_the_timers_pipe_puts_each_fill_once_however_often_it_runs(tmp_path: Pat
         done = subprocess.run(
             ["/bin/sh", "-c", program.replace("/srv/bot/.venv/bin", str(tmp_path))],
             env=environment(OUTBOX_PATH=path) | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
-            cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            cwd=tmp_path, capture_output=True, text=True, timeout=200,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
     assert count(Path(path)) == 2
@@ -127,7 +127,7 @@ def test_the_line_that_measures_the_inbox_puts_its_rows(tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", block("sh").replace("20000", "20")],
         env=environment(OUTBOX_PATH=path) | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert count(Path(path)) == 20

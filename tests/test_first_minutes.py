@@ -145,4 +145,4 @@ def running(command: str, terminal: Terminal) -> Iterator[None]:
             yield
         finally:
             started.send_signal(signal.SIGINT)
-        assert started.wait(30) == 0
+        assert started.wait(200) == 0

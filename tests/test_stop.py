@@ -104,7 +104,7 @@ class Bot:
 
     def end(self, number: signal.Signals) -> None:
         """Send the signal while a request hangs and puts go on."""
-        assert self.enough.wait(60) and self.server.asked.wait(60), self.process.poll()
+        assert self.enough.wait(200) and self.server.asked.wait(200), self.process.poll()
         self.process.send_signal(number)
         started_s = time.monotonic()
         self.process.wait(DEADLINE_S)

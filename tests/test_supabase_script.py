@@ -38,4 +38,4 @@ def test_the_file_that_it_writes_leads_a_bot_to_the_tables(tmp_path: Path, monke
             assert "stays as it is" in again.stderr
         finally:
             started.send_signal(signal.SIGINT)
-        assert started.wait(30) == 0
+        assert started.wait(200) == 0

@@ -93,7 +93,7 @@ def complaints(folder: Path, code: str) -> list[str]:
         f"--cache-dir={ROOT / '.mypy_cache'}",
         "bot.py",
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode in (0, 1), done.stderr
     return [line for line in done.stdout.splitlines() if ": error:" in line]
 

@@ -16,7 +16,7 @@ from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.store.selection import Outcome
 from outbox.testing import ScriptedTransport, accepted, refused
-from tests.store.tools import rows, shell
+from tests.store.tools import rows, shell, until
 from tests.support import run_async
 
 BAD = '"bad"'
@@ -194,7 +194,7 @@ async def test_a_lane_with_a_misspelt_column_is_corrected_at_once_and_all_of_it_
         async with outbox.flushing():
             names = {"names": {"symbl": "symbol"}, "destination": "fills"}
             answer = await outbox._commands.actions["rename"](names)
-        await outbox.drain(timeout=5)
+        await outbox.drain(timeout=60)
 
         assert answer["outcomes"] == {Outcome.REQUEUED: 5, Outcome.UNFIT: 1}
         assert (await outbox.stats()).delivered == 5
@@ -265,8 +265,8 @@ async def test_an_edited_insert_that_an_earlier_try_has_stored_is_found_out(tmp_
     remote = ScriptedTransport(otherwise=server)
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None), transport=remote) as outbox:
         receipt = await outbox.put("fills", {"n": 1})
-        await outbox.drain(timeout=3)  # all of it: nobody answers
-        assert stored
+        async with outbox.flushing():
+            await until(lambda: bool(stored))
         assert await edit(outbox, receipt.id, {"n": 2}) is Outcome.REQUEUED
         answers = True
         await outbox.drain(timeout=60)

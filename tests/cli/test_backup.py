@@ -188,11 +188,13 @@ def test_the_loop_of_the_page_killed_again_and_again_leaves_whole_copies_and_not
         loop = subprocess.Popen(
             ["sh", "-c", the_loop_of_the_page(dead.parent, copies)], env=env, start_new_session=True
         )
-        while not any(name.endswith(".part") for name in names(copies)):
-            assert loop.poll() is None
-            time.sleep(0.001)
-        os.killpg(loop.pid, signal.SIGKILL)
-        loop.wait()
+        try:
+            while not any(name.endswith(".part") for name in names(copies)):
+                assert loop.poll() is None
+                time.sleep(0.001)
+        finally:  # also where somebody interrupts the tests: it would go on for ever
+            os.killpg(loop.pid, signal.SIGKILL)
+            loop.wait()
         left = [name for name in names(copies) if name.endswith(".part")]
         killed_within += bool(left)  # else it was published at this moment
         assert len(left) <= 1, "what the run before left was not removed"

@@ -190,7 +190,7 @@ async def test_the_figures_are_read_from_any_thread_while_the_event_loop_stands_
         found: list[Any] = []
         scrape = threading.Thread(target=lambda: found.append(Collected(reader).values("outbox.entries.pending")))
         scrape.start()
-        scrape.join(30)  # the loop is blocked by this very line
+        scrape.join(200)  # the loop is blocked by this very line
         assert found == [{"fills": 1}]
 
 

@@ -144,7 +144,7 @@ async def connected(url: str, key: str = SECRET) -> AsyncIterator[PostgrestTrans
         await transport.aclose()
 
 
-async def send(url: str, *, deadline_s: float = 5.0, key: str = SECRET, request: Request = REQUEST) -> Reply | Failure:
+async def send(url: str, *, deadline_s: float = 60.0, key: str = SECRET, request: Request = REQUEST) -> Reply | Failure:
     async with connected(url, key) as transport:
         return await transport.send(request, deadline_s=deadline_s)
 

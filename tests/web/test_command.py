@@ -56,7 +56,7 @@ async def test_it_answers_while_the_bot_runs_and_ends_in_order(tmp_path: Path) -
             assert [row["payload"] for row in found] == ['{"event_type":"TICK"}']
             if os.name == "posix":
                 process.send_signal(signal.SIGINT)
-                assert process.wait(20) == 0
+                assert process.wait(200) == 0
 
 
 def test_it_listens_on_the_loopback_alone_at_any_free_port() -> None:

@@ -90,7 +90,7 @@ class Proxy:
         return self._call(self._release())
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(200)
 
     async def _close(self) -> None:
         self._server.close()
