@@ -12,12 +12,16 @@ from pathlib import Path
 
 # A whole run kept 0.6 GB there at most; the rest is for its servers and processes.
 NEEDED_BYTES = 4 << 30
+# Of the reserve of each outbox that nobody says more of: 8 MiB in memory are twice as many to fill, and then to look
+# through for keys. The full disks (tests/proof/disk) have reserves of their own.
+RESERVE_BYTES = 1 << 16
 
 
 def keep_files_in_memory(memory: Path = Path("/dev/shm")) -> None:
     """Let this process and its children make their temporary files in `memory`, unless it or TMPDIR forbids."""
     if "TMPDIR" not in os.environ and has_room(memory):
         os.environ["TMPDIR"] = str(memory)
+        os.environ.setdefault("OUTBOX_RESERVE_BYTES", str(RESERVE_BYTES))
         tempfile.tempdir = None  # found anew
 
 

@@ -17,6 +17,7 @@ def roomy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(memory, "NEEDED_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("OUTBOX_RESERVE_BYTES", "1")  # put back afterwards
     return tmp_path
 
 
