@@ -60,14 +60,5 @@ def _advice_for_pending(story: Story) -> list[str]:
 
 
 def _why(pause: StoredPause) -> str:
-    answered = said(pause.status, pause.code, pause.message)
+    answered = formatting.said(pause.status, pause.code, pause.message)
     return f"{pause.reason.replace('_', ' ')}{f' ({answered})' if answered else ''}"
-
-
-# ---------------------------------------------------------------------------------------------- for machines
-
-
-def said(status: int | None, code: str | None, message: str | None) -> str:
-    """Return a refusal on one line."""
-    parts = [str(part) for part in (status, code) if part is not None]
-    return " ".join([*parts, *([formatting.quoted(message)] if message else [])])

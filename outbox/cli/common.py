@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +17,9 @@ from outbox.cli import format as formatting
 from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreCorrupt, StoreError
 from outbox.settings import load
 from outbox.stats import Health
+from outbox.store.read_only import ReadOnlyStore, look
+
+T = TypeVar("T")
 
 FilePath = Annotated[
     Path | None,
@@ -54,6 +59,16 @@ def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
     return settings.path, settings.warnings
 
 
+def read(where: Path, work: Callable[[ReadOnlyStore], Awaitable[T]]) -> T:
+    """Return what `work` finds in the file. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
+    return asyncio.run(look(where, work))
+
+
+def check_outbox(where: Path) -> None:
+    """Raise StoreError, which says what is there, unless it is an outbox."""
+    read(where, lambda observer: observer.counts())
+
+
 @contextlib.contextmanager
 def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
     """Report an error in one sentence, or one object, and exit with code 3; suggested commands include `path`."""
@@ -70,14 +85,14 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         if as_object:
             print_json({"path": where, "health": "unreadable", "exit_code": int(Health.UNREADABLE), "error": sentence})
         else:
-            formatting.console(stderr=True).print(f"outbox: {sentence}", soft_wrap=True)
+            formatting.complain(sentence)
         raise typer.Exit(Health.UNREADABLE) from None
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk behind `>`: a JSON object would not arrive either
         formatting.hang_up()
         what = "the output cannot be written: " if error.filename is None else ""
-        formatting.console(stderr=True).print(f"outbox: {what}{formatting.quoted(str(error))}", soft_wrap=True)
+        formatting.complain(f"{what}{formatting.quoted(str(error))}")
         raise typer.Exit(Health.UNREADABLE) from None
 
 
@@ -91,7 +106,12 @@ def quiet_pipe() -> Iterator[None]:
         formatting.hang_up()
 
 
-def print_json(facts: dict[str, Any]) -> None:
+def print_json(facts: Mapping[str, Any]) -> None:
     """Print one object on one line."""
     with quiet_pipe():
-        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.write(json_line(facts))
+
+
+def json_line(facts: Mapping[str, Any]) -> str:
+    """Return one object on one line; a path is its text."""
+    return json.dumps(facts, default=os.fspath) + "\n"

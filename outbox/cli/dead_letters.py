@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.padding import Padding
 from rich.text import Text
 
 from outbox.admin.commands import LISTED
 from outbox.cli import format as formatting
-from outbox.cli.advice import said, typed_id
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
+from outbox.cli.advice import typed_id
+from outbox.cli.common import AsJson, FilePath, check_outbox, complaints, file_and_warnings, print_json, read
 from outbox.cli.filters import Chosen, DryRun, selecting, sharing
 from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
 from outbox.forensics.causes import Cause, causes
-from outbox.store.read_only import look
 from outbox.store.selection import Selected, Selection, checked_reason
 from outbox.store.store import Store
 
@@ -59,27 +56,25 @@ def dead(path: FilePath = None, as_object: AsJson = False) -> None:
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
-        found = asyncio.run(look(where, causes))
+        found = read(where, causes)
         if as_object:
-            print_json({"path": str(where), "causes": [_cause_json(each) for each in found]})
+            print_json({"path": where, "causes": [_cause_json(each) for each in found]})
             return
         console = formatting.console()
         for each in found:
-            words = said(each.status, each.code, each.message)
-            first, last = (formatting.moment(at_ms)[:19] for at_ms in (each.first_ms, each.last_ms))
+            words = formatting.said(each.status, each.code, each.message)
+            first, last = formatting.utc(each.first_ms), formatting.utc(each.last_ms)
             console.print(Text(f"{each.entries:,} {each.destination}", style="bold"))
-            console.print(Padding(words or "no words", (0, 0, 0, 2)))
-            console.print(f"  {first} to {last[11:] if last[:10] == first[:10] else last} UTC", soft_wrap=True)
-            console.print(f"  such as: {formatting.typed('outbox show ' + typed_id(each.example))}", soft_wrap=True)
-            console.print(f"  fixed?  {requeue_command(each)}", soft_wrap=True)
+            console.print(formatting.indented(words or "no words"))
+            formatting.say(f"  {first} to {last[11:] if last[:10] == first[:10] else last} UTC")
+            formatting.say(f"  such as: {formatting.typed('outbox show ' + typed_id(each.example))}")
+            formatting.say(f"  fixed?  {requeue_command(each)}")
         console.print("Not needed any more? discard instead of requeue." if found else "No entry is dead.")
 
 
 def _cause_json(cause: Cause) -> dict[str, Any]:
-    facts = asdict(cause)
-    times = {name: formatting.moment(facts[f"{name}_ms"]) for name in ("first", "last")}
-    names = ("destination", "status", "code", "message", "entries", "example")
-    return {name: facts[name] for name in names} | times | {"requeue": requeue_command(cause)}
+    names = ("destination", "status", "code", "message", "entries", "example", "first_ms", "last_ms")
+    return formatting.fields(cause, *names) | {"requeue": requeue_command(cause)}
 
 
 def requeue_command(cause: Cause) -> str:
@@ -194,7 +189,7 @@ def reload(
     """
     with complaints(path, as_object=as_object):
         where = file_of(path)
-        asyncio.run(look(where, lambda observer: observer.pauses()))  # it is an outbox, or says what it is
+        check_outbox(where)
 
         async def local(store: Store) -> dict[str, Any]:
             pauses = await store.pauses()
@@ -226,7 +221,7 @@ def adopt(
     """
     with complaints(path, as_object=as_object):
         where = file_of(path)
-        asyncio.run(look(where, lambda observer: observer.pauses()))  # it is an outbox, or says what it is
+        check_outbox(where)
         raise typer.Exit(change(where, "adopt", {}, timeout, as_object=as_object))
 
 
@@ -242,10 +237,8 @@ def _asked(which: Selection) -> Selection:
 def _bound(where: Path, which: Selection, verb: str, *, yes: bool, dry_run: bool, as_object: bool) -> Selection:
     """Show the selected entries, ask, and return a selection bound to just those, not to entries that die meanwhile."""
     if which.ids:
-        ids = [asyncio.run(look(where, lambda observer, each=each: entries.full_id(observer, each)))  # type: ignore[misc]
-               for each in which.ids]  # fmt: skip
-        which = which.but(ids=ids)
-    found = asyncio.run(look(where, lambda observer: entries.meant(observer, which)))
+        which = which.but(ids=[read(where, partial(entries.full_id, start=each)) for each in which.ids])
+    found = read(where, lambda observer: entries.meant(observer, which))
     if dry_run:
         raise typer.Exit(_say(where, found, verb, as_object=as_object))
     if not yes:
@@ -260,7 +253,7 @@ def _say(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) 
     if as_object:
         listed = [{"id": each.id, "destination": each.destination, "outcome": None} for each in found[:LISTED]]
         facts = {"outcomes": {}, "done": 0, "would": len(found), "entries": listed, "left_out": len(found[LISTED:])}
-        print_json({"path": str(where), "exit_code": 0, "by": None, **facts})
+        print_json({"path": where, "exit_code": 0, "by": None, **facts})
     else:
         _list(found)
         formatting.console().print(f"{verb} would change {_counted(found)}; nothing was changed.")

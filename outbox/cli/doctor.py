@@ -255,7 +255,7 @@ def as_json(path: Path | None, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the object that `--json` prints; its names are promised, and described in the command's help."""
     worst = max(finding.severity for finding in findings)
     return {
-        "path": None if path is None else str(path),
+        "path": path,
         "health": worst.words,
         "exit_code": int(worst),
         "findings": [

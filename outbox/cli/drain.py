@@ -65,20 +65,15 @@ def drain(
         settings = load(path=path)
         report = asyncio.run(_drain(settings, timeout))
         damaged = found_beside(real_path(settings.path))
-        left = bool(report.pending or damaged)
+        code = Health.STALLED if report.pending or damaged else Health.HEALTHY
         if as_object:
-            more = {"quarantined": [str(each) for each in damaged], "warnings": list(settings.warnings)}
-            facts = asdict(report) | more
-            print_json({"path": str(settings.path), "exit_code": int(_left(left)), **facts})
+            facts = asdict(report) | {"quarantined": damaged, "warnings": settings.warnings}
+            print_json({"path": settings.path, "exit_code": int(code), **facts})
         else:
-            _show_report(report, settings, formatting.console())
+            _show_report(report, settings)
             for each in damaged:
-                formatting.console().print(f"Damaged: {set_aside(each, settings.path)}", soft_wrap=True)
-        raise typer.Exit(_left(left))
-
-
-def _left(left: bool) -> Health:
-    return Health.STALLED if left else Health.HEALTHY
+                formatting.say(f"Damaged: {set_aside(each, settings.path)}")
+        raise typer.Exit(code)
 
 
 # ---------------------------------------------------------------------------------------------------- draining
@@ -126,16 +121,16 @@ async def _watch(outbox: Outbox, work: asyncio.Task[DrainReport], console: Conso
             progress.update(bar, completed=max(0, start.pending - stats.pending))
 
 
-def _show_report(report: DrainReport, settings: Settings, console: Console) -> None:
-    took = f"{report.seconds:.1f} s"
+def _show_report(report: DrainReport, settings: Settings) -> None:
+    console, took = formatting.console(), f"{report.seconds:.1f} s"
     console.print(f"{report.delivered:,} delivered in {took}; {report.pending:,} pending, {report.dead:,} dead.")
     if report.timed_out:
         words = "The time was up; what is pending stays pending. What is in the way: outbox status"
-        console.print(formatting.typed(words), soft_wrap=True)
+        formatting.say(formatting.typed(words))
     if report.held_by and report.held_by not in settings.warnings:
-        console.print(f"Held back: {formatting.quoted(report.held_by)}", soft_wrap=True)
-        console.print(formatting.typed("What is pending stays pending. How to fix it: outbox doctor"), soft_wrap=True)
+        formatting.say(f"Held back: {formatting.quoted(report.held_by)}")
+        formatting.say(formatting.typed("What is pending stays pending. How to fix it: outbox doctor"))
     if report.dead:
-        console.print(formatting.typed("Why entries are dead, and what to type: outbox dead"), soft_wrap=True)
+        formatting.say(formatting.typed("Why entries are dead, and what to type: outbox dead"))
     for warning in settings.warnings:
         console.print(f"Warning: {warning}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shlex
@@ -11,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from outbox.admin.commands import Renaming, report
 from outbox.admin.edit import Candidate, candidates, renamable
 from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.cli.common import AsJson, FilePath, complaints, print_json, read
 from outbox.cli.send_command import (
     DONE,
     NOT_DONE,
@@ -36,7 +36,6 @@ from outbox.cli.send_command import (
 )
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.forensics import entries
-from outbox.store.read_only import look
 from outbox.store.selection import NOT_DEAD, Handled, Outcome
 
 _DEFAULT_EDITOR = "notepad" if sys.platform == "win32" else "vi"
@@ -92,9 +91,8 @@ def edit(
             _check(its_id, names, source, all_matching=all_matching)
             renaming = Renaming(names=names, destination=destination, force=force)
             raise typer.Exit(_rename_all(where, renaming, timeout, yes=yes, as_object=as_object))
-        start = its_id
-        its_id = asyncio.run(look(where, lambda observer: entries.full_id(observer, start)))
-        found = _the_one(asyncio.run(look(where, lambda observer: candidates(observer, its_id, destination))), its_id)
+        its_id = read(where, partial(entries.full_id, start=its_id))
+        found = _the_one(read(where, partial(candidates, its_id=its_id, destination=destination)), its_id)
         outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
         outcome = None if outcome is Outcome.IS_PENDING else outcome
         if found is None or outcome is not None:
@@ -133,10 +131,10 @@ def _check(its_id: str | None, names: Mapping[str, str], source: str | None, *, 
 def _rename_all(where: Path, asked: Renaming, timeout_s: float, *, yes: bool, as_object: bool) -> int:
     """Show how many entries have such a column, ask, and rename."""
     if not yes:
-        number = asyncio.run(look(where, lambda observer: renamable(observer, asked.names, asked.destination)))
+        number = read(where, lambda observer: renamable(observer, asked.names, asked.destination))
         if number:
             words = ", ".join(f"{old} to {new}" for old, new in asked.names.items())
-            what = f"rename {words} in {number:,} {'entry' if number == 1 else 'entries'} and send them?"
+            what = f"rename {words} in {formatting.counted(number, 'entry', 'entries')} and send them?"
             confirm(where, what, as_object=as_object)
     return change(where, "rename", asked.as_json(), timeout_s, as_object=as_object)
 
@@ -155,7 +153,7 @@ def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object:
     console = formatting.console(stderr=True)
     if not changes:
         if as_object:
-            print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **NOTHING})
+            print_json({"path": where, "exit_code": NOT_DONE, "by": None, **NOTHING})
         else:
             console.print("The row is as it was: nothing was changed.")
         return False
@@ -226,7 +224,7 @@ def _edited(entry: Unrevised, editor: list[str], file: Path) -> str:
         except InvalidEntry as error:
             if not sys.stdin.isatty():
                 raise
-            formatting.console(stderr=True).print(f"outbox: {formatting.quoted(str(error))}", soft_wrap=True)
+            formatting.complain(formatting.quoted(str(error)))
             if not typer.confirm("Edit it again?", default=True, err=True):
                 raise typer.Exit(REFUSED) from None
         else:

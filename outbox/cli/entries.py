@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from outbox.cli import format as formatting
-from outbox.cli.advice import advice, said
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.filters import Chosen, OfState, selecting, sharing
+from outbox.cli.advice import advice
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, read
+from outbox.cli.filters import LIMIT, Chosen, Limit, OfState, selecting, sharing
 from outbox.clock import SystemClock
 from outbox.entry import State
 from outbox.forensics import entries
@@ -27,8 +26,6 @@ from outbox.forensics.entries import Behind, Line, Row, Story
 from outbox.store.read_only import look
 from outbox.store.selection import Selection
 
-_LIMIT = 20
-_Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
 Columns = Annotated[str | None, typer.Option("--columns", metavar="A,B", help="The columns of the row to show.")]
 # Entries of one read: some 20 ms, so that no read holds the bot's WAL, and the search can stop once it has enough.
 _STEP = 20_000
@@ -41,7 +38,7 @@ def _listed(
     chosen: Chosen,
     path: FilePath = None,
     state: OfState = None,
-    limit: _Limit = _LIMIT,
+    limit: Limit = LIMIT,
     columns: Columns = None,
     as_object: AsJson = False,
     *,
@@ -54,7 +51,7 @@ def _listed(
         if as_object:
             asyncio.run(search.run(lambda: None))
             rows = [{**row_json(row), "columns": said} for row, said in _with_columns(where, search.rows, names)]
-            print_json({"path": str(where), "entries": rows})
+            print_json({"path": where, "entries": rows})
             return
         with contextlib.suppress(KeyboardInterrupt), _progress(search) as told:
             asyncio.run(search.run(told))
@@ -128,11 +125,11 @@ def column_names(columns: str | None) -> list[str]:
 
 def _with_columns(where: Path, rows: list[Row], names: list[str]) -> list[tuple[Row, dict[str, Any]]]:
     seqs = [row.seq for row in rows]
-    said = asyncio.run(look(where, lambda observer: entries.telling(observer, seqs, names))) if rows else {}
+    said = read(where, lambda observer: entries.telling(observer, seqs, names)) if rows else {}
     return [(row, said.get(row.seq, {})) for row in rows]
 
 
-def in_columns(told: dict[str, Any]) -> str:
+def in_columns(told: Mapping[str, Any]) -> str:
     """Return a row's values on one line: `symbol=EURUSD pnl=1.5`."""
     parts = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items())
     return formatting.quoted(" ".join(parts))
@@ -171,45 +168,30 @@ def show(
     """
     with complaints(path, as_object=as_object):
         where, _ = file_and_warnings(path)
-        its_id = asyncio.run(look(where, lambda observer: entries.full_id(observer, its_id)))
-        stories = asyncio.run(look(where, lambda observer: entries.stories(observer, its_id)))
+        its_id = read(where, partial(entries.full_id, start=its_id))
+        stories = read(where, lambda observer: entries.stories(observer, its_id))
         if as_object:
-            print_json({"path": str(where), "entries": [story_json(story) for story in stories]})
-        for story in () if as_object else stories:
-            _show_story(story, formatting.console())
+            print_json({"path": where, "entries": [story_json(story) for story in stories]})
+        else:
+            for story in stories:
+                _show_story(story, formatting.console())
+            if not stories:
+                formatting.complain(f"no entry has the id {formatting.quoted(its_id)}; it may have been pruned")
         if not stories:
-            if not as_object:
-                formatting.console(stderr=True).print(
-                    f"outbox: no entry has the id {formatting.quoted(its_id)}; it may have been pruned", soft_wrap=True
-                )
             raise typer.Exit(_NOT_FOUND)
 
 
-# ---------------------------------------------------------------------------------------------- what to do
-
-
-_SAID = ("status", "code", "message", "details", "hint")
-_NOTHING_SAID = (None,) * len(_SAID)
+# ---------------------------------------------------------------------------------------------- for machines
 
 
 def row_json(row: Row) -> dict[str, Any]:
     """Return an entry as `--json` prints it; the names are promised in the command's help."""
-    said = (row.error_status, row.error_code, row.error_message, row.error_details, row.error_hint)
-    return {
-        "seq": row.seq,
-        "id": row.id,
-        "destination": row.destination,
-        "operation": row.operation,
-        "state": row.state.value,
-        "key": row.key,
-        "source": row.source,
-        "created_at": formatting.moment(row.created_at_ms),
-        "settled_at": _moment(row.settled_at_ms),
-        "next_attempt_at": _moment(row.next_attempt_at_ms),
-        "waits": row.waits,
-        "attempts": row.attempts,
-        "error": None if said == _NOTHING_SAID else dict(zip(_SAID, said, strict=True)),
-    }
+    error = {name: getattr(row, f"error_{name}") for name in ("status", "code", "message", "details", "hint")}
+    facts = formatting.fields(
+        row, "seq", "id", "destination", "operation", "state", "key", "source", "created_at_ms", "settled_at_ms",
+        "next_attempt_at_ms", "waits", "attempts",
+    )  # fmt: skip
+    return facts | {"error": error if any(each is not None for each in error.values()) else None}
 
 
 def story_json(story: Story) -> dict[str, Any]:
@@ -219,23 +201,18 @@ def story_json(story: Story) -> dict[str, Any]:
         "payload": json.loads(story.payload),
         "match": None if story.match is None else json.loads(story.match),
         "on_conflict": story.on_conflict,
-        "history": [{"at": formatting.moment(line.at_ms), **_without(asdict(line), "at_ms")} for line in story.history],
+        "history": [formatting.fields(line, *_LINE) for line in story.history],
         "overtaken": story.overtaken,
         "behind": story.behind,
         "pauses": [
-            {"what": what, "reason": each.reason, "status": each.status, "code": each.code, "message": each.message}
+            {"what": what} | formatting.fields(each, "reason", "status", "code", "message")
             for what, each in story.pauses
         ],
         "next": advice(story),
     }
 
 
-def _moment(unix_ms: int | None) -> str | None:
-    return None if unix_ms is None else formatting.moment(unix_ms)
-
-
-def _without(facts: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if key != name}
+_LINE = ("at_ms", "event", "status", "code", "message", "batch_rows", "request_id")
 
 
 # ---------------------------------------------------------------------------------------------- for people
@@ -287,7 +264,7 @@ def _progress(search: Search) -> Iterator[Callable[[], None]]:
 
 
 def _show_sessions(where: Path, console: Console) -> None:
-    names = [formatting.quoted(name) for name in asyncio.run(look(where, entries.sessions))]
+    names = [formatting.quoted(name) for name in read(where, entries.sessions)]
     if names:
         more = f" and {len(names) - _SESSIONS:,} more" if len(names) > _SESSIONS else ""
         console.print(f"The last session of each bot that keeps its state here: {', '.join(names[:_SESSIONS])}{more}")
@@ -303,14 +280,14 @@ def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Con
     for (row, told), age in zip(found, ages, strict=True):
         line = f"{formatting.quoted(row.id):<{width}}  {row.state:<9}  {row.destination}  {age}"
         console.print(line, no_wrap=len(line) <= console.width, soft_wrap=not console.is_terminal)
-        for words in (in_columns(told), said(row.error_status, row.error_code, row.error_message)):
+        for words in (in_columns(told), formatting.said(row.error_status, row.error_code, row.error_message)):
             if words:
                 console.print(Text(f"  {words}", style="dim"), overflow="ellipsis", no_wrap=True)
     if not rows:
         console.print("No entry matches.")
     if any(row.state == State.DEAD for row in rows):
         advice = "what to do about one:            outbox show ID\nwhat they died of, and how many: outbox dead"
-        console.print(formatting.typed(advice), soft_wrap=True)
+        formatting.say(formatting.typed(advice))
     if len(rows) == limit:
         console.print(f"The newest {limit:,}; --limit shows more.")
 
@@ -333,14 +310,14 @@ def _show_story(story: Story, console: Console) -> None:
     if story.history:
         console.print("history")
     for each in story.history:
-        console.print(Padding(f"{formatting.moment(each.at_ms)[:19]}  {_told(each)}", (0, 0, 0, 2)))
+        console.print(formatting.indented(f"{formatting.utc(each.at_ms)}  {_told(each)}"))
     console.print(Text("what next", style="bold"))
     for sentence in advice(story):
         words = formatting.quoted(sentence)
-        if "outbox " in words:  # it is there to be copied
-            console.print(f"  {words}", soft_wrap=True)
+        if "outbox " in words:
+            formatting.say(f"  {words}")
         else:
-            console.print(Padding(words, (0, 0, 0, 2)))
+            console.print(formatting.indented(words))
 
 
 def _facts(story: Story) -> list[tuple[str, str]]:
@@ -350,10 +327,10 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("key", formatting.quoted(row.key) if row.key else ""),
         ("match", formatting.quoted(story.match) if story.match else ""),
         ("put", formatting.moment(row.created_at_ms) + (f" by {formatting.quoted(row.source)}" if row.source else "")),
-        (row.state, _moment(row.settled_at_ms) or ""),
-        ("next try", _moment(row.next_attempt_at_ms) or ""),
-        ("refused", f"{row.attempts:,} time{'s' if row.attempts > 1 else ''}" if row.attempts else ""),
-        ("it said", said(row.error_status, row.error_code, row.error_message)),
+        (row.state, "" if row.settled_at_ms is None else formatting.moment(row.settled_at_ms)),
+        ("next try", "" if row.next_attempt_at_ms is None else formatting.moment(row.next_attempt_at_ms)),
+        ("refused", formatting.counted(row.attempts, "time") if row.attempts else ""),
+        ("it said", formatting.said(row.error_status, row.error_code, row.error_message)),
         ("details", formatting.quoted(row.error_details or "")),
         ("hint", formatting.quoted(row.error_hint or "")),
     ]
@@ -363,7 +340,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
 def _told(line: Line) -> str:
     batch = f" (in a batch of {line.batch_rows:,})" if line.batch_rows and line.batch_rows > 1 else ""
     named = f" [request {formatting.quoted(line.request_id)}]" if line.request_id else ""
-    words = said(line.status, line.code, line.message)
+    words = formatting.said(line.status, line.code, line.message)
     return f"{line.event}{f': {words}' if words else ''}{batch}{named}"
 
 

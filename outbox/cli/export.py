@@ -15,7 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe, read
 from outbox.cli.filters import Chosen, DryRun, OfState, selecting
 from outbox.errors import InvalidRequest, StoreError
 from outbox.forensics import entries, export as export_of
@@ -84,7 +84,7 @@ def export(
             raise InvalidRequest("belongs to --output: stdout has the entries", field="json")
         where, _ = file_and_warnings(path)
         which = chosen(state=state)
-        newest = asyncio.run(look(where, entries.newest_seq))
+        newest = read(where, entries.newest_seq)
         written = 0  # stays 0 if the reader of stdout stops early
         if dry_run:
             written = asyncio.run(_written(where, which, after, newest, export_of.COUNTED, lambda _: None))
@@ -93,12 +93,11 @@ def export(
                 written = asyncio.run(_written(where, which, after, newest, *_writer(form, out)))
         facts = {"entries": written, "newest": max(after, newest)}
         if as_object:
-            print_json({"path": str(where), "exit_code": 0, "output": None if output is None else str(output), **facts})
+            print_json({"path": where, "exit_code": 0, "output": output, **facts})
         elif dry_run:
-            formatting.console().print(f"{written:,} entries would be written.")
+            formatting.say(f"{written:,} entries would be written.")
         elif output is not None:
-            told = f"{written:,} entries: {output}; what comes later: --after {facts['newest']}"
-            formatting.console().print(told, soft_wrap=True)
+            formatting.say(f"{written:,} entries: {output}; what comes later: --after {facts['newest']}")
 
 
 async def _written(

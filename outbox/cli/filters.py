@@ -37,6 +37,8 @@ _Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only those whose row has this value; repeatable."),
 ]
+LIMIT = 20
+Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; change nothing.")]
 
 # Builds the selection from the options, plus what a command adds.

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from outbox.doctor.findings import typed as quote
 
@@ -50,6 +52,21 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     out = None if stream.isatty() else cast("IO[str]", _Trimmed(stream))
     return _Console(file=out, stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def say(words: str) -> None:
+    """Print a sentence that is never wrapped: a path or a command in it is there to be copied."""
+    console().print(words, soft_wrap=True)
+
+
+def complain(words: str) -> None:
+    """Print what went wrong to stderr, never wrapped."""
+    console(stderr=True).print(f"outbox: {words}", soft_wrap=True)
+
+
+def indented(words: str | Text, by: int = 2) -> Padding:
+    """Return words of which each line begins `by` columns to the right."""
+    return Padding(words, (0, 0, 0, by))
 
 
 @contextlib.contextmanager
@@ -107,9 +124,33 @@ def moment(unix_ms: int) -> str:
     return _second(min(max(unix_ms // 1000, _FIRST_S), _LAST_S))
 
 
+def utc(unix_ms: int) -> str:
+    """Return a moment without its offset, for a sentence that says UTC."""
+    return moment(unix_ms)[:19]
+
+
 @lru_cache(maxsize=4096)  # a million rows of an export share their seconds
 def _second(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
+
+
+def fields(found: object, *names: str, **renamed: str) -> dict[str, Any]:
+    """Return fields of a result as `--json` prints them, under their own names or others: `last_look="looked_ms"`.
+
+    A field whose name ends with _ms is a time: it becomes a moment, or null, under the name without that ending.
+    """
+
+    def value_of(name: str) -> Any:
+        value = getattr(found, name)
+        return moment(value) if name.endswith("_ms") and value is not None else value
+
+    asked = {name.removesuffix("_ms"): name for name in names} | renamed
+    return {shown: value_of(name) for shown, name in asked.items()}
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: `1 entry`, `2 entries`. many: the plural, if it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def size(number: int) -> str:
@@ -126,6 +167,11 @@ def quoted(words: str) -> str:
     """Return what a server said on one line, cut to 400 characters; it must not control the terminal."""
     plain = "".join(char if char.isprintable() else " " for char in words)
     return plain if len(plain) <= _LONGEST_QUOTE else plain[:_LONGEST_QUOTE] + "..."
+
+
+def said(status: int | None, code: str | None, message: str | None) -> str:
+    """Return a server's answer on one line."""
+    return " ".join(str(part) for part in (status, code, quoted(message or "")) if part)
 
 
 def tolerate(stream: object, errors: str = "backslashreplace") -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
@@ -64,7 +63,7 @@ def import_old(
         if as_object:
             print_json(as_json(settings.path, code, report))
         else:
-            show(folder, settings.path, report, formatting.console())
+            show(folder, settings.path, report)
         raise typer.Exit(code)
 
 
@@ -84,43 +83,40 @@ async def _import(settings: Settings, folder: Path) -> LegacyReport:
 def as_json(path: Path, code: int, report: LegacyReport) -> dict[str, Any]:
     """Return the object that `--json` prints; its names are promised, and described in the command's help."""
     return {
-        "path": str(path),
+        "path": path,
         "exit_code": code,
         "taken": report.taken,
         "left": report.left,
         "files": [
             {
-                "file": str(file.path),
-                "taken": file.taken,
-                "known": file.known,
-                "left": [
-                    {"byte": left.byte, "line": left.line, "bytes": left.bytes, "why": left.why} for left in file.left
-                ],
-                "renamed": None if file.renamed is None else str(file.renamed),
-                "rest": None if file.rest is None else str(file.rest),
+                "file": file.path,
+                **formatting.fields(file, "taken", "known"),
+                "left": [formatting.fields(left, "byte", "line", "bytes", "why") for left in file.left],
+                **formatting.fields(file, "renamed", "rest"),
             }
             for file in report.files
         ],
     }
 
 
-def show(folder: Path, path: Path, report: LegacyReport, console: Console) -> None:
+def show(folder: Path, path: Path, report: LegacyReport) -> None:
     """Print for a person what became of each file."""
     if not report.files:
-        console.print(f"{folder} holds none of the old module's files; nothing was changed.", soft_wrap=True)
+        formatting.say(f"{folder} holds none of the old module's files; nothing was changed.")
     for file in report.files:
-        _show_file(file, console)
+        _show_file(file)
     if report.taken:
-        console.print(f"{report.taken:,} moved into {path}; nothing was deleted.", soft_wrap=True)
+        formatting.say(f"{report.taken:,} moved into {path}; nothing was deleted.")
 
 
-def _show_file(file: OldFile, console: Console) -> None:
+def _show_file(file: OldFile) -> None:
+    console = formatting.console()
     known = f", {file.known:,} were there already" if file.known else ""
     now = f"; it is now {file.renamed.name}" if file.renamed else ""
-    console.print(f"{file.path.name}: {file.taken:,} taken{known}{now}", soft_wrap=True)
+    formatting.say(f"{file.path.name}: {file.taken:,} taken{known}{now}")
     for left in file.left[:_SHOWN]:
         console.print(f"  line {left.line:,}, byte {left.byte:,}, {left.bytes:,} bytes: {formatting.quoted(left.why)}")
     if len(file.left) > _SHOWN:
         console.print(f"  and {len(file.left) - _SHOWN:,} more places: --json lists them all")
     if file.rest:
-        console.print(f"  kept in {file.rest}", soft_wrap=True)
+        formatting.say(f"  kept in {file.rest}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import secrets
 import webbrowser
@@ -14,8 +13,7 @@ import typer
 from rich.console import Console
 
 from outbox.cli import format as formatting
-from outbox.cli.advice import said
-from outbox.cli.common import FilePath, complaints, file_and_warnings
+from outbox.cli.common import FilePath, check_outbox, complaints, file_and_warnings
 from outbox.cli.dead_letters import requeue_command
 from outbox.cli.send_command import TIMEOUT_S, done, outcome_lines
 from outbox.cli.status import read_status, show
@@ -64,7 +62,7 @@ def inspect(
     with complaints(path, as_object=False):
         given, warnings = file_and_warnings(path)
         where = real_path(given)
-        asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
+        check_outbox(where)
         _serve(where, port, lambda: operations_of(where, warnings, allow_actions=allow_actions), browser=browser)
 
 
@@ -76,11 +74,10 @@ def _serve(where: Path, port: int, operations: Callable[[], Operations], *, brow
     except ModuleNotFoundError as error:
         hint = "python3 -m pip install 'datasette<0.66'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
-    console = formatting.console()
 
     def ready(address: str) -> None:
         whose = "; who has this address may requeue and discard" if made.key else ""
-        console.print(f"{where} is at {address} for this machine alone{whose}. Ctrl-C stops it.", soft_wrap=True)
+        formatting.say(f"{where} is at {address} for this machine alone{whose}. Ctrl-C stops it.")
         if browser:
             webbrowser.open(address)
 
@@ -116,9 +113,9 @@ def _cause(found: forensics.Cause) -> Cause:
 
     chosen = {"destination": found.destination, "code": found.told, "said": found.said}
     chosen["died_until_ms"] = str(found.last_ms)  # leaves out what dies after the page was made
-    first, last = (formatting.moment(at_ms)[:19] for at_ms in (found.first_ms, found.last_ms))
     return Cause(
-        found.entries, found.destination, said(found.status, found.code, found.message), f"{first} to {last} UTC",
+        found.entries, found.destination, formatting.said(found.status, found.code, found.message),
+        f"{formatting.utc(found.first_ms)} to {formatting.utc(found.last_ms)} UTC",
         found.example, {name: value for name, value in chosen.items() if value}, requeue_command(found),
     )  # fmt: skip
 

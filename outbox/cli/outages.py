@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-from rich.padding import Padding
 from rich.text import Text
 
 from outbox.cli import format as formatting
-from outbox.cli.advice import said
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.filters import Since, Until, moment_ms
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, read
+from outbox.cli.filters import LIMIT, Limit, Since, Until, moment_ms
 from outbox.cli.status import holder_of, subject
 from outbox.clock import SystemClock
 from outbox.forensics.outages import Life, Outage, lives as find_lives, outages as find_outages
-from outbox.store.read_only import ReadOnlyStore, look
-
-_LIMIT = 20
-_Limit = Annotated[int, typer.Option(min=1, metavar="N", help="At most this many.")]
+from outbox.store.read_only import ReadOnlyStore
 
 
 def outages(
-    since: Since = None, until: Until = None, limit: _Limit = _LIMIT, path: FilePath = None, as_object: AsJson = False
+    since: Since = None, until: Until = None, limit: Limit = LIMIT, path: FilePath = None, as_object: AsJson = False
 ) -> None:
     """Show when nothing was sent, for how long, and why.
 
@@ -58,29 +51,26 @@ def outages(
             found = await find_outages(observer, *bounds, limit)
             return [(subject(each, lanes) or "everything", each) for each in found]
 
-        found = asyncio.run(look(where, work))
+        found = read(where, work)
         if as_object:
-            print_json({"path": str(where), "outages": [_outage_json(what, each, now_ms) for what, each in found]})
+            print_json({"path": where, "outages": [_outage_json(what, each, now_ms) for what, each in found]})
             return
         console = formatting.console()
         for what, each in found:
             lasted = formatting.age(_lasted_s(each, now_ms))
             ended = f"for {lasted}" if each.ended_ms is not None else f"for {lasted}, and still"
-            console.print(Text(f"{formatting.moment(each.since_ms)[:19]} UTC {ended}: {what}", style="bold"))
-            words = said(each.status, each.code, each.message)
-            console.print(Padding(f"{each.reason.replace('_', ' ')}{f': {words}' if words else ''}", (0, 0, 0, 2)))
-            counts = [
-                f"{each.failures:,} failure{'' if each.failures == 1 else 's'}",
-                f"{each.refused:,} refused meanwhile",
-            ]
+            console.print(Text(f"{formatting.utc(each.since_ms)} UTC {ended}: {what}", style="bold"))
+            words = formatting.said(each.status, each.code, each.message)
+            console.print(formatting.indented(f"{each.reason.replace('_', ' ')}{f': {words}' if words else ''}"))
+            counts = [formatting.counted(each.failures, "failure"), f"{each.refused:,} refused meanwhile"]
             counts += [] if each.backlog is None else [f"{each.backlog:,} pending at its end"]
-            console.print(Padding("; ".join(counts), (0, 0, 0, 2)))
+            console.print(formatting.indented("; ".join(counts)))
         if not found:
             console.print("No outage is recorded.")
 
 
 def lives(
-    since: Since = None, until: Until = None, limit: _Limit = _LIMIT, path: FilePath = None, as_object: AsJson = False
+    since: Since = None, until: Until = None, limit: Limit = LIMIT, path: FilePath = None, as_object: AsJson = False
 ) -> None:
     """Show who had the file open for writing, and when.
 
@@ -105,19 +95,19 @@ def lives(
     """
     with complaints(path, as_object=as_object):
         where, bounds, _ = _asked(path, since, until)
-        found = asyncio.run(look(where, lambda observer: find_lives(observer, *bounds, limit)))
+        found = read(where, lambda observer: find_lives(observer, *bounds, limit))
         runs = bool(holder_of(where).running)
         if as_object:
-            print_json({"path": str(where), "lives": [_life_json(each, runs=runs) for each in found]})
+            print_json({"path": where, "lives": [_life_json(each, runs=runs) for each in found]})
             return
         console = formatting.console()
         for each in found:
             ended = _ended(each, runs=runs)
-            until_words = f"{ended} {_moment(each.closed_ms)}" if each.closed_ms else _ENDS[ended]
-            sends = f"; sent from {_moment(each.sends_ms)}" if each.sends_ms else "; sent nothing"
+            until_words = f"{ended} {formatting.utc(each.closed_ms)}" if each.closed_ms else _ENDS[ended]
+            sends = f"; sent from {formatting.utc(each.sends_ms)}" if each.sends_ms else "; sent nothing"
             who = f"{formatting.quoted(each.program or '?')}, process {each.pid or '?'}"
-            console.print(Text(f"{_moment(each.opened_ms)} UTC: {who}", style="bold"))
-            console.print(Padding(f"{until_words}{sends}", (0, 0, 0, 2)))
+            console.print(Text(f"{formatting.utc(each.opened_ms)} UTC: {who}", style="bold"))
+            console.print(formatting.indented(f"{until_words}{sends}"))
         if not found:
             console.print("No opening is recorded yet.")
 
@@ -136,18 +126,12 @@ def _lasted_s(outage: Outage, now_ms: int) -> float:
     return max(0, (outage.ended_ms or now_ms) - outage.since_ms) / 1000
 
 
-def _moment(unix_ms: int | None) -> str | None:
-    return None if unix_ms is None else formatting.moment(unix_ms)[:19]
-
-
 def _outage_json(what: str, outage: Outage, now_ms: int) -> dict[str, Any]:
     return {
         "what": what,
-        **{name: getattr(outage, name) for name in ("reason", "status", "code", "message")},
-        "since": formatting.moment(outage.since_ms),
-        "until": None if outage.ended_ms is None else formatting.moment(outage.ended_ms),
+        **formatting.fields(outage, "reason", "status", "code", "message", "since_ms", until="ended_ms"),
         "lasted_s": _lasted_s(outage, now_ms),
-        **{name: getattr(outage, name) for name in ("failures", "refused", "backlog")},
+        **formatting.fields(outage, "failures", "refused", "backlog"),
     }
 
 
@@ -158,6 +142,5 @@ def _ended(life: Life, *, runs: bool) -> str:
 
 
 def _life_json(life: Life, *, runs: bool) -> dict[str, Any]:
-    moments = (("opened", life.opened_ms), ("sends_since", life.sends_ms), ("closed", life.closed_ms))
-    told = {name: None if at_ms is None else formatting.moment(at_ms) for name, at_ms in moments}
-    return {"program": life.program, "pid": life.pid, **told, "ended": _ended(life, runs=runs)}
+    moments = {"opened": "opened_ms", "sends_since": "sends_ms", "closed": "closed_ms"}
+    return formatting.fields(life, "program", "pid", **moments) | {"ended": _ended(life, runs=runs)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.cli.common import AsJson, FilePath, check_outbox, complaints, print_json, read
 from outbox.cli.filters import age_ms
 from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, file_of
 from outbox.clock import SystemClock
@@ -18,7 +17,6 @@ from outbox.errors import ConfigError, InvalidRequest
 from outbox.forensics import entries
 from outbox.forensics.backup import Copied, back_up, name_in, remove_old
 from outbox.settings import load
-from outbox.store.read_only import look
 
 _DAY_MS = 86_400_000
 _DEFAULT_DAYS = 7.0
@@ -63,7 +61,7 @@ def prune(
     with complaints(path, as_object=as_object):
         where = file_of(path)
         before_ms = SystemClock().now_ms() - _retention_ms(older_than, path)
-        found = asyncio.run(look(where, lambda observer: entries.settled_before(observer, before_ms)))
+        found = read(where, lambda observer: entries.settled_before(observer, before_ms))
         if found and not yes:
             question = f"prune {found:,} that arrived or were given up before {formatting.moment(before_ms)}?"
             confirm(where, question, as_object=as_object, nothing={"pruned": 0})
@@ -126,21 +124,20 @@ def backup(
         folder = target if target.is_dir() else None
         if keep is not None and folder is None:
             raise InvalidRequest(f"needs a folder, and {target} is none; nothing was copied", field="keep")
-        asyncio.run(look(where, lambda observer: observer.counts()))  # it is an outbox, or says what it is
+        check_outbox(where)
         started_s = time.monotonic()
         made = _watched(where, target if folder is None else name_in(folder, where, SystemClock().now_ms()))
         seconds = round(time.monotonic() - started_s, 3)
         # Only now: the old copies are needed until the new one is there.
         removed = [] if keep is None or folder is None else remove_old(folder, where, keep)
         if as_object:
-            facts = {"backup": str(made.path), "bytes": made.bytes, "entries": made.entries, "seconds": seconds}
-            more = {"destinations": made.counts, "removed": [str(each) for each in removed]}
-            print_json({"path": str(where), "exit_code": 0, **facts, **more})
+            facts = {"backup": made.path, "bytes": made.bytes, "entries": made.entries, "seconds": seconds}
+            print_json({"path": where, "exit_code": 0, **facts, "destinations": made.counts, "removed": removed})
         else:
             told = f"{made.entries:,} entries, {formatting.size(made.bytes)}, checked, in {seconds:.1f} s:"
-            formatting.console().print(f"{told} {made.path}", soft_wrap=True)
+            formatting.say(f"{told} {made.path}")
             for each in removed:
-                formatting.console().print(f"removed {each}", soft_wrap=True)
+                formatting.say(f"removed {each}")
 
 
 def _watched(where: Path, target: Path) -> Copied:

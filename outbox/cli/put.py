@@ -137,7 +137,7 @@ def _finish(told: _Told, *, as_object: bool) -> NoReturn:
     code = REFUSED if told.error is not None else NO_ANSWER if told.requests else 0
     if as_object:
         facts = {
-            "path": str(told.where), "exit_code": code, "put": told.put, "duplicates": told.duplicates,
+            "path": told.where, "exit_code": code, "put": told.put, "duplicates": told.duplicates,
             "ids": told.ids, "requests": told.requests, "by": told.by,
         }  # fmt: skip
         print_json(facts | ({} if told.error is None else {"error": told.error}))

@@ -103,7 +103,7 @@ def _must_be_an_outbox(where: Path) -> None:
 
 def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_object: bool) -> None:
     if as_object:
-        print_json({"path": str(where), "exit_code": code, **facts})
+        print_json({"path": where, "exit_code": code, **facts})
     elif "request" in facts:
         formatting.console().print(
             f"The running bot has not answered yet; the request {facts['request']} is still there."
@@ -112,7 +112,7 @@ def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_
         formatting.console().print(f"The running bot refused: {formatting.quoted(str(facts['error']))}")
     else:
         for line in words(facts):
-            formatting.console().print(line, soft_wrap=True)
+            formatting.say(line)
     raise typer.Exit(code)
 
 

@@ -83,7 +83,7 @@ def apply(
         if as_object:
             print_json({"exit_code": _REFUSED, "applied": applied, "error": str(error)})
         else:
-            formatting.console(stderr=True).print(f"outbox: {formatting.quoted(str(error))}", soft_wrap=True)
+            formatting.complain(formatting.quoted(str(error)))
         raise typer.Exit(_REFUSED) from None
     if as_object:
         print_json({"exit_code": _DONE, "applied": applied})

@@ -51,7 +51,7 @@ def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str
         typer.echo(err=True)
     if not agreed:
         if as_object:
-            print_json({"path": str(where), "exit_code": NOT_DONE, "by": None, **nothing})
+            print_json({"path": where, "exit_code": NOT_DONE, "by": None, **nothing})
         else:
             formatting.console(stderr=True).print("Nothing was changed; --yes answers for a script.")
         raise typer.Exit(NOT_DONE)
@@ -75,7 +75,7 @@ def tell(where: Path, action: str, by: str, facts: Mapping[str, Any], timeout_s:
     """Print the result of a change and return the exit code."""
     code = _exit_code(facts)
     if as_object:
-        print_json({"path": str(where), "exit_code": code, "by": by, **facts})
+        print_json({"path": where, "exit_code": code, "by": by, **facts})
     else:
         _show(action, by, facts, timeout_s)
     return code
@@ -163,7 +163,7 @@ def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: flo
         ended = facts.get("pauses_ended")
         if ended is None:
             return ["The running bot has read its settings again and ended every pause."]
-        return [f"No bot runs; {ended:,} pause{'' if ended == 1 else 's'} ended in the file.", _SENDING]
+        return [f"No bot runs; {formatting.counted(ended, 'pause')} ended in the file.", _SENDING]
     if action == "adopt":
         was = facts["was"]
         before = "It belongs to no project yet." if was is None else f"It belonged to the project {was}."

@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from outbox.cli import format as formatting
+from outbox.cli.format import fields
 from outbox.clock import SystemClock
 from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
@@ -130,7 +130,7 @@ def as_json(status: Status) -> dict[str, Any]:
     """Return the object that `--json` prints; its names are promised, and described in the command's help."""
     file, told = status.file, status.last_refusal
     return {
-        "path": str(status.path),
+        "path": status.path,
         "health": status.health.words,
         "exit_code": int(status.health),
         **{state: file.total(state) for state in _STATES},
@@ -144,55 +144,31 @@ def as_json(status: Status) -> dict[str, Any]:
         },
         "pauses": [
             {"scope": pause.scope, "subject": subject(pause, file.lanes)}
-            | _fields(pause, "reason", "status", "code", "message", "failures", "since_ms")
-            | {"next_try": formatting.moment(pause.next_try_at_ms)}
+            | fields(pause, "reason", "status", "code", "message", "failures", "since_ms", next_try="next_try_at_ms")
             for pause in file.pauses
         ],
         "last_refusal": None
         if told is None
-        else _fields(told.line, "at_ms", "event")
-        | {"destination": told.destination, "id": told.id}
-        | _fields(told.line, "status", "code", "message"),
-        "writer": _fields(status.holder, "pid", "since", "running"),
+        else fields(told.line, "at_ms", "event")
+        | fields(told, "destination", "id")
+        | fields(told.line, "status", "code", "message"),
+        "writer": fields(status.holder, "pid", "since", "running"),
         "flusher": None if status.flushing is None else _flusher_json(status.flushing),
-        "tasks": dict(status.tasks),
+        "tasks": status.tasks,
         "sqlite": {
             "version": sqlite3.sqlite_version,
             "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
         },
-        "db_bytes": file.db_bytes,
-        "wal_bytes": file.wal_bytes,
-        "quarantined": [str(each) for each in file.quarantined],
-        "damage": file.damage,
-        "loss": file.loss,
-        "pending_bytes": file.pending_bytes,
-        **_fields(file.notices, "reserve_released_ms", "checkpoint_held_ms", "files_lost_ms", "second_name_ms"),
-        "warnings": list(status.warnings),
-    }
-
-
-def _fields(found: object, *names: str) -> dict[str, Any]:
-    """Return some fields by name; a time, whose name ends with _ms, as a moment without that ending."""
-    values = {name: getattr(found, name) for name in names}
-    return {
-        name.removesuffix("_ms"): _since(value) if name.endswith("_ms") else value for name, value in values.items()
+        **fields(file, "db_bytes", "wal_bytes", "quarantined", "damage", "loss", "pending_bytes"),
+        **fields(file.notices, "reserve_released_ms", "checkpoint_held_ms", "files_lost_ms", "second_name_ms"),
+        "warnings": status.warnings,
     }
 
 
 def _flusher_json(flushing: Flushing) -> dict[str, Any]:
-    return {
-        "started": flushing.since_ms is not None,
-        "running": flushing.running,
-        "since": _since(flushing.since_ms),
-        "last_look": _since(flushing.looked_ms),
-        "last_delivery": _since(flushing.delivered_ms),
-        "last_error": flushing.error,
-        "last_error_at": _since(flushing.error_ms),
-    }
-
-
-def _since(moment_ms: int | None) -> str | None:
-    return None if moment_ms is None else formatting.moment(moment_ms)
+    looks = {"last_look": "looked_ms", "last_delivery": "delivered_ms"}
+    errors = {"last_error": "error", "last_error_at": "error_ms"}
+    return {"started": flushing.since_ms is not None} | fields(flushing, "running", "since_ms", **looks, **errors)
 
 
 def subject(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> str:
@@ -204,7 +180,7 @@ def subject(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> str:
 
 def answer(pause: StoredPause) -> str:
     """Return what the server answered, on one line; empty: nothing, or nothing but the pause's reason again."""
-    words = " ".join(str(part) for part in (pause.status, pause.code, formatting.quoted(pause.message or "")) if part)
+    words = formatting.said(pause.status, pause.code, pause.message)
     return "" if words in (pause.reason, pause.reason.replace("_", " ")) else words
 
 
@@ -308,10 +284,9 @@ def _rate(rates: Rates) -> str:
 
 
 def _refused(told: Told, now_ms: int) -> str:
-    line = told.line
-    words = " ".join(str(part) for part in (line.status, line.code, formatting.quoted(line.message or "")) if part)
+    words = formatting.said(told.line.status, told.line.code, told.line.message)
     whose = f"{told.destination}: " if told.destination else ""
-    return f"{whose}{words}, {formatting.age((now_ms - line.at_ms) / 1000)} ago"
+    return f"{whose}{words}, {formatting.age((now_ms - told.line.at_ms) / 1000)} ago"
 
 
 def _writer(holder: Holder) -> str:
@@ -327,8 +302,7 @@ def _writer(holder: Holder) -> str:
 def _task(name: str, task: Mapping[str, Any]) -> str:
     state = "goes on" if task["running"] else "has ended"
     error = f", the last: {formatting.quoted(task['last_error'])}" if task.get("last_error") else ""
-    met = f"{task['failures']:,} error{'' if task['failures'] == 1 else 's'}"
-    return f"background task {name} {state} after {met}{error}"
+    return f"background task {name} {state} after {formatting.counted(task['failures'], 'error')}{error}"
 
 
 def _flusher(flushing: Flushing, status: Status) -> str:
@@ -363,9 +337,7 @@ class _Counts:
             return
         for name, counts in sorted(self.status.file.destinations.items()):
             yield Text(name, style="red" if counts.get("dead") else "")
-            yield Padding(
-                ", ".join(f"{counts[state]:,} {state}" for state in _STATES if counts.get(state)), (0, 0, 0, 2)
-            )
+            yield formatting.indented(", ".join(f"{counts[state]:,} {state}" for state in _STATES if counts.get(state)))
 
     def _table(self) -> Table:
         file = self.status.file
@@ -387,11 +359,10 @@ def _pause(pause: StoredPause, status: Status) -> str:
     what = subject(pause, status.file.lanes) or "everything"
     due_s = (pause.next_try_at_ms - status.now_ms) / 1000
     lasts = formatting.age((status.now_ms - pause.since_ms) / 1000)
-    failures = f"{pause.failures:,} failure{'' if pause.failures == 1 else 's'}"
     soon = f"in {formatting.age(due_s)}" if due_s > 0 else "any moment now"
     due = soon if status.holder.running else "once a flusher runs"
     why = pause.reason.replace("_", " ")
-    first = f"{formatting.quoted(what)}: {why}, for {lasts} ({failures})"
+    first = f"{formatting.quoted(what)}: {why}, for {lasts} ({formatting.counted(pause.failures, 'failure')})"
     return formatting.typed(
         f"{first}\n{answer(pause) or 'no answer'}\nnext try {due}; outbox doctor says how to fix it"
     )

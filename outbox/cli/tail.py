@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from outbox.cli import format as formatting
-from outbox.cli.advice import said
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, quiet_pipe
+from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, json_line, quiet_pipe, read
 from outbox.cli.entries import Columns, column_names, in_columns
 from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
@@ -27,7 +23,7 @@ from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
 from outbox.forensics.entries import telling
 from outbox.forensics.tail import START, Change, Mark, News, news
-from outbox.store.read_only import ReadOnlyStore, look
+from outbox.store.read_only import ReadOnlyStore
 from outbox.store.selection import Selection
 from outbox.threads import in_thread
 
@@ -115,7 +111,7 @@ def _seen(where: Path, mark: Mark, wanted: Selection, most: int, names: list[str
         holder = await in_thread(holder_of, where)
         return Seen(found, stopped, (holder.pid or 0) if holder.running else None)
 
-    return asyncio.run(look(where, work))
+    return read(where, work)
 
 
 def turns(before: Seen, now: Seen, at_ms: int) -> Iterable[Change]:
@@ -150,7 +146,7 @@ class _Printer:
     def changes(self, changes: Iterable[Change]) -> None:
         for change in changes:
             if self._as_object:
-                sys.stdout.write(json.dumps(change_json(change)) + "\n")
+                sys.stdout.write(json_line(change_json(change)))
             else:
                 self._line(change)
         if self._console.quiet:
@@ -162,7 +158,7 @@ class _Printer:
         if day != self._day:
             self._day = day
             self._console.print(Text(f"{day} UTC", style="bold"))
-        words = said(change.status, change.code, change.message) or in_columns(dict(change.columns or {}))
+        words = formatting.said(change.status, change.code, change.message) or in_columns(change.columns or {})
         line = Text.assemble(f"{rest[:8]}  ", (f"{change.event.replace('_', ' '):<9}", _COLOURS.get(change.event, "")))
         what = (
             f"{change.destination or '':<10}  {formatting.quoted(change.id)}"
@@ -173,12 +169,11 @@ class _Printer:
         if change.id is None and change.destination is None:
             return
         if words:
-            self._console.print(
-                Padding(Text(words, "dim", no_wrap=bool(change.columns), overflow="ellipsis"), (0, 0, 0, 21))
-            )
+            text = Text(words, "dim", no_wrap=bool(change.columns), overflow="ellipsis")
+            self._console.print(formatting.indented(text, 21))
 
 
 def change_json(change: Change) -> dict[str, Any]:
     """Return a change as `--json` prints it; the names are promised in the command's help."""
-    facts = asdict(change)
-    return {"at": formatting.moment(facts.pop("at_ms")), **facts}
+    names = ("at_ms", "event", "seq", "destination", "id", "status", "code", "message", "columns")
+    return formatting.fields(change, *names)

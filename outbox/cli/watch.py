@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from outbox.cli import format as formatting
-from outbox.cli.common import quiet_pipe
+from outbox.cli.common import json_line, quiet_pipe
 from outbox.cli.status import Rates, Status, as_json, rendered
 from outbox.errors import StoreError
 from outbox.stats import Health
@@ -109,7 +108,7 @@ def _print(console: Console, looks: _Looks, *, as_object: bool) -> None:
         none = {"put_per_s": None, "delivered_per_s": None, "empty_in_s": None}
         rates = none if looks.rates is None else looks.rates.as_json()
         facts = as_json(looks.found) | {"at": formatting.moment(looks.found.now_ms), **rates}
-        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.write(json_line(facts))
     else:
         console.print(rendered(looks.found, looks.rates))
         console.print()

@@ -65,9 +65,7 @@ class Story:
     history: tuple[Line, ...]
     overtaken: bool
     behind: str | None  # the id of the entry of its key that is ahead of it
-    pauses: tuple[
-        tuple[str, StoredPause], ...
-    ] = ()  # those that hold it, the widest first: each with what it stops, in words
+    pauses: tuple[tuple[str, StoredPause], ...]  # that hold it, the widest first: each with what it stops, in words
 
 
 # Where a step of `listed` begins: after an entry, given by the columns that the list is ordered by.
@@ -128,8 +126,6 @@ async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -
 
 async def sessions(reader: Reader) -> list[str]:
     """Return the last session of each bot that keeps its state here, newest first."""
-    if not await reader.knows("outbox_sessions"):
-        return []
     return [str(session) for (session,) in await reader.read(asked.SESSIONS.sql)]
 
 
@@ -147,7 +143,6 @@ async def settled_before(reader: Reader, before_ms: int) -> int:
 class Told:
     """A line of history, and the entry that it belongs to. destination, id: None if the entry is gone."""
 
-    number: int
     line: Line
     destination: str | None
     id: str | None
@@ -155,23 +150,17 @@ class Told:
 
 async def last_refusal(reader: Reader) -> Told | None:
     """Return a server's newest complaint about an entry; None: there was none, or all are pruned."""
-    if not await reader.knows("outbox_history"):
-        return None
     # Only among the newest hundred lines: after so many requeues and discards it is out of date.
-    newest = [_told(row) for row in await reader.read(asked.NEWEST_LINES.sql)]
-    return next((told for told in newest if told.line.event in ("refused", "postponed", "stuck")), None)
+    for destination, its_id, *line in await reader.read(asked.NEWEST_LINES.sql):
+        told = Told(Line(*line), destination, its_id)
+        if told.line.event in ("refused", "postponed", "stuck"):
+            return told
+    return None
 
 
 async def newest_line(reader: Reader) -> int:
     """Return the number of the newest line of history; 0: there is none."""
-    if not await reader.knows("outbox_history"):
-        return 0
     return int((await reader.read(asked.NEWEST_LINE.sql))[0][0])
-
-
-def _told(row: Sequence[Any]) -> Told:
-    number, *line, destination, its_id = row
-    return Told(number, Line(*line), destination, its_id)
 
 
 async def stories(reader: Reader, its_id: str) -> list[Story]:
@@ -227,17 +216,13 @@ async def _pauses_over(reader: Reader, entry: Row) -> tuple[tuple[str, StoredPau
 
 
 async def _history(reader: Reader, seq: int) -> tuple[Line, ...]:
-    lines: list[Line] = []
-    if await reader.knows("outbox_history"):
-        lines += [Line(*line) for line in await reader.read(asked.HISTORY.sql, (seq,))]
-    if await reader.knows("outbox_edits"):
-        lines += [
-            Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
-            for at_ms, payload in await reader.read(asked.EDITS.sql, (seq,))
-        ]
-        # By time, and an edit before the requeue that it was made for: both have the same time.
-        lines.sort(key=lambda line: (line.at_ms, line.event != "edited"))
-    return tuple(lines)
+    lines = [Line(*line) for line in await reader.read(asked.HISTORY.sql, (seq,))]
+    lines += [
+        Line(at_ms, "edited", None, None, f"it was {payload}", None, None)
+        for at_ms, payload in await reader.read(asked.EDITS.sql, (seq,))
+    ]
+    # By time, and an edit before the requeue that it was made for: both have the same time.
+    return tuple(sorted(lines, key=lambda line: (line.at_ms, line.event != "edited")))
 
 
 def _row(columns: Sequence[Any]) -> Row:

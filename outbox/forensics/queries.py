@@ -121,7 +121,7 @@ SESSIONS = Query(
 NEWEST_LINE = Query("the newest line's number", "select coalesce(max(number), 0) from outbox_history", (), "1")
 NEWEST_LINES = Query(
     "the newest lines of history, and whose they are",
-    "select h.number, h.at_ms, h.event, h.status, h.code, h.message, h.batch_rows, h.request_id, o.destination, o.id"
+    "select o.destination, o.id, h.at_ms, h.event, h.status, h.code, h.message, h.batch_rows, h.request_id"
     " from outbox_history as h left join outbox as o on o.seq = h.seq order by h.number desc limit 100",
     (),
     "100",
