@@ -97,6 +97,13 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def looking(path: Path | None, *, as_object: bool) -> Iterator[Path]:
+    """Give the file to look at, by --path or the settings; report an error as `complaints` does."""
+    with complaints(path, as_object=as_object):
+        yield file_and_warnings(path)[0]
+
+
+@contextlib.contextmanager
 def quiet_pipe() -> Iterator[None]:
     """End the block quietly when whoever reads stdout has seen enough: `| head`."""
     try:

@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,9 +14,9 @@ from rich.text import Text
 from outbox.admin.commands import LISTED
 from outbox.cli import format as formatting
 from outbox.cli.advice import typed_id
-from outbox.cli.common import AsJson, FilePath, check_outbox, complaints, file_and_warnings, print_json, read
+from outbox.cli.common import AsJson, FilePath, check_outbox, looking, print_json, read
 from outbox.cli.filters import Chosen, DryRun, selecting, sharing
-from outbox.cli.send_command import SHOWN, TIMEOUT_S, Timeout, Yes, change, confirm, file_of
+from outbox.cli.send_command import SHOWN, TIMEOUT_S, Command, Timeout, Yes, commanding
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
 from outbox.forensics.causes import Cause, causes
@@ -54,8 +53,7 @@ def dead(path: FilePath = None, as_object: AsJson = False) -> None:
       0  shown, even if there is none
       3  the file is missing, unreadable or no outbox
     """
-    with complaints(path, as_object=as_object):
-        where, _ = file_and_warnings(path)
+    with looking(path, as_object=as_object) as where:
         found = read(where, causes)
         if as_object:
             print_json({"path": where, "causes": [_cause_json(each) for each in found]})
@@ -100,13 +98,12 @@ def _changed(
     **how: Any,
 ) -> None:
     """Change the chosen entries. pending: also waiting ones, if their ids are given. how: arguments of the change."""
-    with complaints(path, as_object=as_object):
+    with commanding(path, timeout, as_object=as_object) as command:
         if "reason" in how and not dry_run:
             how["reason"] = checked_reason(how["reason"])
-        where = file_of(path)
         asked = _asked(chosen(ids=ids or None, everything=everything)).but(pending=pending and bool(ids))
-        which = _bound(where, asked, verb, yes=yes, dry_run=dry_run, as_object=as_object)
-        raise typer.Exit(change(where, verb, {**which.as_json(), **how}, timeout, as_object=as_object))
+        which = _bound(command, asked, verb, yes=yes, dry_run=dry_run)
+        raise typer.Exit(command.change(verb, {**which.as_json(), **how}))
 
 
 @sharing("changed", _changed)
@@ -169,11 +166,7 @@ def discard(
     changed(verb="discard", pending=True, reason=reason)
 
 
-def reload(
-    timeout: Timeout = TIMEOUT_S,
-    path: FilePath = None,
-    as_object: AsJson = False,
-) -> None:
+def reload(timeout: Timeout = TIMEOUT_S, path: FilePath = None, as_object: AsJson = False) -> None:
     """Make the bot re-read its settings, and end every pause.
 
     A new key in .env counts from then on. If no bot runs, this ends the pauses
@@ -187,23 +180,18 @@ def reload(
     Exit codes and --json as `outbox requeue`, but with
       pauses_ended            how many; only where no bot runs
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
-        check_outbox(where)
+    with commanding(path, timeout, as_object=as_object) as command:
+        check_outbox(command.where)
 
         async def local(store: Store) -> dict[str, Any]:
             pauses = await store.pauses()
             await store.end_pauses([(pause.scope, pause.subject) for pause in pauses])
             return {"pauses_ended": len(pauses)}
 
-        raise typer.Exit(change(where, "reload", {}, timeout, as_object=as_object, local=local))
+        raise typer.Exit(command.change("reload", {}, local))
 
 
-def adopt(
-    timeout: Timeout = TIMEOUT_S,
-    path: FilePath = None,
-    as_object: AsJson = False,
-) -> None:
+def adopt(timeout: Timeout = TIMEOUT_S, path: FilePath = None, as_object: AsJson = False) -> None:
     """Send what is pending to another project than before.
 
     A file belongs to the first project that has answered for one of its rows.
@@ -219,10 +207,9 @@ def adopt(
     Exit codes and --json as `outbox requeue`, but with
       was                     the project that it belonged to, or null: none yet
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
-        check_outbox(where)
-        raise typer.Exit(change(where, "adopt", {}, timeout, as_object=as_object))
+    with commanding(path, timeout, as_object=as_object) as command:
+        check_outbox(command.where)
+        raise typer.Exit(command.change("adopt", {}))
 
 
 # ---------------------------------------------------------------------------------------------- asking first
@@ -234,30 +221,30 @@ def _asked(which: Selection) -> Selection:
     return which.checked()
 
 
-def _bound(where: Path, which: Selection, verb: str, *, yes: bool, dry_run: bool, as_object: bool) -> Selection:
+def _bound(command: Command, which: Selection, verb: str, *, yes: bool, dry_run: bool) -> Selection:
     """Show the selected entries, ask, and return a selection bound to just those, not to entries that die meanwhile."""
     if which.ids:
-        which = which.but(ids=[read(where, partial(entries.full_id, start=each)) for each in which.ids])
-    found = read(where, lambda observer: entries.meant(observer, which))
+        which = which.but(ids=[read(command.where, partial(entries.full_id, start=each)) for each in which.ids])
+    found = read(command.where, lambda observer: entries.meant(observer, which))
     if dry_run:
-        raise typer.Exit(_say(where, found, verb, as_object=as_object))
+        _say_would(command, found, verb)
+        raise typer.Exit
     if not yes:
         _list(found)
         if found:  # otherwise the outcomes say why
-            confirm(where, f"{verb} {_counted(found)}?", as_object=as_object)
+            command.confirm(f"{verb} {_counted(found)}?")
     return which.but(pending=False, died_until_ms=max((entry.settled_at_ms or 0 for entry in found), default=0))
 
 
-def _say(where: Path, found: Sequence[Selected], verb: str, *, as_object: bool) -> int:
-    """Print what would be done; return the exit code."""
-    if as_object:
+def _say_would(command: Command, found: Sequence[Selected], verb: str) -> None:
+    """Print what would be done."""
+    if command.as_object:
         listed = [{"id": each.id, "destination": each.destination, "outcome": None} for each in found[:LISTED]]
         facts = {"outcomes": {}, "done": 0, "would": len(found), "entries": listed, "left_out": len(found[LISTED:])}
-        print_json({"path": where, "exit_code": 0, "by": None, **facts})
+        print_json({"path": command.where, "exit_code": 0, "by": None, **facts})
     else:
         _list(found)
         formatting.console().print(f"{verb} would change {_counted(found)}; nothing was changed.")
-    return 0
 
 
 def _list(found: Sequence[Selected]) -> None:

@@ -294,5 +294,5 @@ def show(path: Path | None, findings: Sequence[Finding], console: Console) -> No
         console.print(grid)
         if finding.fix:
             # Never wrapped: it is there to be copied.
-            fix = "".join(char if char.isprintable() else " " for char in formatting.typed(finding.fix))
+            fix = formatting.plain(formatting.typed(finding.fix))
             console.print(Text.assemble(" " * (_WORD + 2), ("-> ", "bold"), fix), soft_wrap=True)

@@ -20,20 +20,8 @@ from outbox.admin.commands import Renaming, report
 from outbox.admin.edit import Candidate, candidates, renamable
 from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, print_json, read
-from outbox.cli.send_command import (
-    DONE,
-    NOT_DONE,
-    NOTHING,
-    REFUSED,
-    TIMEOUT_S,
-    Timeout,
-    Yes,
-    change,
-    confirm,
-    file_of,
-    tell,
-)
+from outbox.cli.common import AsJson, FilePath, read
+from outbox.cli.send_command import DONE, NOT_DONE, REFUSED, TIMEOUT_S, Command, Timeout, Yes, commanding
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.forensics import entries
 from outbox.store.selection import NOT_DEAD, Handled, Outcome
@@ -85,27 +73,27 @@ def edit(
 
     --json prints the fields of `outbox requeue`.
     """
-    with complaints(path, as_object=as_object):
-        where, names = file_of(path), _names(rename or [])
+    with commanding(path, timeout, as_object=as_object) as command:
+        names = _names(rename or [])
         if all_matching or its_id is None:
             _check(its_id, names, source, all_matching=all_matching)
             renaming = Renaming(names=names, destination=destination, force=force)
-            raise typer.Exit(_rename_all(where, renaming, timeout, yes=yes, as_object=as_object))
-        its_id = read(where, partial(entries.full_id, start=its_id))
-        found = _the_one(read(where, partial(candidates, its_id=its_id, destination=destination)), its_id)
+            raise typer.Exit(_rename_all(command, renaming, yes=yes))
+        its_id = read(command.where, partial(entries.full_id, start=its_id))
+        found = _the_one(read(command.where, partial(candidates, its_id=its_id, destination=destination)), its_id)
         outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
         outcome = None if outcome is Outcome.IS_PENDING else outcome
         if found is None or outcome is not None:
             facts = report([Handled(id=its_id, destination=destination, outcome=outcome or Outcome.UNKNOWN_ID)])
-            raise typer.Exit(tell(where, "edit", "this command", facts, timeout, as_object=as_object))
+            raise typer.Exit(command.tell("edit", "this command", facts))
         with _text(found.entry, source, names) as (new, kept):
-            if not _confirmed(where, found, new, yes=yes, as_object=as_object):
+            if not _confirmed(command, found, new, yes=yes):
                 kept.code = DONE  # nothing is lost: the text equals the stored row
                 raise typer.Exit(NOT_DONE)
             entry = found.entry
             which = {"its_id": entry.id, "destination": entry.destination, "was": fingerprint(entry.payload)}
             asked = {**which, "payload": new, "force": force}
-            kept.code = change(where, "edit", asked, timeout, as_object=as_object)
+            kept.code = command.change("edit", asked)
             raise typer.Exit(kept.code)
 
 
@@ -128,15 +116,14 @@ def _check(its_id: str | None, names: Mapping[str, str], source: str | None, *, 
         raise InvalidRequest("needs --rename-column OLD=NEW", field="all-matching")
 
 
-def _rename_all(where: Path, asked: Renaming, timeout_s: float, *, yes: bool, as_object: bool) -> int:
+def _rename_all(command: Command, asked: Renaming, *, yes: bool) -> int:
     """Show how many entries have such a column, ask, and rename."""
     if not yes:
-        number = read(where, lambda observer: renamable(observer, asked.names, asked.destination))
+        number = read(command.where, lambda observer: renamable(observer, asked.names, asked.destination))
         if number:
             words = ", ".join(f"{old} to {new}" for old, new in asked.names.items())
-            what = f"rename {words} in {formatting.counted(number, 'entry', 'entries')} and send them?"
-            confirm(where, what, as_object=as_object)
-    return change(where, "rename", asked.as_json(), timeout_s, as_object=as_object)
+            command.confirm(f"rename {words} in {formatting.counted(number, 'entry', 'entries')} and send them?")
+    return command.change("rename", asked.as_json())
 
 
 def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
@@ -146,23 +133,20 @@ def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
     return found[0] if found else None
 
 
-def _confirmed(where: Path, found: Candidate, new: str, *, yes: bool, as_object: bool) -> bool:
+def _confirmed(command: Command, found: Candidate, new: str, *, yes: bool) -> bool:
     """Show what differs and ask; False: nothing differs."""
     entry = found.entry
     changes = differences(entry.payload, revised(entry, new).payload)
-    console = formatting.console(stderr=True)
     if not changes:
-        if as_object:
-            print_json({"path": where, "exit_code": NOT_DONE, "by": None, **NOTHING})
-        else:
-            console.print("The row is as it was: nothing was changed.")
+        command.say_unchanged("The row is as it was: nothing was changed.")
         return False
     if not yes:
+        console = formatting.console(stderr=True)
         console.print(f"  {entry.destination}  {formatting.quoted(entry.id)}")
         for name, before, after in changes:
             was, now = (formatting.quoted("absent" if value is None else value) for value in (before, after))
             console.print(f"  {name}: {was} -> {now}")
-        confirm(where, f"edit and send 1 {found.selected.state} entry?", as_object=as_object)
+        command.confirm(f"edit and send 1 {found.selected.state} entry?")
     return True
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from outbox.cli import format as formatting
 from outbox.cli.advice import advice
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, read
+from outbox.cli.common import AsJson, FilePath, looking, print_json, read
 from outbox.cli.filters import LIMIT, Chosen, Limit, OfState, selecting, sharing
 from outbox.clock import SystemClock
 from outbox.entry import State
@@ -45,8 +45,7 @@ def _listed(
     text: str | None = None,
 ) -> None:
     """List the entries that are chosen and say `text`."""
-    with complaints(path, as_object=as_object):
-        where, _ = file_and_warnings(path)
+    with looking(path, as_object=as_object) as where:
         search, names = Search(where, chosen(state=state, text=text), limit), column_names(columns)
         if as_object:
             asyncio.run(search.run(lambda: None))
@@ -166,8 +165,7 @@ def show(
       1  no entry has this id
       3  the file is missing, unreadable or no outbox
     """
-    with complaints(path, as_object=as_object):
-        where, _ = file_and_warnings(path)
+    with looking(path, as_object=as_object) as where:
         its_id = read(where, partial(entries.full_id, start=its_id))
         stories = read(where, lambda observer: entries.stories(observer, its_id))
         if as_object:
@@ -306,7 +304,7 @@ def _show_story(story: Story, console: Console) -> None:
     console.print("payload")
     pretty = json.dumps(json.loads(story.payload), indent=2, ensure_ascii=False)
     for line in pretty.splitlines():
-        console.print(f"  {_plain(line)}")
+        console.print(f"  {formatting.plain(line)}")
     if story.history:
         console.print("history")
     for each in story.history:
@@ -342,8 +340,3 @@ def _told(line: Line) -> str:
     named = f" [request {formatting.quoted(line.request_id)}]" if line.request_id else ""
     words = formatting.said(line.status, line.code, line.message)
     return f"{line.event}{f': {words}' if words else ''}{batch}{named}"
-
-
-def _plain(line: str) -> str:
-    """Return a line that cannot control the terminal, uncut."""
-    return "".join(char if char.isprintable() else " " for char in line)

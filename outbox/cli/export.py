@@ -15,7 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, quiet_pipe, read
+from outbox.cli.common import AsJson, FilePath, looking, print_json, quiet_pipe, read
 from outbox.cli.filters import Chosen, DryRun, OfState, selecting
 from outbox.errors import InvalidRequest, StoreError
 from outbox.forensics import entries, export as export_of
@@ -79,10 +79,9 @@ def export(
       0  written, even if none matches
       3  the file is missing, unreadable or no outbox, or --output exists
     """
-    with complaints(path, as_object=as_object):
+    with looking(path, as_object=as_object) as where:
         if as_object and output is None and not dry_run:
             raise InvalidRequest("belongs to --output: stdout has the entries", field="json")
-        where, _ = file_and_warnings(path)
         which = chosen(state=state)
         newest = read(where, entries.newest_seq)
         written = 0  # stays 0 if the reader of stdout stops early

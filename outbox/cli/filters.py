@@ -89,8 +89,8 @@ def _selection(
             "session": session,
             "code": code,
             "said": said,
-            "since_ms": None if since is None else moment_ms(since, now_ms=now_ms, field="since"),
-            "until_ms": None if until is None else moment_ms(until, now_ms=now_ms, field="until"),
+            "since_ms": moment_ms(since, now_ms=now_ms, field="since"),
+            "until_ms": moment_ms(until, now_ms=now_ms, field="until"),
             "where": dict(_told(each) for each in where) if where else None,
             **more,
         }
@@ -107,11 +107,13 @@ def _told(text: str) -> tuple[str, str]:
     return column.strip(), value.strip()
 
 
-def moment_ms(text: str, *, now_ms: int, field: str) -> int:
+def moment_ms(text: str | None, *, now_ms: int, field: str) -> int | None:
     """Return the Unix time in milliseconds that `text` means: an age before `now_ms`, or ISO 8601, UTC unless it says.
 
-    Raises InvalidRequest.
+    None, which was not given, stays None. Raises InvalidRequest.
     """
+    if text is None:
+        return None
     age_ms = _age_ms(text.strip())
     if age_ms is not None:
         return now_ms - age_ms

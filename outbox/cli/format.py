@@ -163,10 +163,15 @@ def size(number: int) -> str:
     return f"{amount:.1f} GiB"
 
 
+def plain(words: str) -> str:
+    """Return a line that cannot control the terminal, uncut."""
+    return "".join(char if char.isprintable() else " " for char in words)
+
+
 def quoted(words: str) -> str:
     """Return what a server said on one line, cut to 400 characters; it must not control the terminal."""
-    plain = "".join(char if char.isprintable() else " " for char in words)
-    return plain if len(plain) <= _LONGEST_QUOTE else plain[:_LONGEST_QUOTE] + "..."
+    text = plain(words)
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
 
 
 def said(status: int | None, code: str | None, message: str | None) -> str:

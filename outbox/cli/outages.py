@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json, read
+from outbox.cli.common import AsJson, FilePath, looking, print_json, read
 from outbox.cli.filters import LIMIT, Limit, Since, Until, moment_ms
 from outbox.cli.status import holder_of, subject
 from outbox.clock import SystemClock
@@ -43,8 +42,9 @@ def outages(
       0  shown, even if there is none
       3  the file is missing, unreadable or no outbox, or a time is invalid
     """
-    with complaints(path, as_object=as_object):
-        where, bounds, now_ms = _asked(path, since, until)
+    with looking(path, as_object=as_object) as where:
+        now_ms = SystemClock().now_ms()
+        bounds = _bounds(since, until, now_ms)
 
         async def work(observer: ReadOnlyStore) -> list[tuple[str, Outage]]:
             lanes = await observer.lanes()
@@ -93,8 +93,8 @@ def lives(
       0  shown, even if there is none
       3  the file is missing, unreadable or no outbox, or a time is invalid
     """
-    with complaints(path, as_object=as_object):
-        where, bounds, _ = _asked(path, since, until)
+    with looking(path, as_object=as_object) as where:
+        bounds = _bounds(since, until, SystemClock().now_ms())
         found = read(where, lambda observer: find_lives(observer, *bounds, limit))
         runs = bool(holder_of(where).running)
         if as_object:
@@ -115,11 +115,8 @@ def lives(
 _ENDS = {"open": "has it open", "killed": "killed, or the machine stopped"}
 
 
-def _asked(path: Path | None, since: str | None, until: str | None) -> tuple[Path, tuple[int | None, int | None], int]:
-    now_ms = SystemClock().now_ms()
-    since_ms = None if since is None else moment_ms(since, now_ms=now_ms, field="since")
-    until_ms = None if until is None else moment_ms(until, now_ms=now_ms, field="until")
-    return file_and_warnings(path)[0], (since_ms, until_ms), now_ms
+def _bounds(since: str | None, until: str | None, now_ms: int) -> tuple[int | None, int | None]:
+    return moment_ms(since, now_ms=now_ms, field="since"), moment_ms(until, now_ms=now_ms, field="until")
 
 
 def _lasted_s(outage: Outage, now_ms: int) -> float:

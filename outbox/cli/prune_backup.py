@@ -11,11 +11,11 @@ import typer
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, check_outbox, complaints, print_json, read
 from outbox.cli.filters import age_ms
-from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, file_of
+from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, commanding, file_of
 from outbox.clock import SystemClock
 from outbox.errors import ConfigError, InvalidRequest
 from outbox.forensics import entries
-from outbox.forensics.backup import Copied, back_up, name_in, remove_old
+from outbox.forensics.backup import back_up, name_in, remove_old
 from outbox.settings import load
 
 _DAY_MS = 86_400_000
@@ -58,14 +58,13 @@ def prune(
       request                 its name, if it waits for an answer
       error                   only if it was refused
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
+    with commanding(path, timeout, as_object=as_object) as command:
         before_ms = SystemClock().now_ms() - _retention_ms(older_than, path)
-        found = read(where, lambda observer: entries.settled_before(observer, before_ms))
+        found = read(command.where, lambda observer: entries.settled_before(observer, before_ms))
         if found and not yes:
             question = f"prune {found:,} that arrived or were given up before {formatting.moment(before_ms)}?"
-            confirm(where, question, as_object=as_object, nothing={"pruned": 0})
-        raise typer.Exit(change(where, "prune", {"before_ms": before_ms}, timeout, as_object=as_object))
+            command.confirm(question, nothing={"pruned": 0})
+        raise typer.Exit(command.change("prune", {"before_ms": before_ms}))
 
 
 def _retention_ms(older_than: str | None, path: Path | None) -> int:
@@ -126,7 +125,9 @@ def backup(
             raise InvalidRequest(f"needs a folder, and {target} is none; nothing was copied", field="keep")
         check_outbox(where)
         started_s = time.monotonic()
-        made = _watched(where, target if folder is None else name_in(folder, where, SystemClock().now_ms()))
+        copy = target if folder is None else name_in(folder, where, SystemClock().now_ms())
+        with formatting.progress("copying") as told:
+            made = back_up(where, copy, progress=told)
         seconds = round(time.monotonic() - started_s, 3)
         # Only now: the old copies are needed until the new one is there.
         removed = [] if keep is None or folder is None else remove_old(folder, where, keep)
@@ -134,13 +135,7 @@ def backup(
             facts = {"backup": made.path, "bytes": made.bytes, "entries": made.entries, "seconds": seconds}
             print_json({"path": where, "exit_code": 0, **facts, "destinations": made.counts, "removed": removed})
         else:
-            told = f"{made.entries:,} entries, {formatting.size(made.bytes)}, checked, in {seconds:.1f} s:"
-            formatting.say(f"{told} {made.path}")
+            size = formatting.size(made.bytes)
+            formatting.say(f"{made.entries:,} entries, {size}, checked, in {seconds:.1f} s: {made.path}")
             for each in removed:
                 formatting.say(f"removed {each}")
-
-
-def _watched(where: Path, target: Path) -> Copied:
-    """Make the backup, with a progress bar on a terminal."""
-    with formatting.progress("copying") as told:
-        return back_up(where, target, progress=told)

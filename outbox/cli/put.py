@@ -14,14 +14,13 @@ import typer
 
 from outbox.admin.commands import Commands, Put
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
-from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Timeout, done
+from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Timeout, done, file_of
 from outbox.clock import SystemClock
 from outbox.destinations import Destinations
 from outbox.entry import mint_ids
 from outbox.errors import InvalidRequest
 from outbox.settings import load
-from outbox.store.files import real_path
 from outbox.store.store import Store
 
 # A request holds 1,000,000 bytes, in which the rows' quotes are escaped.
@@ -81,7 +80,7 @@ def put(
       error                   only if some were refused
     """
     with complaints(path, as_object=as_object):
-        where = real_path(file_and_warnings(path)[0])
+        where = file_of(path)
         options: dict[str, Any] = {
             "operation": operation,
             "key": key,
@@ -137,8 +136,8 @@ def _finish(told: _Told, *, as_object: bool) -> NoReturn:
     code = REFUSED if told.error is not None else NO_ANSWER if told.requests else 0
     if as_object:
         facts = {
-            "path": told.where, "exit_code": code, "put": told.put, "duplicates": told.duplicates,
-            "ids": told.ids, "requests": told.requests, "by": told.by,
+            "path": told.where, "exit_code": code,
+            **formatting.fields(told, "put", "duplicates", "ids", "requests", "by"),
         }  # fmt: skip
         print_json(facts | ({} if told.error is None else {"error": told.error}))
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from outbox.cli.common import AsJson, FilePath, complaints
+from outbox.cli.common import AsJson, FilePath
 from outbox.cli.filters import Chosen, DryRun, selecting
-from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, change, confirm, done, file_of
+from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, commanding, done
 
 
 @selecting
@@ -53,12 +53,11 @@ def resend(
       request                 its name, if it waits for an answer
       error                   only if it was refused
     """
-    with complaints(path, as_object=as_object):
-        where, which = file_of(path), chosen()
+    with commanding(path, timeout, as_object=as_object) as command:
+        which = chosen().as_json()
         if not (yes or dry_run):
-            _, found = done(where, "resend", {**which.as_json(), "dry_run": True}, timeout)
+            _, found = done(command.where, "resend", {**which, "dry_run": True}, timeout)
             if found.get("resent"):
                 nothing = {"resent": 0, "superseded": 0, "updates": 0, "destinations": {}, "dry_run": False}
-                confirm(where, f"send {found['resent']:,} again?", as_object=as_object, nothing=nothing)
-        arguments = {**which.as_json(), "dry_run": dry_run}
-        raise typer.Exit(change(where, "resend", arguments, timeout, as_object=as_object))
+                command.confirm(f"send {found['resent']:,} again?", nothing)
+        raise typer.Exit(command.change("resend", {**which, "dry_run": dry_run}))

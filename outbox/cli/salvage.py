@@ -8,14 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from outbox.cli import format as formatting, send_command
+from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
+from outbox.cli.send_command import done, exit_code, file_of
 from outbox.errors import StoreError
 from outbox.recovery.salvage import salvage_and_rename
 from outbox.store.files import real_path, wal_path
 from outbox.store.read_only import is_file
 
-_DONE, _NOT_ALL, _NO_ANSWER, _FAILED = 0, 1, 2, 3
+_NOT_ALL = 1
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot.")]
 
 
@@ -63,7 +64,7 @@ def salvage(
       kept_as                 where the damaged file is now
     """
     with complaints(path, as_object=as_object):
-        where, source = send_command.file_of(path), real_path(file)
+        where, source = file_of(path), real_path(file)
         if source.name.endswith("-wal"):
             source = source.with_name(source.name.removesuffix("-wal"))
         if not is_file(source) and not is_file(wal_path(source)):
@@ -71,7 +72,7 @@ def salvage(
         if source == where:
             raise StoreError(f"{source} is the outbox itself; give another one with --path", path=source)
         _must_be_an_outbox(where)
-        _, facts = send_command.done(
+        _, facts = done(
             where, "salvage", {"file": str(source)}, timeout, lambda store: salvage_and_rename(store, source)
         )
         _finish(where, facts, _salvage_code(facts), _salvage_words, as_object=as_object)
@@ -89,10 +90,11 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
     Exit codes as `outbox reload`. --json prints path, exit_code, acknowledged.
     """
     with complaints(path, as_object=as_object):
-        where = send_command.file_of(path)
+        where = file_of(path)
         _must_be_an_outbox(where)
-        _, facts = send_command.done(where, "acknowledge", {}, timeout)
-        _finish(where, facts, _code(facts), _acknowledge_words, as_object=as_object)
+        _, facts = done(where, "acknowledge", {}, timeout)
+        words = "Acknowledged." if facts.get("acknowledged") else "There was nothing to acknowledge."
+        _finish(where, facts, exit_code(facts), lambda _: [words], as_object=as_object)
 
 
 def _must_be_an_outbox(where: Path) -> None:
@@ -116,12 +118,8 @@ def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_
     raise typer.Exit(code)
 
 
-def _code(facts: Mapping[str, Any]) -> int:
-    return _NO_ANSWER if "request" in facts else _FAILED if "error" in facts else _DONE
-
-
 def _salvage_code(facts: Mapping[str, Any]) -> int:
-    code = _code(facts)
+    code = exit_code(facts)
     missed = ("unreadable", "held", "sessions_left", "sessions_unreadable", "project_unreadable")
     return _NOT_ALL if not code and any(facts.get(name) for name in missed) else code  # an older bot counts no sessions
 
@@ -147,7 +145,3 @@ def _salvage_words(facts: Mapping[str, Any]) -> list[str]:
             f"Session {formatting.quoted(each)} was running, and its source has another one here: it stays RUNNING."
         )
     return [*lines, f"The damaged file is kept as {facts['kept_as']}"]
-
-
-def _acknowledge_words(facts: Mapping[str, Any]) -> list[str]:
-    return ["Acknowledged." if facts["acknowledged"] else "There was nothing to acknowledge."]

@@ -68,7 +68,8 @@ def apply(
     try:
         files = remote_schema.scripts(optional or ())
         if dry_run:
-            _print(files)
+            for script in files:
+                sys.stdout.write(f"-- ---- {script.name}\n\n{script.text}\n")
             return
         if not dsn:
             raise ConfigError("give the DSN of the database, or set SUPABASE_DB_URL; nothing was changed", field="dsn")
@@ -87,8 +88,3 @@ def apply(
         raise typer.Exit(_REFUSED) from None
     if as_object:
         print_json({"exit_code": _DONE, "applied": applied})
-
-
-def _print(files: tuple[Script, ...]) -> None:
-    for script in files:
-        sys.stdout.write(f"-- ---- {script.name}\n\n{script.text}\n")

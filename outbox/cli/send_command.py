@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ import typer
 from outbox.admin import inbox
 from outbox.admin.commands import Commands
 from outbox.cli import format as formatting
-from outbox.cli.common import file_and_warnings, print_json
+from outbox.cli.common import complaints, file_and_warnings, print_json
 from outbox.clock import SystemClock
 from outbox.errors import StoreInUse
 from outbox.recovery.open import open_store
@@ -42,43 +44,52 @@ def file_of(path: Path | None) -> Path:
     return real_path(file_and_warnings(path)[0])
 
 
-def confirm(where: Path, question: str, *, as_object: bool, nothing: Mapping[str, Any] = NOTHING) -> None:
-    """Ask; on a no, print in words or as an object with `nothing` that nothing was changed, and exit with code 1."""
-    try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort:  # Ctrl-C, or no terminal to answer at
-        agreed = False
-        typer.echo(err=True)
-    if not agreed:
-        if as_object:
-            print_json({"path": where, "exit_code": NOT_DONE, "by": None, **nothing})
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A change to the file `where`, as it was typed: how long a running bot may take, and how the result is printed."""
+
+    where: Path
+    timeout_s: float
+    as_object: bool
+
+    def confirm(self, question: str, nothing: Mapping[str, Any] = NOTHING) -> None:
+        """Ask; on a no, print that nothing was changed, and exit with code 1."""
+        try:
+            agreed = typer.confirm(question, err=True)
+        except typer.Abort:  # Ctrl-C, or no terminal to answer at
+            agreed = False
+            typer.echo(err=True)
+        if not agreed:
+            self.say_unchanged("Nothing was changed; --yes answers for a script.", nothing)
+            raise typer.Exit(NOT_DONE)
+
+    def say_unchanged(self, words: str, nothing: Mapping[str, Any] = NOTHING) -> None:
+        """Print that nothing was changed: `words`, or an object with `nothing`."""
+        if self.as_object:
+            print_json({"path": self.where, "exit_code": NOT_DONE, "by": None, **nothing})
         else:
-            formatting.console(stderr=True).print("Nothing was changed; --yes answers for a script.")
-        raise typer.Exit(NOT_DONE)
+            formatting.console(stderr=True).print(words)
+
+    def change(self, action: str, arguments: Mapping[str, Any], local: Local | None = None) -> int:
+        """Make the change, or have it made; print the result and return the exit code. local: as `done`."""
+        return self.tell(action, *done(self.where, action, arguments, self.timeout_s, local))
+
+    def tell(self, action: str, by: str, facts: Mapping[str, Any]) -> int:
+        """Print the result of a change and return the exit code."""
+        code = exit_code(facts)
+        if self.as_object:
+            print_json({"path": self.where, "exit_code": code, "by": by, **facts})
+        else:
+            for line in outcome_lines(action, by, facts, self.timeout_s):
+                formatting.console().print(formatting.typed(line), soft_wrap="outbox " in line)
+        return code
 
 
-def change(
-    where: Path,
-    action: str,
-    arguments: Mapping[str, Any],
-    timeout_s: float,
-    *,
-    as_object: bool,
-    local: Local | None = None,
-) -> int:
-    """Make the change, or have it made; print the result and return the exit code. local: as `done`."""
-    by, facts = done(where, action, arguments, timeout_s, local)
-    return tell(where, action, by, facts, timeout_s, as_object=as_object)
-
-
-def tell(where: Path, action: str, by: str, facts: Mapping[str, Any], timeout_s: float, *, as_object: bool) -> int:
-    """Print the result of a change and return the exit code."""
-    code = _exit_code(facts)
-    if as_object:
-        print_json({"path": where, "exit_code": code, "by": by, **facts})
-    else:
-        _show(action, by, facts, timeout_s)
-    return code
+@contextlib.contextmanager
+def commanding(path: Path | None, timeout_s: float, *, as_object: bool) -> Iterator[Command]:
+    """Give the command that changes the file at `path`; report an error as `complaints` does."""
+    with complaints(path, as_object=as_object):
+        yield Command(file_of(path), timeout_s, as_object)
 
 
 def done(
@@ -133,23 +144,18 @@ def _taken_back(where: Path, request: inbox.Request) -> bool:
         return False
 
 
-def _exit_code(facts: Mapping[str, Any]) -> int:
+def exit_code(facts: Mapping[str, Any]) -> int:
+    """Return the exit code for the result of a change."""
     if "request" in facts:
         return NO_ANSWER
     if "error" in facts:
         return REFUSED
-    if "entries" not in facts:  # a reload, an adoption, a pruning
+    if "entries" not in facts:  # a reload, an adoption, a pruning, a salvage
         return DONE
     return DONE if facts["done"] and set(facts["outcomes"]) <= _CHANGED else NOT_DONE
 
 
 # ---------------------------------------------------------------------------------------------- for people
-
-
-def _show(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> None:
-    console = formatting.console()
-    for line in outcome_lines(action, by, facts, timeout_s):
-        console.print(formatting.typed(line), soft_wrap="outbox " in line)
 
 
 def outcome_lines(action: str, by: str, facts: Mapping[str, Any], timeout_s: float) -> list[str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, json_line, quiet_pipe, read
+from outbox.cli.common import AsJson, FilePath, json_line, looking, quiet_pipe, read
 from outbox.cli.entries import Columns, column_names, in_columns
 from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
@@ -79,8 +79,7 @@ def tail(
       0  shown; Ctrl-C
       3  the file is missing, unreadable or no outbox
     """
-    with complaints(path, as_object=as_object), quiet_pipe(), contextlib.suppress(KeyboardInterrupt):
-        where, _ = file_and_warnings(path)
+    with looking(path, as_object=as_object) as where, quiet_pipe(), contextlib.suppress(KeyboardInterrupt):
         wanted = Selection.of({"destination": destination, "session": session})
         show, names = _Printer(as_object=as_object), column_names(columns)
         seen = _seen(where, START, wanted, max(lines, 1), names)
