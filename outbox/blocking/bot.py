@@ -14,17 +14,12 @@ from outbox.outbox import Outbox
 S = TypeVar("S")
 
 
-def _check(outbox: object, taker: str) -> None:
-    if not isinstance(outbox, BlockingOutbox):
-        raise UsageError(
-            f"blocking.{taker} takes the BlockingOutbox, not a {type(outbox).__name__}; nothing was written"
-        )
-
-
 class _BotTwin(Twin[S]):
-    def __init__(self, outbox: BlockingOutbox, make: Callable[[Outbox], S]) -> None:
-        _check(outbox, type(self).__name__)
-        self.outbox = outbox
+    def __init__(self, outbox: object, make: Callable[[Outbox], S]) -> None:
+        if not isinstance(outbox, BlockingOutbox):
+            taker, given = type(self).__name__, type(outbox).__name__
+            raise UsageError(f"blocking.{taker} takes the BlockingOutbox, not a {given}; nothing was written")
+        self.outbox: BlockingOutbox = outbox
         self._made = make(target_of(outbox)[0])
 
     def _target(self) -> tuple[S, Calls]:

@@ -11,7 +11,7 @@ import json
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Any, Literal, NoReturn, overload
@@ -131,21 +131,29 @@ class LocalStorage:
             StoreError: The file cannot be read.
             UsageError: pandas is not installed.
         """
-        into: _Framed | _Listed = _Framed() if as_frame else _Listed()
         _check_series(symbol, timeframe)
         low = -FOREVER_MS if start is None else time_ms(start, "start")
         high = FOREVER_MS if end is None else time_ms(end, "end")
         left = sys.maxsize if last is None else _count(last, "last")
+        pages = self._pages((symbol, timeframe), low, high, left, newest_first=last is not None)
+        if as_frame:
+            return await _framed(pages, newest_first=last is not None)
+        bars = [bar async for page in pages for bar in page]
+        return bars if last is None else bars[::-1]
+
+    async def _pages(
+        self, series: tuple[str, str], low: int, high: int, left: int, *, newest_first: bool
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield the bars from `low` to before `high`, page by page, `left` of them at most."""
+        query = queries.NEWEST_FIRST if newest_first else queries.OLDEST_FIRST
         while left > 0:
             limit = min(left, READ_BARS)
-            query = queries.OLDEST_FIRST if last is None else queries.NEWEST_FIRST
-            rows = await self._outbox.read_local(query.sql, (symbol, timeframe, low, high, limit))
-            await into.add(decoded([text for _, text in rows]))
+            rows = await self._outbox.read_local(query.sql, (*series, low, high, limit))
+            yield decoded([text for _, text in rows])
             if len(rows) < limit:
-                break
+                return
             left -= limit
-            low, high = (rows[-1][0] + 1, high) if last is None else (low, rows[-1][0])
-        return await into.all(newest_first=last is not None)
+            low, high = (low, rows[-1][0]) if newest_first else (rows[-1][0] + 1, high)
 
     async def prune_bars(
         self,
@@ -272,62 +280,40 @@ class LocalStorage:
         )
 
 
-class _Listed:
-    """Bars as a list of dicts."""
+async def _framed(pages: AsyncIterator[list[dict[str, Any]]], *, newest_first: bool) -> Any:
+    """Return the bars of `pages` as a DataFrame, oldest first: a million are never a million dicts.
 
-    def __init__(self) -> None:
-        self._bars: list[dict[str, Any]] = []
+    Raises UsageError: pandas is not installed.
+    """
+    try:
+        import pandas  # type: ignore[import-untyped]
+    except ImportError:
+        problem = "as_frame needs pandas: python3 -m pip install pandas; nothing was read"
+        raise UsageError(problem) from None
+    bars, frames = list[dict[str, Any]](), list[Any]()
+    async for page in pages:
+        bars += page
+        if len(bars) >= _FRAME_BARS:
+            frames.append(await in_thread(pandas.DataFrame, bars))
+            bars = []
+    if bars:
+        frames.append(await in_thread(pandas.DataFrame, bars))
+    return await in_thread(_joined, pandas, frames, newest_first)
 
-    async def add(self, page: list[dict[str, Any]]) -> None:
-        self._bars += page
 
-    async def all(self, *, newest_first: bool) -> list[dict[str, Any]]:
-        if newest_first:
-            self._bars.reverse()
-        return self._bars
+def _joined(pandas: Any, frames: list[Any], newest_first: bool) -> Any:
+    names = dict.fromkeys(name for frame in frames for name in frame)
+    whole = pandas.DataFrame({name: _column(pandas, frames, name) for name in names})
+    return whole.iloc[::-1].reset_index(drop=True) if newest_first else whole
 
 
-class _Framed:
-    """Bars as a DataFrame: a million are never a million dicts. Raises UsageError: pandas is not installed."""
-
-    def __init__(self) -> None:
-        try:
-            import pandas  # type: ignore[import-untyped]
-        except ImportError:
-            problem = "as_frame needs pandas: python3 -m pip install pandas; nothing was read"
-            raise UsageError(problem) from None
-        self._pandas: Any = pandas
-        self._bars: list[dict[str, Any]] = []
-        self._frames: list[Any] = []
-
-    async def add(self, page: list[dict[str, Any]]) -> None:
-        """Add a page of bars."""
-        self._bars += page
-        if len(self._bars) >= _FRAME_BARS:
-            await self._pack()
-
-    async def all(self, *, newest_first: bool) -> Any:
-        """Return all of them, oldest first; newest_first: the order in which they were added."""
-        await self._pack()
-        return await in_thread(self._whole, newest_first)
-
-    async def _pack(self) -> None:
-        bars, self._bars = self._bars, []
-        if bars:
-            self._frames.append(await in_thread(self._pandas.DataFrame, bars))
-
-    def _whole(self, newest_first: bool) -> Any:
-        names = dict.fromkeys(name for frame in self._frames for name in frame)
-        whole = self._pandas.DataFrame({name: self._column(name) for name in names})
-        return whole.iloc[::-1].reset_index(drop=True) if newest_first else whole
-
-    def _column(self, name: str) -> Any:
-        """Join one column, and release its parts: a part that is all null or missing takes the kind of the others."""
-        parts = [frame.pop(name) if name in frame else self._pandas.Series(index=frame.index) for frame in self._frames]
-        empty = [bool(part.isna().all()) for part in parts]
-        if not all(empty):
-            parts = [part.astype("float64") if void else part for part, void in zip(parts, empty, strict=True)]
-        return self._pandas.concat(parts, ignore_index=True)
+def _column(pandas: Any, frames: list[Any], name: str) -> Any:
+    """Join one column, and release its parts: a part that is all null or missing takes the kind of the others."""
+    parts = [frame.pop(name) if name in frame else pandas.Series(index=frame.index) for frame in frames]
+    empty = [bool(part.isna().all()) for part in parts]
+    if not all(empty):
+        parts = [part.astype("float64") if void else part for part, void in zip(parts, empty, strict=True)]
+    return pandas.concat(parts, ignore_index=True)
 
 
 async def _as_texts(bars: Iterable[Mapping[str, Any]]) -> list[tuple[Sequence[int], bytes]]:
