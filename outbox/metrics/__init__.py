@@ -15,9 +15,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import assert_never
 
 try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
@@ -66,9 +65,15 @@ class _Instruments:
             description=DURATION.says,
             explicit_bucket_boundaries_advisory=_BOUNDARIES_S,
         )
+        create: dict[Kind, Callable[..., object]] = {
+            Kind.COUNTER: meter.create_observable_counter,
+            Kind.UP_DOWN: meter.create_observable_up_down_counter,
+            Kind.GAUGE: meter.create_observable_gauge,
+        }
         for figure in FIGURES:
             if figure.read is not None:
-                _create(meter, figure, partial(self._observe, figure))
+                callbacks = [partial(self._observe, figure)]
+                create[figure.kind](figure.name, callbacks, unit=figure.unit, description=figure.says)
 
     def watch(self, outbox: Outbox, name: str) -> None:
         self._watched = [each for each in self._watched if not each.outbox.over]
@@ -107,21 +112,6 @@ class _Instruments:
 
         # Not the future's own method: put_nowait's future would take this for a caller that looks at its failure.
         asyncio.Future.add_done_callback(done, over)
-
-
-def _create(meter: Meter, figure: Figure, callback: Callable[[CallbackOptions], Iterable[Observation]]) -> None:
-    facts = {"unit": figure.unit, "description": figure.says}
-    match figure.kind:
-        case Kind.COUNTER:
-            meter.create_observable_counter(figure.name, [callback], **facts)
-        case Kind.UP_DOWN:
-            meter.create_observable_up_down_counter(figure.name, [callback], **facts)
-        case Kind.GAUGE:
-            meter.create_observable_gauge(figure.name, [callback], **facts)
-        case Kind.HISTOGRAM:
-            raise AssertionError(f"{figure.name} is recorded, not read")
-        case _:
-            assert_never(figure.kind)
 
 
 _made: weakref.WeakKeyDictionary[MeterProvider, _Instruments] = weakref.WeakKeyDictionary()

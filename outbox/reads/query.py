@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 from urllib.parse import quote
 
@@ -214,6 +215,11 @@ class Operator(StrEnum):
 OPERATORS = frozenset(Operator)
 _BY_ORDER = frozenset({Operator.GT, Operator.GTE, Operator.LT, Operator.LTE})
 _PATTERNS = frozenset({Operator.LIKE, Operator.ILIKE})
+# How a row's value is compared with each of the filter's, of which one must do; `Condition.check` refuses the others.
+_TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
+    Operator.EQ: eq, Operator.IN: eq, Operator.NEQ: ne,
+    Operator.GT: gt, Operator.GTE: ge, Operator.LT: lt, Operator.LTE: le,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +267,8 @@ class Condition:
         if text is None:
             return False  # SQL's unknown
         kind = columns[self.column].kind
-        mine = _compared_as(kind, text, self.field)
-        return _decide(self.operator, mine, [_compared_as(kind, value, self.field) for value in self.values])
+        test, mine = _TESTS[self.operator], _compared_as(kind, text, self.field)
+        return any(test(mine, _compared_as(kind, value, self.field)) for value in self.values)
 
 
 def conditions(filters: Mapping[str, object] | None) -> tuple[Condition, ...]:
@@ -356,21 +362,3 @@ def _compared_as(kind: Kind, text: str, field: str) -> Comparable:
         return comparable(kind, text)
     except ValueError:
         raise Undecidable(f"a value that PostgreSQL may read otherwise as {kind}", field=field) from None
-
-
-def _decide(operator: Operator, mine: Comparable, theirs: list[Comparable]) -> bool:
-    match operator:
-        case Operator.EQ | Operator.IN:
-            return mine in theirs
-        case Operator.NEQ:
-            return bool(mine != theirs[0])
-        case Operator.GT:
-            return bool(mine > theirs[0])
-        case Operator.GTE:
-            return bool(mine >= theirs[0])
-        case Operator.LT:
-            return bool(mine < theirs[0])
-        case Operator.LTE:
-            return bool(mine <= theirs[0])
-        case _:
-            raise AssertionError(operator)  # `check` has refused it
