@@ -31,7 +31,8 @@ _INTERRUPTED_S = 5.0
 _SLICE_S = 0.5
 _HUNDRED = 100
 
-_deadline: ContextVar[float | None] = ContextVar("outbox_deadline", default=None)
+# The seconds that each call of this thread may take, instead of the outbox's own.
+DEADLINE_S: ContextVar[float | None] = ContextVar("outbox_deadline", default=None)
 
 
 class Held:
@@ -42,32 +43,23 @@ class Held:
         self.ids: list[str] = []
 
 
-_held: ContextVar[Held | None] = ContextVar("outbox_held", default=None)
+# The transaction that the calls of this thread run inside.
+HELD: ContextVar[Held | None] = ContextVar("outbox_held", default=None)
 
 
 @contextlib.contextmanager
-def standing_in(held: Held) -> Iterator[None]:
-    """Run the calls that this thread makes in the block inside that transaction."""
-    token = _held.set(held)
+def during(variable: ContextVar[T | None], value: T) -> Iterator[None]:
+    """Set one of these two for the calls that this thread makes in the block."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _held.reset(token)
-
-
-@contextlib.contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Give each call that this thread makes in the block `seconds` instead of the outbox's own."""
-    token = _deadline.set(seconds)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+        variable.reset(token)
 
 
 def calling_context() -> Context:
     """Return a context for one call: the calling thread's own, or that of the transaction it is inside."""
-    held = _held.get()
+    held = HELD.get()
     return copy_context() if held is None else held.context.copy()
 
 
@@ -87,7 +79,7 @@ class Calls:
         UsageError: this is the loop's own thread.
         """
         self.check_thread()
-        held = _held.get()
+        held = HELD.get()
         ids: list[str] = [] if held is None else held.ids
         done = self.start(work, ids)
         return self.wait(done, [] if held is not None else ids, more_s=more_s)
@@ -121,7 +113,7 @@ class Calls:
         An interrupt (Ctrl-C) waits up to 5 s for the outcome of the call, and adds it as a note; a call that stores
         nothing is cancelled. Errors as `run`.
         """
-        given = _deadline.get()
+        given = DEADLINE_S.get()
         limit_s = (self._timeout_s if given is None else given) + more_s
         try:
             wait_for(done, limit_s)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeVar, Unpack, overload
 
 from outbox import logs
-from outbox.blocking.calls import Calls, Held, Twin, blocking, calling_context, deadline, passed, shown, standing_in
+from outbox.blocking.calls import DEADLINE_S, HELD, Calls, Held, Twin, blocking, calling_context, during, passed, shown
 from outbox.blocking.life import Life
 from outbox.clock import Clock
 from outbox.entry import Destination, PutOptions
@@ -181,7 +181,7 @@ class BlockingOutbox(Twin[Outbox]):
 
     def deadline(self, seconds: float) -> contextlib.AbstractContextManager[None]:
         """Give each call that this thread makes in the block `seconds`, instead of `call_timeout_s`."""
-        return deadline(seconds)
+        return during(DEADLINE_S, seconds)
 
     # ------------------------------------------------------------------------------------------ writing
 
@@ -206,7 +206,7 @@ class BlockingOutbox(Twin[Outbox]):
         block = _Block(outbox, limit_s)
         calls.run(block.begin)
         try:
-            with standing_in(block.held):
+            with during(HELD, block.held):
                 yield BlockingTransaction(block.tx, calls)
         except BaseException:
             with contextlib.suppress(OutboxError):  # the caller must get what the block raised

@@ -16,7 +16,7 @@ from outbox.cli import format as formatting
 from outbox.cli.advice import typed_id
 from outbox.cli.common import AsJson, FilePath, check_outbox, looking, print_json, read
 from outbox.cli.filters import Chosen, DryRun, selecting, sharing
-from outbox.cli.send_command import SHOWN, TIMEOUT_S, Command, Timeout, Yes, commanding
+from outbox.cli.send_command import SHOWN, TIMEOUT_S, Command, Force, Timeout, Yes, commanding
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
 from outbox.forensics.causes import Cause, causes
@@ -107,10 +107,7 @@ def _changed(
 
 
 @sharing("changed", _changed)
-def requeue(
-    changed: Callable[..., None],
-    force: Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")] = False,
-) -> None:
+def requeue(changed: Callable[..., None], force: Force = False) -> None:
     """Send dead entries again.
 
     Selects those that match every option; --since and --until refer to when they died.

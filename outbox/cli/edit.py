@@ -21,7 +21,7 @@ from outbox.admin.edit import Candidate, candidates, renamable
 from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, read
-from outbox.cli.send_command import DONE, NOT_DONE, REFUSED, TIMEOUT_S, Command, Timeout, Yes, commanding
+from outbox.cli.send_command import DONE, NOT_DONE, REFUSED, TIMEOUT_S, Command, Force, Timeout, Yes, commanding
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.forensics import entries
 from outbox.store.selection import NOT_DEAD, Handled, Outcome
@@ -43,7 +43,7 @@ def edit(
     source: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="Take the row from this file (-: stdin), no editor.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")] = False,
+    force: Force = False,
     yes: Yes = False,
     timeout: Timeout = TIMEOUT_S,
     path: FilePath = None,

@@ -231,13 +231,9 @@ class Search:
         """Search until enough is found, or to the end; `told` is called after each step but the last."""
         behind: Behind | None = None
         while not self.ended:
-            start, left = behind, self._limit - len(self.rows)
-            found, behind = await look(
-                self._where,
-                lambda observer, start=start, left=left: entries.listed(  # type: ignore[misc]
-                    observer, self.which, limit=left, rows=_STEP, behind=start
-                ),
-            )
+            left = self._limit - len(self.rows)
+            step = partial(entries.listed, wanted=self.which, limit=left, rows=_STEP, behind=behind)
+            found, behind = await look(self._where, step)
             self.rows += found
             self.looked += _STEP
             self.ended = behind is None or len(self.rows) == self._limit

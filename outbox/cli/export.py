@@ -105,8 +105,8 @@ async def _written(
     written = 0
     behind: int | None = after
     while behind is not None:
-        work = partial(export_of.page, wanted=which, selected=selected, after_seq=behind, until_seq=newest)
-        found, behind = await look(where, partial(work, rows=_PAGE_ROWS))
+        page = partial(export_of.page, wanted=which, selected=selected, rows=_PAGE_ROWS)
+        found, behind = await look(where, partial(page, after_seq=behind, until_seq=newest))
         write(found)
         written += len(found)
     return written

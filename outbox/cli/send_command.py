@@ -34,6 +34,7 @@ _SENDING = "To send what is pending, start the bot, or: outbox drain"
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a running bot to answer.")]
+Force = Annotated[bool, typer.Option("--force", help="Even if it reverts a later, delivered entry.")]
 
 Local = Callable[[Store], Awaitable[Mapping[str, Any]]]
 NOTHING: Mapping[str, Any] = {"outcomes": {}, "done": 0, "entries": [], "left_out": 0}
