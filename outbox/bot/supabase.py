@@ -277,13 +277,6 @@ class SupabaseClient:
             # Fewer than requested: that is all there are, or the server's own limit cut them.
             if len(rows) in (0, limit) or not await self.outbox.fetch(query.path(limit=1, offset=offset + len(rows))):
                 return rows
-        return await self._all_pages(query, limit, offset)
-
-    async def _all_pages(self, query: Query, limit: int | None, offset: int) -> list[dict[str, Any]]:
-        """Read page after page until `limit` or the end, each after the last row of the one before.
-
-        Rows equal in the caller's order are ordered by the key. `offset` applies only to the first page.
-        """
         unique = self.outbox.destination(query.table).unique
         if obstacle(query, unique) is not None:
             return await self._counted_pages(query, unique, limit, offset)
@@ -293,7 +286,7 @@ class SupabaseClient:
     async def _counted_pages(
         self, query: Query, unique: Sequence[str], limit: int | None, offset: int
     ) -> list[dict[str, Any]]:
-        """The same for an order that has no cursor, such as a path into JSON: each page counts the rows before it."""
+        """Read by an order that has no cursor, such as a path into JSON: each page counts the rows before it."""
         shown = all(query.shows(column) for column in unique)
         rows: list[dict[str, Any]] = []
         seen: set[tuple[str, ...]] = set()

@@ -90,21 +90,16 @@ async def examine_file(path: Path, clock: Clock, *, thorough: bool) -> Local:
     trial = await try_commit(path.parent, clock)
     content = await _content(path, thorough=thorough)
     filesystem = await in_thread(filesystem_of, path)
-    # In another program's file, others may read for good reason. Report only whether this user may.
-    foreign = isinstance(content, StoreError) and not isinstance(content, StoreCorrupt) and writable
-    found = [
-        *(() if foreign else (permissions,)),
-        findings.durability(path, wal_mode, filesystem, trial),
-        *beside,
-        *await _machine(path.parent),
-    ]
-    if isinstance(content, StoreError) and not isinstance(content, StoreCorrupt):
-        return Local((Finding("file", Severity.UNREADABLE, str(content)), *found), None)
-    damaged = () if isinstance(content, Content) else (str(content),) if isinstance(content, StoreError) else content
-    integrity = findings.integrity(path, damaged, thorough=thorough)
+    found = [findings.durability(path, wal_mode, filesystem, trial), *beside, *await _machine(path.parent)]
+    if isinstance(content, StoreError):
+        # In another program's file, others may read for good reason. Report only whether this user may.
+        mine = () if writable else (permissions,)
+        return Local((Finding("file", Severity.UNREADABLE, str(content)), *mine, *found), None)
     if not isinstance(content, Content):
-        return Local((integrity, *found, findings.skipped("entries", "the file is damaged")), None)
-    return Local((integrity, *found, findings.dead_letters(content.dead)), content)
+        damaged = findings.integrity(path, content, thorough=thorough)
+        return Local((damaged, permissions, *found, findings.skipped("entries", "the file is damaged")), None)
+    whole = findings.integrity(path, (), thorough=thorough)
+    return Local((whole, permissions, *found, findings.dead_letters(content.dead)), content)
 
 
 def is_wal(path: Path) -> bool | None:
@@ -225,6 +220,8 @@ async def _content(path: Path, *, thorough: bool) -> Content | Sequence[str] | S
 
     try:
         return await look(path, work)
+    except StoreCorrupt as error:
+        return [str(error)]
     except StoreError as error:
         return error
 
