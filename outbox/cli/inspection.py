@@ -92,10 +92,10 @@ def operations_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool
         try:
             found = await read_status(where, warnings=warnings, stalled_after_s=STALLED_AFTER_S)
         except StoreError as error:
-            return Standing("unreadable", False, str(error))
+            return Standing(False, str(error))
         out = io.StringIO()
         show(found, Console(file=out, width=92, markup=False, highlight=False, emoji=False))
-        return Standing(found.health.words, found.health is Health.HEALTHY, out.getvalue())
+        return Standing(found.health is Health.HEALTHY, out.getvalue())
 
     async def dead() -> list[Cause]:
         return [_cause(each) for each in await look(where, causes)]

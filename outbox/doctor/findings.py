@@ -51,14 +51,9 @@ def skipped(check: str, why: str) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class WalFacts:
-    """bytes: its size. frames: pages in it, of which `copied` are in the file already; None: unknown.
-
-    readers: processes that still read a state older than the newest, so that the WAL cannot start over.
-    """
+    """bytes: its size. readers: processes that still read an older state than the newest: it cannot start over."""
 
     bytes: int
-    frames: int | None = None
-    copied: int | None = None
     readers: tuple[int, ...] = ()
 
 
@@ -96,8 +91,8 @@ def typed(path: Path) -> str:
 # ------------------------------------------------------------------------------------------ the file
 
 
-def permissions(path: Path, modes: Mapping[Path, int] | None, *, writable: bool) -> Finding:
-    """Judge who may read the file and those beside it. modes: permission bits; None: the system has none."""
+def permissions(modes: Mapping[Path, int] | None, *, writable: bool) -> Finding:
+    """Judge who may read the file and those beside it. modes: their permission bits; None: the system has none."""
     if not writable:
         return Finding(
             "permissions", _WARNING, "this user may not write to the file or its folder; the bot's user must"

@@ -43,8 +43,8 @@ _BACK = 10_000
 _MAGIC = b"SQLite format 3\0"
 # Bytes 18 and 19 of the file say how it is written and read: 1 is a rollback journal, 2 is WAL.
 _WAL_FORMAT = b"\x02\x02"
-# In the WAL-index: mxFrame stands at 16; nBackfill at 96, then five read marks, then the bytes that are locked.
-_INDEX = struct.Struct("=16xI76xI5I")
+# In the WAL-index: mxFrame stands at 16; five read marks at 100, then the bytes that are locked.
+_INDEX = struct.Struct("=16xI80x5I")
 _READ_LOCKS = 120 + 3
 
 
@@ -125,10 +125,10 @@ def read_wal(path: Path) -> WalFacts:
         index = os.read(descriptor, _INDEX.size)
         if len(index) < _INDEX.size:
             return WalFacts(size)
-        frames, copied, *marks = _INDEX.unpack(index)
+        frames, *marks = _INDEX.unpack(index)
         old = [number for number, mark in enumerate(marks) if number and mark < frames]
         holders = (lock.byte_holder(descriptor, _READ_LOCKS + number) for number in old)
-        return WalFacts(size, frames, copied, tuple(sorted({pid for pid in holders if pid})))
+        return WalFacts(size, tuple(sorted({pid for pid in holders if pid})))
     finally:
         os.close(descriptor)
 
@@ -143,7 +143,7 @@ def _beside(path: Path) -> tuple[bool, bool | None, Finding, list[Finding]]:
     except OSError:  # another user's: continue with the other checks
         holder, wal = Holder(None, None, running=None), WalFacts(files.file_bytes(files.wal_path(path)))
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    permissions = findings.permissions(path, None if os.name == "nt" else _modes(path), writable=writable)
+    permissions = findings.permissions(None if os.name == "nt" else _modes(path), writable=writable)
     return writable, is_wal(path), permissions, [findings.wal(wal), findings.writer(holder.pid, running=holder.running)]
 
 

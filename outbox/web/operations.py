@@ -10,9 +10,8 @@ from hashlib import sha256
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The current state. health: in words. text: what `outbox status` prints."""
+    """The current state. text: what `outbox status` prints."""
 
-    health: str
     well: bool
     text: str
 

@@ -66,9 +66,7 @@ def test_the_process_that_reads_an_old_state_is_named(tmp_path: Path) -> None:
         with process(READER, path) as reader:
             assert read_wal(path).readers == ()  # it reads the newest state
             write(writer)
-            facts = read_wal(path)
-            assert facts.readers == (reader.pid,)
-        assert facts.frames is not None and facts.copied is not None and facts.copied < facts.frames
+            assert read_wal(path).readers == (reader.pid,)
         assert read_wal(path).readers == ()  # control: it is gone
 
 
