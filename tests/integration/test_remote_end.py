@@ -154,10 +154,27 @@ def test_neither_server_outlives_a_killed_owner() -> None:
         time.sleep(0.05)
 
 
-def test_sql_that_fails_is_an_error_with_the_databases_own_words(tmp_path: Path) -> None:
+def test_what_is_kept_of_pglites_data_holds_no_key_and_is_where_the_next_server_begins(
+    monkeypatch: pytest.MonkeyPatch, pglite: SupabaseLite
+) -> None:
+    kept = [file for folder in supabase_lite.CACHE.glob("pglite-*") for file in folder.rglob("*") if file.is_file()]
+    assert kept
+    assert [file for file in kept if pglite.secret_key[:10].encode() in file.read_bytes()] == []
+    monkeypatch.setattr(supabase_lite, "_run", None)  # it runs no migration
+    pglite.start()
+    post(pglite, "events", event())
+    with SupabaseLite() as other:
+        assert ids(other) == []
+
+
+def test_sql_that_fails_is_an_error_with_the_databases_own_words(tmp_path: Path, postgres: EmbeddedPostgres) -> None:
     broken = tmp_path / "broken.sql"
     broken.write_text("select no_such_function();", "utf-8")
-    with pytest.raises(RemoteEndError, match="no_such_function"), SupabaseLite(extra_sql=[broken]):
+    postgres.start()
+    with psycopg.connect(postgres.dsn, autocommit=True) as server:
+        server.execute("create database broken")
+    lite = SupabaseLite(Driver.POSTGRES, dsn=postgres.database("broken"), extra_sql=[broken])
+    with pytest.raises(RemoteEndError, match="no_such_function"), lite:
         pass
 
 
