@@ -47,18 +47,36 @@ LONG = (
     "cli/test_export.py",
     "cli/test_outages.py",
     "cli/test_put_resend.py",
+    "cli/test_salvage.py",
+    "cli/test_startup.py",
+    "cli/test_tools.py",
     "flusher/test_many_lanes.py",
     "flusher/test_orphans.py",
     "flusher/test_refusal_runs.py",
     "flusher/test_turns.py",
     "flusher/test_unmatched.py",
+    "legacy/test_fragments.py",
     "legacy/test_legacy.py",
+    "recovery/test_corruption.py",
+    "recovery/test_first_opening.py",
+    "recovery/test_loss_foretold.py",
     "recovery/test_page_scan.py",
     "recovery/test_salvage.py",
     "store/test_golden.py",
     "store/test_lines.py",
     "store/test_vanished.py",
     "test_bench.py",
+    "test_bounded_stop.py",
+    "test_cancellation.py",
+    "test_deploy.py",
+    "test_herd.py",
+    "test_network_environment.py",
+    "test_release.py",
+    "test_secrets.py",
+    "test_stop.py",
+    "test_supabase_script.py",
+    "test_types.py",
+    "web/test_actions.py",
     "web/test_command.py",
 )
 
@@ -72,17 +90,19 @@ def pytest_configure() -> None:
     keep_files_in_memory()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --quick, do not even import the files that are left out."""
+    left_out = config.getoption("--quick") and any(collection_path == TESTS / name for name in (*LONGEST, *LONG))
+    return True if left_out else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest files. With --quick, leave them out, what asks for a server, and what is slow."""
+    """Begin with the longest files. With --quick, leave out what asks for a server, and what is slow."""
     items.sort(key=lambda item: next((rank for rank, name in enumerate(LONGEST) if is_in(item, name)), len(LONGEST)))
     if not config.getoption("--quick"):
         return
     left_out = [
-        item
-        for item in items
-        if "postgres" in getattr(item, "fixturenames", ())
-        or item.get_closest_marker("slow")
-        or any(is_in(item, name) for name in (*LONGEST, *LONG))
+        item for item in items if "postgres" in getattr(item, "fixturenames", ()) or item.get_closest_marker("slow")
     ]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]

@@ -490,6 +490,7 @@ kept = asyncio.run(main())
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dropped", "kept", "flushing"])
 def test_a_program_that_forgets_to_close_ends_and_loses_nothing(how: str, path: Path) -> None:
     result = subprocess.run(
@@ -948,6 +949,7 @@ async def test_the_key_is_in_no_text_that_the_outbox_makes(path: Path, caplog: p
     assert not [text for text in texts if CANARY in text or "canary" in text]
 
 
+@pytest.mark.slow
 def test_the_library_loads_without_the_command_line() -> None:
     # httpx loads rich for a command line of its own wherever that is installed.
     with python("from outbox import Outbox; import sys; print({'typer', 'outbox.cli'} & set(sys.modules))") as process:

@@ -145,6 +145,7 @@ def test_a_type_checker_and_a_program_find_each_name_in_the_same_module() -> Non
     assert {"errors", *outbox.__all__, *imported} <= set(dir(outbox))
 
 
+@pytest.mark.slow
 def test_the_package_loads_each_name_when_it_is_used() -> None:
     code = "import outbox, sys; print(sum(name.startswith('outbox.') for name in sys.modules)); {}"
     tell = "print(*sorted({'outbox.errors', 'outbox.outbox', 'httpx'} & set(sys.modules)))"

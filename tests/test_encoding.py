@@ -575,6 +575,7 @@ ODD_LEAVES = (
 ODD_ROWS = st.dictionaries(COLUMNS, _deep(ODD_LEAVES, ANY_TEXT | st.integers()), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @given(PLAIN_ROWS)
 def test_both_encoders_write_the_same_text(row: dict[str, object]) -> None:
     assert encoding._fast(row, row.values(), 1) is not None or "\\u0000" in careful(row).text
@@ -618,6 +619,7 @@ def test_only_plain_rows_of_the_same_columns_are_written_in_one_go(other: object
     assert (encode_alike([PLAIN, other], integers=("c",)) is not None) is in_one_go
 
 
+@pytest.mark.slow
 @given(PLAIN_ROWS)
 def test_a_plain_row_reads_back_as_it_was(row: dict[str, object]) -> None:
     encoded = encode_row(row, where="trades")
@@ -629,6 +631,7 @@ def test_a_plain_row_reads_back_as_it_was(row: dict[str, object]) -> None:
     assert encode_row(back, where="trades") == encoded
 
 
+@pytest.mark.slow
 @given(ODD_ROWS, st.randoms(use_true_random=False))
 def test_every_text_is_valid_canonical_json_and_the_row_stays_as_it_was(row: dict[str, Any], random: Any) -> None:
     before = copy.deepcopy(row)

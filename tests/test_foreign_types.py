@@ -70,6 +70,7 @@ def test_a_class_with_fields_names_the_field_that_cannot_be_written() -> None:
         assert caught.value.field == "trades.pnl"
 
 
+@pytest.mark.slow
 def test_neither_library_is_loaded_unless_the_bot_has_it() -> None:
     code = "from outbox import Outbox; import sys; print(*{'attr', 'attrs', 'msgspec'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)

@@ -107,6 +107,7 @@ def documented() -> list[Line]:
     ]
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_code_logs() -> None:
     lines, table = logged(), documented()
     assert len(table) == len(set(table)) > 20

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from outbox import Outbox, Settings
 from outbox.store import maintenance
 from outbox.testing import ManualClock, ScriptedTransport, refused
@@ -71,6 +73,7 @@ def pages(path: Path, pragma: str) -> int:
     return int(str(rows(path, f"pragma {pragma}")[0][0]))
 
 
+@pytest.mark.slow
 @run_async
 async def test_the_file_gives_the_room_of_what_was_pruned_back_to_the_disk(tmp_path: Path) -> None:
     path, clock, remote = tmp_path / "bot.db", ManualClock(), ScriptedTransport()

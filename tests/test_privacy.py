@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import outbox
 
 PACKAGE = Path(outbox.__file__).parent
@@ -26,6 +28,7 @@ def touched(source: str) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
+@pytest.mark.slow
 def test_no_module_touches_what_is_private_to_another() -> None:
     paths = sorted(PACKAGE.rglob("*.py"))
     found = {path.name: each for path in paths if (each := list(touched(path.read_text("utf-8"))))}

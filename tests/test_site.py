@@ -55,6 +55,7 @@ def tree() -> set[str]:
     return set(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_a_dead_link_a_lost_page_and_an_unknown_argument_fail_the_build(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()

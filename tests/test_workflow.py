@@ -62,7 +62,7 @@ def test_each_file_that_the_workflow_or_a_commit_runs_is_there() -> None:
     (repository,) = read(environment.ROOT / ".pre-commit-config.yaml")["repos"]
     (hook,) = repository["hooks"]
     words = " ".join([*steps, hook["entry"]]).split()
-    files = [word for word in words if word.startswith(("scripts/", ".ci/"))]
+    files = [word for word in words if word.startswith(("scripts/", ".ci/", "tests/"))]
 
     assert {"scripts/check", "scripts/test", ".ci/run"} <= set(files)
     assert [file for file in files if not (environment.ROOT / file).is_file()] == []

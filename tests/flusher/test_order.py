@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from outbox.postgrest.client import Request
@@ -131,6 +132,7 @@ def model(program: list[Put]) -> tuple[dict[str, dict[str, object]], list[int]]:
     return state, inserted
 
 
+@pytest.mark.slow
 @given(
     program=st.lists(puts, max_size=25),
     troubles=st.lists(st.sampled_from(TROUBLES), max_size=25),

@@ -222,6 +222,7 @@ async def test_the_deadline_bounds_the_whole_request(script: Handler) -> None:
         assert await send(server.url, deadline_s=0.15) == Failure.TIMEOUT
 
 
+@pytest.mark.slow
 @run_async
 async def test_control_httpx_own_timeout_does_not_end_a_drip() -> None:
     async with serving(drip) as server, httpx.AsyncClient(timeout=3) as client:

@@ -327,6 +327,7 @@ async def _use(path: Path) -> None:
         await store.put(*entry())
 
 
+@pytest.mark.slow
 @run_async
 async def test_an_opening_that_is_cancelled_at_any_moment_leaves_nothing_behind(tmp_path: Path) -> None:
     """The loop is let on by n steps, then the opening is cancelled; the next opening must find the file free."""

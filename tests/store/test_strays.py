@@ -374,6 +374,7 @@ def folder_of_the_user() -> Iterator[Path]:
 
 if sys.platform != "win32" and os.geteuid() == 0:
 
+    @pytest.mark.slow
     def test_what_root_makes_belongs_to_the_folders_owner_so_that_the_bot_can_start(folder_of_the_user: Path) -> None:
         path = folder_of_the_user / "bot.db"
         made(path)  # `sudo outbox put`, before the bot ever ran
