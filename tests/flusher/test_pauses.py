@@ -14,6 +14,7 @@ from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import refused
 from tests.flusher.bench import DOWN, Bench, Clock, Remote, flushing, opened, rows, table
+from tests.store.tools import until
 from tests.support import run_async
 
 NO_COLUMN = refused(400, "PGRST204", "Could not find the 'oops' column of 'events' in the schema cache")
@@ -329,9 +330,9 @@ async def test_drain_makes_one_immediate_try_and_keeps_the_count(tmp_path: Path)
         await bench.put_many(3)
         await bench.idle()
         draining = asyncio.create_task(bench.outbox.drain(timeout=1))
-        await bench.until(lambda: len(bench.remote.requests) == 2, within_s=0.5)
-        await bench.until(draining.done, within_s=2)
-        report = draining.result()
+        await until(lambda: len(bench.remote.requests) == 2)  # at once: no time passes
+        await bench.advance(1)
+        report = await draining
         assert (report.delivered, report.pending, report.timed_out) == (0, 3, True)
         assert len(bench.remote.requests) == 2
         assert await pauses(bench) == [("everything", "", "unreachable", 2)]
