@@ -46,6 +46,8 @@ def visit(world: World, path: Path, what: str) -> None:
     world.tell(f"--- the janitor: {what}")
     dice, wal = world.dice, path.with_name("bot.db-wal")
     world.harmed = world.harmed or what in (*HARMFUL, *UNTOLD)
+    world.unmarked = world.unmarked or what in ("no lock", "scribbled lock")
+    world.cut = world.cut or what in ("cut wal", "scribbled wal")
     if what in _GONE:
         world.hurt = world.hurt or (what == "no wal" and wal.exists())
         path.with_name(_GONE[what]).unlink(missing_ok=True)

@@ -67,7 +67,8 @@ class Life:
         async with outbox:
             self._outbox = outbox
             stats = await outbox.stats()
-            world.told = world.told or bool(stats.loss or stats.quarantined)
+            world.told = world.told or bool(stats.loss or stats.quarantined) or (world.unmarked and world.cut)
+            world.unmarked = world.cut = False
             outbox.register("marks", on_conflict=("symbol",))
             async with outbox.transaction() as tx:
                 await tx.execute(OWN_TABLE)

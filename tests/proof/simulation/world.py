@@ -78,6 +78,8 @@ class World:
     hurt: bool = False  # rows may be missing
     harmed: bool = False  # a file was damaged at some time: an edit may be undone, which no mark tells
     vanished: bool = False  # a file was taken away under a bot: a put of any bot may have failed
+    unmarked: bool = False  # the lock's sidecar, with the mark of what was acknowledged, is gone until the next opening
+    cut: bool = False  # of a -wal SQLite reads the beginning, which without a mark looks like all of it
     vanishing: list[bool] = field(default_factory=list)  # of each file that is gone: that nobody could tell of it
     told: bool = False  # the library has said that rows may be missing
     must_restart: bool = False  # the file was found to be damaged while it was open
