@@ -266,7 +266,7 @@ def _show_sessions(where: Path, console: Console) -> None:
 
 def _show_list(found: list[tuple[Row, dict[str, Any]]], limit: int, console: Console) -> None:
     now_ms, rows = SystemClock().now_ms(), [row for row, _ in found]
-    ages = [f"{formatting.age((now_ms - row.created_at_ms) / 1000)} ago" for row in rows]
+    ages = [formatting.ago(row.created_at_ms, now_ms) for row in rows]
     width = max((len(row.id) for row in rows), default=0)
     needed = max((len(f"{row.destination}  {age}") for row, age in zip(rows, ages, strict=True)), default=0)
     if width + 2 + 9 + 2 + needed > console.width:  # one long id must not push all other columns over the edge

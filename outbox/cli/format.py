@@ -119,6 +119,11 @@ def age(seconds: float) -> str:
     return " ".join(part for part in parts[:2] if not part.startswith("0 ")) or "0 s"
 
 
+def ago(unix_ms: int, now_ms: int) -> str:
+    """Return how long before `now_ms` a moment was: `3 min 20 s ago`."""
+    return f"{age((now_ms - unix_ms) / 1000)} ago"
+
+
 def moment(unix_ms: int) -> str:
     """Return a Unix time in milliseconds as UTC, ISO 8601, to the second; the nearest one in the years 1 to 9999."""
     return _second(min(max(unix_ms // 1000, _FIRST_S), _LAST_S))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,25 +63,23 @@ def inspect(
         given, warnings = file_and_warnings(path)
         where = real_path(given)
         check_outbox(where)
-        _serve(where, port, lambda: operations_of(where, warnings, allow_actions=allow_actions), browser=browser)
+        _serve(where, port, operations_of(where, warnings, allow_actions=allow_actions), browser=browser)
 
 
-def _serve(where: Path, port: int, operations: Callable[[], Operations], *, browser: bool) -> None:
+def _serve(where: Path, port: int, operations: Operations, *, browser: bool) -> None:
     try:
         from outbox.web.server import serve
-
-        made = operations()
     except ModuleNotFoundError as error:
         hint = "python3 -m pip install 'datasette<0.66'"
         raise ConfigError(f"outbox inspect needs the extra `inspect` ({error}): {hint}", field="inspect") from error
 
     def ready(address: str) -> None:
-        whose = "; who has this address may requeue and discard" if made.key else ""
+        whose = "; who has this address may requeue and discard" if operations.key else ""
         formatting.say(f"{where} is at {address} for this machine alone{whose}. Ctrl-C stops it.")
         if browser:
             webbrowser.open(address)
 
-    serve(where, port, made, ready)
+    serve(where, port, operations, ready)
 
 
 def operations_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool) -> Operations:

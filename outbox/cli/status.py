@@ -171,11 +171,15 @@ def _flusher_json(flushing: Flushing) -> dict[str, Any]:
     return {"started": flushing.since_ms is not None} | fields(flushing, "running", "since_ms", **looks, **errors)
 
 
+def lane_of(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> LaneSpec | None:
+    """Return the one lane that `pause` stops; None: it stops more, or a lane that nobody knows any more."""
+    return lanes.get(int(pause.subject)) if pause.scope == "lane" and pause.subject.isdigit() else None
+
+
 def subject(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> str:
     """Return what `pause` stops, in words."""
-    if pause.scope == "lane" and pause.subject.isdigit() and (spec := lanes.get(int(pause.subject))) is not None:
-        return spec.words()
-    return pause.subject
+    spec = lane_of(pause, lanes)
+    return pause.subject if spec is None else spec.words()
 
 
 def answer(pause: StoredPause) -> str:
@@ -286,7 +290,7 @@ def _rate(rates: Rates) -> str:
 def _refused(told: Told, now_ms: int) -> str:
     words = formatting.said(told.line.status, told.line.code, told.line.message)
     whose = f"{told.destination}: " if told.destination else ""
-    return f"{whose}{words}, {formatting.age((now_ms - told.line.at_ms) / 1000)} ago"
+    return f"{whose}{words}, {formatting.ago(told.line.at_ms, now_ms)}"
 
 
 def _writer(holder: Holder) -> str:
@@ -306,21 +310,18 @@ def _task(name: str, task: Mapping[str, Any]) -> str:
 
 
 def _flusher(flushing: Flushing, status: Status) -> str:
-    def ago(moment_ms: int) -> str:
-        return f"{formatting.age((status.now_ms - moment_ms) / 1000)} ago"
-
+    ago, now_ms = formatting.ago, status.now_ms
     if flushing.running:
-        looked = "" if flushing.looked_ms is None else f", last look {ago(flushing.looked_ms)}"
-        words = f"runs{looked}"
+        words = "runs" if flushing.looked_ms is None else f"runs, last look {ago(flushing.looked_ms, now_ms)}"
     elif flushing.since_ms is None:
         words = "never started: this process sends nothing"
     else:
-        words = f"stopped {ago(flushing.since_ms)}: this process sends nothing"
+        words = f"stopped {ago(flushing.since_ms, now_ms)}: this process sends nothing"
     if flushing.delivered_ms is not None:
-        words += f", last delivery {ago(flushing.delivered_ms)}"
+        words += f", last delivery {ago(flushing.delivered_ms, now_ms)}"
     if flushing.error is None or flushing.error_ms is None:
         return words
-    return f"{words}\nlast error {ago(flushing.error_ms)}: {formatting.quoted(flushing.error)}"
+    return f"{words}\nlast error {ago(flushing.error_ms, now_ms)}: {formatting.quoted(flushing.error)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,9 +85,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "outbox.web.server", None)
 
     with pytest.raises(ConfigError, match=r"pip install 'datasette<0\.66'"):
-        _serve(
-            tmp_path / "bot.db", 0, lambda: operations_of(tmp_path / "bot.db", (), allow_actions=False), browser=False
-        )
+        _serve(tmp_path / "bot.db", 0, operations_of(tmp_path / "bot.db", (), allow_actions=False), browser=False)
 
 
 async def answered(body: str, route: Any) -> None:
