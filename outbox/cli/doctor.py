@@ -19,7 +19,7 @@ from rich.text import Text
 from outbox import remote_schema
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
-from outbox.cli.status import answer, subject
+from outbox.cli.status import answer, lane_of, subject
 from outbox.clock import SystemClock
 from outbox.destinations import DECLARED
 from outbox.doctor import findings, remote_findings
@@ -136,7 +136,7 @@ async def _findings(
     local = await examine_file(path, clock, thorough=thorough)
     asked, ahead_s = list[Finding](), None
     if settings is not None and not offline and settings.rest_url is not None and settings.supabase_key is not None:
-        named = [replace(target, role=_role(settings)) for target in _targets(local, only)]
+        named = [replace(target, role=_role(settings), sql=_sql_folder()) for target in _targets(local, only)]
         asked, ahead_s = await _ask(settings, named, local.content, timeout_s)
     found = findings.clock(
         now_ms=clock.now_ms(),
@@ -189,7 +189,7 @@ async def _ask(
         findings = await _project(settings, first, timeout_s)
         for target in () if complaint(first) in EVERYWHERE else asked:
             delivered = content.delivered.get(target.name) if content else None
-            findings += remote_findings.table(await questions.table(target, delivered), sql=_sql_folder())
+            findings += remote_findings.table(await questions.table(target, delivered))
     finally:
         await transport.aclose()
     return findings, ahead_s
@@ -225,7 +225,7 @@ def _pauses(content: Content | None, asked: Sequence[Finding], role: str) -> lis
         return []
     found = []
     for each in content.pauses:
-        spec = content.lanes.get(int(each.subject)) if each.scope == "lane" and each.subject.isdigit() else None
+        spec = lane_of(each, content.lanes)
         name = spec.destination if spec else each.subject if each.scope == "destination" else ""
         what = complaint_of(each.reason, each.code)
         columns = _deciding(content, name) if what is Complaint.INDEX else ()

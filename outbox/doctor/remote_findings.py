@@ -43,7 +43,8 @@ _LONGEST_LIST = 5
 class Target:
     """A remote table, and what is sent to it: its columns, what decides about duplicates, whether rows are updated.
 
-    used: an entry for it was ever put; key: the column that holds an insert's id; role: the token's.
+    used: an entry for it was ever put; key: the column that holds an insert's id; role: the token's; sql: where the
+    shipped SQL files are.
     """
 
     name: str
@@ -53,6 +54,11 @@ class Target:
     updates: bool
     used: bool
     role: str = SERVICE
+    sql: Path = SQL
+
+    def remedy(self, what: Complaint, columns: Sequence[str] = ()) -> str | None:
+        """Return how to fix a complaint about this table."""
+        return remedy(what, self.name, columns, role=self.role, sql=self.sql)
 
 
 def targets(
@@ -208,22 +214,19 @@ def _day(unix_s: float) -> str:
 # ------------------------------------------------------------------------------------------ its tables
 
 
-def table(facts: TableFacts, *, sql: Path = SQL) -> list[Finding]:
-    """Judge one table's answers: table, columns, grants, unique index, rows; what is unknown is left out.
-
-    sql: where the shipped SQL files are.
-    """
+def table(facts: TableFacts) -> list[Finding]:
+    """Judge one table's answers: table, columns, grants, unique index, rows; what is unknown is left out."""
     target, what = facts.target, complaint(facts.read)
     if what is Complaint.TABLE:
         # The bot may not use it: a missing table is a fault only once something is put for it.
         severity, unused = (_FAULT, "") if target.used else (_WARNING, "; nothing was put for it")
         says = f"it is not there, or not exposed ({said(facts.read)}){unused}"
-        return [Finding(f"{target.name}: table", severity, says, remedy(what, target.name, role=target.role, sql=sql))]
+        return [Finding(f"{target.name}: table", severity, says, target.remedy(what))]
     if what not in (Complaint.NOTHING, Complaint.COLUMN):
         return [_refused(target, "grants" if what is Complaint.GRANT else "table", facts.read)]
     return [
         Finding(f"{target.name}: table", _OK, "it is there"),
-        _columns(facts, sql),
+        _columns(facts),
         _grants(facts),
         *(_index(target, columns, outcome) for columns, outcome in sorted((facts.inserts or {}).items())),
         *_rows(facts),
@@ -234,9 +237,7 @@ def _refused(target: Target, aspect: str, outcome: Outcome) -> Finding:
     what = complaint(outcome)
     if what in (Complaint.ROW_SECURITY, Complaint.POLICY):
         aspect = "rows"
-    return Finding(
-        f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", remedy(what, target.name, role=target.role)
-    )
+    return Finding(f"{target.name}: {aspect}", _FAULT, f"it says {said(outcome)}", target.remedy(what))
 
 
 def meant(outcome: Outcome) -> str | None:
@@ -246,13 +247,13 @@ def meant(outcome: Outcome) -> str | None:
     return found[1] if found else None
 
 
-def _columns(facts: TableFacts, sql: Path) -> Finding:
+def _columns(facts: TableFacts) -> Finding:
     check, missing = f"{facts.target.name}: columns", list(facts.missing)
     if not missing:
         return Finding(check, _OK, f"it has all {len(facts.target.columns)} that are sent")
     names = ", ".join(missing[:_LONGEST_LIST]) + (f" and {len(missing) - _LONGEST_LIST} more" if missing[5:] else "")
     says = f"{names} {'is' if len(missing) == 1 else 'are'} missing"
-    fix = remedy(Complaint.COLUMN, facts.target.name, missing, sql=sql)
+    fix = facts.target.remedy(Complaint.COLUMN, missing)
     if known := {old: new for old, new in facts.missing.items() if new is not None}:
         says += f": did you mean {', '.join(known.values())}?"
         renames = " ".join(f"--rename-column {old}={new}" for old, new in known.items())
@@ -284,7 +285,7 @@ def _index(target: Target, columns: str, outcome: Outcome) -> Finding:
     match complaint(outcome):
         case Complaint.INDEX:
             says = f"none on ({', '.join(names)}), which decides what is a duplicate"
-            return Finding(check, _FAULT, says, remedy(Complaint.INDEX, target.name, names))
+            return Finding(check, _FAULT, says, target.remedy(Complaint.INDEX, names))
         case Complaint.NOTHING if _in_vain(outcome):
             return skipped(check, f"({', '.join(names)}): {_NOT_ASKED}")
         case Complaint.NOTHING:
@@ -306,4 +307,4 @@ def _rows(facts: TableFacts) -> list[Finding]:
     if isinstance(outcome, Reply) and outcome.body.strip() not in (b"[]", b""):
         return [Finding(check, _OK, "the newest delivered one can be seen")]
     says = f"the newest delivered one ({its_id}) cannot be seen: it was deleted, or row-level security hides it"
-    return [Finding(check, _WARNING, says, remedy(Complaint.ROW_SECURITY, facts.target.name, role=facts.target.role))]
+    return [Finding(check, _WARNING, says, facts.target.remedy(Complaint.ROW_SECURITY))]

@@ -303,7 +303,7 @@ def test_a_missing_grant_is_a_fault(bot_db: Path, fronted: str, sql: Connection,
     assert (severity, list(report.bad())) == ("fault", ["sessions: grants"])
     assert "42501 permission denied for table sessions" in says
     # The shipped file brings grant and policy together: a grant alone would turn the pause into dead letters.
-    assert report.fix("sessions: grants") == 'psql "$SUPABASE_DB_URL" -f supabase_sql/0002_access.sql'
+    assert report.fix("sessions: grants") == f'psql "$SUPABASE_DB_URL" -f {shlex.quote(str(SQL / "0002_access.sql"))}'
     assert Report(bot_db).bad() == {}  # control
 
 
