@@ -18,7 +18,7 @@ from outbox.cli.format import fields
 from outbox.clock import SystemClock
 from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
-from outbox.forensics.entries import Told, last_refusal
+from outbox.forensics.entries import Change, last_refusal
 from outbox.forensics.outages import Outage
 from outbox.recovery.clean_close import loss_at_opening
 from outbox.recovery.quarantine import found_beside
@@ -58,7 +58,7 @@ class Status:
     path: Path
     now_ms: int
     file: Snapshot
-    last_refusal: Told | None
+    last_refusal: Change | None
     holder: Holder
     flushing: Flushing | None  # of the holder; None: not known
     tasks: Mapping[str, Any]  # the other background tasks of the running process, by name
@@ -128,7 +128,7 @@ def holder_of(path: Path) -> Holder:
 
 def as_json(status: Status) -> dict[str, Any]:
     """Return the object that `--json` prints; its names are promised, and described in the command's help."""
-    file, told = status.file, status.last_refusal
+    file, refusal = status.file, status.last_refusal
     return {
         "path": status.path,
         "health": status.health.words,
@@ -148,10 +148,8 @@ def as_json(status: Status) -> dict[str, Any]:
             for pause in file.pauses
         ],
         "last_refusal": None
-        if told is None
-        else fields(told.line, "at_ms", "event")
-        | fields(told, "destination", "id")
-        | fields(told.line, "status", "code", "message"),
+        if refusal is None
+        else fields(refusal, "at_ms", "event", "destination", "id", "status", "code", "message"),
         "writer": fields(status.holder, "pid", "since", "running"),
         "flusher": None if status.flushing is None else _flusher_json(status.flushing),
         "tasks": status.tasks,
@@ -287,10 +285,10 @@ def _rate(rates: Rates) -> str:
     return f"{rates.delivered_per_s:,.1f} delivered a second, {rates.put_per_s:,.1f} put{left}"
 
 
-def _refused(told: Told, now_ms: int) -> str:
-    words = formatting.said(told.line.status, told.line.code, told.line.message)
-    whose = f"{told.destination}: " if told.destination else ""
-    return f"{whose}{words}, {formatting.ago(told.line.at_ms, now_ms)}"
+def _refused(refusal: Change, now_ms: int) -> str:
+    words = formatting.said(refusal.status, refusal.code, refusal.message)
+    whose = f"{refusal.destination}: " if refusal.destination else ""
+    return f"{whose}{words}, {formatting.ago(refusal.at_ms, now_ms)}"
 
 
 def _writer(holder: Holder) -> str:

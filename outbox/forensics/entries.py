@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -140,22 +140,28 @@ async def settled_before(reader: Reader, before_ms: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A line of history, and the entry that it belongs to. destination, id: None if the entry is gone."""
+class Change:
+    """One thing that happened to one entry. event: put, delivered, or a word of its history.
 
-    line: Line
+    destination, id: None if the entry is gone.
+    """
+
+    at_ms: int
+    event: str
+    seq: int | None
     destination: str | None
     id: str | None
+    status: int | None = None
+    code: str | None = None
+    message: str | None = None
+    columns: Mapping[str, Any] | None = None  # what identifies its row, if asked for
 
 
-async def last_refusal(reader: Reader) -> Told | None:
+async def last_refusal(reader: Reader) -> Change | None:
     """Return a server's newest complaint about an entry; None: there was none, or all are pruned."""
     # Only among the newest hundred lines: after so many requeues and discards it is out of date.
-    for destination, its_id, *line in await reader.read(asked.NEWEST_LINES.sql):
-        told = Told(Line(*line), destination, its_id)
-        if told.line.event in ("refused", "postponed", "stuck"):
-            return told
-    return None
+    newest = [Change(*row) for row in await reader.read(asked.NEWEST_LINES.sql)]
+    return next((change for change in newest if change.event in ("refused", "postponed", "stuck")), None)
 
 
 async def newest_line(reader: Reader) -> int:

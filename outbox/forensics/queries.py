@@ -119,12 +119,12 @@ SESSIONS = Query(
 )
 
 NEWEST_LINE = Query("the newest line's number", "select coalesce(max(number), 0) from outbox_history", (), "1")
+_LINES = (
+    "select h.at_ms, h.event, h.seq, o.destination, o.id, h.status, h.code, h.message"
+    " from outbox_history as h left join outbox as o on o.seq = h.seq"
+)
 NEWEST_LINES = Query(
-    "the newest lines of history, and whose they are",
-    "select o.destination, o.id, h.at_ms, h.event, h.status, h.code, h.message, h.batch_rows, h.request_id"
-    " from outbox_history as h left join outbox as o on o.seq = h.seq order by h.number desc limit 100",
-    (),
-    "100",
+    "the newest lines of history, and whose they are", f"{_LINES} order by h.number desc limit 100", (), "100"
 )
 HISTORY = Query(
     "an entry's lines",
@@ -155,13 +155,7 @@ DELIVERIES = Query(
     ("outbox_settled (settled_at_ms>?)",),
     "what is new",
 )
-LINES = Query(
-    "what else happened since",
-    "select h.at_ms, h.event, h.seq, o.destination, o.id, h.status, h.code, h.message"
-    " from outbox_history as h left join outbox as o on o.seq = h.seq where h.number > ?",
-    (_SINCE,),
-    "what is new",
-)
+LINES = Query("what else happened since", f"{_LINES} where h.number > ?", (_SINCE,), "what is new")
 
 
 def counted(sql: str) -> str:

@@ -6,11 +6,11 @@ by its time: one dated before the last look, because the clock stepped back, is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from outbox.forensics import entries, queries as asked
+from outbox.forensics.entries import Change
 from outbox.store.queries import matches
 from outbox.store.reader import Reader
 from outbox.store.selection import Selection
@@ -24,21 +24,6 @@ class Mark:
     delivered_ms: int
     delivered_seq: int
     line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that happened to one entry. event: put, delivered, or a word of its history."""
-
-    at_ms: int
-    event: str
-    seq: int | None
-    destination: str | None
-    id: str | None
-    status: int | None = None
-    code: str | None = None
-    message: str | None = None
-    columns: Mapping[str, Any] | None = None  # what identifies its row, if asked for
 
 
 @dataclass(frozen=True, slots=True)
