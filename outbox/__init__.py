@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from outbox.bot.supabase import SupabaseClient
     from outbox.bot.trades import PaperTrade, TradeLogger
     from outbox.columns import Column, Kind
-    from outbox.entry import Destination, Operation, State, StoredEntry as StoredEntry, uuid_of
+    from outbox.entry import Destination, Operation, State, StoredEntry as StoredEntry
     from outbox.errors import (
         ConfigError as ConfigError,
         DeadlinePassed as DeadlinePassed,
@@ -79,13 +79,14 @@ if TYPE_CHECKING:
     )
     from outbox.futures import PutFuture
     from outbox.outbox import Outbox
-    from outbox.puts import Transaction
+    from outbox.prepare import uuid_of
     from outbox.reads import ReadSource, Rows
     from outbox.settings import Settings
     from outbox.stats import DrainReport, FlusherState, Stats
     from outbox.store.receipts import Receipt
     from outbox.store.rows import StoredPause
     from outbox.store.selection import Handled, Outcome
+    from outbox.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -100,7 +101,8 @@ _WHEN_USED = {
         "outbox.bot.supabase": "SupabaseClient",
         "outbox.bot.trades": "PaperTrade TradeLogger",
         "outbox.columns": "Column Kind",
-        "outbox.entry": "Destination Operation State StoredEntry uuid_of",
+        "outbox.entry": "Destination Operation State StoredEntry",
+        "outbox.prepare": "uuid_of",
         "outbox.errors": (
             "ConfigError DeadlinePassed DiskFull EntryError ForeignLoop ForkedProcess IdConflict "
             "InsideTransaction InvalidEntry InvalidQuery InvalidRequest MigrationChanged NotADatabase NotDurable "
@@ -110,7 +112,7 @@ _WHEN_USED = {
         ),
         "outbox.futures": "PutFuture",
         "outbox.outbox": "Outbox",
-        "outbox.puts": "Transaction",
+        "outbox.transaction": "Transaction",
         "outbox.reads": "ReadSource Rows",
         "outbox.settings": "Settings",
         "outbox.stats": "DrainReport FlusherState Stats",

@@ -1,4 +1,4 @@
-"""What a column holds, and how PostgreSQL compares it; no I/O, no clock, no randomness.
+"""What a column may be called, what it holds, and how PostgreSQL compares it; no I/O, no clock, no randomness.
 
 A read that lays pending entries over remote rows must decide locally what the server decides remotely. Each kind below
 has one rule of comparison whatever the server's settings. Where there is none, such as the order of two texts (it
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, StrEnum
+from json.encoder import encode_basestring
 from typing import Any, Final, TypeAlias
 
-from outbox.errors import InvalidQuery, Undecidable
+from outbox.errors import InvalidEntry, InvalidQuery, Undecidable
 
 
 class Kind(StrEnum):
@@ -131,6 +132,38 @@ def described(columns: Mapping[str, object]) -> dict[str, Column]:
         except InvalidQuery:
             raise InvalidQuery(f"must be a Column or one of {', '.join(Kind)}", field=f"columns.{name}") from None
     return found
+
+
+# ------------------------------------------------------------------------------------------ names
+
+NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"  # a plain SQL identifier
+IDENTIFIER = re.compile(NAME)
+_LONGEST_SHOWN = 40  # characters of an odd name
+
+
+def identifier(name: object, *, field: str) -> str:
+    """Return `name` if it is a plain SQL identifier of at most 63 characters, else raise InvalidEntry."""
+    if not isinstance(name, str):
+        raise InvalidEntry(f"a name must be a str, not {type(name).__name__}", field=field)
+    plain = str.__str__(name)  # A subclass may print as something else.
+    if not IDENTIFIER.fullmatch(plain):
+        raise InvalidEntry(
+            f"{shown(plain)} is not a plain SQL identifier (ASCII letters, digits and underscores, no digit first,"
+            " at most 63 characters)",
+            field=field,
+        )
+    return plain
+
+
+def shown(name: str) -> str:
+    """Return `name` as a message quotes it: on one line, and not at full length."""
+    cut = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
+    return encode_basestring(repaired(cut))
+
+
+def repaired(text: str) -> str:
+    """Return `text` as PostgreSQL can store it: U+2400 for NUL, U+FFFD for a lone surrogate, pairs joined."""
+    return text.replace("\0", "\N{SYMBOL FOR NULL}").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 # ------------------------------------------------------------------------------------------ comparing

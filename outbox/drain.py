@@ -10,7 +10,8 @@ from outbox.entry import State
 from outbox.flusher.flusher import Flusher
 from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.remote import Remote
-from outbox.stats import DrainReport, total
+from outbox.stats import DrainReport
+from outbox.store.reader import total
 from outbox.store.rows import Sendable
 from outbox.store.store import Store
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
@@ -24,17 +23,14 @@ from json.encoder import encode_basestring
 from operator import itemgetter, methodcaller
 from typing import Any, NamedTuple, TypeAlias, cast
 
+from outbox.columns import IDENTIFIER, identifier, repaired, shown
 from outbox.errors import InvalidEntry
 from outbox.foreign_types import RefusedError, is_registered, simplifier
 
 MAX_DEPTH = 100  # Levels of nesting, the row included; SQLite parses 1000, Python's stack takes some 300.
 _MAX_DIGITS = 4300  # Python's own limit for parsing an integer; Decimal has none.
-_MAX_KEY_SHOWN = 40  # Characters of an odd key that a path shows.
 
-NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"  # a plain SQL identifier
-_IDENTIFIER = re.compile(NAME)
 _STACK = "nested too deep for what is left of the calling stack"
-_NUL_SEEN = "\N{SYMBOL FOR NULL}"
 
 _Trail: TypeAlias = "tuple[_Trail | None, str | int | None]"  # (the parent's, key or index; None in a set)
 
@@ -98,20 +94,6 @@ def encode_value(value: object, *, where: str) -> str:
         raise InvalidEntry(_STACK, field=where) from None
 
 
-def identifier(name: object, *, field: str) -> str:
-    """Return `name` if it is a plain SQL identifier of at most 63 characters, else raise InvalidEntry."""
-    if not isinstance(name, str):
-        raise InvalidEntry(f"a name must be a str, not {type(name).__name__}", field=field)
-    plain = str.__str__(name)  # A subclass may print as something else.
-    if not _IDENTIFIER.fullmatch(plain):
-        raise InvalidEntry(
-            f"{_shown(plain)} is not a plain SQL identifier (ASCII letters, digits and underscores, no digit first,"
-            " at most 63 characters)",
-            field=field,
-        )
-    return plain
-
-
 # --- The fast paths: None for what they do not know; the careful path decides. ------------------------------
 
 _TEXT = frozenset({str})
@@ -145,7 +127,7 @@ def _layout(names: tuple[str, ...]) -> _Layout | None:
 
     A bot has few shapes of row: the cache is small.
     """
-    if not names or not all(map(_IDENTIFIER.fullmatch, names)):
+    if not names or not all(map(IDENTIFIER.fullmatch, names)):
         return None
     columns = tuple(sorted(names))
     members = ",".join(f'"{name}":%s' for name in columns)
@@ -320,11 +302,11 @@ class _Writer:
         raise InvalidEntry(f"a key of type {type(key).__name__}; convert it to str", field=_path(trail))
 
     def _sound(self, text: str, trail: _Trail) -> str:
-        """Return `text` as Postgres can store it: U+2400 for NUL, U+FFFD for a lone surrogate, pairs joined."""
+        """Return `text` as Postgres can store it, and remember where it was repaired."""
         if "\0" not in text and _is_utf8(text):
             return text
         self.repaired.add(_path(trail))
-        return _repair(text)
+        return repaired(text)
 
 
 _SCALAR_WRITERS: dict[type, Callable[[_Writer, Any, _Trail], str]] = {
@@ -360,10 +342,6 @@ def _as_integer(text: str) -> str:
     return str(int(number)) if number.adjusted() < 400 and number == number.to_integral_value() else text
 
 
-def _repair(text: str) -> str:
-    return text.replace("\0", _NUL_SEEN).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 def _path(trail: _Trail) -> str:
     """Return a trail as a path: `trades.legs[2].price`, `trades.data["odd key"]`, `trades.tags[*]` in a set."""
     parent, step = trail
@@ -372,16 +350,11 @@ def _path(trail: _Trail) -> str:
     steps: list[str] = []
     while parent is not None:
         if isinstance(step, str):
-            steps.append(f".{step}" if _IDENTIFIER.fullmatch(step) else f"[{_shown(step)}]")
+            steps.append(f".{step}" if IDENTIFIER.fullmatch(step) else f"[{shown(step)}]")
         else:
             steps.append("[*]" if step is None else f"[{step}]")
         parent, step = parent
     return f"{step}{''.join(reversed(steps))}"
-
-
-def _shown(name: str) -> str:
-    cut = name if len(name) <= _MAX_KEY_SHOWN else f"{name[:_MAX_KEY_SHOWN]}…"
-    return encode_basestring(_repair(cut))
 
 
 def _simplify(value: object, trail: _Trail) -> object:

@@ -1,13 +1,11 @@
-"""The stored unit: a write bound for a destination, its id, its digest, and its possible moves."""
+"""The stored unit: a write bound for a destination, the shapes that it is handled in, and its possible moves."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Self, TypedDict
-from uuid import UUID, uuid5
 
 from outbox.columns import Kind
 
@@ -23,10 +21,6 @@ class Operation(StrEnum):
 # What a put takes, so that a type checker sees a typo.
 OperationName = Literal["insert", "upsert", "update"]
 IfExists = Literal["keep"]
-# The namespace of this library (RFC 9562, section 6.6): it must never change.
-_NAMED = UUID("6f7b6f78-6f75-5462-8f78-6f7574626f78")
-# The digit after the third dash: its two highest bits are the variant, the others are random.
-_VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
 class SharedOptions(TypedDict, total=False):
@@ -154,57 +148,6 @@ class StoredEntry:
             match=match,
             created_at_ms=created_at_ms,
         )
-
-
-def mint_id(now_ms: int, entropy: bytes) -> str:
-    """Return a UUIDv7 (RFC 9562, section 5.7) for `now_ms`; `entropy`: 10 random bytes."""
-    # Texts rather than one number of 128 bits: a quarter quicker, once for every put.
-    time, dice = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex()
-    return f"{time[:8]}-{time[8:]}-7{dice[:3]}-{_VARIANTS[dice[19]]}{dice[3:6]}-{dice[6:18]}"
-
-
-def uuid_of(text: str) -> str:
-    """Return the same UUID for the same `text`: an id for what already has a name, such as a broker's fill."""
-    return str(uuid5(_NAMED, text))
-
-
-def mint_ids(now_ms: int, entropy: bytes) -> list[str]:
-    """Return UUIDv7s for `now_ms` in ascending order; `entropy`: 10 random bytes for each."""
-    time, dice, variants = f"{now_ms & 0xFFFF_FFFF_FFFF:012x}", entropy.hex(), _VARIANTS
-    start = f"{time[:8]}-{time[8:]}-7"
-    # The common part is made once: half the time of as many single ids.
-    return sorted(
-        [
-            f"{start}{dice[at : at + 3]}-{variants[dice[at + 19]]}{dice[at + 3 : at + 6]}-{dice[at + 6 : at + 18]}"
-            for at in range(0, len(dice), 20)
-        ]
-    )
-
-
-def digest(
-    destination: str,
-    operation: str,
-    key: str | None,
-    payload: str,
-    on_conflict: str | None,
-    match: str | None,
-) -> str:
-    """Return the digest of everything that decides what is sent: 32 hexadecimal digits of BLAKE2b."""
-    # The unit separator cannot stand in a name, and JSON escapes it: no two entries give one text.
-    text = "\x1f".join((destination, operation, key or "", on_conflict or "", match or "", payload))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def digests(
-    destination: str, operation: str, on_conflict: str | None, entries: Iterable[tuple[str | None, str | None, str]]
-) -> list[str]:
-    """Return the digest of each of `entries`, given as (key, match, payload), in two thirds of the time."""
-    begun, found = hashlib.blake2b(f"{destination}\x1f{operation}\x1f".encode(), digest_size=16), list[str]()
-    for key, match, payload in entries:
-        state = begun.copy()
-        state.update(f"{key or ''}\x1f{on_conflict or ''}\x1f{match or ''}\x1f{payload}".encode())
-        found.append(state.hexdigest())
-    return found
 
 
 MOVES: dict[State, frozenset[State]] = {

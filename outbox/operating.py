@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import StoredEntry
-from outbox.puts import Owned, refuse_control
+from outbox.puts import Owned
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import Snapshot, Stats, Status, take as take_snapshot, take_in_thread
@@ -243,22 +243,6 @@ class Operates(Owned):
         self._check_process()
         self._loop_is_here()
         return await self._remote.fetch(path)
-
-    async def read_local(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run the bot's own query on its own tables in the same file and return the rows.
-
-        Runs on the read-only connection, so it waits for no writer and sees what is committed; what an open
-        `transaction()` has written, only its own `execute` sees. The flusher reads there too: keep the query short.
-
-        Raises:
-            InvalidEntry: It is BEGIN, ATTACH, PRAGMA or the like.
-            StoreError: SQLite refused it.
-            UsageError: The call was made where it cannot work, such as on another event loop.
-        """
-        self._check_process()
-        self._loop_is_here()
-        refuse_control(sql)
-        return [tuple(row) for row in await self._store.read(sql, parameters)]
 
     async def pending_entries(self, limit: int | None = None) -> list[StoredEntry]:
         """Return what is pending, or the `limit` oldest of it, oldest first: to look at, not to put again.

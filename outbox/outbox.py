@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from outbox import logs
 from outbox.background import Part, ended, stop_in_time
 from outbox.clock import Clock, SystemClock
-from outbox.destinations import Destinations
 from outbox.entry import Destination
 from outbox.errors import ConfigError
 from outbox.futures import Waiting
 from outbox.opening import Opening, by_request, log_opened
 from outbox.operating import Operates
 from outbox.postgrest.client import Transport
-from outbox.puts import Puts, refuse_copy
+from outbox.puts import Destinations, Puts, refuse_copy
 from outbox.remote import Remote
 from outbox.settings import Settings
 from outbox.stats import DrainReport
@@ -32,6 +31,7 @@ from outbox.store.capacity import Bounds
 from outbox.store.reader import PendingCounter
 from outbox.store.store import Store
 from outbox.threads import in_thread
+from outbox.transaction import OwnSql
 
 if TYPE_CHECKING:
     from outbox.admin.command_server import CommandServer
@@ -45,7 +45,7 @@ _GRACE_S = 5.0
 _REQUEST_GRACE_S = 2.0
 
 
-class Outbox(Puts, Operates):
+class Outbox(Puts, OwnSql, Operates):
     """The durable outbox: `put` returns once the row is on disk; the flusher brings it to Supabase.
 
     Belongs to the event loop that opened it. Make one with `Outbox.open`.

@@ -1,4 +1,4 @@
-"""The calls of an `Outbox` that put rows, its transactions, and the check of where a call comes from.
+"""The calls of an `Outbox` that put rows: the check of where a call comes from, and the entry that a row becomes.
 
 An outbox belongs to the process and the event loop that opened it; inside a block of `outbox.transaction()` only the
 block may put, since any other put would wait for its end.
@@ -7,174 +7,56 @@ block may put, since any other put would wait for its end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, NoReturn, Protocol, TypeVar, Unpack
-
-import aiosqlite
+from dataclasses import replace
+from typing import NoReturn, TypeVar, Unpack
 
 from outbox import logs
-from outbox.destinations import Destinations
-from outbox.entry import Destination, Operation, OperationName, PutOptions, SharedOptions
+from outbox.clock import Clock
+from outbox.columns import SHIPPED, Kind, described, identifier, integer_columns
+from outbox.entry import Destination, Entry, LaneSpec, Operation, OperationName, PutOptions, SharedOptions
 from outbox.errors import (
+    ConfigError,
     ForeignLoop,
     ForkedProcess,
     InsideTransaction,
     InvalidEntry,
     OutboxClosed,
-    OutboxError,
     UsageError,
 )
 from outbox.foreign_types import register_type
 from outbox.futures import PutFuture, ThreadFuture, Waiting
-from outbox.settings import Settings
+from outbox.prepare import member, mint_id, mint_ids, written, written_alike
 from outbox.store.held_transaction import Block
 from outbox.store.receipts import Receipt
 from outbox.store.store import Store
 
 V = TypeVar("V")
 
-# What would end, nest or escape the one transaction, or change the file's own settings.
-_REFUSED = frozenset(
-    "ATTACH BEGIN COMMIT DETACH END PRAGMA RELEASE ROLLBACK SAVEPOINT VACUUM".split()  # noqa: SIM905 - reads better
+logger: logs.Logger = logs.named("outbox")
+
+# The old module's tables (supabase_sql/).
+DECLARED = (
+    Destination("trades", integers=integer_columns("trades"), key_kind=Kind.UUID),
+    Destination("events", integers=integer_columns("events"), key_kind=Kind.UUID),
+    Destination("sessions", on_conflict=("session_id",), integers=integer_columns("sessions"), key_kind=Kind.UUID),
 )
-# SQLite skips a byte order mark like a space.
-_FIRST_WORD = re.compile(r"(?:[\s;\ufeff]|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w*)", re.DOTALL)
 
+# How many rows of one put_many are encoded in one go if they are alike: one that differs slows down this many.
+_ALIKE = 128
 
-def refuse_control(sql: str) -> None:
-    """Raise InvalidEntry if `sql` is a statement that a block must not run; comments in front do not hide it."""
-    match = _FIRST_WORD.match(sql)
-    word = match.group(1).upper() if match else ""
-    if word in _REFUSED:
-        raise InvalidEntry(f"{word} cannot be used inside transaction()", field="sql")
-
-
-def makes_tables(sql: str) -> bool:
-    """Return whether `sql` may leave a table of the bot's own in the file."""
-    match = _FIRST_WORD.match(sql)
-    return match is not None and match.group(1).upper() in ("CREATE", "ALTER")
-
+# A caller with a deadline collects here the ids of the entries that its call puts.
+put_ids: ContextVar[list[str] | None] = ContextVar("outbox_put_ids", default=None)
 
 # The blocks that the current task is inside, so that a put that would wait for itself raises.
-_inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transactions", default=())
-
-
-class AnyTransaction(Protocol):
-    """What an argument `tx` may be: a `Transaction`, or the blocking one of a thread."""
-
-    @property
-    def transaction(self) -> Transaction:
-        """The transaction itself."""
-        ...
-
-
-class Transaction:
-    """What `outbox.transaction()` gives: all of it is stored, or nothing. Durable once the block has ended."""
-
-    def __init__(self, store: Store, intake: Destinations, block: Block) -> None:
-        self._store = store
-        self._destinations = intake
-        self._block = block
-        self._watchers: list[Callable[[bool], object]] = []
-
-    @property
-    def transaction(self) -> Transaction:
-        """The transaction itself, as `AnyTransaction` requires."""
-        return self
-
-    def when_over(self, watcher: Callable[[bool], object]) -> None:
-        """Call `watcher` once the block has ended: with True if it was committed, with False if not or if unknown.
-
-        For objects with state in memory, such as `SessionManager`. `watcher` must neither raise nor wait.
-        """
-        self._watchers.append(watcher)
-
-    def _over(self, committed: bool) -> None:
-        for watcher in reversed(self._watchers):  # they undo in reverse order: the last one first
-            watcher(committed)
-
-    async def put(self, destination: str, row: object, **options: Unpack[PutOptions]) -> Receipt:
-        """Put one entry as part of the transaction. Arguments and errors as `Outbox.put`."""
-        entry, spec, minted = self._destinations.entry(destination, row, options)
-        return await self._block.put(entry, spec, minted=minted)
-
-    async def put_many(
-        self,
-        destination: str,
-        rows: Iterable[object],
-        *,
-        ids: Iterable[object] | None = None,
-        **options: Unpack[SharedOptions],
-    ) -> list[Receipt]:
-        """Put `rows`, all or none, as part of the transaction. Arguments and errors as `Outbox.put_many`."""
-        return await self._block.put_many(self._destinations.entries(destination, rows, ids, options))
-
-    async def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one of the bot's own statements in the same file and return its rows.
-
-        Raises:
-            InvalidEntry: It is BEGIN, COMMIT, ATTACH, PRAGMA or the like, which a block may not run.
-            StoreError: SQLite refused it.
-        """
-        refuse_control(sql)
-
-        async def work(connection: aiosqlite.Connection) -> list[tuple[Any, ...]]:
-            if makes_tables(sql):
-                self._store.sidecar.update(own_tables=True)
-                self._store.writer.expect_own_triggers()
-            return [tuple(row) for row in await connection.execute_fetchall(sql, parameters)]
-
-        return await self._block.run(work)
-
-    async def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run one statement for each of `rows`; errors as `execute`. If one fails, those before it stay done.
-
-        The transaction's time limit applies: split large work into several transactions.
-        """
-        refuse_control(sql)
-
-        async def work(connection: aiosqlite.Connection) -> None:
-            await connection.executemany(sql, rows)
-
-        await self._block.run(work)
-
-
-@contextlib.asynccontextmanager
-async def holding(store: Store, intake: Destinations, limit_s: float) -> AsyncIterator[Transaction]:
-    """Hold the writer for the length of the block, `limit_s` seconds at most; then commit."""
-    block = store.block(limit_s)
-    await block.begin()
-    token = _inside.set((*_inside.get(), (store, block)))
-    tx, ended = Transaction(store, intake, block), False
-    try:
-        yield tx
-    except BaseException:
-        # The caller must get what the block raised, above all a cancellation; nothing was written.
-        with contextlib.suppress(OutboxError):
-            await block.end(commit=False)
-        raise
-    else:
-        ended = True
-        try:
-            await block.end(commit=True)
-        except OutboxError:  # not committed, or unknown
-            ended = False
-            raise
-    finally:
-        _inside.reset(token)
-        if ended:
-            block.when_over(tx._over)  # also if the caller was cancelled meanwhile
-        else:
-            tx._over(False)
+inside: ContextVar[tuple[tuple[Store, Block], ...]] = ContextVar("outbox_transactions", default=())
 
 
 def check_outside(store: Store) -> None:
     """Raise InsideTransaction if the caller is inside a block of this store, for which its put would wait."""
-    if any(held is store and block.open for held, block in _inside.get()):
+    if any(held is store and block.open for held, block in inside.get()):
         raise InsideTransaction("use the block's own put: this one would wait for the block; nothing was written")
 
 
@@ -224,10 +106,145 @@ class Owned:
             )
 
 
+class Destinations:
+    """Makes entries. Everything here happens in the caller's thread, before its first await."""
+
+    def __init__(self, store: Store, *, clock: Clock, source: str | None) -> None:
+        self._store = store
+        self._clock = clock
+        self._repeating = logs.Repeating(clock)
+        self._source = source
+        self._destinations = {destination.name: destination for destination in DECLARED}
+
+    def register(
+        self,
+        name: str,
+        *,
+        key: str,
+        on_conflict: Sequence[str],
+        operation: OperationName | Operation,
+        integers: Sequence[str],
+        columns: Mapping[str, object] | Sequence[str],
+    ) -> Destination:
+        """Declare a destination; arguments and errors as `Outbox.register`."""
+        if isinstance(on_conflict, str) or isinstance(integers, str) or isinstance(columns, str):
+            raise ConfigError(
+                "on_conflict, integers and columns are sequences of column names, not one string",
+                field="on_conflict, integers, columns",
+            )
+        shipped = {column: known.kind for column, known in SHIPPED.get(name, {}).items()}
+        told = (
+            {column: known.kind for column, known in described(columns).items()} if isinstance(columns, Mapping) else {}
+        )
+        kinds = shipped | dict.fromkeys(integers, Kind.INTEGER) | told
+        destination = Destination(
+            identifier(name, field="name"),
+            key=identifier(key, field="key"),
+            on_conflict=tuple(identifier(column, field="on_conflict") for column in on_conflict),
+            operation=member(Operation, operation, field="operation"),
+            integers=frozenset(
+                identifier(column, field="integers") for column, kind in kinds.items() if kind is Kind.INTEGER
+            ),
+            key_kind=kinds.get(key),
+            columns=frozenset(identifier(column, field="columns") for column in columns) - shipped.keys(),
+        )
+        self._destinations[name] = destination
+        return destination
+
+    def declare(self, destinations: Iterable[Destination]) -> None:
+        """Declare all of `destinations`, as `register` each. Raises ConfigError, InvalidEntry, InvalidQuery."""
+        for each in destinations:
+            if not isinstance(each, Destination):
+                raise ConfigError(
+                    f"destinations holds a {type(each).__name__} where a Destination is needed", field="destinations"
+                )
+            known = self.register(
+                each.name,
+                key=each.key,
+                on_conflict=each.on_conflict,
+                operation=each.operation,
+                integers=sorted(each.integers),
+                columns=sorted(each.columns),
+            )
+            if each.key_kind is not None:
+                self._destinations[each.name] = replace(known, key_kind=each.key_kind)
+
+    def destination(self, name: str) -> Destination:
+        """Return what is declared for `name`, or the defaults. Raises InvalidEntry: it is not an identifier."""
+        if not isinstance(name, str):
+            raise InvalidEntry(
+                f'must be the name of a table, not a {type(name).__name__}; it comes first: put("trades", row)',
+                field="destination",
+            )
+        known = self._destinations.get(name)
+        return known if known is not None else Destination(identifier(name, field="destination"))
+
+    def entry(self, destination: str, row: object, options: PutOptions) -> tuple[Entry, LaneSpec, bool]:
+        """Return the entry that a put of `row` stores, its lane's spec, and whether its id was minted.
+
+        Raises InvalidEntry.
+        """
+        ready = written(self.destination(destination), row, **options)
+        if ready.repaired:
+            self._tell_repaired(destination, ready.repaired)
+        now_ms, spec = self._clock.now_ms(), ready.intent.spec
+        entry = ready.entry(
+            ready.id or mint_id(now_ms, os.urandom(10)),
+            created_at_ms=now_ms,
+            source=self._source,
+            lane=self._store.writer.lanes.get(spec),
+        )
+        if (ids := put_ids.get()) is not None:
+            ids.append(entry.id)
+        return entry, spec, ready.id is None
+
+    def entries(
+        self, destination: str, rows: Iterable[object], ids: Iterable[object] | None, options: SharedOptions
+    ) -> list[tuple[Entry, LaneSpec]]:
+        """Return the entries of one put_many, each with its lane's spec. Raises InvalidEntry, which names the row."""
+        if isinstance(rows, Mapping | str | bytes) or not isinstance(rows, Iterable):
+            raise InvalidEntry(f"must be rows, such as a list of mappings, not one {type(rows).__name__}", field="rows")
+        known = self.destination(destination)
+        rows = list(rows)
+        chosen = [None] * len(rows) if ids is None else list(ids)
+        if len(chosen) != len(rows):
+            raise InvalidEntry(f"{len(chosen)} ids for {len(rows)} rows", field="ids")
+        now_ms = self._clock.now_ms()
+        minted = mint_ids(now_ms, os.urandom(10 * len(rows)))
+        plain = ids is None and all(value is None for value in options.values())
+        ready: list[tuple[Entry, LaneSpec]] = []
+        for start in range(0, len(rows), _ALIKE):
+            part = slice(start, start + _ALIKE)
+            alike = written_alike(known, rows[part]) if plain else None
+            if alike is not None:
+                spec = alike.intent.spec
+                lane = self._store.writer.lanes.get(spec)
+                made = alike.entries(minted[part], created_at_ms=now_ms, source=self._source, lane=lane)
+                ready += [(entry, spec) for entry in made]
+                continue
+            for number, row in enumerate(rows[part], start):
+                try:
+                    each = written(known, row, id=chosen[number], **options)
+                except InvalidEntry as error:
+                    raise InvalidEntry(error.reason, field=f"rows[{number}].{error.field}") from None
+                if each.repaired:
+                    self._tell_repaired(destination, each.repaired)
+                spec, own = each.intent.spec, each.id or minted[number]
+                lane = self._store.writer.lanes.get(spec)
+                ready.append((each.entry(own, created_at_ms=now_ms, source=self._source, lane=lane), spec))
+        if (noted := put_ids.get()) is not None:
+            noted += [entry.id for entry, _ in ready]
+        return ready
+
+    def _tell_repaired(self, destination: str, fields: Sequence[str]) -> None:
+        """Log the repaired fields: PostgreSQL stores neither NUL nor lone surrogates."""
+        if (news := self._repeating.news(destination, str(fields))) is not None:
+            logger.warning("text repaired", extra={"destination": destination, "fields": fields, **news})
+
+
 class Puts(Owned):
     """The part of `Outbox` that stores."""
 
-    _settings: Settings
     _destinations: Destinations
     _waiting: Waiting
     _repeating: logs.Repeating
@@ -325,28 +342,6 @@ class Puts(Owned):
             future.cancel()
             raise OutboxClosed("the outbox's event loop is closed; nothing was written") from error
         return future
-
-    @contextlib.asynccontextmanager
-    async def transaction(self, *, limit_s: float | None = None) -> AsyncIterator[Transaction]:
-        """All or nothing, one commit: entries, session state and the bot's own SQL in the same file.
-
-        Every other put waits meanwhile. An exception in the block rolls everything back.
-
-        Args:
-            limit_s: The block's time limit; the settings' `transaction_limit_s` (2 s) unless given.
-
-        Yields:
-            The transaction, which puts entries and runs SQL.
-
-        Raises:
-            TransactionExpired: The block took longer; everything was rolled back.
-            StoreError: The file cannot be written; the message says what became of the block.
-            OutcomeUnknown: The block may be committed.
-        """
-        self._check_caller()
-        bound_s = self._settings.transaction_limit_s if limit_s is None else limit_s
-        async with holding(self._store, self._destinations, bound_s) as tx:
-            yield tx
 
     def register(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 from outbox import logs
 from outbox.clock import Clock
-from outbox.encoding import NAME
+from outbox.columns import NAME
 from outbox.errors import ConfigError, InvalidQuery, RemoteError, Unreachable
 from outbox.postgrest.client import PostgrestTransport, Request, Transport
 from outbox.postgrest.verdicts import Failure, Reply, read_refusal

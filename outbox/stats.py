@@ -17,7 +17,7 @@ from typing import Any, Self
 from outbox.background import TaskState
 from outbox.entry import LaneSpec, State
 from outbox.store import database, files, queries
-from outbox.store.reader import Reader, by_state
+from outbox.store.reader import Reader, by_state, total
 from outbox.store.rows import Notices, StoredPause
 from outbox.store.sidecar import Flushing
 
@@ -142,11 +142,6 @@ def health_of(found: Snapshot, *, now_ms: int, flusher: FlusherState, settings: 
     """Return the health of an outbox that is open here; the rest as `Stats.of`."""
     flushing = Flushing(flusher.running, 0 if flusher.started else None, delivered_ms=flusher.last_delivery_ms)
     return found.health(now_ms=now_ms, unsent=found.unsent(bot_runs=True, flushing=flushing, settings=settings))
-
-
-def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
-    """Return how many entries of all destinations are in `state`."""
-    return sum(states.get(state, 0) for states in counts.values())
 
 
 # Counting postponed entries stops here; this number means that many or more.

@@ -27,7 +27,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from outbox import encoding
-from outbox.encoding import MAX_DEPTH, Encoded, encode_alike, encode_row, encode_value, identifier
+from outbox.columns import identifier
+from outbox.encoding import MAX_DEPTH, Encoded, encode_alike, encode_row, encode_value
 from outbox.errors import InvalidEntry
 
 ROOT = Path(encoding.__file__).parent.parent

@@ -7,7 +7,8 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from outbox.entry import Destination, LaneSpec, Operation, digest, digests, mint_id, mint_ids
+from outbox.entry import Destination, LaneSpec, Operation
+from outbox.prepare import digest, digests, mint_id, mint_ids
 
 NOW_MS = 1_767_350_400_123
 # No two neighbouring digits are the same, so that none can stand in another's place.

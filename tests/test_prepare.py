@@ -13,9 +13,9 @@ from hypothesis import given, strategies as st
 
 from outbox import prepare
 from outbox.columns import Kind
-from outbox.entry import Destination, Operation, digest
+from outbox.entry import Destination, Operation
 from outbox.errors import InvalidEntry
-from outbox.prepare import Written, written, written_alike
+from outbox.prepare import Written, digest, written, written_alike
 
 TRADES = Destination("trades", integers=frozenset({"qty"}))
 SESSIONS = Destination("sessions", on_conflict=("session_id",))

@@ -15,9 +15,9 @@ from outbox.admin.command_server import Action
 from outbox.admin.resend import ResendReport
 from outbox.arguments import Arguments
 from outbox.clock import Clock
-from outbox.destinations import Destinations
 from outbox.entry import SharedOptions
 from outbox.errors import InvalidRequest
+from outbox.puts import Destinations
 from outbox.store import maintenance
 from outbox.store.selection import Handled, Outcome, Selection, checked_reason
 from outbox.store.store import Store

@@ -10,10 +10,10 @@ from decimal import Decimal
 from typing import Any
 
 from outbox.encoding import encode_row, encode_value
-from outbox.entry import Destination, LaneSpec, Operation, StoredEntry, digest
+from outbox.entry import Destination, LaneSpec, Operation, StoredEntry
 from outbox.errors import InvalidEntry
-from outbox.ordering import key_of_row
-from outbox.prepare import as_id, intend
+from outbox.ordering import intend, key_of_row
+from outbox.prepare import as_id, digest
 
 # What Python raises on JSON that SQLite accepts: very long numbers, deep nesting. InvalidEntry is a ValueError.
 _UNREADABLE = (ValueError, RecursionError)

@@ -18,8 +18,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from outbox.destinations import put_ids
 from outbox.errors import DeadlinePassed, OutboxClosed, OutboxError, OutcomeUnknown, UsageError
+from outbox.puts import put_ids
 
 P = ParamSpec("P")
 S = TypeVar("S")

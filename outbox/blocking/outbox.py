@@ -22,9 +22,10 @@ from outbox.errors import OutboxClosed, OutboxError
 from outbox.futures import ThreadFuture
 from outbox.outbox import Outbox
 from outbox.postgrest.client import Transport
-from outbox.puts import Transaction, check_process, refuse_copy
+from outbox.puts import check_process, refuse_copy
 from outbox.settings import Settings
 from outbox.store.receipts import Receipt
+from outbox.transaction import Transaction
 
 logger: logs.Logger = logs.named("outbox")
 

@@ -14,13 +14,13 @@ from uuid import UUID
 from outbox import logs
 from outbox.columns import SHIPPED, Kind
 from outbox.encoding import encode_value
-from outbox.entry import Operation, mint_id, uuid_of
+from outbox.entry import Operation
 from outbox.errors import InvalidEntry, UsageError
 from outbox.foreign_types import is_row
 from outbox.outbox import Outbox
-from outbox.prepare import as_id
-from outbox.puts import AnyTransaction
+from outbox.prepare import as_id, mint_id, uuid_of
 from outbox.store.receipts import Receipt
+from outbox.transaction import AnyTransaction
 
 logger: logs.Logger = logs.named("outbox.records")
 

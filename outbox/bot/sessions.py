@@ -31,11 +31,11 @@ from outbox.bot.session_state import (
     stored,
     text,
 )
-from outbox.entry import Operation, mint_id
+from outbox.entry import Operation
 from outbox.errors import SessionNotRunning, SessionRunning
 from outbox.outbox import Outbox
-from outbox.prepare import member
-from outbox.puts import AnyTransaction, Transaction
+from outbox.prepare import member, mint_id
+from outbox.transaction import AnyTransaction, Transaction
 
 __all__ = ["SessionEndReason", "SessionManager"]
 

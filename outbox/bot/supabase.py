@@ -11,13 +11,13 @@ from outbox.columns import SHIPPED, Column, Columns, Kind, described
 from outbox.entry import IfExists, Operation, OperationName
 from outbox.errors import ConfigError, OutboxError, RemoteError
 from outbox.outbox import Outbox
-from outbox.puts import AnyTransaction
 from outbox.reads import ReadSource, Rows, chosen_source
 from outbox.reads.keyset import obstacle, walk
 from outbox.reads.merged import local_rows, merged, pages
 from outbox.reads.overlay import Table, table as known_table
 from outbox.reads.query import PAGE_ROWS, Query, asked, check_numbers, is_away
 from outbox.store.receipts import Receipt
+from outbox.transaction import AnyTransaction
 
 
 class SupabaseClient:

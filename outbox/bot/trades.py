@@ -10,8 +10,8 @@ from outbox.bot.records import check_outbox, put_trade
 from outbox.columns import SHIPPED
 from outbox.errors import InvalidEntry
 from outbox.outbox import Outbox
-from outbox.puts import AnyTransaction
 from outbox.store.receipts import Receipt
+from outbox.transaction import AnyTransaction
 
 Number = float | Decimal
 

@@ -21,18 +21,18 @@ from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.status import answer, lane_of, subject
 from outbox.clock import SystemClock
-from outbox.destinations import DECLARED
+from outbox.columns import identifier
 from outbox.doctor import findings, remote_findings
 from outbox.doctor.complaints import EVERYWHERE, Complaint, Outcome, complaint, complaint_of, remedy
 from outbox.doctor.findings import Finding, Severity
 from outbox.doctor.local import Content, Local, examine_file
 from outbox.doctor.remote import Questions, obstacle
 from outbox.doctor.remote_findings import Target, targets, time_limit
-from outbox.encoding import identifier
 from outbox.errors import ConfigError, InvalidEntry, SchemaError
 from outbox.postgrest.client import PostgrestTransport
 from outbox.postgrest.project import read_key
 from outbox.postgrest.verdicts import Failure, Reply, read_refusal
+from outbox.puts import DECLARED
 from outbox.settings import Settings, load
 from outbox.sql_files import folder as sql_folder
 from outbox.threads import in_thread

@@ -17,9 +17,9 @@ from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Timeout, done, file_of
 from outbox.clock import SystemClock
-from outbox.destinations import Destinations
-from outbox.entry import mint_ids
 from outbox.errors import InvalidRequest
+from outbox.prepare import mint_ids
+from outbox.puts import Destinations
 from outbox.settings import load
 from outbox.store.store import Store
 

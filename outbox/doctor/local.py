@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outbox.clock import Clock
+from outbox.columns import identifier
 from outbox.doctor import findings, queries as asked
 from outbox.doctor.findings import Finding, Severity, Trial, WalFacts
-from outbox.encoding import identifier
 from outbox.entry import Destination, LaneSpec, Operation, State
 from outbox.errors import InvalidEntry, OutboxError, StoreCorrupt, StoreError
 from outbox.store import database, files, lock

@@ -17,7 +17,6 @@ from outbox.flusher import backoff
 from outbox.flusher.orphans import FirstRefusals, gives_up
 from outbox.flusher.window import Window
 from outbox.postgrest.client import Transport, project_of
-from outbox.postgrest.project import is_foreign
 from outbox.postgrest.verdicts import Refusal
 from outbox.settings import Settings
 from outbox.stats import Status
@@ -216,6 +215,11 @@ class ProjectBinding:
         was = await self._store.forget_project()
         self.belongs_to = None
         return was
+
+
+def is_foreign(belongs_to: str | None, named: str | None) -> bool:
+    """Return whether `named` is not the file's own project. None: the file has none yet; that one is not checked."""
+    return belongs_to is not None and named is not None and belongs_to != named
 
 
 class Unmatched:

@@ -13,7 +13,7 @@ from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.scopes import EVERYTHING, Paused, PauseKey, held_words, key_of, keys_of, wider_than
 from outbox.postgrest.project import refusal as refusal_of
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
-from outbox.stats import total
+from outbox.store.reader import total
 from outbox.store.rows import Lane, StoredPause
 
 logger: logs.Logger = logs.named("outbox.flusher")

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable
 
 from outbox import logs
-from outbox.encoding import identifier
-from outbox.entry import Destination, State, StoredEntry, digest
+from outbox.columns import identifier
+from outbox.entry import Destination, State, StoredEntry
 from outbox.errors import InvalidEntry
 from outbox.flusher.context import FlusherContext
+from outbox.ordering import intend
 from outbox.postgrest.verdicts import Refusal
-from outbox.prepare import intend
+from outbox.prepare import digest
 from outbox.store.rows import Adopted
 
 logger: logs.Logger = logs.named("outbox.flusher")

@@ -30,9 +30,9 @@ from outbox.legacy.fragments import EMPTY, NO_UTF8, NOT_UTF8, Piece, Window, mem
 from outbox.legacy.old_text import OldText, Unreadable
 from outbox.legacy.report import Found, Left, LegacyReport, OldFile
 from outbox.outbox import Outbox
-from outbox.puts import Transaction
 from outbox.store.files import file_bytes
 from outbox.threads import in_thread
+from outbox.transaction import Transaction
 
 __all__ = ["Left", "LegacyReport", "OldFile", "checked_folder", "import_legacy", "old_files"]
 

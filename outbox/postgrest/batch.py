@@ -11,8 +11,9 @@ from itertools import accumulate
 from json.encoder import encode_basestring_ascii
 from typing import Protocol, TypeVar
 
-from outbox.entry import LaneSpec, Operation, digests
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.stored import Sent, remote_id
+from outbox.prepare import digests
 
 
 class Ready(Sent, Protocol):

@@ -1,4 +1,4 @@
-"""Which project a URL names, whether entries may go there, and what a key says of itself; no I/O, nothing verified."""
+"""Which project a URL names, and what a key says of itself; no I/O, nothing verified."""
 
 from __future__ import annotations
 
@@ -45,11 +45,6 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
-
-
-def is_foreign(belongs_to: str | None, named: str | None) -> bool:
-    """Return whether `named` is not the file's own project. None: the file has none yet; that one is not checked."""
-    return belongs_to is not None and named is not None and belongs_to != named
 
 
 def refusal(belongs_to: str, named: str) -> Refusal:

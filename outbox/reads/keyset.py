@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from outbox.errors import InvalidQuery, Undecidable
-from outbox.prepare import RESERVED
+from outbox.ordering import RESERVED
 from outbox.reads.query import Query, Term, encoded, quoted
 
 Texts: TypeAlias = "Mapping[str, str | None]"

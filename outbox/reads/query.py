@@ -16,10 +16,10 @@ from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 from urllib.parse import quote
 
-from outbox.columns import ORDERED, Columns, Comparable, Kind, comparable, known
-from outbox.encoding import NAME, encode_value, identifier
+from outbox.columns import NAME, ORDERED, Columns, Comparable, Kind, comparable, identifier, known
+from outbox.encoding import encode_value
 from outbox.errors import InvalidEntry, InvalidQuery, OutboxError, RemoteError, Undecidable, Unreachable
-from outbox.prepare import RESERVED
+from outbox.ordering import RESERVED
 
 COLUMN = rf"{NAME}(?:->>?(?:{NAME}|[0-9]{{1,9}}))*"  # pnl, data->>reason, data->legs->0
 _COLUMN_RE = re.compile(COLUMN)

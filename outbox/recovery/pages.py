@@ -10,7 +10,8 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from outbox.entry import Operation, State, digest
+from outbox.entry import Operation, State
+from outbox.prepare import digest
 from outbox.store.files import WAL_MAGIC
 
 WAL_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -326,6 +326,11 @@ def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
     for destination, state, entries in rows:
         counts.setdefault(destination, {})[state] = entries
     return counts
+
+
+def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
+    """Return how many entries of all destinations are in `state`."""
+    return sum(states.get(state, 0) for states in counts.values())
 
 
 def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:

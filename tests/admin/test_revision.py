@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from outbox.admin.revision import Revised, Unrevised, differences, laid_out, revised
-from outbox.entry import Destination, digest
+from outbox.entry import Destination
 from outbox.errors import InvalidEntry
 from outbox.postgrest.batch import sent_digests
-from outbox.prepare import written
+from outbox.prepare import digest, written
 from outbox.store.rows import Outgoing
 
 

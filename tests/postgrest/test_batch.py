@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from outbox.entry import LaneSpec, Operation, digest
+from outbox.entry import LaneSpec, Operation
 from outbox.postgrest.batch import (
     ahead_of_their_keys,
     heads,
@@ -19,6 +19,7 @@ from outbox.postgrest.batch import (
     unsuspected,
     without_parent,
 )
+from outbox.prepare import digest
 
 
 @dataclass(frozen=True, slots=True)

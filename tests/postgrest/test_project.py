@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.postgrest.project import identity, is_foreign, refusal
+from outbox.flusher.context import is_foreign
+from outbox.postgrest.project import identity, refusal
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from outbox.entry import Destination, State, mint_id
+from outbox.entry import Destination, State
 from outbox.errors import StoreError
-from outbox.prepare import written
+from outbox.prepare import mint_id, written
 from outbox.recovery import pages
 from outbox.recovery.damaged_file import DamagedFile, FoundEntry
 from outbox.store.files import wal_path

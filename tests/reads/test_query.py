@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from outbox.errors import InvalidQuery
-from outbox.prepare import RESERVED
+from outbox.ordering import RESERVED
 from outbox.reads.keyset import walk
 from outbox.reads.query import OPERATORS, Query, asked, check_numbers
 from outbox.remote import checked_path

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from outbox.entry import Destination, State, mint_id
+from outbox.entry import Destination, State
 from outbox.errors import StoreError
-from outbox.prepare import written
+from outbox.prepare import mint_id, written
 from outbox.recovery import damaged_file, pages
 from outbox.recovery.carve import CarvedFile
 from outbox.recovery.quarantine import found_beside

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from outbox import Outbox, Settings, stats
-from outbox.entry import mint_id
+from outbox.prepare import mint_id
 from outbox.store import queries
 from tests.store.tools import entry, opened, schema, shell
 from tests.support import run_async

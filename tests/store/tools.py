@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 from outbox.clock import Clock, SystemClock
-from outbox.entry import Destination, Entry, LaneSpec, mint_id
-from outbox.prepare import written
+from outbox.entry import Destination, Entry, LaneSpec
+from outbox.prepare import mint_id, written
 from outbox.recovery.open import open_store
 from outbox.store.migrate import shipped
 from outbox.store.store import Store

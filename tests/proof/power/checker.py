@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from outbox.entry import digest
+from outbox.prepare import digest
 from tests.proof.power.images import Image
 from tests.proof.power.ledger import Facts
 from tests.proof.power.workload import OWN, SCHEMA, filler
