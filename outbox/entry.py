@@ -119,6 +119,20 @@ class Entry(NamedTuple):
     if_exists: str | None
 
 
+class Outgoing(NamedTuple):  # a tuple: one for every row that is sent
+    """An entry as the flusher sees it."""
+
+    seq: int
+    id: str
+    key: str | None
+    payload: str
+    match: str | None
+    digest: str
+    attempts: int
+    refused_since_ms: int | None = None
+    if_exists: str | None = None  # "keep": whatever row is there under its id stays
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEntry:
     """A pending entry as it was put, here or by a shell. payload, match: JSON."""

@@ -18,7 +18,7 @@ from outbox.background import Background, TaskState
 from outbox.clock import Clock
 from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxError
-from outbox.postgrest.client import Transport, build
+from outbox.postgrest.client import Transport, merge
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge, read_refusal
 from outbox.stats import Stats
 
@@ -84,15 +84,6 @@ def after(outcome: Reply | Failure) -> After:
 def blocked(scopes: Sequence[str]) -> bool:
     """Whether nothing at all is sent now: the flusher probes anyway, and a report would only add a request."""
     return Scope.EVERYTHING in scopes
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What a request is built from; a report has no id and is not an update."""
-
-    payload: str
-    id: str = ""
-    match: str | None = None
 
 
 class Reporter:
@@ -171,7 +162,7 @@ class Reporter:
             return
         while True:
             spec, row = report.request(with_health=self._with_health)
-            outcome = await transport.send(build(spec, [_Row(row)]), deadline_s=deadline_s)
+            outcome = await transport.send(merge(spec, [row]), deadline_s=deadline_s)
             if not (self._with_health and after(outcome) is After.WITHOUT_HEALTH):
                 break
             self._with_health = False  # a table older than 0010_fleet_health.sql

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from outbox import Outbox, RemoteError, Settings, SupabaseClient
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.postgrest.client import Request, build
 from outbox.testing import Failure, FakeRemote, ManualClock, Reply, refused
 from tests.support import run_async
 
 
-class Sent:
-    def __init__(self, id: str, payload: str, match: str | None = None) -> None:
-        self.id, self.payload, self.match = id, payload, match
+def outgoing(id: str, payload: str, match: str | None = None) -> Outgoing:
+    return Outgoing(1, id, None, payload, match, "digest", 0)
 
 
 INSERT = LaneSpec("trades", Operation.INSERT, "id", "id,volume", False)
@@ -24,7 +23,7 @@ UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "balance", True)
 
 
 def upsert(*balances: int, session: str = "s-1") -> Request:
-    return build(UPSERT, [Sent("x", f'{{"session_id":"{session}","balance":{balance}}}') for balance in balances])
+    return build(UPSERT, [outgoing("x", f'{{"session_id":"{session}","balance":{balance}}}') for balance in balances])
 
 
 def status(answer: Reply | Failure) -> int:
@@ -36,7 +35,7 @@ def status(answer: Reply | Failure) -> int:
 async def test_an_id_is_inserted_once() -> None:
     remote = FakeRemote()
     for volume in (1, 2):
-        assert status(await remote.send(build(INSERT, [Sent("a", f'{{"volume":{volume}}}')]), deadline_s=1)) == 201
+        assert status(await remote.send(build(INSERT, [outgoing("a", f'{{"volume":{volume}}}')]), deadline_s=1)) == 201
     assert remote.rows("trades") == [{"id": "a", "volume": 1}]
 
 
@@ -55,7 +54,7 @@ async def test_an_update_changes_the_rows_that_match_and_counts_them() -> None:
     await remote.send(upsert(1), deadline_s=1)
     await remote.send(upsert(1, session="s-2"), deadline_s=1)
     for match, count in (('{"session_id":"s-2"}', "*/1"), ('{"session_id":"s-3"}', "*/0")):
-        answer = await remote.send(build(UPDATE, [Sent("x", '{"balance":9}', match)]), deadline_s=1)
+        answer = await remote.send(build(UPDATE, [outgoing("x", '{"balance":9}', match)]), deadline_s=1)
         assert isinstance(answer, Reply)
         assert answer.headers["content-range"] == count
     assert [row["balance"] for row in remote.rows("sessions")] == [1, 9]
@@ -64,7 +63,7 @@ async def test_an_update_changes_the_rows_that_match_and_counts_them() -> None:
 @run_async
 async def test_a_rule_refuses_the_whole_request() -> None:
     remote = FakeRemote(rule=lambda _, row: refused(400, "23514", "no") if row["volume"] > 1 else None)
-    request = build(INSERT, [Sent("a", '{"volume":1}'), Sent("b", '{"volume":2}')])
+    request = build(INSERT, [outgoing("a", '{"volume":1}'), outgoing("b", '{"volume":2}')])
     assert status(await remote.send(request, deadline_s=1)) == 400
     assert remote.rows("trades") == []
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from outbox import logs
 from outbox.clock import Clock, SteadyClock
-from outbox.entry import Destination
+from outbox.entry import Destination, Outgoing
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
 from outbox.flusher.orphans import FirstRefusals, gives_up
@@ -21,7 +21,7 @@ from outbox.postgrest.verdicts import Refusal
 from outbox.settings import Settings
 from outbox.stats import Status
 from outbox.store import queries
-from outbox.store.rows import Lane, Outgoing
+from outbox.store.rows import Lane
 from outbox.store.sidecar import Flushing
 from outbox.store.store import Store
 

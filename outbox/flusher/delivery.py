@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import assert_never
 
 from outbox import logs
-from outbox.entry import Operation
+from outbox.entry import Operation, Outgoing
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.many_lanes import DIVISOR, columns_of, is_table
 from outbox.flusher.orphans import UNMATCHED_WAIT_S, lets_pass
 from outbox.flusher.pauses import Pauses
-from outbox.flusher.read_back import conflicts, is_applied
 from outbox.flusher.refusal_runs import cause_of
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.scopes import key_of, wider_than
@@ -21,6 +20,7 @@ from outbox.flusher.traffic import MOST_LANES, Batch
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digests, without_parent
 from outbox.postgrest.client import Transport, build
+from outbox.postgrest.read_back import conflicts, is_applied
 from outbox.postgrest.verdicts import (
     Delivered,
     Failure,
@@ -37,7 +37,7 @@ from outbox.postgrest.verdicts import (
     read_refusal,
     stored_rows,
 )
-from outbox.store.rows import Lane, Outgoing
+from outbox.store.rows import Lane
 
 logger: logs.Logger = logs.named("outbox.flusher")
 

@@ -25,7 +25,7 @@ from outbox.flusher.pauses import Pauses
 from outbox.flusher.traffic import Batch, Source, Traffic
 from outbox.postgrest.batch import sent_bytes
 from outbox.postgrest.client import Request, Transport
-from outbox.postgrest.stored import rows_read
+from outbox.postgrest.read_back import rows_read
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.store.rows import Lane
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.many_lanes import LOOK, ReadyLanes, SharedRequests, may_share
 from outbox.flusher.pauses import Pauses
@@ -21,7 +21,7 @@ from outbox.postgrest.batch import (
     sent_bytes,
     unsuspected,
 )
-from outbox.store.rows import Lane, Outgoing
+from outbox.store.rows import Lane
 
 
 class Lanes:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from outbox import logs
-from outbox.entry import State
+from outbox.entry import Outgoing, State
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.traffic import Sweep
 from outbox.postgrest.batch import heads
 from outbox.postgrest.verdicts import Refusal
-from outbox.store.rows import Lane, Outgoing
+from outbox.store.rows import Lane
 
 logger: logs.Logger = logs.named("outbox.flusher")
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from outbox.entry import Outgoing
 from outbox.flusher.refusal_runs import RefusalRun
 from outbox.postgrest.batch import Limit
-from outbox.store.rows import Lane, Outgoing
+from outbox.store.rows import Lane
 
 # At most this many lanes share a request.
 MOST_LANES = 500

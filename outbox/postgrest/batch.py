@@ -7,39 +7,25 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from outbox.entry import LaneSpec, Operation
-from outbox.postgrest.stored import Sent, remote_id
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.prepare import digests
-
-
-class Ready(Sent, Protocol):
-    """What else decides whether it travels now."""
-
-    @property
-    def seq(self) -> int: ...
-    @property
-    def key(self) -> str | None: ...
-    @property
-    def attempts(self) -> int: ...
-
-
-E = TypeVar("E", bound=Ready)
 
 # ------------------------------------------------------------------------------------------ one entry
 
 
-def sent_digests(spec: LaneSpec, entries: Iterable[Ready]) -> list[str]:
+def sent_digests(spec: LaneSpec, entries: Iterable[Outgoing]) -> list[str]:
     """Return the digest that each of `entries` must have unless somebody has changed it since its put."""
     on_conflict = spec.on_conflict if spec.operation is Operation.UPSERT else None
     told = ((entry.key, entry.match, entry.payload) for entry in entries)
     return digests(spec.destination, spec.operation, on_conflict, told)
 
 
-def sent_bytes(spec: LaneSpec, entries: Sequence[Ready]) -> list[int]:
+def sent_bytes(spec: LaneSpec, entries: Sequence[Outgoing]) -> list[int]:
     """Return the bytes that each of `entries` adds to a request at most: an insert's id may be added to its payload."""
     payloads = [utf8_bytes(entry.payload) + len(",") for entry in entries]
     if spec.operation is not Operation.INSERT:
@@ -64,7 +50,14 @@ def insert_body(spec: LaneSpec, entry_id: str, payload: str) -> str:
     return f'{{"{column}":{encode_basestring_ascii(entry_id)},{payload.lstrip()[1:]}'
 
 
-def own_duplicate(spec: LaneSpec, entries: Sequence[Ready]) -> str | None:
+def remote_id(spec: LaneSpec, entry: Outgoing) -> str:
+    """Return the value of an insert's key column: the payload's own value, or the entry's id."""
+    if f'"{spec.on_conflict}"' not in entry.payload:
+        return entry.id
+    return str(json.loads(entry.payload, parse_float=Decimal).get(spec.on_conflict, entry.id))
+
+
+def own_duplicate(spec: LaneSpec, entries: Sequence[Outgoing]) -> str | None:
     """Return what PostgreSQL says of a duplicate that is the entry's own row, if the entry travels alone."""
     if spec.operation is Operation.UPDATE or len(entries) != 1:
         return None
@@ -82,7 +75,7 @@ def conflict_values(payload: str, columns: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------ several entries
 
 
-def last_of_each_row(spec: LaneSpec, entries: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
+def last_of_each_row(spec: LaneSpec, entries: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], Sequence[Outgoing]]:
     """Return (sent, superseded): of the upserts with the same conflict values only the last one travels."""
     if spec.operation is not Operation.UPSERT:
         return entries, ()
@@ -90,7 +83,7 @@ def last_of_each_row(spec: LaneSpec, entries: Sequence[E]) -> tuple[Sequence[E],
     return last_wins(entries, target=lambda entry: conflict_values(entry.payload, columns))
 
 
-def unsuspected(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
+def unsuspected(ready: Sequence[Outgoing], suspects: Collection[int]) -> Sequence[Outgoing]:
     """Return what to probe a pause with: no entry that may be its cause or must wait for one; all if no other is left.
 
     suspects: the `seq` of entries that failed alone.
@@ -99,7 +92,7 @@ def unsuspected(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
     return [entry for entry in ready if entry.seq not in suspects and entry.key not in keys] or ready
 
 
-def like_the_first(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]:
+def like_the_first(ready: Sequence[Outgoing], suspects: Collection[int]) -> Sequence[Outgoing]:
     """Return the first entries of one kind: a suspect alone; those refused before apart from the others."""
     if ready and ready[0].seq in suspects:
         return ready[:1]
@@ -109,12 +102,12 @@ def like_the_first(ready: Sequence[E], suspects: Collection[int]) -> Sequence[E]
     return ready
 
 
-def heads(entries: Sequence[E]) -> list[E]:
+def heads(entries: Sequence[Outgoing]) -> list[Outgoing]:
     """Return the first entry of each ordering key; the others of the key wait behind it."""
     return list({entry.key or entry.id: entry for entry in reversed(entries)}.values())
 
 
-def ahead_of_their_keys(waiting: Sequence[tuple[E, str | None]]) -> list[E]:
+def ahead_of_their_keys(waiting: Sequence[tuple[Outgoing, str | None]]) -> list[Outgoing]:
     """Return which pending entries may travel: ready ones without a key, and all of each key whose first is ready.
 
     waiting: each with what it waits for; None: it is ready.
@@ -127,7 +120,7 @@ def ahead_of_their_keys(waiting: Sequence[tuple[E, str | None]]) -> list[E]:
     ]
 
 
-def without_parent(entries: Sequence[E], details: str | None) -> Sequence[E]:
+def without_parent(entries: Sequence[Outgoing], details: str | None) -> Sequence[Outgoing]:
     """Return which of the refused `entries` refer to the missing row that `details` name.
 
     `Key (order_id)=(7) is not present in table "orders".` Empty if they do not tell, or name several columns.

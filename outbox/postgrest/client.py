@@ -18,12 +18,11 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from outbox import __version__
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
 from outbox.postgrest.network import Backend
 from outbox.postgrest.scrub import Scrubber, be_discreet, ours
-from outbox.postgrest.stored import Sent
 from outbox.postgrest.verdicts import Failure, Reply, Silence
 from outbox.threads import in_thread
 
@@ -70,7 +69,7 @@ def project_of(transport: Transport) -> str | None:
     return named
 
 
-def build(spec: LaneSpec, entries: Sequence[Sent]) -> Request:
+def build(spec: LaneSpec, entries: Sequence[Outgoing]) -> Request:
     """Return the one request that carries `entries`, all of `spec`. An update carries one entry."""
     match spec.operation:
         case Operation.INSERT:
@@ -78,10 +77,15 @@ def build(spec: LaneSpec, entries: Sequence[Sent]) -> Request:
             # An insert with an ordering key may have its caller's id: the count of stored rows tells whether to check.
             return _post(spec, rows, "ignore-duplicates", ",count=exact" if spec.ordered else "")
         case Operation.UPSERT:
-            return _post(spec, [entry.payload for entry in entries], "merge-duplicates")
+            return merge(spec, [entry.payload for entry in entries])
         case Operation.UPDATE:
             (entry,) = entries
             return _patch(spec, entry)
+
+
+def merge(spec: LaneSpec, rows: Sequence[str]) -> Request:
+    """Return the upsert of `rows`, which are JSON objects."""
+    return _post(spec, rows, "merge-duplicates")
 
 
 def _post(spec: LaneSpec, rows: Sequence[str], resolution: str, more: str = "") -> Request:
@@ -91,7 +95,7 @@ def _post(spec: LaneSpec, rows: Sequence[str], resolution: str, more: str = "") 
     return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
 
 
-def _patch(spec: LaneSpec, entry: Sent) -> Request:
+def _patch(spec: LaneSpec, entry: Outgoing) -> Request:
     # Numbers stay text: a float would change a Decimal's digits.
     wanted = json.loads(entry.match or "{}", parse_float=str, parse_int=str)
     filters = "&".join(f"{column}={_filter(value)}" for column, value in sorted(wanted.items()))

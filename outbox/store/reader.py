@@ -12,11 +12,11 @@ from typing import Any, TypeVar, cast
 
 import aiosqlite
 
-from outbox.entry import LaneSpec, StoredEntry
+from outbox.entry import LaneSpec, Outgoing, StoredEntry
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
-from outbox.store.rows import Lane, Look, Notices, Outgoing, Sendable, StoredPause
+from outbox.store.rows import Lane, Look, Notices, Sendable, StoredPause
 
 T = TypeVar("T")
 

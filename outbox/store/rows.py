@@ -41,20 +41,6 @@ class Sendable:
     others: bool
 
 
-class Outgoing(NamedTuple):  # a tuple: one for every row that is sent
-    """An entry as the flusher sees it."""
-
-    seq: int
-    id: str
-    key: str | None
-    payload: str
-    match: str | None
-    digest: str
-    attempts: int
-    refused_since_ms: int | None = None
-    if_exists: str | None = None  # "keep": whatever row is there under its id stays
-
-
 @dataclass(frozen=True, slots=True)
 class Adopted:
     """What an entry from a shell turned out to mean."""

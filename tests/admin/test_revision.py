@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 
 from outbox.admin.revision import Revised, Unrevised, differences, laid_out, revised
-from outbox.entry import Destination
+from outbox.entry import Destination, Outgoing
 from outbox.errors import InvalidEntry
 from outbox.postgrest.batch import sent_digests
 from outbox.prepare import digest, written
-from outbox.store.rows import Outgoing
 
 
 def stored(row: dict[str, object], **how: object) -> Unrevised:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.flusher import refusal_runs
 from outbox.flusher.traffic import MOST_LANES, Batch, Part, Source, Sweep, Traffic
 from outbox.postgrest.batch import Limit
 from outbox.postgrest.verdicts import Refusal
-from outbox.store.rows import Lane, Outgoing
+from outbox.store.rows import Lane
 
 FREE = Lane(1, LaneSpec("events", Operation.INSERT, "id", "id,n", False), 1)
 ORDERED = Lane(2, LaneSpec("legs", Operation.INSERT, "id", "id,n", True), 1)

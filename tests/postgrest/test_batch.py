@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.postgrest.batch import (
     ahead_of_their_keys,
     heads,
@@ -22,14 +20,10 @@ from outbox.postgrest.batch import (
 from outbox.prepare import digest
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    seq: int
-    key: str | None = None
-    attempts: int = 0
-    payload: str = "{}"
-    id: str = "id"
-    match: str | None = None
+def outgoing(
+    seq: int, key: str | None = None, attempts: int = 0, payload: str = "{}", id: str = "id", match: str | None = None
+) -> Outgoing:
+    return Outgoing(seq, id, key, payload, match, "digest", attempts)
 
 
 INSERT = LaneSpec("events", Operation.INSERT, "id", "id,n", ordered=False)
@@ -37,7 +31,7 @@ UPSERT = LaneSpec("sessions", Operation.UPSERT, "a,b", "a,b,n", ordered=True)
 UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "n", ordered=True)
 
 
-def line(*entries: Ready) -> list[int]:
+def line(*entries: Outgoing) -> list[int]:
     return [entry.seq for entry in entries]
 
 
@@ -45,7 +39,7 @@ def line(*entries: Ready) -> list[int]:
     ("spec", "on_conflict"), [pytest.param(INSERT, None), pytest.param(UPSERT, "a,b"), pytest.param(UPDATE, None)]
 )
 def test_what_is_sent_must_have_the_digest_of_its_put(spec: LaneSpec, on_conflict: str | None) -> None:
-    entries = [Ready(1, "k", payload='{"n":1}', match='{"a":1}'), Ready(2)]
+    entries = [outgoing(1, "k", payload='{"n":1}', match='{"a":1}'), outgoing(2)]
     assert sent_digests(spec, entries) == [
         digest(spec.destination, spec.operation, each.key, each.payload, on_conflict, each.match) for each in entries
     ]
@@ -53,7 +47,7 @@ def test_what_is_sent_must_have_the_digest_of_its_put(spec: LaneSpec, on_conflic
 
 @pytest.mark.parametrize("payload", ['{"n":1}', '{"n":"é€😀"}'])
 def test_the_bytes_that_an_entry_adds_are_those_of_its_row_and_a_comma(payload: str) -> None:
-    entry = Ready(1, id='i"1', payload=payload)
+    entry = outgoing(1, id='i"1', payload=payload)
     assert sent_bytes(INSERT, [entry]) == [len(insert_body(INSERT, entry.id, payload).encode()) + 1]
     assert sent_bytes(UPSERT, [entry]) == [len(payload.encode()) + 1]
 
@@ -71,12 +65,12 @@ def test_the_bytes_that_an_entry_adds_are_those_of_its_row_and_a_comma(payload: 
 def test_a_duplicate_that_is_the_entrys_own_row_is_known_by_its_words(
     spec: LaneSpec, payloads: list[str], said: str | None
 ) -> None:
-    assert own_duplicate(spec, [Ready(1, id="own", payload=each) for each in payloads]) == said
+    assert own_duplicate(spec, [outgoing(1, id="own", payload=each) for each in payloads]) == said
 
 
 def test_of_upserts_of_one_row_the_last_one_travels_and_inserts_all_do() -> None:
     rows = ('{"a":1,"b":1,"n":1}', '{"a":1,"b":2,"n":2}', '{"a":1,"b":1,"n":3}')
-    entries = [Ready(seq, payload=row) for seq, row in enumerate(rows, start=1)]
+    entries = [outgoing(seq, payload=row) for seq, row in enumerate(rows, start=1)]
     assert [line(*part) for part in last_of_each_row(UPSERT, entries)] == [[2, 3], [1]]
     assert [line(*part) for part in last_of_each_row(INSERT, entries)] == [[1, 2, 3], []]
 
@@ -91,7 +85,7 @@ def test_of_upserts_of_one_row_the_last_one_travels_and_inserts_all_do() -> None
     ],
 )
 def test_a_pause_is_probed_with_what_is_not_its_cause(suspects: set[int], chosen: list[int]) -> None:
-    ready = [Ready(1), Ready(2, "k"), Ready(3, "k"), Ready(4, "other")]
+    ready = [outgoing(1), outgoing(2, "k"), outgoing(3, "k"), outgoing(4, "other")]
     assert line(*unsuspected(ready, suspects)) == chosen
 
 
@@ -107,12 +101,19 @@ def test_a_pause_is_probed_with_what_is_not_its_cause(suspects: set[int], chosen
     ],
 )
 def test_a_batch_is_of_one_sort(attempts: list[int], suspects: set[int], chosen: list[int]) -> None:
-    ready = [Ready(seq, attempts=count) for seq, count in enumerate(attempts, start=1)]
+    ready = [outgoing(seq, attempts=count) for seq, count in enumerate(attempts, start=1)]
     assert line(*like_the_first(ready, suspects)) == chosen
 
 
 def test_the_first_of_each_key_waits_for_its_line_and_one_without_a_key_for_itself() -> None:
-    entries = [Ready(1, "a"), Ready(2, id="x"), Ready(3, "a"), Ready(4, "b"), Ready(5, id="y"), Ready(6, "b")]
+    entries = [
+        outgoing(1, "a"),
+        outgoing(2, id="x"),
+        outgoing(3, "a"),
+        outgoing(4, "b"),
+        outgoing(5, id="y"),
+        outgoing(6, "b"),
+    ]
     assert sorted(line(*heads(entries))) == [1, 2, 4, 5]
 
 
@@ -128,7 +129,7 @@ def test_the_first_of_each_key_waits_for_its_line_and_one_without_a_key_for_itse
 def test_of_a_part_travels_what_nothing_older_holds_back(
     waiting: list[tuple[int, str | None, str | None]], chosen: list[int]
 ) -> None:
-    assert line(*ahead_of_their_keys([(Ready(seq, key), waits) for seq, key, waits in waiting])) == chosen
+    assert line(*ahead_of_their_keys([(outgoing(seq, key), waits) for seq, key, waits in waiting])) == chosen
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,9 @@ def test_of_a_part_travels_what_nothing_older_holds_back(
 )
 def test_a_refusal_names_all_rows_of_one_missing_parent(details: str | None, chosen: list[int]) -> None:
     entries = [
-        Ready(1, payload='{"order_id":7}'),
-        Ready(2, payload='{"order_id":"8"}'),
-        Ready(3, payload='{"order_id":"7"}'),
-        Ready(4, payload='{"order_id":"a\\"b"}'),
+        outgoing(1, payload='{"order_id":7}'),
+        outgoing(2, payload='{"order_id":"8"}'),
+        outgoing(3, payload='{"order_id":"7"}'),
+        outgoing(4, payload='{"order_id":"a\\"b"}'),
     ]
     assert line(*without_parent(entries, details)) == chosen

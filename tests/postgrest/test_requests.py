@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
 from hypothesis import given, strategies as st
 
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.postgrest.client import Request, build
 
 JSON = ("content-type", "application/json")
@@ -19,15 +18,12 @@ UPSERT = LaneSpec("sessions", Operation.UPSERT, "account,day", "account,day,pnl"
 UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "pnl", True)
 
 
-@dataclass(frozen=True)
-class Sent:
-    id: str
-    payload: str
-    match: str | None = None
+def outgoing(id: str, payload: str, match: str | None = None) -> Outgoing:
+    return Outgoing(1, id, None, payload, match, "digest", 0)
 
 
 def test_an_insert_is_pinned_to_the_byte() -> None:
-    entries = [Sent("i-1", '{"price":1.10}'), Sent("i-2", '{"id":"theirs","price":2}')]
+    entries = [outgoing("i-1", '{"price":1.10}'), outgoing("i-2", '{"id":"theirs","price":2}')]
     assert build(INSERT, entries) == Request(
         "POST",
         "trades?on_conflict=id&columns=id,price",
@@ -37,7 +33,7 @@ def test_an_insert_is_pinned_to_the_byte() -> None:
 
 
 def test_an_upsert_is_pinned_to_the_byte_and_never_gets_the_id() -> None:
-    assert build(UPSERT, [Sent("i-1", '{"account":"a","day":"2026-01-01","pnl":0.1}')]) == Request(
+    assert build(UPSERT, [outgoing("i-1", '{"account":"a","day":"2026-01-01","pnl":0.1}')]) == Request(
         "POST",
         "sessions?on_conflict=account,day&columns=account,day,pnl",
         (JSON, ("prefer", "return=minimal,resolution=merge-duplicates,missing=default")),
@@ -46,7 +42,7 @@ def test_an_upsert_is_pinned_to_the_byte_and_never_gets_the_id() -> None:
 
 
 def test_an_update_is_pinned_to_the_byte() -> None:
-    assert build(UPDATE, [Sent("i-1", '{"pnl":1}', '{"account":"a","day":null}')]) == Request(
+    assert build(UPDATE, [outgoing("i-1", '{"pnl":1}', '{"account":"a","day":null}')]) == Request(
         "PATCH",
         "sessions?account=eq.a&day=is.null&columns=pnl",
         (JSON, ("prefer", "return=minimal,count=exact")),
@@ -56,7 +52,7 @@ def test_an_update_is_pinned_to_the_byte() -> None:
 
 def test_an_update_carries_one_entry() -> None:
     with pytest.raises(ValueError, match="too many values"):
-        build(UPDATE, [Sent("i", "{}", "{}"), Sent("j", "{}", "{}")])
+        build(UPDATE, [outgoing("i", "{}", "{}"), outgoing("j", "{}", "{}")])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +68,7 @@ def test_an_update_carries_one_entry() -> None:
     ],
 )
 def test_an_insert_fills_the_key_column_unless_the_row_has_it(payload: str, expected: str) -> None:
-    request = build(INSERT, [Sent('i"1', payload)])
+    request = build(INSERT, [outgoing('i"1', payload)])
     assert request.body == f"[{expected}]".encode()
     assert json.loads(request.body)
 
@@ -101,7 +97,7 @@ def test_an_insert_fills_the_key_column_unless_the_row_has_it(payload: str, expe
     ],
 )
 def test_a_filter_is_encoded(value: str, expected: str) -> None:
-    request = build(UPDATE, [Sent("i", '{"pnl":1}', f'{{"a":{value}}}')])
+    request = build(UPDATE, [outgoing("i", '{"pnl":1}', f'{{"a":{value}}}')])
     assert request.path == f"sessions?a={expected}&columns=pnl"
     # httpx must send it as it stands.
     assert str(httpx.URL(f"http://h/rest/v1/{request.path}")) == f"http://h/rest/v1/{request.path}"
@@ -109,12 +105,12 @@ def test_a_filter_is_encoded(value: str, expected: str) -> None:
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.text(st.characters(codec="utf-8")), min_size=1))
 def test_any_text_comes_out_of_the_url_as_it_went_in(match: dict[str, str]) -> None:
-    request = build(UPDATE, [Sent("i", '{"pnl":1}', json.dumps(match))])
+    request = build(UPDATE, [outgoing("i", '{"pnl":1}', json.dumps(match))])
     query = parse_qsl(urlsplit(f"http://h/{request.path}").query, keep_blank_values=True, strict_parsing=True)
     assert query == [*((name, f"eq.{value}") for name, value in sorted(match.items())), ("columns", "pnl")]
 
 
 def test_no_request_carries_a_key() -> None:
     for spec, match in ((INSERT, None), (UPSERT, None), (UPDATE, '{"a":1}')):
-        names = {name for name, _ in build(spec, [Sent("i", '{"x":1}', match)]).headers}
+        names = {name for name, _ in build(spec, [outgoing("i", '{"x":1}', match)]).headers}
         assert names == {"content-type", "prefer"}

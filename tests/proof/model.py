@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple, assert_never
 
-from outbox.entry import LaneSpec, Operation, State, allowed
+from outbox.entry import LaneSpec, Operation, Outgoing, State, allowed
 from outbox.ordering import ordering_key
 from outbox.postgrest.batch import ahead_of_their_keys, heads, last_of_each_row, own_duplicate
 from outbox.postgrest.client import build
@@ -34,24 +34,7 @@ _SESSIONS = LaneSpec("sessions", Operation.UPSERT, "session_id", "n,poison,sessi
 _ELSEWHERE: tuple[Reply | Failure, ...] = (Failure.TIMEOUT, Failure.CUT, Failure.UNREACHABLE, *GARBLED, *MOODS.values())
 
 
-class Item(NamedTuple):
-    """An entry as the library's decisions see it. poison: the remote end refuses it for good."""
-
-    seq: int
-    spec: LaneSpec
-    key: str | None
-    payload: str
-    poison: bool = False
-    match: str | None = None
-    attempts: int = 0
-
-    @property
-    def id(self) -> str:
-        """Its idempotency key."""
-        return f"id{self.seq}"
-
-
-def items(*wanted: tuple[str, bool]) -> tuple[Item, ...]:
+def items(*wanted: tuple[str, bool]) -> tuple[Outgoing, ...]:
     """Return entries in the order of their puts: the ordering key of each, and whether the remote end refuses it.
 
     A key that begins with s is a session's, which is upserted; the others are inserted.
@@ -60,9 +43,19 @@ def items(*wanted: tuple[str, bool]) -> tuple[Item, ...]:
     for seq, (name, poison) in enumerate(wanted):
         session = name.startswith("s")
         row = {"n": seq, "poison": poison} | ({"session_id": name, "version": seq} if session else {})
-        spec = _SESSIONS if session else _ORDERS
-        found.append(Item(seq, spec, ordering_key([name]), json.dumps(row), poison))
+        found.append(Outgoing(seq, f"id{seq}", ordering_key([name]), json.dumps(row), None, "", 0))
     return tuple(found)
+
+
+@cache
+def _spec(entry: Outgoing) -> LaneSpec:
+    return _SESSIONS if "session_id" in json.loads(entry.payload) else _ORDERS
+
+
+@cache
+def _is_poison(entry: Outgoing) -> bool:
+    """Whether the remote end refuses it for good."""
+    return bool(json.loads(entry.payload)["poison"])
 
 
 Batch = tuple[int, ...]
@@ -89,7 +82,7 @@ Step = tuple[str, Here]
 class Model:
     """The entries, with one fault planted or none."""
 
-    def __init__(self, entries: Sequence[Item], *, lives: int = 2, fault: str | None = None) -> None:
+    def __init__(self, entries: Sequence[Outgoing], *, lives: int = 2, fault: str | None = None) -> None:
         self._entries, self._lives, self._fault = tuple(entries), lives, fault
         self._replies: list[Reply] = []
         self._apply = cache(self._uncached_apply)
@@ -159,7 +152,7 @@ class Model:
         busy = {seq for batch, _ in here.under_way for seq in batch}
         found = set[Batch]()
         for spec in (_ORDERS, _SESSIONS):
-            lane = [entry for entry in self._entries[: len(here.file)] if entry.spec is spec]
+            lane = [entry for entry in self._entries[: len(here.file)] if _spec(entry) is spec]
             waiting = [(each, "under way" if each.seq in busy else None) for each in lane if self._waits(here, each)]
             ready = ahead_of_their_keys(waiting)
             first = heads(ready)
@@ -169,7 +162,7 @@ class Model:
                 found |= {(each.seq,) for each in first} | {tuple(each.seq for each in ready)}
         return found
 
-    def _waits(self, here: Here, entry: Item) -> bool:
+    def _waits(self, here: Here, entry: Outgoing) -> bool:
         state = here.file[entry.seq]
         return state is State.PENDING or (self._fault == "a dead one holds its key" and state is State.DEAD)
 
@@ -201,9 +194,10 @@ class Model:
         )
         return after, self._replies.index(reply)
 
-    def _request(self, batch: Batch) -> tuple[LaneSpec, Sequence[Item], Sequence[Item]]:
+    def _request(self, batch: Batch) -> tuple[LaneSpec, Sequence[Outgoing], Sequence[Outgoing]]:
         entries = [self._entries[seq] for seq in batch]
-        return entries[0].spec, *last_of_each_row(entries[0].spec, entries)
+        spec = _spec(entries[0])
+        return spec, *last_of_each_row(spec, entries)
 
     def _judged(self, batch: Batch, outcome: Reply | Failure) -> Verdict:
         spec, sent, _ = self._request(batch)
@@ -248,7 +242,7 @@ class Model:
 
     def is_over(self, here: Here) -> bool:
         """Whether everything was put and is where it belongs."""
-        ends = tuple(State.DEAD if entry.poison else State.DELIVERED for entry in self._entries)
+        ends = tuple(State.DEAD if _is_poison(entry) else State.DELIVERED for entry in self._entries)
         return here.acked == len(self._entries) and here.file == ends
 
     def wrong(self, here: Here) -> str | None:
@@ -260,14 +254,14 @@ class Model:
         if len(set(inserted)) < len(inserted):
             return "a row is there twice"
         for entry, state in zip(self._entries, here.file, strict=False):
-            if state is State.DEAD and not entry.poison:
+            if state is State.DEAD and not _is_poison(entry):
                 return "an entry died of what is not its own"
             if state is State.DELIVERED and not self._is_there(entry, rows):
                 return "what counts as delivered is not there"
         return self._disorder(inserted)
 
-    def _is_there(self, entry: Item, rows: Sequence[tuple[str, Any]]) -> bool:
-        if entry.spec is _ORDERS:
+    def _is_there(self, entry: Outgoing, rows: Sequence[tuple[str, Any]]) -> bool:
+        if _spec(entry) is _ORDERS:
             return any(table == "orders" and row["n"] == entry.seq for table, row in rows)
         # A newer state of the session may stand in its place, never an older one.
         return any(ordering_key([row.get("session_id")]) == entry.key and row["n"] >= entry.seq for _, row in rows)

@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from outbox import Outbox, Settings
-from outbox.entry import LaneSpec, Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.flusher import delivery
 from outbox.postgrest.client import Request, build
-from outbox.postgrest.stored import Sent
 
 
-def without_key(spec: LaneSpec, entries: Sequence[Sent]) -> Request:
+def without_key(spec: LaneSpec, entries: Sequence[Outgoing]) -> Request:
     """Build the request of an outbox that has no idempotency key: the server makes up the ids."""
     request = build(spec, entries)
     if spec.operation is not Operation.INSERT:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from decimal import Decimal
 from urllib.parse import unquote
 
 import pytest
 
-from outbox.entry import LaneSpec, Operation
-from outbox.postgrest.replies import Failure, Reply
-from outbox.postgrest.stored import (
+from outbox.entry import LaneSpec, Operation, Outgoing
+from outbox.postgrest.read_back import (
     conflict,
     differing,
     equal_path,
@@ -21,15 +19,13 @@ from outbox.postgrest.stored import (
     rows_read,
     same,
 )
+from outbox.postgrest.replies import Failure, Reply
 
 SPEC = LaneSpec("orders", Operation.INSERT, "ticket", "qty,ticket", ordered=True)
 
 
-@dataclass(frozen=True)
-class Sent:
-    id: str
-    payload: str
-    match: str | None = None
+def outgoing(id: str, payload: str, match: str | None = None) -> Outgoing:
+    return Outgoing(1, id, None, payload, match, "digest", 0)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +80,7 @@ def test_a_value_is_compared_as_postgresql_writes_it(sent: object, held: object,
 
 
 def test_a_conflict_names_the_columns_and_shows_both_values_but_not_in_the_message() -> None:
-    entry = Sent("1001", '{"ticket":1001,"qty":777}')
+    entry = outgoing("1001", '{"ticket":1001,"qty":777}')
     held = {"ticket": 1001, "qty": 888}
     assert differing(entry.payload, held) == ["qty"]
     refusal = conflict(SPEC, entry, held, 201, ["qty"])
@@ -94,7 +90,7 @@ def test_a_conflict_names_the_columns_and_shows_both_values_but_not_in_the_messa
 
 
 def test_what_is_not_there_is_told_and_what_the_server_filled_in_does_not_count() -> None:
-    entry = Sent("1001", '{"qty":1}')
+    entry = outgoing("1001", '{"qty":1}')
     assert differing(entry.payload, {"ticket": 1001, "qty": 1, "created_at": "now"}) == []
     assert "there is no row" in conflict(SPEC, entry, None, 201, []).message
 
