@@ -22,8 +22,8 @@ from outbox.store.selection import Handled, Selection
 from outbox.threads import in_thread
 
 if TYPE_CHECKING:
-    from outbox.admin.command_server import CommandServer
     from outbox.admin.commands import Commands
+    from outbox.admin.inbox import CommandServer
     from outbox.admin.resend import ResendReport
     from outbox.fleet import Reporter
     from outbox.flusher.context import Tally

@@ -34,7 +34,7 @@ from outbox.threads import in_thread
 from outbox.transaction import OwnSql
 
 if TYPE_CHECKING:
-    from outbox.admin.command_server import CommandServer
+    from outbox.admin.inbox import CommandServer
     from outbox.store.maintenance import Maintenance
 
 logger: logs.Logger = logs.named("outbox")
@@ -154,7 +154,7 @@ class Outbox(Puts, OwnSql, Operates):
         clock: Clock,
         transport: Transport | None,
     ) -> Outbox:
-        from outbox.admin.command_server import CommandServer
+        from outbox.admin.inbox import CommandServer
         from outbox.recovery.open import open_store
         from outbox.store.maintenance import Maintenance
 

@@ -11,15 +11,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from outbox.admin import dead_letters, edit as editing, resend as resending
-from outbox.admin.command_server import Action
+from outbox.admin.inbox import Action
 from outbox.admin.resend import ResendReport
-from outbox.arguments import Arguments
 from outbox.clock import Clock
 from outbox.entry import SharedOptions
 from outbox.errors import InvalidRequest
 from outbox.puts import Destinations
 from outbox.store import maintenance
-from outbox.store.selection import Handled, Outcome, Selection, checked_reason
+from outbox.store.selection import Arguments, Handled, Outcome, Selection, checked_reason
 from outbox.store.store import Store
 
 # A person or a script reads the answer; the counts always cover all entries.

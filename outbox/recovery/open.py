@@ -17,7 +17,6 @@ from outbox.clock import Clock
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError, StoreInUse
 from outbox.recovery import clean_close, probe, quarantine
 from outbox.recovery.judge import Wal
-from outbox.recovery.rescue import rescue
 from outbox.store import database, files, queries
 from outbox.store.capacity import Bounds, Capacity
 from outbox.store.commits import Guard
@@ -67,7 +66,7 @@ async def _opened(path: Path, lock: WriterLock, capacity: Capacity, clock: Clock
         await capacity.prepare()  # on a full disk nothing can be opened without the reserve's space
         watch = FileWatch(path, lock.holds)
         entered = await _enter(path, lock.sidecar, watch, clock=clock, busy_timeout_s=busy_timeout_s)
-        guard = Guard(lock, watch, lambda *found: rescue(path, *found, now_ms=clock.now_ms()))
+        guard = Guard(lock, watch, lambda *found: quarantine.rescue(path, *found, now_ms=clock.now_ms()))
         return Store(path, guard, entered, capacity, clock=clock, busy_timeout_s=busy_timeout_s)
     except BaseException:
         lock.release()

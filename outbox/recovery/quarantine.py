@@ -1,18 +1,37 @@
-"""A damaged file is renamed with what belongs to it; nothing is ever deleted."""
+"""A damaged file is renamed with what belongs to it; one that vanished under the running bot is written anew.
+
+Nothing is ever deleted. A removed file lives on as long as it is open: SQLite's backup reads it through the open
+connection, -wal included; the copy is checked and synced before it gets a name, and is found like one set aside.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+import aiosqlite
 
 from outbox import logs
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.recovery import probe
 from outbox.recovery.judge import Remedy, Wal, judge_wal, remedy
-from outbox.store.files import shm_path, sync_folder, wal_path
+from outbox.store.files import (
+    create_file,
+    give,
+    journal_path,
+    publish,
+    shm_path,
+    sync_file,
+    sync_folder,
+    uri,
+    wal_path,
+)
 from outbox.store.sidecar import Facts
+from outbox.threads import in_thread
 
 logger: logs.Logger = logs.named("outbox.store")
 
@@ -134,11 +153,6 @@ def _unfinished(path: Path) -> Path | None:
     return waits[-1] if wal is Wal.FITS else None
 
 
-def rescued_name(path: Path, *, now_ms: int) -> Path:
-    """Return a free name for what was rescued from a vanished file; it is found like a file that was set aside."""
-    return _free_name(path, now_ms=now_ms, kind=_RESCUED)
-
-
 def _free_name(path: Path, *, now_ms: int, kind: str = _CORRUPT) -> Path:
     stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     name, number = f"{path.name}{kind}{stamp}", 1
@@ -164,3 +178,62 @@ def refuse_lost_head(path: Path, facts: Facts | None) -> StoreError | None:
     what = f"{path} is {'empty' if path.exists() else 'missing'}"
     why = "its -wal, which holds data, is still there" if rest else "it was an outbox"
     return NotADatabase(f"{what}, although {why}; nothing was touched", path=path)
+
+
+# ------------------------------------------------------------------------------------------ a file that vanished
+
+
+async def rescue(
+    path: Path, connection: aiosqlite.Connection, leftovers: Sequence[Path] | None, *, now_ms: int
+) -> Path:
+    """Write all that `connection` sees to a new file, 0600, and return its name: `path` if that is free.
+
+    leftovers: our files at the path, useless without the database: removed before the new file takes it; None: the new
+    file must get a name beside it. The old files stay in the kernel as long as this process lives, whatever is raised:
+    StoreError, OSError, the engine's errors.
+    """
+    part = path.with_name(path.name + ".rescue")
+    await in_thread(_fresh, part)
+    try:
+        copy = sqlite3.connect(uri(part, "rw"), uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            await connection.backup(copy)
+            await in_thread(_finish, copy, part)
+        finally:
+            await in_thread(copy.close)
+        return await in_thread(_named, part, path, leftovers, now_ms)
+    finally:
+        await in_thread(_tidy, part)
+
+
+def _fresh(part: Path) -> None:
+    _tidy(part)  # what a killed process left
+    create_file(part)
+    give(part, like=part.parent)
+
+
+def _finish(copy: sqlite3.Connection, part: Path) -> None:
+    # The copy was never in use: with the flag, opening it would report a missing -wal.
+    copy.execute("delete from outbox_meta where name = 'open'")
+    found = copy.execute("pragma quick_check(1)").fetchall()
+    if found != [("ok",)]:
+        raise StoreError(f"what is left of it is damaged: {found[0][0]}", path=part)
+
+
+def _named(part: Path, path: Path, leftovers: Sequence[Path] | None, now_ms: int) -> Path:
+    sync_file(part)
+    if leftovers is not None and not path.exists():
+        for each in leftovers:
+            each.unlink(missing_ok=True)
+        if not wal_path(path).exists():  # else it is a foreign one, and the file must not get it
+            with contextlib.suppress(FileExistsError):
+                publish(part, path)
+                return path
+    beside = _free_name(path, now_ms=now_ms, kind=_RESCUED)
+    publish(part, beside)
+    return beside
+
+
+def _tidy(part: Path) -> None:
+    for each in (part, wal_path(part), shm_path(part), journal_path(part)):
+        each.unlink(missing_ok=True)
