@@ -42,41 +42,8 @@ if TYPE_CHECKING:
     from outbox.bot.trades import PaperTrade, TradeLogger
     from outbox.columns import Column, Kind
     from outbox.entry import Destination, Operation, State, StoredEntry as StoredEntry
-    from outbox.errors import (
-        ConfigError as ConfigError,
-        DeadlinePassed as DeadlinePassed,
-        DiskFull as DiskFull,
-        EntryError as EntryError,
-        ForeignLoop as ForeignLoop,
-        ForkedProcess as ForkedProcess,
-        IdConflict as IdConflict,
-        InsideTransaction as InsideTransaction,
-        InvalidEntry as InvalidEntry,
-        InvalidQuery as InvalidQuery,
-        InvalidRequest as InvalidRequest,
-        MigrationChanged as MigrationChanged,
-        NotADatabase as NotADatabase,
-        NotDurable as NotDurable,
-        OutboxClosed as OutboxClosed,
-        OutboxError as OutboxError,
-        OutboxFull as OutboxFull,
-        OutcomeUnknown as OutcomeUnknown,
-        RemoteError as RemoteError,
-        SchemaError as SchemaError,
-        SessionError as SessionError,
-        SessionNotRunning as SessionNotRunning,
-        SessionRunning as SessionRunning,
-        StoreBusy as StoreBusy,
-        StoreCorrupt as StoreCorrupt,
-        StoreError as StoreError,
-        StoreInUse as StoreInUse,
-        StoreTooNew as StoreTooNew,
-        TransactionExpired as TransactionExpired,
-        Undecidable as Undecidable,
-        Unreachable as Unreachable,
-        UsageError as UsageError,
-        WrongJournalMode as WrongJournalMode,
-    )
+    from outbox.errors import *  # noqa: F403 - every error, and nothing else
+    from outbox.errors import OutboxError
     from outbox.futures import PutFuture
     from outbox.outbox import Outbox
     from outbox.prepare import uuid_of
@@ -103,13 +70,7 @@ _WHEN_USED = {
         "outbox.columns": "Column Kind",
         "outbox.entry": "Destination Operation State StoredEntry",
         "outbox.prepare": "uuid_of",
-        "outbox.errors": (
-            "ConfigError DeadlinePassed DiskFull EntryError ForeignLoop ForkedProcess IdConflict "
-            "InsideTransaction InvalidEntry InvalidQuery InvalidRequest MigrationChanged NotADatabase NotDurable "
-            "OutboxClosed OutboxError OutboxFull OutcomeUnknown RemoteError SchemaError SessionError "
-            "SessionNotRunning SessionRunning StoreBusy StoreCorrupt StoreError StoreInUse StoreTooNew "
-            "TransactionExpired Undecidable Unreachable UsageError WrongJournalMode"
-        ),
+        "outbox.errors": "OutboxError",
         "outbox.futures": "PutFuture",
         "outbox.outbox": "Outbox",
         "outbox.transaction": "Transaction",
@@ -162,11 +123,17 @@ if not TYPE_CHECKING:  # else a type checker would accept any name
     def __getattr__(name: str) -> Any:
         if name == "errors":
             return import_module("outbox.errors")
-        if name not in _WHEN_USED:
+        found = getattr(import_module(_WHEN_USED.get(name, "outbox.errors")), name, None)
+        if name not in _WHEN_USED and not _is_error(found):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        found = globals()[name] = getattr(import_module(_WHEN_USED[name]), name)
+        globals()[name] = found
         return found
 
 
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, import_module("outbox.errors").OutboxError)
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHEN_USED, "errors"})
+    errors = (name for name, value in vars(import_module("outbox.errors")).items() if _is_error(value))
+    return sorted({*globals(), *_WHEN_USED, *errors, "errors"})

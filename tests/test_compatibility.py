@@ -139,7 +139,14 @@ def test_a_type_checker_and_a_program_find_each_name_in_the_same_module() -> Non
         name.name: each.module for each in checked.body if isinstance(each, ast.ImportFrom) for name in each.names
     }
     assert imported.pop("errors") == "outbox"
+    assert imported.pop("*") == "outbox.errors"
     assert imported == outbox._WHEN_USED
+    imported |= {
+        name: "outbox.errors"
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.OutboxError)
+    }
+    assert not hasattr(outbox, "errno"), "what outbox.errors imports is no error"
     for name, module in imported.items():
         assert getattr(outbox, name) is getattr(importlib.import_module(str(module)), name)
     assert {"errors", *outbox.__all__, *imported} <= set(dir(outbox))
