@@ -123,8 +123,9 @@ if not TYPE_CHECKING:  # else a type checker would accept any name
     def __getattr__(name: str) -> Any:
         if name == "errors":
             return import_module("outbox.errors")
-        found = getattr(import_module(_WHEN_USED.get(name, "outbox.errors")), name, None)
-        if name not in _WHEN_USED and not _is_error(found):
+        if name in _WHEN_USED:
+            found = getattr(import_module(_WHEN_USED[name]), name)
+        elif not _is_error(found := getattr(import_module("outbox.errors"), name, None)):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = found
         return found

@@ -43,42 +43,41 @@ class Tally:
     pauses: Counter[str] = field(default_factory=Counter)  # begun, not prolonged
 
 
-@dataclass(slots=True)
 class FlusherContext:
     """What each part of the flusher works with.
 
-    draw: a source of uniform numbers in [0, 1), for the jitter.
+    draw: a source of uniform numbers in [0, 1), for the jitter. told: what was reported of a destination, once.
     """
 
-    store: Store
-    clock: Clock
-    draw: Callable[[], float]
-    limits: Settings
-    destinations: Callable[[str], Destination] = Destination
-    state: Status = field(default_factory=Status)
-    tally: Tally = field(default_factory=Tally)
-    binding: ProjectBinding = field(init=False)
-    heartbeat: Heartbeat = field(init=False)
-    unmatched: Unmatched = field(init=False)
-    window: Window = field(init=False)
-    told: set[tuple[str, str]] = field(init=False, default_factory=set)
-    _notes: set[asyncio.Task[None]] = field(init=False, default_factory=set)
-    refusals: FirstRefusals = field(init=False)
-    _steady: SteadyClock = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.binding = ProjectBinding(self.store)
-        self.unmatched = Unmatched(self.store)
-        self.heartbeat = Heartbeat(self.store, self.clock)
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        draw: Callable[[], float],
+        limits: Settings,
+        destinations: Callable[[str], Destination] = Destination,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.draw = draw
+        self.limits = limits
+        self.destinations = destinations
+        self.state = Status()
+        self.tally = Tally()
+        self.binding = ProjectBinding(store)
+        self.heartbeat = Heartbeat(store, clock)
+        self.unmatched = Unmatched(store)
         self.window = Window(
-            self.clock,
-            batch_bytes=self.limits.batch_bytes,
-            requests=self.limits.requests_in_flight,
-            deadline_s=self.limits.request_deadline_s,
-            save=lambda window_bytes: self.store.state({"window_bytes": window_bytes}),
+            clock,
+            batch_bytes=limits.batch_bytes,
+            requests=limits.requests_in_flight,
+            deadline_s=limits.request_deadline_s,
+            save=lambda window_bytes: store.state({"window_bytes": window_bytes}),
         )
-        self.refusals = FirstRefusals()
-        self._steady = SteadyClock(self.clock)
+        self.told: set[tuple[str, str]] = set()
+        self._notes: set[asyncio.Task[None]] = set()
+        self._refusals = FirstRefusals()
+        self._steady = SteadyClock(clock)
 
     @property
     def longest_wait_s(self) -> float:
@@ -102,7 +101,7 @@ class FlusherContext:
 
     def refused_since_ms(self, entry: Outgoing) -> int | None:
         """Return when `entry` was first told "not yet", on the steady clock; None: just now."""
-        return self.refusals.since_ms(
+        return self._refusals.since_ms(
             entry.seq,
             entry.refused_since_ms,
             wall_ms=self.clock.now_ms(),

@@ -7,7 +7,7 @@ stands in the writer's line comes before the next one.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import aiosqlite
 
@@ -128,7 +128,7 @@ class Maintenance:
         pruned, more = 0, True
         try:
             while more and not await self._store.writer.capacity.regain() and not self._stop.is_set():
-                removed = await self._store.transact(_Pruning(queries.PRUNE_DELIVERED, _END_OF_TIME_MS, _ROWS))
+                removed = await _pruned(self._store, queries.PRUNE_DELIVERED, _END_OF_TIME_MS, _ROWS)
                 more = await shrink_step(self._store, _PAGES, keep=0) or bool(removed)
                 await self._store.empty_wal()
                 pruned += removed
@@ -171,7 +171,7 @@ async def prune_step(store: Store, before_ms: int, limit: int) -> int:
     """Remove up to `limit` entries that were settled before `before_ms`, and return how many that were."""
     if not await store.read(queries.PRUNABLE.sql, (before_ms,)):
         return 0  # an idle outbox is not even locked
-    return await store.transact(_Pruning(queries.PRUNE, before_ms, limit))
+    return await _pruned(store, queries.PRUNE, before_ms, limit)
 
 
 async def shrink_step(store: Store, pages: int, *, keep: int) -> bool:
@@ -193,16 +193,13 @@ async def free_pages(store: Store) -> int:
     return int((await store.read("pragma freelist_count"))[0][0])
 
 
-@dataclass(frozen=True, slots=True)
-class _Pruning:
-    """One transaction: removes up to `limit` entries of the query's that are older, the oldest first."""
+async def _pruned(store: Store, query: queries.Query, before_ms: int, limit: int) -> int:
+    """Remove up to `limit` entries of the query's that are older, the oldest first, in one transaction."""
 
-    query: queries.Query
-    before_ms: int
-    limit: int
+    async def work(connection: aiosqlite.Connection) -> int:
+        return (await connection.execute(query.sql, (before_ms, limit))).rowcount
 
-    async def __call__(self, connection: aiosqlite.Connection) -> int:
-        return (await connection.execute(self.query.sql, (self.before_ms, self.limit))).rowcount
+    return await store.transact(work)
 
 
 async def _note(store: Store, notices: Notices) -> None:
