@@ -1,16 +1,14 @@
-"""What `Outbox.open` returns, an awaitable and async context manager; what it logs, and which requests it answers."""
+"""What `Outbox.open` returns, an awaitable and async context manager; and what it logs."""
 
 from __future__ import annotations
 
 import sqlite3
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from outbox import logs
-from outbox.errors import OutboxClosed
 from outbox.store import database
 from outbox.store.store import Store
 
@@ -86,25 +84,3 @@ def log_opened(store: Store, path: Path) -> None:
         logger.warning("opened", extra={**facts, "new_file_at_relative_path": str(path)})
     else:
         logger.info("opened", extra=facts)
-
-
-def by_request(outbox: Outbox) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
-    """The requests that need the whole outbox: reload and adopt.
-
-    The task that calls them must not keep alive an outbox that nobody has closed.
-    """
-    itself = weakref.ref(outbox)
-
-    def found() -> Outbox:
-        if (alive := itself()) is None:
-            raise OutboxClosed("the outbox is closed; nothing was done")
-        return alive
-
-    async def reload(_: Mapping[str, Any]) -> Mapping[str, Any]:
-        await found().reload()
-        return {}
-
-    async def adopt(_: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"was": await found().adopt()}
-
-    return {"reload": reload, "adopt": adopt}

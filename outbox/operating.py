@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import StoredEntry
+from outbox.errors import OutboxClosed
 from outbox.puts import Owned
 from outbox.remote import Remote
 from outbox.settings import Settings
@@ -23,7 +24,7 @@ from outbox.threads import in_thread
 
 if TYPE_CHECKING:
     from outbox.admin.commands import Commands
-    from outbox.admin.inbox import CommandServer
+    from outbox.admin.inbox import Action, CommandServer
     from outbox.admin.resend import ResendReport
     from outbox.fleet import Reporter
     from outbox.flusher.context import Tally
@@ -190,6 +191,16 @@ class Operates(Owned):
         which = Selection.chosen(None, since, until, destination=destination, session=session)
         return await self._commands.resend(which, dry_run=dry_run)
 
+    async def _salvage(self, source: Path) -> dict[str, Any]:
+        from outbox.recovery.salvage import salvage_and_rename
+
+        return await salvage_and_rename(
+            self._store,
+            source,
+            sending=lambda: self._flusher.state.now.running,
+            project_known=self._flusher.load_project,
+        )
+
     # ------------------------------------------------------------------------------------------ looking
 
     async def stats(self) -> Stats:
@@ -293,6 +304,33 @@ class Operates(Owned):
         """
         self._check_process()
         return self._pending_counter.pending()
+
+
+def by_request(outbox: Operates) -> dict[str, Action]:
+    """The requests that need the whole outbox: reload, adopt and salvage.
+
+    The task that calls them must not keep alive an outbox that nobody has closed.
+    """
+    from outbox.admin.commands import Salvage
+
+    itself = weakref.ref(outbox)
+
+    def found() -> Operates:
+        if (alive := itself()) is None:
+            raise OutboxClosed("the outbox is closed; nothing was done")
+        return alive
+
+    async def reload(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        await found().reload()
+        return {}
+
+    async def adopt(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"was": await found().adopt()}
+
+    async def salvage(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        return await found()._salvage(Path(Salvage.of(arguments).file))
+
+    return {"reload": reload, "adopt": adopt, "salvage": salvage}
 
 
 def standing(path: Path) -> Snapshot:

@@ -10,7 +10,6 @@ import random
 import warnings
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -20,8 +19,8 @@ from outbox.clock import Clock, SystemClock
 from outbox.entry import Destination
 from outbox.errors import ConfigError
 from outbox.futures import Waiting
-from outbox.opening import Opening, by_request, log_opened
-from outbox.operating import Operates
+from outbox.opening import Opening, log_opened
+from outbox.operating import Operates, by_request
 from outbox.postgrest.client import Transport
 from outbox.puts import Destinations, Puts, refuse_copy
 from outbox.remote import Remote
@@ -85,7 +84,6 @@ class Outbox(Puts, OwnSql, Operates):
             clock=clock,
             sending=lambda: flusher.now.running,
             at_rest=self._flusher.at_rest,
-            salvage=self._salvage,
             destinations=self._destinations,
         )
         self._reporter = Reporter(
@@ -232,16 +230,6 @@ class Outbox(Puts, OwnSql, Operates):
         if self._command_server is not None:
             parts.insert(2, Part("inbox", partial(self._command_server.stop, _REQUEST_GRACE_S)))
         await stop_in_time(parts, spent_s=self._spent_s)
-
-    async def _salvage(self, source: Path) -> dict[str, Any]:
-        from outbox.recovery.salvage import salvage_and_rename
-
-        return await salvage_and_rename(
-            self._store,
-            source,
-            sending=lambda: self._flusher.state.now.running,
-            project_known=self._flusher.load_project,
-        )
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and os.getpid() == self._pid:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -75,8 +74,7 @@ class Commands:
     """Carries out requests on an open store.
 
     sending: whether entries may be on their way at this moment. at_rest: a context in which none is, and none starts.
-    salvage: brings over what can be read of a damaged file. destinations: what a put needs. Without one of these two
-    its action must not be asked for.
+    destinations: what a put needs; without them it must not be asked for.
     """
 
     def __init__(
@@ -86,14 +84,12 @@ class Commands:
         clock: Clock,
         sending: Callable[[], bool] = lambda: False,
         at_rest: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-        salvage: Callable[[Path], Awaitable[dict[str, Any]]] | None = None,
         destinations: Destinations | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._sending = sending
         self._at_rest = at_rest
-        self._salvage = salvage
         self._destinations = destinations
 
     async def requeue(self, which: Selection, *, force: bool, dry_run: bool = False) -> list[Handled]:
@@ -130,7 +126,7 @@ class Commands:
         return {
             "requeue": self._requeue, "discard": self._discard, "resend": self._resend, "edit": self._edit,
             "rename": self._rename, "prune": self._prune, "acknowledge": self._acknowledge, "adopt": self._adopt,
-            "put": self._put, "salvage": self._bring_over,
+            "put": self._put,
         }  # fmt: skip
 
     async def _requeue(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -201,10 +197,6 @@ class Commands:
             "duplicates": sum(receipt.duplicate for receipt in receipts),
             "ids": [receipt.id for receipt in receipts],
         }
-
-    async def _bring_over(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        assert self._salvage is not None
-        return await self._salvage(Path(Salvage.of(arguments).file))
 
 
 def report(handled: Sequence[Handled]) -> dict[str, Any]:

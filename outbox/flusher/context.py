@@ -14,7 +14,7 @@ from outbox.clock import Clock, SteadyClock
 from outbox.entry import Destination, Outgoing
 from outbox.errors import OutboxError
 from outbox.flusher import backoff
-from outbox.flusher.orphans import FirstRefusals, gives_up
+from outbox.flusher.backoff import FirstRefusals, gives_up
 from outbox.flusher.window import Window
 from outbox.postgrest.client import Transport, project_of
 from outbox.postgrest.verdicts import Refusal

@@ -8,15 +8,14 @@ from typing import assert_never
 
 from outbox import logs
 from outbox.entry import Operation, Outgoing
+from outbox.flusher.backoff import UNMATCHED_WAIT_S, lets_pass
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.many_lanes import DIVISOR, columns_of, is_table
-from outbox.flusher.orphans import UNMATCHED_WAIT_S, lets_pass
 from outbox.flusher.pauses import Pauses
-from outbox.flusher.refusal_runs import cause_of
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.scopes import key_of, wider_than
 from outbox.flusher.settlement import Settlement
-from outbox.flusher.traffic import MOST_LANES, Batch
+from outbox.flusher.traffic import MOST_LANES, Batch, cause_of
 from outbox.postgrest import batch as batching
 from outbox.postgrest.batch import heads, last_of_each_row, own_duplicate, sent_digests, without_parent
 from outbox.postgrest.client import Transport, build

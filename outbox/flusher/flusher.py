@@ -42,7 +42,7 @@ else waits. A batch that fails just as what paused its lane, after a row of the 
 one. A suspect that is no longer pending is forgotten.
 
 **Runs of refusals.** When rows of a lane are refused one after another for one cause, and none is accepted in between,
-the rows are not at fault: their table is (`refusal_runs`). Ten die, then the lane is paused for an operator, with the
+the rows are not at fault: their table is. Ten die, then the lane is paused for an operator, with the
 server's message. It is probed at once, and then once per probe interval, each time with another row; no probe makes a
 row dead. The first accepted row revives what died in the run, once. `outbox_refused_runs` keeps it across restarts.
 A row dies alone if others of its batch were accepted, or if it was refused before. Where every row has other columns,
@@ -67,10 +67,10 @@ from outbox import background, logs
 from outbox.clock import Clock
 from outbox.entry import Destination
 from outbox.errors import OutboxError, UsageError
+from outbox.flusher.backoff import UNMATCHED_WAIT_S
 from outbox.flusher.context import FlusherContext, Tally
 from outbox.flusher.delivery import Delivery
 from outbox.flusher.in_flight import Requests
-from outbox.flusher.orphans import UNMATCHED_WAIT_S
 from outbox.flusher.pauses import Pauses
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.shell_rows import adopt

@@ -9,9 +9,8 @@ from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.flusher.context import FlusherContext
 from outbox.flusher.many_lanes import LOOK, ReadyLanes, SharedRequests, may_share
 from outbox.flusher.pauses import Pauses
-from outbox.flusher.refusal_runs import RefusalRun
 from outbox.flusher.scopes import PauseKey, keys_of
-from outbox.flusher.traffic import Batch, Source, Traffic
+from outbox.flusher.traffic import Batch, RefusalRun, Source, Traffic
 from outbox.postgrest.batch import (
     Limit,
     ahead_of_their_keys,

@@ -1,15 +1,16 @@
-"""What a lane has under way: rows of a request, parts of refused ones, suspects; no I/O, no clock, no randomness."""
+"""What a lane has under way: rows of a request, parts of refused ones, refusals; no I/O, no clock, no randomness."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from outbox.entry import Outgoing
-from outbox.flusher.refusal_runs import RefusalRun
 from outbox.postgrest.batch import Limit
+from outbox.postgrest.verdicts import Refusal
 from outbox.store.rows import Lane
 
 # At most this many lanes share a request.
@@ -19,6 +20,10 @@ _MANY = 8
 # A part beside accepted rows may hold more good ones, most likely at that end: the half there keeps the hope, however
 # often it is halved. The other half has lost it after this many halvings.
 _HOPE = 3
+# At most this many rows die of one cause before their table is held to be at fault.
+MOST_REFUSED = 10
+# 22P02 and its like quote the value: two bad values are one cause. The others quote names of columns and rules.
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 class Source(Enum):
@@ -100,6 +105,47 @@ class Sweep:
     def is_over(self, found: Sequence[Outgoing]) -> bool:
         """Return whether nothing of it is among `found`: what comes behind waits, and the oldest have their turn."""
         return self.after > 0 and not (found and found[0].seq <= self.until)
+
+
+@dataclass(slots=True)
+class RefusalRun:
+    """Rows that died one after another: are they at fault, or is their table?
+
+    One bad row dies alone. Row after row refused for one cause, with none accepted in between, means a missing policy,
+    a column that a migration has added, a key of another type: at most `MOST_REFUSED` rows die of it, and the first
+    accepted row brings them back. A row counts once: one that was revived and is refused again is bad itself.
+
+    Runs are counted twice: for each lane, which another set of columns that is accepted does not end; and for all lanes
+    of a table and operation together, so that rows whose columns keep changing do not die one per set.
+    `outbox_refused_runs` keeps the first.
+    """
+
+    cause: str | None = None
+    seqs: list[int] = field(default_factory=list)
+
+    def is_full(self, cause: str) -> bool:
+        """Return whether one more row refused for `cause` means that the table is at fault."""
+        return self.cause == cause and len(self.seqs) >= MOST_REFUSED
+
+    def add(self, cause: str, seq: int) -> None:
+        """Count a row that dies; one that dies of something else begins a new run."""
+        if self.cause != cause:
+            self.cause, self.seqs = cause, []
+        self.seqs.append(seq)
+
+    def clear(self) -> None:
+        """A row was accepted."""
+        self.cause, self.seqs = None, []
+
+
+def cause_of(refusal: Refusal) -> str:
+    """Return what the refusals of one cause have in common."""
+    code, message = refusal.code or "", refusal.message
+    if code.startswith("22"):
+        message = _QUOTED.sub("…", message)
+    elif code.startswith("P0"):  # RAISE: the text is the trigger's own, and mostly holds the row's values
+        message = ""
+    return f"{refusal.status} {refusal.code} {message}"[:500]
 
 
 @dataclass(slots=True)

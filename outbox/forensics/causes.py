@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from outbox.flusher.refusal_runs import cause_of
+from outbox.flusher.traffic import cause_of
 from outbox.forensics import queries as asked
 from outbox.postgrest.replies import Refusal
 from outbox.store import queries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outbox.flusher.orphans import FirstRefusals, gives_up, lets_pass
+from outbox.flusher.backoff import FirstRefusals, gives_up, lets_pass
 
 DAY_MS = 86_400_000
 ENOUGH = {"refusals": 10, "since_ms": 0, "now_ms": DAY_MS, "earlier_pending": False}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from outbox.flusher import refusal_runs
+from outbox.flusher import traffic
 from outbox.flusher.scopes import Paused
 from outbox.flusher.traffic import Source, Traffic
 from outbox.postgrest.verdicts import Reply
@@ -63,7 +63,7 @@ async def test_ten_rows_die_of_their_tables_fault_and_come_back_when_it_accepts_
 
 @run_async
 async def test_control_without_a_bound_all_of_them_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusal_runs, "MOST", 10_000)
+    monkeypatch.setattr(traffic, "MOST_REFUSED", 10_000)
     async with flushing(tmp_path, remote=Remote(rule=lambda _, __: NOT_NULL)) as bench:
         await bench.put_many(40)
         await bench.live(600)

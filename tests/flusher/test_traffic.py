@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from outbox.entry import LaneSpec, Operation, Outgoing
-from outbox.flusher import refusal_runs
-from outbox.flusher.traffic import MOST_LANES, Batch, Part, Source, Sweep, Traffic
+from outbox.flusher.traffic import MOST_LANES, Batch, Part, RefusalRun, Source, Sweep, Traffic, cause_of
 from outbox.postgrest.batch import Limit
 from outbox.postgrest.verdicts import Refusal
 from outbox.store.rows import Lane
@@ -255,18 +254,18 @@ def test_a_sweep_continues_behind_what_waits_and_ends_with_the_youngest_that_was
     ],
 )
 def test_what_is_one_cause(one: tuple[str, str], other: tuple[str, str], same: bool) -> None:
-    causes = {refusal_runs.cause_of(Refusal(400, code, message)) for code, message in (one, other)}
+    causes = {cause_of(Refusal(400, code, message)) for code, message in (one, other)}
     assert (len(causes) == 1) is same
 
 
 def test_what_tells_one_cause_from_another() -> None:
-    assert refusal_runs.cause_of(Refusal(400, "22P02", 'type "a"')) == "400 22P02 type …"
-    assert refusal_runs.cause_of(Refusal(413, None, "too large")) == "413 None too large"
-    assert len(refusal_runs.cause_of(Refusal(400, "23514", "x" * 600))) == 500
+    assert cause_of(Refusal(400, "22P02", 'type "a"')) == "400 22P02 type …"
+    assert cause_of(Refusal(413, None, "too large")) == "413 None too large"
+    assert len(cause_of(Refusal(400, "23514", "x" * 600))) == 500
 
 
 def test_a_run_is_full_after_ten_rows_of_one_cause() -> None:
-    run = refusal_runs.RefusalRun()
+    run = RefusalRun()
     for seq in range(10):
         assert not run.is_full("one")
         run.add("one", seq)

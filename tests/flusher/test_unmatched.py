@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from outbox.flusher.backoff import lets_pass
 from outbox.flusher.context import Unmatched
-from outbox.flusher.orphans import lets_pass
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Reply
 from outbox.testing import Failure, refused
