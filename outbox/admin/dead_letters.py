@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import aiosqlite
 
@@ -47,7 +46,7 @@ async def requeue(
     """
 
     async def work(connection: aiosqlite.Connection, entries: Sequence[Selected]) -> list[Handled]:
-        refused = {} if force else await overtaken(connection, entries, sending=sending())
+        refused = {} if force else await overtaken(connection, [entry.seq for entry in entries], sending=sending())
         seqs = [entry.seq for entry in entries if entry.seq not in refused]
         if not dry_run:
             await connection.execute(queries.REVIVE.sql, (json.dumps(seqs),))
@@ -86,42 +85,35 @@ def summary(handled: Iterable[Handled]) -> dict[str, int]:
 
 
 async def _in_steps(transact: Transact, which: Selection, work: Work) -> list[Handled]:
+    """Do `work` on the entries that are meant, in transactions of `STEP` entries; return what became of each."""
+
+    async def step(sql: str, *parameters: object) -> tuple[list[Selected], list[Handled]]:
+        async def found_and_handled(connection: aiosqlite.Connection) -> tuple[list[Selected], list[Handled]]:
+            rows = await connection.execute_fetchall(sql, (*which.parameters(), *parameters))
+            entries = [Selected.of(row) for row in rows]
+            meant = [entry for entry in entries if which.refuses(entry) is None]
+            return entries, await work(connection, meant) if meant else []
+
+        return await transact(found_and_handled)
+
     handled: list[Handled] = []
     if which.ids is None:  # `STEP` dead entries a step, however few of them match
         for destination in [which.destination] if which.destination else await transact(_destinations):
             after_seq, full = 0, True
             while full:
-                step = _Step(which, queries.DEAD.sql, (destination, after_seq, STEP), work)
-                entries, done = await transact(step)
+                entries, done = await step(queries.DEAD.sql, destination, after_seq, STEP)
                 handled += done
                 full, after_seq = len(entries) == STEP, entries[-1].seq if entries else 0
         return handled
     # All are found before the first is changed: no entry may be sent before an older one of its key.
     found, unknown = await _named(transact, which.ids)
     for start in range(0, len(found), STEP):
-        step = _Step(which, queries.SELECTED.sql, (json.dumps(found[start : start + STEP]),), work)
-        entries, done = await transact(step)
+        entries, done = await step(queries.SELECTED.sql, json.dumps(found[start : start + STEP]))
         refused = [(entry, why) for entry in entries if (why := which.refuses(entry)) is not None]
         handled += done + [Handled(id=each.id, destination=each.destination, outcome=why) for each, why in refused]
     return _without_namesakes(which, handled) + [
         Handled(id=each, destination=None, outcome=Outcome.UNKNOWN_ID) for each in unknown
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One transaction: finds entries, and does the work on those that are selected."""
-
-    which: Selection
-    sql: str
-    parameters: tuple[Any, ...]  # after those of the selection
-    work: Work
-
-    async def __call__(self, connection: aiosqlite.Connection) -> tuple[list[Selected], list[Handled]]:
-        rows = await connection.execute_fetchall(self.sql, (*self.which.parameters(), *self.parameters))
-        entries = [Selected.of(row) for row in rows]
-        meant = [entry for entry in entries if self.which.refuses(entry) is None]
-        return entries, await self.work(connection, meant) if meant else []
 
 
 def _without_namesakes(which: Selection, handled: list[Handled]) -> list[Handled]:
@@ -154,13 +146,10 @@ async def _destinations(connection: aiosqlite.Connection) -> list[str]:
     return sorted(destination for destination, state, entries in rows if state == State.DEAD.value and entries > 0)
 
 
-async def overtaken(
-    connection: aiosqlite.Connection, entries: Sequence[Selected], *, sending: bool
-) -> dict[int, Outcome]:
-    """Return which of `entries` a later one of its key has overtaken, or may be overtaking."""
-    seqs = json.dumps([entry.seq for entry in entries])
+async def overtaken(connection: aiosqlite.Connection, seqs: Sequence[int], *, sending: bool) -> dict[int, Outcome]:
+    """Return which of these entries a later one of its key has overtaken, or may be overtaking."""
     refused = {}
-    for seq, delivered, ready in await connection.execute_fetchall(queries.OVERTAKEN.sql, (seqs,)):
+    for seq, delivered, ready in await connection.execute_fetchall(queries.OVERTAKEN.sql, (json.dumps(seqs),)):
         if delivered:
             refused[int(seq)] = Outcome.LATER_DELIVERED
         elif ready and sending:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiosqlite
 
@@ -17,18 +17,11 @@ from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.store import queries
 from outbox.store.reader import Reader
 from outbox.store.receipts import find_lane
-from outbox.store.selection import NOT_DEAD, STEP, Handled, Outcome, Selected
+from outbox.store.selection import NOT_DEAD, STEP, Handled, Outcome
 from outbox.store.store import note
 
 
-class Candidate(NamedTuple):
-    """An entry that an edit may mean."""
-
-    selected: Selected
-    entry: Unrevised
-
-
-async def candidates(reader: Reader, its_id: str, destination: str | None) -> list[Candidate]:
+async def candidates(reader: Reader, its_id: str, destination: str | None) -> list[Unrevised]:
     """Return the entries with this id: none, one, or one for each of several destinations."""
     rows = await reader.read(queries.MENDABLE.sql, (its_id,))
     return _candidates(rows, await reader.lanes(), destination)
@@ -61,11 +54,11 @@ async def edit(
             return [Handled(id=its_id, destination=destination, outcome=Outcome.UNKNOWN_ID)]
         if len(found) > 1:
             raise InvalidRequest(f"{len(found)} tables have an entry {its_id}; say which", field="destination")
-        if was is not None and was != fingerprint(found[0].entry.payload):
-            return [Handled(id=its_id, destination=found[0].selected.destination, outcome=Outcome.CHANGED_SINCE)]
+        if was is not None and was != fingerprint(found[0].payload):
+            return [Handled(id=its_id, destination=found[0].destination, outcome=Outcome.CHANGED_SINCE)]
         how = _How(now_ms, force=force, pending=pending, sending=sending())
         outcome = await _edited(connection, found[0], text, how)
-        return [Handled(id=its_id, destination=found[0].selected.destination, outcome=outcome)]
+        return [Handled(id=its_id, destination=found[0].destination, outcome=outcome)]
 
     return await transact(work)
 
@@ -92,11 +85,11 @@ async def rename(
         done = []
         for found in _candidates(rows, lanes, None):
             try:
-                text = renamed(found.entry.payload, names)
+                text = renamed(found.payload, names)
                 outcome = Outcome.UNCHANGED if text is None else await _edited(connection, found, text, how)
             except InvalidEntry:  # raised before any of it was written
                 outcome = Outcome.UNFIT
-            done.append(Handled(id=found.entry.id, destination=found.entry.destination, outcome=outcome))
+            done.append(Handled(id=found.id, destination=found.destination, outcome=outcome))
         return done
 
     until = await transact(_newest)
@@ -125,21 +118,20 @@ class _How:
     sending: bool
 
 
-async def _edited(connection: aiosqlite.Connection, found: Candidate, text: str, how: _How) -> Outcome:
-    selected, entry = found
-    if selected.state in NOT_DEAD and not (how.pending and selected.state is State.PENDING):
-        return NOT_DEAD[selected.state]
-    new, seqs = revised(entry, text), json.dumps([selected.seq])
+async def _edited(connection: aiosqlite.Connection, entry: Unrevised, text: str, how: _How) -> Outcome:
+    if entry.state in NOT_DEAD and not (how.pending and entry.state is State.PENDING):
+        return NOT_DEAD[entry.state]
+    new, seqs = revised(entry, text), json.dumps([entry.seq])
     await connection.execute("savepoint edit")
     await connection.execute(queries.TAKE_OUT.sql, (how.now_ms, seqs))
-    await _write(connection, selected.seq, new, how.now_ms)
+    await _write(connection, entry.seq, new, how.now_ms)
     # Checked only now: the new payload may concern another row, whose state must not be reverted.
-    if not how.force and (refused := await overtaken(connection, [selected], sending=how.sending)):
+    if not how.force and (refused := await overtaken(connection, [entry.seq], sending=how.sending)):
         await connection.execute("rollback to edit")
-        return refused[selected.seq]
+        return refused[entry.seq]
     await connection.execute(queries.REVIVE.sql, (seqs,))
     words = "edited, forced" if how.force else "edited"
-    await note(connection, [selected.seq], now_ms=how.now_ms, event="requeued", message=words)
+    await note(connection, [entry.seq], now_ms=how.now_ms, event="requeued", message=words)
     return Outcome.REQUEUED
 
 
@@ -149,18 +141,14 @@ async def _write(connection: aiosqlite.Connection, seq: int, new: Revised, now_m
     await connection.execute(queries.MEND.sql, (new.payload, new.key, lane, new.digest, seq))
 
 
-def _candidates(rows: Sequence[Any], lanes: Mapping[int, LaneSpec], destination: str | None) -> list[Candidate]:
+def _candidates(rows: Sequence[Any], lanes: Mapping[int, LaneSpec], destination: str | None) -> list[Unrevised]:
     found = [_candidate(row, lanes) for row in rows]
-    return [each for each in found if destination is None or each.selected.destination == destination]
+    return [each for each in found if destination is None or each.destination == destination]
 
 
-def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Candidate:
-    *selected, operation, key, payload, on_conflict, match, created_at_ms, lane = row
-    chosen = Selected.of(selected)
-    tried = chosen.state is State.PENDING
-    entry = Unrevised(
-        seq=chosen.seq, id=chosen.id, destination=chosen.destination, operation=Operation(operation), key=key,
-        payload=payload, on_conflict=on_conflict, match=match, created_at_ms=created_at_ms, spec=lanes.get(lane),
-        tried=tried,
+def _candidate(row: Sequence[Any], lanes: Mapping[int, LaneSpec]) -> Unrevised:
+    _, seq, its_id, destination, state, _, _, _, operation, key, payload, on_conflict, match, created_at_ms, lane = row
+    return Unrevised(
+        seq=seq, id=its_id, destination=destination, operation=Operation(operation), key=key, payload=payload,
+        on_conflict=on_conflict, match=match, created_at_ms=created_at_ms, spec=lanes.get(lane), state=State(state),
     )  # fmt: skip
-    return Candidate(chosen, entry)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from outbox.encoding import encode_row, encode_value
-from outbox.entry import Destination, LaneSpec, Operation, StoredEntry
+from outbox.entry import Destination, LaneSpec, Operation, State, StoredEntry
 from outbox.errors import InvalidEntry
 from outbox.ordering import intend, key_of_row
 from outbox.prepare import as_id, digest
@@ -21,10 +21,10 @@ _UNREADABLE = (ValueError, RecursionError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unrevised(StoredEntry):
-    """A stored entry that an edit may change. spec: of its lane; None: it never had one."""
+    """An entry that an edit may mean. spec: of its lane; None: it never had one."""
 
     spec: LaneSpec | None
-    tried: bool = False  # it is pending: an earlier try may have stored it without our knowledge
+    state: State = State.DEAD  # pending: an earlier try may have stored it without our knowledge
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def revised(entry: Unrevised, text: str) -> Revised:
         on_conflict=deciding,
         match=json.loads(entry.match) if entry.match else None,
         # Treat the id as the caller's own: then the flusher checks whether an earlier try has stored another row.
-        id=entry.id if entry.tried and entry.operation is Operation.INSERT else None,
+        id=entry.id if entry.state is State.PENDING and entry.operation is Operation.INSERT else None,
     )
     mark = digest(entry.destination, entry.operation, intent.key, encoded.text, entry.on_conflict, entry.match)
     return Revised(encoded.text, intent.key, intent.spec, mark)

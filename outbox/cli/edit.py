@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from outbox.admin.commands import Renaming, report
-from outbox.admin.edit import Candidate, candidates, renamable
+from outbox.admin.edit import candidates, renamable
 from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, read
@@ -81,17 +81,16 @@ def edit(
             raise typer.Exit(_rename_all(command, renaming, yes=yes))
         its_id = read(command.where, partial(entries.full_id, start=its_id))
         found = _the_one(read(command.where, partial(candidates, its_id=its_id, destination=destination)), its_id)
-        outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.selected.state)
+        outcome = Outcome.UNKNOWN_ID if found is None else NOT_DEAD.get(found.state)
         outcome = None if outcome is Outcome.IS_PENDING else outcome
         if found is None or outcome is not None:
             facts = report([Handled(id=its_id, destination=destination, outcome=outcome or Outcome.UNKNOWN_ID)])
             raise typer.Exit(command.tell("edit", "this command", facts))
-        with _text(found.entry, source, names) as (new, kept):
+        with _text(found, source, names) as (new, kept):
             if not _confirmed(command, found, new, yes=yes):
                 kept.code = DONE  # nothing is lost: the text equals the stored row
                 raise typer.Exit(NOT_DONE)
-            entry = found.entry
-            which = {"its_id": entry.id, "destination": entry.destination, "was": fingerprint(entry.payload)}
+            which = {"its_id": found.id, "destination": found.destination, "was": fingerprint(found.payload)}
             asked = {**which, "payload": new, "force": force}
             kept.code = command.change("edit", asked)
             raise typer.Exit(kept.code)
@@ -126,16 +125,15 @@ def _rename_all(command: Command, asked: Renaming, *, yes: bool) -> int:
     return command.change("rename", asked.as_json())
 
 
-def _the_one(found: list[Candidate], its_id: str) -> Candidate | None:
+def _the_one(found: list[Unrevised], its_id: str) -> Unrevised | None:
     if len(found) > 1:
-        tables = ", ".join(each.selected.destination for each in found)
+        tables = ", ".join(each.destination for each in found)
         raise InvalidRequest(f"{formatting.quoted(its_id)} is an id in {tables}; say which", field="destination")
     return found[0] if found else None
 
 
-def _confirmed(command: Command, found: Candidate, new: str, *, yes: bool) -> bool:
+def _confirmed(command: Command, entry: Unrevised, new: str, *, yes: bool) -> bool:
     """Show what differs and ask; False: nothing differs."""
-    entry = found.entry
     changes = differences(entry.payload, revised(entry, new).payload)
     if not changes:
         command.say_unchanged("The row is as it was: nothing was changed.")
@@ -146,7 +144,7 @@ def _confirmed(command: Command, found: Candidate, new: str, *, yes: bool) -> bo
         for name, before, after in changes:
             was, now = (formatting.quoted("absent" if value is None else value) for value in (before, after))
             console.print(f"  {name}: {was} -> {now}")
-        command.confirm(f"edit and send 1 {found.selected.state} entry?")
+        command.confirm(f"edit and send 1 {entry.state} entry?")
     return True
 
 

@@ -107,7 +107,6 @@ class Flusher:
         self._context = FlusherContext(store, clock, draw, limits, destinations)
         self._store = store
         self._transport = transport
-        self._destinations = destinations
         self._clock = clock
         self._poll_s = limits.poll_s
         self._repeating = logs.Repeating(clock)
@@ -286,7 +285,7 @@ class Flusher:
             self._idle_since_change = True  # unless a request ends while the store is read
             self._lanes.unread_from = None
             if look.unread:
-                self._lanes.unread_from = await adopt(self._context, self._destinations, _STEP)
+                self._lanes.unread_from = await adopt(self._context, _STEP)
                 self._lanes.rewind()
             if await self._start_requests(transport) or self.requests or not self._lanes.ready.whole:
                 self._idle_since_change = False

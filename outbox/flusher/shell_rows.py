@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 
 from outbox import logs
 from outbox.columns import identifier
@@ -21,7 +20,7 @@ logger: logs.Logger = logs.named("outbox.flusher")
 _MINTED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-async def adopt(context: FlusherContext, destinations: Callable[[str], Destination], limit: int) -> int | None:
+async def adopt(context: FlusherContext, limit: int) -> int | None:
     """Complete up to `limit` entries that a shell has left open. What cannot be sent becomes a dead letter.
 
     Returns the number of the oldest one that is left; None: none is.
@@ -32,7 +31,7 @@ async def adopt(context: FlusherContext, destinations: Callable[[str], Destinati
     adopted = []
     for entry in unread:
         try:
-            adopted.append(understood(entry, destinations(entry.destination)))
+            adopted.append(understood(entry, context.destinations(entry.destination)))
         except (ValueError, RecursionError) as error:  # InvalidEntry; JSON that SQLite reads and Python does not
             logger.warning("entry from a shell cannot be sent", extra={"id": entry.id, "error": type(error).__name__})
             refusal = Refusal(None, "INVALID", str(error).replace("; nothing was written", ""))

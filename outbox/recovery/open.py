@@ -103,9 +103,8 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
 def _remove_unfinished(path: Path) -> None:
     """Delete a file that an opening made but could not finish, as on a full disk, if it holds no table."""
     if _has_no_table(path):
-        beside = files.wal_path(path), files.shm_path(path), files.journal_path(path)
         with contextlib.suppress(OSError):
-            for each in (*beside, path):  # the database last: alone it is an empty file
+            for each in reversed(files.with_its_own(path)):  # the database last: alone it is an empty file
                 each.unlink(missing_ok=True)
 
 

@@ -22,13 +22,13 @@ from outbox.recovery.judge import Remedy, Wal, judge_wal, remedy
 from outbox.store.files import (
     create_file,
     give,
-    journal_path,
     publish,
     shm_path,
     sync_file,
     sync_folder,
     uri,
     wal_path,
+    with_its_own,
 )
 from outbox.store.sidecar import Facts
 from outbox.threads import in_thread
@@ -235,5 +235,5 @@ def _named(part: Path, path: Path, leftovers: Sequence[Path] | None, now_ms: int
 
 
 def _tidy(part: Path) -> None:
-    for each in (part, wal_path(part), shm_path(part), journal_path(part)):
+    for each in with_its_own(part):
         each.unlink(missing_ok=True)

@@ -11,9 +11,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum, auto
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Literal
 
 import aiosqlite
 
@@ -188,46 +187,34 @@ async def _objection(connection: aiosqlite.Connection, row: dict[str, Any], *, s
     return _OVERTAKEN if list(later) else None
 
 
+# What became of a session that was running in the damaged file: left, if its source has another one here; unreadable, if
+# damage has made it invalid.
+_Became = Literal["brought", "here", "left", "unreadable"]
+
+
 async def _bring_sessions(store: Store, sessions: Sequence[Sequence[Any]] | None, found: Salvaged) -> None:
     """Let each source without a session here continue the one that was running."""
     if sessions is None:
         found.sessions_unreadable = True
         return
 
-    async def work(connection: aiosqlite.Connection) -> list[_Session]:
+    async def work(connection: aiosqlite.Connection) -> list[_Became]:
         return [await _brought_session(connection, session) for session in sessions]
 
-    for session, became in zip(sessions, await store.transact(work), strict=True):
-        match became:
-            case _Session.BROUGHT:
-                found.sessions += 1
-            case _Session.LEFT:
-                found.sessions_left.append(str(session[1]))
-            case _Session.UNREADABLE:
-                found.sessions_unreadable = True
-            case _Session.HERE:
-                pass
-            case _:
-                assert_never(became)
+    became = await store.transact(work)
+    found.sessions = became.count("brought")
+    found.sessions_left = [str(row[1]) for row, what in zip(sessions, became, strict=True) if what == "left"]
+    found.sessions_unreadable = "unreadable" in became
 
 
-class _Session(Enum):
-    """What became of a session that was running in the damaged file."""
-
-    BROUGHT = auto()
-    HERE = auto()  # it was already here
-    LEFT = auto()  # its source has another one here
-    UNREADABLE = auto()  # damage has made it invalid
-
-
-async def _brought_session(connection: aiosqlite.Connection, session: Sequence[Any]) -> _Session:
-    """Insert one session inside an open transaction."""
+async def _brought_session(connection: aiosqlite.Connection, session: Sequence[Any]) -> _Became:
+    """Insert one session inside an open transaction, unless its source has one here."""
     sql = "select session_id from outbox_sessions where source = ?"
     for (here,) in await connection.execute_fetchall(sql, (session[0],)):
-        return _Session.HERE if here == session[1] else _Session.LEFT
+        return "here" if here == session[1] else "left"
     marks = ", ".join("?" * len(SESSION))
     try:
         await connection.execute(f"insert into outbox_sessions ({', '.join(SESSION)}) values ({marks})", session)  # noqa: S608
     except sqlite3.IntegrityError:
-        return _Session.UNREADABLE
-    return _Session.BROUGHT
+        return "unreadable"
+    return "brought"

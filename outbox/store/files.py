@@ -38,6 +38,11 @@ def journal_path(path: Path) -> Path:
     return path.with_name(path.name + "-journal")
 
 
+def with_its_own(path: Path) -> tuple[Path, Path, Path, Path]:
+    """Return `path` and what SQLite keeps beside it."""
+    return path, wal_path(path), shm_path(path), journal_path(path)
+
+
 def uri(path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False) -> str:
     """Return what SQLite opens `path` by, whatever is in its name. immutable: without the -wal, and without locks.
 
@@ -69,8 +74,7 @@ def refuse_odd_files(path: Path) -> None:
 
     On a named pipe SQLite would wait for ever; through a symbolic link it would write wherever that leads.
     """
-    real = real_path(path)
-    for each in (real, wal_path(real), shm_path(real), journal_path(real)):
+    for each in with_its_own(real_path(path)):
         try:
             mode = each.lstat().st_mode
         except OSError:

@@ -98,7 +98,7 @@ def _locked(target: Path) -> tuple[Path, WriterLock | None]:
 
 def _remove(path: Path, lock: WriterLock | None) -> None:
     try:
-        for each in (path, files.wal_path(path), files.shm_path(path), files.journal_path(path)):
+        for each in files.with_its_own(path):
             each.unlink(missing_ok=True)
         if os.name != "nt":  # before the release: whoever waits for it must not find a lock without a name
             lock_path(path).unlink(missing_ok=True)

@@ -127,7 +127,7 @@ class Reader:
 
     async def _in_turn(self, rows: Sequence[Any]) -> list[Lane]:
         if new := [number for number, _ in rows if number not in self._specs]:
-            self._learn(await self.read(queries.SOME_LANES.sql, (f"[{','.join(map(str, new))}]",)))
+            self._learn(await self.read(queries.SOME_LANES.sql, (listed(new),)))
         self.unknown_lanes = tuple(number for number, _ in rows if number not in self._specs)
         lanes = [Lane(number, self._specs[number], seq) for number, seq in rows if number in self._specs]
         return sorted(lanes, key=lambda lane: lane.first_seq)
@@ -163,7 +163,7 @@ class Reader:
         if not lanes:
             return {}
         found = dict[int, list[Outgoing]]()
-        looked = (f"[{','.join(map(str, lanes))}]", limit)
+        looked = (listed(lanes), limit)
         for *row, lane in await self._entries(queries.ALONGSIDE, looked, limit=limit, max_bytes=max_bytes):
             found.setdefault(lane, []).append(Outgoing(*row))
         return found
@@ -184,7 +184,7 @@ class Reader:
 
     async def still_pending(self, seqs: Sequence[int]) -> list[tuple[Outgoing, str | None]]:
         """Return those of `seqs` that are still pending, oldest first, each with what it waits for."""
-        rows = await self.read(queries.WAITING.sql, (f"[{','.join(map(str, seqs))}]",))
+        rows = await self.read(queries.WAITING.sql, (listed(seqs),))
         return [(Outgoing(*row[:-1]), row[-1]) for row in rows]
 
     async def behind(self, seq: int) -> tuple[bool, bool]:
@@ -194,7 +194,7 @@ class Reader:
 
     async def resent(self, seqs: Sequence[int]) -> set[int]:
         """Return which of `seqs` had arrived before an operator let them be sent again."""
-        return {int(seq) for (seq,) in await self.read(queries.RESENT.sql, (f"[{','.join(map(str, seqs))}]",))}
+        return {int(seq) for (seq,) in await self.read(queries.RESENT.sql, (listed(seqs),))}
 
     async def inserts_ahead(self, destination: str, columns: Sequence[str]) -> list[tuple[int, int]]:
         """Return the lanes of inserts that have `columns` but no line, each with its oldest entry that is ready."""
@@ -219,7 +219,7 @@ class Reader:
 
     async def shown(self, seqs: Sequence[int]) -> list[StoredEntry]:
         """Return those of `seqs` that are still pending, oldest first."""
-        rows = await self.read(queries.SHOWN.sql, (f"[{','.join(map(str, seqs))}]",))
+        rows = await self.read(queries.SHOWN.sql, (listed(seqs),))
         return [StoredEntry.of(row) for row in rows]
 
     async def counts(self) -> dict[str, dict[str, int]]:
@@ -331,6 +331,11 @@ def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
 def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
     """Return how many entries of all destinations are in `state`."""
     return sum(states.get(state, 0) for states in counts.values())
+
+
+def listed(numbers: Iterable[int]) -> str:
+    """Return a JSON list: one parameter, whatever its length."""
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def _runs(rows: Sequence[Any], lane: int) -> list[Outgoing]:

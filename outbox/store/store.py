@@ -20,7 +20,7 @@ from outbox.store import database, many, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits, Guard
 from outbox.store.held_transaction import Block
-from outbox.store.reader import Reader
+from outbox.store.reader import Reader, listed
 from outbox.store.receipts import Receipt, find_lane
 from outbox.store.rows import Adopted, StoredPause
 from outbox.store.sidecar import Sidecar
@@ -154,7 +154,7 @@ class Store(Reader):
         run: the lane and the cause of the run of refusals in which they die.
         """
         now_ms = self._clock.now_ms()
-        parameters = (state.value, now_ms, attempts, *_refusal_words(refusal), _list(seqs))
+        parameters = (state.value, now_ms, attempts, *_refusal_words(refusal), listed(seqs))
         if refusal is None:
             await self.writer.execute(queries.SETTLE.sql, parameters)
             return
@@ -173,11 +173,11 @@ class Store(Reader):
     ) -> None:
         """Let pending entries wait until `until_ms` for something of their own. event: postponed or stuck."""
         now_ms = self._clock.now_ms()
-        parameters = (until_ms, attempts, *_refusal_words(refusal), _list(seqs))
+        parameters = (until_ms, attempts, *_refusal_words(refusal), listed(seqs))
 
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(queries.POSTPONE.sql, parameters)
-            await connection.execute(queries.FIRST_REFUSED.sql, (now_ms, _list(seqs)))
+            await connection.execute(queries.FIRST_REFUSED.sql, (now_ms, listed(seqs)))
             await note(connection, seqs, now_ms=now_ms, event=event, refusal=refusal, batch_rows=batch_rows)
 
         await self.transact(work)
@@ -258,7 +258,7 @@ class Store(Reader):
 
         async def work(connection: aiosqlite.Connection) -> int:
             seqs = [int(seq) for (seq,) in await connection.execute_fetchall(queries.RUN_TO_REVIVE.sql, (lane,))]
-            await connection.execute(queries.REVIVE_RUN.sql, (_list(seqs),))
+            await connection.execute(queries.REVIVE_RUN.sql, (listed(seqs),))
             await note(connection, seqs, now_ms=now_ms, event="requeued", message="the table accepts rows again")
             await connection.execute(queries.FORGET_RUN.sql, (lane,))
             return len(seqs)
@@ -342,15 +342,10 @@ async def note(
     """Write one line of history for each entry of `seqs`: with our own message, or what the server said."""
     said = refusal and (refusal.status, refusal.code, refusal.message, batch_rows, refusal.request_id)
     words = said or (None, None, message, batch_rows, None)
-    await connection.execute(queries.NOTE.sql, (now_ms, event, *words, _list(seqs)))
+    await connection.execute(queries.NOTE.sql, (now_ms, event, *words, listed(seqs)))
 
 
 def _refusal_words(refusal: Refusal | None) -> tuple[int | None, str | None, str | None, str | None, str | None]:
     if refusal is None:
         return None, None, None, None, None
     return refusal.status, refusal.code, refusal.message, refusal.details, refusal.hint
-
-
-def _list(seqs: Sequence[int]) -> str:
-    """A JSON list: one parameter, whatever its length."""
-    return f"[{','.join(map(str, seqs))}]"
