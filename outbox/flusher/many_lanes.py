@@ -104,14 +104,12 @@ class ReadyLanes:
         """Return whether `lane` has shared another one's request since it was looked at."""
         return not self.whole and lane.number not in self._queue
 
-    def turn(self) -> None:
-        """Note that a request has begun."""
+    def served(self, lanes: Iterable[Lane]) -> None:
+        """Note that a request with rows of `lanes` has begun: they come last."""
         self._turns += 1
-
-    def served(self, lane: Lane) -> None:
-        """Note that `lane` has rows in it: it comes last."""
-        if self._queue.pop(lane.number, None) is not None:
-            self._queue[lane.number] = lane
+        for lane in lanes:
+            if self._queue.pop(lane.number, None) is not None:
+                self._queue[lane.number] = lane
 
     def look_again(self) -> None:
         """Read all lanes at the next look: some that have left the queue have something to send."""

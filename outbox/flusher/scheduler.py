@@ -131,9 +131,9 @@ class Lanes:
     def serve(self, lane: Lane, batch: Batch) -> None:
         """Note that `lane`, and whoever shares its request, has had its turn."""
         self._begun += 1
-        self.ready.turn()
-        for each in (lane, *(other for other, _ in batch.others)):
-            self.ready.served(each)
+        served = [lane, *(other for other, _ in batch.others)]
+        self.ready.served(served)
+        for each in served:
             self.traffic(each).served = self._begun
         self._served[lane.spec.destination] = self._begun
 

@@ -187,8 +187,8 @@ async def _objection(connection: aiosqlite.Connection, row: dict[str, Any], *, s
     return _OVERTAKEN if list(later) else None
 
 
-# What became of a session that was running in the damaged file: left, if its source has another one here; unreadable, if
-# damage has made it invalid.
+# What became of a session that was running in the damaged file. left: its source has another one here.
+# unreadable: damage has made it invalid.
 _Became = Literal["brought", "here", "left", "unreadable"]
 
 
