@@ -472,6 +472,32 @@ async def test_a_look_while_it_closes_is_a_typed_error(path: Path) -> None:
         assert isinstance(await looking, OutboxError | None)
 
 
+DROPPED = """
+import asyncio, gc, sys, warnings, weakref
+from outbox import Outbox, Settings
+
+async def main():
+    outbox = await Outbox.open(Settings(_env_file=None, path=sys.argv[1]))
+    known = weakref.ref(outbox)
+    kept = outbox if sys.argv[2] == "kept" else None
+    del outbox
+    gc.collect()
+    print("there" if known() else "gone")
+
+warnings.simplefilter("ignore")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("how", "it_is"), [("dropped", "gone"), ("kept", "there")])
+def test_an_outbox_that_nobody_has_closed_or_keeps_is_collected_while_the_loop_runs(
+    how: str, it_is: str, path: Path
+) -> None:
+    with python(DROPPED, str(path), how) as process:
+        out, err = process.communicate(timeout=100)
+    assert out.split() == [it_is], err
+
+
 FORGOTTEN = """
 import asyncio, sys
 from outbox import Outbox, Settings
