@@ -12,6 +12,7 @@ from outbox.postgrest.batch import (
     last_of_each_row,
     like_the_first,
     own_duplicate,
+    remote_id,
     sent_bytes,
     sent_digests,
     unsuspected,
@@ -33,6 +34,18 @@ UPDATE = LaneSpec("sessions", Operation.UPDATE, "", "n", ordered=True)
 
 def line(*entries: Outgoing) -> list[int]:
     return [entry.seq for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("payload", "its_id"),
+    [
+        pytest.param('{"n":1}', "own", id="minted"),
+        pytest.param('{"id":7,"n":1}', "7", id="the caller's"),
+        pytest.param('{"n":"id"}', "own", id="a value that is called like the column"),
+    ],
+)
+def test_the_key_column_holds_what_the_caller_put_there_or_else_the_entrys_id(payload: str, its_id: str) -> None:
+    assert remote_id(INSERT, outgoing(1, id="own", payload=payload)) == its_id
 
 
 @pytest.mark.parametrize(
