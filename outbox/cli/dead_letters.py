@@ -16,7 +16,7 @@ from outbox.cli import format as formatting
 from outbox.cli.advice import typed_id
 from outbox.cli.common import AsJson, FilePath, check_outbox, looking, print_json, read
 from outbox.cli.filters import Chosen, DryRun, selecting, sharing
-from outbox.cli.send_command import SHOWN, TIMEOUT_S, Command, Force, Timeout, Yes, commanding
+from outbox.cli.send_command import SHOWN, TIMEOUT_S, Command, Force, Timeout, Yes, changing
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries
 from outbox.forensics.causes import Cause, causes
@@ -98,7 +98,7 @@ def _changed(
     **how: Any,
 ) -> None:
     """Change the chosen entries. pending: also waiting ones, if their ids are given. how: arguments of the change."""
-    with commanding(path, timeout, as_object=as_object) as command:
+    with changing(path, timeout, as_object=as_object) as command:
         if "reason" in how and not dry_run:
             how["reason"] = checked_reason(how["reason"])
         asked = _asked(chosen(ids=ids or None, everything=everything)).but(pending=pending and bool(ids))
@@ -177,7 +177,7 @@ def reload(timeout: Timeout = TIMEOUT_S, path: FilePath = None, as_object: AsJso
     Exit codes and --json as `outbox requeue`, but with
       pauses_ended            how many; only where no bot runs
     """
-    with commanding(path, timeout, as_object=as_object) as command:
+    with changing(path, timeout, as_object=as_object) as command:
         check_outbox(command.where)
 
         async def local(store: Store) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def adopt(timeout: Timeout = TIMEOUT_S, path: FilePath = None, as_object: AsJson
     Exit codes and --json as `outbox requeue`, but with
       was                     the project that it belonged to, or null: none yet
     """
-    with commanding(path, timeout, as_object=as_object) as command:
+    with changing(path, timeout, as_object=as_object) as command:
         check_outbox(command.where)
         raise typer.Exit(command.change("adopt", {}))
 
@@ -234,7 +234,6 @@ def _bound(command: Command, which: Selection, verb: str, *, yes: bool, dry_run:
 
 
 def _say_would(command: Command, found: Sequence[Selected], verb: str) -> None:
-    """Print what would be done."""
     if command.as_object:
         listed = [{"id": each.id, "destination": each.destination, "outcome": None} for each in found[:LISTED]]
         facts = {"outcomes": {}, "done": 0, "would": len(found), "entries": listed, "left_out": len(found[LISTED:])}

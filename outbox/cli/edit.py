@@ -21,7 +21,7 @@ from outbox.admin.edit import candidates, renamable
 from outbox.admin.revision import Unrevised, differences, fingerprint, laid_out, renamed, revised
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, read
-from outbox.cli.send_command import DONE, NOT_DONE, REFUSED, TIMEOUT_S, Command, Force, Timeout, Yes, commanding
+from outbox.cli.send_command import DONE, NOT_DONE, REFUSED, TIMEOUT_S, Command, Force, Timeout, Yes, changing
 from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.forensics import entries
 from outbox.store.selection import NOT_DEAD, Handled, Outcome
@@ -73,7 +73,7 @@ def edit(
 
     --json prints the fields of `outbox requeue`.
     """
-    with commanding(path, timeout, as_object=as_object) as command:
+    with changing(path, timeout, as_object=as_object) as command:
         names = _names(rename or [])
         if all_matching or its_id is None:
             _check(its_id, names, source, all_matching=all_matching)

@@ -11,7 +11,7 @@ import typer
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, check_outbox, complaints, print_json, read
 from outbox.cli.filters import age_ms
-from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, commanding, file_of
+from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, changing, file_of
 from outbox.clock import SystemClock
 from outbox.errors import ConfigError, InvalidRequest
 from outbox.forensics import entries
@@ -58,7 +58,7 @@ def prune(
       request                 its name, if it waits for an answer
       error                   only if it was refused
     """
-    with commanding(path, timeout, as_object=as_object) as command:
+    with changing(path, timeout, as_object=as_object) as command:
         before_ms = SystemClock().now_ms() - _retention_ms(older_than, path)
         found = read(command.where, lambda observer: entries.settled_before(observer, before_ms))
         if found and not yes:

@@ -7,15 +7,14 @@ import os
 import select
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from outbox.admin.commands import Commands, Put
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, print_json
-from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Timeout, done, file_of
+from outbox.cli.common import AsJson, FilePath, print_json
+from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Command, Timeout, changing, done
 from outbox.clock import SystemClock
 from outbox.errors import InvalidRequest
 from outbox.prepare import mint_ids
@@ -79,8 +78,7 @@ def put(
       by                      this command, or: the running bot
       error                   only if some were refused
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
+    with changing(path, timeout, as_object=as_object) as command:
         options: dict[str, Any] = {
             "operation": operation,
             "key": key,
@@ -88,7 +86,7 @@ def put(
             "match": None if match is None else _object(match, "match"),
             "if_exists": "keep" if keep else None,
         }
-        told = _Told(where, timeout)
+        told = _Told()
 
         async def local(store: Store) -> Mapping[str, Any]:
             known = Destinations(store, clock=SystemClock(), source=load(path=path).source)
@@ -100,17 +98,15 @@ def put(
             minted = None if keep else mint_ids(SystemClock().now_ms(), os.urandom(10 * len(rows)))
             ids = minted if its_id is None else [its_id]
             asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options}).as_json()
-            if not told.add(*done(where, "put", asked, timeout, local)):
+            if not told.add(*done(command.where, "put", asked, timeout, local)):
                 break
-        _finish(told, as_object=as_object)
+        _finish(command, told)
 
 
 class _Told:
     """The result so far."""
 
-    def __init__(self, where: Path, timeout_s: float) -> None:
-        self.where = where
-        self.timeout_s = timeout_s
+    def __init__(self) -> None:
         self.put = self.duplicates = 0
         self.ids: list[str] = []
         self.requests: list[str] = []
@@ -132,14 +128,12 @@ class _Told:
         return True
 
 
-def _finish(told: _Told, *, as_object: bool) -> NoReturn:
+def _finish(command: Command, told: _Told) -> NoReturn:
     code = REFUSED if told.error is not None else NO_ANSWER if told.requests else 0
-    if as_object:
-        facts = {
-            "path": told.where, "exit_code": code,
-            **formatting.fields(told, "put", "duplicates", "ids", "requests", "by"),
-        }  # fmt: skip
-        print_json(facts | ({} if told.error is None else {"error": told.error}))
+    if command.as_object:
+        facts = formatting.fields(told, "put", "duplicates", "ids", "requests", "by")
+        error = {} if told.error is None else {"error": told.error}
+        print_json({"path": command.where, "exit_code": code, **facts, **error})
     else:
         console = formatting.console()
         there = f", {told.duplicates:,} of them already stored" if told.duplicates else ""
@@ -147,7 +141,7 @@ def _finish(told: _Told, *, as_object: bool) -> NoReturn:
         console.print(f"{told.put:,} put{whose}{there}.")
         if told.requests:
             console.print(
-                f"The running bot has not answered within {told.timeout_s:g} s: {len(told.requests):,} requests wait"
+                f"The running bot has not answered within {command.timeout_s:g} s: {len(told.requests):,} requests wait"
                 " on disk and will be carried out by it, or by the next one that opens the file."
             )
         if told.error is not None:

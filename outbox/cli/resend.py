@@ -6,7 +6,7 @@ import typer
 
 from outbox.cli.common import AsJson, FilePath
 from outbox.cli.filters import Chosen, DryRun, selecting
-from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, commanding, done
+from outbox.cli.send_command import TIMEOUT_S, Timeout, Yes, changing, done
 
 
 @selecting
@@ -53,7 +53,7 @@ def resend(
       request                 its name, if it waits for an answer
       error                   only if it was refused
     """
-    with commanding(path, timeout, as_object=as_object) as command:
+    with changing(path, timeout, as_object=as_object) as command:
         which = chosen().as_json()
         if not (yes or dry_run):
             _, found = done(command.where, "resend", {**which, "dry_run": True}, timeout)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, complaints, print_json
-from outbox.cli.send_command import done, exit_code, file_of
+from outbox.cli.common import AsJson, FilePath, print_json
+from outbox.cli.send_command import Command, changing, done, exit_code
 from outbox.errors import StoreError
 from outbox.recovery.salvage import salvage_and_rename
 from outbox.store.files import real_path, wal_path
@@ -63,8 +63,8 @@ def salvage(
       project_unreadable      true: the next answer decides where they belong
       kept_as                 where the damaged file is now
     """
-    with complaints(path, as_object=as_object):
-        where, source = file_of(path), real_path(file)
+    with changing(path, timeout, as_object=as_object) as command:
+        where, source = command.where, real_path(file)
         if source.name.endswith("-wal"):
             source = source.with_name(source.name.removesuffix("-wal"))
         if not is_file(source) and not is_file(wal_path(source)):
@@ -75,7 +75,7 @@ def salvage(
         _, facts = done(
             where, "salvage", {"file": str(source)}, timeout, lambda store: salvage_and_rename(store, source)
         )
-        _finish(where, facts, _salvage_code(facts), _salvage_words, as_object=as_object)
+        _finish(command, facts, _salvage_code(facts), _salvage_words)
 
 
 def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJson = False) -> None:
@@ -89,12 +89,11 @@ def acknowledge(timeout: _Timeout = 10.0, path: FilePath = None, as_object: AsJs
 
     Exit codes as `outbox reload`. --json prints path, exit_code, acknowledged.
     """
-    with complaints(path, as_object=as_object):
-        where = file_of(path)
-        _must_be_an_outbox(where)
-        _, facts = done(where, "acknowledge", {}, timeout)
+    with changing(path, timeout, as_object=as_object) as command:
+        _must_be_an_outbox(command.where)
+        _, facts = done(command.where, "acknowledge", {}, timeout)
         words = "Acknowledged." if facts.get("acknowledged") else "There was nothing to acknowledge."
-        _finish(where, facts, exit_code(facts), lambda _: [words], as_object=as_object)
+        _finish(command, facts, exit_code(facts), lambda _: [words])
 
 
 def _must_be_an_outbox(where: Path) -> None:
@@ -103,9 +102,11 @@ def _must_be_an_outbox(where: Path) -> None:
         raise StoreError(f"{where} does not exist; nothing was changed: start the bot once, which makes it", path=where)
 
 
-def _finish(where: Path, facts: Mapping[str, Any], code: int, words: Any, *, as_object: bool) -> None:
-    if as_object:
-        print_json({"path": where, "exit_code": code, **facts})
+def _finish(
+    command: Command, facts: Mapping[str, Any], code: int, words: Callable[[Mapping[str, Any]], list[str]]
+) -> NoReturn:
+    if command.as_object:
+        print_json({"path": command.where, "exit_code": code, **facts})
     elif "request" in facts:
         formatting.console().print(
             f"The running bot has not answered yet; the request {facts['request']} is still there."

@@ -87,8 +87,8 @@ class Command:
 
 
 @contextlib.contextmanager
-def commanding(path: Path | None, timeout_s: float, *, as_object: bool) -> Iterator[Command]:
-    """Give the command that changes the file at `path`; report an error as `complaints` does."""
+def changing(path: Path | None, timeout_s: float, *, as_object: bool) -> Iterator[Command]:
+    """Give the command that changes the file, by --path or the settings; report an error as `complaints` does."""
     with complaints(path, as_object=as_object):
         yield Command(file_of(path), timeout_s, as_object)
 
