@@ -88,7 +88,17 @@ class Commits:
         self._capacity = capacity
         self.repeating: logs.Repeating = logs.Repeating(clock)
         self.suspect: bool = False  # nothing may be acknowledged before a new connection has checkpointed
+        self._tried: Sequence[str] = ()  # what the newest work stores: while `suspect` nobody knows what became of it
         self.on_corrupt: Callable[[Exception], None] = lambda _: None
+
+    def refusal(self, ids: Sequence[str]) -> DiskFull | None:
+        """Return why there is no use in trying the entries `ids` on a full disk; None: there may be.
+
+        A suspect connection must be replaced first, and for a new one there may be no room. Until then nobody can look
+        whether they are there; but what was never tried is not, or was before and stays.
+        """
+        untried = self.suspect and set(ids).isdisjoint(self._tried)
+        return DiskFull(path=self._path, ids=ids) if untried else None
 
     async def run(
         self,
@@ -137,6 +147,7 @@ class Commits:
             raise self.vanished.of(ids, stored=False)
         if self.suspect:
             await self._reopen(ids, stored=False)
+        self._tried = ids if stores else ()
         result = await work()
         if self._watch.gone:
             self.suspect = True

@@ -67,7 +67,9 @@ class Block:
         self.committed: bool = False
 
     async def begin(self) -> None:
-        """Wait for the writer's turn and begin. Raises StoreBusy, OutboxClosed."""
+        """Wait for the writer's turn and begin. Raises StoreBusy, DiskFull, OutboxClosed."""
+        if self._writer.capacity.short and (problem := self._writer.commits.refusal(())) is not None:
+            raise problem
         self._task = asyncio.create_task(
             self._writer.run_exclusive(self._serve, ids=self._ids), name="outbox-transaction"
         )

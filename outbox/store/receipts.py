@@ -102,6 +102,11 @@ class Put:
     done: asyncio.Future[Receipt]
     puts: ClassVar[bool] = True
 
+    @property
+    def ids(self) -> Sequence[str]:
+        """The entries that an unknown outcome would concern."""
+        return (self.entry.id,)
+
 
 @dataclass(slots=True)
 class Job:
@@ -114,6 +119,7 @@ class Job:
     done: asyncio.Future[Any]
     one_statement: bool = False
     puts: ClassVar[bool] = False
+    ids: ClassVar[Sequence[str]] = ()
 
 
 @dataclass(slots=True)

@@ -472,6 +472,86 @@ def test_a_failed_write_is_of_unknown_outcome_and_the_same_id_again_is_one_row(
     assert out.splitlines() == ["(6, 6)", "('ok',)"], err
 
 
+FULL = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+from outbox.clock import SystemClock
+from outbox.entry import Destination
+from outbox.errors import DiskFull, OutboxError, OutcomeUnknown
+from outbox.prepare import written
+from outbox.recovery.open import open_store
+from outbox.store.capacity import Bounds
+from outbox.store.commits import Commits
+
+path = Path(sys.argv[1])
+if sys.argv[2] == "control":
+    Commits.refusal = lambda *_: None
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+def entry(n, text=""):
+    ready = written(Destination("trades"), {"n": n, "text": text})
+    return ready.entry(f"id-{n}", created_at_ms=1, source=None, lane=None), ready.intent.spec
+
+async def begun(store):
+    block = store.block(2.0)
+    await block.begin()
+
+async def told(work):
+    try:
+        await work
+    except OutboxError as error:
+        return error
+
+async def main():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    store = await open_store(path, clock=SystemClock(), busy_timeout_s=0.3, bounds=Bounds(reserve_bytes=1 << 16))
+    await store.put(*entry(0))
+    await store.empty_wal()
+    await store.put(*entry(1))
+    # No file may grow beyond this: neither the WAL by a large row, nor the database by a checkpoint of what is in it.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    tried = await told(store.put(*entry(2, "x" * 100_000)))
+    assert isinstance(tried, OutcomeUnknown) and store.writer.capacity.short and store.writer.commits.suspect, tried
+    connection = store.writer.commits.connection
+    for work, ids in (
+        (store.put(*entry(3)), ("id-3",)),
+        (store.put_many([entry(4), entry(5)]), ("id-4", "id-5")),
+        (begun(store), ()),
+    ):
+        error = await told(work)
+        print(type(error).__name__, getattr(error, "ids", None) == ids, store.writer.commits.connection is connection)
+    print(type(await told(store.put(*entry(2, "x" * 100_000)))).__name__)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    await store.look()  # as the housekeeper does, once a second
+    assert not store.writer.commits.suspect
+    assert isinstance(await told(store.put(*entry(3))), DiskFull)  # until the reserve is whole again
+    assert await store.writer.capacity.regain()
+    again = [await store.put(*entry(n, "x" * 100_000 * (n == 2))) for n in range(6)]
+    print(len({receipt.seq for receipt in again}), sum((await store.counts())["trades"].values()))
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_what_was_never_tried_on_a_full_disk_is_told_so_without_waiting_for_a_new_connection(tmp_path: Path) -> None:
+    """A commit has failed for want of room, and the connection must be replaced, for which there is no room either."""
+    with python(FULL, str(tmp_path / "bot.db"), "") as process:
+        out, err = process.communicate()
+    # The row that was tried may be there: only a new connection can tell.
+    assert out.splitlines() == ["DiskFull True True"] * 3 + ["OutcomeUnknown", "6 6"], err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_control_who_must_wait_for_the_new_connection_hears_that_nobody_knows(tmp_path: Path) -> None:
+    with python(FULL, str(tmp_path / "bot.db"), "control") as process:
+        out, err = process.communicate()
+    *puts, block, tried, stored = out.splitlines()
+    assert [line.split()[0] for line in puts] == ["OutcomeUnknown"] * 2, err
+    assert (block.split()[0], tried, stored) == ("OutcomeUnknown", "OutcomeUnknown", "6 6"), err
+
+
 @run_async
 async def test_what_is_logged_about_a_failed_commit_holds_no_payload(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
