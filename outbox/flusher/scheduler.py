@@ -41,8 +41,9 @@ class Lanes:
 
     async def load(self) -> None:
         """Read what died in runs of refusals that an earlier process has left."""
-        specs = await self._store.lanes()
-        for number, cause, seq in await self._store.refused_runs():
+        runs = await self._store.refused_runs()
+        specs = await self._store.lanes() if runs else {}
+        for number, cause, seq in runs:
             self.traffic(Lane(number, specs[number], seq)).refused(cause, seq)
 
     def traffic(self, lane: Lane) -> Traffic:

@@ -31,8 +31,15 @@ T = TypeVar("T")
 
 logger: logs.Logger = logs.named("outbox.store")
 
+# A bot whose rows keep changing their columns has thousands of lanes: the others are learned when they are met.
+_FIRST_LANES = "limit 256"
 # Every run reads these, so damage there is found before the file is used.
-_LOOKED_AT = (queries.COUNTS.sql, queries.READY_LANES.sql, queries.PAUSES.sql, queries.NEXT_DUE.sql)
+_LOOKED_AT = (
+    queries.COUNTS.sql,
+    f"{queries.READY_LANES.sql} {_FIRST_LANES}",
+    queries.PAUSES.sql,
+    queries.NEXT_DUE.sql,
+)
 # Only the length of its text: a shell may have put any bytes, and refusing them is the flusher's task.
 _NEWEST = "select seq, length(payload) from outbox order by seq desc limit 1"
 _PAGE_BYTES = 4096  # of a file that SQLite has just made
@@ -165,7 +172,7 @@ async def _opened_file(
     writer = await database.open_writer(path, busy_timeout_s=busy_timeout_s, watch=watch)
     try:
         await migrate(writer, path, now_ms=clock.now_ms())
-        lanes = list(await writer.execute_fetchall(queries.LANES.sql))
+        lanes = list(await writer.execute_fetchall(f"{queries.LANES.sql} {_FIRST_LANES}"))
         plain = not list(await writer.execute_fetchall(queries.OWN_TRIGGERS))
         for sql in (*_LOOKED_AT, _NEWEST):
             await writer.execute_fetchall(sql)

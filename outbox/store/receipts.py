@@ -34,18 +34,17 @@ class Receipt:
 
 async def find_lane(connection: aiosqlite.Connection, spec: LaneSpec) -> int:
     """Return the number of the lane of `spec`, making the lane if it is new."""
-    rows = await connection.execute_fetchall(queries.LANE.sql, (*spec[:4], int(spec.ordered)))
-    return int(next(iter(rows))[0])
+    return (await find_lanes(connection, [spec]))[spec]
 
 
 async def find_lanes(connection: aiosqlite.Connection, specs: Sequence[LaneSpec]) -> dict[LaneSpec, int]:
-    """Do the same for several, in one hop to SQLite's thread."""
+    """Do the same for several, in one hop to SQLite's thread; nothing is written where all are there."""
 
     def find(connection: sqlite3.Connection) -> dict[LaneSpec, int]:
         found = dict[LaneSpec, int]()
         for spec in specs:
-            ((number,),) = connection.execute(queries.LANE.sql, (*spec[:4], int(spec.ordered))).fetchall()
-            found[spec] = int(number)
+            connection.execute(queries.NEW_LANE.sql, spec)
+            ((found[spec],),) = connection.execute(queries.LANE.sql, spec).fetchall()
         return found
 
     return await connection._execute(find, connection._conn)  # type: ignore[no-untyped-call,no-any-return]

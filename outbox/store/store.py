@@ -33,7 +33,7 @@ logger: logs.Logger = logs.named("outbox.store")
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`.
+    """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`, some.
 
     last_seq: the highest number that an entry ever had. plain: the entries have no trigger of the bot's own.
     is_new: there was nothing at its path.

@@ -1,4 +1,4 @@
-"""What the file says of itself, what is not sent for a while, and what died in a run of refusals."""
+"""What the file says of itself, its lanes, what is not sent for a while, and what died in a run of refusals."""
 
 from __future__ import annotations
 
@@ -151,4 +151,22 @@ SOME_LANES = Query(
     f"{LANES.sql} where lane in (select value from json_each(?))",
     (),
     "the lanes: kinds of request, not entries",
+)
+
+NEW_LANE = Query(
+    "a lane, unless it is there",
+    # Random: a number that a shell copied from another outbox, with an entry, must not mean anything here.
+    "insert into outbox_lanes (lane, destination, operation, on_conflict, columns, ordered)"
+    " values (random() & 0x7fffffffffff, ?, ?, ?, ?, ?)"
+    " on conflict (destination, operation, on_conflict, columns, ordered) do nothing",
+    (),
+    "1",
+)
+
+LANE = Query(
+    "the number of a lane",
+    "select lane from outbox_lanes"
+    " where destination = ? and operation = ? and on_conflict = ? and columns = ? and ordered = ?",
+    (),
+    "1",
 )

@@ -69,13 +69,3 @@ STORED = Query(
     ("sqlite_autoindex_outbox_1 (id=? AND destination=?)",),
     "one for each pair",
 )
-
-LANE = Query(
-    "the number of a lane, made when it is new",
-    # Random: a number that a shell copied from another outbox, with an entry, must not mean anything here.
-    "insert into outbox_lanes (lane, destination, operation, on_conflict, columns, ordered)"
-    " values (random() & 0x7fffffffffff, ?, ?, ?, ?, ?)"
-    " on conflict (destination, operation, on_conflict, columns, ordered) do update set lane = lane returning lane",
-    (),
-    "1",
-)
