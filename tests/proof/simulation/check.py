@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from outbox.store import database
 from tests.proof.simulation.world import Put, Row, World
 
 
@@ -20,6 +21,7 @@ def judge(world: World, path: Path) -> None:
             if put.by_shell:  # but for a shell's rows that no bot had read: nobody knew of them
                 put.told = "unknown"
     with contextlib.closing(sqlite3.connect(path)) as file:
+        file.text_factory = database.readable  # a scribble may have hit a payload, which is then no UTF-8
         stored = _stored(file)
         own = {n for (n,) in file.execute("select n from own")}
         counts = dict(file.execute("select state, sum(entries) from outbox_counts group by state"))
