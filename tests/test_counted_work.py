@@ -217,7 +217,7 @@ async def test_an_idle_flusher_asks_sqlite_once_a_poll(
     others: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     polls = 30
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         await bench.put_many(1)
         await bench.settled()
         await bench.live(2)  # what it looks at once after a delivery

@@ -196,12 +196,16 @@ class Bench:
 async def opened(
     folder: Path, *, remote: Remote | None = None, clock: Clock | None = None, draw: float | None = 0.5, **settings: Any
 ) -> AsyncIterator[Bench]:
-    """Open the outbox of `folder`; its flusher does not run. draw: the dice, always the same; None: real ones."""
+    """Open the outbox of `folder`; its flusher does not run. draw: the dice, always the same; None: real ones.
+
+    A minute is between two polls unless it is given: what has to wake the flusher is not hidden by the next poll, and
+    an hour has 60 steps instead of 3,600.
+    """
     clock = clock or Clock()
     remote = remote or Remote()
     remote.pulse = clock.pulse
     path = folder / "outbox.db"
-    chosen = Settings(path=path, _env_file=None, **{"poll_s": 1.0, **settings})
+    chosen = Settings(path=path, _env_file=None, **{"poll_s": 60.0, **settings})
     async with Outbox.open(chosen, clock=clock, transport=remote) as outbox:
         outbox._flusher._context.draw = random.Random(7).random if draw is None else lambda: draw
         try:

@@ -108,7 +108,7 @@ async def test_requests_in_flight_stay_within_their_bound(tmp_path: Path) -> Non
 
 @run_async
 async def test_an_idle_flusher_looks_once_a_poll_and_no_more(tmp_path: Path) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         before = bench.clock.rests
         await bench.live(60)
         assert 59 <= bench.clock.rests - before <= 62

@@ -40,7 +40,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Flushing]:
 
 @run_async
 async def test_the_file_records_when_the_flusher_starts_polls_delivers_and_ends(tmp_path: Path) -> None:
-    async with opened(tmp_path) as bench:
+    async with opened(tmp_path, poll_s=1) as bench:
         assert written(bench) == Flushing()
         began_ms = bench.clock.now_ms()
         task = asyncio.create_task(bench.outbox.run_flusher())
@@ -60,7 +60,7 @@ async def test_the_file_records_when_the_flusher_starts_polls_delivers_and_ends(
 
 @run_async
 async def test_a_delivery_is_recorded_within_seconds_although_nothing_comes_after_it(tmp_path: Path) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         await bench.idle()  # its first look has just been told
         await bench.put_many(1)
         await bench.live(3)
@@ -71,7 +71,7 @@ async def test_a_delivery_is_recorded_within_seconds_although_nothing_comes_afte
 async def test_an_idle_flusher_writes_once_a_minute_and_a_busy_one_once_a_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         told = counted(monkeypatch)
         changes = await bench.store.look_for_work()
         await bench.live(600)  # 600 looks
@@ -95,7 +95,7 @@ async def test_an_internal_error_is_logged_once_a_minute_without_the_text_of_for
     async def failing() -> Any:
         raise errors[0]
 
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         monkeypatch.setattr(bench.flusher.pauses, "settings_may_help", lambda: False)
         monkeypatch.setattr(bench.store, "look_for_work", failing)
         told = counted(monkeypatch)

@@ -195,7 +195,7 @@ async def test_drain_reports_that_its_time_was_up(tmp_path: Path) -> None:
 async def test_drain_counts_what_was_committed_a_moment_before_it_looked(
     waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         settle, noted, asked = bench.store.settle, bench.flusher.noted, asyncio.Event()
 
         async def settle_late(*args: Any, **more: Any) -> None:

@@ -28,7 +28,7 @@ def shell(bench: Bench, sql: str, *parameters: object) -> int:
 
 @run_async
 async def test_a_shells_entry_is_sent_within_one_poll(tmp_path: Path) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         shell(bench, "insert into outbox (destination, payload) values ('events', json_object('n', 1, 'at', 'now'))")
         await bench.live(1)
         assert (await bench.stats()).delivered == 1
@@ -41,7 +41,7 @@ async def test_a_shells_entry_is_sent_within_one_poll(tmp_path: Path) -> None:
 
 @run_async
 async def test_blanks_around_a_shells_object_do_no_harm(tmp_path: Path) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         shell(bench, "insert into outbox (id, destination, payload) values ('i', 'events', ?)", ' \n\t{ "n" : 1 } \r\n')
         await bench.live(1)
         assert bench.remote.inserted == {("events", "i"): {"id": "i", "n": 1}}
@@ -49,7 +49,7 @@ async def test_blanks_around_a_shells_object_do_no_harm(tmp_path: Path) -> None:
 
 @run_async
 async def test_a_shells_upsert_and_update_keep_the_order_of_their_key(tmp_path: Path) -> None:
-    async with opened(tmp_path) as bench:
+    async with opened(tmp_path, poll_s=1) as bench:
         await bench.outbox.put("sessions", {"session_id": "s", "pnl": 1}, operation="upsert")
         shell(bench, "insert into outbox (destination, operation, payload) values ('sessions', 'upsert', ?)",
               '{"session_id":"s","pnl":2}')  # fmt: skip
@@ -86,7 +86,7 @@ async def test_an_entry_that_cannot_be_sent_dies_with_its_reason_and_holds_back_
     tmp_path: Path, values: dict[str, str], reason: str
 ) -> None:
     values = {"destination": "events", "payload": '{"n":1}', **values}
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         marks = ", ".join("?" * len(values))
         seq = shell(bench, f"insert into outbox ({', '.join(values)}) values ({marks})", *values.values())
         shell(bench, "insert into outbox (destination, payload) values ('events', '{\"n\":2}')")
@@ -104,7 +104,7 @@ async def test_an_entry_that_cannot_be_sent_dies_with_its_reason_and_holds_back_
 
 @run_async
 async def test_a_thousand_shell_entries_are_read_step_by_step(tmp_path: Path) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         numbers = "with recursive n(n) as (select 1 union all select n + 1 from n where n < 1200)"
         shell(bench, f"{numbers} insert into outbox (destination, payload) select 'events', json_object('n', n) from n")
         await bench.live(2)
@@ -114,7 +114,7 @@ async def test_a_thousand_shell_entries_are_read_step_by_step(tmp_path: Path) ->
 @run_async
 async def test_a_shells_entry_does_not_starve_behind_rows_that_keep_coming(tmp_path: Path) -> None:
     """It is read late: later rows of its lane have been handed out by then, and some are always under way."""
-    async with opened(tmp_path, batch_rows=1, requests_in_flight=2) as bench:
+    async with opened(tmp_path, batch_rows=1, requests_in_flight=2, poll_s=1) as bench:
         shell(bench, "insert into outbox (id, destination, payload) values ('late', 'events', '{\"n\":-1}')")
         await bench.put_many(60)
         unread, send = bench.store.unread, bench.remote.send
@@ -143,7 +143,7 @@ async def test_a_shells_entry_does_not_starve_behind_rows_that_keep_coming(tmp_p
 
 @run_async
 async def test_an_entry_that_a_shell_deletes_or_settles_meanwhile_does_no_harm(tmp_path: Path) -> None:
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         bench.remote.gate.clear()
         await bench.put_many(3)
         await bench.idle()
@@ -158,7 +158,7 @@ async def test_an_entry_that_a_shell_deletes_or_settles_meanwhile_does_no_harm(t
 async def test_a_dead_entry_that_a_shell_revives_is_sent(tmp_path: Path) -> None:
     remote = Remote(rule=lambda _, row: refused(400, "23514", "check") if bad else None)
     bad = True
-    async with flushing(tmp_path, remote=remote) as bench:
+    async with flushing(tmp_path, remote=remote, poll_s=1) as bench:
         await bench.put_many(1)
         await bench.idle()
         assert (await bench.stats()).dead == 1
@@ -176,7 +176,7 @@ async def test_a_shells_number_keeps_its_digits(tmp_path: Path) -> None:
         bodies.append(request.body)
         return bench.remote.commit(request)
 
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         bench.remote.otherwise = keep
         payload = '{"n":1.10000000000000000000000001,"m":12345678901234567890123}'
         shell(bench, "insert into outbox (id, destination, payload) values ('i', 'events', ?)", payload)
@@ -198,14 +198,14 @@ async def test_rows_that_a_shell_copies_from_another_outbox_are_read_again_and_h
 ) -> None:
     """They carry that file's lane numbers, and that they waited for their turn there."""
     (tmp_path / "other").mkdir()
-    async with opened(tmp_path / "other") as bench:
+    async with opened(tmp_path / "other", poll_s=1) as bench:
         other = bench.path
         for n in range(3):
             await bench.outbox.put("sessions", {"session_id": "s", "n": n}, operation="upsert")
         await bench.outbox.put("notes", {"n": 1}, id="copied")
         await bench.outbox.put("fills", {"n": 2, "only": "there"}, id="odd")
 
-    async with flushing(tmp_path) as bench:
+    async with flushing(tmp_path, poll_s=1) as bench:
         await bench.outbox.put("fills", {"n": 1}, id="mine")
         connection = sqlite3.connect(bench.path, isolation_level=None)
         connection.execute("attach ? as other", (str(other),))

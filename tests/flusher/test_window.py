@@ -207,7 +207,7 @@ async def test_a_slow_link_is_filled_and_not_overfilled(
         monkeypatch.setattr(Window, "request_bytes", 1_000_000)
         monkeypatch.setattr(Window, "has_room", True)
     link = SlowLink(bytes_s=bytes_s)
-    async with flushing(tmp_path, remote=link) as bench:
+    async with flushing(tmp_path, remote=link, poll_s=1) as bench:
         await put(bench, ROWS)
         took_s = await carried(bench, link, ROWS)
         worst = max(took_s * bytes_s, link.carried) / OWN_BYTES
@@ -219,7 +219,7 @@ async def test_a_slow_link_is_filled_and_not_overfilled(
 async def test_what_a_very_slow_link_carries_is_remembered_across_a_restart(tmp_path: Path) -> None:
     async def lost() -> int:
         link = SlowLink(bytes_s=6_000.0)
-        async with flushing(tmp_path, remote=link) as bench:
+        async with flushing(tmp_path, remote=link, poll_s=1) as bench:
             await put(bench, 1_000)
             await carried(bench, link, 1_000)
         return link.lost
