@@ -79,6 +79,7 @@ def test_a_date_means_the_same_wherever_the_bot_runs(monkeypatch: pytest.MonkeyP
             assert retry_after_s(text, now_ms=NOW_MS, cap_s=300) == 30.0
 
 
+@pytest.mark.slow
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"\w{3}, \d+ Jan \d+ \d+:\d+:\d+ [-+]?\d+", fullmatch=True)))
 def test_no_header_breaks_the_reading_of_it(header: str) -> None:
     found = retry_after_s(header, now_ms=NOW_MS, cap_s=300)

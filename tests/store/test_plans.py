@@ -51,7 +51,9 @@ for room in (bot, doctor, forensics, reads, web):
 WHOLE = {"PENDING", "reads.PENDING", "bot.SERIES", "doctor.PENDING_LANES"}
 
 
-@pytest.fixture(params=[pytest.param(False, id="new file"), pytest.param(True, id="analyzed file")])
+@pytest.fixture(
+    scope="module", params=[pytest.param(False, id="new file"), pytest.param(True, id="analyzed file")]
+)  # nothing is written to it
 def db(request: pytest.FixtureRequest) -> Iterator[sqlite3.Connection]:
     with schema() as connection:
         if request.param:  # `analyze` by anybody changes what SQLite's planner believes
