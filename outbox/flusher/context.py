@@ -57,17 +57,17 @@ class FlusherContext:
         limits: Settings,
         destinations: Callable[[str], Destination] = Destination,
     ) -> None:
-        self.store = store
-        self.clock = clock
-        self.draw = draw
-        self.limits = limits
-        self.destinations = destinations
-        self.state = Status()
-        self.tally = Tally()
-        self.binding = ProjectBinding(store)
-        self.heartbeat = Heartbeat(store, clock)
-        self.unmatched = Unmatched(store)
-        self.window = Window(
+        self.store: Store = store
+        self.clock: Clock = clock
+        self.draw: Callable[[], float] = draw
+        self.limits: Settings = limits
+        self.destinations: Callable[[str], Destination] = destinations
+        self.state: Status = Status()
+        self.tally: Tally = Tally()
+        self.binding: ProjectBinding = ProjectBinding(store)
+        self.heartbeat: Heartbeat = Heartbeat(store, clock)
+        self.unmatched: Unmatched = Unmatched(store)
+        self.window: Window = Window(
             clock,
             batch_bytes=limits.batch_bytes,
             requests=limits.requests_in_flight,

@@ -401,9 +401,9 @@ FAILING = """
 import asyncio, resource, signal, sqlite3, sys
 from pathlib import Path
 from outbox.clock import SystemClock
-from outbox.entry import Destination, mint_id
+from outbox.entry import Destination
 from outbox.errors import OutcomeUnknown
-from outbox.prepare import written
+from outbox.prepare import mint_id, written
 from outbox.recovery.open import open_store
 from outbox.store.store import Store
 
