@@ -12,6 +12,7 @@ from pydantic import Field
 from outbox.admin import dead_letters, edit as editing, resend as resending
 from outbox.admin.inbox import Action
 from outbox.admin.resend import ResendReport
+from outbox.admin.revision import json_object
 from outbox.clock import Clock
 from outbox.entry import SharedOptions
 from outbox.errors import InvalidRequest
@@ -57,16 +58,17 @@ class Salvage(Arguments):
 class Put(Arguments):
     """Rows for one destination, all or none. ids: one for each row whose key column is empty; the rest as `put_many`.
 
-    The requester mints the ids: a request that is carried out twice stores its rows once.
+    rows, match: JSON objects as texts: between here and the bot a number must not lose digits. The requester mints the
+    ids: a request that is carried out twice stores its rows once.
     """
 
     destination: str
-    rows: list[dict[str, Any]]
+    rows: list[str]
     ids: list[str] | None = None
     operation: Literal["insert", "upsert", "update"] | None = None
     key: str | None = None
     on_conflict: list[str] | None = None
-    match: dict[str, Any] | None = None
+    match: str | None = None
     if_exists: Literal["keep"] | None = None
 
 
@@ -180,18 +182,20 @@ class Commands:
     async def _put(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Store rows in one commit, from a shell, cron or another language. Raises what `Outbox.put_many` raises."""
         asked = Put.of(arguments)
+        rows = [json_object(row, "row") for row in asked.rows]
+        match = None if asked.match is None else json_object(asked.match, "match")
         assert self._destinations is not None
         key = self._destinations.destination(asked.destination).key
         ids: list[str | None] | None = None
         if asked.ids is not None:
-            if len(asked.ids) != len(asked.rows):
-                raise InvalidRequest(f"{len(asked.ids)} ids for {len(asked.rows)} rows", field="ids")
-            ids = [None if row.get(key) is not None else each for row, each in zip(asked.rows, asked.ids, strict=True)]
+            if len(asked.ids) != len(rows):
+                raise InvalidRequest(f"{len(asked.ids)} ids for {len(rows)} rows", field="ids")
+            ids = [None if row.get(key) is not None else each for row, each in zip(rows, asked.ids, strict=True)]
         options: SharedOptions = {
-            "operation": asked.operation, "key": asked.key, "on_conflict": asked.on_conflict, "match": asked.match,
+            "operation": asked.operation, "key": asked.key, "on_conflict": asked.on_conflict, "match": match,
             "if_exists": asked.if_exists,
         }  # fmt: skip
-        receipts = await self._store.put_many(self._destinations.entries(asked.destination, asked.rows, ids, options))
+        receipts = await self._store.put_many(self._destinations.entries(asked.destination, rows, ids, options))
         return {
             "put": len(receipts),
             "duplicates": sum(receipt.duplicate for receipt in receipts),

@@ -77,7 +77,8 @@ def post(store: Path, action: str, arguments: Mapping[str, Any]) -> Request:
     Raises InvalidRequest: it is too long; StoreError: it cannot be left. Either way nothing was asked.
     """
     request = Request(f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}", action, arguments)
-    content = json.dumps({"action": action, "arguments": dict(arguments)}).encode()
+    text = json.dumps({"action": action, "arguments": dict(arguments)}, ensure_ascii=False)
+    content = text.encode(errors="surrogatepass")
     if len(content) > _LONGEST_REQUEST:
         raise InvalidRequest(
             f"more than {_LONGEST_REQUEST:,} bytes for one request; use a filter, or several", field="request"

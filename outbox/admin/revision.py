@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -47,7 +47,7 @@ def revised(entry: Unrevised, text: str) -> Revised:
 
     Raises InvalidEntry, which names the field: the text is not a JSON object, or cannot be sent as this entry.
     """
-    encoded = encode_row(_object(text), where=entry.destination)
+    encoded = encode_row(json_object(text, "payload", constant=_no_constant), where=entry.destination)
     values = json.loads(encoded.text, parse_float=Decimal)
     if entry.spec is None:  # a shell's, refused before it was read: it is interpreted as on first reading
         return Revised(encoded.text, entry.key, None, None)
@@ -116,20 +116,26 @@ def _texts(payload: str) -> dict[str, str]:
     return {name: encode_value(value, where=name) for name, value in values.items()}
 
 
-def _object(text: str) -> dict[str, Any]:
+def exact_json(text: str, field: str, *, constant: Callable[[str], Any] | None = None) -> Any:
+    """Return what `text` holds, numbers with all their digits. constant: what to make of NaN. Raises InvalidEntry."""
     try:
-        found = json.loads(text, parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_once_each)
-    except InvalidEntry:
-        raise
+        return json.loads(text, parse_float=Decimal, parse_constant=constant, object_pairs_hook=_once_each)
+    except InvalidEntry as error:
+        raise InvalidEntry(error.reason, field=f"{field}.{error.field}") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidEntry(f"is not JSON: {error}", field="payload") from error
+        raise InvalidEntry(f"is not JSON: {error}", field=field) from error
+
+
+def json_object(text: str, field: str, *, constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Return the object that `text` holds, as `exact_json`. Raises InvalidEntry."""
+    found = exact_json(text, field, constant=constant)
     if not isinstance(found, dict):
-        raise InvalidEntry("must be a JSON object: { ... }", field="payload")
+        raise InvalidEntry("must be a JSON object: { ... }", field=field)
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise InvalidEntry(f'{name} is not JSON; the string "{name}" is what PostgreSQL reads', field="payload")
+    raise ValueError(f'{name}; the string "{name}" is what PostgreSQL reads')
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -137,7 +143,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise InvalidEntry("appears twice", field=f"payload.{name}")
+            raise InvalidEntry("appears twice", field=name)
         found[name] = value
     return found
 

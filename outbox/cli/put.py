@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
@@ -12,11 +11,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from outbox.admin.commands import Commands, Put
+from outbox.admin.revision import exact_json, json_object
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, print_json
 from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Command, Timeout, changing, done
 from outbox.clock import SystemClock
-from outbox.errors import InvalidRequest
+from outbox.encoding import encode_row
+from outbox.errors import InvalidEntry, InvalidRequest
 from outbox.prepare import mint_ids
 from outbox.puts import Destinations
 from outbox.settings import load
@@ -83,7 +84,7 @@ def put(
             "operation": operation,
             "key": key,
             "on_conflict": None if on_conflict is None else [name.strip() for name in on_conflict.split(",")],
-            "match": None if match is None else _object(match, "match"),
+            "match": match,
             "if_exists": "keep" if keep else None,
         }
         told = _Told()
@@ -92,14 +93,19 @@ def put(
             known = Destinations(store, clock=SystemClock(), source=load(path=path).source)
             return await Commands(store, clock=SystemClock(), destinations=known).actions["put"](asked)
 
-        for rows in _batches(row):
-            if its_id is not None and (len(rows) != 1 or told.put):
-                raise InvalidRequest("belongs to one row", field="id")
-            minted = None if keep else mint_ids(SystemClock().now_ms(), os.urandom(10 * len(rows)))
-            ids = minted if its_id is None else [its_id]
-            asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options}).as_json()
-            if not told.add(*done(command.where, "put", asked, timeout, local)):
-                break
+        try:
+            for rows in _batches(row):
+                if its_id is not None and (len(rows) != 1 or told.put):
+                    raise InvalidRequest("belongs to one row", field="id")
+                minted = None if keep else mint_ids(SystemClock().now_ms(), os.urandom(10 * len(rows)))
+                ids = minted if its_id is None else [its_id]
+                asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options}).as_json()
+                if not told.add(*done(command.where, "put", asked, timeout, local)):
+                    break
+        except InvalidEntry as error:
+            if not told.put and not told.requests:
+                raise
+            told.error = str(error)  # of a later line: what stood before it is stored
         _finish(command, told)
 
 
@@ -152,25 +158,30 @@ def _finish(command: Command, told: _Told) -> NoReturn:
 # ---------------------------------------------------------------------------------------------- reading rows
 
 
-def _batches(text: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield rows to store together. Raises InvalidRequest, which names the line; lines before it were yielded."""
+def _batches(text: str) -> Iterator[list[str]]:
+    """Yield rows to store together, as JSON. Raises InvalidEntry, which names the line; lines before it were given."""
     if text != "-":
-        found = _parsed(text, "row")
+        found = exact_json(text, "row")
         rows = found if isinstance(found, list) else [found]
-        if not all(isinstance(each, dict) for each in rows):
-            raise InvalidRequest("must be a JSON object, or a list of them", field="row")
-        yield rows
+        if not all(isinstance(row, dict) for row in rows):
+            raise InvalidEntry("must be a JSON object, or a list of them", field="row")
+        yield [encode_row(row, where="row").text for row in rows]
         return
-    rows, size = list[dict[str, Any]](), 0
+    texts, size = list[str](), 0
     for number, (line, last) in enumerate(_lines(), 1):
-        if line.strip():
-            rows.append(_object(line.decode(errors="surrogateescape"), f"line {number}"))
+        row = line.decode(errors="surrogateescape").strip().removeprefix("\ufeff")  # PowerShell begins with one
+        if row:
+            json_object(row, f"line {number}")
+            if texts and size + len(line) > _BATCH_BYTES:
+                yield texts
+                texts, size = [], 0
+            texts.append(row)
             size += len(line)
-        if rows and (last or size >= _BATCH_BYTES):
-            yield rows
-            rows, size = [], 0
-    if rows:
-        yield rows
+        if texts and last:
+            yield texts
+            texts, size = [], 0
+    if texts:
+        yield texts
 
 
 def _lines() -> Iterator[tuple[bytes, bool]]:
@@ -188,17 +199,3 @@ def _more(stdin: int) -> bool:
     if os.name == "nt":  # select knows only sockets there
         return True
     return bool(select.select([stdin], [], [], 0)[0])
-
-
-def _object(text: str, field: str) -> dict[str, Any]:
-    found = _parsed(text, field)
-    if not isinstance(found, dict):
-        raise InvalidRequest("must be a JSON object: { ... }", field=field)
-    return found
-
-
-def _parsed(text: str, field: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise InvalidRequest("is no JSON", field=field) from None

@@ -57,10 +57,48 @@ def test_what_is_reported_twice_is_stored_once(tmp_path: Path) -> None:
     assert rows(path, STORED) == [("fills", "insert", '{"n":0}')]
 
 
+DIGITS = '{"price":0.123456789012345678901,"volume":1.10}'
+
+
+def stored_in_full(path: Path) -> list[tuple[Any, ...]]:
+    for row in (DIGITS, f"[{DIGITS}]"):
+        assert outbox(path, "put", "ticks", row)[0] == 0
+    assert outbox(path, "put", "ticks", text=f"\ufeff{DIGITS}\r\n")[0] == 0
+    update = ("put", "ticks", '{"n":1}', "--operation", "update", "--match", '{"price":0.123456789012345678901}')
+    assert outbox(path, *update)[0] == 0
+    return rows(path, "select coalesce(match, payload) from outbox")
+
+
+@run_async
+async def test_numbers_keep_their_digits_on_the_way_through_the_command_and_the_bot(tmp_path: Path) -> None:
+    stored = [(DIGITS,), (DIGITS,), (DIGITS,), ('{"price":0.123456789012345678901}',)]
+    assert await asyncio.to_thread(stored_in_full, tmp_path / "alone.db") == stored
+    async with Outbox.open(Settings(_env_file=None, path=tmp_path / "bot.db", poll_s=0.05)):
+        assert await asyncio.to_thread(stored_in_full, tmp_path / "bot.db") == stored
+
+
+@run_async
+async def test_rows_of_a_pipe_that_are_longer_as_a_request_are_sent_in_several(tmp_path: Path) -> None:
+    lines = "".join(f'{{"note":"{each * 100_000}"}}\n' for each in ("é", '\\"', "💹") * 3)
+    path = tmp_path / "bot.db"
+    async with Outbox.open(Settings(_env_file=None, path=path, poll_s=0.05)):
+        code, said = await asyncio.to_thread(outbox, path, "put", "notes", text=lines)
+    assert (code, said["put"]) == (0, 9), said
+
+
+def test_a_line_that_is_no_row_is_not_said_to_have_kept_out_those_that_are_stored(tmp_path: Path) -> None:
+    line, path = f'{{"note":"{"a" * 300_000}"}}\n', tmp_path / "bot.db"
+    code, said = outbox(path, "put", "notes", text=line * 2 + "{\n")
+    assert (code, said["put"]) == (3, 1) and "line 3" in said["error"]
+    assert rows(path) == [(1,)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "error"),
     [
-        pytest.param(["events", "{"], None, "row: is no JSON", id="no JSON"),
+        pytest.param(["events", "{"], None, "row: is not JSON", id="no JSON"),
+        pytest.param(["events", '{"n": 1, "n": 2}'], None, "row.n: appears twice", id="a name twice"),
+        pytest.param(["events"], '{"n": {"a": 1, "a": 2}}', "line 1.a: appears twice", id="a name twice in a line"),
         pytest.param(["events", "7"], None, "row: must be a JSON object", id="no object"),
         pytest.param(["events"], '{"n": 1}\n[]\n', "line 2: must be a JSON object", id="no object in a line"),
         pytest.param(["events", "{}"], None, "at least one column", id="an empty row"),

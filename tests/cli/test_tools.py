@@ -272,7 +272,7 @@ def test_an_edit_that_is_not_made_keeps_its_text(
         pytest.param("[1]", "must be a JSON object", id="an array"),
         pytest.param('{"n": }', "is not JSON", id="broken"),
         pytest.param('{"n": 1, "n": 2}', "appears twice", id="a name twice"),
-        pytest.param('{"n": NaN}', "NaN is not JSON", id="NaN"),
+        pytest.param('{"n": NaN}', "is not JSON: NaN", id="NaN"),
         pytest.param("{}", "at least one column", id="nothing"),
         pytest.param('{"id": "other"}', "is the idempotency key", id="another id"),
         pytest.param('{"no such column!": 1}', "no such column!", id="no identifier"),
