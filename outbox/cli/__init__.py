@@ -6,8 +6,15 @@ from __future__ import annotations
 def main() -> None:
     """Run the command line."""
     import logging
+    import os
     import sys
+    from pathlib import Path
 
+    # Python has None for a stream that was closed before it began (>&-): what was said to it would end the command.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - until the command ends
+            setattr(sys, name, nowhere)
     from outbox.cli.app import app
 
     logging.getLogger("outbox").setLevel(logging.ERROR)  # the commands themselves show what a warning would say

@@ -87,6 +87,8 @@ def complaints(path: Path | None, *, as_object: bool) -> Iterator[None]:
         else:
             formatting.complain(sentence)
         raise typer.Exit(Health.UNREADABLE) from None
+    except OverflowError as error:  # of a number that was typed, and of none in the file: SQLite could not hold it
+        raise typer.BadParameter("a number is larger than SQLite can hold") from error
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk behind `>`: a JSON object would not arrive either

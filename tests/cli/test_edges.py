@@ -42,6 +42,31 @@ def closed_pipe() -> int:
     return writing
 
 
+@posix
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_that_is_started_with_closed_streams_ends_with_its_own_code(closed: str, dead: Path) -> None:
+    other, missing = shlex.quote(str(dead)), shlex.quote(str(dead.with_name("missing.db")))
+    for words, expected in (
+        (f"requeue --all --yes --path {other}", 0),  # done once: none is dead any more
+        (f"ls --json --path {other}", 0),
+        (f"put events - --path {other}", 0),
+        (f"status --path {missing}", 3),
+    ):
+        stdin = "" if "<" in closed else "</dev/null"
+        line = f"{shlex.quote(sys.executable)} -m outbox {words} {stdin} {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=200, cwd=ROOT)
+        assert done.returncode == expected, (words, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "words", ["ls --limit", "find x --limit", "tail --lines", "export --after", "outages --limit", "lives --limit"]
+)
+def test_a_number_that_no_file_can_hold_is_a_mistyped_one(words: str, dead: Path) -> None:
+    code, _, complaints = said(*words.split(), 10**20, "--path", dead)
+
+    assert code == 2 and "a number is larger than SQLite can hold" in complaints
+
+
 # ------------------------------------------------------------------------------------------ the wrong file
 
 
