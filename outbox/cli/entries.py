@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from outbox.admin.revision import laid_out
 from outbox.cli import format as formatting
 from outbox.cli.advice import advice
 from outbox.cli.common import AsJson, FilePath, looking, print_json, read
@@ -192,12 +193,20 @@ def row_json(row: Row) -> dict[str, Any]:
     return facts | {"error": error if any(each is not None for each in error.values()) else None}
 
 
+def _plain(text: str) -> Any:
+    """Return what `text` holds, or the text itself: Python reads less of JSON than SQLite, which took a shell's row."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def story_json(story: Story) -> dict[str, Any]:
     """Return an entry with its story as `--json` prints it."""
     return {
         **row_json(story.row),
-        "payload": json.loads(story.payload),
-        "match": None if story.match is None else json.loads(story.match),
+        "payload": _plain(story.payload),
+        "match": None if story.match is None else _plain(story.match),
         "on_conflict": story.on_conflict,
         "history": [formatting.fields(line, *_LINE) for line in story.history],
         "overtaken": story.overtaken,
@@ -298,8 +307,7 @@ def _show_story(story: Story, console: Console) -> None:
         grid.add_row(name, value)
     console.print(grid)
     console.print("payload")
-    pretty = json.dumps(json.loads(story.payload), indent=2, ensure_ascii=False)
-    for line in pretty.splitlines():
+    for line in laid_out(story.payload).splitlines():
         console.print(f"  {formatting.plain(line)}")
     if story.history:
         console.print("history")

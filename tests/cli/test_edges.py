@@ -193,6 +193,20 @@ def test_a_row_whose_time_is_no_date_hides_none_of_the_others(ms: int, dead: Pat
         assert (code in (0, 1, 2), bool(told), complaints) == (True, True, ""), words
 
 
+def test_a_row_is_shown_with_all_its_digits_even_where_python_cannot_read_them(dead: Path) -> None:
+    long = f'{{"n":{"1" * 5000},"price":0.123456789012345678901}}'  # Python reads numbers of up to 4,300 digits
+    short = '{"price":0.123456789012345678901}'
+    with shell(dead) as connection:
+        connection.executemany(
+            "insert into outbox (id, destination, payload) values (?, 'events', ?)", [("long", long), ("short", short)]
+        )
+
+    for its_id in ("long", "short"):
+        code, told, complaints = said("show", its_id, "--path", dead)
+        assert (code, complaints) == (0, "") and "0.123456789012345678901" in told
+    assert as_json("show", "long", "--path", dead)[1]["entries"][0]["payload"] == long
+
+
 def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
     pause = "insert into outbox_pauses values ('everything', '', 'unreachable', null, null, 'unreachable', 4, 1, 2)"
     with shell(dead) as connection:
