@@ -148,14 +148,19 @@ class StoreError(OutboxError):
 class StoreInUse(StoreError):
     """Another process has the file open for writing. `pid` and `since` (UTC, ISO 8601) identify it.
 
-    here: it is this very process. A pid alone does not tell: each container has a process 1.
+    here: it is this very process. A pid alone does not tell: each container has a process 1. ended: its event loop has
+    ended, so that nobody can close that outbox any more.
     """
 
-    def __init__(self, *, path: Path, pid: int | None, since: str | None, here: bool = False) -> None:
+    def __init__(
+        self, *, path: Path, pid: int | None, since: str | None, here: bool = False, ended: bool = False
+    ) -> None:
         started = f" since {since}" if since else ""
         message = f"{path} is open for writing by {f'process {pid}' if pid else 'another process'}{started}"
         if here:
-            message = f"{path} is already open in this process{started}: use that outbox, or await its close() first"
+            first = "its event loop has ended without its close(), so that only a new process can open it"
+            message = f"{path} is already open in this process{started}: "
+            message += f"{first}; `async with` closes" if ended else "use that outbox, or await its close() first"
         super().__init__(f"{message}; nothing was opened", path=path)
         self.pid = pid
         self.since = since

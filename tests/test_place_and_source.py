@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,25 @@ async def test_opening_again_without_close_names_that_cause() -> None:
         await outbox.put("events", {"n": 1})  # the first one goes on
     async with Outbox.open(settings()):
         pass  # closed: nothing is in the way
+
+
+def test_opening_again_after_a_loop_that_ended_without_close_asks_for_a_new_process(tmp_path: Path) -> None:
+    said = """
+        import asyncio, sys
+        from outbox import Outbox, Settings, StoreInUse
+
+        async def opened():
+            return await Outbox.open(Settings(path=sys.argv[1], _env_file=None))
+
+        first = asyncio.run(opened())
+        try:
+            asyncio.run(opened())
+        except StoreInUse as error:
+            print(error)
+    """
+    with python(textwrap.dedent(said), str(tmp_path / "bot.db")) as process:
+        told = process.communicate(timeout=200)[0]
+    assert "only a new process can open it" in told and "await its close()" not in told
 
 
 OPEN = "import sys; from outbox import *\nwith BlockingOutbox(Settings(path=sys.argv[1], _env_file=None)): pass"

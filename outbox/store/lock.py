@@ -6,6 +6,7 @@ inherit it (POSIX record locks belong to a process), so that nothing but the hol
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import stat
@@ -121,10 +122,12 @@ class WriterLock:
         self._pid = os.getpid()
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._descriptor: int | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the outbox that has the lock
         with _taking:
             mine = _held.get(self._store)
             if mine is not None:
-                raise StoreInUse(path=store, pid=self._pid, since=mine._since, here=True)
+                ended = mine.loop is not None and mine.loop.is_closed()
+                raise StoreInUse(path=store, pid=self._pid, since=mine._since, here=True, ended=ended)
             self._descriptor = self._taken(store)
             self.sidecar: Sidecar = Sidecar(self._descriptor, self._found)
             _held[self._store] = self

@@ -56,6 +56,7 @@ class Store(Reader):
         super().__init__(path, entered.reader)
         self.is_new: bool = entered.is_new
         self._lock = guard.lock
+        self._lock.loop = asyncio.get_running_loop()
         # What other processes are told: without a commit, and readable when the file is not.
         self.sidecar: Sidecar = guard.lock.sidecar
         self._clock = clock
