@@ -158,9 +158,12 @@ class StoreInUse(StoreError):
         started = f" since {since}" if since else ""
         message = f"{path} is open for writing by {f'process {pid}' if pid else 'another process'}{started}"
         if here:
-            first = "its event loop has ended without its close(), so that only a new process can open it"
-            message = f"{path} is already open in this process{started}: "
-            message += f"{first}; `async with` closes" if ended else "use that outbox, or await its close() first"
+            way_out = "use that outbox, or await its close() first"
+            if ended:
+                way_out = (
+                    "its event loop ended without close(), so that only a new process can open it (`async with` closes)"
+                )
+            message = f"{path} is already open in this process{started}: {way_out}"
         super().__init__(f"{message}; nothing was opened", path=path)
         self.pid = pid
         self.since = since

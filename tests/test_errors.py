@@ -20,7 +20,7 @@ PATH = Path("bot.db")
 GIVEN: dict[str, Any] = {
     "message": "it cannot be", "path": PATH, "field": "trades.price", "id": "t-1", "destination": "trades", "pid": 17,
     "since": "2026-01-02T10:00:00Z", "waited_s": 5.0, "ids": ["t-1", "t-2"], "limit": 10, "file": "0001_tables.sql",
-    "code": "23514", "status": 400, "session_id": "s-1", "here": True,
+    "code": "23514", "status": 400, "session_id": "s-1", "here": True, "ended": True,
     "what": "was removed or moved", "kept": PATH, "stored": True, "goes_on": False,
 }  # fmt: skip
 
