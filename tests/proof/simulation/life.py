@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from outbox import Outbox, OutboxError, Settings
-from outbox.errors import ConfigError, InvalidEntry, OutboxClosed, StoreCorrupt
+from outbox.errors import ConfigError, InvalidEntry, OutboxClosed, StoreCorrupt, StoreVanished
 from tests.proof.simulation.actions import Actions
 from tests.proof.simulation.janitor import ODD_SETTINGS
 from tests.proof.simulation.loop import Loop, set_clocks
@@ -32,9 +32,10 @@ class _Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         dropped = "never read" in record.getMessage()  # by a bot, of a future of its own: logged when it is collected
-        if self._world.damaged or (dropped and self._world.vanished):
-            return
         error = record.exc_info[1] if record.exc_info else getattr(record, "error", "")
+        late = dropped or isinstance(error, StoreVanished)  # as is what a request of the flusher has met
+        if self._world.damaged or (late and self._world.vanished):
+            return
         self._world.wrong(f"logged: {record.getMessage()} {error!r}")
 
 
