@@ -252,6 +252,8 @@ STATUSES: dict[int, Cause | _Rest] = {
 
 # What refuses a smaller row with 413 refuses nearly all rows; nginx's limit is 1 MB, others' 100 kB.
 SMALL_BYTES = 65_536
+# What PostgREST says of a write that it has done (its documentation, "Tables and Views").
+_ACCEPTED = (200, 201, 204)
 # PostgREST's form; a file server says "bytes 0-99/100".
 _RANGE = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/(\*|[0-9]{1,18})")
 
@@ -280,14 +282,18 @@ def stored_rows(reply: Reply) -> int | None:
 
 
 def _accepted(operation: Operation, reply: Reply) -> Verdict:
-    """A proxy's or captive portal's page says 200 too: only PostgREST's own marks count."""
+    """A proxy's or captive portal's page says 200 too: only PostgREST's own marks count, under its own statuses.
+
+    A gateway that has put the request into a queue may say 202 and repeat the headers.
+    """
+    its_own = reply.status in _ACCEPTED
     if operation is Operation.UPDATE:
         changed = stored_rows(reply)
-        if changed is not None:
+        if its_own and changed is not None:
             if changed > 0:
                 return Delivered()
             return Retry(Refusal(reply.status, None, "no row matched: it is not there yet"))
-    elif "resolution=" in reply.headers.get("preference-applied", ""):
+    elif its_own and "resolution=" in reply.headers.get("preference-applied", ""):
         return Delivered()
     if _RANGE.fullmatch(reply.headers.get("content-range", "")):
         words = "a proxy on the way removes the header Prefer, or Preference-Applied from PostgREST's answer"

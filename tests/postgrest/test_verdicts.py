@@ -217,6 +217,14 @@ def test_a_post_counts_as_success_only_with_the_mark_of_postgrest(
         assert (verdict.scope, verdict.reason) == (Scope.EVERYTHING, Reason.NOT_POSTGREST)
 
 
+@pytest.mark.parametrize("status", [202, 203, 205, 206, 207, 208, 226, 299])
+@pytest.mark.parametrize("operation", [INSERT, UPSERT, UPDATE])
+def test_a_gateway_that_only_takes_a_request_in_has_stored_nothing(operation: Operation, status: int) -> None:
+    verdict = judge(operation, 1, Reply(status, {**APPLIED, "content-range": "0-0/1"}, b""))
+    assert isinstance(verdict, Pause)
+    assert (verdict.scope, verdict.reason) == (Scope.EVERYTHING, Reason.NOT_POSTGREST)
+
+
 @pytest.mark.parametrize(
     ("content_range", "expected"),
     [
