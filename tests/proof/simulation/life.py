@@ -126,9 +126,12 @@ class Life:
     async def _more_can_arrive(self) -> bool:
         try:
             rows = [json.loads(entry.payload) for entry in await self._outbox.pending_entries()]
+            damage = (await self._outbox.stats()).damage if self._world.damaged else None  # where a verdict is written
         except StoreCorrupt:  # a page that the opening had no need to read
             if not self._world.damaged:
                 raise
+            damage = "that page"
+        if damage is not None:
             self._world.must_restart = True  # as the error says: the next opening sets the file aside
             return False
         puts = [self._world.puts.get(row.get("n", row.get("u", 0))) for row in rows]
