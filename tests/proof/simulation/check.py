@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from outbox.store import database
 from tests.proof.simulation.world import Put, Row, World
 
 
@@ -21,7 +20,8 @@ def judge(world: World, path: Path) -> None:
             if put.by_shell:  # but for a shell's rows that no bot had read: nobody knew of them
                 put.told = "unknown"
     with contextlib.closing(sqlite3.connect(path)) as file:
-        file.text_factory = database.readable  # a scribble may have hit a payload, which is then no UTF-8
+        # A scribble may have hit a payload, which is then no UTF-8.
+        file.text_factory = lambda text: text.decode(errors="replace")
         stored = _stored(file)
         own = {n for (n,) in file.execute("select n from own")}
         counts = dict(file.execute("select state, sum(entries) from outbox_counts group by state"))
@@ -48,7 +48,10 @@ def judge(world: World, path: Path) -> None:
 def _stored(file: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:
     found = {}
     for payload, *facts in file.execute("select payload, state, error_code, attempts, seq from outbox"):
-        row = json.loads(payload)
+        try:
+            row = json.loads(payload)
+        except ValueError:  # a scribble has hit it: nobody can tell whose it was
+            continue
         n = row.get("n", row.get("u"))
         if n is not None:
             found[n] = tuple(facts)

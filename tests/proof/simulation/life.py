@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from outbox import Outbox, OutboxError, Settings
 from outbox.errors import ConfigError, InvalidEntry, OutboxClosed, StoreCorrupt, StoreVanished
@@ -124,6 +125,7 @@ class Life:
             await asyncio.sleep(1)
 
     async def _more_can_arrive(self) -> bool:
+        rows: list[dict[str, Any]] = []
         try:
             rows = [json.loads(entry.payload) for entry in await self._outbox.pending_entries()]
             damage = (await self._outbox.stats()).damage if self._world.damaged else None  # where a verdict is written
