@@ -72,7 +72,7 @@ class Life:
             world.told = world.told or bool(stats.loss or stats.quarantined) or (world.unmarked and world.cut)
             world.unmarked = world.cut = False
             outbox.register("marks", on_conflict=("symbol",))
-            async with outbox.transaction() as tx:
+            async with outbox.transaction(limit_s=60) as tx:  # longer than any stall of the process
                 await tx.execute(OWN_TABLE)
             self._actions = Actions(world, loop, self._path, outbox, self._tell)
             self._actions.start_flusher()
