@@ -20,7 +20,6 @@ from tests.proof.simulation.program import Life as Plan
 from tests.proof.simulation.world import BOUND_S, LIMITS, Action, World
 
 _LOOK_S = 10.0
-_RETENTION_S = 7 * 86_400.0
 OWN_TABLE = "create table if not exists own (n integer primary key)"
 
 
@@ -53,8 +52,6 @@ class Life:
         logging.getLogger("outbox").addHandler(complaints)
         logging.getLogger("asyncio").addHandler(complaints)
         world.ails(loop.time())
-        # Nobody can tell a year that a clock was set forward from one in which the machine was off.
-        world.pruned = world.pruned or world.stepped_s - world.lowest_step_s > _RETENTION_S / 2
         transport = Transport(world.network, world.dice, self._tell)
         settings = self._settings()
         set_clocks(loop, lambda: world.stepped_s)

@@ -20,6 +20,7 @@ LIMITS: dict[str, Any] = {
     "pause_probe_s": 10.0,
     "request_deadline_s": 5.0,
 }
+_RETENTION_S = 7 * 86_400.0
 _LONGEST_S = 22.0  # the cap and a tenth of jitter
 # Once the remote end is sound again, whatever can be delivered is: behind a pause of everything, one of the table, one
 # of the lane and a wait of its own, each at its longest, behind an update that matches nothing (a minute), and a few
@@ -72,7 +73,7 @@ class World:
     now_s: float = 1000.0
     stepped_s: float = 0.0
     lowest_step_s: float = 0.0
-    pruned: bool = False  # a life began when the wall clock said that the retention is over
+    pruned: bool = False  # the wall clock said that the retention is over
     sound_since_s: float = 1000.0  # nothing has ailed since: bounds count from here
     environment: dict[str, str] = field(default_factory=dict)  # of the next lives
     hurt: bool = False  # rows may be missing
@@ -112,9 +113,14 @@ class World:
             self.tell(f"WRONG {what}")
 
     def step_clock(self, by_s: float) -> None:
-        """Set the wall clock."""
+        """Set the wall clock.
+
+        Nobody can tell a year that it was set forward from one in which the machine was off; and what was delivered
+        while it was a year behind is a year old once it is set right.
+        """
         self.stepped_s += by_s
         self.lowest_step_s = min(self.lowest_step_s, self.stepped_s)
+        self.pruned = self.pruned or self.stepped_s - self.lowest_step_s > _RETENTION_S / 2
 
     def ails(self, until_s: float) -> None:
         """Until then nothing need arrive."""
