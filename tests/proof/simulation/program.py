@@ -42,6 +42,7 @@ class _Maker:
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
         self.n = 0
+        self.busy_lives = 0
         self.weights = list(TABLES.values())
         self.trades: list[int] = []
 
@@ -153,9 +154,10 @@ class _Maker:
 
     def busy(self) -> list[list[Action]]:
         """A load on three tables that never ends while a row of another one has met a timeout."""
-        seconds = BOUND_S + 90
+        seconds, first = BOUND_S + 90, 100_000 * self.busy_lives  # no number is put twice
+        self.busy_lives += 1
         loads: list[list[Action]] = [
-            [("load", {"table": f"busy{lane}", "first": 1_000_000 * (lane + 1), "every_s": 0.8, "s": seconds})]
+            [("load", {"table": f"busy{lane}", "first": 1_000_000 * (lane + 1) + first, "every_s": 0.8, "s": seconds})]
             for lane in range(3)
         ]
         rows = [self.write(9) for _ in range(4)]
