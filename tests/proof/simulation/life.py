@@ -65,7 +65,13 @@ class Life:
             return
         async with outbox:
             self._outbox = outbox
-            stats = await outbox.stats()
+            try:
+                stats = await outbox.stats()
+            except StoreCorrupt:  # a page that the opening had no need to read
+                if not world.damaged:
+                    raise
+                world.told = world.must_restart = True  # as the error says: the next opening sets the file aside
+                return
             world.told = world.told or bool(stats.loss or stats.quarantined) or (world.unmarked and world.cut)
             world.unmarked = world.cut = False
             outbox.register("marks", on_conflict=("symbol",))
