@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from outbox import Receipt
+from outbox.flusher.flusher import Flusher
 from outbox.flusher.scheduler import Lanes
 from outbox.flusher.traffic import Sweep
 from outbox.postgrest.client import Request
@@ -29,7 +30,7 @@ def turns(bench: Bench) -> list[str]:
     [
         pytest.param(1, True, id="one request at a time"),
         pytest.param(4, True, id="four at a time"),
-        pytest.param(1, False, id="control: the oldest first"),  # of four at once each table has a place of its own
+        pytest.param(1, False, id="control: the oldest first"),
     ],
 )
 @run_async
@@ -39,6 +40,8 @@ async def test_a_lane_has_its_turn_within_tables_times_lanes_requests_whatever_t
     """Six tables of two lanes at most, five with a long backlog: the sixth waits for 6 x 2 requests at most."""
     if not fair:
         monkeypatch.setattr(Lanes, "_waited", lambda self, lane: (0, 0, lane.first_seq))
+        # No place for a table that has none in flight: while a slow disk settles the others, it would be the sixth's.
+        monkeypatch.setattr(Flusher, "_has_room", lambda self, lane: self.requests.may_start(alone=False, probe=False))
     async with opened(tmp_path, batch_rows=1, requests_in_flight=in_flight) as bench:
         for name in "abcde":
             for number in range(30):
