@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from outbox import logs
 from outbox.clock import Clock
 from outbox.errors import OutboxClosed
+from outbox.task_state import TaskState
 
 logger: logs.Logger = logs.named("outbox")
 
@@ -19,29 +20,6 @@ _REST_S = 1.0
 # The time for all parts, including what a flusher's block has already taken; and the least that each part gets once
 # that is used up: 5 other parts, and once more for the one that is given up. So it ends in 14 s, below a bot's 15.
 _ALL_S, LEAST_S = 11.0, 0.5
-
-
-@dataclass(slots=True)
-class TaskState:
-    """A background task in `stats()`. failures: how many errors it survived; last_error: the last of them.
-
-    tell: called at each change, for outside observers.
-    """
-
-    name: str
-    running: bool = True
-    failures: int = 0
-    last_error: str | None = None
-    tell: Callable[[TaskState], None] = field(default=lambda _: None, repr=False, compare=False)
-
-    def failed(self, error: BaseException, repeating: logs.Repeating) -> None:
-        """Count and log an error that the task survives."""
-        self.failures += 1
-        self.last_error = f"{type(error).__name__}: {error}"
-        self.tell(self)
-        if (news := repeating.news(self.name, self.last_error)) is not None:
-            facts = {"task": self.name, "error": self.last_error, **news}
-            logger.error("background task failed and continues", exc_info=error, extra=facts)
 
 
 class Background:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # a command that only looks at a file needs no event loop
+    import asyncio
 
 
 class Clock(Protocol):
@@ -45,6 +47,8 @@ class SystemClock:
 
     async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
         """Wait for `event`; return whether it was set within `timeout_s` seconds."""
+        import asyncio
+
         try:
             async with asyncio.timeout(timeout_s):
                 await event.wait()

@@ -11,8 +11,7 @@ from outbox.flusher.flusher import Flusher
 from outbox.flusher.scopes import EVERYTHING, held_words, sentence
 from outbox.remote import Remote
 from outbox.stats import DrainReport
-from outbox.store.reader import total
-from outbox.store.rows import Sendable
+from outbox.store.rows import Sendable, total
 from outbox.store.store import Store
 
 

@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 
 from outbox import __version__, logs
-from outbox.background import Background, TaskState
+from outbox.background import Background
 from outbox.clock import Clock
 from outbox.entry import LaneSpec, Operation
 from outbox.errors import OutboxError
 from outbox.postgrest.client import Transport, merge
 from outbox.postgrest.verdicts import Delivered, Failure, Pause, Reject, Reply, Scope, judge, read_refusal
 from outbox.stats import Stats
+from outbox.task_state import TaskState
 
 logger: logs.Logger = logs.named("outbox.health")
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outbox.background import TaskState
 from outbox.clock import Clock
 from outbox.entry import StoredEntry
 from outbox.errors import OutboxClosed
@@ -20,6 +19,7 @@ from outbox.stats import Snapshot, Stats, Status, take as take_snapshot, take_in
 from outbox.store import lock
 from outbox.store.reader import PendingCounter
 from outbox.store.selection import Handled, Selection
+from outbox.task_state import TaskState
 from outbox.threads import in_thread
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Operates(Owned):
         return await self._stats()
 
     async def _stats(self) -> Stats:
-        from outbox.recovery.quarantine import found_beside
+        from outbox.recovery.probe import found_beside
 
         path = self._store.path
         quarantined = await in_thread(found_beside, path)
@@ -339,7 +339,7 @@ def standing(path: Path) -> Snapshot:
     Raises:
         StoreError: The file cannot be read.
     """
-    from outbox.recovery.quarantine import found_beside
+    from outbox.recovery.probe import found_beside
 
     return take_in_thread(path, damage=lock.written(path).damage, quarantined=found_beside(path))
 

@@ -13,16 +13,15 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict, SettingsError
 
-from outbox import logs
+from outbox import logs, setting_rules as rules
 from outbox.errors import ConfigError
-from outbox.postgrest.project import KeyKind, is_loopback, read_key
+from outbox.postgrest.project import KeyKind, is_loopback
+from outbox.setting_rules import KEYS, PREFIX
 
 logger: logs.Logger = logs.named("outbox.settings")
 
-_PREFIX = "OUTBOX_"
 _LONGEST_SOURCE = 200
-_KEYS = ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
-_SECRETS = frozenset({*_KEYS, "supabase_key", "access_token"})
+_SECRETS = frozenset({*KEYS, "supabase_key", "access_token"})
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -65,8 +64,8 @@ class Settings(BaseSettings):
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix=_PREFIX,
-        env_file=".env",
+        env_prefix=PREFIX,
+        env_file=rules.ENV_FILE,
         env_file_encoding="utf-8",
         env_ignore_empty=True,  # SUPABASE_SECRET_KEY= must not hide a SUPABASE_KEY
         extra="ignore",  # a bot's .env holds other programs' secrets
@@ -77,15 +76,15 @@ class Settings(BaseSettings):
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    path: Path = Field(default=Path("outbox.db"), description="the SQLite file")
+    path: Path = Field(default=rules.DEFAULT_PATH, description="the SQLite file")
     supabase_url: str | None = Field(
         default=None,
-        validation_alias=AliasChoices("SUPABASE_URL"),
+        validation_alias=AliasChoices(rules.URL),
         description="the project's URL; rows stay pending without it",
     )
     supabase_key: SecretStr | None = Field(
         default=None,
-        validation_alias=AliasChoices(*_KEYS),
+        validation_alias=AliasChoices(*KEYS),
         description="the project's secret key; rows stay pending without it",
     )
     batch_rows: int = Field(default=500, ge=1, le=10_000, description="the most rows in one request")
@@ -153,12 +152,7 @@ class Settings(BaseSettings):
     @field_validator("path")
     @classmethod
     def _is_a_file(cls, path: Path) -> Path:
-        if str(path).startswith((":memory:", "file:")) or path.name in ("", "..", ".") or "\0" in str(path):
-            raise ValueError("must be the path of a file; a database in memory is not durable")
-        try:
-            return path.expanduser()
-        except RuntimeError:
-            raise ValueError("names a home directory that cannot be found") from None
+        return rules.checked_path(path)
 
     @field_validator("source")
     @classmethod
@@ -174,33 +168,19 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        # A key from a file ends with a newline.
-        return (text.strip() or None) if isinstance(text, str) else value
+        return rules.given(text) if isinstance(text, str) else value
 
     @field_validator("supabase_key", "access_token")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
-            raise ValueError("has characters that cannot be part of a key")
+        if key is not None:
+            rules.checked_key(key.get_secret_value())
         return key
 
     @model_validator(mode="after")
     def _url_is_safe(self) -> Self:
-        if self.supabase_url is None:
-            return self
-        try:
-            parts = urlsplit(self.supabase_url)
-            _ = parts.port  # raises if it is not a number or is too large
-        except ValueError:  # whose message quotes the URL, which may hold a password
-            raise ValueError("supabase_url: is not a URL") from None
-        if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise ValueError("supabase_url: must be like https://<project>.supabase.co")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("supabase_url: must hold neither a user, a password nor a query")
-        if parts.scheme == "http" and not self.allow_insecure and not is_loopback(parts.hostname):
-            raise ValueError(
-                "supabase_url: http:// would send the key in the clear; use https:// or set allow_insecure"
-            )
+        if self.supabase_url is not None:
+            rules.checked_url(self.supabase_url, allow_insecure=self.allow_insecure)
         return self
 
     def reread(self) -> Self:
@@ -228,7 +208,11 @@ class Settings(BaseSettings):
     @property
     def key_kind(self) -> KeyKind | None:
         """Return the kind of the key; None: no key is set."""
-        return None if self.supabase_key is None else read_key(self.supabase_key.get_secret_value()).kind
+        return rules.key_kind(self._key)
+
+    @property
+    def _key(self) -> str | None:
+        return None if self.supabase_key is None else self.supabase_key.get_secret_value()
 
     @property
     def key_places(self) -> tuple[str, ...]:
@@ -236,13 +220,13 @@ class Settings(BaseSettings):
 
         A second one with the same value is left out.
         """
-        if any(self._given.get(name) for name in ("supabase_key", *_KEYS)):
+        if any(self._given.get(name) for name in ("supabase_key", *KEYS)):
             return ("an argument",)
         file = DotEnvSettingsSource(type(self), env_file=self._given.get("_env_file", self.model_config["env_file"]))
         found: dict[str, str] = {}
         for values, place in ((os.environ, "the environment"), (file.env_vars, ".env")):
             upper = {name.upper(): (value or "").strip() for name, value in values.items()}
-            for name in _KEYS:
+            for name in KEYS:
                 if upper.get(name):
                     found.setdefault(upper[name], f"{name} in {place}")
         return tuple(found.values())
@@ -250,16 +234,7 @@ class Settings(BaseSettings):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return what is wrong with the settings, in one sentence each: rows are kept, but will not arrive."""
-        if self.supabase_url is None or self.supabase_key is None:
-            missing = " and ".join(
-                name
-                for name, value in (("SUPABASE_URL", self.supabase_url), ("SUPABASE_SECRET_KEY", self.supabase_key))
-                if value is None
-            )
-            return (f"{missing} not set: rows are kept in the file until they are",)
-        if self.key_kind in (KeyKind.PUBLISHABLE, KeyKind.LEGACY_ANON) and self.access_token is None:
-            return (f"the key is a {self.key_kind} key, which may not write: use the project's secret key",)
-        return ()
+        return rules.warnings(self.supabase_url, self._key, token=self.access_token is not None)
 
     @classmethod
     def options(cls) -> list[tuple[str, str, str]]:
@@ -268,7 +243,7 @@ class Settings(BaseSettings):
         for name, field in cls.model_fields.items():
             alias = field.validation_alias
             names = (
-                [str(each) for each in alias.choices] if isinstance(alias, AliasChoices) else [_PREFIX + name.upper()]
+                [str(each) for each in alias.choices] if isinstance(alias, AliasChoices) else [PREFIX + name.upper()]
             )
             default = "file@host" if name == "source" else str(field.default)
             rows.append((", ".join(names), "" if default == "None" else default, field.description or ""))
@@ -309,7 +284,7 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
         if isinstance(field.validation_alias, AliasChoices):
             known.update(str(alias) for alias in field.validation_alias.choices)
         else:
-            known.add(_PREFIX + name.upper())
+            known.add(PREFIX + name.upper())
     for name in values:
         if name not in known and not name.startswith("_"):
             close = difflib.get_close_matches(name, known, n=1)
@@ -318,10 +293,10 @@ def _refuse_unknown(values: Mapping[str, Any]) -> None:
 
 def _warn_about_unknown_names(env_file: Any) -> None:
     """A misspelt setting would otherwise be ignored in silence. Only names: values may be other programs' secrets."""
-    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
     in_file = DotEnvSettingsSource(Settings, env_file=env_file).env_vars
     for name in sorted({*os.environ, *(name.upper() for name in in_file)}):
-        if name.startswith(_PREFIX) and name not in known and name not in _warned:
+        if name.startswith(PREFIX) and name not in known and name not in _warned:
             _warned.add(name)
             close = difflib.get_close_matches(name, known, n=1)
             logger.warning("unknown setting is ignored", extra={"setting": name, "meant": close[0] if close else None})

@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from outbox.background import TaskState
 from outbox.entry import LaneSpec, State
-from outbox.store import database, files, queries
-from outbox.store.reader import Reader, by_state, total
-from outbox.store.rows import Notices, StoredPause
+from outbox.store import files, queries, sqlite
+from outbox.store.rows import Notices, StoredPause, by_state, total
 from outbox.store.sidecar import Flushing
+from outbox.task_state import TaskState
+
+if TYPE_CHECKING:
+    from outbox.store.reader import Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ class Stats:
             wal_bytes=found.wal_bytes,
             db_bytes=found.db_bytes,
             sqlite_version=sqlite3.sqlite_version,
-            exposed_to_wal_reset_bug=database.EXPOSED_TO_WAL_RESET_BUG,
+            exposed_to_wal_reset_bug=sqlite.EXPOSED_TO_WAL_RESET_BUG,
             reserve_released_ms=found.notices.reserve_released_ms,
             checkpoint_held_ms=found.notices.checkpoint_held_ms,
             files_lost_ms=found.notices.files_lost_ms,
@@ -256,10 +258,10 @@ def take_in_thread(path: Path, **beside: Any) -> Snapshot:
     Its own connection takes some hundred microseconds; in a WAL file a reader waits for nobody. Raises StoreError.
     """
     try:
-        with contextlib.closing(database.plain_connection(path)) as connection:
+        with contextlib.closing(sqlite.plain_connection(path)) as connection:
             return read(connection, path, **beside)
-    except database.SqliteError as error:
-        raise database.named(error, path) from error
+    except sqlite.SqliteError as error:
+        raise sqlite.named(error, path) from error
 
 
 def read(

@@ -76,7 +76,7 @@ async def test_an_error_of_ours_in_the_writer_reaches_its_caller_and_the_next_pu
                 await outbox.put("events", {"n": 1})
         await outbox.put("events", {"n": 2})
         assert failures(await outbox.stats())["writer"] == 1
-        seen = await read_status(outbox.path, warnings=(), stalled_after_s=300)  # as a command does, from the file
+        seen = read_status(outbox.path, warnings=(), stalled_after_s=300)  # as a command does, from the file
         assert {name: task["failures"] for name, task in seen.tasks.items()} == failures(await outbox.stats())
         console = Console(width=200)
         with console.capture() as shown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from outbox import ConfigError, Settings, settings as module
+from outbox import ConfigError, Settings, setting_rules as rules, settings as module
 from outbox.postgrest.project import KeyKind
 from outbox.settings import load
 
@@ -335,3 +336,46 @@ def test_settings_travel_to_another_process() -> None:
     again = pickle.loads(pickle.dumps(settings))
     assert again == settings
     assert again.reread() == settings
+
+
+# ---------------------------------------------------------------------------------------------- without the model
+
+
+SET = [
+    None, ("OUTBOX_PATH", "other.db"), ("outbox_path", "other.db"), ("OUTBOX_PATH", ":memory:"), ("OUTBOX_PATH", ""),
+    ("SUPABASE_URL", "https://p.supabase.co"), ("Supabase_Url", " https://p.supabase.co/ "), ("SUPABASE_URL", "p"),
+    ("SUPABASE_URL", "http://p.example.com"), ("SUPABASE_KEY", "sb_publishable_1"), ("SUPABASE_KEY", " "),
+    ("SUPABASE_SECRET_KEY", "sb_secret_1"), ("SUPABASE_SERVICE_ROLE_KEY", "k\u00e9"), ("OUTBOX_SUPABASE_KEY", "k"),
+    ("OUTBOX_BATCH_ROWS", "0"), ("OUTBOX_ACCESS_TOKEN", "t"), ("OUTBOX_NOTHING", "1"), ("PATH_OUTBOX", "1"),
+]  # fmt: skip
+
+
+def by_model(path: Path | None) -> tuple[Path, tuple[str, ...]] | None:
+    try:
+        found = load(path=path)
+    except ConfigError:
+        return None
+    return found.path, found.warnings
+
+
+def test_what_needs_no_model_is_what_the_model_says() -> None:
+    plain = 0
+    in_both = ((in_file, (each,)) for in_file in SET for each in SET)
+    for in_file, given in (*((None, pair) for pair in itertools.combinations(SET, 2)), *in_both):
+        line = "" if in_file is None else f"{in_file[0]}={in_file[1]!r}\n"
+        Path(".env").write_text(line, encoding="utf-8")
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in filter(None, given):
+                patched.setenv(name, value)
+            for path in (None, Path("given.db")):
+                if (found := rules.without_model(path)) is not None:
+                    assert found == by_model(path), (in_file, given, path)
+                    plain += 1
+    assert 200 < plain < 600
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_left_to_the_model() -> None:
+    Path(".env").write_bytes(b"OUTBOX_PATH=\xff\n")
+    assert rules.without_model(None) is None
+    with pytest.raises(ConfigError, match=r"\.env cannot be read"):
+        load()

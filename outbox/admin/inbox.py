@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from outbox import logs
-from outbox.background import Background, TaskState
+from outbox.background import Background
 from outbox.clock import Clock
 from outbox.errors import DiskFull, InvalidRequest, OutboxClosed, OutboxError, OutcomeUnknown, StoreBusy, StoreError
 from outbox.store.files import CAREFUL, give, read_plain, sync_folder
+from outbox.task_state import TaskState
 from outbox.threads import in_thread
 
 logger: logs.Logger = logs.named("outbox.store")

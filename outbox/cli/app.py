@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from outbox import __version__
 
@@ -54,7 +55,7 @@ class _WhenTyped(Mapping[str, Any]):
         found = getattr(import_module(f"outbox.cli.{module}"), function)
         if not isinstance(found, typer.Typer):
             found, command = typer.Typer(add_completion=False, rich_markup_mode=None), found
-            found.command(name)(command)
+            found.command(name, cls=_Command)(command)
         return typer.main.get_command(found)
 
     def __iter__(self) -> Iterator[str]:
@@ -64,12 +65,45 @@ class _WhenTyped(Mapping[str, Any]):
         return len(_COMMANDS)
 
 
+def _value(parameter: Any, by_typer: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    """Return a parameter's value. typer makes each with pydantic, even None, which takes longer to load than the rest.
+
+    So what needs no making is not handed to it: what nobody has given, and a path of which nothing is to be checked.
+    """
+    kind, check = parameter.type_descriptor.annotation, parameter.type_descriptor.parameter_info
+    if parameter.nargs != 1 or parameter.multiple or (value is None and parameter.required):
+        return by_typer(ctx, value)
+    if value is not None and (value is not parameter.default or isinstance(value, str)):
+        if kind is not Path or check.exists or check.readable or check.writable:
+            return by_typer(ctx, value)
+        value = Path(value)
+    return value if parameter.callback is None else parameter.callback(ctx, parameter, value)
+
+
+def _spared(parameters: Sequence[Any]) -> Any:
+    """Return `parameters`, each of which takes its value from `_value`."""
+    for each in parameters:
+        if hasattr(each, "type_descriptor") and "process_value" not in vars(each):  # older typers need no pydantic
+            vars(each)["process_value"] = partial(_value, each, each.process_value)
+    return parameters
+
+
+class _Command(TyperCommand):
+    """One command."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _spared(super().get_params(ctx))
+
+
 class _Commands(TyperGroup):
     """`outbox FILE` is `outbox status FILE`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands: Any = _WhenTyped()
+
+    def get_params(self, ctx: Any) -> Any:
+        return _spared(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)

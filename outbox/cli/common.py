@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from outbox import setting_rules
 from outbox.cli import format as formatting
 from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreCorrupt, StoreError
-from outbox.settings import load
 from outbox.stats import Health
-from outbox.store.read_only import ReadOnlyStore, look
+from outbox.store.glance import glance
+
+if TYPE_CHECKING:
+    from outbox.store.read_only import ReadOnlyStore
 
 T = TypeVar("T")
 
@@ -50,6 +52,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on o
 
 def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
     """Return the file, and what is wrong with the settings: a bad URL must not hide what the file says."""
+    found = setting_rules.without_model(path)
+    if found is not None:
+        return found
+    from outbox.settings import load
+
     try:
         settings = load(path=path)
     except ConfigError as error:
@@ -61,12 +68,16 @@ def file_and_warnings(path: Path | None) -> tuple[Path, tuple[str, ...]]:
 
 def read(where: Path, work: Callable[[ReadOnlyStore], Awaitable[T]]) -> T:
     """Return what `work` finds in the file. Raises StoreError: it is missing, holds no outbox, or cannot be read."""
+    import asyncio
+
+    from outbox.store.read_only import look
+
     return asyncio.run(look(where, work))
 
 
 def check_outbox(where: Path) -> None:
     """Raise StoreError, which says what is there, unless it is an outbox."""
-    read(where, lambda observer: observer.counts())
+    glance(where, lambda _: None)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from outbox.cli.common import AsJson, FilePath, complaints, print_json
 from outbox.cli.status import set_aside
 from outbox.errors import StoreError, StoreInUse
 from outbox.outbox import Outbox
-from outbox.recovery.quarantine import found_beside
+from outbox.recovery.probe import found_beside
 from outbox.settings import Settings, load
 from outbox.stats import DrainReport, Health
 from outbox.store.files import real_path

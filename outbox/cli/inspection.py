@@ -88,7 +88,7 @@ def operations_of(where: Path, warnings: tuple[str, ...], *, allow_actions: bool
 
     async def standing() -> Standing:
         try:
-            found = await read_status(where, warnings=warnings, stalled_after_s=STALLED_AFTER_S)
+            found = await in_thread(read_status, where, warnings=warnings, stalled_after_s=STALLED_AFTER_S)
         except StoreError as error:
             return Standing(False, str(error))
         out = io.StringIO()

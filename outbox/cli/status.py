@@ -18,18 +18,15 @@ from outbox.cli.format import fields
 from outbox.clock import SystemClock
 from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
-from outbox.forensics.entries import Change, last_refusal
-from outbox.forensics.outages import Outage
-from outbox.recovery.clean_close import loss_at_opening
-from outbox.recovery.quarantine import found_beside
-from outbox.stats import MOST_POSTPONED, Health, Snapshot, take
-from outbox.store import database, lock as lock_file, queries
+from outbox.forensics.changes import Change, last_refusal
+from outbox.recovery.probe import found_beside, loss_at_opening
+from outbox.stats import MOST_POSTPONED, Health, Snapshot, read
+from outbox.store import lock as lock_file, queries, sqlite
 from outbox.store.files import real_path
+from outbox.store.glance import glance
 from outbox.store.lock import Holder
-from outbox.store.read_only import ReadOnlyStore, look
-from outbox.store.rows import StoredPause
+from outbox.store.rows import PauseFacts, StoredPause
 from outbox.store.sidecar import Flushing, Written
-from outbox.threads import in_thread
 
 _WIDEST = 1000
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
@@ -72,25 +69,25 @@ class Status:
         return self.file.health(now_ms=self.now_ms, stalled_after_s=self.stalled_after_s, unsent=self.unsent)
 
 
-async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
+def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float) -> Status:
     """Return the status of `path`, whoever has it open. Raises StoreError: it cannot be read."""
 
-    async def work(observer: ReadOnlyStore) -> Status:
-        holder = await in_thread(holder_of, path)
-        written = await in_thread(_written, path)  # before the snapshot, which then contains all acknowledged rows
-        quarantined = await in_thread(found_beside, real_path(path))
-        found = await take(observer, damage=written.damage, quarantined=quarantined)
+    def work(connection: sqlite3.Connection) -> Status:
+        holder = holder_of(path)
+        written = _written(path)  # before the snapshot, which then contains all acknowledged rows
+        quarantined = found_beside(real_path(path))
+        found = read(connection, path, damage=written.damage, quarantined=quarantined)
         if not holder.running:  # a checkpoint can only be held back while its writer runs
             found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
         if holder.running is False and found.loss is None:
-            ((seq,),) = await observer.read(queries.LAST_SEQ.sql)
-            found = replace(found, loss=await in_thread(loss_at_opening, path, written, seq))
+            ((seq,),) = connection.execute(queries.LAST_SEQ.sql).fetchall()
+            found = replace(found, loss=loss_at_opening(path, written, seq))
         flushing = _flushing(written, holder)
         return Status(
             path=path,
             now_ms=SystemClock().now_ms(),
             file=found,
-            last_refusal=await last_refusal(observer),
+            last_refusal=last_refusal(connection),
             holder=holder,
             flushing=flushing,
             tasks=(holder.running and written.tasks) or {},
@@ -99,7 +96,7 @@ async def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s:
             stalled_after_s=stalled_after_s,
         )
 
-    return await look(path, work)
+    return glance(path, work)
 
 
 def _written(path: Path) -> Written:
@@ -155,7 +152,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "tasks": status.tasks,
         "sqlite": {
             "version": sqlite3.sqlite_version,
-            "exposed_to_wal_reset_bug": database.EXPOSED_TO_WAL_RESET_BUG,
+            "exposed_to_wal_reset_bug": sqlite.EXPOSED_TO_WAL_RESET_BUG,
         },
         **fields(file, "db_bytes", "wal_bytes", "quarantined", "damage", "loss", "pending_bytes"),
         **fields(file.notices, "reserve_released_ms", "checkpoint_held_ms", "files_lost_ms", "second_name_ms"),
@@ -169,12 +166,12 @@ def _flusher_json(flushing: Flushing) -> dict[str, Any]:
     return {"started": flushing.since_ms is not None} | fields(flushing, "running", "since_ms", **looks, **errors)
 
 
-def lane_of(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> LaneSpec | None:
+def lane_of(pause: PauseFacts, lanes: Mapping[int, LaneSpec]) -> LaneSpec | None:
     """Return the one lane that `pause` stops; None: it stops more, or a lane that nobody knows any more."""
     return lanes.get(int(pause.subject)) if pause.scope == "lane" and pause.subject.isdigit() else None
 
 
-def subject(pause: StoredPause | Outage, lanes: Mapping[int, LaneSpec]) -> str:
+def subject(pause: PauseFacts, lanes: Mapping[int, LaneSpec]) -> str:
     """Return what `pause` stops, in words."""
     spec = lane_of(pause, lanes)
     return pause.subject if spec is None else spec.words()
@@ -274,7 +271,7 @@ def _facts(status: Status, rates: Rates | None) -> RenderableType:
         grid.add_row(Text("Unsent", style="bold yellow"), formatting.typed(status.unsent))
     if status.file.total("pending") and not status.holder.running:
         grid.add_row("", formatting.typed("start a bot to send it, or: outbox drain"))
-    danger = ", exposed to the WAL-reset bug: do not write from a shell" if database.EXPOSED_TO_WAL_RESET_BUG else ""
+    danger = ", exposed to the WAL-reset bug: do not write from a shell" if sqlite.EXPOSED_TO_WAL_RESET_BUG else ""
     grid.add_row("SQLite", f"{sqlite3.sqlite_version}{danger}")
     grid.add_row("Size", f"{formatting.size(status.file.db_bytes)}, WAL {formatting.size(status.file.wal_bytes)}")
     return grid

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -100,7 +99,7 @@ def status(
         where, warnings = file_and_warnings(path)
 
         def read() -> Status:
-            return asyncio.run(read_status(where, warnings=warnings, stalled_after_s=stalled_after * 60))
+            return read_status(where, warnings=warnings, stalled_after_s=stalled_after * 60)
 
         if again:
             from outbox.cli.watch import watch

@@ -21,7 +21,8 @@ from outbox.cli.filters import OfDestination, OfSession
 from outbox.cli.status import answer, holder_of, subject
 from outbox.clock import SystemClock
 from outbox.errors import StoreBusy
-from outbox.forensics.entries import Change, telling
+from outbox.forensics.changes import Change
+from outbox.forensics.entries import telling
 from outbox.forensics.tail import START, Mark, News, news
 from outbox.store.read_only import ReadOnlyStore
 from outbox.store.selection import Selection

@@ -11,10 +11,9 @@ from outbox.entry import Operation, State
 from outbox.flusher import backoff
 from outbox.flusher.context import FlusherContext, facts
 from outbox.flusher.scopes import EVERYTHING, Paused, PauseKey, held_words, key_of, keys_of, wider_than
-from outbox.postgrest.project import refusal as refusal_of
+from outbox.postgrest import project
 from outbox.postgrest.verdicts import Failure, Pause, Reason, Refusal, Reply, Scope
-from outbox.store.reader import total
-from outbox.store.rows import Lane, StoredPause
+from outbox.store.rows import Lane, StoredPause, total
 
 logger: logs.Logger = logs.named("outbox.flusher")
 
@@ -271,7 +270,7 @@ class Pauses:
             told = {"belongs_to": belongs_to, "named": named}
             logger.warning("sending paused: the URL names another project", extra=told)
         wait_s = self._context.limits.pause_probe_s * (0.5 + self._context.draw())
-        refusal = refusal_of(belongs_to, named)
+        refusal = Refusal(None, None, project.refusal(belongs_to, named))
         await self._stand(EVERYTHING, Reason.OTHER_PROJECT, refusal, before, wait_s, tried=self.turn())
 
     async def end_other_project(self) -> None:

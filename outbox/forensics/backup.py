@@ -17,7 +17,7 @@ from pathlib import Path
 
 from outbox.errors import StoreError
 from outbox.store import database, files, lock, parts, queries
-from outbox.store.reader import by_state
+from outbox.store.rows import by_state
 
 # The caller is told the progress after each portion of 4 MB.
 _PAGES = 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -137,31 +137,6 @@ async def newest_seq(reader: Reader) -> int:
 async def settled_before(reader: Reader, before_ms: int) -> int:
     """Return how many entries were delivered or discarded before a Unix time in milliseconds. Reads an index."""
     return int((await reader.read(asked.SETTLED_BEFORE.sql, (before_ms,)))[0][0])
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that happened to one entry. event: put, delivered, or a word of its history.
-
-    destination, id: None if the entry is gone.
-    """
-
-    at_ms: int
-    event: str
-    seq: int | None
-    destination: str | None
-    id: str | None
-    status: int | None = None
-    code: str | None = None
-    message: str | None = None
-    columns: Mapping[str, Any] | None = None  # what identifies its row, if asked for
-
-
-async def last_refusal(reader: Reader) -> Change | None:
-    """Return a server's newest complaint about an entry; None: there was none, or all are pruned."""
-    # Only among the newest hundred lines: after so many requeues and discards it is out of date.
-    newest = [Change(*row) for row in await reader.read(asked.NEWEST_LINES.sql)]
-    return next((change for change in newest if change.event in ("refused", "postponed", "stuck")), None)
 
 
 async def newest_line(reader: Reader) -> int:

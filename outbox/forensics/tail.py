@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outbox.forensics import entries, queries as asked
-from outbox.forensics.entries import Change
+from outbox.forensics.changes import Change
 from outbox.store.queries import matches
 from outbox.store.reader import Reader
 from outbox.store.selection import Selection

@@ -11,8 +11,6 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
-from outbox.postgrest.verdicts import Refusal
-
 _SUPABASE = ".supabase.co"
 _PORTS = {"http": 80, "https": 443}
 
@@ -47,13 +45,12 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def refusal(belongs_to: str, named: str) -> Refusal:
+def refusal(belongs_to: str, named: str) -> str:
     """Return what the pause says, and what to do."""
-    words = (
+    return (
         f"this file's entries belong to the project {belongs_to}, and the URL names {named}: "
         "set SUPABASE_URL back, or let them go there with: outbox adopt"
     )
-    return Refusal(None, None, words)
 
 
 class KeyKind(StrEnum):

@@ -16,8 +16,8 @@ import aiosqlite
 
 from outbox import logs
 from outbox.recovery import probe
-from outbox.recovery.judge import Wal, judge_loss, judge_wal
-from outbox.store import database, files, queries
+from outbox.recovery.judge import Wal, judge_loss
+from outbox.store import database, queries
 from outbox.store.sidecar import Facts, Written
 from outbox.threads import in_thread
 
@@ -27,25 +27,6 @@ logger: logs.Logger = logs.named("outbox.store")
 # A damaged file's entries keep their numbers when they are salvaged. Fewer than this many were never acknowledged:
 # a group commit holds 1,024; the rest allows for a shell's.
 GAP = 10_000
-
-
-def loss_at_opening(path: Path, before: Written, seq: int) -> str | None:
-    """Return what the next opening of `path`, which nobody has open, will report as missing; None: nothing.
-
-    before: what the lock's sidecar says. seq: the file's last number. A -wal that opening would first try on a copy
-    counts as the file's own. Raises StoreError.
-    """
-    main = probe.main_file(path)
-    mark = before.mark_of(main.file)
-    loss = judge_loss(seq=seq, mark=mark, wal=how_wal_goes(path, main, mark))
-    return None if loss is None else loss.words
-
-
-def how_wal_goes(path: Path, main: probe.Main, mark: int | None) -> Wal:
-    """Return how the -wal matches the file. mark: the highest number acknowledged in it. Raises StoreError."""
-    whole = main.file is None or (mark is not None and main.seq >= mark)
-    exists = files.wal_path(path).exists()
-    return judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=probe.wal_salt(path))
 
 
 async def begin(

@@ -128,7 +128,7 @@ def _has_no_table(path: Path) -> bool:
 
 def _behind_what_was_set_aside(path: Path, mark: int | None) -> int:
     """Return the number after which a new file's numbers begin: salvaged entries keep the numbers that they had."""
-    beside = quarantine.found_beside(path)
+    beside = probe.found_beside(path)
     return max(mark or 0, *(probe.main_file(each).seq for each in beside)) + clean_close.GAP if beside else 0
 
 
@@ -154,7 +154,7 @@ def _examined(path: Path, before: Written, now_ms: int) -> Wal:
         told = {"path": str(path), "error": facts.damage}
         logger.warning("damage reported in the last run is gone", extra=told)
     mark = before.mark_of(main.file)
-    wal = clean_close.how_wal_goes(path, main, mark)
+    wal = probe.how_wal_goes(path, main, mark)
     if wal is Wal.STRANGE and not probe.wal_belongs(path, main):
         return wal
     error = probe.first_look(path, (*_LOOKED_AT, _NEWEST))

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from outbox.errors import StoreError
-from outbox.recovery.judge import Evidence
-from outbox.store import database, files
-from outbox.store.migrate import shipped
-from outbox.store.sidecar import Facts
+from outbox.recovery.judge import Evidence, Wal, judge_loss, judge_wal
+from outbox.store import files, sqlite
+from outbox.store.migrations import shipped
+from outbox.store.sidecar import Facts, Written
 
+# What a file that was set aside is called.
+CORRUPT, RESCUED = ".corrupt-", ".rescued-"
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
-_NO_TRIAL: tuple[type[Exception], ...] = (OSError, *database.SqliteError)
+_NO_TRIAL: tuple[type[Exception], ...] = (OSError, *sqlite.SqliteError)
 _WAL_HEADER, _FRAME_HEADER, _SMALLEST_PAGE = 32, 24, 512
 
 
@@ -61,6 +62,18 @@ def is_stray(beside: Path) -> bool:
     return begin[:1] not in (b"", b"\0") and begin != _JOURNAL_MAGIC and begin[:4] not in files.WAL_MAGIC
 
 
+def found_beside(path: Path) -> tuple[Path, ...]:
+    """Return the files that were set aside and not dealt with yet, oldest first."""
+    starts = (path.name + CORRUPT, path.name + RESCUED)
+    try:
+        there = {each.name for each in path.parent.iterdir() if each.name.startswith(starts)}
+    except OSError:
+        return ()
+    names = {name for name in there if not name.endswith("-shm")}  # an index, which SQLite rebuilds
+    parts = {name for name in names if name.endswith("-wal") and name.removesuffix("-wal") in names}
+    return tuple(path.with_name(name) for name in sorted(names - parts))
+
+
 @dataclass(frozen=True, slots=True)
 class Main:
     """What the database file says without its -wal. open_salt: of the WAL that was in use with it; None: closed."""
@@ -79,8 +92,27 @@ def main_file(path: Path) -> Main:
         with reading(path, immutable=True) as connection:
             facts = dict(connection.execute("select name, value from outbox_meta where name in ('file', 'open')"))
             return Main(facts.get("file"), _salt_of(facts.get("open")), last_seq(connection))
-    except database.SqliteError:
+    except sqlite.SqliteError:
         return _NOTHING_KNOWN
+
+
+def loss_at_opening(path: Path, before: Written, seq: int) -> str | None:
+    """Return what the next opening of `path`, which nobody has open, will report as missing; None: nothing.
+
+    before: what the lock's sidecar says. seq: the file's last number. A -wal that opening would first try on a copy
+    counts as the file's own. Raises StoreError.
+    """
+    main = main_file(path)
+    mark = before.mark_of(main.file)
+    loss = judge_loss(seq=seq, mark=mark, wal=how_wal_goes(path, main, mark))
+    return None if loss is None else loss.words
+
+
+def how_wal_goes(path: Path, main: Main, mark: int | None) -> Wal:
+    """Return how the -wal matches the file. mark: the highest number acknowledged in it. Raises StoreError."""
+    whole = main.file is None or (mark is not None and main.seq >= mark)
+    exists = files.wal_path(path).exists()
+    return judge_wal(whole=whole, open_salt=main.open_salt, exists=exists, salt=wal_salt(path))
 
 
 def seq_with_wal(path: Path) -> int:
@@ -105,7 +137,7 @@ def _salt_of(value: object) -> int | None:
 
 def reading(path: Path, *, immutable: bool = False) -> contextlib.closing[sqlite3.Connection]:
     """A connection that cannot write. immutable: without the -wal, and without locks."""
-    return contextlib.closing(database.plain_connection(path, immutable=immutable, timeout_s=1.0))
+    return contextlib.closing(sqlite.plain_connection(path, immutable=immutable, timeout_s=1.0))
 
 
 def refuse_foreign_journal(path: Path) -> None:
@@ -146,11 +178,11 @@ def undo_half(path: Path) -> None:
     Raises StoreError: it cannot; what the file holds is unknown.
     """
     try:
-        with contextlib.closing(database.plain_connection(path, "rw", timeout_s=1.0)) as connection:
+        with contextlib.closing(sqlite.plain_connection(path, "rw", timeout_s=1.0)) as connection:
             connection.execute("select 1 from sqlite_schema").fetchall()
-    except database.SqliteError as error:
-        if database.classify_error(error) not in database.DAMAGE:  # damage is examined closely afterwards
-            raise database.named(error, path) from error
+    except sqlite.SqliteError as error:
+        if sqlite.classify_error(error) not in sqlite.DAMAGE:  # damage is examined closely afterwards
+            raise sqlite.named(error, path) from error
 
 
 # ---------------------------------------------------------------------------------------------- whose file it is
@@ -191,7 +223,7 @@ def _tables(path: Path, *, immutable: bool) -> set[str] | None:
     try:
         with reading(path, immutable=immutable) as connection:
             names = connection.execute("select name from sqlite_schema where type = 'table'").fetchall()
-    except database.SqliteError:
+    except sqlite.SqliteError:
         return None
     return {str(name) for (name,) in names}
 
@@ -204,10 +236,10 @@ def complaint(path: Path) -> str | None:
     try:
         with reading(path) as connection:
             found = connection.execute("pragma integrity_check(1)").fetchall()
-    except database.SqliteError as error:
-        if database.classify_error(error) in database.DAMAGE:
+    except sqlite.SqliteError as error:
+        if sqlite.classify_error(error) in sqlite.DAMAGE:
             return str(error)
-        raise database.named(error, path) from error
+        raise sqlite.named(error, path) from error
     return None if found == [("ok",)] else str(found[0][0])
 
 
@@ -221,8 +253,8 @@ def first_look(path: Path, queries: Sequence[str]) -> StoreError | None:
             if connection.execute("select 1 from sqlite_schema where name = 'outbox_meta'").fetchall():
                 for sql in queries:
                     connection.execute(sql).fetchall()
-    except database.SqliteError as error:
-        return database.named(error, path) if database.classify_error(error) in database.DAMAGE else None
+    except sqlite.SqliteError as error:
+        return sqlite.named(error, path) if sqlite.classify_error(error) in sqlite.DAMAGE else None
     return None
 
 
@@ -231,6 +263,8 @@ def wal_belongs(path: Path, main: Main) -> bool:
 
     Raises StoreError: the trial cannot be made, so nothing is known.
     """
+    import tempfile
+
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.name + ".trial-") as folder:
             copy = Path(folder) / "copy.db"
@@ -245,7 +279,7 @@ def wal_belongs(path: Path, main: Main) -> bool:
 def _copy(path: Path, to: Path) -> None:
     """Copy the database without its -wal. Through SQLite: a descriptor of ours would drop its locks when closed."""
     files.create_file(to)
-    with contextlib.closing(database.plain_connection(to, "rw")) as target, reading(path, immutable=True) as source:
+    with contextlib.closing(sqlite.plain_connection(to, "rw")) as target, reading(path, immutable=True) as source:
         source.backup(target)
 
 

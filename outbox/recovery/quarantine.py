@@ -19,6 +19,7 @@ from outbox import logs
 from outbox.errors import NotADatabase, StoreCorrupt, StoreError
 from outbox.recovery import probe
 from outbox.recovery.judge import Remedy, Wal, judge_wal, remedy
+from outbox.recovery.probe import CORRUPT, RESCUED, found_beside
 from outbox.store.files import (
     create_file,
     give,
@@ -35,7 +36,7 @@ from outbox.threads import in_thread
 
 logger: logs.Logger = logs.named("outbox.store")
 
-_CORRUPT, _RESCUED, _SALVAGED, _STRAY = ".corrupt-", ".rescued-", ".salvaged-", ".stray-"
+_SALVAGED, _STRAY = ".salvaged-", ".stray-"
 _BESIDE = ("-wal", "-shm")
 
 
@@ -101,21 +102,9 @@ def keep_wal(path: Path, *, now_ms: int) -> None:
         logger.warning("damaged WAL kept as a copy", extra=told)
 
 
-def found_beside(path: Path) -> tuple[Path, ...]:
-    """Return the files that were set aside and not dealt with yet, oldest first."""
-    starts = (path.name + _CORRUPT, path.name + _RESCUED)
-    try:
-        there = {each.name for each in path.parent.iterdir() if each.name.startswith(starts)}
-    except OSError:
-        return ()
-    names = {name for name in there if not name.endswith("-shm")}  # an index, which SQLite rebuilds
-    parts = {name for name in names if name.endswith("-wal") and name.removesuffix("-wal") in names}
-    return tuple(path.with_name(name) for name in sorted(names - parts))
-
-
 def dealt_with(quarantined: Path) -> Path:
     """Rename a salvaged file, so that it is no longer reported, and return its new name. Raises OSError."""
-    name = quarantined.name.replace(_CORRUPT, _SALVAGED, 1).replace(_RESCUED, _SALVAGED, 1)
+    name = quarantined.name.replace(CORRUPT, _SALVAGED, 1).replace(RESCUED, _SALVAGED, 1)
     target = quarantined.with_name(name)
     if target != quarantined and not target.exists():
         _move(_all(quarantined, target))
@@ -145,7 +134,8 @@ def _move(names: Sequence[tuple[Path, Path]]) -> None:
 
 def _unfinished(path: Path) -> Path | None:
     """Return the new name of a database whose -wal is still here, because the renaming was interrupted."""
-    waits = [each for each in found_beside(path) if not wal_path(each).exists() and not each.name.endswith(_BESIDE)]
+    beside = (each for each in found_beside(path) if not each.name.endswith(_BESIDE))
+    waits = [each for each in beside if not wal_path(each).exists()]
     if not waits or path.exists():
         return None
     main, salt = probe.main_file(waits[-1]), probe.wal_salt(path)
@@ -153,7 +143,7 @@ def _unfinished(path: Path) -> Path | None:
     return waits[-1] if wal is Wal.FITS else None
 
 
-def _free_name(path: Path, *, now_ms: int, kind: str = _CORRUPT) -> Path:
+def _free_name(path: Path, *, now_ms: int, kind: str = CORRUPT) -> Path:
     stamp = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     name, number = f"{path.name}{kind}{stamp}", 1
     while any(path.with_name(_numbered(name, number) + end).exists() for end in ("", *_BESIDE)):
@@ -229,7 +219,7 @@ def _named(part: Path, path: Path, leftovers: Sequence[Path] | None, now_ms: int
             with contextlib.suppress(FileExistsError):
                 publish(part, path)
                 return path
-    beside = _free_name(path, now_ms=now_ms, kind=_RESCUED)
+    beside = _free_name(path, now_ms=now_ms, kind=RESCUED)
     publish(part, beside)
     return beside
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import aiosqlite
 
 from outbox.errors import StoreError
-from outbox.recovery import quarantine
+from outbox.recovery import probe, quarantine
 from outbox.recovery.damaged_file import HISTORY, SESSION, DamagedFile, FoundEntry, note
 from outbox.recovery.pages import is_as_put
 from outbox.store import queries
@@ -103,7 +103,7 @@ async def salvage_and_rename(
         kept_as = await in_thread(quarantine.dealt_with, source)
     except OSError:  # its entries are here; renaming it needs somebody with the right to
         kept_as = source
-    if not await in_thread(quarantine.found_beside, store.path):
+    if not await in_thread(probe.found_beside, store.path):
         await store.transact(lambda connection: connection.execute(queries.FORGET_FACT.sql, ("quarantined",)))
     return {**asdict(found), "kept_as": str(kept_as)}
 

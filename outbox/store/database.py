@@ -1,4 +1,4 @@
-"""How the file is opened: durable or not at all. The only door to SQLite's own errors."""
+"""How the file is opened: durable or not at all."""
 
 from __future__ import annotations
 
@@ -7,18 +7,30 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import aiosqlite
 
 from outbox import logs
 from outbox.clock import SystemClock
-from outbox.errors import DiskFull, NotADatabase, NotDurable, StoreBusy, StoreCorrupt, StoreError, WrongJournalMode
+from outbox.errors import NotDurable, StoreError, WrongJournalMode
 from outbox.store import files
 from outbox.store.file_watch import FileWatch
+from outbox.store.sqlite import (
+    DAMAGE as DAMAGE,
+    EXPOSED_TO_WAL_RESET_BUG as EXPOSED_TO_WAL_RESET_BUG,
+    ErrorClass as ErrorClass,
+    SqliteError as SqliteError,
+    classify_error as classify_error,
+    exposed_to_wal_reset_bug as exposed_to_wal_reset_bug,
+    named as named,
+    plain_connection as plain_connection,
+    readable as readable,
+)
 from outbox.threads import in_thread
+
+T = TypeVar("T")
 
 logger: logs.Logger = logs.named("outbox.store")
 _repeating = logs.Repeating(SystemClock())
@@ -38,23 +50,8 @@ _RENUMBER = (
 _IS_OUTBOX = "select 1 from sqlite_schema where name = 'outbox_migrations'"
 
 
-# A damaged schema may be quoted in a message that is no UTF-8: Python then raises its own error instead of SQLite's.
-SqliteError: tuple[type[Exception], ...] = (sqlite3.Error, UnicodeDecodeError)
 # aiosqlite says ValueError when the connection is closed, which rolls back too.
 _NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *SqliteError)
-
-
-def exposed_to_wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Return whether this SQLite has the WAL-reset corruption bug (sqlite.org/wal.html#walresetbug).
-
-    Fixed in 3.51.3, and in 3.50.7 and 3.44.6 of their branches. It takes two connections that write at once.
-    """
-    if version >= (3, 51, 3) or version < (3, 7, 0):
-        return False
-    return not ((3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0))
-
-
-EXPOSED_TO_WAL_RESET_BUG = exposed_to_wal_reset_bug(sqlite3.sqlite_version_info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,47 +69,6 @@ class Checkpoint:
     def held_back(self) -> bool:
         """Whether somebody still reads what it would have overwritten."""
         return self.done < self.frames
-
-
-class ErrorClass(Enum):
-    """What a SQLite error means for what was being written."""
-
-    BUSY = auto()  # another connection holds a lock; nothing was written
-    FULL = auto()
-    CORRUPT = auto()
-    NOT_A_DATABASE = auto()
-    AMBIGUOUS = auto()  # an I/O error: stored or not, nobody knows
-    OTHER = auto()
-
-
-# What SQLite says of a file whose content is wrong, never of one that it could not reach.
-DAMAGE = frozenset({ErrorClass.CORRUPT, ErrorClass.NOT_A_DATABASE})
-
-_TROUBLES = {
-    sqlite3.SQLITE_BUSY: ErrorClass.BUSY,
-    sqlite3.SQLITE_LOCKED: ErrorClass.BUSY,
-    sqlite3.SQLITE_FULL: ErrorClass.FULL,
-    sqlite3.SQLITE_CORRUPT: ErrorClass.CORRUPT,
-    sqlite3.SQLITE_NOTADB: ErrorClass.NOT_A_DATABASE,
-    sqlite3.SQLITE_IOERR: ErrorClass.AMBIGUOUS,
-    sqlite3.SQLITE_CANTOPEN: ErrorClass.AMBIGUOUS,
-    sqlite3.SQLITE_PROTOCOL: ErrorClass.AMBIGUOUS,
-    sqlite3.SQLITE_NOMEM: ErrorClass.AMBIGUOUS,
-    sqlite3.SQLITE_INTERRUPT: ErrorClass.AMBIGUOUS,
-}
-
-
-def classify_error(error: Exception) -> ErrorClass:
-    """Return what `error` means. The low byte of an extended result code is its class."""
-    if isinstance(error, UnicodeDecodeError):
-        return ErrorClass.CORRUPT
-    code = getattr(error, "sqlite_errorcode", None)
-    return _TROUBLES.get(code & 0xFF, ErrorClass.OTHER) if isinstance(code, int) else ErrorClass.OTHER
-
-
-def readable(raw: bytes) -> str:
-    """Return `raw` as text, with U+FFFD for what is no UTF-8."""
-    return raw.decode("utf-8", "replace")
 
 
 class _Watched(sqlite3.Connection):
@@ -178,15 +134,9 @@ async def connect(
         raise
 
 
-def plain_connection(
-    path: Path, mode: Literal["ro", "rw"] = "ro", *, immutable: bool = False, timeout_s: float = 0.0
-) -> sqlite3.Connection:
-    """Return a connection in autocommit mode for code in a thread of its own. immutable: as `open_reader`.
-
-    Raises the engine's own errors.
-    """
-    uri = files.uri(path, mode, immutable=immutable)
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+async def run(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` on the connection, in its thread: one hop, whatever it asks. Raises the engine's own errors."""
+    return cast("T", await connection._execute(work, connection._conn))  # type: ignore[no-untyped-call]
 
 
 async def pragma(connection: aiosqlite.Connection, text: str) -> object:
@@ -357,18 +307,3 @@ async def no_numbers(connection: aiosqlite.Connection, path: Path) -> StoreError
         f' sqlite3 "{path}" "{_RENUMBER}"',
         path=path,
     )
-
-
-def named(error: Exception, path: Path, *, waited_s: float = 0) -> StoreError:
-    """Return this library's error for one of SQLite's; raise it `from` the original."""
-    match classify_error(error):
-        case ErrorClass.BUSY:
-            return StoreBusy(path=path, waited_s=waited_s)
-        case ErrorClass.FULL:
-            return DiskFull(path=path)
-        case ErrorClass.CORRUPT:
-            return StoreCorrupt(f"{path} is damaged: {error}", path=path)
-        case ErrorClass.NOT_A_DATABASE:
-            return NotADatabase(f"{path} is not a SQLite database; it was not touched", path=path)
-        case ErrorClass.AMBIGUOUS | ErrorClass.OTHER:
-            return StoreError(f"{path}: {error}", path=path)

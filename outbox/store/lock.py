@@ -6,7 +6,6 @@ inherit it (POSIX record locks belong to a process), so that nothing but the hol
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import stat
@@ -17,11 +16,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from outbox.errors import StoreError, StoreInUse
 from outbox.store import files
 from outbox.store.sidecar import Sidecar, Written, holder_line, parse
+
+if TYPE_CHECKING:
+    import asyncio
 
 if sys.platform == "win32":
     import msvcrt

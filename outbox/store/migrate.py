@@ -1,20 +1,18 @@
-"""The schema's history: numbered, checksummed, each step with its record in one transaction."""
+"""Brings a file to the newest schema: each step with its record in one transaction."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiosqlite
 
 from outbox import logs
-from outbox.errors import MigrationChanged, StoreError, StoreTooNew
-from outbox.sql_files import folder, sql_files
+from outbox.errors import StoreError
 from outbox.store import database, files
+from outbox.store.migrations import Migration, applied, check, shipped as shipped
 from outbox.threads import in_thread
 
 _MADE = re.compile(r"^create (?:table|view|index) (\w+)", re.MULTILINE)
@@ -34,28 +32,6 @@ _NO_COPY: tuple[type[Exception], ...] = (OSError, StoreError, *database.SqliteEr
 logger: logs.Logger = logs.named("outbox.store")
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One file of `migrations/`."""
-
-    version: int
-    name: str
-    text: str
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 over the text with Unix line ends: a checkout on Windows must not change it."""
-        return hashlib.sha256(self.text.replace("\r\n", "\n").encode()).hexdigest()
-
-
-def shipped() -> tuple[Migration, ...]:
-    """Return this version's migrations in order. Raises NotInstalled: this installation lacks them."""
-    return tuple(
-        Migration(int(file.name[:4]), file.name.removesuffix(".sql"), file.read_text(encoding="utf-8"))
-        for file in sql_files(folder("migrations"))
-    )
-
-
 async def migrate(
     connection: aiosqlite.Connection, path: Path, *, now_ms: int, migrations: Sequence[Migration] | None = None
 ) -> int:
@@ -65,7 +41,7 @@ async def migrate(
     fails is undone as a whole.
     """
     steps = shipped() if migrations is None else tuple(migrations)
-    done = await applied(connection)
+    done = await database.run(connection, applied)
     check(done, steps, path)
     todo = [step for step in steps if step.version not in done]
     if todo:
@@ -118,32 +94,6 @@ async def _keep_copy(connection: aiosqlite.Connection, copy: Path) -> None:
         if database.classify_error(error) in database.DAMAGE:
             raise
         logger.warning("no copy was made before a migration", extra={"path": str(copy), "error": str(error)})
-
-
-async def applied(connection: aiosqlite.Connection) -> dict[int, str]:
-    """Return the versions that the file records, each with its checksum; empty for a new file."""
-    known = await connection.execute_fetchall("select 1 from sqlite_schema where name = 'outbox_migrations'")
-    if not list(known):
-        return {}
-    rows = await connection.execute_fetchall("select version, checksum from outbox_migrations")
-    return {int(version): str(checksum) for version, checksum in rows}
-
-
-def check(done: dict[int, str], steps: Sequence[Migration], path: Path) -> None:
-    """Raise StoreTooNew or MigrationChanged if this version of the library must not touch the file."""
-    shipped_sums = {step.version: step.checksum for step in steps}
-    newest = max(shipped_sums)
-    if done and max(done) > newest:
-        raise StoreTooNew(
-            f"{path} has schema version {max(done)}, this library knows {newest}; it was not touched."
-            " Install the version of durable-outbox that wrote it, or a newer one",
-            path=path,
-        )
-    for version, checksum in done.items():
-        if shipped_sums.get(version) != checksum:
-            raise MigrationChanged(
-                f"{path} was made with another text of migration {version:04}; it was not touched", path=path
-            )
 
 
 async def _apply(connection: aiosqlite.Connection, step: Migration, path: Path, *, now_ms: int) -> None:

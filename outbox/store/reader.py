@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import aiosqlite
 
@@ -16,7 +16,7 @@ from outbox.entry import LaneSpec, Outgoing, StoredEntry
 from outbox.errors import OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
-from outbox.store.rows import Lane, Look, Notices, Sendable, StoredPause
+from outbox.store.rows import Lane, Look, Notices, Sendable, StoredPause, by_state
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Reader:
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the reading connection, in its thread: one hop, whatever it asks. Errors as `read`."""
         async with self._using() as connection:
-            return cast("T", await connection._execute(work, connection._conn))  # type: ignore[no-untyped-call]
+            return await database.run(connection, work)
 
     @contextlib.asynccontextmanager
     async def _using(self) -> AsyncIterator[aiosqlite.Connection]:
@@ -318,19 +318,6 @@ class PendingCounter:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
-    """Return the counts in rows of destination, state and number."""
-    counts: dict[str, dict[str, int]] = {}
-    for destination, state, entries in rows:
-        counts.setdefault(destination, {})[state] = entries
-    return counts
-
-
-def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
-    """Return how many entries of all destinations are in `state`."""
-    return sum(states.get(state, 0) for states in counts.values())
 
 
 def listed(numbers: Iterable[int]) -> str:

@@ -14,7 +14,7 @@ import aiosqlite
 
 from outbox.entry import Entry, LaneSpec, Operation
 from outbox.errors import DiskFull, IdConflict, OutcomeUnknown, StoreBusy, StoreError, StoreVanished
-from outbox.store import queries
+from outbox.store import database, queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ async def find_lanes(connection: aiosqlite.Connection, specs: Sequence[LaneSpec]
             ((found[spec],),) = connection.execute(queries.LANE.sql, spec).fetchall()
         return found
 
-    return await connection._execute(find, connection._conn)  # type: ignore[no-untyped-call,no-any-return]
+    return await database.run(connection, find)
 
 
 async def insert_one(connection: aiosqlite.Connection, entry: Entry, path: Path) -> Receipt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Self
 
@@ -120,3 +120,16 @@ class Notices:
                 " another -wal and damages it. Remove it: the next start of the bot would refuse the file"
             )
         return tuple(found)
+
+
+def by_state(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, int]]:
+    """Return the counts in rows of destination, state and number."""
+    counts: dict[str, dict[str, int]] = {}
+    for destination, state, entries in rows:
+        counts.setdefault(destination, {})[state] = entries
+    return counts
+
+
+def total(counts: Mapping[str, Mapping[str, int]], state: str) -> int:
+    """Return how many entries of all destinations are in `state`."""
+    return sum(states.get(state, 0) for states in counts.values())

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from outbox.background import TaskState
+from outbox.task_state import TaskState
 
 _HOLDER, _FACTS, _MARK, _END = 0, 256, 512, 533
 # A mark has at most 19 digits.

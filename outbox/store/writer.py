@@ -40,13 +40,13 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox import logs
-from outbox.background import TaskState
 from outbox.entry import Entry, LaneSpec
 from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
 from outbox.store.receipts import Bare, Job, Put, Receipt, fail, find_lanes, receipt_of, stored
+from outbox.task_state import TaskState
 
 logger: logs.Logger = logs.named("outbox.store")
 

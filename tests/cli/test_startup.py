@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from outbox.cli.app import app
 
 # What sends loads these; what only reads the file does not need them.
 NETWORK = {"httpx", "httpcore", "h11", "anyio", "tenacity", "certifi", "outbox.postgrest.client", "outbox.store.store"}
-MODULES = 56
+# Nor does what only looks: the event loop, and pydantic, which typer and the settings load where they must.
+SPARED = {"aiosqlite", "asyncio", "pydantic", "pydantic_settings", "dotenv", "outbox.settings", "outbox.store.reader"}
+MODULES = 42
 LOADED = """
 import json, sys
 from outbox.cli import main
@@ -29,7 +32,8 @@ finally:
 def loaded_by(*typed: object, folder: Path) -> set[str]:
     """Return the modules that the command has loaded when it ends."""
     command = [sys.executable, "-c", LOADED, *map(str, typed)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_"))}
+    done = subprocess.run(command, cwd=folder, env=bare, capture_output=True, text=True, timeout=200, check=False)
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
@@ -49,12 +53,22 @@ def test_status_loads_nothing_of_the_network_and_no_more_than_it_shows(tmp_path:
     with BlockingOutbox.open(path=tmp_path / "bot.db") as outbox:
         outbox.put("trades", {"n": 1})
     found = loaded_by("status", "--path", "bot.db", folder=tmp_path)
-    assert {"outbox.stats", "outbox.store.read_only"} <= found
-    assert not NETWORK & found
+    assert {"outbox.stats", "outbox.store.glance"} <= found
+    assert not (NETWORK | SPARED) & found
     assert sum(name.startswith("outbox.") for name in found) <= MODULES
+    assert not (NETWORK | SPARED) & loaded_by("status", "bot.db", "--json", folder=tmp_path)
+    assert not {"asyncio", "pydantic"} & loaded_by("--version", folder=tmp_path)
     control = loaded_by("drain", "--help", folder=tmp_path)
-    assert control >= NETWORK
+    assert control >= NETWORK | SPARED - {"dotenv"}
     assert sum(name.startswith("outbox.") for name in control) > MODULES
+
+
+def test_a_setting_that_only_the_model_can_read_loads_it(tmp_path: Path) -> None:
+    usual = "OUTBOX_PATH=bot.db\nSUPABASE_URL=https://p.supabase.co\nTOKEN=x\n"
+    (tmp_path / ".env").write_text(usual, encoding="utf-8")
+    assert {"dotenv"} == loaded_by("status", folder=tmp_path) & (SPARED - {"asyncio"})
+    (tmp_path / ".env").write_text("OUTBOX_RETENTION_DAYS=3\n", encoding="utf-8")
+    assert {"outbox.settings", "pydantic_settings"} <= loaded_by("status", folder=tmp_path)
 
 
 def test_each_name_leads_to_the_command_of_that_name() -> None:

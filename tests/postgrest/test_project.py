@@ -46,5 +46,5 @@ def test_entries_stay_with_their_project(belongs_to: str | None, named: str | No
 
 
 def test_the_refusal_says_both_names_and_what_to_type() -> None:
-    words = refusal("mine", "yours").message
+    words = refusal("mine", "yours")
     assert all(each in words for each in ("mine", "yours", "SUPABASE_URL", "outbox adopt"))

@@ -21,7 +21,7 @@ from outbox.forensics.backup import back_up
 from outbox.recovery import clean_close, probe, quarantine
 from outbox.recovery.judge import Wal
 from outbox.recovery.open import open_store
-from outbox.recovery.quarantine import found_beside
+from outbox.recovery.probe import found_beside
 from outbox.stats import take
 from outbox.store import database, files
 from outbox.store.read_only import ReadOnlyStore, look
@@ -33,7 +33,7 @@ BOT = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
-from outbox.recovery.quarantine import found_beside
+from outbox.recovery.probe import found_beside
 from outbox.recovery.open import open_store
 from outbox.store.store import Store
 from tests.store.tools import entry
@@ -68,7 +68,7 @@ def own_tables(path: Path) -> None:
 
 
 def set_aside(path: Path) -> list[Path]:
-    return list(quarantine.found_beside(path))
+    return list(probe.found_beside(path))
 
 
 def flip(path: Path, start: int, size: int = 64) -> None:
@@ -545,7 +545,7 @@ from pathlib import Path
 from outbox.clock import SystemClock
 from outbox.stats import take
 from outbox.store import database, files
-from outbox.recovery.quarantine import found_beside
+from outbox.recovery.probe import found_beside
 from outbox.recovery.open import open_store
 from outbox.store.store import Store
 
@@ -573,7 +573,7 @@ async def test_a_backup_put_beside_a_dead_bots_wal_is_not_overlaid_with_it(
     killed(path, 1200)
     shutil.copyfile(copy, path)
     if not known:
-        monkeypatch.setattr(clean_close, "judge_wal", lambda **_: Wal.FITS)
+        monkeypatch.setattr(probe, "judge_wal", lambda **_: Wal.FITS)
 
     if not known:
         caught = await raised(_counted(path))

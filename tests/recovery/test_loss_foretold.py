@@ -77,7 +77,7 @@ async def test_status_says_what_the_next_opening_will_say(
     path = what(tmp_path)
     wals = names(tmp_path)
 
-    status = await read_status(path, warnings=(), stalled_after_s=1e9)
+    status = read_status(path, warnings=(), stalled_after_s=1e9)
     assert names(tmp_path) == wals  # an empty one would say that nothing is missing
     assert (await look(path, take)).loss is None  # the control: the file itself says nothing yet
     async with opened(path) as store:

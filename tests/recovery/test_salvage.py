@@ -16,7 +16,7 @@ from outbox.errors import StoreError
 from outbox.prepare import mint_id, written
 from outbox.recovery import damaged_file, pages
 from outbox.recovery.carve import CarvedFile
-from outbox.recovery.quarantine import found_beside
+from outbox.recovery.probe import found_beside
 from outbox.recovery.salvage import salvage, salvage_and_rename
 from outbox.store.files import wal_path
 from tests.recovery.test_corruption import emptied, filled, flip, set_aside

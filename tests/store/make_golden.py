@@ -12,7 +12,8 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from outbox.store.migrate import _RECORDS, shipped
+from outbox.store.migrate import _RECORDS
+from outbox.store.migrations import shipped
 
 GOLDEN = Path(__file__).with_name("golden")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outbox.store import migrate
-from outbox.store.migrate import Migration, shipped
+from outbox.store.migrations import Migration, shipped
 
 NUMBER = len(shipped()) + 1
 STEP = Migration(

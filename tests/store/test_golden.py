@@ -12,7 +12,8 @@ import pytest
 from outbox import Outbox, Settings
 from outbox.errors import StoreError
 from outbox.store import database, migrate as migrations
-from outbox.store.migrate import migrate, shipped
+from outbox.store.migrate import migrate
+from outbox.store.migrations import shipped
 from outbox.testing import ScriptedTransport
 from tests.store.make_golden import PENDING, golden
 from tests.store.planted import NUMBER, with_planted

@@ -13,7 +13,8 @@ from outbox.errors import MigrationChanged, NotInstalled, StoreError, StoreTooNe
 from outbox.recovery.open import open_store
 from outbox.sql_files import folder, sql_files
 from outbox.store import database
-from outbox.store.migrate import Migration, applied, migrate, shipped
+from outbox.store.migrate import migrate
+from outbox.store.migrations import Migration, applied, shipped
 from tests.store.tools import entry, opened, raised, rows, shell
 from tests.support import run_async
 
@@ -135,7 +136,7 @@ end;
 async def test_the_file_records_what_made_it(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with opened(path) as store:
-        assert await applied(store._reader) == {step.version: step.checksum for step in shipped()}
+        assert await store.run(applied) == {step.version: step.checksum for step in shipped()}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from outbox.clock import Clock, SystemClock
 from outbox.entry import Destination, Entry, LaneSpec
 from outbox.prepare import mint_id, written
 from outbox.recovery.open import open_store
-from outbox.store.migrate import shipped
+from outbox.store.migrations import shipped
 from outbox.store.store import Store
 
 ROOT = Path(__file__).parents[2]
