@@ -161,7 +161,7 @@ class Delivery:
         if stored is None and self._is_news("uncounted"):
             told = {"destination": spec.destination}
             logger.warning("server does not say how many rows it stored: duplicates are not checked", extra=told)
-        return stored is not None and stored < sent
+        return stored is not None and stored != sent
 
     async def _prove(self, sent: Sequence[Outgoing], outcome: Reply | Failure, turn: int) -> None:
         """Settle each entry by what the remote end holds under its id."""

@@ -23,7 +23,7 @@ from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
 from outbox.postgrest.network import Backend
 from outbox.postgrest.scrub import Scrubber, be_discreet, ours
-from outbox.postgrest.verdicts import Failure, Reply, Silence
+from outbox.postgrest.verdicts import RESOLUTIONS, Failure, Reply, Silence
 from outbox.threads import in_thread
 
 # The library's name: Supabase refuses secret keys from what looks like a browser.
@@ -75,7 +75,7 @@ def build(spec: LaneSpec, entries: Sequence[Outgoing]) -> Request:
         case Operation.INSERT:
             rows = [insert_body(spec, entry.id, entry.payload) for entry in entries]
             # An insert with an ordering key may have its caller's id: the count of stored rows tells whether to check.
-            return _post(spec, rows, "ignore-duplicates", ",count=exact" if spec.ordered else "")
+            return _post(spec, rows, Operation.INSERT, ",count=exact" if spec.ordered else "")
         case Operation.UPSERT:
             return merge(spec, [entry.payload for entry in entries])
         case Operation.UPDATE:
@@ -85,13 +85,13 @@ def build(spec: LaneSpec, entries: Sequence[Outgoing]) -> Request:
 
 def merge(spec: LaneSpec, rows: Sequence[str]) -> Request:
     """Return the upsert of `rows`, which are JSON objects."""
-    return _post(spec, rows, "merge-duplicates")
+    return _post(spec, rows, Operation.UPSERT)
 
 
-def _post(spec: LaneSpec, rows: Sequence[str], resolution: str, more: str = "") -> Request:
+def _post(spec: LaneSpec, rows: Sequence[str], operation: Operation, more: str = "") -> Request:
     path = f"{spec.destination}?on_conflict={spec.on_conflict}&columns={spec.columns}"
     # missing=default: PostgREST fills a column that a row lacks with its default instead of NULL.
-    prefer = f"return=minimal,resolution={resolution},missing=default{more}"
+    prefer = f"return=minimal,resolution={RESOLUTIONS[operation]},missing=default{more}"
     return Request("POST", path, _headers(prefer), f"[{','.join(rows)}]".encode())
 
 

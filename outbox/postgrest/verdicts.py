@@ -254,6 +254,11 @@ STATUSES: dict[int, Cause | _Rest] = {
 SMALL_BYTES = 65_536
 # What PostgREST says of a write that it has done (its documentation, "Tables and Views").
 _ACCEPTED = (200, 201, 204)
+# What becomes of a row that is there already, as the request asks for it; an update names its rows itself.
+RESOLUTIONS = {Operation.INSERT: "ignore-duplicates", Operation.UPSERT: "merge-duplicates"}
+# The preferences that decide what is stored; the others change only the answer.
+_DECIDING = ("resolution=", "missing=", "tx=")
+_ASKED = ("missing=default", "tx=commit")
 # PostgREST's form; a file server says "bytes 0-99/100".
 _RANGE = re.compile(r"(?:\*|[0-9]{1,18}-[0-9]{1,18})/(\*|[0-9]{1,18})")
 
@@ -284,18 +289,22 @@ def stored_rows(reply: Reply) -> int | None:
 def _accepted(operation: Operation, reply: Reply) -> Verdict:
     """A proxy's or captive portal's page says 200 too: only PostgREST's own marks count, under its own statuses.
 
-    A gateway that has put the request into a queue may say 202 and repeat the headers.
+    A gateway that has put the request into a queue may say 202 and repeat the headers. Who has changed our preferences
+    on the way may have had a row ignored that should be merged, or the whole request rolled back.
     """
-    its_own = reply.status in _ACCEPTED
-    if operation is Operation.UPDATE:
+    applied = re.split(r"\s*,\s*", reply.headers.get("preference-applied", "").strip().lower())
+    resolution = f"resolution={RESOLUTIONS.get(operation)}"
+    contrary = [told for told in applied if told.startswith(_DECIDING) and told not in (*_ASKED, resolution)]
+    if reply.status in _ACCEPTED and not contrary:
         changed = stored_rows(reply)
-        if its_own and changed is not None:
-            if changed > 0:
-                return Delivered()
-            return Retry(Refusal(reply.status, None, "no row matched: it is not there yet"))
-    elif its_own and "resolution=" in reply.headers.get("preference-applied", ""):
-        return Delivered()
-    if _RANGE.fullmatch(reply.headers.get("content-range", "")):
+        if operation is not Operation.UPDATE and resolution in applied:
+            return Delivered()
+        if operation is Operation.UPDATE and changed is not None:
+            none_yet = Retry(Refusal(reply.status, None, "no row matched: it is not there yet"))
+            return Delivered() if changed else none_yet
+    if contrary:
+        words = f"the answer says {', '.join(contrary)}, which nobody asked for: a proxy on the way changes Prefer"
+    elif _RANGE.fullmatch(reply.headers.get("content-range", "")):
         words = "a proxy on the way removes the header Prefer, or Preference-Applied from PostgREST's answer"
     else:
         words = "the answer does not come from PostgREST, or a proxy on the way removes its headers"

@@ -43,6 +43,20 @@ async def test_control_a_delivery_by_status_alone_would_lose_them(tmp_path: Path
 
 
 @run_async
+async def test_an_upsert_that_was_ignored_instead_of_merged_waits_until_it_is_merged(tmp_path: Path) -> None:
+    async with flushing(tmp_path) as bench:
+        ignored = {"preference-applied": "return=minimal, resolution=ignore-duplicates, missing=default"}
+        bench.remote.otherwise = Reply(200, ignored, b"")
+        await bench.outbox.put("sessions", {"session_id": "s", "status": "STOPPED"}, operation="upsert")
+        await bench.live(60)
+        stats = await bench.stats()
+        assert (stats.pending, stats.delivered, stats.paused) == (1, 0, "not_postgrest")
+        bench.remote.otherwise = bench.remote.commit
+        assert (await bench.settled()).delivered == 1
+        assert [row["status"] for row in bench.remote.rows("sessions")] == ["STOPPED"]
+
+
+@run_async
 async def test_what_was_sent_but_not_settled_is_sent_again_with_the_same_id(tmp_path: Path) -> None:
     remote, clock = Remote(), Clock()
     async with flushing(tmp_path, remote=remote, clock=clock) as bench:

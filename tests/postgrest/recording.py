@@ -201,7 +201,7 @@ def read(text: str) -> list[Recorded]:
 
 
 ANSWERS = {
-    "POST": b"HTTP/1.1 201 Created\r\npreference-applied: return=minimal, resolution=x\r\ncontent-length: 0\r\n\r\n",
+    "POST": b"HTTP/1.1 201 Created\r\npreference-applied: %s\r\ncontent-length: 0\r\n\r\n",
     "PATCH": b"HTTP/1.1 204 No Content\r\ncontent-range: 0-0/1\r\n\r\n",
     "GET": b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]",
 }
@@ -217,7 +217,9 @@ async def listening(heard: list[bytes]) -> AsyncIterator[str]:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
                 heard.append(head + await reader.readexactly(int(length[1]) if length else 0))
-                writer.write(ANSWERS[head.split(b" ", 1)[0].decode()])
+                asked = re.search(rb"\nprefer: ([^\r]*)", head, re.IGNORECASE)
+                answer = ANSWERS[head.split(b" ", 1)[0].decode()]
+                writer.write(answer.replace(b"%s", asked[1] if asked else b""))
                 await writer.drain()
         writer.close()
 

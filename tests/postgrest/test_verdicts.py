@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from outbox.entry import Operation
+from outbox.entry import LaneSpec, Operation, Outgoing
+from outbox.postgrest.client import build
 from outbox.postgrest.replies import belongs
 from outbox.postgrest.verdicts import (
     CODES,
@@ -43,6 +44,7 @@ _RULES = [rule for rule in (*CODES.values(), *STATUSES.values()) if isinstance(r
 
 INSERT, UPSERT, UPDATE = Operation.INSERT, Operation.UPSERT, Operation.UPDATE
 APPLIED = {"preference-applied": "return=minimal, resolution=ignore-duplicates, missing=default"}
+RESOLUTION = {INSERT: "resolution=ignore-duplicates", UPSERT: "resolution=merge-duplicates"}
 OWN = "(id)=(01890000-0000-7000-8000-000000000001)"
 
 TABLE = list(csv.DictReader((Path(__file__).parent / "rest_errors.csv").read_text(encoding="utf-8").splitlines()))
@@ -75,7 +77,8 @@ def example(row: dict[str, str], text: str) -> Reply | Failure:
         return Failure(Silence(row["sender"]))
     status, _, code = text.partition("/")
     if row["class"] == "ok":
-        return Reply(int(status), {"content-range": "0-0/1"} if row["operation"] == "update" else APPLIED, b"")
+        applied = {"preference-applied": RESOLUTION[Operation(row["operation"])]} if row["operation"] != "update" else {}
+        return Reply(int(status), applied or {"content-range": "0-0/1"}, b"")
     return postgrest(int(status), code, row["message"] or row["meaning"]) if code else page(int(status))
 
 
@@ -198,8 +201,8 @@ def test_a_wrong_content_type_does_not_hide_the_servers_code(kind: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "delivered"),
     [
-        pytest.param(APPLIED, b"", True, id="as PostgREST answers"),
-        pytest.param({"preference-applied": "resolution=merge-duplicates"}, b"", True, id="only the resolution"),
+        pytest.param({"preference-applied": "return=minimal, {resolution}"}, b"", True, id="as PostgREST answers"),
+        pytest.param({"preference-applied": "{resolution}"}, b"", True, id="only the resolution"),
         pytest.param({}, b"", False, id="no mark"),
         pytest.param({"preference-applied": "return=minimal"}, b"", False, id="another preference"),
         pytest.param({"content-type": "text/html"}, b"<html>Please log in</html>", False, id="captive portal"),
@@ -209,7 +212,8 @@ def test_a_wrong_content_type_does_not_hide_the_servers_code(kind: str) -> None:
 def test_a_post_counts_as_success_only_with_the_mark_of_postgrest(
     operation: Operation, status: int, headers: dict[str, str], body: bytes, delivered: bool
 ) -> None:
-    verdict = judge(operation, 3, Reply(status, headers, body))
+    told = {name: value.replace("{resolution}", RESOLUTION[operation]) for name, value in headers.items()}
+    verdict = judge(operation, 3, Reply(status, told, body))
     if delivered:
         assert verdict == Delivered()
     else:
@@ -223,6 +227,45 @@ def test_a_gateway_that_only_takes_a_request_in_has_stored_nothing(operation: Op
     verdict = judge(operation, 1, Reply(status, {**APPLIED, "content-range": "0-0/1"}, b""))
     assert isinstance(verdict, Pause)
     assert (verdict.scope, verdict.reason) == (Scope.EVERYTHING, Reason.NOT_POSTGREST)
+
+
+@pytest.mark.parametrize(
+    ("operation", "applied", "contrary"),
+    [
+        pytest.param(UPSERT, "resolution=ignore-duplicates", "resolution=ignore-duplicates", id="not merged"),
+        pytest.param(INSERT, "resolution=merge-duplicates", "resolution=merge-duplicates", id="merged into another row"),
+        pytest.param(
+            UPSERT, "resolution=merge-duplicates,resolution=ignore-duplicates", "resolution=ignore-duplicates", id="both"
+        ),
+        pytest.param(UPSERT, "Resolution=Ignore-Duplicates", "resolution=ignore-duplicates", id="in capitals"),
+        pytest.param(INSERT, "resolution=ignore-duplicates, missing=null", "missing=null", id="NULL for a default"),
+        pytest.param(UPSERT, "resolution=merge-duplicates , tx=rollback", "tx=rollback", id="rolled back"),
+        pytest.param(UPDATE, "return=minimal, count=exact, tx=rollback", "tx=rollback", id="an update, rolled back"),
+        pytest.param(UPDATE, "resolution=merge-duplicates", "resolution=merge-duplicates", id="an answer to another"),
+        # Controls: what is stored is what was sent.
+        pytest.param(UPSERT, "return=representation, resolution=merge-duplicates", "", id="control: a longer answer"),
+        pytest.param(INSERT, "resolution=ignore-duplicates, handling=strict, timezone=UTC", "", id="control: unasked"),
+        pytest.param(INSERT, "resolution=ignore-duplicates, tx=commit, count=planned", "", id="control: committed"),
+        pytest.param(UPDATE, "missing=default, count=exact, tx=commit", "", id="control: an update"),
+    ],
+)
+def test_an_answer_that_contradicts_what_was_asked_is_no_delivery(
+    operation: Operation, applied: str, contrary: str
+) -> None:
+    verdict = judge(operation, 1, Reply(201, {"preference-applied": applied, "content-range": "0-0/1"}, b""))
+    assert (verdict == Delivered()) is (contrary == "")
+    if contrary:
+        assert isinstance(verdict, Pause)
+        assert (verdict.scope, verdict.reason) == (Scope.EVERYTHING, Reason.NOT_POSTGREST)
+        assert verdict.refusal.message.startswith(f"the answer says {contrary}, which nobody asked for")
+
+
+@pytest.mark.parametrize("operation", [INSERT, UPSERT])
+def test_what_a_request_prefers_is_delivered_by_an_answer_that_applies_it(operation: Operation) -> None:
+    entry = Outgoing(seq=1, id="a", key=None, match=None, payload='{"n":1}', digest="", attempts=0)
+    spec = LaneSpec("t", operation, "id", "id", ordered=True)
+    prefer = dict(build(spec, [entry]).headers)["prefer"]
+    assert judge(operation, 1, Reply(201, {"preference-applied": prefer.replace(",", ", ")}, b"")) == Delivered()
 
 
 @pytest.mark.parametrize(
