@@ -6,7 +6,10 @@ import contextlib
 import json
 import os
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -133,5 +136,14 @@ def print_json(facts: Mapping[str, Any]) -> None:
 
 
 def json_line(facts: Mapping[str, Any]) -> str:
-    """Return one object on one line; a path is its text."""
-    return json.dumps(facts, default=os.fspath) + "\n"
+    """Return one object on one line; a path is its text, a Decimal has all its digits."""
+    place, numbers = uuid.uuid4().hex, list[str]()
+
+    def told(value: Any) -> str:
+        if not isinstance(value, Decimal):
+            return os.fspath(value)
+        numbers.append(str(value))
+        return place
+
+    first, *rest = json.dumps(facts, default=told).split(f'"{place}"')
+    return "".join([first, *chain.from_iterable(zip(numbers, rest, strict=True)), "\n"])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from rich.text import Text
 from outbox.admin.revision import laid_out
 from outbox.cli import format as formatting
 from outbox.cli.advice import advice
-from outbox.cli.common import AsJson, FilePath, looking, print_json, read
+from outbox.cli.common import AsJson, FilePath, json_line, looking, print_json, read
 from outbox.cli.filters import LIMIT, Chosen, Limit, OfState, selecting, sharing
 from outbox.clock import SystemClock
 from outbox.entry import State
@@ -131,7 +132,7 @@ def _with_columns(where: Path, rows: list[Row], names: list[str]) -> list[tuple[
 
 def in_columns(told: Mapping[str, Any]) -> str:
     """Return a row's values on one line: `symbol=EURUSD pnl=1.5`."""
-    parts = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in told.items())
+    parts = (f"{name}={value if isinstance(value, str) else json_line(value).rstrip()}" for name, value in told.items())
     return formatting.quoted(" ".join(parts))
 
 
@@ -196,7 +197,7 @@ def row_json(row: Row) -> dict[str, Any]:
 def _plain(text: str) -> Any:
     """Return what `text` holds, or the text itself: Python reads less of JSON than SQLite, which took a shell's row."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError):
         return text
 

@@ -207,6 +207,20 @@ def test_a_row_is_shown_with_all_its_digits_even_where_python_cannot_read_them(d
     assert as_json("show", "long", "--path", dead)[1]["entries"][0]["payload"] == long
 
 
+def test_what_lists_entries_shows_their_digits_as_they_stand_in_the_file(dead: Path) -> None:
+    digits = '{"volume": 12345678901234567890, "price": 0.123456789012345678901, "legs": [1.10, "a, \\"b\\""]}'
+    with shell(dead) as connection:
+        connection.execute("insert into outbox (id, destination, payload) values ('odd', 'ticks', ?)", (digits,))
+
+    for words in (("ls", "--destination", "ticks"), ("tail", "--destination", "ticks"), ("show", "odd")):
+        _, told, _ = said(*words, "--json", "--path", dead)
+        assert digits in told, words
+        json.loads(told)
+    for words in (("ls", "--destination", "ticks"), ("tail", "--destination", "ticks")):
+        _, told, _ = said(*words, "--columns", "price,legs", "--path", dead)
+        assert 'price=0.123456789012345678901 legs=[1.10, "a, \\"b\\""]' in told, words
+
+
 def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
     pause = "insert into outbox_pauses values ('everything', '', 'unreachable', null, null, 'unreachable', 4, 1, 2)"
     with shell(dead) as connection:
