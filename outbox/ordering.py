@@ -139,7 +139,7 @@ def _update(
         if column in RESERVED:
             raise InvalidEntry("is a reserved word of PostgREST and cannot be matched", field=f"match.{column}")
     text = encode_row(match, where="match").text
-    values = json.loads(text)
+    values = json.loads(text, parse_float=Decimal)
     for column, value in values.items():
         if isinstance(value, dict | list):
             raise InvalidEntry("must be a single value", field=f"match.{column}")

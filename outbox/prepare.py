@@ -79,7 +79,7 @@ def written(
     if chosen is Operation.INSERT and plain:
         intent = _plain_insert(destination, encoded.columns)
     else:
-        values = json.loads(encoded.text)
+        values = json.loads(encoded.text, parse_float=Decimal)
         intent = intend(
             destination, encoded.columns, values, operation=chosen, key=key, on_conflict=on_conflict, match=match,
             id=chosen_id,

@@ -53,6 +53,7 @@ def test_a_time_without_a_zone_is_utc_wherever_the_bot_runs(monkeypatch: pytest.
 
 
 SAME: list[list[object]] = [
+    [12345678901234567890, "12345678901234567890", Decimal("12345678901234567890.0"), Decimal("1234567890123456789E+1")],
     [2, "2", 2.0, "2.0", "02", " 2 ", Decimal("2.00"), "2e0"],
     [1.1, "1.10", Decimal("1.1"), 1.100000023841858],  # the last one is what numpy's float32 says
     ["550E8400-E29B-41D4-A716-446655440000", UUID("550e8400-e29b-41d4-a716-446655440000"),
@@ -73,6 +74,16 @@ def test_what_postgresql_may_hold_equal_is_one_key_and_nothing_else_is() -> None
     keys = [{ordering_key(spelling) for spelling in spellings} for spellings in SAME]
     assert [len(each) for each in keys] == [1] * len(SAME)
     assert len(set().union(*keys)) == len(SAME), "the control: other rows have other keys"
+
+
+def test_a_row_of_more_digits_than_a_float_has_one_line_however_it_is_named() -> None:
+    ticket = Decimal("12345678901234567890.0")
+    of_upsert = key({"venue": "LMAX", "ticket": int(ticket), "qty": 5}, operation="upsert")
+    named: list[Any] = [int(ticket), str(int(ticket)), ticket]
+    keys = {key({"qty": 6}, operation="update", match={"venue": "LMAX", "ticket": each}) for each in named}
+    keys |= {key({"venue": "LMAX", "ticket": each}, operation="upsert") for each in named}
+    assert keys == {of_upsert}
+    assert key({"venue": "LMAX", "ticket": ticket + 1}, operation="upsert") not in keys, "the control"
 
 
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.decimals(), st.datetimes(timezones=st.timezones()).map(str)))

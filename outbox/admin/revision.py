@@ -58,11 +58,11 @@ def revised(entry: Unrevised, text: str) -> Revised:
     intent = intend(
         Destination(entry.destination, key=entry.spec.on_conflict if entry.operation is Operation.INSERT else "id"),
         encoded.columns,
-        json.loads(encoded.text),
+        json.loads(encoded.text, parse_float=Decimal),
         operation=entry.operation,
         key=_given_key(entry, deciding),
         on_conflict=deciding,
-        match=json.loads(entry.match) if entry.match else None,
+        match=json.loads(entry.match, parse_float=Decimal) if entry.match else None,
         # Treat the id as the caller's own: then the flusher checks whether an earlier try has stored another row.
         id=entry.id if entry.state is State.PENDING and entry.operation is Operation.INSERT else None,
     )
@@ -162,5 +162,5 @@ def _given_key(entry: Unrevised, deciding: tuple[str, ...] | None) -> str | None
     """Return the ordering key that the caller gave; None: it is derived from the values, and changes with them."""
     if deciding is None:
         return entry.key
-    before = json.loads(entry.payload)
+    before = json.loads(entry.payload, parse_float=Decimal)
     return None if entry.key == key_of_row([before.get(column) for column in deciding]) else entry.key

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -210,7 +211,7 @@ async def _put(outbox: Outbox, tx: Transaction, item: _Item) -> bool | str:
 def _event_data(data: object) -> object:
     """Return an event's data as an object; the old module wrote it as text."""
     with contextlib.suppress(ValueError, RecursionError):
-        if isinstance(data, str) and isinstance(read := json.loads(data), dict):
+        if isinstance(data, str) and isinstance(read := json.loads(data, parse_float=Decimal), dict):
             return read
     return data
 
