@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _config_error(error) from None  # the original would show what was set
+            raise _config_error(error, values) from None  # the original would show what was set
         except (OSError, UnicodeDecodeError, SettingsError) as error:
             # Without its cause: a UnicodeDecodeError carries the whole file.
             raise ConfigError(f".env cannot be read: {type(error).__name__}", field="env_file") from None
@@ -220,16 +220,7 @@ class Settings(BaseSettings):
 
         A second one with the same value is left out.
         """
-        if any(self._given.get(name) for name in ("supabase_key", *KEYS)):
-            return ("an argument",)
-        file = DotEnvSettingsSource(type(self), env_file=self._given.get("_env_file", self.model_config["env_file"]))
-        found: dict[str, str] = {}
-        for values, place in ((os.environ, "the environment"), (file.env_vars, ".env")):
-            upper = {name.upper(): (value or "").strip() for name, value in values.items()}
-            for name in KEYS:
-                if upper.get(name):
-                    found.setdefault(upper[name], f"{name} in {place}")
-        return tuple(found.values())
+        return tuple(f"{name} in {place}" if place else "an argument" for name, place in _places_of_key(self._given))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -261,9 +252,25 @@ def load(**values: Any) -> Settings:
     return Settings(**{name: value for name, value in values.items() if value is not None})
 
 
-def _config_error(error: ValidationError) -> ConfigError:
+def _places_of_key(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return where a key is set, the one in use first: its name and its place, which an argument has not."""
+    if argument := next((name for name in ("supabase_key", *KEYS) if given.get(name)), None):
+        return [(argument, "")]
+    file = DotEnvSettingsSource(Settings, env_file=given.get("_env_file", Settings.model_config["env_file"]))
+    found: dict[str, tuple[str, str]] = {}
+    for values, place in ((os.environ, "the environment"), (file.env_vars, ".env")):
+        upper = {name.upper(): (value or "").strip() for name, value in values.items()}
+        for name in KEYS:
+            if upper.get(name):
+                found.setdefault(upper[name], (name, place))
+    return list(found.values())
+
+
+def _config_error(error: ValidationError, given: Mapping[str, Any]) -> ConfigError:
     first = error.errors(include_input=False, include_context=False, include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
+    if field in KEYS:  # pydantic-settings says the first of them, whichever is set
+        field = next((name for name, _ in _places_of_key(given)), field)
     message = str(first["msg"]).removeprefix("Value error, ")
     if not field and ": " in message:
         field, message = message.split(": ", 1)

@@ -214,6 +214,20 @@ def test_what_cannot_be_used_is_refused_without_showing_it(values: dict[str, Any
     assert "canary" not in text
 
 
+@pytest.mark.parametrize("place", ["environment", ".env"])
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_key_that_cannot_be_used_is_named_as_it_was_set(
+    name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == ".env":
+        Path(".env").write_text(f"{name}=sb_secret_caf\xe9\n", encoding="utf-8")
+    else:
+        monkeypatch.setenv(name, "sb_secret_caf\xe9")
+    with pytest.raises(ConfigError, match=f"^{name}: has characters") as caught:
+        Settings()
+    assert caught.value.field == name
+
+
 def test_a_dotenv_that_cannot_be_read_is_a_typed_error() -> None:
     Path(".env").write_bytes(f"NAME=caf\xe9\nOTHER_SECRET={CANARY}\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"\.env cannot be read") as caught:
