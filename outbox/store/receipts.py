@@ -43,8 +43,11 @@ async def find_lanes(connection: aiosqlite.Connection, specs: Sequence[LaneSpec]
     def find(connection: sqlite3.Connection) -> dict[LaneSpec, int]:
         found = dict[LaneSpec, int]()
         for spec in specs:
-            connection.execute(queries.NEW_LANE.sql, spec)
-            ((found[spec],),) = connection.execute(queries.LANE.sql, spec).fetchall()
+            numbers = connection.execute(queries.LANE.sql, spec).fetchall()
+            if not numbers:
+                connection.execute(queries.NEW_LANE.sql, spec)
+                numbers = connection.execute(queries.LANE.sql, spec).fetchall()
+            ((found[spec],),) = numbers
         return found
 
     return await database.run(connection, find)

@@ -168,15 +168,15 @@ class Writer:
     def _enter(self, item: Put | Job | Bare) -> None:
         if self._closing or self._task.done():
             raise OutboxClosed("the outbox is closed; nothing was written")
-        if not self._is_over(item):
+        self._refuse_on_full_disk(item)
+        if not item.done.done():
             self._line.append(item)
             self._work.set()
 
-    def _is_over(self, item: Put | Job | Bare) -> bool:
-        """Whether nobody waits for `item` any more: its caller has gone, or is told here that the disk is full."""
+    def _refuse_on_full_disk(self, item: Put | Job | Bare) -> None:
+        """Answer `item` if there is no use in trying it."""
         if self.capacity.short and item.puts and (problem := self.commits.refusal(item.ids)) is not None:
             fail(item, problem)
-        return item.done.done()
 
     # ------------------------------------------------------------------------------------------ the task
 
@@ -212,7 +212,8 @@ class Writer:
                 await self._guarded(self._commit_puts(group), group)
         else:
             self._line.popleft()
-            if not self._is_over(first):
+            self._refuse_on_full_disk(first)
+            if not first.done.done():  # else its caller has gone, or was answered
                 await self._guarded(self._commit_job(first), [first])
 
     async def _guarded(self, work: Awaitable[None], items: Sequence[Put | Job | Bare]) -> None:
@@ -238,7 +239,8 @@ class Writer:
             if not isinstance(put, Put):
                 break
             self._line.popleft()
-            if not self._is_over(put):
+            self._refuse_on_full_disk(put)
+            if not put.done.done():
                 group.append(put)
         if odd := len(group) - queries.statement_rows(len(group)):
             self._line.extendleft(reversed(group[-odd:]))
