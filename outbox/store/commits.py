@@ -84,7 +84,7 @@ class Commits:
         self.vanished: StoreVanished | None = None
         self._path = path
         self._clock = clock
-        self._busy_timeout_s = busy_timeout_s
+        self.busy_timeout_s: float = busy_timeout_s
         self._capacity = capacity
         self.repeating: logs.Repeating = logs.Repeating(clock)
         self.suspect: bool = False  # nothing may be acknowledged before a new connection has checkpointed
@@ -136,7 +136,7 @@ class Commits:
                     problem = OutcomeUnknown(path=self._path, ids=ids, waited_s=round(waited_s, 1))
                 if room_made and spends_reserve:
                     continue
-                if not unknown or not again or waited_s >= self._busy_timeout_s:
+                if not unknown or not again or waited_s >= self.busy_timeout_s:
                     if problem is error:
                         raise
                     raise problem from error
@@ -211,14 +211,14 @@ class Commits:
                 logger.warning("close after a failed sync failed", extra={"error": str(error), **news})
         self._watch.forget()
         self.connection = await database.connect(
-            self._path, readonly=False, busy_timeout_s=self._busy_timeout_s, watch=self._watch
+            self._path, readonly=False, busy_timeout_s=self.busy_timeout_s, watch=self._watch
         )
         await database.make_durable(self.connection, self._path)
         await self._checkpoint()
 
     async def _checkpoint(self) -> None:
         if (await database.checkpoint(self.connection, "full")).blocked:
-            raise StoreBusy(path=self._path, waited_s=self._busy_timeout_s)
+            raise StoreBusy(path=self._path, waited_s=self.busy_timeout_s)
 
     # ------------------------------------------------------------------------------------------ files that have gone
 

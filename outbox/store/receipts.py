@@ -139,26 +139,26 @@ class Bare:
 
 
 def fail(item: Put | Job | Bare, error: Exception, *, cause: Exception | None = None) -> None:
-    """Answer one caller with `error`; a put gets an exception of its own, which names its own id and no other."""
+    """Answer one caller with `error`; a put gets an exception of its own, which names its own ids and no other."""
     if item.done.done():
         return
-    if isinstance(item, Put):
-        own = _own(error, item.entry.id)
+    if item.puts:
+        own = _own(error, item.ids)
         if own is not error:
             own.__cause__ = cause or error.__cause__
         error = own
     item.done.set_exception(error)
 
 
-def _own(error: Exception, id: str) -> Exception:
-    """Return `error`, which may concern a whole group of puts, as it concerns the put of `id`."""
+def _own(error: Exception, ids: Sequence[str]) -> Exception:
+    """Return `error`, which may concern a whole group of puts, as it concerns the put of `ids`."""
     match error:
         case OutcomeUnknown():
-            return OutcomeUnknown(path=error.path, ids=(id,), waited_s=error.waited_s)
+            return OutcomeUnknown(path=error.path, ids=ids, waited_s=error.waited_s)
         case DiskFull():
-            return DiskFull(path=error.path, ids=(id,))
+            return DiskFull(path=error.path, ids=ids)
         case StoreVanished():
-            return error.of((id,), stored=error.stored)
+            return error.of(ids, stored=error.stored)
         case StoreBusy():
             return StoreBusy(path=error.path, waited_s=error.waited_s)
         case _:

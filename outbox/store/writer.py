@@ -34,6 +34,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ import aiosqlite
 
 from outbox import logs
 from outbox.entry import Entry, LaneSpec
-from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreError
+from outbox.errors import IdConflict, OutboxClosed, OutcomeUnknown, StoreBusy, StoreError
 from outbox.store import database, queries
 from outbox.store.capacity import Capacity
 from outbox.store.commits import Commits
@@ -217,13 +218,21 @@ class Writer:
                 await self._guarded(self._commit_job(first), [first])
 
     async def _guarded(self, work: Awaitable[None], items: Sequence[Put | Job | Bare]) -> None:
-        """Run `work`; its callers get whatever it raises, and the writer keeps running for the next ones."""
+        """Run `work`; its callers get whatever it raises, and the writer keeps running for the next ones.
+
+        A file that has failed for as long as a put may wait fails the puts that stood in line all that time, too.
+        """
         self._putting = items[0].puts
+        behind = len(self._line)
         try:
             await work
         except Exception as error:  # noqa: BLE001 - handed to each waiter, not dropped
             for item in items:
                 fail(item, error)
+            if isinstance(error, StoreBusy | OutcomeUnknown) and error.waited_s >= self.commits.busy_timeout_s:
+                for item in islice(self._line, behind):
+                    if item.puts:
+                        fail(item, error)
         except BaseException:  # the task was cancelled, which does not stop SQLite's thread
             for item in items:
                 fail(item, OutcomeUnknown(path=self._path, ids=(), waited_s=0))

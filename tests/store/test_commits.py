@@ -23,6 +23,13 @@ from outbox.store.store import Store
 from tests.store.tools import count, entry, opened, python, raised, rows, shell, until
 from tests.support import run_async
 
+
+class FailingDisk(sqlite3.OperationalError):
+    """A sync that fails."""
+
+    sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+
+
 UNLUCKY = """
 create trigger unlucky before insert on outbox when new.payload ->> '$.n' = 13
 begin
@@ -38,6 +45,10 @@ def commits(path: Path) -> int:
     salts = content[16:24]
     frames = range(32, len(content), 24 + page)
     return sum(content[at + 8 : at + 16] == salts and content[at + 4 : at + 8] != bytes(4) for at in frames)
+
+
+async def nothing(_: aiosqlite.Connection) -> None:
+    """Change nothing."""
 
 
 @contextlib.asynccontextmanager
@@ -56,6 +67,43 @@ async def held(store: Store) -> AsyncIterator[None]:
     finally:
         gate.set()
         await job
+
+
+@run_async
+async def test_a_put_waits_for_a_locked_file_no_longer_however_many_stand_before_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "bot.db", busy_timeout_s=0.3) as store:
+        with shell(tmp_path / "bot.db") as other:
+            other.execute("begin immediate")
+            verdicts = [asyncio.ensure_future(store.transact(nothing)) for _ in range(6)]
+            await asyncio.sleep(0)  # all of them stand in line
+            put = asyncio.ensure_future(store.put(*entry(1, id="a")))
+            many = asyncio.ensure_future(store.writer.put_all("trades", nothing, ["b"]))
+            assert isinstance(await raised(put), StoreBusy)
+            assert isinstance(await raised(many), StoreBusy)
+            waited_for = [verdict.done() for verdict in verdicts]
+            other.execute("rollback")
+        await asyncio.gather(*verdicts, return_exceptions=True)
+        assert sum(waited_for) <= 2  # the one under way, and one that stood before the put when that began
+        # The control: who came later has a try of its own.
+        assert (await store.put(*entry(1, id="a"))).seq == 1
+
+
+@run_async
+async def test_a_put_behind_commits_that_fail_hears_as_much_as_they_do(tmp_path: Path) -> None:
+    async def fail(_: aiosqlite.Connection) -> None:
+        raise FailingDisk("disk I/O error")
+
+    async with opened(tmp_path / "bot.db", busy_timeout_s=0.3) as store:
+        verdicts = [asyncio.ensure_future(store.transact(fail)) for _ in range(6)]
+        await asyncio.sleep(0)
+        put = asyncio.ensure_future(store.put(*entry(1, id="a")))
+        error = await raised(put)
+        assert isinstance(error, OutcomeUnknown) and error.ids == ("a",)
+        assert sum(verdict.done() for verdict in verdicts) <= 2
+        for verdict in verdicts:
+            verdict.cancel()
+        await asyncio.gather(*verdicts, return_exceptions=True)
+        assert not (await store.put(*entry(1, id="a"))).duplicate
 
 
 # ---------------------------------------------------------------------------------------------- group commit
