@@ -37,10 +37,8 @@ logger: logs.Logger = logs.named("outbox.store")
 _REQUEST, _ANSWER, _NEW, _UNREADABLE = ".request.json", ".answer.json", ".new", ".unreadable"
 # Nobody waits for an answer that long; older files were left by a command that was killed.
 _STALE_S = 24 * 3600.0
-# A request is a handful of ids; a larger file is not one of ours.
-_LONGEST_REQUEST = 1_000_000
-# Some thousand outcomes of 200 bytes.
-_LONGEST_ANSWER = 4_000_000
+# A request is a handful of ids, or a row with its quotes escaped; an answer some thousand outcomes of 200 bytes.
+_LONGEST_REQUEST = _LONGEST_ANSWER = 4_000_000
 
 
 # Errors that may be gone by a later poll. Any other would recur, and hold up the requests behind it.
@@ -82,7 +80,9 @@ def post(store: Path, action: str, arguments: Mapping[str, Any]) -> Request:
     content = text.encode(errors="surrogatepass")
     if len(content) > _LONGEST_REQUEST:
         raise InvalidRequest(
-            f"more than {_LONGEST_REQUEST:,} bytes for one request; use a filter, or several", field="request"
+            f"it has {len(content):,} bytes, of {_LONGEST_REQUEST:,} that a running bot takes at once; nothing of it"
+            " was written. Ask for less at once, or stop the bot and repeat",
+            field="request",
         )
     place = folder(store)
     try:

@@ -13,17 +13,17 @@ import typer
 from outbox.admin.commands import Commands, Put
 from outbox.admin.revision import exact_json, json_object
 from outbox.cli import format as formatting
-from outbox.cli.common import AsJson, FilePath, print_json
+from outbox.cli.common import AsJson, FilePath, in_flags, print_json
 from outbox.cli.send_command import NO_ANSWER, REFUSED, TIMEOUT_S, Command, Timeout, changing, done
 from outbox.clock import SystemClock
 from outbox.encoding import encode_row
-from outbox.errors import InvalidEntry, InvalidRequest
+from outbox.errors import InvalidEntry, InvalidRequest, OutboxError
 from outbox.prepare import mint_ids
 from outbox.puts import Destinations
 from outbox.settings import load
 from outbox.store.store import Store
 
-# A request holds 1,000,000 bytes, in which the rows' quotes are escaped.
+# One commit of the running bot, which reads and encodes them on its event loop.
 _BATCH_BYTES = 400_000
 _CHUNK = 65_536
 
@@ -102,10 +102,10 @@ def put(
                 asked = Put.of({"destination": destination, "rows": rows, "ids": ids, **options}).as_json()
                 if not told.add(*done(command.where, "put", asked, timeout, local)):
                     break
-        except InvalidEntry as error:
+        except OutboxError as error:
             if not told.put and not told.requests:
                 raise
-            told.error = str(error)  # of a later line: what stood before it is stored
+            told.error = in_flags(error)  # of a later line: what stood before it is stored
         _finish(command, told)
 
 
@@ -151,7 +151,7 @@ def _finish(command: Command, told: _Told) -> NoReturn:
                 " on disk and will be carried out by it, or by the next one that opens the file."
             )
         if told.error is not None:
-            console.print(f"The rest was refused: {formatting.quoted(told.error)}")
+            console.print(f"What comes after them was not acknowledged: {formatting.quoted(told.error)}")
     raise typer.Exit(code)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.testing import ScriptedTransport
-from tests.store.tools import rows
+from tests.store.tools import rows, shell
 from tests.support import run_async
 
 
@@ -84,6 +84,33 @@ async def test_rows_of_a_pipe_that_are_longer_as_a_request_are_sent_in_several(t
     async with Outbox.open(Settings(_env_file=None, path=path, poll_s=0.05)):
         code, said = await asyncio.to_thread(outbox, path, "put", "notes", text=lines)
     assert (code, said["put"]) == (0, 9), said
+
+
+@run_async
+async def test_a_row_too_long_for_a_request_is_refused_by_its_size_and_those_before_it_are_told(tmp_path: Path) -> None:
+    fits, long = (f'{{"note":"{each * 300_000}"}}\n' for each in ('\\"', '\\"' * 4))
+    path = tmp_path / "bot.db"
+    async with Outbox.open(Settings(_env_file=None, path=path, poll_s=0.05)):
+        code, said = await asyncio.to_thread(outbox, path, "put", "notes", text=fits)
+        assert (code, said["put"]) == (0, 1), said
+        code, said = await asyncio.to_thread(outbox, path, "put", "notes", text=fits + long + fits)
+    assert (code, said["put"]) == (3, 1), said
+    assert "of 4,000,000 that a running bot takes at once; nothing of it was written. Ask" in said["error"]
+    assert rows(path) == [(2,)]
+
+
+def test_a_row_that_the_file_refuses_is_not_said_to_have_kept_out_those_that_are_stored(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    assert outbox(path, "put", "notes", '{"note":"the first"}')[0] == 0
+    with shell(path) as connection:
+        connection.execute(
+            "create trigger picky before insert on outbox when new.payload like '%unwanted%'"
+            " begin select raise(abort, 'unwanted'); end"
+        )
+    line = f'{{"note":"{"a" * 300_000}"}}\n'
+    code, said = outbox(path, "put", "notes", text=line * 2 + '{"note":"unwanted"}\n')
+    assert (code, said["put"]) == (3, 1) and "unwanted" in said["error"], said
+    assert rows(path) == [(2,)]
 
 
 def test_a_line_that_is_no_row_is_not_said_to_have_kept_out_those_that_are_stored(tmp_path: Path) -> None:
