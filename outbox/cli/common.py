@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -140,8 +139,8 @@ def json_line(facts: Mapping[str, Any]) -> str:
     place, numbers = uuid.uuid4().hex, list[str]()
 
     def told(value: Any) -> str:
-        if not isinstance(value, Decimal):
-            return os.fspath(value)
+        if isinstance(value, Path):
+            return str(value)
         numbers.append(str(value))
         return place
 

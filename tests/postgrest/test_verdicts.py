@@ -77,8 +77,9 @@ def example(row: dict[str, str], text: str) -> Reply | Failure:
         return Failure(Silence(row["sender"]))
     status, _, code = text.partition("/")
     if row["class"] == "ok":
-        applied = {"preference-applied": RESOLUTION[Operation(row["operation"])]} if row["operation"] != "update" else {}
-        return Reply(int(status), applied or {"content-range": "0-0/1"}, b"")
+        resolution = RESOLUTION.get(Operation(row["operation"]))
+        headers = {"preference-applied": resolution} if resolution else {"content-range": "0-0/1"}
+        return Reply(int(status), headers, b"")
     return postgrest(int(status), code, row["message"] or row["meaning"]) if code else page(int(status))
 
 
@@ -233,10 +234,8 @@ def test_a_gateway_that_only_takes_a_request_in_has_stored_nothing(operation: Op
     ("operation", "applied", "contrary"),
     [
         pytest.param(UPSERT, "resolution=ignore-duplicates", "resolution=ignore-duplicates", id="not merged"),
-        pytest.param(INSERT, "resolution=merge-duplicates", "resolution=merge-duplicates", id="merged into another row"),
-        pytest.param(
-            UPSERT, "resolution=merge-duplicates,resolution=ignore-duplicates", "resolution=ignore-duplicates", id="both"
-        ),
+        pytest.param(INSERT, "resolution=merge-duplicates", "resolution=merge-duplicates", id="merged over another"),
+        pytest.param(UPSERT, f"{RESOLUTION[UPSERT]},{RESOLUTION[INSERT]}", RESOLUTION[INSERT], id="both"),
         pytest.param(UPSERT, "Resolution=Ignore-Duplicates", "resolution=ignore-duplicates", id="in capitals"),
         pytest.param(INSERT, "resolution=ignore-duplicates, missing=null", "missing=null", id="NULL for a default"),
         pytest.param(UPSERT, "resolution=merge-duplicates , tx=rollback", "tx=rollback", id="rolled back"),
