@@ -91,6 +91,12 @@ def _moment(value: datetime) -> str:
     return datetime.isoformat(value)
 
 
+def _time_of_day(value: time) -> str:
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise RefusedError("a time whose zone has no offset without a date; use a datetime, or .replace(tzinfo=None)")
+    return time.isoformat(value)
+
+
 def _timestamp(value: Any) -> object:
     return value.isoformat() if _moment(value) else None  # pandas' own: datetime's drops the nanoseconds
 
@@ -153,7 +159,7 @@ _SIMPLIFIERS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...
     (Decimal, Decimal),
     (datetime, _moment),
     (date, date.isoformat),
-    (time, time.isoformat),
+    (time, _time_of_day),
     (UUID, UUID.__str__),
     (PurePath, str),  # not as_posix(): the path as the machine that wrote the row can open it
     ((list, tuple), _sequence),

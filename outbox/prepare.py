@@ -174,7 +174,10 @@ def as_id(value: object, field: str) -> str | None:
     """Return an id as text; None: there is none. Raises InvalidEntry."""
     if value is None:
         return None
-    text = str(value)
+    try:
+        text = str(value)
+    except ValueError:  # an int of more digits than Python writes
+        text = ""
     if isinstance(value, _NO_ID) or not 1 <= len(text) <= _LONGEST_ID or not text.isprintable():
         raise InvalidEntry(f"must be a string or an integer of 1 to {_LONGEST_ID} printable characters", field=field)
     return text

@@ -21,6 +21,8 @@ from outbox.setting_rules import KEYS, PREFIX
 logger: logs.Logger = logs.named("outbox.settings")
 
 _LONGEST_SOURCE = 200
+# A hundred thousand years, which SQLite can count in milliseconds.
+_FOR_EVER_DAYS = 36_525_000.0
 _SECRETS = frozenset({*KEYS, "supabase_key", "access_token"})
 
 
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
     max_pending_bytes: int | None = Field(
         default=None, ge=1, description="refuse puts while this many bytes of payload are pending; unset: no limit"
     )
-    retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept")
+    retention_days: float = Field(default=7.0, ge=0, description="how long delivered rows are kept; inf: for ever")
     allow_insecure: bool = Field(default=False, description="allow http:// to other machines")
     source: str | None = Field(
         default_factory=lambda values: _source_of(values["path"]),
@@ -153,6 +155,11 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_file(cls, path: Path) -> Path:
         return rules.checked_path(path)
+
+    @field_validator("retention_days")
+    @classmethod
+    def _can_be_counted(cls, days: float) -> float:
+        return min(days, _FOR_EVER_DAYS)  # `inf`: nothing is removed
 
     @field_validator("source")
     @classmethod

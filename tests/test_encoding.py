@@ -282,6 +282,7 @@ def _generator() -> Iterator[str]:
 
 REFUSED = [
     pytest.param(datetime(2026, 3, 1), ("time zone", ".replace(tzinfo="), id="a naive datetime"),
+    pytest.param(time(9, tzinfo=NoOffset()), ("no offset",), id="a time whose zone needs a date"),
     pytest.param(datetime(2026, 3, 1, tzinfo=NoOffset()), ("time zone",), id="a zone without an offset"),
     pytest.param(datetime(2026, 3, 1, tzinfo=BrokenZone()), ("datetime", "KeyError"), id="a zone that raises"),
     pytest.param(pd.Timestamp("2026-03-01"), ("time zone",), id="a naive pandas Timestamp"),

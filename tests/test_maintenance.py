@@ -45,6 +45,21 @@ async def test_what_was_delivered_goes_after_the_retention_and_stays_counted(tmp
 
 
 @run_async
+@pytest.mark.parametrize("days", [float("inf"), 1e300])
+async def test_what_is_to_be_kept_for_ever_is_kept(days: float, tmp_path: Path) -> None:
+    clock, remote = ManualClock(), ScriptedTransport()
+    settings = Settings(path=tmp_path / "bot.db", retention_days=days)
+    async with Outbox.open(settings, clock=clock, transport=remote) as outbox:
+        await outbox.put("trades", {"n": 1})
+        await outbox.drain()
+        clock.advance(30_000 * DAY_S)
+        assert outbox._maintenance is not None
+        await outbox._maintenance._maintain()
+        stats = await outbox.stats()
+        assert (stats.delivered, stats.pruned) == (1, 0)
+
+
+@run_async
 async def test_pending_and_dead_entries_stay_however_old_they_are(tmp_path: Path) -> None:
     clock, remote = ManualClock(), ScriptedTransport()
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), clock=clock, transport=remote) as outbox:

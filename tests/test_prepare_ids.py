@@ -139,6 +139,7 @@ def test_a_row_that_is_nothing_but_an_empty_id_is_refused() -> None:
         pytest.param({"price": 1}, "", "id", id="given and empty"),
         pytest.param({"price": 1}, "x" * 201, "id", id="too long"),
         pytest.param({"price": 1}, "a\nb", "id", id="a line break"),
+        pytest.param({"price": 1}, 10**5000, "id", id="a number that Python does not write"),
     ],
 )
 def test_an_unfit_id_is_refused_by_its_name(row: object, id: object, field: str) -> None:

@@ -7,7 +7,6 @@ import json
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from decimal import Decimal
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar

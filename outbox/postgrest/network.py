@@ -205,6 +205,8 @@ def words(error: BaseException, proxy: Proxy | None) -> str:
         said = root.strerror
     elif isinstance(error, httpx.LocalProtocolError):
         said = "the request cannot be sent"  # the error's own text quotes the header
+    elif isinstance(error, UnicodeError):
+        said = f"the host name of the URL cannot be used: {error}"
     else:
         said = str(error) or type(error).__name__
     if proxy is None:
@@ -219,7 +221,7 @@ def words(error: BaseException, proxy: Proxy | None) -> str:
 def silence(error: BaseException) -> Silence | None:
     """Return what kind of failure `error` is; None: it is not a network error."""
     match error:
-        case httpx.InvalidURL():
+        case httpx.InvalidURL() | UnicodeError():  # Python's IDNA codec: two dots in a row, a label of 64 letters
             return Silence.MISCONFIGURED
         case httpx.ProxyError() if str(error).startswith("4"):  # waiting will not change a proxy's own 403 or 407
             return Silence.MISCONFIGURED

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
+from outbox.columns import repaired
+
 
 class Silence(StrEnum):
     """Why there is no reply."""
@@ -64,7 +66,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The server's own words about a request; what it did not say is None.
+    """The server's own words about a request, as they can be stored; what it did not say is None.
 
     genuine: PostgREST's own words, not a gateway's that look like them.
     """
@@ -76,6 +78,11 @@ class Refusal:
     hint: str | None = None
     request_id: str | None = None  # the gateway's id of the request, which its support asks for
     genuine: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("code", "message", "details", "hint", "request_id"):  # JSON may hold half an emoji
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, repaired(text))
 
 
 # Supabase's gateway, most others, Cloudflare.

@@ -71,7 +71,7 @@ class Scrubber:
         return clean[:limit]
 
     def _spelled_out(self, raw: bytes) -> bytes:
-        plain = json.dumps(json.loads(raw), ensure_ascii=False).encode()
+        plain = json.dumps(json.loads(raw), ensure_ascii=False).encode(errors="surrogatepass")
         return plain if self._quoted(plain) else raw  # else unchanged, byte for byte
 
     def _quoted(self, raw: bytes) -> bool:

@@ -204,6 +204,15 @@ async def test_a_file_that_holds_no_certificate_is_named(monkeypatch: pytest.Mon
 
 
 @run_async
+@pytest.mark.parametrize("host", ["project..example", f"{'a' * 64}.example", ".example", "xn--a.example"])
+async def test_a_host_name_that_cannot_be_one_is_told_as_the_urls(host: str) -> None:
+    outcome = await send(f"https://{host}/rest/v1")
+    assert isinstance(outcome, Failure)
+    assert outcome == Failure.MISCONFIGURED
+    assert outcome.words.startswith("the host name of the URL cannot be used: ")
+
+
+@run_async
 async def test_control_httpx_by_itself_raises_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("ALL_PROXY", "socks://x"),
@@ -241,6 +250,10 @@ def refusing(body: bytes, *headers: bytes) -> bytes:
         pytest.param(
             refusing(gzip.compress(json.dumps({"code": KEY}).encode()), b"Content-Encoding: gzip"), id="compressed"
         ),
+        pytest.param(
+            refusing(b'{"message": "' + "".join(f"\\u{ord(sign):04x}" for sign in KEY).encode() + b' \\ud83d"}'),
+            id="escaped, beside half an emoji",
+        ),
     ],
 )
 @run_async
@@ -248,7 +261,7 @@ async def test_a_key_that_the_other_end_quotes_is_taken_out_where_the_reply_ente
     async with serving(say(answer)) as server:
         reply = await send(server.url, key=KEY)
     assert isinstance(reply, Reply)
-    shown = (str(read_refusal(reply)) + str(reply.headers)).lower() + reply.body.decode().lower()
+    shown = (str(read_refusal(reply)) + str(reply.headers)).lower() + reply.body.decode(errors="replace").lower()
     assert KEY[:10] not in shown
     assert KEY[:10] in gzip.decompress(answer.partition(b"\r\n\r\n")[2]).decode() if b"gzip" in answer else True
 

@@ -476,6 +476,14 @@ def test_a_refusal_keeps_at_most_2000_characters_of_each_field() -> None:
     assert (len(refusal.message), len(refusal.details or "")) == (2000, 2000)
 
 
+def test_a_refusal_can_be_stored_whatever_the_gateway_has_cut_in_two() -> None:
+    half = '{"code":"x\\ud83d","details":"\\ud83d","hint":"\\u0000","message":"\\ud83d\\udcb9 \\ud83d"}'
+    assert "\ud83d" in json.loads(half)["message"], "the control: as JSON it is well-formed"
+    refusal = read_refusal(Reply(418, {"x-request-id": "\ud83d"}, half.encode()))
+    said = (refusal.code, refusal.details, refusal.hint, refusal.message, refusal.request_id)
+    assert said == ("x\ufffd", "\ufffd", "\N{SYMBOL FOR NULL}", "💹 \ufffd", "\ufffd")
+
+
 def test_a_batch_without_rows_is_no_batch() -> None:
     with pytest.raises(ValueError, match="rows is 0"):
         judge(INSERT, 0, Failure.CUT)
