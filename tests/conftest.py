@@ -91,6 +91,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     """Before the first temporary folder is made: pytest's workers and all that a test starts inherit its place."""
     keep_files_in_memory()
+    # A busy machine stops a process for seconds, and the 2 s of a block are over. What is tested of them says its own.
+    os.environ.setdefault("OUTBOX_TRANSACTION_LIMIT_S", "200")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -23,11 +23,13 @@ from outbox.errors import StoreError, TransactionExpired
 from outbox.postgrest.client import PostgrestTransport
 from outbox.postgrest.network import Backend, addresses
 from outbox.postgrest.verdicts import Failure
-from outbox.testing import FakeRemote
+from outbox.store.held_transaction import Block
+from outbox.store.store import Store
+from outbox.testing import FakeRemote, ManualClock
 from outbox.threads import in_thread
 from tests.postgrest.test_network import bare as bare
 from tests.postgrest.test_postgrest import REQUEST, keep_alive, serving
-from tests.store.tools import ROOT, rows
+from tests.store.tools import ROOT, rows, until
 from tests.support import run_async
 
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select max(i) from n"
@@ -73,13 +75,17 @@ async def test_control_without_the_interrupt_the_statement_goes_on_behind_the_li
         asked.set()
 
     monkeypatch.setattr(aiosqlite.Connection, "interrupt", deaf)
-    async with Outbox.open(settings(tmp_path), transport=FakeRemote()) as outbox:
+    clock, blocks = ManualClock(), list[Block]()
+    async with Outbox.open(settings(tmp_path), clock=clock, transport=FakeRemote()) as outbox:
 
         async def run() -> None:
-            async with outbox.transaction(limit_s=0.05) as tx:
+            async with outbox.transaction() as tx:
+                blocks.append(tx._block)
                 await tx.execute(ENDLESS)
 
         task = asyncio.create_task(run())
+        await until(lambda: bool(blocks) and blocks[0]._working)
+        clock.advance(1000)  # the limit is over while the statement runs, not before
         await asked.wait()
         await asyncio.wait({task}, timeout=0.2)
         assert not task.done()
@@ -149,17 +155,19 @@ async def test_a_dead_name_server_holds_threads_that_nobody_waits_for(
 
     monkeypatch.setattr(socket, "getaddrinfo", dead)
     transport = PostgrestTransport("http://10.0.0.1.example/rest/v1", "k" * 12, allow_insecure=True)
+    waiting = asyncio.create_task(transport.send(REQUEST, deadline_s=200))
+    await until(lambda: bool(asked))
     outcomes = await asyncio.gather(*(transport.send(REQUEST, deadline_s=0.1) for _ in range(4)))
     assert set(outcomes) == {Failure.TIMEOUT}
     assert [thread.daemon for thread in asked] == [True]  # one question, however many ask it
     stuck.set()
-    failure = await transport.send(REQUEST, deadline_s=5)
+    failure = await waiting
     await transport.aclose()
     assert isinstance(failure, Failure)
     assert (failure, failure.words) == (Failure.UNREACHABLE, "Temporary failure in name resolution")
     # Control: httpx by itself asks in a thread that Python waits for.
     asked.clear()
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=None) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get("http://10.0.0.1.example/")
     assert [thread.daemon for thread in asked] == [False]
@@ -195,8 +203,15 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @run_async
 async def test_a_statement_that_runs_at_the_end_is_interrupted_and_the_file_closed(
-    tmp_path: Path, hurried: None
+    tmp_path: Path, hurried: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    interrupt = Store.give_up
+
+    async def give_up(store: Store) -> None:
+        monkeypatch.setattr(background, "LEAST_S", 200.0)  # how soon the rest is done is the machine's
+        await interrupt(store)
+
+    monkeypatch.setattr(Store, "give_up", give_up)
     outbox = await Outbox.open(settings(tmp_path), transport=FakeRemote())
     await outbox.put("events", {"n": 1})
     begun = asyncio.Event()
@@ -255,7 +270,7 @@ def test_all_bounds_together_stay_below_what_a_bot_is_given() -> None:
 
 @run_async
 async def test_what_the_flushers_block_has_taken_is_taken_from_the_rest(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waited: list[float | None] = []
     plain = asyncio.wait
@@ -267,12 +282,12 @@ async def test_what_the_flushers_block_has_taken_is_taken_from_the_rest(
     async def hang() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("outbox.background.asyncio.wait", wait)
-    for spent_s in (0.0, 6.0):
-        await background.stop_in_time([background.Part("all", hang)], spent_s=spent_s)
-    first, second = waited
-    assert first is not None and second is not None
-    assert 5.5 < first - second < 6.5
+    with monkeypatch.context() as moment:
+        moment.setattr("outbox.background.asyncio.wait", wait)
+        moment.setattr(asyncio.get_running_loop(), "time", lambda: 1000.0)
+        for spent_s in (0.0, 6.0):
+            await background.stop_in_time([background.Part("all", hang)], spent_s=spent_s)
+    assert waited == [background._ALL_S, background._ALL_S - 6.0]
 
 
 BOT = """

@@ -114,7 +114,7 @@ def test_without_an_account_one_command_takes_the_place_of_two(
         settings = Settings(_env_file=terminal.home / ".env")
         assert settings.supabase_key is not None
         headers = {"apikey": settings.supabase_key.get_secret_value()}
-        found = httpx.get(f"{settings.rest_url}/trades?select=symbol", headers=headers).json()
+        found = httpx.get(f"{settings.rest_url}/trades?select=symbol", headers=headers, timeout=200).json()
 
     assert found == [{"symbol": "EURUSD"}]
     assert ran[0] == "0 pending, 0 dead\n"

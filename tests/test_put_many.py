@@ -234,7 +234,7 @@ async def test_upserts_of_one_key_keep_their_order_and_rows_of_other_columns_the
     async with Outbox.open(settings(path), transport=remote) as outbox:
         await outbox.put_many("sessions", mine, operation="upsert")
         assert rows(path, "select count(distinct lane), count(distinct key) from outbox") == [(2, 1)]
-        assert (await outbox.drain(timeout=10)).delivered == 6
+        assert (await outbox.drain(timeout=200)).delivered == 6
 
 
 @run_async

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,8 @@ import asyncio
 def refuse(self, *arguments): raise NotImplementedError
 asyncio.SelectorEventLoop.add_signal_handler = refuse
 """
-# The 5 s for what is under way, the 4 s for the last health report, and a busy machine.
-DEADLINE_S = 30.0
+# A stop that waited for the request that hangs would take as long as its deadline; one in time takes some 5 s.
+REQUEST_S, PATIENCE_S = 3600, 200
 # Acknowledged before the signal comes.
 ENOUGH = 20
 
@@ -87,7 +86,6 @@ class Bot:
     path: Path
     process: subprocess.Popen[str]
     server: Hung
-    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.printed: list[str] = []
@@ -106,10 +104,8 @@ class Bot:
         """Send the signal while a request hangs and puts go on."""
         assert self.enough.wait(200) and self.server.asked.wait(200), self.process.poll()
         self.process.send_signal(number)
-        started_s = time.monotonic()
-        self.process.wait(DEADLINE_S)
-        self.seconds = time.monotonic() - started_s
-        self._reader.join(10)
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
 
     @property
     def acknowledged(self) -> list[str]:
@@ -126,7 +122,7 @@ def started(folder: Path, text: str) -> Iterator[Bot]:
     file.write_text(text, encoding="utf-8")
     server = Hung()
     secrets = {"SUPABASE_URL": server.url, "SUPABASE_SECRET_KEY": "sb_secret_x", "OUTBOX_PATH": str(folder / "bot.db")}
-    environment = {**os.environ, **secrets, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **secrets, "OUTBOX_REQUEST_DEADLINE_S": str(REQUEST_S), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, str(file)],
         cwd=folder,
@@ -150,7 +146,7 @@ async def assert_nothing_is_lost(bot: Bot) -> None:
     assert len(set(stored)) == len(stored) == rows(bot.path)[0][0]
     remote = FakeRemote()
     async with Outbox.open(Settings(path=bot.path, _env_file=None), transport=remote) as outbox:
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
     sent = [str(row["id"]) for request in remote.requests for row in remote.decoded(request)]
     assert (report.pending, report.dead, sorted(sent)) == (0, 0, sorted(stored))
 
@@ -171,7 +167,6 @@ async def test_a_signal_while_the_server_hangs_ends_the_bot_in_time_and_loses_no
         await asyncio.to_thread(bot.end, number)
         assert bot.process.stderr is not None
         assert (bot.process.returncode, bot.printed[-1]) == (0, "stopped"), bot.process.stderr.read()
-        assert bot.seconds < DEADLINE_S
     assert bot.closed_cleanly
     await assert_nothing_is_lost(bot)
 

@@ -20,7 +20,7 @@ PROGRAM = [sys.executable, str(ROOT / "scripts" / "supabase")]
 async def sent(env: Path) -> int:
     async with Outbox.open(Settings(_env_file=env, path=env.with_name("bot.db"))) as outbox:
         await outbox.put("events", {"event_type": "TRY", "timestamp": "2026-01-02T10:00:00Z"})
-        return (await outbox.drain(timeout=30)).delivered
+        return (await outbox.drain(timeout=200)).delivered
 
 
 def test_the_file_that_it_writes_leads_a_bot_to_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from outbox import Outbox, RemoteError, Settings, SupabaseClient
 from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.postgrest.client import Request, build
 from outbox.testing import Failure, FakeRemote, ManualClock, Reply, refused
+from tests.store.tools import until
 from tests.support import run_async
 
 
@@ -98,6 +100,31 @@ async def test_time_passes_until_the_condition_holds_and_no_longer() -> None:
     assert clock.now_ms() == start_ms + 8000
 
 
+@pytest.mark.parametrize("patience_s", [200.0, 0.0], ids=["as it is", "control: the clock runs away"])
+@run_async
+async def test_time_stands_still_while_somebody_works_between_two_waits(
+    patience_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outbox.testing._PATIENCE_S", patience_s)
+    clock, worked = ManualClock(), asyncio.Event()
+
+    async def work() -> None:
+        await clock.wait(asyncio.Event(), 1.0)
+        for _ in range(20):  # longer than all the steps below
+            await asyncio.sleep(0.001)
+        worked.set()
+        await clock.wait(asyncio.Event(), 1000.0)
+
+    task = asyncio.create_task(work())
+    await until(lambda: bool(clock._alarms))
+    if patience_s:
+        assert await clock.advance_until(worked.is_set, within_s=5) <= 2.0  # the step that wakes, and the next
+    else:
+        with pytest.raises(TimeoutError):
+            await clock.advance_until(worked.is_set, within_s=5)
+    task.cancel()
+
+
 @run_async
 async def test_a_held_request_is_answered_when_it_is_released(tmp_path: Path) -> None:
     clock, remote = ManualClock(), FakeRemote()
@@ -117,7 +144,7 @@ async def test_a_bot_that_reads_gets_an_answer_and_no_crash(tmp_path: Path) -> N
     remote = FakeRemote()
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
         await outbox.put("trades", {"volume": 1})
-        report = await outbox.drain(timeout=10)
+        report = await outbox.drain(timeout=200)
         with pytest.raises(RemoteError, match="FakeRemote gives no rows"):
             await SupabaseClient(outbox).query("trades")
         rows = await SupabaseClient(outbox).query("trades", source="merged")

@@ -48,7 +48,7 @@ class Bot:
 
     async def _record(self, fill: dict[str, Any]) -> None:
         number = fill["number"]
-        async with self._outbox.transaction() as tx:
+        async with self._outbox.transaction(limit_s=60) as tx:
             await tx.put("trades", self._trade(fill))
             if number % 10 == 0:
                 await self._event(tx, "TEN_FILLS", fill["time"], {"number": number})
@@ -76,12 +76,12 @@ async def main() -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             await bot.on_fill(json.loads(line))
         await session.end_session({"balance": 10_000})
-        await outbox.drain(timeout=60)
+        await outbox.drain(timeout=200)
 
 
 async def fills_so_far(outbox: Outbox) -> int:
     """Return the number of the last fill that is recorded; the first life begins at 0."""
-    async with outbox.transaction() as tx:
+    async with outbox.transaction(limit_s=60) as tx:
         await tx.execute(POSITION)
         await tx.execute("insert or ignore into night_position values (1, 0)")
         ((fills,),) = await tx.execute("select fills from night_position")

@@ -72,7 +72,7 @@ class Broker:
         assert self._bot.stdin is not None
         self._join_mouth()
         self._bot.stdin.close()
-        code = self._bot.wait(timeout=60)
+        code = self._bot.wait(timeout=300)
         self._end()
         if code != 0:
             raise RuntimeError(f"exit code {code}:\n{self.last_words()}")

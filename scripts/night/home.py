@@ -26,7 +26,8 @@ BARS: Final = ROOT / "scripts" / "data" / "eurusd_h1.csv"
 DISK_BYTES: Final = 2 << 30
 # The broker numbers its tickets, and 2,147,483,647 is the last that fits an integer: that of fill 130.
 LAST_SMALL_TICKET: Final = 130
-_PATIENCE_S: Final = 60
+# The outage of a busy machine lasts longer, and the pause that ends it up to a minute.
+_PATIENCE_S: Final = 300
 _LOOK_S: Final = 0.02
 
 Sql = psycopg.Connection[TupleRow]
@@ -183,7 +184,7 @@ class Home:
         return self.all_acknowledged() and bool(self.read(query))
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Return once the condition holds. Raises NightError: not within a minute."""
+        """Return once the condition holds. Raises NightError: not within five minutes."""
         give_up_s = time.monotonic() + _PATIENCE_S
         while not condition():
             if time.monotonic() > give_up_s:

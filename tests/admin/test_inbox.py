@@ -42,7 +42,7 @@ async def main():
         if not (await outbox.stats()).dead:
             for number in range(3):
                 await outbox.put("fills", {"id": f"t{number}", "n": number})
-            await outbox.drain(5)
+            await outbox.drain(200)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 

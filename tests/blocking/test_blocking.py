@@ -63,7 +63,7 @@ def test_a_put_is_in_the_file_when_it_returns_and_the_flusher_runs(path: Path) -
         receipt = outbox.put("trades", {"n": 1})
         assert rows(path, "select id, seq from outbox") == [(receipt.id, receipt.seq)]
         assert outbox.put("trades", {"n": 1}, id=receipt.id).duplicate
-        assert outbox.drain(timeout=30).pending == 0
+        assert outbox.drain(timeout=200).pending == 0
         assert outbox.stats().flusher.running
         with pytest.raises(InvalidEntry):
             outbox.put("trades", {})
@@ -135,7 +135,7 @@ def test_many_threads_lose_nothing(path: Path) -> None:
 
 
 def test_a_put_whose_deadline_passes_names_its_id_and_may_be_put_again(path: Path) -> None:
-    with blocking(path) as outbox:
+    with blocking(path, busy_timeout_s=200) as outbox:
         outbox.put("trades", {"n": 0})
         with shell(path) as other:
             other.execute("begin immediate")
@@ -149,7 +149,7 @@ def test_a_put_whose_deadline_passes_names_its_id_and_may_be_put_again(path: Pat
 
 
 def test_a_call_that_puts_nothing_says_so_when_its_deadline_passes(path: Path) -> None:
-    with blocking(path) as outbox, shell(path) as other:
+    with blocking(path, busy_timeout_s=200) as outbox, shell(path) as other:
         other.execute("begin immediate")
         with outbox.deadline(0.2):
             with pytest.raises(DeadlinePassed, match="put no entry"):
@@ -302,22 +302,32 @@ def test_control_a_program_that_is_killed_leaves_its_wal(path: Path) -> None:
 
 
 INTERRUPTED = """
-import os, signal, sqlite3, sys, threading
-from outbox import BlockingOutbox
+import signal, sqlite3, sys, threading
+from outbox import BlockingOutbox, Settings
+from outbox.blocking import calls
+
+plain, waits = calls.wait_for, threading.Semaphore(0)
+
+def wait_for(*how):
+    waits.release()
+    plain(*how)
+
+def interrupt():
+    waits.acquire()  # the call waits for its outcome
+    signal.raise_signal(signal.SIGINT)  # in this thread
+    waits.acquire()  # and now, interrupted, for what has become of its data
+    other.execute("rollback")
+
 path = sys.argv[1]
-with BlockingOutbox(path=path) as outbox:
+with BlockingOutbox(Settings(path=path, busy_timeout_s=200), call_timeout_s=200) as outbox:
     outbox.put("trades", {"n": 0})
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-
-    def interrupt():
-        signal.raise_signal(signal.SIGINT)  # in this thread
-        threading.Timer(1.5, lambda: other.execute("rollback")).start()
-
     other.execute("begin immediate")
-    threading.Timer(0.3, interrupt).start()
+    calls.wait_for, calls._INTERRUPTED_S = wait_for, 200
+    threading.Thread(target=interrupt).start()
     try:
         if "transaction" in sys.argv:
-            with outbox.transaction(limit_s=5) as tx:
+            with outbox.transaction(limit_s=200) as tx:
                 tx.put("trades", {"n": 1})
         else:
             outbox.put("fills", {"n": 1}, id="a")

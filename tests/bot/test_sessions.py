@@ -637,7 +637,7 @@ async def test_started_killed_recovered_ended_is_one_stopped_row(
         await session.end_session(
             {"balance": 9_900.5, "total_trades": 4, "total_pnl": -99.5}, SessionEndReason.RECOVERED
         )
-        assert not (await outbox.drain(timeout=30)).timed_out
+        assert not (await outbox.drain(timeout=200)).timed_out
 
     await in_the_next_life(tmp_path, clean_remote, live)
 
@@ -660,17 +660,17 @@ async def test_what_was_stuck_on_its_way_does_not_revert_an_ended_session(
 ) -> None:
     async def live(outbox: Outbox, session: SessionManager, transport: Remembering) -> None:
         session_id = await session.start_session(1, SYMBOLS)
-        await outbox.drain(timeout=30)
+        await outbox.drain(timeout=200)
         # A state of the bot's own in between, such as a balance for the dashboard, under the version so far.
         row = {"session_id": session_id, "start_time": session.start_time, "status": "RUNNING", "version": 1}
         await outbox.put("sessions", row, operation="upsert")
-        await outbox.drain(timeout=30)
+        await outbox.drain(timeout=200)
         started, upserted = transport.sent
         await session.end_session({})
-        await outbox.drain(timeout=30)
+        await outbox.drain(timeout=200)
 
         for late in (started, upserted):
-            reply = await transport.send(late, deadline_s=10)
+            reply = await transport.send(late, deadline_s=100)
             assert isinstance(reply, Reply) and reply.status in (200, 201)
 
     if not guarded:

@@ -30,7 +30,7 @@ async def filled(path: Path) -> None:
     """Make a file that belongs to `mine`, with nothing pending."""
     async with Outbox.open(settings(path), transport=Project()) as outbox:
         await outbox.put("events", {"n": 0})
-        assert (await outbox.drain(timeout=20)).pending == 0
+        assert (await outbox.drain(timeout=200)).pending == 0
 
 
 async def until_paused(outbox: Outbox) -> None:
@@ -56,7 +56,7 @@ async def test_a_bot_with_another_projects_url_waits_for_the_command(tmp_path: P
 
         code, facts = await command("adopt", "--path", str(path))
         assert (code, facts["by"], facts["was"]) == (0, "the running bot", "mine")
-        assert (await outbox.drain(timeout=20)).pending == 0
+        assert (await outbox.drain(timeout=200)).pending == 0
     assert len(other.inserted) == 1
 
 
@@ -73,4 +73,4 @@ async def test_without_a_bot_the_command_does_it_itself(tmp_path: Path) -> None:
     assert (await command("status", "--path", str(path)))[1]["pauses"] == []
     assert (await command("adopt", "--path", str(path)))[1]["was"] is None
     async with Outbox.open(settings(path), transport=other) as outbox:
-        assert (await outbox.drain(timeout=20)).delivered == 1
+        assert (await outbox.drain(timeout=200)).delivered == 1

@@ -152,11 +152,11 @@ async def test_a_running_bot_stores_and_resends_by_the_same_table_of_commands(tm
         assert (code, said["put"], said["by"]) == (0, 1, "the running bot")
         many = "".join(f'{{"n": {n}}}\n' for n in range(2000))
         assert (await asyncio.to_thread(outbox, path, "put", "ticks", text=many))[1]["put"] == 2000
-        assert (await bot.drain(timeout=20)).pending == 0
+        assert (await bot.drain(timeout=200)).pending == 0
         for arguments, number in ((["--dry-run"], 2001), (["--destination", "events", "--yes"], 1)):
             code, said = await asyncio.to_thread(outbox, path, "resend", "--since", "1h", *arguments)
             assert (code, said["resent"], said["by"]) == (0, number, "the running bot")
-        assert (await bot.drain(timeout=20)).pending == 0
+        assert (await bot.drain(timeout=200)).pending == 0
     assert rows(path, "select event, count(*) from outbox_history group by 1") == [("resent", 1)]
     code, said = outbox(path, "resend", "--until", "nonsense")
     assert code == 3 and "until" in said["error"]

@@ -104,11 +104,11 @@ async def test_the_line_of_the_page_ends_a_session_that_was_left(tmp_path: Path)
     path, remote = tmp_path / "bot.db", FakeRemote()
     async with Outbox.open(settings(path), transport=remote) as outbox:
         session_id = await SessionManager(outbox).start_session(10_000, [])
-        await outbox.drain(timeout=20)
+        await outbox.drain(timeout=200)
         assert [row["status"] for row in remote.rows("sessions")] == ["RUNNING"]
         with shell(path) as connection:
             connection.execute(line.replace("THE-ID", session_id))
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
     assert (report.pending, report.dead) == (0, 0)
     assert [(row["status"], row["end_reason"]) for row in remote.rows("sessions")] == [("STOPPED", "UNKNOWN")]
 

@@ -543,7 +543,7 @@ async def test_what_was_moved_in_arrives_once_and_a_start_that_had_arrived_is_a_
         leave(tmp_path, [item("sessions", START), item("trades", trade), item("trades", trade), event(n=1)])
         async with Outbox.open(settings) as outbox:
             await import_legacy(outbox, tmp_path / "old")
-            report = await outbox.drain(timeout=20)
+            report = await outbox.drain(timeout=200)
             assert (report.pending, report.dead) == (0, 1)
 
     assert sql.execute("select count(*), count(distinct id) from trades").fetchall() == [(2, 2)]

@@ -21,6 +21,7 @@ from outbox.cli.app import app
 from outbox.metrics.figures import FIGURES
 from outbox.metrics.prometheus import serve
 from outbox.testing import FakeRemote, ManualClock
+from tests.store.tools import until
 from tests.support import run_async
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,8 +46,8 @@ async def scraped(folder: Path) -> Served:
             await outbox.put("fills", {"volume": 3})
             sent = len(remote.requests)
             async with outbox.flushing():
-                await clock.advance_until(lambda: len(remote.requests) > sent)
-            async with httpx.AsyncClient(trust_env=False) as client:
+                await until(lambda: len(remote.requests) > sent)
+            async with httpx.AsyncClient(trust_env=False, timeout=200) as client:
                 text = (await client.get(endpoint.url)).text
     found: Served = {}
     for family in text_string_to_metric_families(text):
@@ -69,10 +70,10 @@ async def test_it_is_served_on_the_loopback_until_it_is_closed(tmp_path: Path) -
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
         with serve(outbox, port=0) as endpoint:
             assert endpoint.url.startswith("http://127.0.0.1:")
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=200) as client:
                 assert "outbox_flusher_running" in (await client.get(endpoint.url)).text
         endpoint.close()  # idempotent
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=200) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get(endpoint.url)
 
@@ -93,7 +94,7 @@ async def test_the_label_is_the_source_unless_a_name_is_given(tmp_path: Path) ->
         Outbox.open(Settings(path=tmp_path / "b.db", source="silver@desk", _env_file=None)) as silver,
     ):
         with serve(gold, silver, port=0) as both, serve(gold, port=0, name="gold-bot") as one:
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=200) as client:
                 texts = [(await client.get(each.url)).text for each in (both, one)]
         names = [set(re.findall(r'outbox_name="([^"]+)"', text)) for text in texts]
         assert names == [{"gold@desk", "silver@desk"}, {"gold-bot"}]
@@ -108,7 +109,7 @@ async def test_no_payload_is_on_it(tmp_path: Path) -> None:
     async with Outbox.open(Settings(path=tmp_path / "bot.db", _env_file=None)) as outbox:
         with serve(outbox, port=0) as endpoint:
             await outbox.put("fills", {"comment": "payload-canary"}, id="id-canary")
-            text = await asyncio.to_thread(lambda: httpx.get(endpoint.url, trust_env=False).text)
+            text = await asyncio.to_thread(lambda: httpx.get(endpoint.url, trust_env=False, timeout=200).text)
     assert 'outbox_destination="fills"' in text
     assert "canary" not in text
 

@@ -13,6 +13,7 @@ from outbox import Outbox, Settings
 from outbox.cli.inspection import operations_of
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from outbox.web.site import make_site
+from tests.store.tools import until
 
 TOO_MUCH = 'new row for relation "trades" violates check constraint "volume_limit"'
 
@@ -40,12 +41,12 @@ async def busy_bot(path: Path) -> AsyncIterator[Outbox]:
             await _put_session(outbox, balance)
         await outbox.drain()
         await outbox.put("trades", {"symbol": "GBPUSD", "session_id": "missing"})
-        await _send_once(outbox, clock, remote)
+        await _send_once(outbox, remote)
         clock.advance(60)  # the postponed one is due again
         remote.down()
         for balance in (80, 70, 60):
             await _put_session(outbox, balance)
-        await _send_once(outbox, clock, remote)
+        await _send_once(outbox, remote)
         yield outbox
 
 
@@ -53,10 +54,10 @@ async def _put_session(outbox: Outbox, balance: int) -> None:
     await outbox.put("sessions", {"session_id": "s-1", "balance": balance}, operation="upsert")
 
 
-async def _send_once(outbox: Outbox, clock: ManualClock, remote: FakeRemote) -> None:
+async def _send_once(outbox: Outbox, remote: FakeRemote) -> None:
     before = len(remote.requests)
     async with outbox.flushing():  # its end waits for the verdict of what is under way
-        await clock.advance_until(lambda: len(remote.requests) > before)
+        await until(lambda: len(remote.requests) > before)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from tests.support import run_async
 from tests.web.home import busy_bot
 
 CHROMIUM = shutil.which("chromium")
+PATIENCE_MS = 150_000
 # No network of its own: no updates, no first-run pages; as root it has no sandbox.
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -49,7 +50,7 @@ async def test_it_answers_while_the_bot_runs_and_ends_in_order(tmp_path: Path) -
     path = tmp_path / "bot.db"
     async with busy_bot(path) as outbox:
         with inspecting(path) as (process, address):
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=200) as client:
                 assert "Backlog over time" in (await client.get(address)).text
                 await outbox.put("events", {"event_type": "TICK"})
                 found = (await client.get(f"{address}outbox/outbox.json?_shape=array&destination=events")).json()
@@ -100,8 +101,9 @@ async def test_in_a_browser_an_entry_is_requeued_and_another_sites_page_can_do_n
     path = tmp_path / "bot.db"
     async with busy_bot(path) as outbox, async_playwright() as playwright:
         with inspecting(path, "--allow-actions") as (_, address):
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE_MS)
             page = await browser.new_page(viewport={"width": 1000, "height": 860})
+            page.set_default_timeout(PATIENCE_MS)
             await page.goto(address)
             root = page.url
             assert "key=" not in root  # it is in a cookie by now
@@ -139,8 +141,9 @@ async def test_a_browser_shows_the_plot_and_the_questions_without_any_other_host
     problems: list[str] = []
     async with busy_bot(path), async_playwright() as playwright:
         with inspecting(path) as (_, address):
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE_MS)
             page = await browser.new_page(viewport={"width": 1000, "height": 860})
+            page.set_default_timeout(PATIENCE_MS)
             page.on("request", lambda request: asked.append(request.url))
             page.on("console", lambda message: problems.append(message.text))
             page.on("pageerror", lambda error: problems.append(str(error)))
