@@ -67,6 +67,7 @@ LONG = (
     "store/test_golden.py",
     "store/test_lines.py",
     "store/test_vanished.py",
+    "store/test_work.py",
     "test_bench.py",
     "test_bounded_stop.py",
     "test_cancellation.py",

@@ -21,8 +21,10 @@ async def main() -> None:
     settings = Settings(path=sys.argv[1], supabase_url="http://127.0.0.1:9", supabase_key="sb_secret_none")
     async with Outbox.open(settings) as outbox:
         await outbox.put("trades", {"symbol": "EURUSD"})
-        report = await outbox.drain(timeout=30)  # nobody listens there: what sends must be in the program, too
-        print(report.pending, "pending")
+        async with outbox.flushing():  # nobody listens there: what sends must be in the program, too
+            while (stats := await outbox.stats()).paused is None:
+                await asyncio.sleep(0.01)
+        print(stats.pending, "pending,", stats.paused)
 
 
 asyncio.run(main())
@@ -50,7 +52,9 @@ def test_a_frozen_bot_makes_its_file_and_opens_it_again(tmp_path: Path) -> None:
 
     first, again = (run([program, "bot.db"], tmp_path) for _ in range(2))
 
-    assert (first.stdout, again.stdout) == ("1 pending\n", "2 pending\n"), first.stderr + again.stderr
+    assert (first.stdout, again.stdout) == ("1 pending, unreachable\n", "2 pending, unreachable\n"), (
+        first.stderr + again.stderr
+    )
     shutil.rmtree(tmp_path / "dist" / "bot" / "_internal" / "outbox" / "_migrations")
     without_sql = run([program, "other.db"], tmp_path)  # control: the SQL is what the hook adds
     assert without_sql.returncode == 1

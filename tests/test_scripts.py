@@ -239,6 +239,7 @@ def test_a_pin_is_cut_out_of_the_lock_with_all_its_hashes() -> None:
     assert environment.pin_of("uv", lock) == "uv==2 \\\n    --hash=b \\\n    --hash=c\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "code"),
     [

@@ -162,6 +162,7 @@ async def test_a_time_that_is_none_is_refused_by_name_and_nothing_is_written(tmp
 # ------------------------------------------------------------------------------------------ as a DataFrame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{}, {"last": 700}, {"start": BEGIN, "end": BEGIN}, {"last": 12_000}], ids=str)
 @run_async
 async def test_bars_as_a_frame_are_the_same_bars(tmp_path: Path, asked: Any) -> None:

@@ -281,6 +281,7 @@ def updates(number: int, **row: Any) -> dict[str, Any]:
     return {"row": row or {"pnl": 1.0}, "operation": "update", "match": {"id": str(UUID(int=number))}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("put", "few", "many"),
     [

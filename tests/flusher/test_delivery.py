@@ -399,6 +399,7 @@ async def test_what_a_proxy_says_of_one_small_row_neither_ends_it_nor_holds_the_
         assert (await bench.settled()).delivered == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

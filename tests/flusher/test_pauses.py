@@ -229,6 +229,7 @@ async def test_retry_after_zero_does_not_make_a_storm(tmp_path: Path) -> None:
         assert len(bench.remote.requests) < 20
 
 
+@pytest.mark.slow
 @run_async
 async def test_six_hours_of_outage_cost_few_requests_and_no_row(tmp_path: Path) -> None:
     async with flushing(tmp_path, poll_s=300, draw=None) as bench:
@@ -402,6 +403,7 @@ async def test_a_step_that_fails_is_repeated_once_a_poll_whatever_is_put(tmp_pat
 # ---------------------------------------------------------------------------------------------- stuck rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

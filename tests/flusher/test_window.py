@@ -197,6 +197,7 @@ async def put(bench: Bench, rows: int) -> None:
     await bench.outbox.put_many("events", [{"n": 1_000 + number, "x": TEXT} for number in range(rows)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounded", [True, False], ids=["as it is", "control: without the window"])
 @pytest.mark.parametrize("bytes_s", [12_000.0, 20_000.0, 60_000.0])
 @run_async

@@ -284,6 +284,7 @@ async def test_a_collection_takes_one_snapshot_and_the_next_one_another(
     assert shared or len(taken) > 3 * 2 * 8
 
 
+@pytest.mark.slow
 def test_the_library_itself_does_not_load_opentelemetry() -> None:
     code = (
         "import sys, outbox.outbox, outbox.cli.app\n"

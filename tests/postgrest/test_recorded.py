@@ -14,6 +14,7 @@ from tests.support import run_async
 TEXT = FILE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @run_async
 async def test_the_library_sends_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
