@@ -24,6 +24,7 @@ from outbox.errors import StoreInUse
 from outbox.store.lock import WriterLock
 from outbox.testing import ScriptedTransport
 from outbox.threads import in_thread
+from tests import forked
 from tests.store.tools import rows, shell, until as eventually
 from tests.support import run_async
 
@@ -64,7 +65,7 @@ def bot(path: Path, *, poll_s: float = 0.02, code: str = BOT) -> Iterator[subpro
     """A running bot with three dead letters: t0, t1, t2."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(path), str(poll_s)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+    with forked.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

@@ -20,6 +20,7 @@ import pytest
 from outbox.errors import StoreError
 from outbox.forensics.backup import back_up, name_in, remove_old
 from outbox.store import parts
+from tests import forked
 from tests.admin.test_inbox import bot, states
 from tests.cli.test_changes import as_json, call
 from tests.cli.test_tools import ROOT, execute, one, posix
@@ -158,7 +159,7 @@ def test_processes_that_back_up_to_one_name_at_once_leave_one_whole_copy(dead: P
     copy.parent.mkdir()
     command = [sys.executable, "-m", "outbox", "backup", str(copy), "--path", str(dead)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    running = [forked.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
     ends = [(process.communicate(timeout=200), process.returncode) for process in running]
     assert sorted(code for _, code in ends) == [0, 3, 3], ends
     assert names(copy.parent) == ["copy.db"]

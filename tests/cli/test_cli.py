@@ -28,6 +28,7 @@ from outbox.cli.drain import BAR
 from outbox.cli.format import age, size
 from outbox.stats import take_in_thread
 from outbox.store.sidecar import Flushing
+from tests import forked
 from tests.admin.test_inbox import until
 from tests.store.tools import shell
 from tests.support import run_async
@@ -104,7 +105,7 @@ def status(path: Path, *more: object) -> tuple[int, dict[str, Any]]:
 
 def run(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "outbox", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | env, timeout=200)
+    return forked.run(command, capture_output=True, text=True, env=os.environ | env, timeout=200)
 
 
 def execute(path: Path, *statements: str) -> None:
@@ -120,7 +121,7 @@ def running_bot(path: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
     more: "flushing", if its flusher runs; the line "stop" ends that.
     """
     command = [sys.executable, "-c", WRITER, str(path), *more]
-    with subprocess.Popen(
+    with forked.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as bot:
         assert bot.stdout is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.cli.test_changes import as_json, call
 from tests.cli.test_tools import ROOT
 from tests.store.tools import shell
@@ -31,7 +32,7 @@ def command(stdout: int, *arguments: object) -> tuple[int, str]:
     """Run a command in a process of its own; return its exit code and what it said to stderr."""
     line = [sys.executable, "-c", "import outbox.cli as c; c.main()", *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env, timeout=200)
+    done = forked.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=env, timeout=200)
     return done.returncode, done.stderr
 
 

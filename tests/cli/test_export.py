@@ -20,6 +20,7 @@ import pytest
 
 from outbox.cli import export
 from outbox.store import read_only
+from tests import forked
 from tests.admin.test_inbox import bot
 from tests.cli.test_changes import as_json, call
 from tests.cli.test_tools import ROOT, execute, posix
@@ -81,7 +82,7 @@ def test_an_export_that_is_killed_leaves_nothing_under_its_name_and_the_next_one
         "export._on_one_line = killed; c.main()"
     )
     command = [sys.executable, "-c", code, "export", "--path", str(dead), "--output", str(folder / "all")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200)
+    done = forked.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200)
     assert done.returncode == -signal.SIGKILL
     assert [file.suffix for file in sorted(folder.iterdir())] == [".part", ".lock"]
     assert as_json("export", "--path", dead, "--output", folder / "all")[1]["entries"] == 2003

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import pytest
 
 from outbox import Outbox, Settings
 from outbox.testing import ScriptedTransport
+from tests import forked
 from tests.store.tools import rows, shell
 from tests.support import run_async
 
 
 def outbox(path: Path, *arguments: str, text: str | None = None) -> tuple[int, dict[str, Any]]:
     command = [sys.executable, "-m", "outbox", *arguments, "--path", str(path), "--json"]
-    ended = subprocess.run(
+    ended = forked.run(
         command, input=text, text=True, capture_output=True, check=False, timeout=200, cwd=path.parent,
         env={name: value for name, value in os.environ.items() if not name.startswith(("OUTBOX_", "SUPABASE_"))},
     )  # fmt: skip

@@ -33,6 +33,7 @@ from outbox.store.lock import Holder
 from outbox.store.read_only import look
 from outbox.store.rows import Notices
 from outbox.store.selection import Selection
+from tests import forked
 from tests.admin.test_inbox import bot, states, until
 from tests.cli.test_changes import as_json, call, editor
 from tests.store.tools import shell
@@ -61,7 +62,7 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import outbox.cli as c; c.main()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return forked.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import os
-import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from outbox import InvalidRequest, LocalStorage, Outbox, SessionManager, Setting
 from outbox.legacy import LegacyReport, OldFile, import_legacy
 from outbox.legacy.old_text import OldText
 from outbox.testing import ManualClock
+from tests import forked
 from tests.bot.home import ROOT, opened, puts, rows
 from tests.support import run_async
 
@@ -261,7 +261,7 @@ def test_a_kill_at_any_step_loses_nothing_and_doubles_nothing(
     pending = [*PENDING, item("trades", TRADE)]  # the second trade equals the first
     old = leave(tmp_path, pending, STATE, EURUSD=BARS)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "bot.db"), str(old), name, str(calls)]
-    done = subprocess.run(command, cwd=ROOT, timeout=200, capture_output=True, text=True)
+    done = forked.run(command, cwd=ROOT, timeout=200, capture_output=True, text=True)
     assert done.returncode in (-9, 9), done.stderr
     assert len(rows(tmp_path, "select id from outbox")) == stored
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import forked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the system cannot refuse to let a file grow there")
 
@@ -34,7 +35,7 @@ def opened(path: Path, most_bytes: int | None) -> str:
     """Open `path` in a process whose files may grow to `most_bytes`; return the error that it met."""
     limit = "-" if most_bytes is None else str(most_bytes)
     command = [sys.executable, "-c", OPENING, str(path), limit]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return str(forked.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def left_in(folder: Path) -> set[str]:

@@ -18,6 +18,7 @@ import pytest
 from outbox.errors import StoreVanished, UnsafePath
 from outbox.store.file_watch import FileWatch, Part
 from outbox.store.files import WAL_MAGIC
+from tests import forked
 from tests.store.tools import ROOT, count, entry, opened, raised, rows
 from tests.support import run_async
 
@@ -34,7 +35,7 @@ class Victim:
         self.path = path
         self.acknowledged: set[str] = set()
         self.lines: list[str] = []
-        self._process = subprocess.Popen(
+        self._process = forked.Popen(
             [sys.executable, "-m", "tests.store.victim", str(path), *words],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -81,7 +82,7 @@ def shell(path: Path) -> None:
 def started(path: Path) -> subprocess.CompletedProcess[str]:
     """A second bot on the same file, which must not come in."""
     words = [sys.executable, "-m", "tests.store.victim", str(path)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return forked.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def ids(path: Path) -> set[str]:

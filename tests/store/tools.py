@@ -18,6 +18,7 @@ from outbox.prepare import mint_id, written
 from outbox.recovery.open import open_store
 from outbox.store.migrations import shipped
 from outbox.store.store import Store
+from tests import forked
 
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count(1)
@@ -85,7 +86,7 @@ def count(path: Path) -> int:
 
 def python(code: str, *arguments: str) -> subprocess.Popen[str]:
     """Start another Python process that can import the library."""
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
