@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from outbox import logs
 from outbox.clock import Clock
@@ -64,8 +63,7 @@ class Background:
             self.state.tell(self.state)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Something to stop. give_up: makes `stop` finish at once, where that is possible."""
 
     name: str

@@ -15,7 +15,8 @@ from outbox.errors import OutboxClosed
 from outbox.puts import Owned
 from outbox.remote import Remote
 from outbox.settings import Settings
-from outbox.stats import Snapshot, Stats, Status, take as take_snapshot, take_in_thread
+from outbox.snapshot import Snapshot, take as take_snapshot, take_in_thread
+from outbox.stats import Stats, Status
 from outbox.store import lock
 from outbox.store.reader import PendingCounter
 from outbox.store.selection import Handled, Selection
@@ -219,8 +220,8 @@ class Operates(Owned):
         quarantined = await in_thread(found_beside, path)
         found = await take_snapshot(self._store, damage=self._store.damage, quarantined=quarantined)
         if self._maintenance is not None:  # it knows more recent values than the file
-            found = replace(found, notices=self._maintenance.notices)
-        found = replace(found, notices=replace(found.notices, files_lost_ms=self._store.writer.commits.files_lost_ms))
+            found = found._replace(notices=self._maintenance.notices)
+        found = found._replace(notices=found.notices._replace(files_lost_ms=self._store.writer.commits.files_lost_ms))
         vanished = () if self._store.writer.commits.vanished is None else (self._store.writer.commits.vanished.state,)
         return Stats.of(
             path,

@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -39,8 +39,7 @@ _WORDS = {word: word for word in ("true", "false", "nan", "infinity", "-infinity
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """What one write is meant to do: everything about an entry but its id, its time and its payload."""
 
     spec: LaneSpec

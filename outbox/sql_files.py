@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from outbox.errors import NotInstalled
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+_HERE = Path(__file__).parent
 
 _REMEDY = (
     "a frozen program must carry the package's data (PyInstaller finds a hook for that in this distribution;"
@@ -16,13 +20,15 @@ _REMEDY = (
 
 def folder(name: str) -> Traversable:
     """Return the folder `name`: migrations, supabase_sql or docs. Raises NotInstalled: this installation lacks it."""
-    package = files("outbox")
-    inside = package / f"_{name}"
-    beside = Path(str(package)).parent / name
-    found: Traversable = inside if inside.is_dir() else beside
-    if not found.is_dir():
+    for place in (_HERE / f"_{name}", _HERE.parent / name):
+        if place.is_dir():
+            return place
+    from importlib.resources import files  # for an archive; a command needs it for nothing else
+
+    inside = files("outbox") / f"_{name}"
+    if not inside.is_dir():
         raise NotInstalled(f"{name} is missing from this installation of outbox: {_REMEDY}; no file was opened")
-    return found
+    return inside
 
 
 def sql_files(place: Traversable) -> list[Traversable]:

@@ -17,7 +17,8 @@ from outbox.fleet import Reporter
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure
 from outbox.recovery.open import open_store
-from outbox.stats import FlusherState, Stats, take
+from outbox.snapshot import take
+from outbox.stats import FlusherState, Stats
 from outbox.store.rows import StoredPause
 from outbox.store.store import Store
 from outbox.testing import Answer, ManualClock, ScriptedTransport, refused

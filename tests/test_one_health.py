@@ -15,7 +15,7 @@ from outbox import Outbox, Settings
 from outbox.cli.app import app
 from outbox.metrics.figures import Watched
 from outbox.operating import Monitor
-from outbox.stats import Health
+from outbox.snapshot import Health
 from outbox.testing import FakeRemote, refused
 from outbox.threads import in_thread
 from tests.store.tools import shell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import sqlite3
@@ -56,7 +57,14 @@ class _WhenTyped(Mapping[str, Any]):
         if not isinstance(found, typer.Typer):
             found, command = typer.Typer(add_completion=False, rich_markup_mode=None), found
             found.command(name, cls=_Command)(command)
-        return typer.main.get_command(found)
+        made = typer.main.get_command(found)
+        if not gc.isenabled():  # by `main`; what is loaded stays, so nothing of it needs to be looked at again
+            gc.freeze()
+            gc.enable()
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        return name in _COMMANDS
 
     def __iter__(self) -> Iterator[str]:
         return iter(_COMMANDS)

@@ -16,7 +16,7 @@ import typer
 from outbox import setting_rules
 from outbox.cli import format as formatting
 from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreCorrupt, StoreError
-from outbox.stats import Health
+from outbox.snapshot import Health
 from outbox.store.glance import glance
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from outbox.errors import StoreError, StoreInUse
 from outbox.outbox import Outbox
 from outbox.recovery.probe import found_beside
 from outbox.settings import Settings, load
-from outbox.stats import DrainReport, Health
+from outbox.snapshot import Health
+from outbox.stats import DrainReport
 from outbox.store.files import real_path
 from outbox.store.read_only import look
 

@@ -17,6 +17,7 @@ import typer
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, looking, print_json, quiet_pipe, read
 from outbox.cli.filters import Chosen, DryRun, OfState, selecting
+from outbox.cli.streams import IN_JSON, tolerate
 from outbox.errors import InvalidRequest, StoreError
 from outbox.forensics import entries, export as export_of
 from outbox.store import parts
@@ -133,7 +134,7 @@ def _out(output: Path | None) -> Iterator[TextIO]:
     """Yield the stream to write to."""
     if output is None:
         with quiet_pipe():
-            formatting.tolerate(sys.stdout, formatting.IN_JSON)
+            tolerate(sys.stdout, IN_JSON)
             yield sys.stdout
         return
     try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import io
-import json
 import os
 import re
 import sys
@@ -182,20 +179,3 @@ def quoted(words: str) -> str:
 def said(status: int | None, code: str | None, message: str | None) -> str:
     """Return a server's answer on one line."""
     return " ".join(str(part) for part in (status, code, quoted(message or "")) if part)
-
-
-def tolerate(stream: object, errors: str = "backslashreplace") -> None:
-    """Let `stream` write characters that its encoding lacks, such as 💹 on a Windows console, as escapes."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors=errors)
-
-
-def _as_json(error: UnicodeError) -> tuple[str, int]:
-    """Return JSON escapes for the characters that cannot be written."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
-
-
-IN_JSON = "outbox.json"
-codecs.register_error(IN_JSON, _as_json)

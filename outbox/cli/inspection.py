@@ -21,7 +21,7 @@ from outbox.errors import ConfigError, InvalidRequest, StoreError
 from outbox.forensics import causes as forensics
 from outbox.forensics.causes import causes
 from outbox.forensics.entries import full_id
-from outbox.stats import STALLED_AFTER_S, Health
+from outbox.snapshot import STALLED_AFTER_S, Health
 from outbox.store.files import real_path
 from outbox.store.read_only import look
 from outbox.store.selection import Selection, checked_reason

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -20,7 +19,7 @@ from outbox.doctor.findings import typed as quote
 from outbox.entry import LaneSpec
 from outbox.forensics.changes import Change, last_refusal
 from outbox.recovery.probe import found_beside, loss_at_opening
-from outbox.stats import MOST_POSTPONED, Health, Snapshot, read
+from outbox.snapshot import MOST_POSTPONED, Health, Snapshot, read
 from outbox.store import lock as lock_file, queries, sqlite
 from outbox.store.files import real_path
 from outbox.store.glance import glance
@@ -32,8 +31,7 @@ _WIDEST = 1000
 _STATES = ("pending", "delivered", "dead", "discarded", "pruned", "removed")
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(NamedTuple):
     """Entries put and delivered a second; empty_in_s: seconds until nothing is pending, None while that grows."""
 
     put_per_s: float
@@ -48,8 +46,7 @@ class Rates:
         }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Everything that `outbox status` shows: the file's snapshot, and who has it open. now_ms: Unix milliseconds."""
 
     path: Path
@@ -78,10 +75,10 @@ def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float
         quarantined = found_beside(real_path(path))
         found = read(connection, path, damage=written.damage, quarantined=quarantined)
         if not holder.running:  # a checkpoint can only be held back while its writer runs
-            found = replace(found, notices=replace(found.notices, checkpoint_held_ms=None))
+            found = found._replace(notices=found.notices._replace(checkpoint_held_ms=None))
         if holder.running is False and found.loss is None:
             ((seq,),) = connection.execute(queries.LAST_SEQ.sql).fetchall()
-            found = replace(found, loss=loss_at_opening(path, written, seq))
+            found = found._replace(loss=loss_at_opening(path, written, seq))
         flushing = _flushing(written, holder)
         return Status(
             path=path,
@@ -109,7 +106,7 @@ def _written(path: Path) -> Written:
 def _flushing(written: Written, holder: Holder) -> Flushing | None:
     """Return the state of the holder's flusher, the last one if its process has ended; None: not known."""
     found = None if holder.running is None else written.flushing
-    return found if found is None or holder.running else replace(found, running=False)
+    return found if found is None or holder.running else found._replace(running=False)
 
 
 def holder_of(path: Path) -> Holder:
@@ -319,8 +316,7 @@ def _flusher(flushing: Flushing, status: Status) -> str:
     return f"{words}\nlast error {ago(flushing.error_ms, now_ms)}: {formatting.quoted(flushing.error)}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
+class _Counts(NamedTuple):
     """The entries of each destination: a table, or a line of the nonzero counts if the table does not fit."""
 
     status: Status

@@ -10,7 +10,7 @@ import typer
 from outbox.cli import format as formatting
 from outbox.cli.common import AsJson, FilePath, complaints, file_and_warnings, print_json
 from outbox.cli.status import Status, as_json, read_status, show
-from outbox.stats import STALLED_AFTER_S
+from outbox.snapshot import STALLED_AFTER_S
 
 # The longest pause after failures, unless set otherwise: older entries have had their attempt.
 _STALLED_AFTER_MIN = STALLED_AFTER_S / 60

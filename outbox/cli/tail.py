@@ -99,7 +99,7 @@ def _seen(where: Path, mark: Mark, wanted: Selection, most: int, names: list[str
         found = await news(observer, mark, wanted, most=most)
         told = await telling(observer, [each.seq for each in found.changes if each.event == "put" and each.seq], names)
         changes = (
-            each if each.event != "put" else replace(each, columns=told.get(each.seq or 0)) for each in found.changes
+            each if each.event != "put" else each._replace(columns=told.get(each.seq or 0)) for each in found.changes
         )
         found = replace(found, changes=tuple(changes))
         stopped = {

@@ -16,7 +16,7 @@ from outbox.cli import format as formatting
 from outbox.cli.common import json_line, quiet_pipe
 from outbox.cli.status import Rates, Status, as_json, rendered
 from outbox.errors import StoreError
-from outbox.stats import Health
+from outbox.snapshot import Health
 
 # A rate is taken over so many looks: over one look it would jump.
 _WINDOW = 10

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 
 class Severity(IntEnum):
@@ -25,8 +25,7 @@ class Severity(IntEnum):
         return self.name.lower()
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """check: what was checked. says: what was found, a sentence. fix: the command that fixes it, or what to do.
 
     skipped: it could not be checked, so the finding says nothing about the state.
@@ -49,16 +48,14 @@ def skipped(check: str, why: str) -> Finding:
     return Finding(check, Severity.OK, f"not looked at: {why}", skipped=True)
 
 
-@dataclass(frozen=True, slots=True)
-class WalFacts:
+class WalFacts(NamedTuple):
     """bytes: its size. readers: processes that still read an older state than the newest: it cannot start over."""
 
     bytes: int
     readers: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(NamedTuple):
     """A commit that was tried in the file's folder. seconds: how long it took; error: why it failed."""
 
     seconds: float | None

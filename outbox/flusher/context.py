@@ -154,23 +154,23 @@ class Heartbeat:
 
     def turn(self, *, running: bool) -> None:
         """Note that the flusher has started or ended."""
-        self._tell(replace(self._now, running=running, since_ms=self._clock.now_ms()))
+        self._tell(self._now._replace(running=running, since_ms=self._clock.now_ms()))
         self._told_s = float("-inf")  # the next step is told at once
 
     def looked(self) -> None:
         """Note a step without an error of our own."""
         untold = self._now.delivered_ms != self._told.delivered_ms
-        self._tell_at_times(replace(self._now, looked_ms=self._clock.now_ms()), _BUSY_S if untold else _IDLE_S)
+        self._tell_at_times(self._now._replace(looked_ms=self._clock.now_ms()), _BUSY_S if untold else _IDLE_S)
 
     def delivered(self) -> None:
         """Note that something was delivered."""
         now_ms = self._clock.now_ms()
-        self._tell_at_times(replace(self._now, looked_ms=now_ms, delivered_ms=now_ms), _BUSY_S)
+        self._tell_at_times(self._now._replace(looked_ms=now_ms, delivered_ms=now_ms), _BUSY_S)
 
     def error(self, words: str) -> None:
         """Note that a step or request ended in an error of our own; the pauses hold what the remote end says."""
         news = words != self._now.error
-        self._tell_at_times(replace(self._now, error=words, error_ms=self._clock.now_ms()), 0.0 if news else _IDLE_S)
+        self._tell_at_times(self._now._replace(error=words, error_ms=self._clock.now_ms()), 0.0 if news else _IDLE_S)
 
     def _tell_at_times(self, now: Flushing, every_s: float) -> None:
         self._now = now

@@ -12,7 +12,8 @@ from outbox.entry import State
 from outbox.flusher.context import Tally
 from outbox.operating import Monitor, standing
 from outbox.postgrest.verdicts import Reason
-from outbox.stats import Health, Snapshot, health_of
+from outbox.snapshot import Health, Snapshot
+from outbox.stats import health_of
 
 Value = tuple[float, Mapping[str, str]]
 

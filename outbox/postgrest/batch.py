@@ -6,11 +6,10 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.prepare import digests
@@ -169,8 +168,7 @@ def last_wins(batch: Sequence[T], *, target: Callable[[T], Hashable]) -> tuple[l
     return winners, superseded
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """How many bytes may travel. threshold: up to it they double with each answer, beyond it they grow by an eighth."""
 
     bytes: int

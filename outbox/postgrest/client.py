@@ -9,9 +9,8 @@ import os
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Generator, Sequence
-from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
 import httpx
@@ -39,8 +38,7 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """An HTTP request without the key. path: below the REST endpoint, with its query.
 
     reply_bytes: how much of the reply is read at most; a read needs room for its rows.

@@ -6,9 +6,8 @@ import base64
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 _SUPABASE = ".supabase.co"
@@ -63,8 +62,7 @@ class KeyKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFacts:
+class KeyFacts(NamedTuple):
     """What a key's text says, never the key. expires_at_s: Unix seconds; role, project: a legacy key's claims."""
 
     kind: KeyKind

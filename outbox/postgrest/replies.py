@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from outbox.columns import repaired
 
@@ -54,8 +54,7 @@ Failure.CUT = Failure(Silence.CUT)
 Failure.MISCONFIGURED = Failure(Silence.MISCONFIGURED)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An HTTP reply. headers: names in lower case. via: the proxy it came through, which may have written it itself."""
 
     status: int

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 # SQLite adds 1 to the first salt whenever it restarts the WAL, at most every 1,000 pages; a bot would have to write
 # 4 TB in one run to exceed this. A foreign WAL's salt is random: 1 in 4,096 looks like ours.
 _RESTARTS = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What is known about a file without trusting it. None: unknown.
 
     outbox: it is or was an outbox. own_tables: the bot keeps tables of its own in it.
@@ -61,8 +60,7 @@ def judge_wal(*, whole: bool, open_salt: int | None, exists: bool, salt: int | N
     return Wal.STRANGE
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """Entries that were acknowledged and are missing from the file. certain: False if some may be missing.
 
     first, last: their numbers; last is None if unknown.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -98,7 +97,7 @@ async def _enter(path: Path, sidecar: Sidecar, watch: FileWatch, *, clock: Clock
                 if not is_there:
                     await in_thread(_remove_unfinished, path)
                 raise
-            return replace(opened, is_new=is_new)
+            return opened._replace(is_new=is_new)
     except (StoreCorrupt, NotADatabase) as error:
         await in_thread(quarantine.set_aside, path, error, before.facts, now_ms=now_ms)
         await in_thread(_written_down, sidecar.forget)

@@ -12,10 +12,9 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from outbox.errors import StoreError
 from outbox.recovery.judge import Evidence, Wal, judge_loss, judge_wal
@@ -74,8 +73,7 @@ def found_beside(path: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(name) for name in sorted(names - parts))
 
 
-@dataclass(frozen=True, slots=True)
-class Main:
+class Main(NamedTuple):
     """What the database file says without its -wal. open_salt: of the WAL that was in use with it; None: closed."""
 
     file: str | None

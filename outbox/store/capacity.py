@@ -12,8 +12,8 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import aiosqlite
 
@@ -33,8 +33,7 @@ LITTLE = 1 << 16
 _NO_SPACE = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """How much may be stored. None: no bound.
 
     reserve_bytes: held back on the disk; 0: nothing, a reserve that is there goes; None: leave it as it is.

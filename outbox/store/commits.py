@@ -19,9 +19,8 @@ import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import aiosqlite
 
@@ -44,8 +43,7 @@ _SQLITE_ERRORS: tuple[type[Exception], ...] = (StoreError, *database.SqliteError
 _NOT_BROUGHT_BACK: tuple[type[Exception], ...] = (OSError, *_SQLITE_ERRORS)
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(NamedTuple):
     """What a commit needs beside its connection.
 
     rescue: writes what a connection still holds to a file beside the path and returns which. Its second argument: files

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import aiosqlite
 
@@ -54,8 +53,7 @@ _IS_OUTBOX = "select 1 from sqlite_schema where name = 'outbox_migrations'"
 _NO_ROLLBACK: tuple[type[Exception], ...] = (ValueError, *SqliteError)
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """What a checkpoint did. frames: in the WAL; done: of these, how many are in the database and synced.
 
     blocked: it waited for other connections, in vain.

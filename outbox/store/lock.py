@@ -12,7 +12,6 @@ import stat
 import struct
 import sys
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -269,7 +268,7 @@ def written(store: Path) -> Written:
     """
     mine = _held.get(store.resolve())
     if mine is not None:
-        return replace(mine.sidecar.written, holder=(mine._pid, mine._since))
+        return mine.sidecar.written._replace(holder=(mine._pid, mine._since))
     try:
         return _read(lock_path(store.resolve()))
     except FileNotFoundError:

@@ -7,7 +7,6 @@ stands in the writer's line comes before the next one.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import aiosqlite
 
@@ -77,7 +76,7 @@ class Maintenance:
         except (OutboxError, OSError) as error:  # locked, full or failing: the next look may be better
             if (news := self._repeating.news("failed", str(error))) is not None:
                 logger.warning("maintenance failed, retrying", extra={"error": str(error), **news})
-        hindered = replace(self.notices, files_lost_ms=None) != Notices()
+        hindered = self.notices._replace(files_lost_ms=None) != Notices()
         await self._clock.wait(self._store.writer.capacity.changed, _EVERY_S_IF_HINDERED if hindered else _EVERY_S)
 
     async def _maintain(self) -> None:
@@ -86,7 +85,7 @@ class Maintenance:
         try:
             await self._store.look()
         finally:
-            self.notices = replace(self.notices, files_lost_ms=self._store.writer.commits.files_lost_ms)
+            self.notices = self.notices._replace(files_lost_ms=self._store.writer.commits.files_lost_ms)
         self._look_for_second_name()
         self._notice(reserve_released_ms=self._store.writer.capacity.short)
         if self._store.writer.capacity.short:
@@ -117,8 +116,8 @@ class Maintenance:
     def _notice(self, **found: bool) -> None:
         """Note what hinders the file now, each with the time when it began."""
         before, now_ms = self.notices.facts(), self._clock.now_ms()
-        self.notices = replace(
-            self.notices, **{name: (before[name] or now_ms) if now else None for name, now in found.items()}
+        self.notices = self.notices._replace(
+            **{name: (before[name] or now_ms) if now else None for name, now in found.items()}
         )
 
     # ------------------------------------------------------------------------------------------ a full disk

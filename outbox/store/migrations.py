@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from outbox.errors import MigrationChanged, StoreTooNew
 from outbox.sql_files import folder, sql_files
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(NamedTuple):
     """One file of `migrations/`."""
 
     version: int

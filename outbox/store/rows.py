@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
 from outbox.entry import LaneSpec
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """A kind of request that has something to send. first_seq: its oldest ready entry."""
 
     number: int
@@ -32,8 +31,7 @@ class Look(NamedTuple):
     unread: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sendable:
+class Sendable(NamedTuple):
     """What of the pending entries can be sent. others: some are unread, or wait for something of their own."""
 
     pending: int
@@ -41,8 +39,7 @@ class Sendable:
     others: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(NamedTuple):
     """What an entry from a shell turned out to mean."""
 
     seq: int
@@ -78,8 +75,7 @@ class StoredPause(PauseFacts):
     next_try_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Notices:
+class Notices(NamedTuple):
     """What hinders the file, and since when, in Unix milliseconds; None: it does not. The writer records it there."""
 
     reserve_released_ms: int | None = None  # the disk was found full: puts are refused
@@ -90,11 +86,11 @@ class Notices:
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> Self:
         """Return what `outbox_meta` holds."""
-        return cls(**{each.name: int(meta[each.name]) for each in fields(cls) if meta.get(each.name, "").isdigit()})
+        return cls(**{name: int(meta[name]) for name in cls._fields if meta.get(name, "").isdigit()})
 
     def facts(self) -> dict[str, int | None]:
         """Return them by their names."""
-        return asdict(self)
+        return self._asdict()
 
     def sentences(self, wal_bytes: int) -> tuple[str, ...]:
         """Return what a person should read, a sentence each."""

@@ -12,8 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from outbox.task_state import TaskState
 
@@ -30,8 +29,7 @@ _LONGEST_ERROR = 200
 _LONGEST_TASK_ERROR = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """file: the outbox's own name for itself. own_tables: the bot keeps tables of its own in it.
 
     damage: what SQLite said when it met a damaged page in the last run; the next opening looks at the whole file.
@@ -42,8 +40,7 @@ class Facts:
     damage: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Flushing:
+class Flushing(NamedTuple):
     """How the flusher of the lock's holder does. Times: Unix milliseconds.
 
     since_ms: when it was started, or else when it ended; None: it was never started. looked_ms: when it last looked for
@@ -59,8 +56,7 @@ class Flushing:
     error_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """All that the sidecar says. Each is None where it says nothing."""
 
     holder: tuple[int, str] | None = None
@@ -116,7 +112,7 @@ class Sidecar:
     def begin(self, facts: Facts, mark: int) -> None:
         """Say what this file is, durably. Raises OSError."""
         self._facts = facts
-        self._write(_FACTS, _line(asdict(facts), _MARK - _FACTS))
+        self._write(_FACTS, _line(facts._asdict(), _MARK - _FACTS))
         self._mark = -1
         self.mark(mark)
         os.fsync(self._descriptor)
@@ -136,7 +132,7 @@ class Sidecar:
         if fresh != self._facts:
             self._facts = fresh
             with contextlib.suppress(OSError):
-                self._write(_FACTS, _line(asdict(fresh), _MARK - _FACTS))
+                self._write(_FACTS, _line(fresh._asdict(), _MARK - _FACTS))
 
     def mark(self, seq: int) -> None:
         """Note that the entry `seq` is acknowledged: a microsecond or two, into the kernel's cache."""
@@ -149,7 +145,7 @@ class Sidecar:
         """Say how the flusher does. Into the kernel's cache, as the mark."""
         self.flushing = flushing
         error = None if flushing.error is None else _plain(flushing.error, _LONGEST_ERROR)
-        line = _line(asdict(replace(flushing, error=error)), _FLUSHER_END - _FLUSHER)
+        line = _line(flushing._replace(error=error)._asdict(), _FLUSHER_END - _FLUSHER)
         with contextlib.suppress(OSError):
             self._write(_FLUSHER, line)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiosqlite
 
@@ -31,8 +30,7 @@ T = TypeVar("T")
 logger: logs.Logger = logs.named("outbox.store")
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
+class OpenedFile(NamedTuple):
     """An open file. writer, reader: its connections. lanes: rows of `queries.LANES`, some.
 
     last_seq: the highest number that an entry ever had. plain: the entries have no trigger of the bot's own.

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from outbox.cli import format as formatting
 from outbox.cli.app import app
 from outbox.cli.drain import BAR
 from outbox.cli.format import age, size
-from outbox.stats import take_in_thread
+from outbox.snapshot import take_in_thread
 from outbox.store.sidecar import Flushing
 from tests import forked
 from tests.admin.test_inbox import until
@@ -408,8 +407,8 @@ DELIVERS = Flushing(running=True, since_ms=1, looked_ms=2, delivered_ms=2)
     ("bot_runs", "flushing", "unsent"),
     [
         pytest.param(True, DELIVERS, None, id="the bot has settings of its own"),
-        pytest.param(True, replace(DELIVERS, delivered_ms=None), "no URL", id="nothing has arrived"),
-        pytest.param(False, replace(DELIVERS, running=False), "no URL", id="it has ended"),
+        pytest.param(True, DELIVERS._replace(delivered_ms=None), "no URL", id="nothing has arrived"),
+        pytest.param(False, DELIVERS._replace(running=False), "no URL", id="it has ended"),
         pytest.param(None, None, "no URL", id="another user's lock file"),
     ],
 )

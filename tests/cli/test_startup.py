@@ -16,7 +16,16 @@ from outbox.cli.app import app
 # What sends loads these; what only reads the file does not need them.
 NETWORK = {"httpx", "httpcore", "h11", "anyio", "tenacity", "certifi", "outbox.postgrest.client", "outbox.store.store"}
 # Nor does what only looks: the event loop, and pydantic, which typer and the settings load where they must.
-SPARED = {"aiosqlite", "asyncio", "pydantic", "pydantic_settings", "dotenv", "outbox.settings", "outbox.store.reader"}
+SPARED = {
+    "aiosqlite",
+    "asyncio",
+    "pydantic",
+    "pydantic_settings",
+    "dotenv",
+    "outbox.settings",
+    "outbox.stats",
+    "outbox.store.reader",
+}
 MODULES = 42
 LOADED = """
 import json, sys
@@ -42,7 +51,7 @@ def commands(loaded: set[str]) -> set[str]:
 
 
 def test_a_command_loads_its_own_module_and_what_that_names(tmp_path: Path) -> None:
-    assert commands(loaded_by("--version", folder=tmp_path)) == {"app", "format"}
+    assert commands(loaded_by("--version", folder=tmp_path)) == {"app", "streams"}
     found = commands(loaded_by("status", "--help", folder=tmp_path))
     assert "status_command" in found
     assert not {"drain", "doctor", "watch", "dead_letters", "schema"} & found
@@ -53,7 +62,7 @@ def test_status_loads_nothing_of_the_network_and_no_more_than_it_shows(tmp_path:
     with BlockingOutbox.open(path=tmp_path / "bot.db") as outbox:
         outbox.put("trades", {"n": 1})
     found = loaded_by("status", "--path", "bot.db", folder=tmp_path)
-    assert {"outbox.stats", "outbox.store.glance"} <= found
+    assert {"outbox.snapshot", "outbox.store.glance"} <= found
     assert not (NETWORK | SPARED) & found
     assert sum(name.startswith("outbox.") for name in found) <= MODULES
     assert not (NETWORK | SPARED) & loaded_by("status", "bot.db", "--json", folder=tmp_path)

@@ -28,7 +28,7 @@ from outbox.entry import State
 from outbox.errors import InvalidRequest
 from outbox.forensics import entries as forensic_entries
 from outbox.forensics.tail import START, Mark, News, news
-from outbox.stats import Snapshot
+from outbox.snapshot import Snapshot
 from outbox.store.lock import Holder
 from outbox.store.read_only import look
 from outbox.store.rows import Notices

@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from outbox import IdConflict, Outbox, Settings, StoreCorrupt
 from outbox.metrics import instrument
 from outbox.metrics.figures import FIGURES, Kind, Watched
-from outbox.stats import Snapshot, take_in_thread
+from outbox.snapshot import Snapshot, take_in_thread
 from outbox.testing import FakeRemote, ManualClock, Reply, refused
 from tests.store.tools import shell, until
 from tests.support import run_async

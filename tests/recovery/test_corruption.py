@@ -22,7 +22,7 @@ from outbox.recovery import clean_close, probe, quarantine
 from outbox.recovery.judge import Wal
 from outbox.recovery.open import open_store
 from outbox.recovery.probe import found_beside
-from outbox.stats import take
+from outbox.snapshot import take
 from outbox.store import database, files
 from outbox.store.read_only import ReadOnlyStore, look
 from tests.store.tools import count, entry, opened, python, raised, rows, shell
@@ -543,7 +543,7 @@ MADE_AND_KILLED = """
 import asyncio, os, sys
 from pathlib import Path
 from outbox.clock import SystemClock
-from outbox.stats import take
+from outbox.snapshot import take
 from outbox.store import database, files
 from outbox.recovery.probe import found_beside
 from outbox.recovery.open import open_store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from outbox.cli.status import read_status
-from outbox.stats import Health, take
+from outbox.snapshot import Health, take
 from outbox.store.read_only import look
 from tests.recovery.test_corruption import filled, killed
 from tests.store.tools import opened, shell

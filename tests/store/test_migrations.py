@@ -167,6 +167,7 @@ async def test_a_file_of_another_history_is_refused_and_not_touched(
 
 def test_an_installation_without_the_sql_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shipped()  # control: here they are
-    monkeypatch.setattr("outbox.sql_files.files", lambda _: tmp_path / "outbox")
+    monkeypatch.setattr("outbox.sql_files._HERE", tmp_path / "outbox")
+    monkeypatch.setattr("importlib.resources.files", lambda _: tmp_path / "outbox")
     with pytest.raises(NotInstalled, match="--collect-data outbox"):
         shipped()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outbox import Outbox, Settings, stats
+from outbox import Outbox, Settings, snapshot
 from outbox.prepare import mint_id
 from outbox.store import queries
 from tests.store.tools import entry, opened, schema, shell
@@ -118,7 +117,7 @@ def settles_the_first_of_its_key(db: sqlite3.Connection) -> None:
 
 
 def shows(db: sqlite3.Connection) -> None:
-    stats.read(db, Path("no file"))
+    snapshot.read(db, Path("no file"))
 
 
 WORK: list[tuple[str, Work]] = [
@@ -145,7 +144,7 @@ WORK: list[tuple[str, Work]] = [
 def test_work_does_not_grow_with_what_is_stored(work: Work, backlog: str, files: dict[str, sqlite3.Connection]) -> None:
     empty = steps(files["nothing"], work)
     full = steps(files[backlog], work)
-    most = 2 * empty + MORE + (10 * stats.MOST_POSTPONED if work is shows and backlog == "retrying" else 0)
+    most = 2 * empty + MORE + (10 * snapshot.MOST_POSTPONED if work is shows and backlog == "retrying" else 0)
     assert full <= most, f"{full} steps with {MANY} rows, {empty} with none"
 
 
@@ -260,7 +259,7 @@ def test_control_an_opening_that_counts_its_backlog_is_detected(
 ) -> None:
     """The control."""
     all_of_them = " where (select count(*) from outbox where state = 'pending') >= 0"
-    monkeypatch.setattr(queries, "LANES", replace(queries.LANES, sql=queries.LANES.sql + all_of_them))
+    monkeypatch.setattr(queries, "LANES", queries.LANES._replace(sql=queries.LANES.sql + all_of_them))
     left_by_a_kill(tmp_path / "empty.db", nothing)
     left_by_a_kill(tmp_path / "full.db", pending)
 

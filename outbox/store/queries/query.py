@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """purpose: why it is asked. uses: the indexes its plan must name. bound: how many rows it touches at most."""
 
     purpose: str
