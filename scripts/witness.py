@@ -12,26 +12,8 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
-
-
-class Process(Protocol):
-    """What is asked of a running process; `subprocess.Popen` is one."""
-
-    stdout: IO[bytes] | None
-    returncode: int | None
-
-    def poll(self) -> int | None: ...
-    def kill(self) -> None: ...
-    def wait(self) -> int: ...
-
-
-class Nursery(Protocol):
-    """Starts processes in another way than anew; `tests/proof/crash/nursery.py` forks them."""
-
-    def start(self, arguments: Sequence[str], *, log: IO[bytes], cwd: Path, env: Mapping[str, str]) -> Process: ...
 
 
 class Witness:
@@ -43,38 +25,34 @@ class Witness:
         *,
         folder: Path,
         environment: Mapping[str, str],
-        nursery: Nursery | None = None,
+        popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen,
     ) -> None:
         """arguments: a Python script and its arguments. folder: where it runs; its stderr goes to `bot.log` there.
 
-        nursery: starts it in place of a new interpreter.
+        popen: starts it, as `subprocess.Popen` does.
         """
         self.acknowledged: dict[str, set[str]] = defaultdict(set)
         self.log_path = folder / "bot.log"
         self._arguments = list(arguments)
-        self._nursery = nursery
+        self._popen = popen
         self._folder = folder
         self._environment = {**os.environ, **environment}
         self._arrived = threading.Condition()
-        self._process: Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the process."""
         with self.log_path.open("ab") as log:
-            process: Process
-            if self._nursery is not None:
-                process = self._nursery.start(self._arguments, log=log, cwd=self._folder, env=self._environment)
-            else:
-                process = subprocess.Popen(
-                    [sys.executable, *self._arguments],
-                    stdout=subprocess.PIPE, stderr=log, cwd=self._folder, env=self._environment,
-                )  # fmt: skip
+            process = self._popen(
+                [sys.executable, *self._arguments],
+                stdout=subprocess.PIPE, stderr=log, cwd=self._folder, env=self._environment,
+            )  # fmt: skip
         self._process = process
         self._reader = threading.Thread(target=self._listen, args=(process,), daemon=True)
         self._reader.start()
 
-    def _listen(self, process: Process) -> None:
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
@@ -130,7 +108,7 @@ class Witness:
     def _tail(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace")[-2000:]
 
-    def _started(self) -> tuple[Process, threading.Thread]:
+    def _started(self) -> tuple[subprocess.Popen[bytes], threading.Thread]:
         if self._process is None or self._reader is None:
             raise RuntimeError("not started")
         return self._process, self._reader

@@ -1,9 +1,9 @@
 """Python processes that begin within milliseconds: forks of one that has imported the library already.
 
-`Popen` and `run` take what subprocess's do, for `[sys.executable, "-m", MODULE, ...]` and `[sys.executable, "-c", CODE,
-...]`, and the child is as real: it has a number of its own, it is killed, it ends as an interpreter does. A new
-interpreter would spend 0.7 seconds of processor time on its imports. What the start itself does is tested with
-subprocess. Where there are no forks that one may trust (Windows, macOS), these are subprocess's own.
+`Popen` and `run` take what subprocess's do, for `[sys.executable, SCRIPT, ...]` and with `-m MODULE` or `-c CODE`. The
+child is as real: it has a number of its own, it is killed, it ends as an interpreter does. A new interpreter would
+spend 0.7 seconds of processor time on its imports. What the start itself does is tested with subprocess. Where there
+are no forks that one may trust (Windows, macOS), these are subprocess's own.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Forked(subprocess.Popen[AnyStr]):
 
     def _execute_child(self, args: list[str], executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, *more: Any) -> None:  # fmt: skip
-        assert args[0] == sys.executable and args[1] in ("-c", "-m"), args
+        assert args[0] == sys.executable, args
         read, theirs_in, ours_out, out, ours_error, error = more[:6]
         streams = [each if each != -1 else standard for standard, each in enumerate((read, out, error))]
         self.pid = _server.ask(
@@ -179,13 +179,17 @@ def _become(order: dict[str, Any], descriptors: list[int]) -> None:
 
 def _live(arguments: list[str]) -> None:
     """Do what an interpreter with these arguments does."""
-    how, what, *rest = arguments
-    sys.argv[:] = ["-c", *rest]
-    if how == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    else:
+    first, *rest = arguments
+    if first == "-m":
+        sys.argv[:] = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv[:] = ["-c", *rest[1:]]
         sys.modules["__main__"] = main = ModuleType("__main__")
-        exec(compile(what, "<string>", "exec"), vars(main))
+        exec(compile(rest[0], "<string>", "exec"), vars(main))
+    else:
+        sys.argv[:] = arguments
+        runpy.run_path(first, run_name="__main__")
 
 
 def _import_all() -> None:

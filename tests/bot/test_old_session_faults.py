@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from outbox import LocalStorage, Outbox, SessionManager, Settings
 from outbox.postgrest.client import Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.testing import ManualClock, ScriptedTransport, accepted
+from tests import forked
 from tests.bot.home import ROOT, VICTIM, opened, puts
 from tests.support import run_async
 
@@ -129,12 +129,17 @@ async def check_that_what_was_saved_is_still_there(storage: OldFiles | LocalStor
 
 def save_until_it_dies(what: str, place: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.run(
-        [sys.executable, VICTIM, what, str(place)], env=environment, cwd=place.parent, capture_output=True, timeout=200
+    process = forked.run(
+        [sys.executable, VICTIM, what, str(place)],
+        env=environment,
+        cwd=place.parent,
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
-    assert process.stdout.splitlines() == [b'["saved", "first"]']
+    assert process.stdout.splitlines() == ['["saved", "first"]']
     assert process.returncode != 0, "it has not died"
-    assert b"Traceback" not in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 @run_async

@@ -39,6 +39,7 @@ from outbox.postgrest.client import PostgrestTransport, Request
 from outbox.postgrest.verdicts import Failure, Reply
 from outbox.store.held_transaction import Block
 from outbox.testing import ManualClock
+from tests import forked
 from tests.bot.home import ROOT, VICTIM, opened, puts, rows, run, state
 from tests.support import cancelled_at, run_async
 
@@ -571,7 +572,8 @@ async def test_inside_a_block_a_session_wants_the_block(tmp_path: Path) -> None:
 
 @run_async
 async def test_a_killed_process_leaves_a_session_that_is_recovered(tmp_path: Path) -> None:
-    witness = Witness([VICTIM, "session", str(tmp_path / "bot.db")], folder=tmp_path, environment=victims(tmp_path))
+    witness = Witness([VICTIM, "session", str(tmp_path / "bot.db")], folder=tmp_path, environment=victims(tmp_path),
+                      popen=forked.Popen)  # fmt: skip
     witness.start()
     witness.wait_for(6, timeout_s=100)
     witness.kill()
@@ -625,7 +627,10 @@ async def test_started_killed_recovered_ended_is_one_stopped_row(
     tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]
 ) -> None:
     witness = Witness(
-        [VICTIM, "session", str(tmp_path / "bot.db")], folder=tmp_path, environment=victims(tmp_path, clean_remote)
+        [VICTIM, "session", str(tmp_path / "bot.db")],
+        folder=tmp_path,
+        environment=victims(tmp_path, clean_remote),
+        popen=forked.Popen,
     )
     witness.start()
     witness.wait_for(20, timeout_s=100)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from supabase_lite import ROOT, SupabaseLite
 from witness import Witness
 
 from outbox import Outbox, Settings
+from tests import forked
 from tests.proof.crash.entrances import ENTRANCES, Broker
-from tests.proof.crash.nursery import AVAILABLE, Nursery
 from tests.proof.crash.test_kill import arrived, await_the_moment, drain, look, surroundings
 from tests.support import run_async
 
@@ -42,15 +41,13 @@ def storm(folder: Path, remote: SupabaseLite, entrance: str, kills: int, *option
     dice, acknowledged = random.Random(entrance), set[str]()
     path, broker = folder / "bot.db", folder / "broker.txt"
     environment = surroundings(remote)
-    with ExitStack() as stack:
-        nursery = stack.enter_context(Nursery(environment)) if AVAILABLE else None
-        arguments = [_VICTIM, entrance, str(path), str(broker), *options]
-        witness = Witness(arguments, folder=folder, environment=environment, nursery=nursery)
-        witness.acknowledged["trades"] = acknowledged
-        for _ in range(kills):
-            witness.start()
-            await_the_moment(witness, dice, most=20 if entrance == "put" else 150)  # a command takes a second
-            witness.kill()
+    arguments = [_VICTIM, entrance, str(path), str(broker), *options]
+    witness = Witness(arguments, folder=folder, environment=environment, popen=forked.Popen)
+    witness.acknowledged["trades"] = acknowledged
+    for _ in range(kills):
+        witness.start()
+        await_the_moment(witness, dice, most=20 if entrance == "put" else 150)  # a command takes a second
+        witness.kill()
     return Storm(path, broker, acknowledged)
 
 

@@ -11,7 +11,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +22,11 @@ from supabase_lite import ROOT, EmbeddedPostgres, SupabaseLite
 from witness import Witness
 
 from outbox import DrainReport, Outbox, Settings
+from tests import forked
 from tests.proof.counts import reached
-from tests.proof.crash.nursery import AVAILABLE, Nursery
 from tests.support import run_async
 
-# Where processes cannot be forked, each costs half a second before it does anything.
-KILLS = int(os.environ.get("KILLS", "40" if AVAILABLE else "30"))
+KILLS = int(os.environ.get("KILLS", "40"))
 CONTROL_KILLS = 1000  # at most: it ends with the first duplicate, mostly after four lives
 SESSION_KILLS = 20
 LIVES_PER_FILE = 20  # the first of them leaves a file of the library's first version
@@ -59,23 +58,21 @@ def storm(
     """
     dice, story = random.Random(2026), Story()
     environment = surroundings(remote)
-    with ExitStack() as stack:
-        nursery = stack.enter_context(Nursery(environment)) if AVAILABLE else None
-        for life in range(kills):
-            first_of_file = life % LIVES_PER_FILE == 0
-            if first_of_file:
-                story.files.append(folder / f"bot-{len(story.files)}.db")
-            if between is not None:
-                between(life)
-            arguments = [_WRITER, str(story.files[-1]), str(life * 1_000_000), *options]
-            arguments += ["puts-only"] if first_of_file else []
-            witness = Witness(arguments, folder=folder, environment=environment, nursery=nursery)
-            witness.acknowledged = story.said
-            witness.start()
-            await_the_moment(witness, dice)
-            witness.kill()
-            if enough():
-                break
+    for life in range(kills):
+        first_of_file = life % LIVES_PER_FILE == 0
+        if first_of_file:
+            story.files.append(folder / f"bot-{len(story.files)}.db")
+        if between is not None:
+            between(life)
+        arguments = [_WRITER, str(story.files[-1]), str(life * 1_000_000), *options]
+        arguments += ["puts-only"] if first_of_file else []
+        witness = Witness(arguments, folder=folder, environment=environment, popen=forked.Popen)
+        witness.acknowledged = story.said
+        witness.start()
+        await_the_moment(witness, dice)
+        witness.kill()
+        if enough():
+            break
     return story
 
 

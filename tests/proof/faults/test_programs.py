@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from psycopg.rows import TupleRow
 from supabase_lite import ROOT, SupabaseLite
 
+from tests import forked
 from tests.proof.faults.proxy import Fault, Proxy
 
 Sql = psycopg.Connection[TupleRow]
@@ -77,7 +78,7 @@ class Bot:
 
     def start(self) -> None:
         with (self._folder / "bot.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = forked.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=self._folder,
                 env=self._environment,
             )  # fmt: skip
