@@ -69,7 +69,10 @@ class Repeating:
 
 
 class _Line(logging.LogRecord):
-    """A record whose message is its phrase and its facts; a value with spaces or signs is written as JSON."""
+    """A record whose message is its phrase and its facts; a value with spaces or signs is written as JSON.
+
+    What is not printable is escaped: a server's words must not control the terminal that shows the log.
+    """
 
     def getMessage(self) -> str:  # noqa: N802 - logging's own name
         """Return the message."""
@@ -123,7 +126,8 @@ logging.getLogger("outbox").addHandler(_UNCONFIGURED)
 
 def _text(value: object) -> str:
     text = str(value)
-    plain = (
-        not isinstance(value, (list, tuple, dict)) and text and not any(sign.isspace() or sign in '"=' for sign in text)
-    )
-    return text if plain else json.dumps(value, ensure_ascii=False, default=str)
+    plain = text and text.isprintable() and not any(sign.isspace() or sign in '"=' for sign in text)
+    if plain and not isinstance(value, (list, tuple, dict)):
+        return text
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(sign if sign.isprintable() else json.dumps(sign)[1:-1] for sign in written)

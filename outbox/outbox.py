@@ -17,7 +17,7 @@ from outbox import logs
 from outbox.background import Part, ended, stop_in_time
 from outbox.clock import Clock, SystemClock
 from outbox.entry import Destination
-from outbox.errors import ConfigError
+from outbox.errors import ConfigError, StoreError
 from outbox.futures import Waiting
 from outbox.opening import Opening, log_opened
 from outbox.operating import Operates, by_request
@@ -158,8 +158,12 @@ class Outbox(Puts, OwnSql, Operates):
 
         # aiosqlite logs every statement with its parameters, which are payloads.
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+        try:
+            path = settings.path.absolute()
+        except OSError as error:
+            raise StoreError("the current folder has gone; nothing was opened", path=settings.path) from error
         store = await open_store(
-            settings.path.absolute(),
+            path,
             clock=clock,
             busy_timeout_s=settings.busy_timeout_s,
             wait_s=wait_s,

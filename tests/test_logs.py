@@ -164,6 +164,14 @@ def test_a_fact_cannot_pass_for_another_one_or_for_another_line(caplog: pytest.L
     )
 
 
+def test_a_fact_cannot_steer_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    told = shown(caplog, code="\x1b[31m\x9b1m\u202e", word="\u2066💹", said="all is\u2028 well\x9b")
+    assert (
+        told
+        == 'INFO entry refused code="\\u001b[31m\\u009b1m\\u202e" word="\\u2066💹" said="all is\\u2028 well\\u009b"'
+    )
+
+
 def test_a_queue_between_logger_and_handler_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     shown(caplog, id="a")
     record = QueueHandler(queue.SimpleQueue()).prepare(caplog.records[0])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from outbox import Outbox, SessionManager, Settings, StoreInUse
+from outbox import Outbox, SessionManager, Settings, StoreError, StoreInUse
 from outbox.testing import FakeRemote
 from tests.store.tools import python, rows
 from tests.support import run_async
@@ -54,6 +55,20 @@ async def test_a_file_that_was_there_or_has_an_absolute_path_is_no_warning(
     assert (await how_opened("bot.db", caplog)).levelname == "INFO"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use stays there")
+@run_async
+async def test_a_relative_path_in_a_folder_that_has_gone_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StoreError, match="the current folder has gone; nothing was opened"):
+        await Outbox.open(settings("bot.db"))
+    async with Outbox.open(settings(tmp_path / "bot.db")):  # the control
+        pass
+
+
 @run_async
 async def test_an_empty_file_that_somebody_touched_is_new_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "bot.db").touch()
@@ -74,7 +89,7 @@ async def test_opening_again_without_close_names_that_cause() -> None:
 def test_opening_again_after_a_loop_that_ended_without_close_asks_for_a_new_process(tmp_path: Path) -> None:
     said = """
         import asyncio, sys
-        from outbox import Outbox, Settings, StoreInUse
+        from outbox import Outbox, Settings, StoreError, StoreInUse
 
         async def opened():
             return await Outbox.open(Settings(path=sys.argv[1], _env_file=None))

@@ -178,4 +178,4 @@ def quoted(words: str) -> str:
 
 def said(status: int | None, code: str | None, message: str | None) -> str:
     """Return a server's answer on one line."""
-    return " ".join(str(part) for part in (status, code, quoted(message or "")) if part)
+    return quoted(" ".join(str(part) for part in (status, code, message) if part))

@@ -476,17 +476,18 @@ def test_a_paused_lane_is_shown_by_what_it_sends_and_not_by_its_number(bot_db: P
 
 
 def test_a_servers_words_cannot_steer_the_terminal(bot_db: Path) -> None:
-    pause(bot_db, "everything", "", message="\x1b[2J\x1b[31mall is well[/bold][red]\r\n")
+    steering = "\x1b[2J\x9b31m\u202eall is well[/bold][red]\r\n"
+    pause(bot_db, "everything", "", message=steering, code=steering)
 
-    text = call("status", "--path", bot_db).stdout
+    for command in ("status", "outages", "doctor", "tail"):
+        text = call(command, "--path", bot_db, *(["--offline"] if command == "doctor" else [])).stdout
+        assert all(sign.isprintable() for sign in text.replace("\n", "")), command
+        assert "all is well[/bold][red]" in text.replace("\n", "") or command == "tail", command
 
-    assert "\x1b" not in text
-    assert "all is well[/bold][red]" in text
 
-
-def pause(path: Path, scope: str, subject: str, *, message: str) -> None:
+def pause(path: Path, scope: str, subject: str, *, message: str, code: str = "42501") -> None:
     since_ms = 1_767_225_600_000  # 2026-01-01
-    row = (scope, subject, "forbidden", 403, "42501", message, 3, since_ms, since_ms + 60_000)
+    row = (scope, subject, "forbidden", 403, code, message, 3, since_ms, since_ms + 60_000)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("insert into outbox_pauses values (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
