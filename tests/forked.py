@@ -28,6 +28,7 @@ from typing import Any, AnyStr
 import outbox
 
 _LONGEST = 1 << 20
+_ENVIRONMENT = dict(os.environ)  # whatever the test that asks first has changed
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - for sys.path
 
 
@@ -51,7 +52,12 @@ class _Server:
         with its:
             command = [sys.executable, "-m", "tests.forked", str(its.fileno())]
             process = subprocess.Popen(
-                command, cwd=_ROOT, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                cwd=_ROOT,
+                env=_ENVIRONMENT,
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
         def stop() -> None:
@@ -112,10 +118,11 @@ Popen = _Forked if sys.platform == "linux" else subprocess.Popen
 
 
 def run(
-    command: list[str], *, input: AnyStr | None = None, check: bool = False, timeout: float | None = None,
+    command: list[str], *, input: str | None = None, check: bool = False, timeout: float | None = None,
     capture_output: bool = False, **options: Any,
-) -> subprocess.CompletedProcess[AnyStr]:  # fmt: skip
-    """As `subprocess.run`."""
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """As `subprocess.run`, in text mode."""
+    options["text"] = True
     if input is not None:
         options["stdin"] = subprocess.PIPE
     if capture_output:

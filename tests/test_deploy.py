@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import forked
 from tests.store.tools import ROOT, count
 
 PAGE = ROOT / "docs" / "deploy.md"
@@ -48,7 +49,7 @@ def test_the_bot_starts_puts_and_ends_on_sigterm(tmp_path: Path) -> None:
 
 def _has_a_row(path: Path) -> bool:
     command = [sys.executable, "-m", "outbox", "status", "--json", "--path", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
+    done = forked.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     return done.stdout.startswith("{") and json.loads(done.stdout).get("pending") == 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 from outbox import Outbox, SessionManager, Settings
 from outbox.testing import FakeRemote
+from tests import forked
 from tests.recovery.test_salvage import emptied_pages
 from tests.store.tools import ROOT, shell
 from tests.support import run_async
@@ -24,13 +24,9 @@ def settings(path: Path) -> Settings:
 
 
 async def command(*arguments: str) -> tuple[int, dict[str, Any]]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "outbox", *arguments, "--json",
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, json.loads(out)
+    line = [sys.executable, "-m", "outbox", *arguments, "--json"]
+    done = await asyncio.to_thread(forked.run, line, stdout=subprocess.PIPE, text=True)
+    return done.returncode, json.loads(done.stdout)
 
 
 async def damaged(path: Path) -> None:
@@ -137,11 +133,9 @@ async def test_what_is_suggested_means_the_same_file_and_a_misspelt_one_is_not_m
     async with Outbox.open(settings(path)) as outbox:
         (aside,) = (await outbox.stats()).quarantined
 
-    shown = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "outbox", "status", "--path", str(path), cwd=ROOT, stdout=subprocess.PIPE
-    )
-    said = (await shown.communicate())[0].decode()
-    assert f"outbox salvage --path {path} {aside}\n" in said
+    line = [sys.executable, "-m", "outbox", "status", "--path", str(path)]
+    shown = await asyncio.to_thread(forked.run, line, stdout=subprocess.PIPE, text=True)
+    assert f"outbox salvage --path {path} {aside}\n" in shown.stdout
     assert (await command("acknowledge", "--path", str(misspelt)))[0] == 3
     assert (await command("salvage", str(aside), "--path", str(misspelt)))[0] == 3
     assert not misspelt.exists()

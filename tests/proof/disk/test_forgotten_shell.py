@@ -17,6 +17,7 @@ import pytest
 from outbox import Outbox, Settings, StoreBusy
 from outbox.store import files
 from outbox.testing import ManualClock
+from tests import forked
 from tests.store.tools import count, until
 from tests.support import run_async
 
@@ -63,11 +64,10 @@ def wal_bytes(path: Path) -> int:
 
 async def status(path: Path) -> dict[str, Any]:
     """What `outbox status --json` says beside the running bot."""
-    command = (sys.executable, "-m", "outbox", "status", "--path", str(path), "--json")
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    found: dict[str, Any] = json.loads(out)
-    assert found["exit_code"] == process.returncode
+    command = [sys.executable, "-m", "outbox", "status", "--path", str(path), "--json"]
+    done = await asyncio.to_thread(forked.run, command, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["exit_code"] == done.returncode
     return found
 
 
