@@ -52,7 +52,7 @@ def _unpack(package: str) -> None:
 def _run(folder: str, *command: str) -> str | None:
     """Run a command; return what it said if it failed."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip())

@@ -17,7 +17,7 @@ def released(out: Path, at: int) -> dict[str, bytes]:
     """Return what is built, by name; the script itself builds twice and fails if the two differ."""
     command = [sys.executable, str(ROOT / "scripts" / "release"), "--only-build", "--out", str(out)]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, env={**os.environ, "SOURCE_DATE_EPOCH": str(at)}
+        command, capture_output=True, text=True, timeout=800, env={**os.environ, "SOURCE_DATE_EPOCH": str(at)}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {file.name: file.read_bytes() for file in out.iterdir()}

@@ -35,7 +35,7 @@ def test_the_site_builds_without_a_warning_and_has_a_page_for_each_thing(tmp_pat
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -66,6 +66,6 @@ def test_a_dead_link_a_lost_page_and_an_unknown_argument_fail_the_build(tmp_path
     config = tmp_path / "mkdocs.yml"
     config.write_text(FAULTY.format(config=ROOT / "mkdocs.yml", docs=docs), encoding="utf-8")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config), "-d", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 1
     assert [fault for fault in ("gone.md", "lost.md", "'rwo'") if fault not in done.stderr] == []

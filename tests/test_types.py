@@ -118,7 +118,7 @@ def completeness(package: str, folder: Path) -> tuple[float, list[str]]:
     ]
     path = f"{PYRIGHT.parent}{os.pathsep}{folder}"  # it asks the first Python on PATH where packages are
     there = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False, env=there)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=800, check=False, env=there)
     report = json.loads(done.stdout)["typeCompleteness"]
     unknown = [each["name"] for each in report["symbols"] if each["isExported"] and not each["isTypeKnown"]]
     return report["completenessScore"], unknown
