@@ -21,12 +21,12 @@ FORKS_WITH_THREADS = pytest.mark.filterwarnings("ignore:This process .* is multi
 
 
 def run_async(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Let pytest call a coroutine function: in an event loop of its own; after 200 seconds it hangs."""
+    """Let pytest call a coroutine function: in an event loop of its own; after ten minutes it hangs."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         async def bounded() -> T:
-            async with asyncio.timeout(200):
+            async with asyncio.timeout(600):
                 return await test(*args, **kwargs)
 
         return asyncio.run(bounded())

@@ -21,7 +21,7 @@ async def delivered(path: Path) -> tuple[FakeRemote, int]:
             await outbox.put("trades", {"n": number})
         with shell(path) as connection:
             connection.execute("update outbox set payload = replace(payload, ':2', ':9') where seq = 2")
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
     return remote, report.dead
 
 

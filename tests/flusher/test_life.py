@@ -130,7 +130,7 @@ async def test_a_flusher_that_is_told_to_stop_starts_nothing_more(tmp_path: Path
         bench.store.ready = stop_meanwhile  # type: ignore[method-assign]
         bench.remote.gate.clear()
         task = asyncio.create_task(bench.outbox.run_flusher())
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(200):
             await task
         assert bench.remote.requests == []
 
@@ -194,11 +194,7 @@ async def test_drain_reports_that_its_time_was_up(tmp_path: Path) -> None:
     async with opened(tmp_path) as bench:
         bench.remote.otherwise = DOWN
         await bench.put_many(7)
-        draining = asyncio.create_task(bench.outbox.drain(timeout=5))
-        while not draining.done():
-            bench.clock.advance(0.5)
-            await asyncio.sleep(0)
-        report = draining.result()
+        report = await bench.ended(asyncio.create_task(bench.outbox.drain(timeout=5)))
         assert (report.delivered, report.pending, report.timed_out) == (0, 7, True)
         assert report.seconds >= 5
         assert not bench.flusher.state.now.running
@@ -210,24 +206,26 @@ async def test_drain_counts_what_was_committed_a_moment_before_it_looked(
     waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with flushing(tmp_path, poll_s=1) as bench:
-        settle, noted, asked = bench.store.settle, bench.flusher.noted, asyncio.Event()
+        settle, noted = bench.store.settle, bench.flusher.noted
+        committed, may_note = asyncio.Event(), asyncio.Event()
 
         async def settle_late(*args: Any, **more: Any) -> None:
             await settle(*args, **more)
-            bench.clock.advance(1)  # the drain looks
-            await asked.wait()
+            committed.set()
+            await may_note.wait()
 
         async def ask() -> None:
             if waits:
-                asked.set()
+                may_note.set()
                 await noted()
 
         monkeypatch.setattr(bench.store, "settle", settle_late)
         monkeypatch.setattr(bench.flusher, "noted", ask)
         await bench.put_many(3)
-        report = await bench.outbox.drain()
+        await committed.wait()
+        report = await bench.outbox.drain()  # it looks, and nothing is pending
         assert (report.delivered, report.pending) == (3 if waits else 0, 0)
-        asked.set()
+        may_note.set()
 
 
 @pytest.mark.parametrize("to_its_end", [True, False], ids=["as it is", "control: cancelled with its request"])
@@ -259,7 +257,7 @@ async def test_drain_gives_up_a_hung_request_when_its_time_is_up(tmp_path: Path)
         draining = asyncio.create_task(bench.outbox.drain(timeout=5))
         await bench.idle()
         bench.clock.advance(6)
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(200):
             report = await draining
         assert (report.pending, report.timed_out) == (7, True)
 
