@@ -88,7 +88,7 @@ async def test_a_bigint_key_of_the_bots_own_is_the_idempotency_key(
         # A lost reply: the server has the row already when it is sent for the first time from here.
         sql.execute("insert into orders (order_id, symbol, lots) values (2, 'EURUSD', 1)")
         await outbox.put("orders", Order(order_id=2, symbol="EURUSD", lots=1))
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
 
     assert (report.delivered, report.pending, report.dead) == (3, 0, 0)
     assert sql.execute("select order_id from orders order by 1").fetchall() == [(1,), (2,), (largest,)]
@@ -103,7 +103,7 @@ async def test_rows_of_a_composite_key_are_merged_by_all_of_its_columns(
         for number in range(20):
             for venue in ("LMAX", "EBS"):
                 await outbox.put("fills", {"venue": venue, "fill_no": number % 5, "price": number})
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
         assert (report.pending, report.dead) == (0, 0)
         client = SupabaseClient(outbox)
         client.describe("fills", {"venue": "text", "fill_no": "integer", "order_id": "integer", "price": "numeric"})
@@ -128,7 +128,7 @@ async def test_children_put_before_their_parents_arrive_once_those_have(
         assert sql.execute("select count(*) from order_notes").fetchone() == (0,), "the control: no parent, no child"
         for number in range(30):
             await outbox.put("orders", Order(order_id=number, symbol="EURUSD", lots=1))
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
 
     assert (report.pending, report.dead) == (0, 0)
     query = "select count(*), count(distinct order_id) from order_notes join orders using (order_id)"

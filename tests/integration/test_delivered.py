@@ -58,7 +58,7 @@ async def test_a_row_whose_reply_was_lost_is_recognised_as_postgresql_writes_it(
     settings = Settings(path=tmp_path / "bot.db", backoff_cap_s=0.2, poll_s=0.05)
     async with Outbox.open(settings, transport=transport) as outbox, outbox.flushing():
         await outbox.put(table, row, id=ID)
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
         dead = await outbox._store.read("select error_message, error_details from outbox where state = 'dead'")
     assert (report.pending, dead) == (0, [])
     assert [request.method for request in transport.requests] == ["POST", "POST", "GET"]  # control: it was looked at
@@ -74,7 +74,7 @@ async def test_two_bots_under_one_id_with_different_contents(
         (tmp_path / name).mkdir()
         async with opened(tmp_path / name, clean_remote) as outbox:
             await outbox.put("trades", TRADE | changes, id=ID)
-            report = await outbox.drain(timeout=20)
+            report = await outbox.drain(timeout=200)
             assert (report.delivered, report.dead) == ((0, 1) if changes else (1, 0))
             told = await outbox._store.read("select error_code, error_message from outbox where state = 'dead'")
     assert [tuple(each) for each in told] == [
@@ -92,7 +92,7 @@ async def test_a_row_that_a_trigger_swallows_is_a_dead_letter(
     try:
         async with opened(tmp_path, clean_remote) as outbox:
             await outbox.put("trades", TRADE, id=ID)
-            report = await outbox.drain(timeout=20)
+            report = await outbox.drain(timeout=200)
             told = await outbox._store.read("select error_code, error_message from outbox")
     finally:
         sql.execute("drop function public.swallow cascade")

@@ -53,7 +53,7 @@ async def test_an_insert_arrives_with_its_id_as_the_primary_key(
 ) -> None:
     async with opened(tmp_path, clean_remote) as outbox:
         receipt = await outbox.put("trades", trade(1, direction=1.0, pnl=Decimal("1.50"), comment="é ␀"))
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
 
     assert (report.delivered, report.pending, report.dead) == (1, 0, 0)
     assert sql.execute("select id::text, trade_id, direction, pnl, comment from trades").fetchall() == [
@@ -68,7 +68,7 @@ async def test_values_that_json_has_no_word_for_arrive_as_postgresql_stores_them
     async with opened(tmp_path, clean_remote) as outbox:
         await outbox.put("trades", trade(1, pnl=math.nan, pnl_pips=-math.inf))
         await outbox.put("events", {"event_type": "a\x00b", "timestamp": NOW, "data": {"n": [1, None], "t": NOW}})
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
 
     assert (report.pending, report.dead) == (0, 0)
     ((pnl, pips),) = sql.execute("select pnl, pnl_pips from trades").fetchall()
@@ -88,7 +88,7 @@ async def test_insert_upsert_and_update_of_one_key_arrive_in_the_order_of_the_pu
         for version in range(2, 40):
             await outbox.put("sessions", start | {"total_trades": version, "version": version}, operation="upsert")
         await outbox.put("sessions", {"status": "STOPPED"}, operation="update", match={"session_id": "s"})
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
 
     assert (report.pending, report.dead) == (0, 0)
     assert sql.execute("select session_id, status, total_trades, version from sessions").fetchall() == [
@@ -103,7 +103,7 @@ async def test_one_refused_row_among_five_hundred_dies_alone_with_the_servers_wo
     async with opened(tmp_path, clean_remote) as outbox:
         bad = trade(250) | {"timestamp": "yesterdayish"}
         await asyncio.gather(*(outbox.put("trades", bad if n == 250 else trade(n)) for n in range(500)))
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
         dead = await outbox._store.read("select payload, error_code, error_message from outbox where state = 'dead'")
 
     assert (report.delivered, report.pending, report.dead) == (499, 0, 1)
@@ -125,7 +125,7 @@ async def test_rows_put_during_an_outage_arrive_once_the_server_is_back(
         await stats_when(outbox, lambda stats: stats.paused == "unreachable")  # on a slow machine it comes later
 
         await asyncio.to_thread(clean_remote.start)
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
 
         assert (report.pending, report.dead) == (0, 0)
         assert (await outbox.stats()).paused is None
@@ -145,7 +145,7 @@ async def test_a_killed_server_and_a_killed_database_cost_no_row_and_no_second_o
             else:
                 await asyncio.gather(*puts, asyncio.to_thread(clean_remote.kill))
             await asyncio.to_thread(clean_remote.start)  # Lite ends by itself when its database dies
-        report = await outbox.drain(timeout=40)
+        report = await outbox.drain(timeout=200)
 
     assert (report.pending, report.dead) == (0, 0)
     with psycopg.connect(postgres.dsn) as again:
@@ -166,7 +166,7 @@ async def test_a_publishable_key_pauses_everything_and_loses_nothing(
 
     async with opened(tmp_path, clean_remote) as outbox:
         await outbox.reload()
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
     assert (report.delivered, report.pending) == (1, 0)
     assert sql.execute("select count(*) from trades").fetchone() == (1,)
 

@@ -78,7 +78,7 @@ async def test_a_row_whose_reply_was_lost_is_the_bots_own_in_whatever_spelling_a
     settings = Settings(path=tmp_path / "bot.db", backoff_cap_s=0.2, poll_s=0.05)
     async with Outbox.open(settings, transport=transport) as outbox, outbox.flushing():
         await outbox.put("odd", row, id="x")
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
         dead = await outbox._store.read("select error_message, error_details from outbox where state = 'dead'")
     assert (report.pending, dead) == (0, [])
     assert [request.method for request in transport.requests[:3]] == ["POST", "POST", "GET"]
@@ -98,7 +98,7 @@ async def test_control_another_value_in_any_of_these_columns_is_a_conflict(
         transport = PostgrestTransport(f"{clean_remote.url}/rest/v1", clean_remote.secret_key)
         async with Outbox.open(settings, transport=transport) as outbox:
             await outbox.put("odd", row | ({} if name is None else {name: ODD[name][2]}), id="x")
-            report = await outbox.drain(timeout=30)
+            report = await outbox.drain(timeout=200)
             told = await outbox._store.read("select error_message from outbox where state = 'dead'")
             assert (report.delivered, report.dead) == ((1, 0) if name is None else (0, 1)), name
             assert name is None or told[0][0].endswith(f"it differs in {name}")
@@ -139,7 +139,7 @@ async def test_rows_of_ever_other_columns_arrive_as_if_each_set_had_travelled_al
         async with Outbox.open(settings, transport=transport) as outbox:
             for number, chosen in enumerate(sets):
                 outbox.put_nowait(table, {"n": number} | {name: values[name] for name in chosen})
-            assert (await outbox.drain(timeout=60)).delivered == len(sets)
+            assert (await outbox.drain(timeout=200)).delivered == len(sets)
         posts.append(transport.posts)
         names = ", ".join(("n", *OPTIONAL))
         found.append(sql.execute(f"select {names} from defaults order by n".encode()).fetchall())
@@ -159,11 +159,11 @@ async def test_an_update_that_came_too_early_does_not_hold_the_upsert_that_bring
     async with Outbox.open(settings, transport=transport) as outbox, outbox.flushing():
         await outbox.put("sessions", {"status": "STOPPED"}, operation="update", match={"session_id": "s"})
         await outbox.put("sessions", session, operation="upsert")
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
         assert (report.delivered, report.dead, report.pending) == (1, 1, 0)
         assert sql.execute("select status from sessions").fetchall() == [("RUNNING",)]
         await outbox.put("sessions", {"status": "STOPPED"}, operation="update", match={"session_id": "s"})
-        assert (await outbox.drain(timeout=30)).delivered == 1  # control: it is there now
+        assert (await outbox.drain(timeout=200)).delivered == 1  # control: it is there now
     assert sql.execute("select status from sessions").fetchall() == [("STOPPED",)]
 
 
@@ -187,6 +187,6 @@ async def test_an_update_whose_reply_was_lost_and_that_matches_no_more_is_read_b
     async with Outbox.open(settings, transport=transport) as outbox, outbox.flushing():
         match = {"session_id": "s", "version": 1}
         await outbox.put("sessions", {"status": "STOPPED"}, operation="update", match=match)
-        report = await outbox.drain(timeout=30)
+        report = await outbox.drain(timeout=200)
         assert (report.delivered, report.dead, report.pending) == (1, 0, 0)
     assert [request.method for request in transport.requests] == ["PATCH", "PATCH", "GET"]

@@ -131,7 +131,7 @@ async def test_local_rows_are_those_that_postgresql_finds(tmp_path: Path, quotes
         async with outbox.transaction() as tx:
             for number in range(60):
                 await tx.put("quotes", a_row(dice, number, whole=number % 3 > 0))
-        report = await outbox.drain()
+        report = await outbox.drain(200)
         assert (report.pending, report.dead) == (0, 0)
 
         for _ in range(60):
@@ -154,7 +154,7 @@ async def test_merged_rows_are_those_that_the_remote_end_has_once_all_is_deliver
         async with outbox.transaction() as tx:
             for number in range(30):
                 await tx.put("quotes", a_row(dice, number, whole=True))
-        await outbox.drain()
+        await outbox.drain(200)
         async with outbox.transaction() as tx:
             for number in range(30, 50):
                 await tx.put("quotes", a_row(dice, number, whole=number % 2 > 0), key=f"[{number}]")
@@ -172,7 +172,7 @@ async def test_merged_rows_are_those_that_the_remote_end_has_once_all_is_deliver
         merged = [await client.query("quotes", "n", **query, source="merged") for query in queries]
         paged = [[row["n"] async for row in client.rows("quotes", **q, page=4, source="merged")] for q in queries[:10]]
         limited = [numbers(await client.query("quotes", "n", **q, limit=3, offset=2, source="merged")) for q in queries]
-        report = await outbox.drain()
+        report = await outbox.drain(200)
         after = [numbers(await client.query("quotes", "n", **query)) for query in queries]
 
     assert (report.pending, report.dead) == (0, 0)
@@ -188,7 +188,7 @@ async def test_merged_rows_are_those_that_the_remote_end_has_once_all_is_deliver
 async def test_a_merged_row_shows_what_was_put_over_what_is_there(tmp_path: Path, quotes: SupabaseLite) -> None:
     async with connected(tmp_path, quotes) as (outbox, client):
         await outbox.put("quotes", {"n": 1, "t": "there", "f": 1.5})
-        await outbox.drain()
+        await outbox.drain(200)
         await outbox.put("quotes", {"f": 2.5}, operation="update", match={"n": 1})
         await outbox.put("quotes", {"n": 2})
 

@@ -54,12 +54,12 @@ def post(
     if key is not None:
         headers["apikey"] = key or server.secret_key
     url = f"{server.url}/rest/v1/{path}"
-    return httpx.post(url, json=list(rows), headers=headers, trust_env=False, timeout=30)
+    return httpx.post(url, json=list(rows), headers=headers, trust_env=False, timeout=200)
 
 
 def ids(server: SupabaseLite) -> list[str]:
     url = f"{server.url}/rest/v1/events?select=id"
-    answer = httpx.get(url, headers={"apikey": server.secret_key}, trust_env=False, timeout=30)
+    answer = httpx.get(url, headers={"apikey": server.secret_key}, trust_env=False, timeout=200)
     return [row["id"] for row in answer.raise_for_status().json()]
 
 
@@ -210,7 +210,7 @@ def test_the_public_key_neither_writes_nor_reads(server: SupabaseLite) -> None:
     assert row["id"] not in ids(server)
     assert post(server, "events", row).status_code == 201  # control: the row was good
     headers = {"apikey": server.publishable_key}
-    answer = httpx.get(f"{server.url}/rest/v1/events", headers=headers, trust_env=False, timeout=30)
+    answer = httpx.get(f"{server.url}/rest/v1/events", headers=headers, trust_env=False, timeout=200)
     if server.driver is Driver.POSTGRES:  # `clean_remote` took back what the server grants to everyone as it starts
         assert answer.json()["code"] == "42501"
     else:
@@ -220,11 +220,11 @@ def test_the_public_key_neither_writes_nor_reads(server: SupabaseLite) -> None:
 def test_the_shipped_privileges_are_in_force_behind_the_server(clean_remote: SupabaseLite) -> None:
     """Without the fixture's care the server's own grants would let the service role delete."""
     url = f"{clean_remote.url}/rest/v1/events?id=eq.{uuid4()}"
-    answer = httpx.delete(url, headers={"apikey": clean_remote.secret_key}, trust_env=False, timeout=30)
+    answer = httpx.delete(url, headers={"apikey": clean_remote.secret_key}, trust_env=False, timeout=200)
     assert (answer.status_code, answer.json()["code"]) == (403, "42501")
     clean_remote.stop()
     clean_remote.start()
-    again = httpx.delete(url, headers={"apikey": clean_remote.secret_key}, trust_env=False, timeout=30)
+    again = httpx.delete(url, headers={"apikey": clean_remote.secret_key}, trust_env=False, timeout=200)
     assert again.status_code == 204  # control
 
 

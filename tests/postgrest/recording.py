@@ -56,7 +56,7 @@ def inserts(*rows: Mapping[str, object], table: str = "trades", first: int = 1) 
     async def scene(outbox: Outbox) -> None:
         for number, row in enumerate(rows, first):
             await outbox.put(table, row, id=id_of(number))
-        await outbox.drain(timeout=10)
+        await outbox.drain(timeout=200)
 
     return scene
 
@@ -66,7 +66,7 @@ def puts(table: str, *rows: Mapping[str, object], **more: Any) -> Scene:
         outbox.register("orders", key="order_id")
         for row in rows:
             await outbox.put(table, row, **more)
-        await outbox.drain(timeout=10)
+        await outbox.drain(timeout=200)
 
     return scene
 
@@ -79,7 +79,7 @@ def reports(*, stopped: bool) -> Scene:
     async def scene(outbox: Outbox) -> None:
         # Only who sends reports; a real one would add reports of its own.
         outbox._flusher.state.now = FlusherState(running=True)
-        await outbox._reporter._report(stopped=stopped, deadline_s=10)
+        await outbox._reporter._report(stopped=stopped, deadline_s=200)
 
     return scene
 

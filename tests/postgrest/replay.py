@@ -36,7 +36,7 @@ class Answer:
 def replay(url: str, key: str) -> Iterator[Answer]:
     """Send every request to the project at `url` and yield its answer."""
     version = USER_AGENT.partition("/")[2]
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=200) as client:
         for request in read(FILE.read_text(encoding="utf-8")):
             body = request.body.replace("{version}", version)
             reply = client.request(

@@ -43,7 +43,7 @@ async def test_a_file_of_every_version_is_opened_migrated_and_drained(version: i
 
     remote = ScriptedTransport()
     async with Outbox.open(Settings(path=path), transport=remote) as outbox:
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
         stats = await outbox.stats()
 
     assert (report.delivered, report.pending, report.dead) == (PENDING, 0, 1)

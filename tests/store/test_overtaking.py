@@ -27,7 +27,7 @@ async def put_old_and_new(outbox: Outbox, remote: ScriptedTransport) -> None:
     """`old` dies; `new`, later and of the same key, is on its way and hangs there."""
     remote.answers.append(BAD)
     await outbox.put("states", {"k": 1, "n": 1}, operation="upsert", on_conflict=("k",), id="old")
-    await outbox.drain()
+    await outbox.drain(200)
     remote.gate.clear()
     await outbox.put("states", {"k": 1, "n": 2}, operation="upsert", on_conflict=("k",), id="new")
 
@@ -42,7 +42,7 @@ async def test_an_entry_is_not_revived_while_a_later_one_of_its_key_is_on_its_wa
 
             (refusal,) = await outbox.requeue(["old"])
             remote.gate.set()
-            await outbox.drain()
+            await outbox.drain(200)
 
         assert refusal.outcome is Outcome.LATER_UNDER_WAY
         assert n_of(remote) == [b"1", b"2"]  # the newer state was sent last
@@ -62,7 +62,7 @@ async def test_without_that_check_the_older_state_would_be_sent_last(
 
             (revived,) = await outbox.requeue(["old"])
             remote.gate.set()
-            await outbox.drain()
+            await outbox.drain(200)
 
         assert revived.outcome is Outcome.REQUEUED
         assert n_of(remote)[-1] == b"1"
@@ -78,7 +78,7 @@ async def test_an_older_entry_of_a_key_is_revived_before_a_newer_one_whatever_th
         remote.otherwise = BAD
         for each in ("first", "second"):
             await outbox.put("fills", {"n": 1}, key="k", id=each)
-        await outbox.drain()
+        await outbox.drain(200)
         remote.otherwise = ScriptedTransport().otherwise
 
         handled = await outbox.requeue(["second", "first"])
@@ -94,10 +94,10 @@ async def test_an_id_in_several_destinations_is_answered_for_each(tmp_path: Path
     remote = ScriptedTransport()
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
         await outbox.put("notes", {"n": 1}, id="x")
-        await outbox.drain()
+        await outbox.drain(200)
         remote.answers.append(BAD)
         await outbox.put("fills", {"n": 1}, id="x")
-        await outbox.drain()
+        await outbox.drain(200)
 
         handled = await outbox.discard(["x"], reason="a test")
 
@@ -112,7 +112,7 @@ async def test_a_late_request_leaves_what_died_after_it_was_made(tmp_path: Path)
     remote = ScriptedTransport(otherwise=BAD)
     async with Outbox.open(Settings(path=tmp_path / "bot.db"), transport=remote) as outbox:
         await outbox.put("fills", {"n": 1}, id="x")
-        await outbox.drain()
+        await outbox.drain(200)
         ((died_ms,),) = await outbox._store.read("select settled_at_ms from outbox")
         before, then = (
             Selection(everything=True, died_until_ms=died_ms - 1),
@@ -151,7 +151,7 @@ async def test_a_request_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: 
     outside.write_text('{"action": "discard", "arguments": {"everything": true, "reason": "r"}}')
     async with Outbox.open(Settings(path=path, poll_s=0.01), transport=ScriptedTransport(otherwise=BAD)) as outbox:
         await outbox.put("fills", {"n": 1})
-        await outbox.drain()
+        await outbox.drain(200)
         place = inbox.folder(path)
         await asyncio.to_thread(place.mkdir, mode=0o700)
         (place / "1.request.json").symlink_to(outside)
