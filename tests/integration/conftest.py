@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from supabase_lite import EmbeddedPostgres
 
+from outbox import background, fleet
 from tests.integration.sql_bench import TABLES, PsqlRunner, new_database
 from tests.integration.supabase_cli import SupabaseCli
 
@@ -49,3 +50,11 @@ def _program() -> Path:
 def supabase(_program: Path, tmp_path: Path) -> SupabaseCli:
     """Supabase's own command line, in a new project folder without migrations."""
     return SupabaseCli(_program, tmp_path)
+
+
+@pytest.fixture
+def patient_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bot gives a report ten seconds, and the last one, as it closes, less: a busy server here may need more."""
+    monkeypatch.setattr(fleet, "_DEADLINE_S", 200.0)
+    monkeypatch.setattr(fleet, "_LAST_S", 200.0)
+    monkeypatch.setattr(background, "_ALL_S", 400.0)

@@ -14,21 +14,26 @@ from psycopg.rows import TupleRow
 from supabase_lite import SupabaseLite
 
 from outbox import Outbox, Settings
+from outbox.testing import ManualClock
 from tests.support import run_async
+
+pytestmark = pytest.mark.usefixtures("patient_reports")
 
 Sql = psycopg.Connection[TupleRow]
 TRADE = {"session_id": "s", "symbol": "EURUSD", "timestamp": "2026-01-02T10:00:00Z"}
 
 
 @contextlib.asynccontextmanager
-async def flushing(folder: Path, remote: SupabaseLite, **changes: Any) -> AsyncIterator[Outbox]:
+async def flushing(
+    folder: Path, remote: SupabaseLite, *, clock: ManualClock | None = None, **changes: Any
+) -> AsyncIterator[Outbox]:
     values = {"supabase_url": remote.url, "supabase_key": remote.secret_key, "source": "trend@desk"} | changes
-    async with Outbox.open(Settings(path=folder / "bot.db", **values)) as outbox, outbox.flushing():
+    async with Outbox.open(Settings(path=folder / "bot.db", **values), clock=clock) as outbox, outbox.flushing():
         yield outbox
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(200):
         while not condition():  # noqa: ASYNC110 - another process makes it true
             await asyncio.sleep(0.02)
 
@@ -41,10 +46,16 @@ def health(sql: Sql) -> list[TupleRow]:
 async def test_a_running_bot_has_one_row_that_says_how_it_ended(
     tmp_path: Path, clean_remote: SupabaseLite, sql: Sql
 ) -> None:
-    async with flushing(tmp_path, clean_remote, health_s=0.1) as outbox:
+    seen = "select pending, dead, stopped, last_success_at is not null, version <> '' from outbox_health"
+    clock = ManualClock()
+
+    def reported() -> bool:
+        clock.advance(60)  # its minutes pass quickly; the server's, after three of which it would be silent, do not
+        return sql.execute(seen).fetchall() == [(0, 0, False, True, True)]
+
+    async with flushing(tmp_path, clean_remote, clock=clock, health_s=60) as outbox:
         await outbox.put("trades", TRADE)
-        seen = "select pending, dead, stopped, last_success_at is not null, version <> '' from outbox_health"
-        await until(lambda: sql.execute(seen).fetchall() == [(0, 0, False, True, True)])
+        await until(reported)
         assert health(sql) == [("trend@desk", "healthy", False, 0)]
         assert (await outbox.stats()).delivered == 1  # the report is no entry
 
@@ -93,7 +104,7 @@ async def test_without_the_table_everything_else_arrives_and_the_log_says_it_onc
             await until(lambda: "its table is missing or refuses the row" in caplog.text)
             for _ in range(5):
                 await outbox.put("trades", TRADE)
-                await outbox.drain(timeout=20)
+                await outbox.drain(timeout=200)
             stats = await outbox.stats()
     finally:
         sql.execute("alter table elsewhere rename to outbox_health")
@@ -111,7 +122,7 @@ async def test_a_report_that_hangs_holds_no_row_back(
         async with flushing(tmp_path, clean_remote, health_s=0.02) as outbox:
             await until(lambda: sql.execute(waiting).fetchone() == (1,))
             await outbox.put("trades", TRADE)
-            report = await outbox.drain(timeout=20)
+            report = await outbox.drain(timeout=200)
             assert (report.delivered, report.pending) == (1, 0)
             assert sql.execute(waiting).fetchone() == (1,)  # it hung all the while
             other.rollback()

@@ -87,7 +87,7 @@ async def test_what_two_bots_send_is_one_row_in_its_month_with_its_digits(
         async with opened(tmp_path / name, project) as outbox:
             ids.add((await outbox.put("trades", row)).id)
             await outbox.put("trades", row, id="019b7d00-0000-7000-8000-000000000001")
-            report = await outbox.drain(timeout=20)
+            report = await outbox.drain(timeout=200)
             assert (report.delivered, report.pending, report.dead) == (2, 0, 0)
 
     found = own_sql.execute("select count(*), count(distinct id), min(pnl)::text from trades").fetchone()
@@ -109,6 +109,7 @@ def documented_token(secret: str, role: str = "outbox_bot") -> str:
     return made
 
 
+@pytest.mark.usefixtures("patient_reports")
 @run_async
 async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_do_more(
     tmp_path: Path, project: SupabaseLite, own_sql: Sql
@@ -124,12 +125,12 @@ async def test_a_bot_with_a_token_of_the_small_role_sends_and_reads_and_cannot_d
         await outbox.put("trades", TRADE)
         await outbox.put("sessions", session, operation="upsert")
         await outbox.put("sessions", session | {"status": "STOPPED", "version": 2}, operation="upsert")
-        report = await outbox.drain(timeout=20)
+        report = await outbox.drain(timeout=200)
         assert (report.delivered, report.pending, report.dead) == (3, 0, 0)
         assert len(await outbox.fetch("trades?select=id")) == 1
 
         await outbox.put("orders", {"order_id": "o"}, operation="upsert", on_conflict=("order_id",))
-        refused = await outbox.drain(timeout=5)
+        refused = await outbox.drain(timeout=200)
         (pause,) = (await outbox.stats()).pauses
         assert (refused.pending, pause.reason, pause.code) == (1, "forbidden", "42501")
     assert own_sql.execute("select status from sessions").fetchall() == [("STOPPED",)]
@@ -148,7 +149,7 @@ async def test_doctor_finds_nothing_wrong_with_the_small_role_and_looks_for_a_ti
     async with opened(path, project, **access) as outbox:
         await outbox.put("trades", TRADE)
         await outbox.put("sessions", {"session_id": "s", "start_time": "2026-01-02T09:00:00Z"}, operation="upsert")
-        assert (await outbox.drain(timeout=20)).delivered == 2
+        assert (await outbox.drain(timeout=200)).delivered == 2
     for name, value in (("URL", project.url), ("KEY", project.publishable_key)):
         monkeypatch.setenv(f"SUPABASE_{name}", value)
     monkeypatch.setenv("OUTBOX_ACCESS_TOKEN", token)
