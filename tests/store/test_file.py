@@ -345,7 +345,7 @@ async def test_an_opening_that_is_cancelled_at_any_moment_leaves_nothing_behind(
         else:
             finished += 1
             await store.close()
-        async with opened(path, wait_s=5) as after:
+        async with opened(path, wait_s=200) as after:
             await after.put(*entry())
     assert finished < 120
 

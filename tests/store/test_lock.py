@@ -134,7 +134,7 @@ async def test_one_that_waits_in_vain_says_so_after_its_time(tmp_path: Path) -> 
         started = loop.time()
         error = await raised(open_store(tmp_path / "bot.db", clock=SystemClock(), wait_s=0.2))
         assert isinstance(error, StoreInUse)
-        assert 0.2 <= loop.time() - started < 5
+        assert loop.time() - started >= 0.2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")

@@ -12,12 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from outbox import Outbox, OutboxError, Settings
+from outbox.clock import SystemClock
 from outbox.store.file_watch import FileWatch
 
 
 def answered(**facts: Any) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
+
+
+class Clock(SystemClock):
+    """resting: set once the housekeeper has looked for the first time, and reads nothing for a minute."""
+
+    def __init__(self) -> None:
+        self.resting = asyncio.Event()
+
+    async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
+        self.resting.set()
+        return await super().wait(event, timeout_s)
 
 
 class Bot:
@@ -73,7 +85,9 @@ class Bot:
 
 async def main(path: Path) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(msg)s")
-    outbox = await Outbox.open(Settings(path=path, _env_file=None))
+    clock = Clock()
+    outbox = await Outbox.open(Settings(path=path, _env_file=None), clock=clock)
+    await clock.resting.wait()
     bot = Bot(outbox, path)
     answered(pid=os.getpid())
     loop = asyncio.get_running_loop()

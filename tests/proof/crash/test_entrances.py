@@ -59,12 +59,12 @@ async def tell_again(left: Storm, remote: SupabaseLite) -> int:
     async with Outbox.open(chosen) as outbox:
         for fill in fills:
             outbox.put_nowait("trades", fill.row, id=fill.id)
-        report = await outbox.drain(timeout=50)
+        report = await outbox.drain(timeout=200)
         assert (report.pending, report.dead) == (0, 0)
     return len(fills)
 
 
-@pytest.mark.timeout(max(300, KILLS * 20))
+@pytest.mark.timeout(max(900, KILLS * 20))
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_an_entrance_loses_no_row_and_sends_none_twice(
     entrance: str, tmp_path: Path, clean_remote: SupabaseLite, sql: psycopg.Connection[TupleRow]

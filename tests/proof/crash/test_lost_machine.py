@@ -43,7 +43,7 @@ async def main():
             assert (await outbox.put("trades", row)).seq == number
             print(json.dumps(["trades", str(number)]), flush=True)
             if number % 10 == 0:
-                await outbox.drain(timeout=30)
+                await outbox.drain(timeout=200)
             await asyncio.sleep(0.01)  # the next tick: whoever copies needs the machine, too
 
 asyncio.run(main())
@@ -176,7 +176,7 @@ async def lose(folder: Path, remote: SupabaseLite, copier: Copier) -> Lost:
     witness.start()
     try:
         with reader(path), copier.running(folder) as copying:
-            await asyncio.to_thread(witness.wait_for, EARLY - BEFORE, timeout_s=50)
+            await asyncio.to_thread(witness.wait_for, EARLY - BEFORE, timeout_s=200)
             early, begun = numbers(witness), copier.begun(folder)
             # The next step may have begun before this moment, the one behind it has not.
             await until(lambda: copier.done(folder) >= begun + 2 or copying.poll() is not None)
@@ -211,7 +211,7 @@ def reached(path: Path, remote: SupabaseLite) -> Settings:
 async def drained(path: Path, remote: SupabaseLite) -> str | None:
     """Send what the file holds; return what it says about a loss."""
     async with Outbox.open(reached(path, remote)) as outbox:
-        report = await outbox.drain(timeout=50)
+        report = await outbox.drain(timeout=200)
         assert (report.pending, report.dead) == (0, 0)
         return (await outbox.stats()).loss
 

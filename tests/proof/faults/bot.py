@@ -44,6 +44,11 @@ async def obey(outbox: Outbox, do: str, **words: object) -> object:
         assert isinstance(timeout_s, int)
         report = await outbox.drain(timeout=timeout_s)
         return {"pending": report.pending, "dead": report.dead}
+    if do == "be patient":  # the faults are over, and how long a busy server takes is none
+        context = outbox._flusher._context
+        context.limits = context.limits.model_copy(update={"request_deadline_s": 200.0})
+        context.window._deadline_s = 200.0
+        return "ok"
     if do == "stats":
         return (await outbox.stats()).destinations
     if do == "insert":

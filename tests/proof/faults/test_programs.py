@@ -135,7 +135,8 @@ def play(program: list[tuple[str, Any]], folder: Path, proxy: Proxy, remote: Sup
                 bot.start()
         bot.ask(do="drain", timeout_s=3)  # through the faults that are left, or as far as that goes
         proxy.heal()
-        report = bot.ask(do="drain", timeout_s=20)
+        bot.ask(do="be patient")
+        report = bot.ask(do="drain", timeout_s=200)
         proxy.release()  # first sendings that arrive after everything else
         return model, report, bot.ask(do="stats")
     finally:
@@ -161,7 +162,7 @@ def proxy(clean_remote: SupabaseLite) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.mark.timeout(max(600, PROGRAMS * 20))
+@pytest.mark.timeout(max(900, PROGRAMS * 20))
 def test_after_any_program_of_faults_and_kills_the_remote_has_what_was_put_once_and_in_order(
     proxy: Proxy, clean_remote: SupabaseLite, sql: Sql
 ) -> None:

@@ -30,7 +30,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrate, "shipped", with_planted)
 
 
-@pytest.mark.timeout(max(300, WANTED // 10))
+@pytest.mark.timeout(max(900, WANTED // 10))
 def test_whatever_a_power_cut_leaves_everything_acknowledged_is_there_and_as_it_was_said() -> None:
     operations = record(a_bots_lives())
     outcome = study(operations)
