@@ -45,6 +45,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 class OutboxError(Exception):
     """The root of every error that this library raises on purpose. Each can be copied and pickled, its facts with it.
@@ -208,11 +213,18 @@ class DiskFull(StoreError, OSError):
 
     def __init__(self, *, path: Path, ids: Sequence[str] = ()) -> None:
         super().__init__(
-            f"no space left on the disk of {path}; nothing was written: {_listed(ids)}."
+            f"no space left on the disk of {path}{_own_limit()}; nothing was written: {_listed(ids)}."
             " Make room, then put the same id again: it is safe",
             path=path,
         )
         self.ids: tuple[str, ...] = tuple(ids)
+
+
+def _own_limit() -> str:
+    """Return words for this process's own limit of a file's size, which SQLite meets as it meets a full disk."""
+    if resource is None or (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) == resource.RLIM_INFINITY:
+        return ""
+    return f", or a file would be larger than the {limit:,} bytes that this process may write (ulimit -f)"
 
 
 class OutboxFull(StoreError):

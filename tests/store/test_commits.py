@@ -569,11 +569,14 @@ async def main():
     ):
         error = await told(work)
         print(type(error).__name__, getattr(error, "ids", None) == ids, store.writer.commits.connection is connection)
+        limit = "the 40,000 bytes that this process may write (ulimit -f)"
+        assert limit in str(error) or not isinstance(error, DiskFull), error
     print(type(await told(store.put(*entry(2, "x" * 100_000)))).__name__)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     await store.look()  # as the housekeeper does, once a second
     assert not store.writer.commits.suspect
-    assert isinstance(await told(store.put(*entry(3))), DiskFull)  # until the reserve is whole again
+    full = await told(store.put(*entry(3)))  # until the reserve is whole again
+    assert isinstance(full, DiskFull) and "ulimit" not in str(full), full
     assert await store.writer.capacity.regain()
     again = [await store.put(*entry(n, "x" * 100_000 * (n == 2))) for n in range(6)]
     print(len({receipt.seq for receipt in again}), sum((await store.counts())["trades"].values()))
