@@ -33,7 +33,8 @@ FilePath = Annotated[
 ]
 _FLAGS = {
     "ids": "IDS", "destination": "--destination", "code": "--code", "everything": "--all", "since": "--since",
-    "until": "--until", "reason": "--reason", "rename-column": "--rename-column", "all-matching": "--all-matching",
+    "until": "--until", "older-than": "--older-than",
+    "reason": "--reason", "rename-column": "--rename-column", "all-matching": "--all-matching",
     "json": "--json", "before_ms": "--older-than", "optional": "--optional", "limit": "--limit",
     "session": "--session", "said": "--said", "where": "--where",
 }  # fmt: skip

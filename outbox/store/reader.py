@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from outbox.entry import LaneSpec, Outgoing, StoredEntry
-from outbox.errors import OutboxClosed
+from outbox.errors import InvalidRequest, OutboxClosed
 from outbox.postgrest.batch import utf8_bytes
 from outbox.store import database, queries
 from outbox.store.rows import Lane, Look, Notices, Sendable, StoredPause, by_state
@@ -59,6 +59,10 @@ class Reader:
             if database.classify_error(error) in database.DAMAGE:
                 self.on_corrupt(error)
             raise database.named(error, self.path) from error
+        except UnicodeEncodeError:  # a ValueError, too: half a character, as of a shell that speaks Latin-1
+            raise InvalidRequest(
+                "what was asked for is no valid Unicode, so no entry has it", field="entries"
+            ) from None
         except ValueError as error:  # aiosqlite's word for a closed connection
             raise OutboxClosed("the outbox was closed meanwhile") from error
 

@@ -222,6 +222,13 @@ def test_what_lists_entries_shows_their_digits_as_they_stand_in_the_file(dead: P
         assert 'price=0.123456789012345678901 legs=[1.10, "a, \\"b\\""]' in told, words
 
 
+@pytest.mark.parametrize("words", [("find",), ("show",), ("ls", "--session"), ("ls", "--said"), ("requeue", "--yes")])
+def test_an_argument_that_is_no_unicode_is_refused_as_such(words: tuple[str, ...], dead: Path) -> None:
+    code, _, complaints = said(*words, "caf\udce9", "--path", dead)
+    assert (code, "is no valid Unicode" in complaints) == (3, True), complaints
+    assert said(*words, "café", "--path", dead)[0] in (0, 1), "the control"
+
+
 def test_a_pause_does_not_say_its_reason_twice(dead: Path) -> None:
     pause = "insert into outbox_pauses values ('everything', '', 'unreachable', null, null, 'unreachable', 4, 1, 2)"
     with shell(dead) as connection:
