@@ -21,7 +21,7 @@ import pytest
 from outbox import Outbox, OutboxClosed, OutcomeUnknown, Settings, StoreInUse, background, outbox as outbox_module
 from outbox.errors import StoreError, TransactionExpired
 from outbox.postgrest.client import PostgrestTransport
-from outbox.postgrest.network import Backend, addresses
+from outbox.postgrest.connecting import Backend, addresses
 from outbox.postgrest.verdicts import Failure
 from outbox.store.held_transaction import Block
 from outbox.store.store import Store

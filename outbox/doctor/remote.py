@@ -20,7 +20,8 @@ from outbox.clock import Clock
 from outbox.doctor.complaints import Complaint, Outcome, complaint
 from outbox.doctor.remote_findings import Obstacle, TableFacts, Target, meant
 from outbox.postgrest.client import Request, Transport
-from outbox.postgrest.network import Misconfigured, addresses, tls_context
+from outbox.postgrest.connecting import addresses
+from outbox.postgrest.network import Misconfigured, tls_context
 from outbox.postgrest.verdicts import Reply
 from outbox.threads import in_thread
 

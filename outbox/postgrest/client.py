@@ -20,7 +20,6 @@ from outbox import __version__
 from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.postgrest import network, project
 from outbox.postgrest.batch import insert_body
-from outbox.postgrest.network import Backend
 from outbox.postgrest.scrub import Scrubber, be_discreet, ours
 from outbox.postgrest.verdicts import RESOLUTIONS, Failure, Reply, Silence
 from outbox.threads import in_thread
@@ -172,7 +171,10 @@ class PostgrestTransport:
         source: str | None = None,
         allow_insecure: bool = False,
     ) -> None:
+        from outbox.postgrest.connecting import Backend  # httpcore with it: not for a bot that only keeps rows
+
         self._rest_url = rest_url
+        self._backend: type[Backend] = Backend
         self.project: str | None = project.identity(rest_url)
         self._auth = _KeyAuth(key, token)
         self._scrub = self._own_scrub = Scrubber(key, token)
@@ -210,7 +212,7 @@ class PostgrestTransport:
             verify=trusted,
             proxy=None if self._proxy is None else self._proxy.as_httpx(trusted),
         )
-        network_transport._pool._network_backend = Backend()  # httpcore takes one, but httpx passes none on
+        network_transport._pool._network_backend = self._backend()  # httpcore takes one, but httpx passes none on
         return httpx.AsyncClient(
             transport=network_transport,
             timeout=httpx.Timeout(None, pool=5.0),  # the deadline of `send` bounds a whole request
