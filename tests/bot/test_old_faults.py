@@ -89,7 +89,7 @@ async def test_1_more_than_a_thousand_writes_survive_an_outage(tmp_path: Path) -
         client = SupabaseClient(outbox)
         for future in [outbox.put_nowait("events", {"number": number}) for number in range(wanted)]:
             await future
-        await client.retry_pending()
+        await client.retry_pending(timeout=200)
     nothing_is_missing(server.rows("events"), wanted)
 
 
@@ -106,7 +106,7 @@ async def test_1_what_was_written_survives_the_end_of_the_process(tmp_path: Path
         await SupabaseClient(outbox).execute("events", {"number": 0})
         assert server.tables == {}
     async with opened(tmp_path, server) as outbox:
-        await SupabaseClient(outbox).retry_pending()
+        await SupabaseClient(outbox).retry_pending(timeout=200)
     nothing_is_missing(server.rows("events"), 1)
 
 
@@ -130,7 +130,7 @@ async def test_2_without_a_client_the_write_is_kept(tmp_path: Path, monkeypatch:
         await client.execute("events", {"number": 0})
     server = Server()
     async with opened(tmp_path, server) as outbox:
-        await SupabaseClient(outbox).retry_pending()
+        await SupabaseClient(outbox).retry_pending(timeout=200)
     nothing_is_missing(server.rows("events"), 1)
 
 
@@ -152,7 +152,7 @@ async def test_3_retry_pending_counts_what_it_has_sent(tmp_path: Path) -> None:
     async with opened(tmp_path, server) as outbox:
         client = SupabaseClient(outbox)
         await client.execute("sessions", SESSION, "upsert")
-        what_counts_as_sent_has_arrived(await client.retry_pending(), server.rows("sessions"))
+        what_counts_as_sent_has_arrived(await client.retry_pending(timeout=200), server.rows("sessions"))
 
 
 # ------------------------------------------------------------------------------------------------ 4
@@ -174,7 +174,7 @@ async def test_4_a_lost_reply_does_not_make_two_rows(tmp_path: Path) -> None:
     async with opened(tmp_path, server) as outbox:
         client = SupabaseClient(outbox)
         await client.log_trade(TRADE)
-        await client.retry_pending()
+        await client.retry_pending(timeout=200)
         assert client.pending_count == 0
     there_is_one(server.rows("trades"))
 
@@ -196,7 +196,7 @@ async def test_5_a_pending_upsert_is_sent_as_an_upsert(tmp_path: Path) -> None:
         client = SupabaseClient(outbox)
         await client.execute("sessions", start, "upsert")
         await client.execute("sessions", end, "upsert")
-        await client.retry_pending()
+        await client.retry_pending(timeout=200)
     there_is_one(server.rows("sessions"))
     assert server.rows("sessions")[0]["status"] == "STOPPED"
 
@@ -219,9 +219,9 @@ async def test_6_what_has_arrived_is_not_sent_again(tmp_path: Path) -> None:
         client = SupabaseClient(outbox)
         for number in range(3):
             await client.execute("events", {"number": number})
-        await client.retry_pending()
+        await client.retry_pending(timeout=200)
         sent = len(transport.requests)
-        await client.retry_pending()
+        await client.retry_pending(timeout=200)
         assert len(transport.requests) == sent
     nothing_is_missing(server.rows("events"), 3)
 
@@ -243,7 +243,7 @@ async def test_11_an_events_data_are_an_object_and_no_text(tmp_path: Path) -> No
     async with opened(tmp_path, server) as outbox:
         client = SupabaseClient(outbox)
         await client.log_event("BAR", {"close": 1.25})
-        await client.retry_pending()
+        await client.retry_pending(timeout=200)
     the_data_are_an_object(server.rows("events"))
 
 
@@ -272,7 +272,7 @@ async def test_12_trade_ids_do_not_collide(tmp_path: Path) -> None:
         logger = TradeLogger(outbox, "s-1")
         for _ in range(2):
             await logger.log_trade("EURUSD", 1, 1, "CLOSE", 0.1, 1.0, 1.1, 1.0, 1.0, 0)
-        await SupabaseClient(outbox).retry_pending()
+        await SupabaseClient(outbox).retry_pending(timeout=200)
     ids_are_full_uuids_and_differ(server.rows("trades"))
 
 
@@ -335,7 +335,7 @@ async def test_15_an_unknown_gain_is_stored_and_a_small_one_stays_visible(tmp_pa
     server = Server()
     async with opened(tmp_path, server) as outbox:
         await TradeLogger(outbox, "s-1").log_trade("EURUSD", 1, 1, "CLOSE", 0.1, 1.0, 1.1, pnl, pnl, 0)
-        await SupabaseClient(outbox).retry_pending()
+        await SupabaseClient(outbox).retry_pending(timeout=200)
     gains_are_as_given(server.rows("trades"), [pnl])
 
 

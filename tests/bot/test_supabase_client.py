@@ -339,11 +339,11 @@ async def test_retry_pending_sends_what_is_pending_and_counts_it(
 ) -> None:
     async with connected(tmp_path, clean_remote) as outbox:
         client = SupabaseClient(outbox)
-        assert await client.retry_pending() == 0
+        assert await client.retry_pending(timeout=200) == 0
         await client.log_trade(TRADE)
         await client.execute("sessions", {"session_id": "s-1", "start_time": NOW}, "upsert")
 
-        assert await client.retry_pending() == 2
+        assert await client.retry_pending(timeout=200) == 2
         assert client.pending_count == 0
 
     assert sql.execute("select (select count(*) from trades), (select count(*) from sessions)").fetchone() == (1, 1)
@@ -379,7 +379,7 @@ async def test_without_url_and_key_writing_works_and_reading_says_what_is_missin
         await client.log_trade(TRADE)
 
         assert (client.enabled, client.url, client.pending_count) == (False, None, 1)
-        assert await client.retry_pending() == 0
+        assert await client.retry_pending(timeout=200) == 0
         with pytest.raises(ConfigError, match="SUPABASE_URL"):
             await client.get_trades()
 

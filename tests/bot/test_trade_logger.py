@@ -66,7 +66,7 @@ async def test_real_and_simulated_trades_arrive_in_their_columns(
             await logger.log_real_trade({"id": "T-9", "symbol": "GBPUSD", "pnl": 1.239, "session_id": "other"}),
             await logger.log_paper_trade(Paper()),
         ]
-        await SupabaseClient(outbox).retry_pending()
+        await SupabaseClient(outbox).retry_pending(timeout=200)
 
     rows = sql.cursor(row_factory=dict_row).execute("select * from trades").fetchall()
     by_id = {str(row.pop("id")): row for row in rows}
