@@ -1,4 +1,4 @@
-"""The only reader of the environment; every other module receives plain values."""
+"""Everything that can be set. With `setting_rules` the only reader of the environment; others get plain values."""
 
 from __future__ import annotations
 
