@@ -17,7 +17,7 @@ from outbox import setting_rules
 from outbox.cli import format as formatting
 from outbox.errors import ConfigError, InvalidRequest, OutboxError, StoreCorrupt, StoreError
 from outbox.snapshot import Health
-from outbox.store.glance import glance
+from outbox.store.read_once import read_once
 
 if TYPE_CHECKING:
     from outbox.store.read_only import ReadOnlyStore
@@ -79,7 +79,7 @@ def read(where: Path, work: Callable[[ReadOnlyStore], Awaitable[T]]) -> T:
 
 def check_outbox(where: Path) -> None:
     """Raise StoreError, which says what is there, unless it is an outbox."""
-    glance(where, lambda _: None)
+    read_once(where, lambda _: None)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from outbox.recovery.probe import found_beside, loss_at_opening
 from outbox.snapshot import MOST_POSTPONED, Health, Snapshot, read
 from outbox.store import lock as lock_file, queries, sqlite
 from outbox.store.files import real_path
-from outbox.store.glance import glance
 from outbox.store.lock import Holder
+from outbox.store.read_once import read_once
 from outbox.store.rows import PauseFacts, StoredPause
 from outbox.store.sidecar import Flushing, Written
 
@@ -93,7 +93,7 @@ def read_status(path: Path, *, warnings: tuple[str, ...], stalled_after_s: float
             stalled_after_s=stalled_after_s,
         )
 
-    return glance(path, work)
+    return read_once(path, work)
 
 
 def _written(path: Path) -> Written:

@@ -1,4 +1,4 @@
-"""As `glance`, for an event loop: several questions, each with its own wait."""
+"""As `read_once`, for an event loop: several questions, each with its own wait."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import aiosqlite
 
 from outbox.errors import StoreError
 from outbox.store import database, files
-from outbox.store.glance import TRIES, check_schema, is_file as is_file, is_still, restless
 from outbox.store.migrations import applied
+from outbox.store.read_once import TRIES, check_schema, is_file as is_file, is_still, restless
 from outbox.store.reader import Reader
 from outbox.threads import in_thread
 

@@ -62,7 +62,7 @@ def test_status_loads_nothing_of_the_network_and_no_more_than_it_shows(tmp_path:
     with BlockingOutbox.open(path=tmp_path / "bot.db") as outbox:
         outbox.put("trades", {"n": 1})
     found = loaded_by("status", "--path", "bot.db", folder=tmp_path)
-    assert {"outbox.snapshot", "outbox.store.glance"} <= found
+    assert {"outbox.snapshot", "outbox.store.read_once"} <= found
     assert not (NETWORK | SPARED) & found
     assert sum(name.startswith("outbox.") for name in found) <= MODULES
     assert not (NETWORK | SPARED) & loaded_by("status", "bot.db", "--json", folder=tmp_path)

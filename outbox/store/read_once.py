@@ -22,7 +22,7 @@ T = TypeVar("T")
 TRIES = 5
 
 
-def glance(path: Path, work: Callable[[sqlite3.Connection], T], *, busy_timeout_s: float = 5.0) -> T:
+def read_once(path: Path, work: Callable[[sqlite3.Connection], T], *, busy_timeout_s: float = 5.0) -> T:
     """Return what `work` finds in `path`, all of it at one moment of the file's life; `work` may run again.
 
     Raises StoreError: the file is missing, holds no outbox, or cannot be read.
