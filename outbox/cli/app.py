@@ -91,7 +91,8 @@ def _value(parameter: Any, by_typer: Callable[[Any, Any], Any], ctx: Any, value:
 def _spared(parameters: Sequence[Any]) -> Any:
     """Return `parameters`, each of which takes its value from `_value`."""
     for each in parameters:
-        if hasattr(each, "type_descriptor") and "process_value" not in vars(each):  # older typers need no pydantic
+        known = hasattr(getattr(each, "type_descriptor", None), "parameter_info")  # typer 0.29; older need no pydantic
+        if known and "process_value" not in vars(each):
             vars(each)["process_value"] = partial(_value, each, each.process_value)
     return parameters
 
