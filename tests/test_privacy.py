@@ -12,7 +12,7 @@ import outbox
 
 PACKAGE = Path(outbox.__file__).parent
 # Other libraries' own, each behind one door, with the reason beside it there; and what Python gives a NamedTuple.
-FOREIGN = {"_execute", "_conn", "_thread", "_pool", "_get_running_loop", "_replace", "_fields"}
+FOREIGN = {"_execute", "_conn", "_thread", "_pool", "_get_running_loop", "_replace", "_asdict", "_fields"}
 
 
 def touched(source: str) -> Iterator[str]:

@@ -54,7 +54,9 @@ def _headers(request: Recorded, url: str, key: str) -> list[tuple[str, str]]:
 def _fits(request: Recorded, reply: httpx.Response) -> bool:
     if request.method == "GET":
         return reply.status_code == 200 and isinstance(reply.json(), list)
-    operation = Operation.UPDATE if request.method == "PATCH" else Operation.INSERT
+    merges = any(name == "prefer" and "merge-duplicates" in value for name, value in request.headers)
+    posted = Operation.UPSERT if merges else Operation.INSERT
+    operation = Operation.UPDATE if request.method == "PATCH" else posted
     found = Reply(reply.status_code, {name.lower(): value for name, value in reply.headers.items()}, reply.content)
     match judge(operation, 1, found):
         case Delivered():
