@@ -43,6 +43,14 @@ class Encoded(NamedTuple):
     repaired: tuple[str, ...]  # sorted paths of the strings and keys that held NUL or surrogates
 
 
+def decode(text: str | bytes) -> Any:
+    """Return what JSON `text` holds, each number with all its digits: two that differ must not become one float.
+
+    Raises ValueError, RecursionError: Python reads less of JSON than SQLite.
+    """
+    return json.loads(text, parse_float=Decimal)
+
+
 def encode_row(row: object, *, where: str, integers: Collection[str] = ()) -> Encoded:
     """Return `row` encoded; the row is not changed and no reference to it is kept.
 

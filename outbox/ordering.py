@@ -21,7 +21,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from outbox.columns import identifier
-from outbox.encoding import encode_row, encode_value
+from outbox.encoding import decode, encode_row, encode_value
 from outbox.entry import Destination, LaneSpec, Operation
 from outbox.errors import InvalidEntry
 
@@ -138,7 +138,7 @@ def _update(
         if column in RESERVED:
             raise InvalidEntry("is a reserved word of PostgREST and cannot be matched", field=f"match.{column}")
     text = encode_row(match, where="match").text
-    values = json.loads(text, parse_float=Decimal)
+    values = decode(text)
     for column, value in values.items():
         if isinstance(value, dict | list):
             raise InvalidEntry("must be a single value", field=f"match.{column}")
@@ -163,7 +163,7 @@ def ordering_key(key: object) -> str | None:
         return None
     if isinstance(key, str) and not key:
         raise InvalidEntry("must not be empty", field="key")
-    plain = json.loads(encode_value(key, where="key"), parse_float=Decimal)
+    plain = decode(encode_value(key, where="key"))
     # Sorted: the order in which the columns are named does not matter.
     texts = sorted(_canonical(_text(each)) for each in (plain if isinstance(plain, list) else [plain]))
     return (texts[0] or '""') if len(texts) == 1 else json.dumps(texts, ensure_ascii=False, separators=(",", ":"))

@@ -6,13 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple, TypeVar
 from uuid import UUID, uuid5
 
 from outbox.columns import Kind
-from outbox.encoding import encode_alike, encode_row
+from outbox.encoding import decode, encode_alike, encode_row
 from outbox.entry import Destination, Entry, IfExists, Operation, OperationName
 from outbox.errors import InvalidEntry
 from outbox.ordering import Intent, intend
@@ -66,7 +65,7 @@ def written(
     if chosen is Operation.INSERT and destination.key in encoded.columns:
         own = as_id(json.loads(encoded.text)[destination.key], f"{name}.{destination.key}")
         if own is None:  # an unset field of a model: the minted id goes there
-            values = json.loads(encoded.text, parse_float=Decimal)
+            values = decode(encoded.text)
             del values[destination.key]
             encoded = encode_row(values, where=name)._replace(repaired=encoded.repaired)
     given = as_id(id, "id")
@@ -79,7 +78,7 @@ def written(
     if chosen is Operation.INSERT and plain:
         intent = _plain_insert(destination, encoded.columns)
     else:
-        values = json.loads(encoded.text, parse_float=Decimal)
+        values = decode(encoded.text)
         intent = intend(
             destination, encoded.columns, values, operation=chosen, key=key, on_conflict=on_conflict, match=match,
             id=chosen_id,

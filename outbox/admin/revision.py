@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from outbox.encoding import encode_row, encode_value
+from outbox.encoding import decode, encode_row, encode_value
 from outbox.entry import Destination, LaneSpec, Operation, State, StoredEntry
 from outbox.errors import InvalidEntry
 from outbox.ordering import intend, key_of_row
@@ -48,7 +48,7 @@ def revised(entry: Unrevised, text: str) -> Revised:
     Raises InvalidEntry, which names the field: the text is not a JSON object, or cannot be sent as this entry.
     """
     encoded = encode_row(json_object(text, "payload", constant=_no_constant), where=entry.destination)
-    values = json.loads(encoded.text, parse_float=Decimal)
+    values = decode(encoded.text)
     if entry.spec is None:  # a shell's, refused before it was read: it is interpreted as on first reading
         return Revised(encoded.text, entry.key, None, None)
     if entry.operation is Operation.INSERT:
@@ -58,11 +58,11 @@ def revised(entry: Unrevised, text: str) -> Revised:
     intent = intend(
         Destination(entry.destination, key=entry.spec.on_conflict if entry.operation is Operation.INSERT else "id"),
         encoded.columns,
-        json.loads(encoded.text, parse_float=Decimal),
+        decode(encoded.text),
         operation=entry.operation,
         key=_given_key(entry, deciding),
         on_conflict=deciding,
-        match=json.loads(entry.match, parse_float=Decimal) if entry.match else None,
+        match=decode(entry.match) if entry.match else None,
         # Treat the id as the caller's own: then the flusher checks whether an earlier try has stored another row.
         id=entry.id if entry.state is State.PENDING and entry.operation is Operation.INSERT else None,
     )
@@ -99,7 +99,7 @@ def renamed(payload: str, names: Mapping[str, str]) -> str | None:
     Raises InvalidEntry: a new name is already there.
     """
     try:
-        values = json.loads(payload, parse_float=Decimal)
+        values = decode(payload)
     except _UNREADABLE as error:
         raise InvalidEntry("cannot be read as JSON", field="payload") from error
     if set(names).isdisjoint(values):
@@ -112,7 +112,7 @@ def renamed(payload: str, names: Mapping[str, str]) -> str | None:
 
 
 def _texts(payload: str) -> dict[str, str]:
-    values = json.loads(payload, parse_float=Decimal)
+    values = decode(payload)
     return {name: encode_value(value, where=name) for name, value in values.items()}
 
 
@@ -162,5 +162,5 @@ def _given_key(entry: Unrevised, deciding: tuple[str, ...] | None) -> str | None
     """Return the ordering key that the caller gave; None: it is derived from the values, and changes with them."""
     if deciding is None:
         return entry.key
-    before = json.loads(entry.payload, parse_float=Decimal)
+    before = decode(entry.payload)
     return None if entry.key == key_of_row([before.get(column) for column in deciding]) else entry.key

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +20,7 @@ from outbox.cli.advice import advice
 from outbox.cli.common import AsJson, FilePath, json_line, looking, print_json, read
 from outbox.cli.filters import LIMIT, Chosen, Limit, OfState, selecting, sharing
 from outbox.clock import SystemClock
+from outbox.encoding import decode
 from outbox.entry import State
 from outbox.forensics import entries
 from outbox.forensics.entries import Behind, Line, Row, Story
@@ -197,7 +196,7 @@ def row_json(row: Row) -> dict[str, Any]:
 def _plain(text: str) -> Any:
     """Return what `text` holds, or the text itself: Python reads less of JSON than SQLite, which took a shell's row."""
     try:
-        return json.loads(text, parse_float=Decimal)
+        return decode(text)
     except (ValueError, RecursionError):
         return text
 

@@ -12,13 +12,13 @@ import json
 import socket
 import ssl
 from collections.abc import Sequence
-from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlsplit
 
 from outbox.clock import Clock
 from outbox.doctor.complaints import Complaint, Outcome, complaint
 from outbox.doctor.remote_findings import Obstacle, TableFacts, Target, meant
+from outbox.encoding import decode
 from outbox.postgrest.client import Request, Transport
 from outbox.postgrest.connecting import addresses
 from outbox.postgrest.network import Misconfigured, tls_context
@@ -96,7 +96,7 @@ class Questions:
         if delivered is None:
             return None
         its_id, payload = delivered
-        wanted = str(json.loads(payload, parse_float=Decimal).get(target.key) or its_id)
+        wanted = str(decode(payload).get(target.key) or its_id)
         path = f"{target.name}?select={target.key}&{target.key}=eq.{quote(wanted, safe='')}&limit=1"
         outcome = await self._ask("GET", path)
         # The key column is not the one asked for: the answer means nothing.

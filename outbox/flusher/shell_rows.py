@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from decimal import Decimal
 
 from outbox import logs
 from outbox.columns import identifier
+from outbox.encoding import decode
 from outbox.entry import Destination, State, StoredEntry
 from outbox.errors import InvalidEntry
 from outbox.flusher.context import FlusherContext
@@ -47,9 +46,9 @@ def understood(entry: StoredEntry, destination: Destination) -> Adopted:
 
     Python reads less of JSON than SQLite does: neither very long numbers nor deep nesting.
     """
-    values = json.loads(entry.payload, parse_float=Decimal)
+    values = decode(entry.payload)
     on_conflict = tuple(entry.on_conflict.split(",")) if entry.on_conflict else None
-    match = json.loads(entry.match, parse_float=Decimal) if entry.match else None
+    match = decode(entry.match) if entry.match else None
     if not isinstance(match, dict | None):
         raise InvalidEntry("must be a JSON object", field="match")
     columns = tuple(sorted(values))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, TypeAlias
 
+from outbox.encoding import decode
 from outbox.entry import State
 from outbox.errors import InvalidRequest
 from outbox.forensics import queries as asked
@@ -116,18 +116,12 @@ async def telling(reader: Reader, seqs: Sequence[int], columns: Sequence[str]) -
     found = {}
     for seq, payload, match in await reader.read(asked.TOLD_ROWS.sql, (json.dumps(list(seqs)),)):
         try:
-            row = {**_exact(match or "{}"), **_exact(payload)}
+            row = {**decode(match or "{}"), **decode(payload)}
         except (ValueError, RecursionError):  # a shell's, which only SQLite accepts as JSON
             row = {}
         names = columns or [*(name for name in _TELLING if row.get(name) is not None), *row]
         chosen = dict.fromkeys(names) if columns else dict.fromkeys(list(dict.fromkeys(names))[:_TOLD_COLUMNS])
         found[int(seq)] = {name: row.get(name) for name in chosen}
-    return found
-
-
-def _exact(text: str) -> dict[str, Any]:
-    """Return an object with all digits of its numbers."""
-    found: dict[str, Any] = json.loads(text, parse_float=Decimal)
     return found
 
 

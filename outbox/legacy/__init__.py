@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from uuid import UUID, uuid5
 from outbox.bot import queries
 from outbox.bot.bar_text import bar_time_ms, encoded
 from outbox.bot.session_state import Session, figure, midnight, names, stored
-from outbox.encoding import encode_value
+from outbox.encoding import decode, encode_value
 from outbox.entry import Operation
 from outbox.errors import IdConflict, InvalidEntry, InvalidRequest
 from outbox.legacy.fragments import EMPTY, NO_UTF8, NOT_UTF8, Piece, Window, members, pieces
@@ -211,7 +210,7 @@ async def _put(outbox: Outbox, tx: Transaction, item: _Item) -> bool | str:
 def _event_data(data: object) -> object:
     """Return an event's data as an object; the old module wrote it as text."""
     with contextlib.suppress(ValueError, RecursionError):
-        if isinstance(data, str) and isinstance(read := json.loads(data, parse_float=Decimal), dict):
+        if isinstance(data, str) and isinstance(read := decode(data), dict):
             return read
     return data
 

@@ -6,11 +6,11 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from decimal import Decimal
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple, TypeVar
 
+from outbox.encoding import decode
 from outbox.entry import LaneSpec, Operation, Outgoing
 from outbox.prepare import digests
 
@@ -53,7 +53,7 @@ def remote_id(spec: LaneSpec, entry: Outgoing) -> str:
     """Return the value of an insert's key column: the payload's own value, or the entry's id."""
     if f'"{spec.on_conflict}"' not in entry.payload:
         return entry.id
-    return str(json.loads(entry.payload, parse_float=Decimal).get(spec.on_conflict, entry.id))
+    return str(decode(entry.payload).get(spec.on_conflict, entry.id))
 
 
 def own_duplicate(spec: LaneSpec, entries: Sequence[Outgoing]) -> str | None:

@@ -17,6 +17,7 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import quote
 
+from outbox.encoding import decode
 from outbox.entry import Destination, LaneSpec, Outgoing
 from outbox.ordering import ordering_key
 from outbox.postgrest.batch import remote_id
@@ -104,7 +105,7 @@ async def _unlike(
 
     A column differs if the texts do and PostgreSQL does not call them equal.
     """
-    sent, unlike = json.loads(payload, parse_float=Decimal), list[str]()
+    sent, unlike = decode(payload), list[str]()
     for column in differing(payload, row):
         among = is_rounded(sent[column], row.get(column))
         path = neighbours_path(spec, column) if among else equal_path(spec, named, column, payload, row.get(column))
@@ -180,7 +181,7 @@ def rows_read(outcome: Reply | Failure) -> list[Row] | None:
     if isinstance(outcome, Failure) or not 200 <= outcome.status < 300:
         return None
     try:
-        rows = _read(outcome.body)
+        rows = decode(outcome.body)
     except (ValueError, RecursionError):
         return None
     return rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else None
@@ -188,13 +189,13 @@ def rows_read(outcome: Reply | Failure) -> list[Row] | None:
 
 def differing(payload: str, held: Row) -> list[str]:
     """Return the columns in which `held` differs from what was sent, as far as the texts tell."""
-    return sorted(column for column, value in _read(payload).items() if not same(value, held.get(column)))
+    return sorted(column for column, value in decode(payload).items() if not same(value, held.get(column)))
 
 
 def conflict(spec: LaneSpec, entry: Outgoing, held: Row | None, status: int, columns: Sequence[str]) -> Refusal:
     """Return why `entry` is not at its destination, which holds `held` under its id: a row with other `columns`."""
     place = f"{spec.destination}.{spec.on_conflict} = {remote_id(spec, entry)}"
-    sent = _read(entry.payload)
+    sent = decode(entry.payload)
     if held is None:
         words = f"the server took it, but there is no row with {place}: a trigger swallowed it, or a policy hides it"
         return Refusal(status, "CONFLICT", words, details=_text({"sent": sent, "stored": None}))
@@ -208,7 +209,7 @@ def equal_path(spec: LaneSpec, named: Mapping[str, str], column: str, payload: s
 
     It reads the value as the column's type, in any spelling. None: `held` is another value, or PostgreSQL cannot tell.
     """
-    sent = _read(payload)[column]
+    sent = decode(payload)[column]
     literal = _literal(sent)
     if literal is None or held is None or (isinstance(held, int | Decimal) and isinstance(sent, int | Decimal)):
         return None
@@ -369,13 +370,9 @@ def _parsed(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return _read(value)
+        return decode(value)
     except (ValueError, RecursionError):
         return value
-
-
-def _read(text: str | bytes) -> Any:
-    return json.loads(text, parse_float=Decimal)
 
 
 def _text(value: object) -> str:
