@@ -135,14 +135,19 @@ def print_json(facts: Mapping[str, Any]) -> None:
 
 
 def json_line(facts: Mapping[str, Any]) -> str:
-    """Return one object on one line; a path is its text, a Decimal has all its digits."""
+    """Return one object on one line."""
+    return json_text(facts) + "\n"
+
+
+def json_text(value: object) -> str:
+    """Return `value` as JSON; a path is its text, a Decimal has all its digits."""
     place, numbers = uuid.uuid4().hex, list[str]()
 
-    def told(value: Any) -> str:
+    def told(value: object) -> str:
         if isinstance(value, Path):
             return str(value)
         numbers.append(str(value))
         return place
 
-    first, *rest = json.dumps(facts, default=told).split(f'"{place}"')
-    return "".join([first, *chain.from_iterable(zip(numbers, rest, strict=True)), "\n"])
+    first, *rest = json.dumps(value, default=told).split(f'"{place}"')
+    return "".join([first, *chain.from_iterable(zip(numbers, rest, strict=True))])

@@ -17,7 +17,7 @@ from rich.text import Text
 from outbox.admin.revision import laid_out
 from outbox.cli import format as formatting
 from outbox.cli.advice import advice
-from outbox.cli.common import AsJson, FilePath, json_line, looking, print_json, read
+from outbox.cli.common import AsJson, FilePath, json_text, looking, print_json, read
 from outbox.cli.filters import LIMIT, Chosen, Limit, OfState, selecting, sharing
 from outbox.clock import SystemClock
 from outbox.encoding import decode
@@ -131,7 +131,7 @@ def _with_columns(where: Path, rows: list[Row], names: list[str]) -> list[tuple[
 
 def in_columns(told: Mapping[str, Any]) -> str:
     """Return a row's values on one line: `symbol=EURUSD pnl=1.5`."""
-    parts = (f"{name}={value if isinstance(value, str) else json_line(value).rstrip()}" for name, value in told.items())
+    parts = (f"{name}={value if isinstance(value, str) else json_text(value)}" for name, value in told.items())
     return formatting.quoted(" ".join(parts))
 
 

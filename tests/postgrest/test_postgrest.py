@@ -115,13 +115,20 @@ async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     await reader.read()
 
 
-async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def dripping(pause_s: float) -> Handler:
     """One byte at a time, for ever: no single read takes long."""
-    writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 1000000\r\n\r\n")
-    while True:
-        writer.write(b" ")
-        await writer.drain()
-        await asyncio.sleep(0.005)
+
+    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 1000000\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    return script
+
+
+drip = dripping(0.005)
 
 
 async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -228,15 +235,8 @@ async def test_control_httpx_own_timeout_does_not_end_a_drip(monkeypatch: pytest
     bytes_s = 0.0
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: bytes_s)
 
-    async def drip_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 1000000\r\n\r\n")
-        while True:
-            writer.write(b" ")
-            await writer.drain()
-            await asyncio.sleep(0)
-
     async with (
-        serving(drip_at_once) as server,
+        serving(dripping(0)) as server,
         httpx.AsyncClient(timeout=3) as client,
         client.stream("POST", f"{server.url}/t") as response,
     ):
